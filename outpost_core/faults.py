@@ -1,0 +1,43 @@
+"""Named places where a crash is survived, and the switch that makes one happen there.
+
+Every write that changes durable state is followed by `point(NAME)`. In production that is one
+comparison. In tests, `OUTPOST_FAULT=NAME` in the environment makes the process kill itself there
+with SIGKILL (no cleanup handler runs, as in a power cut); the conformance suite walks through
+all of `NEAR` and demands that exactly one worker and no orphan is left.
+"""
+
+from __future__ import annotations
+
+import os
+
+#: The controller's side: in the process that calls `Manager.spawn`.
+NEAR = (
+    "manager.reserved",  # slot, cost and order are in the ledger, the backend knows nothing
+    "manager.spawned",  # the backend has accepted, the ledger does not know it yet
+    "manager.recorded",  # the ledger says starting; the caller has not been answered
+)
+#: The local backend's spawn, also in the caller's process (over SSH: in the far server).
+LOCAL = (
+    "local.staged",  # order, prompt and secrets are in a staging folder
+    "local.published",  # the worker's folder exists under its id, nothing runs
+    "local.launched",  # tmux or the detached process was started
+)
+#: The worker's supervisor.
+FAR = (
+    "worker.claimed",  # the attempt is claimed for ever; the agent has not run
+    "worker.prepared",  # the working tree is there
+    "worker.agent_started",
+    "worker.agent_ended",  # the agent's exit is recorded, nothing is committed
+    "worker.committed",
+    "worker.pushed",
+    "worker.verified",  # the remote's commit was seen, no result is written
+    "worker.finished",  # result.json is there
+)
+
+_armed = os.environ.get("OUTPOST_FAULT", "")
+
+
+def point(name: str) -> None:
+    """Die here with SIGKILL if this fault was asked for, else do nothing."""
+    if name == _armed:
+        os.kill(os.getpid(), 9)
