@@ -1,0 +1,45 @@
+"""Outpost: run coding agents on issues of a git repository, wherever there is room.
+
+One import gives a plugin author what a plugin needs; each name is loaded when first used, so
+that `import outpost_core.worker` on the far side costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from outpost_core.agents import AgentPreset as AgentPreset
+    from outpost_core.backend import Backend as Backend
+    from outpost_core.backend import BuildContext as BuildContext
+    from outpost_core.backend import Outpost as Outpost
+    from outpost_core.backend import OutpostOptions as OutpostOptions
+    from outpost_core.backend import option as option
+    from outpost_core.hookspecs import API_VERSION as API_VERSION
+    from outpost_core.hookspecs import hookimpl as hookimpl
+    from outpost_core.manager import Manager as Manager
+    from outpost_core.policy import Assignment as Assignment
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "API_VERSION": "hookspecs",
+    "AgentPreset": "agents",
+    "Assignment": "policy",
+    "Backend": "backend",
+    "BuildContext": "backend",
+    "Manager": "manager",
+    "Outpost": "backend",
+    "OutpostOptions": "backend",
+    "hookimpl": "hookspecs",
+    "option": "backend",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - the types are above, for type checkers
+    if name in _HOMES:
+        return getattr(import_module(f"outpost_core.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'outpost_core' has no attribute {name!r}")

@@ -1,0 +1,114 @@
+"""What a backend package writes: its options, its factory, and a base for its outposts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutpostOptions:
+    """Options that every outpost has; a backend's own options dataclass inherits them.
+
+    Fields become keys of `outposts.yaml`, flags of `outpost add TYPE` and rows of the
+    configuration reference. Supported types: str, int, float, bool, `Path`, `tuple[str, ...]`,
+    `dict[str, str]`, `StrEnum`s, each also `| None`; `option()` adds help and checks.
+    """
+
+    max_workers: int | None = field(
+        default=None, metadata={"help": "slots: workers at once; unlimited when not given", "min": 0}
+    )
+    cost_cap_hourly: float | None = field(
+        default=None,
+        metadata={"help": "USD that may be reserved and spent here in any hour", "min": 0},
+    )
+
+
+def option(
+    help: str,  # noqa: A002 - reads well at the call
+    *,
+    default: Any = ...,
+    min: float | None = None,  # noqa: A002
+    max: float | None = None,  # noqa: A002
+    unit: str = "",
+    secret: bool = False,
+    metavar: str = "",
+) -> Any:
+    """Describe one field of an options dataclass.
+
+    Args:
+        help: one line for the reference and `--help`.
+        default: its default; left out: required.
+        min: smallest allowed number.
+        max: largest allowed number.
+        unit: `duration` accepts `30m` in YAML and gives seconds; `bytes` accepts `2GiB`.
+        secret: never shown.
+        metavar: what `--help` shows for the value.
+    """
+    metadata = {
+        "help": help, "min": min, "max": max, "unit": unit, "secret": secret, "metavar": metavar,
+    }
+    if default is ...:
+        return field(metadata=metadata)
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildContext:
+    """What the manager hands to a factory.
+
+    Args:
+        state_dir: this outpost's own folder under the state folder, private, may not exist yet.
+        config_dir: folder of `outposts.yaml`, to resolve relative paths; None without a file.
+    """
+
+    state_dir: Path
+    config_dir: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """One outpost type.
+
+    Args:
+        type: the word in `outposts.yaml`.
+        options: dataclass that inherits `OutpostOptions`.
+        build: `(name, options, context)` → the outpost object. Opens nothing, imports its SDK
+            only when first used.
+        summary: one line for `outpost backends`.
+        capabilities: what its outposts can at most do.
+    """
+
+    type: str
+    options: type[OutpostOptions]
+    build: Callable[[str, Any, BuildContext], Outpost]
+    summary: str
+    capabilities: frozenset[str] = frozenset()
+
+
+class Outpost:
+    """Base for outpost objects: identity, and nothing else.
+
+    Subclasses add the hook methods, each marked with `@hookimpl`. Objects compare by identity
+    (pluggy refuses two equal plugins), and hold no lazy property (pluggy evaluates them all).
+
+    Args:
+        name: the configured name.
+        options: its validated options.
+        context: where it may keep files.
+    """
+
+    type: ClassVar[str] = ""
+    capabilities: frozenset[str] = frozenset()
+
+    def __init__(self, name: str, options: OutpostOptions, context: BuildContext) -> None:
+        self.name = name
+        self.options = options
+        self.context = context
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"

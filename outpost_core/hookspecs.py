@@ -1,0 +1,214 @@
+"""Every hook of Outpost. pluggy never awaits: coroutines are awaited by the manager.
+
+Three kinds of plugin: a *backend* is an installed package (entry-point group `outpost`) that
+builds outposts; an *outpost* is one configured place, registered under its own name; *anyone* may
+choose, describe or watch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+import pluggy
+
+from outpost_core.types import (
+    Candidate,
+    Cleaned,
+    Event,
+    Finding,
+    Health,
+    Issue,
+    Message,
+    Order,
+    WorkerStatus,
+)
+
+if TYPE_CHECKING:
+    import click
+
+    from outpost_core.agents import AgentPreset
+    from outpost_core.backend import Backend
+    from outpost_core.policy import Assignment
+
+#: The version of these hooks. A plugin says `OUTPOST_API = 1` at its top level.
+API_VERSION: Final = 1
+PROJECT: Final = "outpost"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+# --- backends: an installed package ---------------------------------------------------------
+
+
+@hookspec
+def outpost_backends() -> Mapping[str, Backend]:
+    """Return the outpost types that this package builds, by type name. Opens nothing."""
+    raise NotImplementedError
+
+
+# --- outposts: required ----------------------------------------------------------------------
+
+
+@hookspec
+async def outpost_spawn(order: Order) -> WorkerStatus:
+    """Start the worker of `order`, or adopt it when it is already there (law 1).
+
+    Returns when the worker is certain to run or to be found: from then on `outpost_list`
+    shows it, whatever happens to the caller.
+
+    Raises:
+        ConflictError: the id exists with another order.
+        SpawnRefusedError: it was certainly not started.
+        UnreachableError: nothing is known, unless it says `sent=False`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+async def outpost_list() -> Sequence[WorkerStatus]:
+    """Return every worker that this outpost knows, ended ones too until they are cleaned."""
+    raise NotImplementedError
+
+
+@hookspec
+async def outpost_ping() -> Health:
+    """Say whether a worker could be started here now."""
+    raise NotImplementedError
+
+
+@hookspec
+def outpost_logs(worker: str, offset: int, follow: bool) -> AsyncIterator[bytes]:
+    """Yield the worker's output from byte `offset` on (an async generator).
+
+    With `follow`, goes on until the worker has ended and all of its output was yielded. An
+    offset beyond the end yields nothing (with `follow`: waits).
+
+    Raises:
+        NotFoundError: there is no such worker.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+async def outpost_stop(worker: str, grace: float) -> None:
+    """End the worker's whole process tree: TERM, `grace` seconds, KILL.
+
+    Returns once the request is durable there; the result follows in `outpost_list`. Idempotent;
+    an unknown or ended worker is fine.
+    """
+    raise NotImplementedError
+
+
+# --- outposts: optional, declared in `capabilities` ----------------------------------------
+
+
+@hookspec
+async def outpost_clean(worker: str, force: bool) -> Cleaned:
+    """Remove an ended worker's files, after unpushed work was rescued (law 5).
+
+    A running worker is not removed. An unknown one counts as removed. `force` removes also
+    when the rescue failed.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+async def outpost_attach(worker: str) -> int:
+    """Give the caller's terminal to the worker; return the exit code of the viewer."""
+    raise NotImplementedError
+
+
+@hookspec
+async def outpost_nudge(worker: str, text: str) -> None:
+    """Type `text` and Enter into an interactive worker."""
+    raise NotImplementedError
+
+
+@hookspec
+async def outpost_peek(worker: str, lines: int) -> str:
+    """Return the last `lines` lines of what the worker's terminal shows."""
+    raise NotImplementedError
+
+
+@hookspec
+async def outpost_mail(message: Message) -> None:
+    """Deliver a message to someone at this outpost."""
+    raise NotImplementedError
+
+
+@hookspec
+def outpost_price(order: Order) -> float:
+    """Return the worst-case cost of the order here, in USD. Pure, without I/O."""
+    raise NotImplementedError
+
+
+@hookspec
+async def outpost_doctor() -> Sequence[Finding]:
+    """Look at everything a worker needs here and say what is missing, with the mend."""
+    raise NotImplementedError
+
+
+@hookspec
+async def outpost_close() -> None:
+    """Let go of connections and files; workers go on."""
+    raise NotImplementedError
+
+
+# --- anyone -----------------------------------------------------------------------------------
+
+
+@hookspec(firstresult=True)
+def outpost_assign(order: Order, candidates: Sequence[Candidate]) -> Assignment | Sequence[str] | None:
+    """Order the outposts for `order`: an `Assignment`, or names, best first. None: no opinion."""
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def outpost_issue(issue_id: str, rig: str | None) -> Issue | None:
+    """Look an issue up (title, text, priority, estimate, labels). None: not known here.
+
+    Args:
+        issue_id: a valid id.
+        rig: path or URL of the repository, or None.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def outpost_agents() -> Mapping[str, AgentPreset]:
+    """Return agent presets by name."""
+    raise NotImplementedError
+
+
+@hookspec
+def outpost_event(event: Event) -> None:
+    """Be told what happened. Errors are kept and shown by `doctor`, and change nothing."""
+
+
+@hookspec
+def outpost_commands() -> Sequence[click.Command]:
+    """Return further commands for the `outpost` command line."""
+    raise NotImplementedError
+
+
+REQUIRED: Final = ("outpost_spawn", "outpost_list", "outpost_ping", "outpost_logs", "outpost_stop")
+#: capability → the hook that it promises.
+CAPABILITIES: Final[Mapping[str, str]] = {
+    "clean": "outpost_clean",
+    "attach": "outpost_attach",
+    "nudge": "outpost_nudge",
+    "peek": "outpost_peek",
+    "mail": "outpost_mail",
+    "price": "outpost_price",
+    "doctor": "outpost_doctor",
+}
+#: capabilities without a hook of their own: what an order may ask of an outpost.
+TRAITS: Final[Mapping[str, str]] = {
+    "interactive": "runs agents on a terminal",
+    "checkpoint": "rescues unpushed work",
+    "rig": "clones a repository and delivers a branch",
+    "local_rig": "can reach a repository that is a path on this machine",
+    "secrets": "takes secrets apart from the order",
+}

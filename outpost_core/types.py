@@ -1,0 +1,545 @@
+"""What crosses a boundary: frozen, keyword-only, standard library only.
+
+Units: durations are seconds, moments are seconds since the epoch (UTC), money is USD, sizes are
+bytes. The words are those of `docs/glossary.md`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, TypeAlias
+
+from outpost_core.errors import UsageError
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+
+#: Longest issue id; with ".<attempt>" a worker id stays within what every backend can name.
+MAX_ISSUE_ID: Final = 96
+_ISSUE_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*", re.ASCII)
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+
+
+class State(StrEnum):
+    """The state of a worker. The last four are terminal and never change again."""
+
+    QUEUED = "queued"
+    STARTING = "starting"
+    WORKING = "working"
+    IDLE = "idle"
+    DONE = "done"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    LOST = "lost"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the worker has ended for good."""
+        return self in TERMINAL
+
+
+TERMINAL: Final = frozenset({State.DONE, State.FAILED, State.STOPPED, State.LOST})
+
+#: Stable reason codes of a result, with what they mean. Backends may add their own
+#: (`k8s_evicted` …); tools may match on these.
+REASONS: Final[Mapping[str, str]] = {
+    "ok": "the agent succeeded and its work, if any, is on the remote",
+    "nothing_to_commit": "the agent succeeded and changed nothing, so no branch was pushed",
+    "agent_failed": "the agent exited with a non-zero code or reported an error",
+    "agent_signal": "the agent was ended by a signal",
+    "command_not_found": "the agent's command is not installed there or cannot be executed",
+    "timeout": "the wall-clock limit passed",
+    "idle_timeout": "the agent printed nothing for longer than the idle limit",
+    "workspace_failed": "the repository could not be cloned or the working tree not made",
+    "base_not_found": "the base branch or commit does not exist on the remote",
+    "commit_failed": "the work could not be committed; it is kept in the working tree",
+    "push_failed": "the remote did not take the branch; the work is kept, see checkpoint",
+    "verify_failed": "the push was answered, but the remote does not show the commit",
+    "stopped": "a stop was asked for",
+    "terminated": "the supervisor was told to end by its system (SIGTERM)",
+    "disk_full": "no space was left on the worker's disk",
+    "lost_process": "the supervisor vanished without a result",
+    "never_started": "the worker was prepared, but its supervisor never began",
+    "internal": "a defect of Outpost itself; the message says more",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Issue:
+    """What is to be worked on.
+
+    Args:
+        id: 1 to 96 of `A-Z a-z 0-9 . _ -`, starting with a letter or digit, without `..`, not
+            ending in `.` or `.lock` (so that it is safe in paths, refs and names everywhere).
+        title: one line.
+        text: the issue's full text (Markdown).
+        priority: 0 to 4; 0 is the highest.
+        estimate: how long it may take, in seconds; None when nobody said.
+        labels: free words.
+        kind: bug, feature, task, … (beads' `issue_type`).
+
+    Raises:
+        UsageError: a field is outside what is said above.
+    """
+
+    id: str
+    title: str = ""
+    text: str = ""
+    priority: int = 2
+    estimate: float | None = None
+    labels: tuple[str, ...] = ()
+    kind: str = "task"
+
+    def __post_init__(self) -> None:
+        check_issue_id(self.id)
+        if not 0 <= self.priority <= 4:
+            raise UsageError(f"priority {self.priority} is not one of P0 to P4")
+
+
+def check_issue_id(issue: str) -> str:
+    """Return `issue` when it is a valid id.
+
+    Raises:
+        UsageError: it is not; the message shows it escaped.
+    """
+    if (
+        len(issue) > MAX_ISSUE_ID
+        or not _ISSUE_ID.fullmatch(issue)
+        or issue.endswith((".", ".lock"))
+    ):
+        shown = ascii(issue if len(issue) <= 80 else issue[:77] + "...")
+        raise UsageError(
+            f"{shown} is not an issue id",
+            mend=f"use 1 to {MAX_ISSUE_ID} letters, digits, '.', '_' or '-', starting with a"
+            " letter or digit",
+        )
+    return issue
+
+
+def check_env_name(name: str) -> str:
+    """Return `name` when it can be the name of an environment variable.
+
+    Raises:
+        UsageError: it can not.
+    """
+    if not _ENV_NAME.fullmatch(name):
+        raise UsageError(f"{ascii(name)} is not the name of an environment variable")
+    return name
+
+
+class Secrets(Mapping[str, str]):
+    """Names and values of secrets. The values show in no repr, and never in JSON by accident.
+
+    Iterating gives the names; `secrets[name]` gives a value.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[str, str] | None = None) -> None:
+        self._values = dict(values or {})
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Secrets({', '.join(sorted(self._values))})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Agent:
+    """The command that does the work.
+
+    Args:
+        name: preset's name (`claude`, `codex`, …) or `command` for a bare command.
+        argv: program and arguments. `{prompt}`, `{prompt_file}` and `{issue}` inside an
+            argument are replaced on the far side, by plain text substitution.
+        interactive: runs on a terminal and may wait for a person.
+        output: how its output tells outcome, session id and usage: `plain`,
+            `claude-stream-json`, `codex-json`, `gemini-json`, `opencode-json`.
+        env: variables the agent needs; the order's own `env` wins over them.
+    """
+
+    argv: tuple[str, ...]
+    name: str = "command"
+    interactive: bool = False
+    output: str = "plain"
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What a worker may use.
+
+    Args:
+        timeout: wall-clock seconds for the agent; None for no limit.
+        idle_timeout: seconds without any output; None for no limit.
+        log_bytes: where `output.log` is cut, with a marker; the agent runs on.
+        grace: seconds between TERM and KILL.
+        checkpoint_every: seconds between checkpoints of unpushed work; 0 for none.
+        cpu: cores that the worker wants, for placement; None when nobody said.
+        memory: bytes that the worker wants, for placement; None when nobody said.
+    """
+
+    timeout: float | None = None
+    idle_timeout: float | None = None
+    log_bytes: int = 256 * 1024 * 1024
+    grace: float = 10.0
+    checkpoint_every: float = 300.0
+    cpu: float | None = None
+    memory: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delivery:
+    """How work goes home.
+
+    Args:
+        branch: the branch to push, already expanded (`polecat/gt-abc123`).
+        message: commit message for what the agent left uncommitted.
+        author_name: author of that commit; "" for git's own configuration, else `outpost`.
+        author_email: likewise.
+        pr_command: argv run in the working tree after the push, with `{branch}`, `{base}`,
+            `{title}`, `{issue}` replaced; the last URL that it prints becomes `pr_url`.
+    """
+
+    branch: str
+    message: str
+    author_name: str = ""
+    author_email: str = ""
+    pr_command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """What is to be done, once. The same order spawned twice is the same worker.
+
+    Args:
+        issue: the issue.
+        agent: the command.
+        attempt: 1 for the first; each `--again` counts up.
+        rig: URL or absolute path of the git repository; None for a bare command in an empty
+            folder, which delivers nothing.
+        base: branch, tag or commit to start from; None for the remote's default branch.
+        resume: `refs/outpost/<worker>` or a commit of an earlier attempt to start from instead.
+        depth: history depth of the first clone; None for all of it.
+        delivery: how the work goes home; None exactly when `rig` is None.
+        prompt: what the agent is told; goes to a file, never into a shell.
+        env: environment variables for the agent.
+        secrets: likewise, but their values are in no file that stays, no log and no JSON.
+        context: free hints for the agent, policy and backends.
+        limits: what it may use.
+    """
+
+    issue: Issue
+    agent: Agent
+    attempt: int = 1
+    rig: str | None = None
+    base: str | None = None
+    resume: str | None = None
+    depth: int | None = None
+    delivery: Delivery | None = None
+    prompt: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    secrets: Secrets = field(default_factory=Secrets)
+    context: Mapping[str, Json] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def worker(self) -> str:
+        """The worker's id: `<issue>.<attempt>`."""
+        return worker_id(self.issue.id, self.attempt)
+
+
+def worker_id(issue: str, attempt: int) -> str:
+    """Return the id of one attempt at an issue: `gt-abc123.1`."""
+    return f"{issue}.{attempt}"
+
+
+def split_worker_id(worker: str) -> tuple[str, int]:
+    """Return issue and attempt of a worker id.
+
+    Raises:
+        UsageError: `worker` is not `<issue>.<attempt>`.
+    """
+    issue, dot, attempt = worker.rpartition(".")
+    if dot and attempt.isascii() and attempt.isdigit() and attempt[0] != "0" and len(attempt) < 7:
+        return check_issue_id(issue), int(attempt)
+    raise UsageError(
+        f"{ascii(worker[:120])} is not a worker id", mend="it looks like gt-abc123.1: issue.attempt"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """What the agent says that it used; None where it does not say."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    cost_usd: float | None = None
+    turns: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """How a worker ended. Written once, at the backend; never changes.
+
+    Args:
+        state: `done`, `failed`, `stopped` or `lost`.
+        reason: a code of `REASONS` or a backend's own.
+        message: one sentence for people.
+        branch: the branch that is on the remote, or None.
+        commit: the commit seen on the remote under that branch, or None.
+        pr_url: what the pull-request command printed last that looks like a URL.
+        exit_code: of the agent, None when a signal ended it or it never ran.
+        signal: number of the signal that ended it.
+        checkpoint: `refs/outpost/<worker>` when unpushed work was rescued to the remote, or the
+            path where it is kept, or None.
+        session: the agent's own session id, to resume it.
+        started_at: when the agent's attempt began.
+        finished_at: when this result was written.
+        log_bytes: size of `output.log`.
+        log_truncated: the log was cut at its cap.
+        cost_usd: what the outpost itself charged; None when it cannot say (then the reserved
+            worst case counts).
+        usage: what the agent says that it used.
+    """
+
+    state: State
+    reason: str = "ok"
+    message: str = ""
+    branch: str | None = None
+    commit: str | None = None
+    pr_url: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    checkpoint: str | None = None
+    session: str | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    log_bytes: int | None = None
+    log_truncated: bool = False
+    cost_usd: float | None = None
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerStatus:
+    """What a backend knows of one worker.
+
+    Args:
+        id: `<issue>.<attempt>`.
+        state: its state now; terminal exactly when `result` is there.
+        digest: `wire.digest(order)` of the order that it was spawned with.
+        detail: a short word for people: the phase, or what it waits for.
+        started_at: when the attempt began; None while it is queued.
+        updated_at: when the backend last knew something new.
+        result: how it ended.
+    """
+
+    id: str
+    state: State
+    digest: str = ""
+    detail: str = ""
+    started_at: float | None = None
+    updated_at: float | None = None
+    result: Result | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Worker:
+    """One attempt at one order, as the ledger knows it.
+
+    Args:
+        id: `<issue>.<attempt>`.
+        issue: the issue's id.
+        attempt: from 1.
+        outpost: where it is.
+        digest: `wire.digest(order)`.
+        state: the last known state.
+        detail: a short word for people.
+        title: the issue's title.
+        priority: 0 to 4.
+        rig: URL or path of the repository, or None.
+        agent: the agent's name.
+        created_at: when it was reserved.
+        started_at: when the attempt began there.
+        updated_at: when something new was last heard.
+        finished_at: when it ended.
+        unreachable_since: since when its outpost does not answer; None while it does.
+        cost_reserved: worst-case USD held for it; 0 once settled.
+        cost_settled: USD that it cost the outpost; None while it runs.
+        result: how it ended.
+    """
+
+    id: str
+    issue: str
+    attempt: int
+    outpost: str
+    digest: str
+    state: State
+    detail: str = ""
+    title: str = ""
+    priority: int = 2
+    rig: str | None = None
+    agent: str = ""
+    created_at: float = 0.0
+    started_at: float | None = None
+    updated_at: float | None = None
+    finished_at: float | None = None
+    unreachable_since: float | None = None
+    cost_reserved: float = 0.0
+    cost_settled: float | None = None
+    result: Result | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Health:
+    """An answer to ping.
+
+    Args:
+        ok: the outpost would take a worker now, as far as it knows itself.
+        detail: why not, or what is worth saying (`tmux 3.3a`).
+        mend: what to do about it.
+        latency: seconds that the answer took; the manager fills it in.
+        free_memory: bytes available there; None when unknown.
+    """
+
+    ok: bool
+    detail: str = ""
+    mend: str = ""
+    latency: float | None = None
+    free_memory: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One line of `outpost doctor`.
+
+    Args:
+        check: what was looked at (`tmux`).
+        ok: True good, False to be mended, None worth knowing.
+        detail: what was found.
+        mend: the command or step that mends it.
+    """
+
+    check: str
+    ok: bool | None
+    detail: str = ""
+    mend: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cleaned:
+    """What removing a worker's files did.
+
+    Args:
+        removed: the files are gone (True also when there were none).
+        rescued: where unpushed work went first, or None when there was none.
+        detail: why it was not removed.
+    """
+
+    removed: bool
+    rescued: str | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """Mail to someone at an outpost."""
+
+    to: str
+    subject: str
+    body: str = ""
+    sender: str = "overseer"
+    priority: int = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """Something that happened, told to observers (`outpost_event`).
+
+    Args:
+        kind: `placed`, `reserved`, `spawned`, `refused`, `state`, `unreachable`, `cleaned`, …
+        at: when.
+        worker: the worker concerned, or "".
+        outpost: the outpost concerned, or "".
+        data: more, JSON.
+    """
+
+    kind: str
+    at: float
+    worker: str = ""
+    outpost: str = ""
+    data: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Candidate:
+    """One outpost as the policy sees it: a fact sheet, made by the manager.
+
+    Args:
+        name: its name.
+        type: its type.
+        position: its place in the configuration file, from 0.
+        available: False when it is missing, broken, unreachable or unhealthy.
+        unavailable_reason: why not.
+        capabilities: what it declares.
+        active: workers there that have not ended, by the ledger.
+        max_workers: its slots; None for no limit.
+        cost: worst-case USD of this order there.
+        spent: USD reserved or settled there in the last hour.
+        cost_cap_hourly: USD; None for no cap.
+    """
+
+    name: str
+    type: str
+    position: int
+    available: bool = True
+    unavailable_reason: str = ""
+    capabilities: frozenset[str] = frozenset()
+    active: int = 0
+    max_workers: int | None = None
+    cost: float = 0.0
+    spent: float = 0.0
+    cost_cap_hourly: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What the policy says of one candidate.
+
+    Args:
+        outpost: its name.
+        rank: 1 is tried first; None when it is passed over.
+        eligible: it would be tried.
+        reason: why it has that rank, or why it is passed over.
+    """
+
+    outpost: str
+    rank: int | None
+    eligible: bool
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Explanation:
+    """Why an order goes where it goes; kept with the worker.
+
+    Args:
+        rule: the override or preference that ordered the outposts.
+        verdicts: one for each candidate, eligible ones first in their order.
+        attempts: `(outpost, error)` for each that was tried and did not take it.
+    """
+
+    rule: str
+    verdicts: tuple[Verdict, ...]
+    attempts: tuple[tuple[str, str], ...] = ()

@@ -1,0 +1,127 @@
+"""Orders, results and statuses as JSON, the same in files, over pipes and over the network.
+
+A reader takes unknown keys silently (a newer peer may send more) and refuses wrong types.
+The values of secrets are never in this JSON: they travel apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from outpost_core.errors import UsageError
+from outpost_core.types import Json, Order, Secrets, State
+
+T = TypeVar("T")
+
+#: Version of the JSON shapes; only ever counts up when a reader could misunderstand.
+WIRE_VERSION = 1
+
+
+def to_json(value: object) -> Json:
+    """Turn a dataclass of `types` into plain JSON; secrets become the sorted list of names."""
+    if isinstance(value, Secrets):
+        return [*sorted(value)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, State):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, frozenset | set):
+        return sorted(str(item) for item in value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{type(value).__name__} has no JSON shape")
+
+
+def from_json(kind: type[T], data: Json) -> T:
+    """Build a dataclass of `types` from JSON.
+
+    Args:
+        kind: the dataclass.
+        data: what `to_json` made; unknown keys are ignored, missing ones take their default.
+
+    Raises:
+        UsageError: a value has the wrong type, or a required one is missing.
+    """
+    result: T = _build(kind, data, kind.__name__)
+    return result
+
+
+def dumps(value: object) -> str:
+    """Return the canonical JSON text of a value: sorted keys, no spaces, ASCII."""
+    return json.dumps(to_json(value), sort_keys=True, separators=(",", ":"))
+
+
+def digest(order: Order) -> str:
+    """Return the identity of an order: SHA-256 of its canonical JSON, 64 hex digits.
+
+    The names of secrets count, their values do not, so a rotated key is still the same order.
+    """
+    return hashlib.sha256(dumps(order).encode()).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _fields(kind: type) -> tuple[tuple[str, Any, bool], ...]:
+    hints = get_type_hints(kind)
+    return tuple(
+        (
+            f.name,
+            hints[f.name],
+            f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING,
+        )
+        for f in dataclasses.fields(kind)
+    )
+
+
+def _build(kind: Any, data: Any, where: str) -> Any:  # noqa: ANN401 - typed by from_json
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(data, dict):
+            raise UsageError(f"{where}: an object was expected, not {type(data).__name__}")
+        values: dict[str, Any] = {}
+        for name, hint, required in _fields(kind):  # type: ignore[arg-type]
+            if name in data:
+                values[name] = _build(hint, data[name], f"{where}.{name}")
+            elif required:
+                raise UsageError(f"{where}: {name!r} is missing")
+        return kind(**values)  # type: ignore[operator]
+    origin = get_origin(kind)
+    if origin in (Union, UnionType):
+        options = get_args(kind)
+        if any(get_origin(option) is dict for option in options):  # the alias Json
+            return data
+        if data is None and NoneType in options:
+            return None
+        (inner,) = (option for option in options if option is not NoneType)
+        return _build(inner, data, where)
+    return _scalar(kind, origin, data, where)
+
+
+def _scalar(kind: Any, origin: Any, data: Any, where: str) -> Any:  # noqa: ANN401
+    if kind is Secrets:
+        return Secrets(dict.fromkeys(data, "") if isinstance(data, list) else {})
+    if origin is tuple and isinstance(data, list):
+        args = get_args(kind)
+        if len(args) == 2 and args[1] is Ellipsis:
+            return tuple(_build(args[0], item, f"{where}[]") for item in data)
+        return tuple(_build(arg, item, f"{where}[]") for arg, item in zip(args, data, strict=True))
+    if origin is not None and issubclass(origin, Mapping) and isinstance(data, dict):
+        return {key: _build(get_args(kind)[1], item, f"{where}.{key}") for key, item in data.items()}
+    if kind is State and isinstance(data, str):
+        try:
+            return State(data)
+        except ValueError:
+            raise UsageError(f"{where}: {data!r} is not a state") from None
+    if kind is float and isinstance(data, int | float) and not isinstance(data, bool):
+        return float(data)
+    if kind in (str, int, bool) and type(data) is kind:
+        return data
+    raise UsageError(f"{where}: {type(data).__name__} has the wrong type")
