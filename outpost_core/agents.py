@@ -1,0 +1,182 @@
+"""Agent presets: how each agent is started so that it works alone, and how its output is read.
+
+**What an agent may do.** A headless worker has nobody to ask, so every headless preset lets its
+agent run commands and edit files without a question. The fence is the worker's account, not the
+agent: use an account, a machine or a container whose loss you can bear.
+
+- *Claude Code* gets `--permission-mode acceptEdits` and a list of `--allowedTools`. This works
+  for root and for ordinary users alike, where `--dangerously-skip-permissions` is refused for
+  root unless `IS_SANDBOX=1` claims a sandbox that may not be there. What is not on the list
+  (MCP servers' tools, files outside the working tree through the edit tools) is denied, and the
+  deny and ask rules of the repository's and the user's settings keep their force.
+- *Codex* gets `--dangerously-bypass-approvals-and-sandbox`: its own sandbox needs kernel
+  features that many containers lack, forbids the network (no `pip install`) and a commit.
+  Where it fits, order it by hand: `-- codex exec --json --sandbox workspace-write {prompt}`.
+- *Gemini CLI* gets `--approval-mode yolo`; *opencode* asks for nothing in `run`.
+
+Prompts are handed over behind `--` or glued to their option, so that one that begins with a dash
+is still a prompt. What each output means is read by `worker.agentout`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pluggy
+
+from outpost_core.errors import UnsupportedError, UsageError
+from outpost_core.types import Agent
+
+hookimpl = pluggy.HookimplMarker("outpost")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentPreset:
+    """A named agent command.
+
+    Args:
+        name: what `--agent` takes.
+        headless: program and arguments for work without a person; None when it cannot.
+            `{prompt}`, `{prompt_file}` and `{issue}` are replaced on the far side.
+        interactive: the same for a terminal; None when it cannot.
+        output: how the headless output is read (see `types.Agent`).
+        env: variables that it always gets.
+        secrets: names of variables that hold its credentials: those that the caller has go
+            along as secrets.
+        forward: names of ordinary variables (its model, its server) that go along likewise, so
+            that a key never reaches another server than the caller's own agent would use.
+        summary: one line for lists.
+        install: the command that installs it.
+    """
+
+    name: str
+    headless: tuple[str, ...] | None
+    interactive: tuple[str, ...] | None
+    output: str = "plain"
+    env: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+    forward: tuple[str, ...] = ()
+    summary: str = ""
+    install: str = ""
+
+
+_CLAUDE_TOOLS = (
+    "Bash,Edit,Glob,Grep,LS,MultiEdit,NotebookEdit,Read,Skill,Task,TodoWrite,WebFetch,WebSearch,"
+    "Write"
+)
+_CLAUDE_RIGHTS = ("--permission-mode", "acceptEdits", "--allowedTools", _CLAUDE_TOOLS)
+
+_PRESETS = (
+    AgentPreset(
+        name="claude",
+        headless=(
+            *("claude", "-p", "--output-format", "stream-json", "--verbose"),
+            *(*_CLAUDE_RIGHTS, "--", "{prompt}"),
+        ),
+        interactive=("claude", *_CLAUDE_RIGHTS, "--", "{prompt}"),
+        output="claude-stream-json",
+        # Many workers at once must not replace the program under each other.
+        env={"DISABLE_AUTOUPDATER": "1"},
+        secrets=("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN"),
+        forward=("ANTHROPIC_BASE_URL", "ANTHROPIC_MODEL"),
+        summary="Claude Code by Anthropic",
+        install="npm install -g @anthropic-ai/claude-code",
+    ),
+    AgentPreset(
+        name="codex",
+        headless=(
+            *("codex", "exec", "--json", "--skip-git-repo-check"),
+            *("--dangerously-bypass-approvals-and-sandbox", "--", "{prompt}"),
+        ),
+        interactive=("codex", "--dangerously-bypass-approvals-and-sandbox", "--", "{prompt}"),
+        output="codex-json",
+        secrets=("OPENAI_API_KEY", "CODEX_API_KEY"),
+        forward=("OPENAI_BASE_URL",),
+        summary="Codex CLI by OpenAI",
+        install="npm install -g @openai/codex",
+    ),
+    AgentPreset(
+        name="gemini",
+        headless=(
+            *("gemini", "--approval-mode", "yolo", "--output-format", "stream-json"),
+            "--prompt={prompt}",
+        ),
+        interactive=("gemini", "--approval-mode", "yolo", "--prompt-interactive={prompt}"),
+        output="gemini-json",
+        secrets=("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+        forward=("GOOGLE_GEMINI_BASE_URL", "GEMINI_MODEL"),
+        summary="Gemini CLI by Google",
+        install="npm install -g @google/gemini-cli",
+    ),
+    AgentPreset(
+        name="opencode",
+        headless=("opencode", "run", "--format", "json", "--", "{prompt}"),
+        interactive=("opencode", "--prompt={prompt}"),
+        output="opencode-json",
+        env={"OPENCODE_DISABLE_AUTOUPDATE": "1"},
+        secrets=("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "OPENCODE_API_KEY"),
+        summary="opencode, for models of many providers",
+        install="npm install -g opencode-ai",
+    ),
+)
+
+#: The presets that come with Outpost, by name.
+PRESETS: Mapping[str, AgentPreset] = {preset.name: preset for preset in _PRESETS}
+
+
+def resolve(
+    name: str,
+    presets: Mapping[str, AgentPreset],
+    *,
+    interactive: bool,
+    environ: Mapping[str, str] | None = None,
+) -> Agent:
+    """Turn a preset's name into the agent of an order.
+
+    Args:
+        name: what the user wrote.
+        presets: all that the plugins offer.
+        interactive: for a terminal.
+        environ: the caller's environment; variables named in the preset's `forward` are taken.
+
+    Raises:
+        UsageError: there is no such preset; names the nearest.
+        UnsupportedError: the preset cannot run that way.
+    """
+    preset = presets.get(name)
+    if preset is None:
+        raise UsageError(f"there is no agent named {name!r}", mend=_nearest(name, presets))
+    argv = preset.interactive if interactive else preset.headless
+    if argv is None:
+        way, other = ("interactively", "headless") if interactive else ("headless", "interactively")
+        raise UnsupportedError(
+            f"the agent {name} cannot run {way}",
+            mend=f"run it {other}, or give the command after --",
+        )
+    forwarded = {key: environ[key] for key in preset.forward if environ and key in environ}
+    return Agent(
+        name=name,
+        argv=argv,
+        interactive=interactive,
+        output="plain" if interactive else preset.output,
+        env={**forwarded, **preset.env},
+    )
+
+
+def _nearest(name: str, presets: Mapping[str, AgentPreset]) -> str:
+    import difflib
+
+    known = ", ".join(sorted(presets))
+    near = difflib.get_close_matches(name, presets, n=1)
+    guess = f"did you mean {near[0]}? " if near else ""
+    return f"{guess}known: {known}; any other command goes after --"
+
+
+class BuiltinAgents:
+    """The plugin that offers `PRESETS`."""
+
+    @hookimpl
+    def outpost_agents(self) -> Mapping[str, AgentPreset]:
+        """Return the presets that come with Outpost."""
+        return PRESETS
