@@ -20,15 +20,15 @@ is still a prompt. What each output means is read by `worker.agentout`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-import pluggy
+from typing import TYPE_CHECKING
 
 from outpost_core.errors import UnsupportedError, UsageError
+from outpost_core.hookspecs import hookimpl
 from outpost_core.types import Agent
 
-hookimpl = pluggy.HookimplMarker("outpost")
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, kw_only=True)
