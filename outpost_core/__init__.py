@@ -39,7 +39,7 @@ _HOMES = {
 __all__ = [*_HOMES, "__version__"]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - the types are above, for type checkers
+def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"outpost_core.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'outpost_core' has no attribute {name!r}")

@@ -18,7 +18,8 @@ class OutpostOptions:
     """
 
     max_workers: int | None = field(
-        default=None, metadata={"help": "slots: workers at once; unlimited when not given", "min": 0}
+        default=None,
+        metadata={"help": "slots: workers at once; unlimited when not given", "min": 0},
     )
     cost_cap_hourly: float | None = field(
         default=None,
@@ -48,7 +49,12 @@ def option(
         metavar: what `--help` shows for the value.
     """
     metadata = {
-        "help": help, "min": min, "max": max, "unit": unit, "secret": secret, "metavar": metavar,
+        "help": help,
+        "min": min,
+        "max": max,
+        "unit": unit,
+        "secret": secret,
+        "metavar": metavar,
     }
     if default is ...:
         return field(metadata=metadata)

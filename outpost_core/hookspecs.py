@@ -160,7 +160,9 @@ async def outpost_close() -> None:
 
 
 @hookspec(firstresult=True)
-def outpost_assign(order: Order, candidates: Sequence[Candidate]) -> Assignment | Sequence[str] | None:
+def outpost_assign(
+    order: Order, candidates: Sequence[Candidate]
+) -> Assignment | Sequence[str] | None:
     """Order the outposts for `order`: an `Assignment`, or names, best first. None: no opinion."""
     raise NotImplementedError
 

@@ -82,7 +82,7 @@ def _fields(kind: type) -> tuple[tuple[str, Any, bool], ...]:
     )
 
 
-def _build(kind: Any, data: Any, where: str) -> Any:  # noqa: ANN401 - typed by from_json
+def _build(kind: Any, data: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         if not isinstance(data, dict):
             raise UsageError(f"{where}: an object was expected, not {type(data).__name__}")
@@ -105,7 +105,7 @@ def _build(kind: Any, data: Any, where: str) -> Any:  # noqa: ANN401 - typed by 
     return _scalar(kind, origin, data, where)
 
 
-def _scalar(kind: Any, origin: Any, data: Any, where: str) -> Any:  # noqa: ANN401
+def _scalar(kind: Any, origin: Any, data: Any, where: str) -> Any:
     if kind is Secrets:
         return Secrets(dict.fromkeys(data, "") if isinstance(data, list) else {})
     if origin is tuple and isinstance(data, list):
@@ -114,7 +114,9 @@ def _scalar(kind: Any, origin: Any, data: Any, where: str) -> Any:  # noqa: ANN4
             return tuple(_build(args[0], item, f"{where}[]") for item in data)
         return tuple(_build(arg, item, f"{where}[]") for arg, item in zip(args, data, strict=True))
     if origin is not None and issubclass(origin, Mapping) and isinstance(data, dict):
-        return {key: _build(get_args(kind)[1], item, f"{where}.{key}") for key, item in data.items()}
+        return {
+            key: _build(get_args(kind)[1], item, f"{where}.{key}") for key, item in data.items()
+        }
     if kind is State and isinstance(data, str):
         try:
             return State(data)
