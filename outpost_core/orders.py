@@ -1,0 +1,324 @@
+"""From what a user says to an order: the issue, the agent, the repository, the limits.
+
+Everything is checked here, before anything changes anywhere.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from outpost_core import agents
+from outpost_core.errors import UsageError
+from outpost_core.types import (
+    Agent,
+    Delivery,
+    Issue,
+    Json,
+    Limits,
+    Order,
+    Secrets,
+    check_env_name,
+    check_issue_id,
+)
+from outpost_core.worker.names import check_branch, check_rig
+
+if TYPE_CHECKING:
+    from outpost_core.agents import AgentPreset
+    from outpost_core.config import Defaults
+
+#: How an issue is put to an agent when no prompt is given.
+PROMPT = """\
+Work on issue {id}{title}.
+{text}
+You are in a working tree of the repository, on the branch {branch}. Make the change that the
+issue asks for, run the project's tests where there are any, and commit your work with a message
+that says why. Do not push: that is done for you.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderRequest:
+    """What a user asks for; None and empty mean «not said».
+
+    Args:
+        issue: the issue's id.
+        rig: URL or path of the repository; None: the repository around the current folder.
+        no_rig: run in an empty folder, without a repository.
+        base: where to start from.
+        branch: the branch to push; a template with `{issue}` and `{attempt}`.
+        agent: a preset's name.
+        command: argv of a bare command instead of a preset.
+        prompt: what to tell the agent.
+        prompt_file: a file to read the prompt from.
+        title: overrides the issue's title.
+        priority: 0 to 4.
+        estimate: seconds.
+        labels: are added to the issue's.
+        kind: overrides the issue's type.
+        env: variables for the agent.
+        secrets: names of variables whose values are taken from the caller's environment.
+        context: hints.
+        timeout: seconds.
+        idle_timeout: seconds.
+        grace: seconds.
+        checkpoint_every: seconds.
+        attempt: a certain attempt.
+        again: the attempt after the last one.
+        interactive: run the agent on a terminal.
+        depth: history depth of the first clone.
+        cpu: cores.
+        memory: bytes.
+        pr_command: argv that opens a pull request.
+    """
+
+    issue: str
+    rig: str | None = None
+    no_rig: bool = False
+    base: str | None = None
+    branch: str | None = None
+    agent: str | None = None
+    command: tuple[str, ...] | None = None
+    prompt: str | None = None
+    prompt_file: Path | None = None
+    title: str | None = None
+    priority: int | None = None
+    estimate: float | None = None
+    labels: tuple[str, ...] = ()
+    kind: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+    context: Mapping[str, Json] = field(default_factory=dict)
+    timeout: float | None = None
+    idle_timeout: float | None = None
+    grace: float | None = None
+    checkpoint_every: float | None = None
+    attempt: int | None = None
+    again: bool = False
+    interactive: bool = False
+    depth: int | None = None
+    cpu: float | None = None
+    memory: int | None = None
+    pr_command: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What an order is made from besides the request.
+
+    Args:
+        defaults: of the configuration.
+        presets: agents by name.
+        find_issue: `(issue id, rig)` → the issue, or None when nobody knows it.
+        environ: where secrets come from.
+        cwd: where relative paths start.
+        attempt: the attempt's number.
+        resume: checkpoint of the attempt before, or None.
+    """
+
+    defaults: Defaults
+    presets: Mapping[str, AgentPreset]
+    find_issue: Callable[[str, str | None], Issue | None]
+    environ: Mapping[str, str]
+    cwd: Path
+    attempt: int
+    resume: str | None = None
+
+
+def make_order(request: OrderRequest, around: Surroundings) -> Order:
+    """Build and check an order.
+
+    Raises:
+        UsageError: anything in the request is wrong; nothing was changed.
+    """
+    check_issue_id(request.issue)
+    agent = _agent(request, around)
+    rig = _rig(request, around.cwd, needed=request.command is None)
+    issue = _issue(request, around, rig)
+    branch = _branch(request, around)
+    return Order(
+        issue=issue,
+        agent=agent,
+        attempt=around.attempt,
+        rig=rig,
+        base=request.base or (around.defaults.base if rig else None),
+        resume=around.resume if rig else None,
+        depth=request.depth or (around.defaults.depth if rig else None),
+        delivery=_delivery(request, around.defaults, issue, branch) if rig else None,
+        prompt=_prompt(request, issue, branch, around.cwd),
+        env={check_env_name(name): _no_nul(value) for name, value in request.env.items()},
+        secrets=_secrets(request, around),
+        context=dict(request.context),
+        limits=_limits(request, around.defaults),
+    )
+
+
+def _agent(request: OrderRequest, around: Surroundings) -> Agent:
+    if request.command is not None:
+        if request.agent:
+            raise UsageError("both an agent and a command were given", mend="give one of the two")
+        if not request.command or not request.command[0]:
+            raise UsageError("the command is empty", mend="write it after --")
+        return Agent(
+            argv=tuple(_no_nul(word) for word in request.command), interactive=request.interactive
+        )
+    name = request.agent or around.defaults.agent
+    return agents.resolve(name, around.presets, interactive=request.interactive)
+
+
+def _rig(request: OrderRequest, cwd: Path, *, needed: bool) -> str | None:
+    if request.no_rig:
+        if request.rig:
+            raise UsageError("both --rig and --no-rig were given", mend="give one of the two")
+        return None
+    if request.rig:
+        return find_rig(request.rig, cwd)
+    here = _enclosing_rig(cwd)
+    if here is None and needed:
+        raise UsageError(
+            "no repository was named, and this folder is in none",
+            mend="add --rig URL or --rig PATH; --no-rig runs the agent in an empty folder",
+        )
+    return here
+
+
+def find_rig(rig: str, cwd: Path) -> str:
+    """Return the URL or the absolute path that `rig` names.
+
+    Raises:
+        UsageError: it is a dangerous URL, or a path without a repository.
+    """
+    path = (cwd / Path(rig).expanduser()).resolve() if "\0" not in rig else cwd
+    if "://" in rig or (":" in rig.partition("/")[0] and not path.exists()):
+        return check_rig(rig)
+    if not path.is_dir():
+        raise UsageError(
+            f"{rig!a} is neither a folder nor a URL",
+            mend="give the path or URL of a git repository",
+        )
+    if not (path / ".git").exists() and not (path / "HEAD").is_file():
+        raise UsageError(
+            f"{path} is not a git repository", mend=f"git init {path}, or another --rig"
+        )
+    return check_rig(str(path))
+
+
+def _enclosing_rig(cwd: Path) -> str | None:
+    """Return `origin` of the repository around `cwd`, else its path; None outside of one."""
+    top = _git(cwd, "rev-parse", "--show-toplevel")
+    if top is None:
+        return None
+    return find_rig(_git(cwd, "config", "--get", "remote.origin.url") or top, Path(top))
+
+
+def _git(cwd: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(cwd), *words],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _issue(request: OrderRequest, around: Surroundings, rig: str | None) -> Issue:
+    known = around.find_issue(request.issue, rig) or Issue(id=request.issue)
+    labels = dict.fromkeys((*known.labels, *request.labels))
+    return Issue(
+        id=request.issue,
+        title=known.title if request.title is None else request.title,
+        text=known.text,
+        priority=known.priority if request.priority is None else request.priority,
+        estimate=known.estimate if request.estimate is None else request.estimate,
+        labels=tuple(labels),
+        kind=known.kind if request.kind is None else request.kind,
+    )
+
+
+def _branch(request: OrderRequest, around: Surroundings) -> str:
+    template = request.branch or around.defaults.branch
+    branch = template.replace("{issue}", request.issue).replace("{attempt}", str(around.attempt))
+    return check_branch(branch)
+
+
+def _delivery(request: OrderRequest, defaults: Defaults, issue: Issue, branch: str) -> Delivery:
+    message = defaults.commit_message
+    for word, value in (("issue", issue.id), ("title", issue.title or "work by an agent")):
+        message = message.replace("{" + word + "}", value)
+    return Delivery(
+        branch=branch,
+        message=_no_nul(message),
+        author_name=defaults.author_name,
+        author_email=defaults.author_email,
+        pr_command=defaults.pr_command if request.pr_command is None else request.pr_command,
+    )
+
+
+def _prompt(request: OrderRequest, issue: Issue, branch: str, cwd: Path) -> str:
+    if request.prompt is not None and request.prompt_file is not None:
+        raise UsageError("both a prompt and a prompt file were given", mend="give one of the two")
+    if request.prompt is not None:
+        return _no_nul(request.prompt)
+    if request.prompt_file is not None:
+        file = cwd / request.prompt_file
+        try:
+            return _no_nul(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"the prompt file {file} cannot be read: {error}") from error
+    text = f"\n{issue.text.strip()}\n" if issue.text.strip() else ""
+    title = f": {issue.title}" if issue.title else ""
+    prompt = PROMPT
+    for word, value in (("id", issue.id), ("branch", branch), ("title", title), ("text", text)):
+        prompt = prompt.replace("{" + word + "}", value)
+    return _no_nul(prompt)
+
+
+def _secrets(request: OrderRequest, around: Surroundings) -> Secrets:
+    values = {}
+    for name in request.secrets:
+        if name not in around.environ:
+            raise UsageError(
+                f"the secret {check_env_name(name)} is not set in your environment",
+                mend=f"export {name}=… first; its value never goes on a command line",
+            )
+        values[check_env_name(name)] = around.environ[name]
+    preset = around.presets.get(request.agent or around.defaults.agent)
+    if request.command is None and preset is not None:
+        for name in preset.secrets:
+            if around.environ.get(name) and name not in request.env:
+                values.setdefault(name, around.environ[name])
+    return Secrets(values)
+
+
+def _limits(request: OrderRequest, defaults: Defaults) -> Limits:
+    def either(said: float | None, default: float | None) -> float | None:
+        return default if said is None else said
+
+    limits = Limits(
+        timeout=either(request.timeout, defaults.timeout),
+        idle_timeout=either(request.idle_timeout, defaults.idle_timeout),
+        log_bytes=defaults.log_bytes,
+        grace=either(request.grace, defaults.grace) or 0.0,
+        checkpoint_every=either(request.checkpoint_every, defaults.checkpoint_every) or 0.0,
+        cpu=request.cpu,
+        memory=request.memory,
+    )
+    for name in ("timeout", "idle_timeout", "grace", "checkpoint_every", "cpu", "memory"):
+        value = getattr(limits, name)
+        if value is not None and value < 0:
+            raise UsageError(f"{name} is {value}; it cannot be negative")
+    return limits
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise UsageError(f"a NUL character in {text[:40]!a}", mend="remove it")
+    return text
