@@ -92,6 +92,11 @@ class Fleet:
         """The configured names, in the order of the file."""
         return [outpost.name for outpost in self.config.outposts]
 
+    @property
+    def broken(self) -> frozenset[str]:
+        """Outposts that could not be built in this process."""
+        return frozenset(self._errors)
+
     def configured(self, name: str) -> OutpostConfig:
         """Return the configuration of one outpost.
 
@@ -105,7 +110,7 @@ class Fleet:
 
         near = get_close_matches(name, self.names, n=1)
         raise NotFoundError(
-            f"there is no outpost named {ascii(name)}",
+            f"there is no outpost named {name!a}",
             mend=f"did you mean {near[0]}?" if near else f"there are: {', '.join(self.names)}",
         )
 

@@ -1,0 +1,105 @@
+"""`outpost doctor`: everything that work depends on, each with its mend."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+from outpost_core.errors import OutpostError
+from outpost_core.types import Finding, Health
+
+if TYPE_CHECKING:
+    from outpost_core.manager import Manager
+
+Found = list[tuple[str, Finding]]
+#: A check of one outpost may look at several tools there; seconds.
+DOCTOR_TIMEOUT = 60.0
+
+
+async def examine(manager: Manager, name: str | None = None) -> Found:
+    """Examine one outpost, or everything.
+
+    Args:
+        manager: the open manager.
+        name: an outpost; None for packages, configuration, ledger and all outposts.
+
+    Returns:
+        `(subject, finding)` pairs; the subject is `packages`, `config`, `ledger`, `git` or an
+        outpost's name.
+    """
+    if name is not None:
+        return await _outpost(manager, manager.fleet.configured(name).name)
+    found = [*_packages(manager), _config(manager), _ledger(manager), _git()]
+    each = await asyncio.gather(*(_outpost(manager, n) for n in manager.fleet.names))
+    for findings in each:
+        found += findings
+    found += [
+        ("observers", Finding(check="event", ok=False, detail=e)) for e in manager.observer_errors
+    ]
+    return found
+
+
+def _packages(manager: Manager) -> Found:
+    return [
+        (
+            "packages",
+            Finding(
+                check=f"{report.package or report.entry_point} {report.version}".strip(),
+                ok=report.ok,
+                detail=report.reason or f"provides {', '.join(report.types) or 'hooks'}",
+                mend=report.mend,
+            ),
+        )
+        for report in manager.plugins.reports
+    ]
+
+
+def _config(manager: Manager) -> tuple[str, Finding]:
+    path = manager.config.path
+    count = len(manager.config.outposts)
+    where = str(path) if path else "no file: the local outpost alone"
+    return "config", Finding(check="outposts", ok=True, detail=f"{count} in {where}")
+
+
+def _ledger(manager: Manager) -> tuple[str, Finding]:
+    try:
+        active = sum(manager.ledger.active().values())
+        waiting = len(manager.ledger.unspawned(time.time()))
+    except OutpostError as error:
+        return "ledger", Finding(check="ledger", ok=False, detail=error.message, mend=error.mend)
+    detail = f"{manager.state}: {active} workers have not ended"
+    if waiting:
+        detail += f", {waiting} of them wait for their spawn to be finished"
+    return "ledger", Finding(check="ledger", ok=True, detail=detail)
+
+
+def _git() -> tuple[str, Finding]:
+    git = shutil.which("git")
+    return "git", Finding(
+        check="git",
+        ok=git is not None,
+        detail=git or "not found",
+        mend="" if git else "install git",
+    )
+
+
+async def _outpost(manager: Manager, name: str) -> Found:
+    health = (await manager.ping([name]))[name]
+    if isinstance(health, Health):
+        took = f", answered in {health.latency * 1000:.0f} ms" if health.latency else ""
+        detail = (health.detail or "ready") + took
+        finding = Finding(check="ping", ok=health.ok, detail=detail, mend=health.mend)
+    else:
+        finding = Finding(check="ping", ok=False, detail=health.message, mend=health.mend)
+    found = [(name, finding)]
+    try:
+        if manager.fleet.supports(name, "doctor"):
+            more = await manager.fleet.ask(name, "outpost_doctor", timeout=DOCTOR_TIMEOUT)
+            found += [(name, each) for each in more]
+    except OutpostError as error:
+        found.append(
+            (name, Finding(check="doctor", ok=False, detail=error.message, mend=error.mend))
+        )
+    return found
