@@ -1,0 +1,43 @@
+# The two commands: `make demo` and `make test`. Both set up all that they need.
+.PHONY: demo test lint types imports docs wheels bench check clean
+PYTHON ?= python3
+export PYTHON
+BIN := .venv/bin
+
+demo:  ## run the main job for real against a throw-away repository, and show what came of it
+	@scripts/setup demo
+	@$(BIN)/outpost demo
+
+test:  ## the whole test suite
+	@scripts/setup test
+	@scripts/test $(ARGS)
+
+lint:
+	@scripts/setup test
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types:
+	@scripts/setup test
+	@$(BIN)/mypy
+
+imports:
+	@scripts/setup test
+	@$(BIN)/lint-imports
+
+docs:  ## regenerate the references, then build the site into site/
+	@scripts/setup test
+	@$(BIN)/python scripts/docs.py
+	@$(BIN)/mkdocs build --strict --quiet
+
+wheels:  ## build every wheel, install only them into an empty environment, run the demo there
+	@scripts/setup test
+	@scripts/wheels
+
+bench:  ## measure, and write docs/benchmarks.md
+	@scripts/setup bench
+	@$(BIN)/python -m benchmarks
+
+check: test lint types imports docs wheels
+
+clean:
+	rm -rf .venv .cache dist site build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
