@@ -1,0 +1,416 @@
+"""The ledger: the durable record of orders, workers, decisions, events and money.
+
+Any number of `outpost` processes use it at once. What is certain here: slots and costs are
+reserved in one transaction before a spawn, so no crowd passes `max_workers` or
+`cost_cap_hourly`; a terminal state never changes; older news never replaces newer. All else is a
+copy of what the outposts say, and can be learnt again from them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from outpost_core import ledger_record, ledger_reserve
+from outpost_core import ledger_rows as rows
+from outpost_core.errors import UsageError
+from outpost_core.ledger_reserve import HOUR, Answer, Outcome, Reservation
+from outpost_core.ledger_store import Store
+from outpost_core.types import (
+    Event,
+    Explanation,
+    Order,
+    Worker,
+    WorkerStatus,
+    split_worker_id,
+)
+
+__all__ = ["HOUR", "Answer", "Ledger", "Outcome", "OutpostNote", "Reservation"]
+
+T = TypeVar("T")
+
+#: `OutpostNote.seen_at` may lag by this many seconds: answers without news are not all written.
+SEEN_EVERY: Final = 15.0
+#: So many ids are asked for in one statement.
+_CHUNK: Final = 500
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutpostNote:
+    """What is known of an outpost's answers.
+
+    Args:
+        reachable: it answered when it was last asked.
+        since: since when that is so.
+        detail: what was wrong.
+        seen_at: when it last answered, up to `SEEN_EVERY` seconds late; None for never.
+    """
+
+    reachable: bool
+    since: float
+    detail: str = ""
+    seen_at: float | None = None
+
+
+class Ledger:
+    """The ledger of one state folder. Methods may be called from any thread.
+
+    Args:
+        folder: the state folder; it and its file are made private and made when missing.
+
+    Raises:
+        LedgerError: from here and from every method: the file cannot be read or written, is
+            damaged, or was written by a newer Outpost. Nothing was changed then.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._store = Store(folder)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._store.close()
+
+    # --- reserve, spawn, record -----------------------------------------------------------
+
+    def reserve(self, items: Sequence[Reservation]) -> list[Answer]:
+        """Reserve slot and cost for each, in one transaction, in their order.
+
+        Returns:
+            one answer for each item. A reserved worker is `starting` and not yet spawned.
+
+        Raises:
+            UsageError: a cost is not an amount of money.
+        """
+        drafts = [ledger_reserve.Draft(item) for item in items]
+        if not drafts:
+            return []
+        with self._store.write() as db:
+            return [ledger_reserve.reserve(db, draft) for draft in drafts]
+
+    def move(self, worker: str, to: Reservation) -> Answer:
+        """Reserve at another outpost what this one refused; what is not reserved stays put.
+
+        Returns:
+            `RESERVED` with the moved worker. `EXISTS` when it was spawned meanwhile and can no
+            longer be moved. A worker that was released meanwhile is reserved anew.
+
+        Raises:
+            UsageError: the cost is not an amount of money, or `to` is the order of another
+                worker.
+        """
+        if to.order.worker != worker:
+            raise UsageError(f"{worker} cannot be moved with the order of {to.order.worker}")
+        draft = ledger_reserve.Draft(to)
+        with self._store.write() as db:
+            return ledger_reserve.move(db, draft)
+
+    def mark_spawned(self, items: Sequence[tuple[str, WorkerStatus]]) -> None:
+        """Write down that outposts have taken their workers, as (outpost, status)."""
+        durable = any(status.state.terminal for _, status in items)
+        with self._store.write(durable=durable) as db:
+            for outpost, status in items:
+                ledger_record.take(db, outpost, status)
+
+    def release(self, worker: str) -> bool:
+        """Give slot and cost back: no outpost took the worker. Its order stays in the events.
+
+        Returns:
+            False when there is no such worker, or it was spawned or has ended.
+        """
+        with self._store.write() as db:
+            found = db.execute(
+                "SELECT w.n, w.outpost, o.body, o.explanation"
+                " FROM workers w JOIN orders o USING (n)"
+                " WHERE w.id = ? AND w.spawned_at IS NULL AND w.ended_at IS NULL",
+                (worker,),
+            ).fetchone()
+            if found is None:
+                return False
+            n, outpost, order, explanation = found
+            db.execute("DELETE FROM workers WHERE n = ?", (n,))
+            data = f'{{"order":{order},"explanation":{explanation or "null"}}}'
+            rows.tell(db, "released", time.time(), worker, outpost, data)
+            return True
+
+    def record(self, outpost: str, statuses: Sequence[WorkerStatus]) -> list[Worker]:
+        """Take over what an outpost says of its workers; settles the cost of those that ended.
+
+        Ignored: what would change an ended worker, is older than what is known, belongs to a
+        worker at another outpost or to another order under the same id, or has an id that is
+        none. A worker that the ledger does not know is adopted.
+
+        Returns:
+            the workers that changed; empty when there was nothing new, and nothing was written.
+        """
+        known = {
+            row[0]: row
+            for row in self._store.read(
+                "SELECT id, state, detail, started_at, spawned_at, ended_at FROM workers"
+                " WHERE outpost = ? AND cleaned = 0",
+                (outpost,),
+            )
+        }
+        news = []
+        for status in statuses:
+            row = known.get(status.id)
+            if row is None or (
+                row[5] is None
+                and (
+                    row[1] != status.state
+                    or row[2] != status.detail
+                    or (row[3] != status.started_at and status.started_at is not None)
+                    or row[4] is None
+                )
+            ):
+                news.append(status)
+        if not news:
+            return []
+        news = self._without_strangers(news, known)
+        if not news:
+            return []
+        durable = any(status.state.terminal for status in news)
+        with self._store.write(durable=durable) as db:
+            changed = [status.id for status in news if ledger_record.take(db, outpost, status)]
+        return self.workers(ids=changed) if changed else []
+
+    def _without_strangers(
+        self, news: list[WorkerStatus], known: Collection[str]
+    ) -> list[WorkerStatus]:
+        """Leave out what cannot be adopted, so that it does not cost a transaction every time."""
+        unknown = [status.id for status in news if status.id not in known]
+        if not unknown:
+            return news
+        strangers = {row[0] for row in self._select_ids("id", unknown)}
+        for worker in unknown:
+            try:
+                split_worker_id(worker)
+            except UsageError:
+                strangers.add(worker)
+        return [status for status in news if status.id not in strangers]
+
+    def missing(self, outpost: str, seen: Collection[str], before: float) -> list[Worker]:
+        """Return the workers that an outpost should have shown and did not.
+
+        Args:
+            outpost: its name.
+            seen: ids that it showed.
+            before: when it was asked: workers spawned since then could not be shown.
+        """
+        found = self._store.read(
+            "SELECT id FROM workers WHERE outpost = ? AND ended_at IS NULL AND spawned_at < ?",
+            (outpost, before),
+        )
+        seen = seen if isinstance(seen, set | frozenset | dict) else set(seen)
+        ids = [row[0] for row in found if row[0] not in seen]
+        return self.workers(ids=ids) if ids else []
+
+    def forget(self, worker: str) -> bool:
+        """Hide an ended worker, whose files were removed, from listings.
+
+        Returns:
+            False when there is no such worker, or it runs, or was hidden before.
+        """
+        with self._store.write() as db:
+            found = db.execute(
+                "UPDATE workers SET cleaned = 1"
+                " WHERE id = ? AND ended_at IS NOT NULL AND cleaned = 0 RETURNING outpost",
+                (worker,),
+            ).fetchone()
+            if found is None:
+                return False
+            rows.tell(db, "cleaned", time.time(), worker, found[0])
+            return True
+
+    # --- outposts ----------------------------------------------------------------------------
+
+    def set_reachable(self, outpost: str, reachable: bool, detail: str, at: float) -> None:
+        """Write down that an outpost answered, or did not.
+
+        Args:
+            outpost: its name.
+            reachable: it answered.
+            detail: what was wrong; "" when it answered.
+            at: when it was asked. Older news than what is known is ignored.
+        """
+        found = self._store.read(
+            "SELECT reachable, detail, heard_at FROM outposts WHERE name = ?", (outpost,)
+        )
+        if found and found[0][:2] == (reachable, detail) and at < found[0][2] + SEEN_EVERY:
+            return
+        with self._store.write(durable=False) as db:
+            changed = db.execute(
+                "INSERT INTO outposts (name, reachable, since, detail, seen_at, heard_at)"
+                " VALUES (:name, :reachable, :at, :detail, iif(:reachable, :at, NULL), :at)"
+                " ON CONFLICT (name) DO UPDATE SET"
+                " since = iif(reachable = excluded.reachable, since, excluded.since),"
+                " reachable = excluded.reachable, detail = excluded.detail,"
+                " seen_at = coalesce(excluded.seen_at, seen_at), heard_at = excluded.heard_at"
+                " WHERE heard_at < excluded.heard_at",
+                {"name": outpost, "reachable": reachable, "detail": detail, "at": at},
+            ).rowcount
+            if changed > 0 and (not found or bool(found[0][0]) is not reachable):
+                kind = "reachable" if reachable else "unreachable"
+                rows.tell(db, kind, at, "", outpost, {"detail": detail})
+
+    def outposts(self) -> dict[str, OutpostNote]:
+        """Return what is known of each outpost that was ever asked."""
+        return {
+            name: OutpostNote(
+                reachable=bool(reachable), since=since, detail=detail, seen_at=seen_at
+            )
+            for name, reachable, since, detail, seen_at in self._store.read(
+                "SELECT name, reachable, since, detail, seen_at FROM outposts"
+            )
+        }
+
+    # --- look ---------------------------------------------------------------------------------
+
+    def worker(self, id: str) -> Worker | None:  # noqa: A002 - the word of the glossary
+        """Return one worker, hidden or not; None when there is none."""
+        found = self.workers(ids=[id])
+        return found[0] if found else None
+
+    def workers(
+        self,
+        *,
+        outpost: str | None = None,
+        active: bool | None = None,
+        ids: Collection[str] | None = None,
+        issue: str | None = None,
+        limit: int | None = None,
+        cleaned: bool = False,
+    ) -> list[Worker]:
+        """Return workers, newest first.
+
+        Args:
+            outpost: only those there.
+            active: True only those that have not ended, False only those that have.
+            ids: only these, hidden ones too.
+            issue: only attempts at that issue.
+            limit: at most so many.
+            cleaned: hidden ones too.
+        """
+        if ids is not None and len(ids) > _CHUNK:
+            every = self.workers(outpost=outpost, active=active, issue=issue, cleaned=True)
+            wanted = set(ids)
+            return [worker for worker in every if worker.id in wanted][:limit]
+        where: list[str] = []
+        args: list[object] = []
+        if ids is not None:
+            where.append(f"w.id IN ({','.join('?' * len(ids))})")
+            args += ids
+        elif not cleaned:
+            where.append("w.cleaned = 0")
+        if outpost is not None:
+            where.append("w.outpost = ?")
+            args.append(outpost)
+        if issue is not None:
+            where.append("w.issue = ?")
+            args.append(issue)
+        if active is not None:
+            where.append(f"w.ended_at IS {'' if active else 'NOT '}NULL")
+        columns, tables = (
+            (rows.OPEN_COLUMNS, rows.OPEN_TABLES) if active else (rows.COLUMNS, rows.TABLES)
+        )
+        found = self._store.read(
+            f"SELECT {columns} FROM {tables} WHERE {' AND '.join(where) or '1'}"  # noqa: S608
+            " ORDER BY w.n DESC LIMIT ?",
+            (*args, -1 if limit is None else limit),
+        )
+        unreachable = self._unreachable()
+        return [rows.worker(row, unreachable) for row in found]
+
+    def attempts(self, issue: str) -> list[Worker]:
+        """Return every attempt at an issue, hidden ones too, newest first."""
+        return self.workers(issue=issue, cleaned=True)
+
+    def unspawned(self, older_than: float) -> list[Worker]:
+        """Return workers that were reserved more than `older_than` seconds ago and never spawned.
+
+        Whoever reserved them has crashed, or is slow: ask the outpost.
+        """
+        found = self._store.read(
+            "SELECT id FROM workers WHERE ended_at IS NULL AND spawned_at IS NULL"
+            " AND reserved_at <= ?",
+            (time.time() - older_than,),
+        )
+        return self.workers(ids=[row[0] for row in found]) if found else []
+
+    def order(self, id: str) -> Order | None:  # noqa: A002 - the word of the glossary
+        """Return a worker's order, its secrets without values; None when it is not known."""
+        return self._stored(Order, "body", id)
+
+    def explanation(self, id: str) -> Explanation | None:  # noqa: A002 - the word of the glossary
+        """Return why a worker went where it is; None when it is not known."""
+        return self._stored(Explanation, "explanation", id)
+
+    def active(self) -> dict[str, int]:
+        """Return how many workers hold a slot, by outpost."""
+        return dict(
+            self._store.read(
+                "SELECT outpost, count(*) FROM workers WHERE ended_at IS NULL GROUP BY outpost"
+            )
+        )
+
+    def spent(self, since: float) -> dict[str, float]:
+        """Return USD by outpost: open reservations, and what was settled since that moment."""
+        found = self._store.read(
+            "SELECT outpost, sum(cost) FROM ("
+            " SELECT outpost, cost_reserved AS cost FROM workers WHERE ended_at IS NULL"
+            " UNION ALL"
+            " SELECT outpost, cost_settled FROM workers WHERE cost_settled > 0 AND ended_at >= ?"
+            ") GROUP BY outpost",
+            (since,),
+        )
+        return {outpost: rows.dollars(cost) for outpost, cost in found}
+
+    # --- events --------------------------------------------------------------------------------
+
+    def note(self, event: Event) -> None:
+        """Keep an event."""
+        with self._store.write(durable=False) as db:
+            rows.tell(db, event.kind, event.at, event.worker, event.outpost, event.data)
+
+    def events(self, worker: str | None = None, limit: int = 1000) -> list[Event]:
+        """Return the newest `limit` events, of one worker or of all, in the order they happened."""
+        import json
+
+        where, args = ("1", ()) if worker is None else ("worker = ?", (worker,))
+        found = self._store.read(
+            f"SELECT kind, at, worker, outpost, data FROM events WHERE {where}"  # noqa: S608
+            " ORDER BY n DESC LIMIT ?",
+            (*args, limit),
+        )
+        return [
+            Event(kind=kind, at=at, worker=of, outpost=outpost, data=json.loads(data))
+            for kind, at, of, outpost, data in reversed(found)
+        ]
+
+    # --- helpers -------------------------------------------------------------------------------
+
+    def _unreachable(self) -> dict[str, float]:
+        return dict(self._store.read("SELECT name, since FROM outposts WHERE NOT reachable"))
+
+    def _select_ids(self, columns: str, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = []
+        for start in range(0, len(ids), _CHUNK):
+            part = ids[start : start + _CHUNK]
+            marks = ",".join("?" * len(part))
+            found += self._store.read(f"SELECT {columns} FROM workers WHERE id IN ({marks})", part)  # noqa: S608
+        return found
+
+    def _stored(self, kind: type[T], column: str, worker: str) -> T | None:
+        found = self._store.read(
+            f"SELECT o.{column} FROM orders o JOIN workers w USING (n) WHERE w.id = ?",  # noqa: S608
+            (worker,),
+        )
+        if not found or found[0][0] is None:
+            return None
+        import json
+
+        from outpost_core import wire
+
+        return wire.from_json(kind, json.loads(found[0][0]))

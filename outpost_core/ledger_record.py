@@ -1,0 +1,84 @@
+"""What outposts say, taken over behind fences."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from outpost_core import ledger_rows as rows
+from outpost_core.errors import UsageError
+from outpost_core.types import Json, State, WorkerStatus, split_worker_id
+
+if TYPE_CHECKING:
+    import sqlite3
+
+
+def take(db: sqlite3.Connection, outpost: str, status: WorkerStatus) -> bool:
+    """Take one status over, inside a write transaction; False when a fence keeps it out."""
+    now = time.time()
+    found = db.execute(
+        "SELECT n, outpost, digest, state, detail, started_at, told_at, spawned_at, ended_at,"
+        " cost_reserved FROM workers WHERE id = ?",
+        (status.id,),
+    ).fetchone()
+    if found is None:
+        found = _adopt(db, outpost, status, now)
+    n, where, digest, state, detail, started_at, told_at, spawned_at, ended_at, reserved = found
+    if ended_at is not None or where != outpost or (status.digest and status.digest != digest):
+        return False
+    if not status.state.terminal and status.updated_at and told_at and status.updated_at < told_at:
+        return False
+    news = (status.state.value, status.detail, status.started_at or started_at)
+    if news == (state, detail, started_at) and spawned_at is not None:
+        return False
+    db.execute(
+        "UPDATE workers SET state = ?, detail = ?, started_at = ?, updated_at = ?,"
+        " told_at = coalesce(?, told_at), spawned_at = coalesce(spawned_at, ?) WHERE n = ?",
+        (*news, status.updated_at or now, status.updated_at, now, n),
+    )
+    if spawned_at is None:
+        rows.tell(db, "spawned", now, status.id, outpost)
+    if status.state.terminal:
+        _settle(db, n, status, reserved, now)
+    if status.state != state:
+        data: dict[str, Json] = {"state": status.state.value}
+        if status.result:
+            data["reason"] = status.result.reason
+        rows.tell(db, "state", now, status.id, outpost, data)
+    return True
+
+
+def _adopt(
+    db: sqlite3.Connection, outpost: str, status: WorkerStatus, now: float
+) -> tuple[Any, ...]:
+    issue, attempt = split_worker_id(status.id)
+    n = db.execute(
+        "INSERT INTO workers (id, issue, attempt, outpost, digest, state, created_at, reserved_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (status.id, issue, attempt, outpost, status.digest, State.QUEUED.value,
+         status.started_at or now, now),
+    ).lastrowid  # fmt: skip
+    rows.tell(db, "adopted", now, status.id, outpost)
+    return (n, outpost, status.digest, State.QUEUED.value, "", None, None, None, None, 0)
+
+
+def _settle(
+    db: sqlite3.Connection, n: int, status: WorkerStatus, reserved: int, now: float
+) -> None:
+    """End a row: what the outpost charged, else what was reserved, is what it cost."""
+    from outpost_core import wire
+
+    result = status.result
+    settled = reserved
+    if result is not None and result.cost_usd is not None:
+        try:
+            settled = rows.nano(result.cost_usd, "cost_usd")
+        except UsageError:
+            settled = reserved  # an outpost that cannot count: the worst case stands
+    finished_at = result.finished_at if result is not None else None
+    db.execute(
+        "UPDATE workers SET ended_at = ?, finished_at = ?, cost_settled = ? WHERE n = ?",
+        (now, finished_at or now, settled, n),
+    )
+    if result is not None:
+        db.execute("INSERT INTO results VALUES (?, ?)", (n, wire.dumps(result)))

@@ -1,0 +1,196 @@
+"""Reservations: slot and money, together, before anything is spawned."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from outpost_core import ledger_rows as rows
+from outpost_core.types import Explanation, Order, State, Worker
+
+if TYPE_CHECKING:
+    import sqlite3
+
+#: The window of `cost_cap_hourly`, in seconds.
+HOUR: Final = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reservation:
+    """A slot and money for one worker at one outpost.
+
+    Args:
+        order: what is to be done.
+        outpost: where.
+        digest: `wire.digest(order)`.
+        max_workers: slots of that outpost; None for no limit.
+        cost: worst case in USD.
+        cost_cap_hourly: USD that may be open or settled there in any hour; None for no cap.
+        explanation: why it goes there.
+    """
+
+    order: Order
+    outpost: str
+    digest: str
+    max_workers: int | None = None
+    cost: float = 0.0
+    cost_cap_hourly: float | None = None
+    explanation: Explanation | None = None
+
+
+class Outcome(StrEnum):
+    """What became of a reservation."""
+
+    RESERVED = "reserved"
+    EXISTS = "exists"  # the worker is there already, with the same order
+    CONFLICT = "conflict"  # the worker is there already, with another order
+    FULL = "full"  # no free slot
+    CAPPED = "capped"  # the cost cap would be passed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """The answer to a reservation.
+
+    Args:
+        outcome: what became of it.
+        worker: the worker that is in the ledger now; None when there is none.
+        detail: one sentence for people when it was not reserved.
+    """
+
+    outcome: Outcome
+    worker: Worker | None = None
+    detail: str = ""
+
+
+class Draft:
+    """A reservation, made ready before the lock of all processes is taken.
+
+    Raises:
+        UsageError: a cost is not an amount of money.
+    """
+
+    __slots__ = ("body", "cap", "cost", "explanation", "item", "now", "worker")
+
+    def __init__(self, item: Reservation) -> None:
+        from outpost_core import wire
+
+        self.item = item
+        self.worker = item.order.worker
+        self.cost = rows.nano(item.cost, f"the cost of {self.worker} at {item.outpost}")
+        self.cap = (
+            None
+            if item.cost_cap_hourly is None
+            else rows.nano(item.cost_cap_hourly, f"cost_cap_hourly of {item.outpost}")
+        )
+        self.body = wire.dumps(item.order)
+        self.explanation = wire.dumps(item.explanation) if item.explanation else None
+        self.now = time.time()
+
+
+def reserve(db: sqlite3.Connection, draft: Draft) -> Answer:
+    """Reserve, inside a write transaction."""
+    item = draft.item
+    found = db.execute("SELECT 1 FROM workers WHERE id = ?", (draft.worker,)).fetchone()
+    if found:
+        return _existing(db, draft, "")
+    refusal = _refusal(db, draft)
+    if refusal:
+        return refusal
+    order = item.order
+    n = db.execute(
+        "INSERT INTO workers (id, issue, attempt, outpost, digest, state, title, priority, rig,"
+        " agent, created_at, reserved_at, cost_reserved)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            draft.worker, order.issue.id, order.attempt, item.outpost, item.digest,
+            State.STARTING.value, order.issue.title, order.issue.priority, order.rig,
+            order.agent.name, draft.now, draft.now, draft.cost,
+        ),
+    ).lastrowid  # fmt: skip
+    db.execute("INSERT INTO orders VALUES (?, ?, ?)", (n, draft.body, draft.explanation))
+    rows.tell(db, "reserved", draft.now, draft.worker, item.outpost)
+    worker = Worker(
+        id=draft.worker,
+        issue=order.issue.id,
+        attempt=order.attempt,
+        outpost=item.outpost,
+        digest=item.digest,
+        state=State.STARTING,
+        title=order.issue.title,
+        priority=order.issue.priority,
+        rig=order.rig,
+        agent=order.agent.name,
+        created_at=draft.now,
+        cost_reserved=rows.dollars(draft.cost),
+    )
+    return Answer(outcome=Outcome.RESERVED, worker=worker)
+
+
+def _existing(db: sqlite3.Connection, draft: Draft, detail: str) -> Answer:
+    worker = rows.load(db, draft.worker)
+    if worker.digest == draft.item.digest:
+        return Answer(outcome=Outcome.EXISTS, worker=worker, detail=detail)
+    return Answer(
+        outcome=Outcome.CONFLICT,
+        worker=worker,
+        detail=f"{worker.id} exists already at {worker.outpost}, with another order",
+    )
+
+
+def _refusal(db: sqlite3.Connection, draft: Draft, besides: int = 0) -> Answer | None:
+    """Say why there is no room, not counting row `besides`; None when there is."""
+    item = draft.item
+    if item.max_workers is None and draft.cap is None:
+        return None
+    taken, held = db.execute(
+        "SELECT count(*), coalesce(sum(cost_reserved), 0) FROM workers"
+        " WHERE outpost = ? AND ended_at IS NULL AND n <> ?",
+        (item.outpost, besides),
+    ).fetchone()
+    if item.max_workers is not None and taken >= item.max_workers:
+        return Answer(
+            outcome=Outcome.FULL,
+            detail=f"{taken} of {item.max_workers} slots of {item.outpost} are taken",
+        )
+    if draft.cap is None:
+        return None
+    (settled,) = db.execute(
+        "SELECT coalesce(sum(cost_settled), 0) FROM workers"
+        " WHERE outpost = ? AND cost_settled > 0 AND ended_at > ?",
+        (item.outpost, time.time() - HOUR),
+    ).fetchone()
+    if held + settled + draft.cost <= draft.cap:
+        return None
+    return Answer(
+        outcome=Outcome.CAPPED,
+        detail=f"{rows.dollars(held + settled):.2f} USD of {rows.dollars(draft.cap):.2f} USD are"
+        f" reserved or spent at {item.outpost} in this hour, and this may cost"
+        f" {rows.dollars(draft.cost):.2f} USD",
+    )
+
+
+def move(db: sqlite3.Connection, draft: Draft) -> Answer:
+    """Reserve at another outpost, inside a write transaction; a refusal changes nothing."""
+    to = draft.item
+    found = db.execute(
+        "SELECT n, digest, spawned_at, ended_at, outpost FROM workers WHERE id = ?",
+        (draft.worker,),
+    ).fetchone()
+    if found is None or found[1] != to.digest:
+        return reserve(db, draft)
+    n, _, spawned_at, ended_at, outpost = found
+    if spawned_at is not None or ended_at is not None:
+        return _existing(db, draft, f"{draft.worker} is already at {outpost}")
+    refusal = _refusal(db, draft, besides=n)
+    if refusal:
+        return refusal
+    db.execute(
+        "UPDATE workers SET outpost = ?, cost_reserved = ?, reserved_at = ? WHERE n = ?",
+        (to.outpost, draft.cost, draft.now, n),
+    )
+    db.execute("UPDATE orders SET explanation = ? WHERE n = ?", (draft.explanation, n))
+    rows.tell(db, "moved", draft.now, draft.worker, to.outpost, {"from": outpost})
+    return Answer(outcome=Outcome.RESERVED, worker=rows.load(db, draft.worker))

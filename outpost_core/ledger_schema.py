@@ -1,0 +1,131 @@
+"""The tables of the ledger, and the way from every older version to this one.
+
+Money is kept in whole nano-dollars, so that sums are exact and a cap is a cap. Moments are
+seconds since the epoch, by this machine's clock unless a column says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import sqlite3
+
+#: "OTPS": written into the file's header, so that another program's database is not taken.
+APPLICATION_ID: Final = 0x4F545053
+
+_V1: Final = (
+    # `n` gives "newest first" without a sort. `spawned_at` and `ended_at` are this machine's
+    # knowledge; `started_at`, `told_at` (when it last knew something new) and
+    # `finished_at` are the backend's words; `updated_at` is either.
+    """CREATE TABLE workers (
+        n INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        issue TEXT NOT NULL,
+        attempt INTEGER NOT NULL,
+        outpost TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        state TEXT NOT NULL,
+        detail TEXT NOT NULL DEFAULT '',
+        title TEXT NOT NULL DEFAULT '',
+        priority INTEGER NOT NULL DEFAULT 2,
+        rig TEXT,
+        agent TEXT NOT NULL DEFAULT '',
+        created_at REAL NOT NULL,
+        reserved_at REAL NOT NULL,
+        spawned_at REAL,
+        started_at REAL,
+        updated_at REAL,
+        told_at REAL,
+        finished_at REAL,
+        ended_at REAL,
+        cost_reserved INTEGER NOT NULL DEFAULT 0 CHECK (cost_reserved >= 0),
+        cost_settled INTEGER CHECK (cost_settled >= 0),
+        cleaned INTEGER NOT NULL DEFAULT 0
+    )""",
+    # Slots and open reservations are counted from this index alone.
+    "CREATE INDEX workers_open ON workers (outpost, cost_reserved) WHERE ended_at IS NULL",
+    """CREATE INDEX workers_settled ON workers (outpost, ended_at, cost_settled)
+        WHERE cost_settled > 0""",
+    "CREATE INDEX workers_kept ON workers (outpost) WHERE cleaned = 0",
+    "CREATE INDEX workers_issue ON workers (issue, attempt)",
+    # Wide and rarely read, so apart from the rows that every listing walks through.
+    """CREATE TABLE orders (
+        n INTEGER PRIMARY KEY REFERENCES workers ON DELETE CASCADE,
+        body TEXT NOT NULL,
+        explanation TEXT
+    )""",
+    """CREATE TABLE results (
+        n INTEGER PRIMARY KEY REFERENCES workers ON DELETE CASCADE,
+        body TEXT NOT NULL
+    )""",
+    # Events outlive the worker that they tell of, so they hold its id and not a reference.
+    """CREATE TABLE events (
+        n INTEGER PRIMARY KEY,
+        at REAL NOT NULL,
+        kind TEXT NOT NULL,
+        worker TEXT NOT NULL,
+        outpost TEXT NOT NULL,
+        data TEXT NOT NULL
+    )""",
+    "CREATE INDEX events_worker ON events (worker)",
+    """CREATE TABLE outposts (
+        name TEXT PRIMARY KEY,
+        reachable INTEGER NOT NULL,
+        since REAL NOT NULL,
+        detail TEXT NOT NULL,
+        seen_at REAL,
+        heard_at REAL NOT NULL
+    ) WITHOUT ROWID""",
+)
+
+#: `MIGRATIONS[v]` brings a ledger from version `v` to `v + 1`; the last one makes it current.
+MIGRATIONS: Final[Sequence[Sequence[str]]] = (_V1,)
+
+
+class NewerSchemaError(Exception):
+    """The file was written by a newer Outpost; `args[0]` is its version."""
+
+
+class ForeignFileError(Exception):
+    """The file is a database of another program."""
+
+
+def version(db: sqlite3.Connection) -> int:
+    """Return the schema version of the open file, 0 for an empty one."""
+    found: int = db.execute("PRAGMA user_version").fetchone()[0]
+    return found
+
+
+def check(db: sqlite3.Connection, current: int) -> bool:
+    """Say whether the file is at the version `current`; False when it must be migrated.
+
+    Raises:
+        NewerSchemaError: it is newer.
+        ForeignFileError: it is not a ledger.
+    """
+    found = version(db)
+    if found > current:
+        raise NewerSchemaError(found)
+    application = db.execute("PRAGMA application_id").fetchone()[0]
+    if application != APPLICATION_ID and (
+        found or application or db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    ):
+        raise ForeignFileError
+    return found == current
+
+
+def migrate(db: sqlite3.Connection, migrations: Sequence[Sequence[str]]) -> None:
+    """Bring the file to the newest version. The caller holds a write transaction.
+
+    The version is read again inside it: another process may have been faster. A crash on the way
+    leaves the old version, whole.
+    """
+    if check(db, len(migrations)):
+        return
+    for step in migrations[version(db) :]:
+        for statement in step:
+            db.execute(statement)
+    db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    db.execute(f"PRAGMA user_version = {len(migrations)}")

@@ -1,0 +1,240 @@
+"""The ledger's file: opened privately, shared fairly, and every mishap told in one sentence.
+
+Any number of processes write to it at once. SQLite's own waiting sleeps up to 100 ms between two
+looks, so that a crowd starves whoever came first; here a waiter looks the more often the longer
+it has waited.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from stat import S_ISREG
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from outpost_core import ledger_schema
+from outpost_core.errors import LedgerError
+
+if TYPE_CHECKING:
+    import sqlite3
+
+T = TypeVar("T")
+
+FILE: Final = "ledger.db"
+#: Seconds that a statement waits for other processes before it gives up.
+PATIENCE: Final = 30.0
+_CACHE_KIB: Final = 8192
+
+# Primary result codes of SQLite.
+_BUSY, _LOCKED, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 8, 10, 11, 13, 14, 26
+
+
+class Store:
+    """One connection to `<folder>/ledger.db`, usable from any thread of this process.
+
+    Args:
+        folder: the state folder; made with mode 0700, with its parents, when it is missing.
+        migrations: the schema's versions, see `ledger_schema.MIGRATIONS`.
+
+    Raises:
+        LedgerError: it cannot be opened; nothing was changed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        migrations: Sequence[Sequence[str]] = ledger_schema.MIGRATIONS,
+        patience: float = PATIENCE,
+    ) -> None:
+        import sqlite3  # here, because `outpost --help` has no use for it
+
+        self.path = folder / FILE
+        self._error = sqlite3.Error
+        self._operational = sqlite3.OperationalError
+        self._version = len(migrations)
+        self._patience = patience
+        self._lock = Lock()
+        self._durable = True
+        self._pid = os.getpid()
+        try:
+            _make_private(self.path)
+            self._db = sqlite3.connect(
+                self.path, timeout=0, isolation_level=None, check_same_thread=False
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise self._explain(error) from error
+        try:
+            self._set_up(migrations)
+        except BaseException as error:
+            self._db.close()
+            if isinstance(error, sqlite3.Error):
+                raise self._explain(error) from error
+            raise
+
+    def close(self) -> None:
+        """Let go of the file. Closing twice is fine."""
+        with self._lock:
+            self._db.close()
+
+    def read(self, sql: str, args: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Return all rows of one SELECT.
+
+        Raises:
+            LedgerError: the file cannot be read.
+        """
+        with self._lock:
+            self._check_process()
+            try:
+                return self._patiently(lambda: self._db.execute(sql, args).fetchall())
+            except self._error as error:
+                raise self._explain(error) from error
+
+    @contextmanager
+    def write(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """Hold the one write transaction of all processes; commits at the end of the block.
+
+        Args:
+            durable: wait until the disk has it. False for what the backends would tell again:
+                it survives a crash of any process, and may be gone after a power cut.
+
+        Raises:
+            LedgerError: the file cannot be written, or a newer Outpost has migrated it
+                meanwhile; nothing of the block was kept.
+        """
+        with self._lock:
+            self._check_process()
+            db = self._db
+            try:
+                if durable is not self._durable:
+                    db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                    self._durable = durable
+                self._patiently(lambda: db.execute("BEGIN IMMEDIATE"))
+                found = ledger_schema.version(db)
+                if found != self._version:
+                    raise self._newer(found)
+                yield db
+                db.execute("COMMIT")
+            except BaseException as error:
+                if db.in_transaction:
+                    with suppress(self._error):
+                        db.execute("ROLLBACK")
+                if isinstance(error, self._error):
+                    raise self._explain(error) from error
+                raise
+
+    def _set_up(self, migrations: Sequence[Sequence[str]]) -> None:
+        db = self._db
+        db.execute("PRAGMA foreign_keys = ON")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        try:
+            if self._patiently(lambda: ledger_schema.check(db, self._version)):
+                return
+            (mode,) = self._patiently(lambda: db.execute("PRAGMA journal_mode = WAL").fetchone())
+            if mode != "wal":
+                raise LedgerError(
+                    f"the file system of {self.path} cannot share it between processes",
+                    mend="let $OUTPOST_STATE name a folder on a local disk",
+                )
+            self._patiently(lambda: db.execute("BEGIN IMMEDIATE"))
+            try:
+                ledger_schema.migrate(db, migrations)
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+        except ledger_schema.NewerSchemaError as error:
+            raise self._newer(error.args[0]) from None
+        except ledger_schema.ForeignFileError:
+            raise LedgerError(
+                f"{self.path} is a database of another program, not a ledger of Outpost",
+                mend="move it away, or let $OUTPOST_STATE name another folder",
+            ) from None
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        """Do it as soon as no other process is in the way; a long wait looks more often."""
+        deadline = 0.0
+        pause = 0.004
+        while True:
+            try:
+                return action()
+            except self._operational as error:
+                if error.sqlite_errorcode & 0xFF != _BUSY:
+                    raise
+                now = time.monotonic()
+                deadline = deadline or now + self._patience
+                if now >= deadline:
+                    raise
+            time.sleep(pause * random.random())  # noqa: S311 - spreads waiters, no secret
+            pause = max(pause * 0.9, 0.0005)
+
+    def _check_process(self) -> None:
+        # A connection that crossed a fork would break the locks of the parent's.
+        if os.getpid() != self._pid:
+            raise LedgerError(
+                "the ledger was opened before this process was forked", mend="open it afterwards"
+            )
+
+    def _newer(self, found: int) -> LedgerError:
+        return LedgerError(
+            f"the ledger {self.path} has version {found}, this Outpost knows version"
+            f" {self._version}; it was left as it is",
+            mend="upgrade with: pip install --upgrade outpost-core",
+        )
+
+    def _explain(self, error: Exception) -> LedgerError:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (_BUSY, _LOCKED):
+            return LedgerError(
+                f"the ledger {self.path} was locked by another process for"
+                f" {self._patience:g} seconds",
+                mend=f"see who holds it with: fuser -v {self.path}",
+            )
+        if code in (_CORRUPT, _NOTADB):
+            return LedgerError(
+                f"the ledger {self.path} is damaged ({error}); it was left as it is",
+                mend="move it away together with its -wal and -shm files; a new one learns the"
+                " workers again from their outposts",
+            )
+        if code == _FULL:
+            return LedgerError(
+                f"no space is left for the ledger {self.path}; nothing was changed",
+                mend="free some space on that disk and try again",
+            )
+        if code in (_READONLY, _CANTOPEN, _IOERR) or isinstance(error, OSError):
+            return LedgerError(
+                f"the ledger {self.path} cannot be written ({error}); nothing was changed",
+                mend=f"make {self.path.parent} a folder that you can write to, or let"
+                " $OUTPOST_STATE name another one",
+            )
+        return LedgerError(f"the ledger {self.path} failed ({error}); nothing was changed")
+
+
+def _make_private(path: Path) -> None:
+    """Make the folder 0700 and the file 0600, whatever the umask; other files take its mode."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        _make_folder(path.parent)
+        # Only a file that is new is opened here: closing a descriptor of a database that this
+        # process has open would drop its locks.
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    else:
+        if S_ISREG(mode) and mode & 0o077:
+            path.chmod(mode & 0o700)
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
