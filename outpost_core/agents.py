@@ -61,10 +61,7 @@ class AgentPreset:
     install: str = ""
 
 
-_CLAUDE_TOOLS = (
-    "Bash,Edit,Glob,Grep,LS,MultiEdit,NotebookEdit,Read,Skill,Task,TodoWrite,WebFetch,WebSearch,"
-    "Write"
-)
+_CLAUDE_TOOLS = "Bash,Edit,NotebookEdit,Skill,Task,WebFetch,WebSearch,Write"
 _CLAUDE_RIGHTS = ("--permission-mode", "acceptEdits", "--allowedTools", _CLAUDE_TOOLS)
 
 _PRESETS = (
@@ -104,6 +101,8 @@ _PRESETS = (
         ),
         interactive=("gemini", "--approval-mode", "yolo", "--prompt-interactive={prompt}"),
         output="gemini-json",
+        # A worker's folder is new each time; without this Gemini CLI refuses to work there.
+        env={"GEMINI_CLI_TRUST_WORKSPACE": "true"},
         secrets=("GEMINI_API_KEY", "GOOGLE_API_KEY"),
         forward=("GOOGLE_GEMINI_BASE_URL", "GEMINI_MODEL"),
         summary="Gemini CLI by Google",
