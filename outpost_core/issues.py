@@ -1,0 +1,164 @@
+"""Issues out of beads: title, text, priority, estimate and labels by `bd show ID --json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from outpost_core.errors import OutpostError, UsageError
+from outpost_core.hookspecs import hookimpl
+from outpost_core.types import Issue
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Seconds that `bd` may take.
+BD_TIMEOUT = 10.0
+
+_SECTIONS = (
+    ("Design", "design"),
+    ("Acceptance criteria", "acceptance_criteria"),
+    ("Notes", "notes"),
+)
+_UNKNOWN = ("no issue found", "not found", "no issues found", "no beads database")
+
+
+def parse_bd_show(stdout: str) -> Issue | None:
+    """Read the issue that `bd show ID --json` printed.
+
+    Args:
+        stdout: an array of issues (what bd prints), one issue (what its documentation says) or
+            an envelope `{"schema_version": 1, "data": …}` around either
+            (`BD_JSON_ENVELOPE=1`).
+
+    Returns:
+        The first issue, or None when there is none in it. Its text is the description followed
+        by the design, the acceptance criteria and the notes, each under its own heading.
+    """
+    try:
+        found: Any = json.loads(stdout)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(found, dict) and "data" in found and "id" not in found:
+        found = found["data"]
+    if isinstance(found, list):
+        found = found[0] if found else None
+    if not isinstance(found, dict):
+        return None
+    labels = found.get("labels")
+    try:
+        return Issue(
+            id=_text(found, "id"),
+            title=" ".join(_text(found, "title").split()),
+            text=_whole_text(found),
+            priority=_priority(found.get("priority")),
+            estimate=_seconds(found.get("estimated_minutes")),
+            labels=tuple(str(label) for label in labels) if isinstance(labels, list) else (),
+            kind=_text(found, "issue_type") or "task",
+        )
+    except UsageError:  # an id that is none
+        return None
+
+
+def _text(found: dict[str, Any], key: str) -> str:
+    value = found.get(key)
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _whole_text(found: dict[str, Any]) -> str:
+    parts = [_text(found, "description")]
+    for heading, key in _SECTIONS:
+        if text := _text(found, key):
+            parts.append(f"## {heading}\n\n{text}")
+    return "\n\n".join(filter(None, parts))
+
+
+def _priority(value: object) -> int:
+    """Return 0 to 4 from `1`, `"1"` or `"P1"`; what is none of these counts as the usual 2."""
+    digits = str(value).strip().upper().removeprefix("P")
+    return int(digits) if digits in ("0", "1", "2", "3", "4") else 2
+
+
+def _seconds(minutes: object) -> float | None:
+    if isinstance(minutes, int | float) and 0 < minutes < 10**9:
+        return minutes * 60.0
+    return None
+
+
+class BeadsIssues:
+    """The plugin that looks issues up in beads; any other source of issues goes before it."""
+
+    @hookimpl(trylast=True)
+    def outpost_issue(self, issue_id: str, rig: str | None) -> Issue | None:
+        """Ask `bd` in the rig's folder, then in the current one.
+
+        Only where `bd` is on PATH and a `.beads` folder is there or above.
+
+        Raises:
+            OutpostError: `bd` failed or did not answer in time.
+        """
+        import shutil
+
+        bd = shutil.which("bd")
+        if bd is None:
+            return None
+        for folder in _beads_folders(rig):
+            issue = parse_bd_show(_show(bd, issue_id, folder))
+            if issue is not None and issue.id == issue_id:  # bd takes a part of an id, too
+                return issue
+        return None
+
+
+def _beads_folders(rig: str | None) -> Iterator[Path]:
+    seen = set()
+    for start in (rig, os.curdir):
+        if not start or not os.path.isdir(start):  # noqa: PTH112 - never raises, as Path does
+            continue
+        folder = Path(start).resolve()
+        home = next((f for f in (folder, *folder.parents) if (f / ".beads").is_dir()), None)
+        if home is not None and home not in seen:
+            seen.add(home)
+            yield folder
+
+
+def _show(bd: str, issue_id: str, folder: Path) -> str:
+    """Return what bd prints; "" when it knows no such issue.
+
+    Raises:
+        OutpostError: it failed otherwise, or took longer than `BD_TIMEOUT`.
+    """
+    process = subprocess.Popen(
+        [bd, "show", issue_id, "--json"],
+        cwd=folder,
+        env={**os.environ, "BEADS_NO_DAEMON": "1"},  # a look-up must leave nothing running
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=BD_TIMEOUT)
+    except BaseException as error:
+        os.killpg(process.pid, signal.SIGKILL)  # its helpers hold our pipes, too
+        process.communicate()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise OutpostError(
+                f"bd did not show {issue_id} within {BD_TIMEOUT:g} s (in {folder})",
+                mend="run it there by hand, or give the issue's text with --prompt",
+            ) from None
+        raise
+    stdout = out.decode("utf-8", "replace")
+    if process.returncode == 0:
+        return stdout
+    said = err.decode("utf-8", "replace").strip() or stdout.strip()
+    if any(words in (stdout + said).lower() for words in _UNKNOWN):
+        return ""
+    raise OutpostError(
+        f"bd show {issue_id} failed with exit code {process.returncode} (in {folder}):"
+        f" {' '.join(said.split())[:300]}",
+        mend="run it there by hand, or give the issue's text with --prompt",
+    )
