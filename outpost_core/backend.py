@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,7 +91,7 @@ class Backend:
     """
 
     type: str
-    options: type[OutpostOptions]
+    options: builtins.type[OutpostOptions]
     build: Callable[[str, Any, BuildContext], Outpost]
     summary: str
     capabilities: frozenset[str] = frozenset()

@@ -1,0 +1,314 @@
+"""The default assignment policy, and why it decides as it does.
+
+An order goes to the outposts that can take it now (hard limits), in this order: those of the
+first override whose condition matches, those of `default_preference`, the rest in file order
+(local ones first when there is no preference). A decision costs microseconds and is explained
+only when somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Final, NamedTuple
+
+from outpost_core.conditions import Condition
+from outpost_core.errors import PluginError
+from outpost_core.hookspecs import TRAITS, hookimpl
+from outpost_core.nearest import suggest
+from outpost_core.options import BUILT_IN, Origin
+from outpost_core.types import Candidate, Explanation, Order, Verdict
+
+#: A cap is not missed by the rounding of binary fractions of a cent.
+_EPSILON: Final = 1e-9
+_DEFAULT: Final = "default preference"
+_LOCAL: Final = "local first"
+_FILE: Final = "file order"
+_MAX_PLANS: Final = 256
+
+_identity = attrgetter("name", "position", "type")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Override:
+    """Outposts that go first when a condition matches.
+
+    Args:
+        condition: when.
+        text: the condition as it was written.
+        prefer: names of outposts, best first.
+        origin: where it was written.
+    """
+
+    condition: Condition
+    text: str
+    prefer: tuple[str, ...]
+    origin: Origin = BUILT_IN
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """The section `policy`.
+
+    Args:
+        default_preference: names of outposts, best first.
+        overrides: the first one that matches an order counts.
+    """
+
+    default_preference: tuple[str, ...] = ()
+    overrides: tuple[Override, ...] = ()
+    _plans: dict[object, _Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def plan(self, order: Order, candidates: tuple[Candidate, ...]) -> _Plan:
+        """Return the order in which this policy would try the candidates, limits aside."""
+        which = -1
+        for number, override in enumerate(self.overrides):
+            if override.condition.matches(order):
+                which = number
+                break
+        key = (which, *map(_identity, candidates))
+        plan = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) >= _MAX_PLANS:
+                self._plans.clear()
+            plan = self._plans[key] = self._make_plan(which, candidates)
+        return plan
+
+    def _make_plan(self, which: int, candidates: tuple[Candidate, ...]) -> _Plan:
+        index = {candidate.name: at for at, candidate in enumerate(candidates)}
+        reasons: dict[int, str] = {}
+        rule = _DEFAULT if self.default_preference else _LOCAL
+        if which >= 0:
+            override = self.overrides[which]
+            rule = f"override {override.text!r}"
+            reasons.update((index[name], rule) for name in override.prefer if name in index)
+        for name in self.default_preference:
+            if name in index:
+                reasons.setdefault(index[name], _DEFAULT)
+        rest = sorted(range(len(candidates)), key=lambda at: candidates[at].position)
+        if not self.default_preference:
+            for at in rest:
+                if candidates[at].type == "local":
+                    reasons.setdefault(at, _LOCAL)
+        for at in rest:
+            reasons.setdefault(at, _FILE)
+        return _Plan(rule, tuple(reasons), tuple(reasons.values()))
+
+
+class _Plan(NamedTuple):
+    """A cached ordering of candidates."""
+
+    rule: str
+    indexes: tuple[int, ...]  # into the candidates, best first; left-out ones are not in it
+    reasons: tuple[str, ...]  # one for each of indexes
+
+
+class Assignment:
+    """A decision: which outposts may take an order, best first.
+
+    Worked out only as far as somebody asks: `first` stops at the first that can take it.
+    """
+
+    __slots__ = ("_candidates", "_needs", "_order", "_plan", "_ranked")
+
+    def __init__(self, plan: _Plan, order: Order, candidates: tuple[Candidate, ...]) -> None:
+        self._plan = plan
+        self._order = order
+        self._candidates = candidates
+        self._needs = needs(order)
+        self._ranked: tuple[str, ...] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Assignment {self._order.worker} → {', '.join(self.ranked) or 'nowhere'}>"
+
+    @property
+    def first(self) -> str | None:
+        """The best outpost that can take the order now, or None."""
+        candidates, wanted = self._candidates, self._needs
+        for at in self._plan.indexes:
+            if not _obstacle(candidates[at], wanted):
+                return candidates[at].name
+        return None
+
+    @property
+    def ranked(self) -> tuple[str, ...]:
+        """Every outpost that can take the order now, best first."""
+        if self._ranked is None:
+            candidates, wanted = self._candidates, self._needs
+            self._ranked = tuple(
+                [
+                    candidate.name
+                    for candidate in [candidates[at] for at in self._plan.indexes]
+                    if not _obstacle(candidate, wanted)
+                ]
+            )
+        return self._ranked
+
+    def explain(self) -> Explanation:
+        """Say for each candidate where it stands and why; those that are eligible first."""
+        eligible: list[Verdict] = []
+        passed: list[Verdict] = []
+        why = dict(zip(self._plan.indexes, self._plan.reasons, strict=True))
+        left_out = [at for at in range(len(self._candidates)) if at not in why]
+        for at in (*why, *left_out):
+            candidate = self._candidates[at]
+            obstacle = _obstacle(candidate, self._needs)
+            if obstacle:
+                reason = _describe(obstacle, candidate, self._needs)
+            elif at in why:
+                rank = len(eligible) + 1
+                eligible.append(
+                    Verdict(outpost=candidate.name, rank=rank, eligible=True, reason=why[at])
+                )
+                continue
+            else:
+                reason = f"not chosen: {self._plan.rule}"
+            passed.append(Verdict(outpost=candidate.name, rank=None, eligible=False, reason=reason))
+        return Explanation(rule=self._plan.rule, verdicts=(*eligible, *passed))
+
+
+def needs(order: Order) -> frozenset[str]:
+    """Return the capabilities that an order asks of an outpost."""
+    rig = order.rig
+    key = (
+        order.agent.interactive,
+        rig is not None,
+        rig is not None and rig.startswith("/"),
+        bool(order.secrets),
+    )
+    return _NEEDS[key]
+
+
+_NEEDS: Final = {
+    (interactive, rig, local_rig, secrets): frozenset(
+        name
+        for name, wanted in (
+            ("interactive", interactive),
+            ("rig", rig),
+            ("local_rig", local_rig),
+            ("secrets", secrets),
+        )
+        if wanted
+    )
+    for interactive in (False, True)
+    for rig in (False, True)
+    for local_rig in (False, True)
+    for secrets in (False, True)
+}
+
+
+def assign(policy: PolicyConfig, order: Order, candidates: Sequence[Candidate]) -> Assignment:
+    """Decide where an order may go.
+
+    Args:
+        policy: preference and overrides.
+        order: what is to be placed.
+        candidates: every configured outpost, as it stands now; names are unique.
+    """
+    fixed = tuple(candidates)
+    return Assignment(policy.plan(order, fixed), order, fixed)
+
+
+def normalise(
+    answer: Assignment | Sequence[str] | None,
+    order: Order,
+    candidates: Sequence[Candidate],
+    *,
+    rule: str = "a policy plugin",
+) -> Assignment:
+    """Turn what `outpost_assign` answered into an `Assignment` that keeps the hard limits.
+
+    Args:
+        answer: an assignment, names of outposts (best first), or None for no opinion.
+        order: what is to be placed.
+        candidates: every configured outpost, as it stands now.
+        rule: whose choice it is, for the explanation.
+
+    Raises:
+        PluginError: a name is not that of a candidate, or the answer is of another type.
+    """
+    fixed = tuple(candidates)
+    if answer is None:
+        return Assignment(PolicyConfig().plan(order, fixed), order, fixed)
+    if isinstance(answer, Assignment):
+        plan = answer._plan  # noqa: SLF001 - of the same module
+        known = answer._candidates  # noqa: SLF001
+        named = [(known[at].name, why) for at, why in zip(plan.indexes, plan.reasons, strict=True)]
+        rule = plan.rule
+    elif isinstance(answer, str) or not isinstance(answer, Sequence):
+        raise PluginError(
+            f"outpost_assign answered {type(answer).__name__}, not a list of outposts",
+            mend="return an Assignment, a list of names, or None",
+        )
+    else:
+        named = [(name, rule) for name in answer]
+    index = {candidate.name: at for at, candidate in enumerate(fixed)}
+    reasons: dict[int, str] = {}
+    for name, why in named:
+        if name not in index:
+            raise PluginError(
+                f"outpost_assign named {name!r}, which is no candidate",
+                mend=suggest(str(name), index),
+            )
+        reasons.setdefault(index[name], why)
+    return Assignment(_Plan(rule, tuple(reasons), tuple(reasons.values())), order, fixed)
+
+
+class DefaultPolicy:
+    """The policy that decides when no plugin does.
+
+    Args:
+        policy: the section `policy` of the configuration.
+    """
+
+    def __init__(self, policy: PolicyConfig) -> None:
+        self.policy = policy
+
+    @hookimpl(trylast=True)
+    def outpost_assign(self, order: Order, candidates: Sequence[Candidate]) -> Assignment:
+        """Decide by overrides, preference and file order."""
+        return assign(self.policy, order, candidates)
+
+
+# --- hard limits -------------------------------------------------------------------------------
+
+
+def _obstacle(candidate: Candidate, wanted: frozenset[str]) -> str:
+    """Return what keeps the candidate from taking the order now, "" for nothing. Hot."""
+    if not candidate.available:
+        return "unavailable"
+    if not wanted <= candidate.capabilities:
+        return "cannot"
+    slots = candidate.max_workers
+    if slots is not None and candidate.active >= slots:
+        return "full"
+    cap = candidate.cost_cap_hourly
+    if cap is not None and candidate.spent + candidate.cost > cap + _EPSILON:
+        return "capped"
+    return ""
+
+
+def _describe(obstacle: str, candidate: Candidate, wanted: frozenset[str]) -> str:
+    """Say an obstacle to a person."""
+    if obstacle == "unavailable":
+        return candidate.unavailable_reason or "unavailable"
+    if obstacle == "cannot":
+        lacking = [name for name in TRAITS if name in wanted - candidate.capabilities]
+        return f"cannot: {', '.join(lacking)}"
+    if obstacle == "full":
+        if candidate.max_workers == 0:
+            return "closed: max_workers is 0"
+        return f"full: {candidate.active} of {candidate.max_workers} workers"
+    assert candidate.cost_cap_hourly is not None
+    return (
+        f"hourly cap: {_usd(candidate.spent)} of {_usd(candidate.cost_cap_hourly)} used,"
+        f" this needs {_usd(candidate.cost)}"
+    )
+
+
+def _usd(amount: float) -> str:
+    """Two digits, or as many as a smaller price needs."""
+    if amount and abs(amount) < 0.01:
+        return f"${amount:.6f}".rstrip("0")
+    return f"${amount:.2f}"
