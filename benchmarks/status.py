@@ -1,0 +1,99 @@
+"""(d) The status of 10,000 workers at 100 outposts; (e) placement decisions."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from outpost_core.manager import Manager
+from outpost_core.plugins import PluginReport, Plugins
+from outpost_core.testing import FakeOutpost, fake_backend
+from outpost_core.types import Agent, Issue, Order
+
+from benchmarks.harness import Row, median_of, ms
+
+OUTPOSTS, WORKERS = 100, 10_000
+
+
+def fleet(folder: Path, each: int) -> Manager:
+    """Return a manager of 100 fake outposts that hold so many workers each."""
+    names = [f"o{i}" for i in range(OUTPOSTS)]
+    lines = "".join(f"  - {{name: {n}, type: fake, max_workers: 1000}}\n" for n in names)
+    (folder / "outposts.yaml").write_text(
+        f"outposts:\n{lines}policy:\n  default_preference: [{', '.join(names)}]\n"
+        '  overrides:\n    - {condition: "priority >= P3", prefer: o50}\n'
+        '    - {condition: "estimated_duration > 30m and \\"gpu\\" in labels", prefer: o60}\n'
+    )
+    backend = fake_backend({n: FakeOutpost.holding(n, each) for n in names})
+    plugins = Plugins.load([])
+    plugins.backends["fake"] = backend
+    plugins.homes["fake"] = PluginReport(entry_point="fake", package="fake", version="1")
+    return Manager.open(config=folder / "outposts.yaml", state=folder / "state", plugins=plugins)
+
+
+def status() -> tuple[float, float]:
+    """Return seconds for one refresh and the process's peak memory in MB."""
+    with tempfile.TemporaryDirectory() as name:
+
+        async def run() -> float:
+            async with fleet(Path(name), WORKERS // OUTPOSTS) as manager:
+                await manager.refresh()
+                times = []
+                for _ in range(7):
+                    begun = time.perf_counter()
+                    await manager.refresh()
+                    times.append(time.perf_counter() - begun)
+                return sorted(times)[3]
+
+        took = asyncio.run(run())
+    return took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def decisions() -> float:
+    """Return placement decisions a second with 100 candidates."""
+    with tempfile.TemporaryDirectory() as name:
+        manager = fleet(Path(name), 0)
+        orders = [
+            Order(
+                issue=Issue(id=f"p-{i}", priority=i % 5, estimate=i * 60.0),
+                agent=Agent(argv=("x",)),
+            )
+            for i in range(1000)
+        ]
+        sheets = manager.fleet.candidates(orders[0], manager.outposts(), time.time())
+        places = manager._places()
+
+        def run() -> None:
+            for order in orders:
+                assert places.assign(order, sheets, None).first
+
+        took = median_of(run, 7)
+        manager.close()
+        return len(orders) / took
+
+
+def measure() -> list[Row]:
+    """Measure (d) in a process of its own, for its memory, and (e) here."""
+    code = "from benchmarks.status import status; print(*status())"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    took, memory = map(float, done.stdout.split())
+    rate = decisions()
+    return [
+        Row(
+            what="status of 10,000 workers at 100 outposts",
+            ours=f"{ms(took)}, {memory:.0f} MB",
+            goal="≤ 50 ms, ≤ 100 MB",
+            met=took <= 0.05 and memory <= 100,
+        ),
+        Row(
+            what="placement decisions with 100 candidates",
+            ours=f"{rate:,.0f} a second",
+            goal="≥ 20,000",
+            met=rate >= 20_000,
+        ),
+    ]

@@ -1,0 +1,555 @@
+"""The manager over fake outposts: placing, falling back, adopting, following, and crashes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from outpost_core.errors import (
+    ConflictError,
+    NotFoundError,
+    OutpostError,
+    PlacementError,
+    UnreachableError,
+    UnsupportedError,
+    UsageError,
+)
+from outpost_core.hookspecs import hookimpl
+from outpost_core.ledger import Reservation
+from outpost_core.manager import Manager
+from outpost_core.orders import OrderRequest
+from outpost_core.placement import Spawned
+from outpost_core.plugins import PluginReport, Plugins
+from outpost_core.testing import FakeOutpost, fake_backend
+from outpost_core.testing.fake import FakeOptions, Script
+from outpost_core.types import Agent, Candidate, Event, Issue, Order, Result, State, WorkerStatus
+from outpost_core.wire import digest
+
+Make = Callable[..., Manager]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Return a maker of managers; calling it again is another process on the same state."""
+
+    def build(
+        *fakes: FakeOutpost,
+        config: str = "",
+        environ: dict[str, str] | None = None,
+        plugin: Any = None,
+    ) -> Manager:
+        backend = fake_backend({fake.name: fake for fake in fakes})
+        plugins = Plugins.load([])
+        plugins.backends["fake"] = backend
+        plugins.homes["fake"] = PluginReport(
+            entry_point="fake", package="outpost-fake", version="1"
+        )
+        if plugin is not None:
+            plugins.add(plugin, PluginReport(entry_point="extra"))
+        names = "".join(
+            f"  - {{name: {f.name}, type: fake, max_workers: {f.fake.max_workers or 99}}}\n"
+            for f in fakes
+        )
+        file = tmp_path / "outposts.yaml"
+        file.write_text(config or f"outposts:\n{names}")
+        return Manager.open(
+            config=file,
+            state=tmp_path / "state",
+            environ=environ or {},
+            cwd=tmp_path,
+            plugins=plugins,
+        )
+
+    return build
+
+
+def order(issue: str = "gt-1", **more: Any) -> Order:
+    return Order(issue=Issue(id=issue), agent=Agent(argv=("true",)), **more)
+
+
+def run(manager: Manager, coroutine: Callable[[Manager], Any]) -> Any:
+    async def body() -> Any:
+        async with manager:
+            return await coroutine(manager)
+
+    return asyncio.run(body())
+
+
+def test_the_first_in_the_file_takes_it_and_the_reason_is_kept(make: Make) -> None:
+    a, b = FakeOutpost("a"), FakeOutpost("b")
+    seen: list[Event] = []
+
+    async def body(manager: Manager) -> None:
+        spawned = await manager.spawn(order(), progress=seen.append)
+        assert (spawned.worker.outpost, spawned.adopted) == ("a", False)
+        kept = manager.ledger.explanation("gt-1.1")
+        assert kept is not None
+        assert [(v.outpost, v.rank) for v in kept.verdicts] == [("a", 1), ("b", 2)]
+
+    run(make(a, b), body)
+    assert [event.kind for event in seen] == ["placed", "reserved", "starting", "spawned"]
+
+
+def test_a_refusal_and_a_cut_line_fall_back_with_their_reasons(make: Make) -> None:
+    a, b, c = FakeOutpost("a"), FakeOutpost("b"), FakeOutpost("c")
+    a.refuse("no memory")
+    b.cut("no route")
+
+    async def body(manager: Manager) -> None:
+        spawned = await manager.spawn(order())
+        assert spawned.worker.outpost == "c"
+        assert [name for name, _ in spawned.explanation.attempts] == ["a", "b"]
+        assert "no memory" in spawned.explanation.attempts[0][1]
+        assert manager.ledger.active() == {"c": 1}
+        assert [v.state for v in manager.outposts()] == ["unknown", "unreachable", "unknown"]
+
+    run(make(a, b, c), body)
+
+
+def test_an_unreachable_outpost_is_avoided_for_a_while(make: Make) -> None:
+    a, b = FakeOutpost("a"), FakeOutpost("b")
+    a.cut()
+
+    async def body(manager: Manager) -> None:
+        await manager.spawn(order("gt-1"))
+        asked = len(a.calls)
+        await manager.spawn(order("gt-2"))
+        assert len(a.calls) == asked, "it was not asked again"
+
+    run(make(a, b), body)
+
+
+def test_when_nobody_takes_it_nothing_stays_and_each_reason_is_said(make: Make) -> None:
+    a, b = FakeOutpost("a", FakeOptions(capabilities=())), FakeOutpost("b")
+    b.refuse("full house")
+
+    async def body(manager: Manager) -> None:
+        with pytest.raises(PlacementError) as caught:
+            await manager.spawn(order(rig="https://example.com/x.git"))
+        assert "full house" in str(caught.value)
+        assert "a: cannot" in str(caught.value)
+        assert caught.value.exit_code == 3
+        assert manager.ledger.worker("gt-1.1") is None
+        assert manager.ledger.active() == {}
+        b.refuse("")
+        assert (await manager.spawn(order(rig="https://example.com/x.git"))).worker.outpost == "b"
+
+    run(make(a, b), body)
+
+
+def test_the_same_order_is_the_same_worker_and_another_is_a_conflict(make: Make) -> None:
+    a = FakeOutpost("a")
+
+    async def body(manager: Manager) -> None:
+        await manager.spawn(order())
+        again = await manager.spawn(order())
+        assert again.adopted
+        with pytest.raises(ConflictError, match="another order"):
+            await manager.spawn(order(prompt="something else"))
+        assert [hook for hook, _ in a.calls].count("outpost_spawn") == 1
+
+    run(make(a), body)
+
+
+def test_many_at_once_fill_the_slots_in_order(make: Make) -> None:
+    a, b = (
+        FakeOutpost("a", FakeOptions(max_workers=3)),
+        FakeOutpost("b", FakeOptions(max_workers=4)),
+    )
+
+    async def body(manager: Manager) -> None:
+        answers = await manager.spawn_many([order(f"gt-{i}") for i in range(10)])
+        places = [x.worker.outpost for x in answers if isinstance(x, Spawned)]
+        assert (places.count("a"), places.count("b")) == (3, 4)
+        refused = [x for x in answers if isinstance(x, OutpostError)]
+        assert len(refused) == 3
+        assert all("4 of 4" in str(x) for x in refused)
+
+    run(make(a, b), body)
+
+
+def test_the_same_order_ten_times_at_once_is_one_worker(make: Make) -> None:
+    a = FakeOutpost("a")
+    a.slow(0.05)
+
+    async def body(manager: Manager) -> None:
+        answers = await asyncio.gather(*(manager.spawn(order()) for _ in range(10)))
+        assert len({x.worker.id for x in answers}) == 1
+        assert [x.adopted for x in answers].count(False) == 1
+        assert [hook for hook, _ in a.calls].count("outpost_spawn") == 1
+
+    run(make(a), body)
+
+
+class Riddle(FakeOutpost):
+    """Starts the worker, and then its answer is lost."""
+
+    error: Exception = UnreachableError("the line dropped")
+    starts = True
+
+    @hookimpl
+    async def outpost_spawn(self, order: Order) -> WorkerStatus:
+        if self.starts:
+            await super().outpost_spawn(order)
+        raise self.error
+
+
+def test_a_lost_answer_is_settled_by_asking(make: Make) -> None:
+    a, b = Riddle("a"), FakeOutpost("b")
+
+    async def body(manager: Manager) -> None:
+        assert (await manager.spawn(order())).worker.outpost == "a"
+        assert b.calls == []
+
+    run(make(a, b), body)
+
+
+def test_a_backend_that_raises_before_starting_is_passed_over(make: Make) -> None:
+    a, b = Riddle("a"), FakeOutpost("b")
+    a.error, a.starts = RuntimeError("a defect"), False
+
+    async def body(manager: Manager) -> None:
+        spawned = await manager.spawn(order())
+        assert spawned.worker.outpost == "b"
+        assert "a defect" in spawned.explanation.attempts[0][1]
+
+    run(make(a, b), body)
+
+
+def test_a_spawn_that_may_have_started_goes_nowhere_else_and_is_finished_later(make: Make) -> None:
+    a, b = Riddle("a"), FakeOutpost("b")
+    a.starts = False
+
+    async def body(manager: Manager) -> None:
+        with pytest.raises(UnreachableError, match="not known"):
+            await manager.spawn(order())
+        assert b.calls == []
+        assert manager.ledger.active() == {"a": 1}
+        a.__class__ = FakeOutpost  # the line is back
+        await manager.refresh()
+        assert (await manager.worker("gt-1")).state is State.WORKING
+        assert b.calls == [("outpost_list", "")]
+
+    run(make(a, b), body)
+
+
+def test_a_hanging_outpost_delays_nobody_beyond_its_timeout(make: Make, tmp_path: Path) -> None:
+    a, b = FakeOutpost("a"), FakeOutpost("b")
+    a.slow(3600)
+    config = (
+        "outposts:\n  - {name: a, type: fake}\n  - {name: b, type: fake}\n"
+        "defaults: {answer_timeout: 0.2, spawn_timeout: 0.2}\n"
+    )
+
+    async def body(manager: Manager) -> None:
+        begun = time.monotonic()
+        answers = await manager.ping()
+        assert time.monotonic() - begun < 60
+        assert isinstance(answers["a"], UnreachableError)
+        assert not isinstance(answers["b"], OutpostError)
+        views = {v.name: v.state for v in await manager.refresh()}
+        assert views == {"a": "unreachable", "b": "ready"}
+
+    run(make(a, b, config=config), body)
+
+
+def test_unreachable_is_not_dead(make: Make) -> None:
+    a = FakeOutpost("a")
+
+    async def body(manager: Manager) -> None:
+        await manager.spawn(order())
+        a.cut("gone fishing")
+        (worker,) = await manager.workers()
+        assert worker.state is State.WORKING
+        assert worker.unreachable_since is not None
+        with pytest.raises(UnreachableError, match="gone fishing"):
+            await manager.stop("gt-1")
+        a.restore()
+        (worker,) = await manager.workers()
+        assert worker.unreachable_since is None
+
+    run(make(a), body)
+
+
+def test_a_worker_that_its_outpost_forgot_is_lost_and_its_slot_free(make: Make) -> None:
+    a = FakeOutpost("a")
+
+    async def body(manager: Manager) -> None:
+        await manager.spawn(order())
+        a._world.statuses.clear()
+        a._world.listed = None
+        worker = await manager.worker("gt-1")
+        assert worker.state is State.LOST
+        assert worker.result is not None
+        assert "no longer knows" in worker.result.message
+        assert manager.ledger.active() == {}
+
+    run(make(a), body)
+
+
+def test_workers_that_others_started_are_taken_in(make: Make) -> None:
+    a = FakeOutpost.holding("a", 3)
+
+    async def body(manager: Manager) -> None:
+        assert len(await manager.workers()) == 3
+        assert manager.outposts()[0].active == 3
+
+    run(make(a), body)
+
+
+def test_waiting_tells_each_change_and_ends(make: Make) -> None:
+    a = FakeOutpost("a")
+    a.script("gt-1.1", Script(after=0.1, result=Result(state=State.FAILED, reason="timeout")))
+    seen: list[State] = []
+
+    async def body(manager: Manager) -> None:
+        await manager.spawn(order())
+        (worker,) = await manager.wait(["gt-1"], on_change=lambda w: seen.append(w.state))
+        assert worker.result is not None
+        assert worker.result.reason == "timeout"
+        (still,) = await manager.wait(["gt-1"], timeout=0)
+        assert still.state is State.FAILED
+
+    run(make(a), body)
+    assert seen == [State.WORKING, State.FAILED]
+
+
+def test_stop_ends_it_and_is_idempotent(make: Make) -> None:
+    a = FakeOutpost("a")
+
+    async def body(manager: Manager) -> None:
+        await manager.spawn(order())
+        assert (await manager.stop("gt-1")).state is State.STOPPED
+        assert (await manager.stop("gt-1")).state is State.STOPPED
+        with pytest.raises(NotFoundError):
+            await manager.stop("gt-9")
+
+    run(make(a), body)
+
+
+def test_clean_refuses_what_runs_and_hides_what_is_gone(make: Make) -> None:
+    a = FakeOutpost("a")
+
+    async def body(manager: Manager) -> None:
+        await manager.spawn(order())
+        with pytest.raises(UsageError, match="has not ended"):
+            await manager.clean("gt-1")
+        a.finish("gt-1.1")
+        assert (await manager.clean("gt-1")).removed
+        assert await manager.workers(all=True) == []
+        assert (await manager.spawn(order())).adopted, "a cleaned worker still is that order's"
+
+    run(make(a), body)
+
+
+def test_an_undeclared_verb_is_refused_in_words(make: Make) -> None:
+    a = FakeOutpost("a", FakeOptions(capabilities=("clean",)))
+
+    async def body(manager: Manager) -> None:
+        await manager.spawn(order())
+        with pytest.raises(UnsupportedError, match="cannot nudge") as caught:
+            await manager.nudge("gt-1", "hello")
+        assert "clean" in caught.value.mend
+
+    run(make(a), body)
+
+
+def test_a_policy_plugin_decides_within_the_hard_limits(make: Make) -> None:
+    class Last:
+        @hookimpl
+        def outpost_assign(self, order: Order, candidates: Sequence[Candidate]) -> list[str]:
+            return [c.name for c in reversed(candidates)]
+
+    a, b, c = FakeOutpost("a"), FakeOutpost("b"), FakeOutpost("c", FakeOptions(capabilities=()))
+
+    async def body(manager: Manager) -> None:
+        spawned = await manager.spawn(order(rig="https://example.com/x.git"))
+        assert spawned.worker.outpost == "b", "c cannot do it, whatever the plugin says"
+
+    run(make(a, b, c, plugin=Last()), body)
+
+
+def test_a_broken_policy_plugin_is_named(make: Make) -> None:
+    class Broken:
+        @hookimpl
+        def outpost_assign(self, order: Order, candidates: Sequence[Candidate]) -> list[str]:
+            raise RuntimeError("no idea")
+
+    async def body(manager: Manager) -> None:
+        with pytest.raises(OutpostError, match="RuntimeError: no idea"):
+            await manager.spawn(order())
+
+    run(make(FakeOutpost("a"), plugin=Broken()), body)
+
+
+def test_observers_hear_everything_and_break_nothing(make: Make) -> None:
+    class Observer:
+        def __init__(self) -> None:
+            self.kinds: list[str] = []
+
+        @hookimpl
+        def outpost_event(self, event: Event) -> None:
+            self.kinds.append(event.kind)
+            raise RuntimeError("tired")
+
+    observer = Observer()
+
+    async def body(manager: Manager) -> None:
+        await manager.spawn(order())
+        assert "tired" in manager.observer_errors[0]
+        assert any("tired" in f.detail for _, f in await manager.doctor())
+
+    run(make(FakeOutpost("a"), plugin=observer), body)
+    assert "spawned" in observer.kinds
+
+
+def test_a_missing_type_is_listed_with_advice_and_passed_over(make: Make) -> None:
+    config = "outposts:\n  - {name: far, type: ssh, host: 10.0.0.5}\n  - {name: a, type: fake}\n"
+
+    async def body(manager: Manager) -> None:
+        far = manager.outposts()[0]
+        assert (far.state, far.mend) == ("missing", "pip install outpost-ssh")
+        assert (await manager.spawn(order())).worker.outpost == "a"
+        assert [v.state for v in await manager.refresh()] == ["missing", "ready"]
+
+    run(make(FakeOutpost("a"), config=config), body)
+
+
+def test_on_names_the_outpost_and_an_unknown_one_is_said(make: Make) -> None:
+    a, b = FakeOutpost("alpha"), FakeOutpost("beta")
+
+    async def body(manager: Manager) -> None:
+        assert (await manager.spawn(order(), on="beta")).worker.outpost == "beta"
+        with pytest.raises(NotFoundError, match="bet") as caught:
+            await manager.spawn(order("gt-2"), on="bet")
+        assert "beta" in caught.value.mend
+
+    run(make(a, b), body)
+
+
+def test_explain_asks_everyone_and_changes_nothing(make: Make) -> None:
+    a, b = FakeOutpost("a"), FakeOutpost("b")
+    a.cut("no route")
+
+    async def body(manager: Manager) -> None:
+        told = await manager.explain(order())
+        assert [(v.outpost, v.eligible) for v in told.verdicts] == [("b", True), ("a", False)]
+        assert "no route" in told.verdicts[1].reason
+        assert manager.ledger.workers() == []
+
+    run(make(a, b), body)
+
+
+# --- crashes: another process finds what is left ---------------------------------------------
+
+
+def dead_reservation(manager: Manager, wanted: Order, outpost: str) -> None:
+    """Leave the row that a killed process leaves after `manager.reserved`."""
+    manager.ledger.reserve(
+        [
+            Reservation(
+                order=wanted, outpost=outpost, digest=digest(wanted), owner="other-boot:1:1/x"
+            )
+        ]
+    )
+
+
+def test_a_spawn_whose_process_died_is_finished_by_whoever_asks(make: Make) -> None:
+    a = FakeOutpost("a")
+
+    async def body(manager: Manager) -> None:
+        dead_reservation(manager, order(), "a")
+        await manager.refresh()
+        assert (await manager.worker("gt-1")).state is State.WORKING
+        assert a.order("gt-1.1") == order()
+
+    run(make(a), body)
+
+
+def test_a_dead_spawn_is_finished_by_the_same_order_too(make: Make) -> None:
+    a, b = FakeOutpost("a"), FakeOutpost("b")
+    a.refuse("no more")
+
+    async def body(manager: Manager) -> None:
+        dead_reservation(manager, order(), "a")
+        spawned = await manager.spawn(order())
+        assert (spawned.worker.outpost, spawned.adopted) == ("b", False)
+
+    run(make(a, b), body)
+
+
+def test_secrets_of_a_dead_spawn_come_from_the_environment_or_it_waits(make: Make) -> None:
+    from outpost_core.types import Secrets
+
+    a = FakeOutpost("a")
+    wanted = order(secrets=Secrets({"KEY": "s3cret"}))
+
+    async def leave(manager: Manager) -> None:
+        dead_reservation(manager, wanted, "a")
+        await manager.refresh()
+        assert a.calls == [("outpost_list", "")], "without the value it waits"
+
+    async def finish(manager: Manager) -> None:
+        await manager.refresh()
+        assert a.order("gt-1.1").secrets["KEY"] == "s3cret"
+
+    run(make(a), leave)
+    run(make(a, environ={"KEY": "s3cret"}), finish)
+
+
+def test_a_living_spawn_of_another_process_is_left_alone(make: Make) -> None:
+    from outpost_core.worker.identity import me
+
+    a = FakeOutpost("a")
+
+    async def body(manager: Manager) -> None:
+        manager.ledger.reserve(
+            [Reservation(order=order(), outpost="a", digest=digest(order()), owner=f"{me()}/other")]
+        )
+        await manager.refresh()
+        assert a.calls == [("outpost_list", "")]
+
+    run(make(a), body)
+
+
+def test_stopping_an_unfinished_spawn_gives_it_up(make: Make) -> None:
+    a = Riddle("a")
+    a.starts = False
+
+    async def body(manager: Manager) -> None:
+        with pytest.raises(UnreachableError):
+            await manager.spawn(order())
+        await manager.stop("gt-1")
+        assert manager.ledger.active() == {}
+
+    run(make(a), body)
+
+
+# --- attempts -----------------------------------------------------------------------------------
+
+
+def test_again_is_the_next_attempt_and_goes_on_from_the_checkpoint(make: Make) -> None:
+    a = FakeOutpost("a")
+    request = OrderRequest(issue="gt-1", command=("true",))
+
+    async def body(manager: Manager) -> None:
+        first = manager.order(request)
+        await manager.spawn(first)
+        with pytest.raises(ConflictError, match="still runs"):
+            manager.order(OrderRequest(issue="gt-1", command=("true",), again=True))
+        kept = "refs/outpost/gt-1.1"
+        a.finish("gt-1.1", Result(state=State.FAILED, reason="timeout", checkpoint=kept))
+        await manager.refresh()
+        assert manager.order(request) == first, "asking twice is the same worker"
+        again = manager.order(
+            OrderRequest(
+                issue="gt-1", command=("true",), again=True, rig="https://example.com/x.git"
+            )
+        )
+        assert (again.attempt, again.resume) == (2, kept)
+
+    run(make(a), body)
