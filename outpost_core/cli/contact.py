@@ -1,0 +1,189 @@
+"""Being with a worker: `logs`, `attach`, `peek`, `nudge`, `stop`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from outpost_core.cli import complete, render
+from outpost_core.cli.follow import follow, writer
+from outpost_core.cli.progress import Progress
+from outpost_core.cli.session import Session, command, print_json
+from outpost_core.cli.workers import goes_on
+from outpost_core.errors import OutpostError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from outpost_core.manager import Manager
+    from outpost_core.types import Worker
+
+
+@command("logs")
+@click.argument("worker", shell_complete=complete.workers)
+@click.option("-f", "--follow", "follow_", is_flag=True, help="Go on until the worker has ended.")
+@click.option("--offset", default=0, type=click.IntRange(min=0), metavar="BYTES",
+              help="Begin at this byte.")  # fmt: skip
+@click.option("--raw", is_flag=True, help="Exact bytes on a terminal, too (they may control it).")
+def logs(session: Session, worker: str, follow_: bool, offset: int, raw: bool) -> None:
+    """Print a worker's output, byte for byte.
+
+    On a terminal, colours are kept and other control sequences are shown instead of obeyed.
+    With --json: one line for each piece.
+
+    \b
+    Example:
+      outpost logs -f gt-abc123.1
+    """
+
+    async def work(manager: Manager) -> None:
+        found = await manager.worker(worker, refresh=False) if follow_ else None
+        if found is not None and not found.state.terminal:
+            session.going_on = goes_on([found.id])
+        if follow_ and not session.json and not raw:
+            await follow(manager, worker, offset=offset, progress=Progress())
+            return
+        write = _json_writer(offset) if session.json else writer(raw=raw)
+        async for chunk in manager.logs(worker, offset, follow=follow_):
+            write(chunk, False)
+        write(b"", True)
+
+    session.run(work)
+
+
+class _json_writer:  # noqa: N801 - used as a function
+    """Prints `(chunk, final)` as lines of JSON."""
+
+    def __init__(self, offset: int) -> None:
+        self._offset = offset
+
+    def __call__(self, chunk: bytes, _final: bool) -> None:
+        if not chunk:
+            return
+        text = chunk.decode("utf-8", "replace")
+        line = {"offset": self._offset, "text": text}
+        if text.encode() != chunk:
+            from base64 import b64encode
+
+            line["base64"] = b64encode(chunk).decode()
+        print_json(line, one_line=True)
+        self._offset += len(chunk)
+
+
+@command("attach")
+@click.argument("worker", shell_complete=complete.active_workers)
+def attach(session: Session, worker: str) -> None:
+    """Give this terminal to a worker; detach any time.
+
+    Detaching leaves the worker running.
+
+    \b
+    Example:
+      outpost attach gt-abc123.1
+    """
+
+    async def work(manager: Manager) -> tuple[Worker, int]:
+        found = await manager.worker(worker, refresh=False)
+        session.going_on = goes_on([found.id])
+        code = await manager.attach(found.id)
+        return await manager.worker(found.id), code
+
+    found, code = session.run(work)
+    session.answer(
+        lambda: {"worker": found.id, "exit_code": code},
+        lambda: [] if found.state.terminal else [f"{render.clean(found.id)} goes on"],
+    )
+    click.get_current_context().exit(code)
+
+
+@command("peek")
+@click.argument("worker", shell_complete=complete.active_workers)
+@click.option("--lines", default=50, type=click.IntRange(1, 10_000), show_default=True,
+              help="The last so many.")  # fmt: skip
+def peek(session: Session, worker: str, lines: int) -> None:
+    """Print what a worker's terminal shows.
+
+    \b
+    Example:
+      outpost peek gt-abc123.1 --lines 20
+    """
+    text = session.run(lambda manager: manager.peek(worker, lines))
+    session.answer(
+        lambda: {"worker": worker, "text": text}, lambda: [render.clean_lines(text.rstrip("\n"))]
+    )
+
+
+@command("nudge")
+@click.argument("worker", shell_complete=complete.active_workers)
+@click.argument("text", nargs=-1, required=True)
+def nudge(session: Session, worker: str, text: tuple[str, ...]) -> None:
+    """Type a line into an interactive worker.
+
+    \b
+    Example:
+      outpost nudge gt-abc123.1 please run the tests first
+    """
+    words = " ".join(text)
+    session.run(lambda manager: manager.nudge(worker, words))
+    session.answer(
+        lambda: {"worker": worker, "text": words}, lambda: [f"typed into {render.clean(worker)}"]
+    )
+
+
+@command("stop")
+@click.argument("workers", nargs=-1, required=True, metavar="WORKER...",
+                shell_complete=complete.active_workers)  # fmt: skip
+@click.option("--grace", metavar="DURATION", help="Time between TERM and KILL: 10s.")
+def stop(session: Session, workers: tuple[str, ...], grace: str | None) -> None:
+    """End workers, after rescuing their unpushed work.
+
+    Returns when their outposts have the request; `outpost wait` waits for the end.
+
+    \b
+    Example:
+      outpost stop gt-abc123.1 --grace 30s
+    """
+    from outpost_core.cli.options import duration
+
+    seconds = duration(grace, "--grace")
+
+    async def work(manager: Manager) -> dict[str, OutpostError | Worker]:
+        import asyncio
+
+        answers = await asyncio.gather(*(_stop_one(manager, w, seconds) for w in workers))
+        return dict(zip(workers, answers, strict=True))
+
+    answers = session.run(work)
+    errors = {w: a for w, a in answers.items() if isinstance(a, OutpostError)}
+
+    def data() -> object:
+        from outpost_core.cli.edge import error_shape
+
+        return {
+            "stopped": [a.id for a in answers.values() if not isinstance(a, OutpostError)],
+            "refused": [{"worker": w, "error": error_shape(e)} for w, e in errors.items()],
+        }
+
+    def lines() -> Iterator[str]:
+        from outpost_core.cli.workers import end_line
+
+        for answer in answers.values():
+            if not isinstance(answer, OutpostError):
+                yield (
+                    end_line(answer)
+                    if answer.state.terminal
+                    else (f"{render.clean(answer.id)} was told to end")
+                )
+
+    session.answer(data, lines)
+    for error in errors.values():
+        session.note(click.style("error: ", fg="red", bold=True) + render.clean_lines(str(error)))
+    click.get_current_context().exit(next((e.exit_code for e in errors.values()), 0))
+
+
+async def _stop_one(manager: Manager, worker: str, grace: float | None) -> OutpostError | Worker:
+    try:
+        return await manager.stop(worker, grace)
+    except OutpostError as error:  # the others are stopped all the same
+        return error

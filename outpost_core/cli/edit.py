@@ -1,0 +1,283 @@
+"""The configuration file: `add`, `remove`, `config check`, `config show`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from outpost_core.cli import complete, render
+from outpost_core.cli.options import assignments
+from outpost_core.cli.outposts import missing_type
+from outpost_core.cli.session import Command, Group, Session, command, current
+from outpost_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from outpost_core.backend import Backend
+    from outpost_core.config import OptionField
+
+
+class _Types(Group):
+    """`outpost add`: one subcommand for each installed outpost type, with its options as flags."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the installed types."""
+        return sorted(current(ctx).plugins().backends)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command that adds an outpost of that type."""
+        backend = current(ctx).plugins().backends.get(cmd_name)
+        return None if backend is None else _add_command(backend)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command of the type that `args` begin with.
+
+        Raises:
+            UsageError: nothing installed provides it.
+        """
+        plugins = current(ctx).plugins()
+        if args[0] not in plugins.backends and not args[0].startswith("-"):
+            if ctx.resilient_parsing:
+                return None, None, args[1:]
+            error = missing_type(plugins, args[0])
+            raise UsageError(error.message, mend=error.mend)
+        return super().resolve_command(ctx, args)
+
+
+add = _Types(
+    "add",
+    options_metavar="",
+    subcommand_metavar="TYPE NAME [OPTIONS]",
+    short_help="Add an outpost to outposts.yaml.",
+    help="Add an outpost to outposts.yaml, keeping its comments and order.\n\n"
+    "`outpost add TYPE --help` shows the options of a type.\n\n"
+    "\b\nExample:\n  outpost add local second --max-workers 2",
+)
+
+
+def _add_command(backend: Backend) -> Command:
+    from outpost_core.config import option_fields
+
+    fields = option_fields(backend.options)
+
+    @click.pass_context
+    def run(ctx: click.Context, /, outpost_name: str, **said: Any) -> None:
+        _add(current(ctx), backend, outpost_name, _values(fields, said))
+
+    return Command(
+        backend.type,
+        callback=run,
+        params=[
+            click.Argument(["outpost_name"], metavar="NAME"),
+            *(_flag(field) for field in fields),
+        ],
+        short_help=backend.summary,
+        help=f"Add an outpost of the type {backend.type}: {backend.summary}.",
+    )
+
+
+def _flag(field: OptionField) -> click.Option:
+    """Return the flag of one field of a backend's options."""
+    name = field.name.replace("_", "-")
+    declarations = [f"--{name}/--no-{name}"] if field.type is bool else [f"--{name}"]
+    attrs: dict[str, Any] = {"help": _help(field), "required": field.required}
+    if field.type is bool:
+        attrs["default"] = None
+    else:
+        attrs["type"] = _flag_type(field)
+        attrs["metavar"] = field.metavar or _metavar(field)
+        attrs["multiple"] = field.type in (tuple, dict)
+    return click.Option([*declarations, f"option_{field.name}"], **attrs)
+
+
+def _help(field: OptionField) -> str:
+    text = field.help[:1].upper() + field.help[1:]
+    default = field.show(field.default)
+    if field.required or default in (None, "", [], {}):
+        return f"{text}."
+    shown = ", ".join(default) if isinstance(default, list) else default
+    shown = str(shown).lower() if isinstance(shown, bool) else shown
+    return f"{text}. [default: {shown}]"
+
+
+def _flag_type(field: OptionField) -> click.ParamType[Any]:
+    if field.choices:
+        return click.Choice(field.choices)
+    if field.unit:
+        return click.STRING  # the validation of the file reads `30m` and `2GiB`
+    if field.type is int:
+        return click.INT
+    if field.type is float:
+        return click.FLOAT
+    return click.STRING
+
+
+def _metavar(field: OptionField) -> str:
+    if field.choices:
+        return "|".join(field.choices)
+    if field.unit:
+        return {"duration": "DURATION", "bytes": "SIZE"}[field.unit]
+    kinds = {str: "TEXT", Path: "PATH", int: "N", float: "NUMBER", tuple: "WORD", dict: "K=V"}
+    return kinds[field.type]
+
+
+def _values(fields: tuple[OptionField, ...], said: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were said, as they are to be written."""
+    values = {}
+    for field in fields:
+        value = said[f"option_{field.name}"]
+        if value is None or value == ():
+            continue
+        if field.type is dict:
+            value = assignments(value, f"--{field.name.replace('_', '-')}")
+        values[field.name] = list(value) if field.type is tuple else value
+    return values
+
+
+def _add(session: Session, backend: Backend, name: str, values: dict[str, Any]) -> None:
+    from outpost_core.config import add_outpost
+
+    path = _file(session)
+    add_outpost(path, backend.type, name, values, session.plugins().backends)
+    session.answer(
+        lambda: {"added": name, "type": backend.type, "file": str(path)},
+        lambda: [f"added {name} to {path}", f"  → outpost doctor {name}"],
+    )
+
+
+def _file(session: Session) -> Path:
+    """Return the file to edit: the one that counts, else where one belongs."""
+    from outpost_core.config import new_config
+
+    if session.config is not None:
+        return session.config
+    path, _ = session.find_config()
+    return path or new_config(os.environ, Path.cwd())
+
+
+@command("remove")
+@click.argument("name", shell_complete=complete.outposts)
+@click.option("--prune", is_flag=True, help="Take it out of the policy's preferences, too.")
+def remove(session: Session, name: str, prune: bool) -> None:
+    """Remove an outpost from outposts.yaml.
+
+    Its workers go on, and are followed again when it is added again.
+
+    \b
+    Example:
+      outpost remove second
+    """
+    from outpost_core.config import remove_outpost
+    from outpost_core.errors import NotFoundError
+
+    path, why = session.find_config()
+    if path is None:
+        raise NotFoundError(
+            f"there is no configuration file to remove {name!a} from ({why})",
+            mend="outpost add writes one",
+        )
+    remove_outpost(path, name, session.plugins().backends, prune=prune)
+    session.answer(
+        lambda: {"removed": name, "file": str(path)}, lambda: [f"removed {name} from {path}"]
+    )
+
+
+# --- config ------------------------------------------------------------------------------------
+
+config = Group(
+    "config",
+    short_help="Check or show the configuration.",
+    help="Check or show the configuration.\n\n\b\nExample:\n  outpost config check",
+)
+
+
+@command("check")
+def check(session: Session) -> None:
+    """Check outposts.yaml.
+
+    A mistake is shown with its line and column; exit code 2.
+
+    \b
+    Example:
+      outpost config check --config ./outposts.yaml
+    """
+    loaded, path, why = session.load_config()
+    plugins = session.plugins()
+    warnings = [
+        f"{entry.name}: nothing installed provides the type {entry.type!r}:"
+        f" {plugins.missing_mend(entry.type)}"
+        for entry in loaded.outposts
+        if entry.options is None
+    ]
+
+    def lines() -> Iterator[str]:
+        yield (
+            f"{render.clean(str(path or 'built in'))}: {click.style('ok', fg='green')}"
+            f" ({len(loaded.outposts)} outposts, {len(loaded.policy.overrides)} overrides)"
+        )
+        for warning in warnings:
+            yield f"{click.style('warning:', fg='yellow')} {render.clean(warning)}"
+
+    session.answer(
+        lambda: {
+            "ok": True,
+            "file": str(path) if path else None,
+            "chosen_by": why,
+            "outposts": len(loaded.outposts),
+            "overrides": len(loaded.policy.overrides),
+            "warnings": warnings,
+        },
+        lines,
+    )
+
+
+@command("show")
+def show(session: Session) -> None:
+    """Show every value of the configuration, and where it comes from.
+
+    \b
+    Example:
+      outpost config show
+    """
+    from outpost_core.config import settings
+
+    loaded, path, why = session.load_config()
+    values = settings(loaded)
+
+    def lines() -> Iterator[str]:
+        yield f"{render.clean(str(path)) if path else 'no file'} ({why})"
+        yield from render.table(
+            ("key", "value", "from"),
+            [(s.key, _shown(s.value), _from(str(s.origin), path)) for s in values],
+            keep=("key",),
+        )
+
+    session.answer(
+        lambda: {
+            "file": str(path) if path else None,
+            "chosen_by": why,
+            "values": [{"key": s.key, "value": s.value, "origin": str(s.origin)} for s in values],
+        },
+        lines,
+    )
+
+
+def _from(origin: str, path: Path | None) -> str:
+    """Return an origin without the folder, which the line above has."""
+    return origin.removeprefix(f"{path.parent}/") if path is not None else origin
+
+
+def _shown(value: object) -> str:
+    import json
+
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+config.add_command(check)
+config.add_command(show)

@@ -1,0 +1,230 @@
+"""Looking at outposts: `list`, `status`, `ping`, `backends`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from outpost_core.cli import complete, render
+from outpost_core.cli.session import Session, command, print_json
+from outpost_core.errors import NotFoundError, OutpostError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from outpost_core.fleet import OutpostView
+    from outpost_core.manager import Manager
+    from outpost_core.plugins import Plugins
+    from outpost_core.types import Health, Worker
+
+#: clears what a terminal shows, and goes to its top left corner.
+_REDRAW = "\x1b[H\x1b[2J"
+
+
+@command("list")
+def list_(session: Session) -> None:
+    """List the configured outposts.
+
+    Asks none of them: what is shown is what the last command learnt.
+
+    \b
+    Example:
+      outpost list --json
+    """
+    views = session.manager().outposts()
+    session.answer(lambda: {"outposts": _shapes(views)}, lambda: outpost_lines(views))
+
+
+def outpost_lines(views: Sequence[OutpostView]) -> Iterator[str]:
+    """Yield the table of outposts, and what to do about those that are not usable."""
+    yield from render.table(
+        ("name", "type", "active", "state", "package", "detail"),
+        [
+            (
+                view.name,
+                view.type,
+                f"{view.active}/{'∞' if view.max_workers is None else view.max_workers}",
+                view.state,
+                f"{view.package} {view.version}".strip() or "-",
+                view.detail or "-",
+            )
+            for view in views
+        ],
+        keep=("name", "active"),
+        colour=("state",),
+    )
+    for view in views:
+        if view.mend and view.state in ("missing", "broken", "unhealthy", "unreachable"):
+            yield f"  → {render.clean(view.name)}: {render.clean(view.mend)}"
+
+
+@command("status")
+@click.argument("name", required=False, shell_complete=complete.outposts)
+@click.option("--watch", is_flag=True, help="Go on, and draw anew when something may have changed.")
+@click.option("--interval", default=2.0, type=click.FloatRange(min=0.1), show_default=True,
+              metavar="SECONDS", help="How often, with --watch.")  # fmt: skip
+def status(session: Session, name: str | None, watch: bool, interval: float) -> None:
+    """Ask the outposts and show their active workers.
+
+    With NAME: that outpost alone. With --watch until Ctrl-C; with --json too, one line each time.
+
+    \b
+    Example:
+      outpost status --watch
+    """
+
+    async def work(manager: Manager) -> None:
+        while True:
+            views, workers = await _look(manager, name)
+            _show_status(session, views, workers, watch=watch)
+            if not watch:
+                return
+            import asyncio
+
+            await asyncio.sleep(interval)
+
+    session.run(work)
+
+
+async def _look(manager: Manager, name: str | None) -> tuple[list[OutpostView], list[Worker]]:
+    views = await manager.refresh(None if name is None else [name])
+    workers = await manager.workers(refresh=False)
+    if name is None:
+        return views, workers
+    return (
+        [view for view in views if view.name == name],
+        [worker for worker in workers if worker.outpost == name],
+    )
+
+
+def _show_status(
+    session: Session, views: list[OutpostView], workers: list[Worker], *, watch: bool
+) -> None:
+    from outpost_core.cli import shapes
+
+    data: dict[str, Any] = {"outposts": _shapes(views), "workers": [*map(shapes.worker, workers)]}
+    if session.json:
+        print_json(data, one_line=watch)
+        return
+    from outpost_core.cli.workers import worker_lines
+
+    text = "\n".join([*outpost_lines(views), "", *worker_lines(workers)])
+    import sys
+
+    click.echo((_REDRAW if watch and sys.stdout.isatty() else "") + text)
+
+
+def _shapes(views: Sequence[OutpostView]) -> list[dict[str, Any]]:
+    from outpost_core.cli import shapes
+
+    return [shapes.outpost(view) for view in views]
+
+
+@command("ping")
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete.outposts)
+def ping(session: Session, names: tuple[str, ...]) -> None:
+    """Ask outposts whether they would take a worker now.
+
+    Exit code 5 when one does not answer, 1 when one answers that it is not well.
+
+    \b
+    Example:
+      outpost ping local
+    """
+    answers = session.run(lambda manager: manager.ping(list(names) or None))
+
+    def data() -> object:
+        from outpost_core.cli import shapes
+
+        return {"outposts": [shapes.ping(name, answer) for name, answer in answers.items()]}
+
+    session.answer(data, lambda: _ping_lines(answers))
+    errors = [answer for answer in answers.values() if isinstance(answer, OutpostError)]
+    sick = any(not isinstance(a, OutpostError) and not a.ok for a in answers.values())
+    code = max((error.exit_code for error in errors), default=1 if sick else 0)
+    click.get_current_context().exit(code)
+
+
+def _ping_lines(answers: dict[str, Health | OutpostError]) -> Iterator[str]:
+    rows, mends = [], []
+    for name, answer in answers.items():
+        if isinstance(answer, OutpostError):
+            rows.append((name, "no", "-", answer.message))
+        else:
+            latency = "-" if answer.latency is None else f"{answer.latency * 1000:.0f} ms"
+            rows.append((name, "ok" if answer.ok else "no", latency, answer.detail or "-"))
+        if answer.mend:
+            mends.append(f"  → {render.clean(name)}: {render.clean(answer.mend)}")
+    yield from render.table(
+        ("name", "ok", "latency", "detail"), rows, keep=("name",), colour=("ok",)
+    )
+    yield from mends
+
+
+@command("backends")
+@click.argument("type_", required=False, metavar="[TYPE]")
+def backends(session: Session, type_: str | None) -> None:
+    """List the installed outpost types, and packages that cannot be used.
+
+    \b
+    Example:
+      outpost backends
+    """
+    plugins = session.plugins()
+    if type_ is not None and type_ not in plugins.backends:
+        raise missing_type(plugins, type_)
+    reports = [r for r in plugins.reports if type_ is None or type_ in r.types]
+
+    def data() -> object:
+        from outpost_core.cli import shapes
+
+        return {
+            "packages": [
+                shapes.backend(
+                    report,
+                    [
+                        {
+                            "type": name,
+                            "summary": plugins.backends[name].summary,
+                            "capabilities": sorted(plugins.backends[name].capabilities),
+                        }
+                        for name in report.types
+                    ],
+                )
+                for report in reports
+            ]
+        }
+
+    session.answer(data, lambda: _backend_lines(plugins, reports))
+
+
+def missing_type(plugins: Plugins, type_: str) -> NotFoundError:
+    """Return the error for a type that nobody provides, with the nearest one or how to get it."""
+    from outpost_core.nearest import nearest
+
+    near = nearest(type_, plugins.backends)
+    return NotFoundError(
+        f"nothing installed provides the type {type_!a}",
+        mend=f"did you mean {near!r}?" if near else plugins.missing_mend(type_),
+    )
+
+
+def _backend_lines(plugins: Plugins, reports: Sequence[Any]) -> Iterator[str]:
+    rows, broken = [], []
+    for report in reports:
+        package = f"{report.package or report.entry_point} {report.version}".strip()
+        rows += [
+            (name, package, "ok" if report.ok else "broken", plugins.backends[name].summary)
+            for name in report.types
+        ]
+        if not report.types:
+            word = "ok" if report.ok else "broken"
+            rows.append(("-", package, word, report.reason or "has no outpost types"))
+        if not report.ok:
+            broken.append(f"  → {render.clean(package)}: {render.clean(report.reason)}")
+            broken += [f"    {render.clean(report.mend)}"] if report.mend else []
+    yield from render.table(
+        ("type", "package", "state", "what"), rows, keep=("type",), colour=("state",)
+    )
+    yield from broken

@@ -1,0 +1,75 @@
+"""What is going on, on standard error: a line that changes on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from outpost_core.cli import render
+
+if TYPE_CHECKING:
+    from outpost_core.types import Event, Worker
+
+#: event of the manager → the stage that it opens.
+_STAGES: Final = {"placed": "reserving", "reserved": "preparing", "starting": "starting"}
+
+
+class Progress:
+    """Tells a person the stages of workers: placing, reserving, preparing, starting, working.
+
+    Args:
+        quiet: say nothing.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._live = not quiet and sys.stderr.isatty()
+        self._open = False
+        self._said: dict[str, str] = {}
+
+    def stage(self, who: str, text: str) -> None:
+        """Say that `who` is at a stage; the same stage is said once."""
+        if self._quiet or self._said.get(who) == text:
+            return
+        self._said[who] = text
+        line = render.clean(f"{who}: {text}")
+        if self._live:
+            columns = (render.terminal_width() or 80) - 1
+            sys.stderr.write("\r\x1b[K" + render.fit(line, columns))
+            sys.stderr.flush()
+            self._open = True
+        else:
+            click.echo(line, err=True)
+
+    def line(self, text: str) -> None:
+        """Say something that stays."""
+        if not self._quiet:
+            self.close()
+            click.echo(render.clean_lines(text), err=True)
+
+    def event(self, event: Event) -> None:
+        """Take an event of the manager."""
+        where = f" at {event.outpost}" if event.outpost else ""
+        if event.kind == "refused":
+            self.line(f"{event.worker}: not{where}: {event.data.get('reason')}")
+        elif event.kind == "spawned":
+            self.stage(event.worker, f"{event.data.get('state')}{where}")
+        elif event.kind in _STAGES:
+            self.stage(event.worker, _STAGES[event.kind] + where)
+
+    def worker(self, worker: Worker) -> None:
+        """Take a worker that has changed."""
+        if worker.unreachable_since is not None and not worker.state.terminal:
+            self.stage(worker.id, f"{worker.outpost} does not answer; waiting for it")
+            return
+        detail = f": {worker.detail}" if worker.detail and not worker.state.terminal else ""
+        self.stage(worker.id, f"{worker.state.value}{detail}")
+
+    def close(self) -> None:
+        """Remove the changing line, so that other output can follow."""
+        if self._open:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._open = False

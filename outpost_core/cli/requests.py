@@ -1,0 +1,178 @@
+"""The flags of an order, and files of orders, as `OrderRequest`s."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from outpost_core.cli import complete
+from outpost_core.cli.options import assignments, duration, json_or_text, priority, size
+from outpost_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from outpost_core.orders import OrderRequest
+
+_DURATIONS: Final = ("estimate", "timeout", "idle_timeout", "grace", "checkpoint_every")
+_SIZES: Final = ("memory",)
+_WORDS: Final = ("labels", "secrets", "command", "pr_command")
+_NUMBERS: Final = {"attempt": int, "depth": int, "cpu": (int, float)}
+_SWITCHES: Final = ("no_rig", "again", "interactive")
+
+_OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
+    click.argument("issues", nargs=-1, metavar="ISSUE... [-- COMMAND...]"),
+    click.option("--from-file", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
+                 help="Take issues from this file too, one a line; - is standard input."),
+    click.option("--rig", metavar="URL|PATH",
+                 help="The git repository; else the one around the current folder."),
+    click.option("--no-rig", is_flag=True, help="No repository: work in an empty folder."),
+    click.option("--base", metavar="REF", help="Start from this branch, tag or commit."),
+    click.option("--branch", metavar="NAME", help="Push to this branch; {issue} is replaced."),
+    click.option("--depth", type=click.IntRange(min=1), metavar="N",
+                 help="Clone only so much history."),
+    click.option("--agent", metavar="NAME", shell_complete=complete.agents,
+                 help="claude, codex, gemini, opencode or one of a plugin."),
+    click.option("--interactive", is_flag=True, help="Run the agent on a terminal to attach to."),
+    click.option("--prompt", metavar="TEXT", help="What to tell the agent."),
+    click.option("--prompt-file", type=click.Path(path_type=Path, allow_dash=True),
+                 metavar="FILE", help="The same from a file; - is standard input."),
+    click.option("--title", metavar="TEXT", help="Instead of the issue's."),
+    click.option("--kind", metavar="WORD", help="bug, feature, task …, instead of the issue's."),
+    click.option("--priority", metavar="P0..P4", help="Instead of the issue's; P0 is the highest."),
+    click.option("--estimate", metavar="DURATION", help="How long it may take: 30m, 2h."),
+    click.option("--label", "labels", multiple=True, metavar="WORD", help="Besides the issue's."),
+    click.option("--env", multiple=True, metavar="K=V", help="A variable for the agent."),
+    click.option("--secret", "secrets", multiple=True, metavar="NAME",
+                 help="Hand this variable of your environment over, in secret."),
+    click.option("--context", multiple=True, metavar="K=V", help="A hint for policy and agent."),
+    click.option("--timeout", metavar="DURATION", help="End the agent after so long."),
+    click.option("--idle-timeout", metavar="DURATION",
+                 help="End the agent after so long without output."),
+    click.option("--grace", metavar="DURATION", help="Time between TERM and KILL at a stop."),
+    click.option("--checkpoint-every", metavar="DURATION",
+                 help="Rescue unpushed work so often; 0 for never."),
+    click.option("--cpu", type=float, metavar="CORES", help="What it needs, for the placement."),
+    click.option("--memory", metavar="SIZE", help="What it needs, for the placement: 2GiB."),
+    click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="This very attempt."),
+    click.option("--again", is_flag=True, help="The attempt after the last one."),
+)  # fmt: skip
+
+
+def order_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags of an order."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def requests_of(said: dict[str, Any], command: tuple[str, ...] | None) -> list[OrderRequest]:
+    """Return the requests that the flags of `order_options` make.
+
+    Args:
+        said: their values.
+        command: the words after `--`.
+
+    Raises:
+        UsageError: a value is wrong, an issue is named twice, or none is named.
+    """
+    flags = dict(said)
+    issues, file = flags.pop("issues"), flags.pop("from_file")
+    flags["env"] = assignments(flags["env"], "--env")
+    context = assignments(flags["context"], "--context")
+    flags["context"] = {key: json_or_text(text) for key, text in context.items()}
+    if flags["prompt_file"] == Path("-"):
+        flags["prompt_file"], flags["prompt"] = None, sys.stdin.read()
+    flags["command"] = command
+    requests = [_request({**flags, "issue": issue}, "") for issue in issues]
+    if file is not None:
+        requests += [_request({**flags, **line}, where) for where, line in _lines(file)]
+    if not requests:
+        raise UsageError("no issue was named", mend="outpost spawn ISSUE --rig URL")
+    seen = set()
+    for request in requests:
+        if request.issue in seen:
+            raise UsageError(f"the issue {request.issue!a} is named twice")
+        seen.add(request.issue)
+    return requests
+
+
+def _lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield where each line is and what it says."""
+    import json
+
+    name = "<stdin>" if file == Path("-") else str(file)
+    try:
+        with click.open_file(str(file), encoding="utf-8") as stream:
+            lines = stream.read().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{name} cannot be read: {error}") from error
+    for number, text in enumerate(map(str.strip, lines), 1):
+        where = f"{name}:{number}: "
+        if not text or text.startswith("#"):
+            continue
+        if not text.startswith("{"):
+            yield where, {"issue": text}
+            continue
+        try:
+            line = json.loads(text)
+        except ValueError as error:
+            raise UsageError(f"{where}not a JSON object: {error}") from None
+        yield where, line
+
+
+def _request(values: dict[str, Any], where: str) -> OrderRequest:
+    from outpost_core.orders import OrderRequest
+
+    known = OrderRequest.__dataclass_fields__
+    for name in values:
+        if name not in known:
+            from outpost_core.nearest import suggest
+
+            raise UsageError(f"{where}unknown field {name!a}", mend=suggest(name, known))
+    if "issue" not in values:
+        raise UsageError(f"{where}the field 'issue' is missing")
+    try:
+        return OrderRequest(**{name: _value(name, value) for name, value in values.items()})
+    except UsageError as error:
+        raise UsageError(f"{where}{error.message}", mend=error.mend) from None
+
+
+def _value(name: str, value: Any) -> Any:
+    """Return a field's value in its own type; None is "not said"."""
+    if value is None:
+        return None
+    flag = "--" + name.replace("_", "-")
+    if name == "priority":
+        return priority(str(value))
+    if name in _DURATIONS:
+        return duration(value, flag)
+    if name in _SIZES:
+        return size(value, flag)
+    if name == "prompt_file" and isinstance(value, str | Path):
+        return Path(value)
+    if name in _WORDS:
+        _expect(name, _all_texts(value), "a list of words")
+        return tuple(value)
+    if name == "env":
+        _expect(name, isinstance(value, dict) and _all_texts([*value.values()]), "names and texts")
+    elif name == "context":
+        _expect(name, isinstance(value, dict), "names and values")
+    else:
+        kind: Any = bool if name in _SWITCHES else _NUMBERS.get(name, str)
+        right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        _expect(name, right, {str: "text", bool: "true or false"}.get(kind, "a number"))
+    return value
+
+
+def _expect(name: str, right: bool, what: str) -> None:
+    if not right:
+        raise UsageError(f"{name}: {what} was expected")
+
+
+def _all_texts(values: Any) -> bool:
+    return isinstance(values, list | tuple) and all(isinstance(value, str) for value in values)

@@ -1,0 +1,134 @@
+"""Whether all is well here: `doctor`, `conformance`, `completion`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from outpost_core.cli import complete, render
+from outpost_core.cli.session import Session, command
+from outpost_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from outpost_core.testing import CheckResult
+    from outpost_core.types import Finding
+
+
+@command("doctor")
+@click.argument("name", required=False, metavar="[OUTPOST]", shell_complete=complete.outposts)
+def doctor(session: Session, name: str | None) -> None:
+    """Check everything that workers need, and say how to mend it.
+
+    Exit code 1 when something has to be mended.
+
+    \b
+    Example:
+      outpost doctor local
+    """
+    findings = session.run(lambda manager: manager.doctor(name))
+    well = all(finding.ok is not False for _, finding in findings)
+
+    def data() -> object:
+        from outpost_core.cli import shapes
+
+        return {"ok": well, "findings": [shapes.finding(scope, f) for scope, f in findings]}
+
+    session.answer(data, lambda: _doctor_lines(findings))
+    click.get_current_context().exit(0 if well else 1)
+
+
+def _doctor_lines(findings: list[tuple[str, Finding]]) -> Iterator[str]:
+    marks = {
+        True: click.style("✓", fg="green"),
+        False: click.style("✗", fg="red"),
+        None: click.style("·", dim=True),
+    }
+    last = None
+    for scope, finding in findings:
+        if scope != last:
+            yield click.style(render.clean(scope), bold=True)
+            last = scope
+        text = ": ".join(filter(None, (finding.check, finding.detail)))
+        yield f"  {marks[finding.ok]} {render.clean(text)}"
+        if finding.mend and finding.ok is not True:
+            yield f"    → {render.clean(finding.mend)}"
+
+
+@command("conformance")
+@click.argument("name", metavar="OUTPOST", shell_complete=complete.outposts)
+@click.option("--group", "groups", multiple=True, metavar="GROUP", help="Only this group.")
+def conformance(session: Session, name: str, groups: tuple[str, ...]) -> None:
+    """Run the conformance suite against an outpost.
+
+    Starts real workers there, with a state folder of its own, and removes them again. Exit code
+    1 when a check fails; a declared capability that does not work is a failure.
+
+    \b
+    Example:
+      outpost conformance local --group crash --group logs
+    """
+    from outpost_core import testing
+
+    manager = session.manager()
+    try:
+        target = testing.target_from_manager(manager, name)
+    finally:
+        manager.close()
+    try:
+        results = testing.run_suite(
+            target,
+            groups=groups or None,
+            on_result=None if session.json else lambda result: click.echo(_check_line(result)),
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    counts = {
+        key: sum(result.status == status for result in results)
+        for key, status in (
+            ("passed", "passed"), ("failed", "failed"), ("not_declared", "not declared")
+        )
+    }  # fmt: skip
+
+    def data() -> object:
+        from outpost_core.cli import shapes
+
+        checks = [*map(shapes.check, results)]
+        return {"outpost": name, "ok": not counts["failed"], **counts, "checks": checks}
+
+    session.answer(
+        data,
+        lambda: [", ".join(f"{count} {key.replace('_', ' ')}" for key, count in counts.items())],
+    )
+    click.get_current_context().exit(1 if counts["failed"] else 0)
+
+
+def _check_line(result: CheckResult) -> str:
+    mark, colour = {"passed": ("✓", "green"), "failed": ("✗", "red")}.get(
+        result.status, ("·", "yellow")
+    )
+    detail = f": {result.detail}" if result.detail else ""
+    return f"{click.style(mark, fg=colour)} {render.clean_lines(result.id + detail)}"
+
+
+@command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(session: Session, shell: str) -> None:
+    """Print the completion script for a shell.
+
+    \b
+    Examples:
+      eval "$(outpost completion bash)"     # in ~/.bashrc; for zsh likewise
+      outpost completion fish > ~/.config/fish/completions/outpost.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    from outpost_core.cli.app import cli
+
+    kind = get_completion_class(shell)
+    assert kind is not None, "one of click's own"
+    completer = kind(cli, {}, "outpost", "_OUTPOST_COMPLETE")
+    script = completer.source_template % completer.source_vars()
+    session.answer(lambda: {"shell": shell, "script": script}, lambda: [script])

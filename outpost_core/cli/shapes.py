@@ -1,0 +1,370 @@
+"""The JSON that every command answers with `--json`.
+
+`SHAPES` documents them, one for each command; the functions make them. Moments are RFC 3339 in
+UTC (`2026-01-31T12:00:00.250Z`), durations seconds, money USD, sizes bytes; what is not known is
+null. Keys may be added, none changes its meaning. Errors are described in `edge`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from outpost_core.cli.edge import error_shape
+from outpost_core.errors import OutpostError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from outpost_core.fleet import OutpostView
+    from outpost_core.placement import Spawned
+    from outpost_core.plugins import PluginReport
+    from outpost_core.testing import CheckResult
+    from outpost_core.types import Cleaned, Event, Explanation, Finding, Health, Worker
+
+Shape = dict[str, Any]
+
+WORKER: Final[Shape] = {
+    "id": "issue and attempt: gt-abc123.1",
+    "issue": "the issue's id",
+    "attempt": "from 1",
+    "outpost": "where it is",
+    "status": "queued, starting, working, idle, done, failed, stopped or lost",
+    "detail": "a word for people: its phase",
+    "title": "the issue's title",
+    "priority": "0 to 4, 0 is the highest",
+    "rig": "URL or path of the repository, or null",
+    "agent": "the agent's name",
+    "branch": "the branch that is on the remote, or null",
+    "commit": "the commit that was seen there, or null",
+    "pr_url": "what the pull-request command printed, or null",
+    "exit_code": "of the agent, or null",
+    "signal": "that ended the agent, or null",
+    "reason": "how it ended: ok, nothing_to_commit, agent_failed, timeout …; null while it runs",
+    "message": "the same in a sentence",
+    "checkpoint": "where unpushed work was rescued to, or null",
+    "session": "the agent's own session id, or null",
+    "created_at": "when it was reserved",
+    "started_at": "when it began, or null",
+    "finished_at": "when it ended, or null",
+    "updated_at": "when something new was last heard, or null",
+    "unreachable_since": "since when its outpost does not answer, or null",
+    "log_bytes": "size of its output, or null",
+    "log_truncated": "whether the output was cut at its cap",
+    "cost_usd": "what the outpost charged, or null",
+    "cost_reserved_usd": "worst case held while it runs",
+    "usage": "what the agent says it used: input_tokens, output_tokens, cached_tokens, cost_usd,"
+    " turns; or null",
+}
+OUTPOST: Final[Shape] = {
+    "name": "its name",
+    "type": "its type",
+    "state": "ready, unknown, unhealthy, unreachable, missing or broken",
+    "active": "workers there that have not ended",
+    "max_workers": "slots, or null for no limit",
+    "package": "who provides the type",
+    "version": "of that package",
+    "capabilities": ["what it can do"],
+    "detail": "what it said, or why it is not ready",
+    "mend": "the next step",
+    "since": "since when it answers or does not, or null",
+    "spent_usd": "reserved and spent there in the last hour",
+    "cost_cap_hourly": "USD, or null",
+}
+EXPLANATION: Final[Shape] = {
+    "rule": "the override or preference that ordered the outposts",
+    "verdicts": [
+        {
+            "outpost": "its name",
+            "rank": "1 is tried first; null when it is passed over",
+            "eligible": "whether it would be tried",
+            "reason": "why",
+        }
+    ],
+    "attempts": [{"outpost": "that was tried and did not take it", "error": "what it said"}],
+}
+ERROR: Final[Shape] = {
+    "code": "the exit code",
+    "type": "the error's name",
+    "message": "what and why",
+    "mend": "what to do",
+}
+_REFUSED: Final[Shape] = {"issue": "the issue's id", "error": ERROR}
+
+#: command → its answer.
+SHAPES: Final[Mapping[str, Shape]] = {
+    "list": {"outposts": [OUTPOST]},
+    "status": {"outposts": [OUTPOST], "workers": [WORKER]},
+    "backends": {
+        "packages": [
+            {
+                "entry_point": "its name",
+                "package": "the distribution",
+                "version": "its version",
+                "ok": "whether all of it is usable",
+                "reason": "why not",
+                "mend": "what to do",
+                "types": [{"type": "for outposts.yaml", "summary": "", "capabilities": [""]}],
+            }
+        ]
+    },
+    "ping": {
+        "outposts": [
+            {
+                "name": "its name",
+                "ok": "whether it would take a worker now",
+                "detail": "what it said",
+                "mend": "what to do",
+                "latency": "seconds, or null",
+                "free_memory": "bytes there, or null",
+                "error": "null, or the error when it did not answer",
+            }
+        ]
+    },
+    "add": {"added": "the outpost's name", "type": "its type", "file": "the configuration file"},
+    "remove": {"removed": "the outpost's name", "file": "the configuration file"},
+    "spawn": {
+        "spawned": [
+            {
+                "worker": WORKER,
+                "adopted": "whether it was there before",
+                "explanation": EXPLANATION,
+            }
+        ],
+        "refused": [_REFUSED],
+    },
+    "explain": {
+        "explanations": [
+            {"issue": "the issue's id", "worker": "the id it would get", **EXPLANATION}
+        ]
+    },
+    "workers": {"workers": [WORKER]},
+    "wait": {"workers": [WORKER]},
+    "show": {
+        "worker": WORKER,
+        "order": "the order as spawned; of secrets only the names; or null",
+        "explanation": "as in spawn, or null",
+        "attempts": [WORKER],
+        "events": [
+            {"kind": "what happened", "at": "when", "outpost": "where", "data": "more"}
+        ],
+    },
+    "logs": {
+        "offset": "of the first byte; one such line for each piece",
+        "text": "the output, undecodable bytes replaced",
+        "base64": "the bytes, only where text is not exact",
+    },
+    "attach": {"worker": "its id", "exit_code": "of the viewer"},
+    "peek": {"worker": "its id", "text": "what its terminal shows"},
+    "nudge": {"worker": "its id", "text": "what was typed"},
+    "stop": {"stopped": ["ids whose end is asked for"], "refused": [
+        {"worker": "its id", "error": ERROR}
+    ]},
+    "clean": {
+        "cleaned": [
+            {
+                "worker": "its id",
+                "removed": "whether its files are gone",
+                "rescued": "where unpushed work went, or null",
+                "detail": "why it was not removed",
+                "error": "null, or the error",
+            }
+        ]
+    },
+    "doctor": {
+        "ok": "whether nothing has to be mended",
+        "findings": [
+            {
+                "scope": "outpost, or what else was looked at",
+                "check": "what was looked at",
+                "ok": "true, false to be mended, null worth knowing",
+                "detail": "what was found",
+                "mend": "what to do",
+            }
+        ],
+    },
+    "demo": {
+        "ok": "whether everything was as it should be",
+        "worker": WORKER,
+        "diff": "what the agent changed",
+        "log": "what it printed",
+        "folder": "where it was kept, or null",
+    },
+    "conformance": {
+        "outpost": "its name",
+        "ok": "whether no check failed",
+        "passed": "how many",
+        "failed": "how many",
+        "not_declared": "how many are about a capability that the outpost does not declare",
+        "checks": [
+            {
+                "id": "group.name",
+                "group": "its group",
+                "status": "passed, failed or not declared",
+                "detail": "why, or what was measured",
+                "seconds": "how long it took",
+            }
+        ],
+    },
+    "config check": {
+        "ok": "true",
+        "file": "the file, or null",
+        "chosen_by": "why that file",
+        "outposts": "how many",
+        "overrides": "how many",
+        "warnings": ["what will not work as it is"],
+    },
+    "config show": {
+        "file": "the file, or null",
+        "chosen_by": "why that file",
+        "values": [{"key": "outposts.local.max_workers", "value": "", "origin": "file:1:1"}],
+    },
+    "completion": {"shell": "its name", "script": "the script"},
+}  # fmt: skip
+
+
+def moment(at: float | None) -> str | None:
+    """Return a moment as RFC 3339 in UTC with milliseconds, or None."""
+    if at is None:
+        return None
+    milliseconds = round(at * 1000)
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000))
+    return f"{whole}.{milliseconds % 1000:03d}Z"
+
+
+def worker(worker: Worker) -> Shape:
+    """Return the shape of a worker."""
+    result = worker.result
+    return {
+        "id": worker.id,
+        "issue": worker.issue,
+        "attempt": worker.attempt,
+        "outpost": worker.outpost,
+        "status": worker.state.value,
+        "detail": worker.detail,
+        "title": worker.title,
+        "priority": worker.priority,
+        "rig": worker.rig,
+        "agent": worker.agent,
+        "branch": result and result.branch,
+        "commit": result and result.commit,
+        "pr_url": result and result.pr_url,
+        "exit_code": result.exit_code if result else None,
+        "signal": result.signal if result else None,
+        "reason": result.reason if result else None,
+        "message": result.message if result else "",
+        "checkpoint": result and result.checkpoint,
+        "session": result and result.session,
+        "created_at": moment(worker.created_at),
+        "started_at": moment(worker.started_at),
+        "finished_at": moment(worker.finished_at),
+        "updated_at": moment(worker.updated_at),
+        "unreachable_since": moment(worker.unreachable_since),
+        "log_bytes": result.log_bytes if result else None,
+        "log_truncated": result.log_truncated if result else False,
+        "cost_usd": worker.cost_settled,
+        "cost_reserved_usd": worker.cost_reserved,
+        "usage": _plain(result.usage) if result else None,
+    }
+
+
+def outpost(view: OutpostView) -> Shape:
+    """Return the shape of a configured outpost."""
+    return {
+        "name": view.name,
+        "type": view.type,
+        "state": view.state,
+        "active": view.active,
+        "max_workers": view.max_workers,
+        "package": view.package,
+        "version": view.version,
+        "capabilities": sorted(view.capabilities),
+        "detail": view.detail,
+        "mend": view.mend,
+        "since": moment(view.since),
+        "spent_usd": view.spent,
+        "cost_cap_hourly": view.cost_cap_hourly,
+    }
+
+
+def ping(name: str, answer: Health | OutpostError) -> Shape:
+    """Return the shape of one outpost's answer to ping."""
+    if isinstance(answer, OutpostError):
+        return {
+            "name": name, "ok": False, "detail": answer.message, "mend": answer.mend,
+            "latency": None, "free_memory": None, "error": error_shape(answer),
+        }  # fmt: skip
+    return {"name": name, **_plain(answer), "error": None}
+
+
+def backend(report: PluginReport, types: list[Shape]) -> Shape:
+    """Return the shape of an installed package."""
+    return {
+        "entry_point": report.entry_point,
+        "package": report.package,
+        "version": report.version,
+        "ok": report.ok,
+        "reason": report.reason,
+        "mend": report.mend,
+        "types": types,
+    }
+
+
+def explanation(explanation: Explanation) -> Shape:
+    """Return the shape of a placement decision."""
+    return {
+        "rule": explanation.rule,
+        "verdicts": [_plain(verdict) for verdict in explanation.verdicts],
+        "attempts": [{"outpost": name, "error": error} for name, error in explanation.attempts],
+    }
+
+
+def spawned(spawned: Spawned) -> Shape:
+    """Return the shape of a spawned worker."""
+    return {
+        "worker": worker(spawned.worker),
+        "adopted": spawned.adopted,
+        "explanation": explanation(spawned.explanation),
+    }
+
+
+def refused(issue: str, error: OutpostError) -> Shape:
+    """Return the shape of an order that was not taken."""
+    return {"issue": issue, "error": error_shape(error)}
+
+
+def cleaned(worker: str, answer: Cleaned | OutpostError) -> Shape:
+    """Return the shape of a cleaned worker."""
+    if isinstance(answer, OutpostError):
+        return {
+            "worker": worker, "removed": False, "rescued": None, "detail": answer.message,
+            "error": error_shape(answer),
+        }  # fmt: skip
+    return {"worker": worker, **_plain(answer), "error": None}
+
+
+def finding(scope: str, finding: Finding) -> Shape:
+    """Return the shape of a line of `doctor`."""
+    return {"scope": scope, **_plain(finding)}
+
+
+def check(result: CheckResult) -> Shape:
+    """Return the shape of one check of the conformance suite."""
+    return _plain(result)
+
+
+def event(event: Event) -> Shape:
+    """Return the shape of an event of a worker."""
+    return {
+        "kind": event.kind, "at": moment(event.at), "outpost": event.outpost,
+        "data": dict(event.data),
+    }  # fmt: skip
+
+
+def _plain(value: object) -> Shape:
+    """Return a dataclass whose fields are already what JSON shows."""
+    from outpost_core.wire import to_json
+
+    shape = to_json(value)
+    assert isinstance(shape, dict)
+    return shape

@@ -1,0 +1,206 @@
+"""Starting work: `spawn` and `explain`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from outpost_core.cli import complete, render, shapes
+from outpost_core.cli.follow import follow
+from outpost_core.cli.progress import Progress
+from outpost_core.cli.requests import order_options, requests_of
+from outpost_core.cli.session import Command, Session, command
+from outpost_core.cli.workers import end_line, exit_code, explanation_lines, goes_on
+from outpost_core.errors import OutpostError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from outpost_core.manager import Manager
+    from outpost_core.orders import OrderRequest
+    from outpost_core.placement import Spawned
+    from outpost_core.types import Explanation, Order, Worker
+
+
+class OrderCommand(Command):
+    """A command that takes another command's words after `--`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Set the words after the first `--` aside; click would take them for issues."""
+        if "--" in args:
+            at = args.index("--")
+            ctx.meta[__name__] = tuple(args[at + 1 :])
+            args = args[:at]
+        return super().parse_args(ctx, args)
+
+
+def _after_dashes() -> tuple[str, ...] | None:
+    found: tuple[str, ...] | None = click.get_current_context().meta.get(__name__)
+    return found
+
+
+@command("spawn", cls=OrderCommand)
+@order_options
+@click.option("--on", metavar="OUTPOST", shell_complete=complete.outposts,
+              help="At this outpost and no other.")  # fmt: skip
+@click.option("--follow", "follow_", is_flag=True, help="Print the output until the worker ends.")
+@click.option("--wait", is_flag=True, help="Return when the workers have ended.")
+@click.option("--dry-run", is_flag=True, help="Only show where it would go, as explain does.")
+def spawn(
+    session: Session, on: str | None, follow_: bool, wait: bool, dry_run: bool, **said: Any
+) -> None:
+    """Start workers on issues, at the best outpost.
+
+    The same command again finds the same worker; --again starts the next attempt. Ctrl-C ends
+    only the looking: workers go on. A command after -- takes the agent's place; in it {issue},
+    {prompt} and {prompt_file} are replaced.
+
+    With --from-file, each line is an issue's id, or a JSON object with the fields of a request
+    ({"issue": "gt-1", "rig": …, "priority": 1, …}) which win over the flags.
+
+    \b
+    Examples:
+      outpost spawn gt-abc123 --rig git@example.com:team/app.git --follow
+      outpost spawn gt-1 gt-2 gt-3 --agent codex --wait
+      outpost spawn fix-1 --rig . -- make fix
+    """
+    requests = requests_of(said, _after_dashes())
+    if dry_run:
+        explain_requests(session, requests, on)
+        return
+    if follow_ and len(requests) > 1:
+        raise click.UsageError("--follow follows one worker; use --wait for several")
+    progress = Progress(quiet=session.json)
+
+    async def work(manager: Manager) -> int:
+        orders = _orders(manager, requests, progress)
+        session.going_on = _spawning(orders)
+        answers = await manager.spawn_many(orders, on=on, progress=progress.event)
+        progress.close()
+        pairs = [*zip(orders, answers, strict=True)]
+        workers = [a.worker for _, a in pairs if not isinstance(a, OutpostError)]
+        session.going_on = goes_on([w.id for w in workers]) if workers else ""
+        if not (follow_ or wait):
+            return _answer(session, pairs, {})
+        if not session.json:
+            for line in _refusals(pairs):
+                click.echo(line, err=True)
+        if follow_ and workers:
+            await follow(manager, workers[0].id, progress=progress, to_stderr=session.json)
+        ended = await manager.wait([w.id for w in workers], on_change=progress.worker)
+        progress.close()
+        return _answer(session, pairs, {w.id: w for w in ended}, followed=follow_)
+
+    click.get_current_context().exit(session.run(work))
+
+
+def _orders(manager: Manager, requests: Sequence[OrderRequest], progress: Progress) -> list[Order]:
+    orders = []
+    for request in requests:
+        progress.stage(request.issue, "placing")
+        orders.append(manager.order(request))
+    return orders
+
+
+def _spawning(orders: Sequence[Order]) -> str:
+    ids = " ".join(order.worker for order in orders[:3])
+    return (
+        f"Interrupted while starting {ids}{' …' if len(orders) > 3 else ''}; what has begun goes"
+        " on.\n  → the same command again finds it, outpost workers shows it"
+    )
+
+
+_Pairs = list[tuple["Order", "Spawned | OutpostError"]]
+
+
+def _answer(
+    session: Session, pairs: _Pairs, ended: dict[str, Worker], *, followed: bool = False
+) -> int:
+    """Print what became of each order and return the exit code."""
+    spawned = [answer for _, answer in pairs if not isinstance(answer, OutpostError)]
+    errors = [answer for _, answer in pairs if isinstance(answer, OutpostError)]
+
+    def data() -> object:
+        return {
+            "spawned": [
+                shapes.spawned(s) | {"worker": shapes.worker(ended.get(s.worker.id, s.worker))}
+                for s in spawned
+            ],
+            "refused": [
+                shapes.refused(order.issue.id, answer)
+                for order, answer in pairs
+                if isinstance(answer, OutpostError)
+            ],
+        }
+
+    def lines() -> Iterator[str]:
+        for one in spawned:
+            worker = ended.get(one.worker.id, one.worker)
+            was_there = " (was there already)" if one.adopted and not ended else ""
+            yield end_line(worker) + was_there
+
+    if followed and not session.json:  # standard output is the worker's own
+        for line in lines():
+            click.echo(line, err=True)
+    else:
+        session.answer(data, lines)
+    if not ended and not session.json:
+        for line in _refusals(pairs):
+            click.echo(line, err=True)
+        if spawned and sys.stderr.isatty():
+            click.echo(f"  → outpost logs -f {spawned[0].worker.id}", err=True)
+    if errors:
+        return errors[0].exit_code
+    return exit_code([*ended.values()])
+
+
+def _refusals(pairs: _Pairs) -> Iterator[str]:
+    for order, answer in pairs:
+        if isinstance(answer, OutpostError):
+            mark = click.style("error: ", fg="red", bold=True)
+            yield f"{mark}{render.clean(order.worker)}: {render.clean_lines(str(answer))}"
+
+
+@command("explain", cls=OrderCommand)
+@order_options
+@click.option("--on", metavar="OUTPOST", shell_complete=complete.outposts,
+              help="As if it had to go there.")  # fmt: skip
+def explain(session: Session, on: str | None, **said: Any) -> None:
+    """Show where an order would go, and why; starts nothing.
+
+    Takes what spawn takes. Exit code 3 when no outpost would take it.
+
+    \b
+    Example:
+      outpost explain gt-abc123 --priority P3 --estimate 45m
+    """
+    explain_requests(session, requests_of(said, _after_dashes()), on)
+
+
+def explain_requests(session: Session, requests: Sequence[OrderRequest], on: str | None) -> None:
+    """Print where orders would go; exit with 3 when one would go nowhere."""
+
+    async def work(manager: Manager) -> list[tuple[Order, Explanation]]:
+        orders = [manager.order(request) for request in requests]
+        return [(order, await manager.explain(order, on=on)) for order in orders]
+
+    found = session.run(work)
+
+    def data() -> object:
+        return {
+            "explanations": [
+                {"issue": order.issue.id, "worker": order.worker, **shapes.explanation(e)}
+                for order, e in found
+            ]
+        }
+
+    def lines() -> Iterator[str]:
+        for order, explanation in found:
+            yield click.style(render.clean(order.worker), bold=True)
+            yield from explanation_lines(explanation)
+
+    session.answer(data, lines)
+    placed = all(any(verdict.eligible for verdict in e.verdicts) for _, e in found)
+    click.get_current_context().exit(0 if placed else 3)

@@ -1,0 +1,358 @@
+"""Looking at workers and their ends: `workers`, `show`, `wait`, `clean`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from outpost_core.cli import complete, render, shapes
+from outpost_core.cli.session import Session, command
+from outpost_core.errors import OutpostError
+from outpost_core.types import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from outpost_core.manager import Manager
+    from outpost_core.types import Cleaned, Event, Explanation, Order, Worker
+
+
+@command("workers")
+@click.option("--all", "all_", is_flag=True, help="Those that have ended, too.")
+@click.option("--on", metavar="OUTPOST", shell_complete=complete.outposts, help="Only there.")
+@click.option("--issue", metavar="ISSUE", help="Only attempts at this issue.")
+def workers(session: Session, all_: bool, on: str | None, issue: str | None) -> None:
+    """List the workers that have not ended, or all.
+
+    \b
+    Example:
+      outpost workers --all --json
+    """
+
+    async def work(manager: Manager) -> list[Worker]:
+        return [
+            worker
+            for worker in await manager.workers(all=all_)
+            if on in (None, worker.outpost) and issue in (None, worker.issue)
+        ]
+
+    found = session.run(work)
+    session.answer(lambda: {"workers": [*map(shapes.worker, found)]}, lambda: worker_lines(found))
+
+
+def worker_lines(workers: Sequence[Worker]) -> Iterator[str]:
+    """Yield the table of workers."""
+    if not workers:
+        yield "no workers"
+        return
+    yield from render.table(
+        ("worker", "status", "outpost", "age", "detail", "title"),
+        [
+            (
+                worker.id,
+                worker.state.value,
+                worker.outpost + (" (unreachable)" if worker.unreachable_since else ""),
+                render.age(worker.created_at),
+                _detail(worker),
+                worker.title or "-",
+            )
+            for worker in workers
+        ],
+        keep=("worker", "status"),
+        colour=("status",),
+    )
+
+
+def _detail(worker: Worker) -> str:
+    result = worker.result
+    if result is None:
+        return worker.detail or "-"
+    if result.reason == "ok":
+        return result.branch or "ok"
+    return result.reason
+
+
+def end_line(worker: Worker) -> str:
+    """Return how a worker ended (or where it is) in one line."""
+    parts = [render.clean(worker.id), render.tint(worker.state.value), f"at {worker.outpost}"]
+    result = worker.result
+    if result is None:
+        if worker.detail:
+            parts.append(f"({worker.detail})")
+        return " ".join(map(str, parts))
+    if result.reason != "ok":
+        parts.append(f"({result.reason})")
+    if result.branch:
+        parts.append(f"→ {result.branch} {(result.commit or '')[:12]}")
+    if result.pr_url:
+        parts.append(result.pr_url)
+    line = " ".join(part if "\x1b" in part else render.clean(part) for part in parts)
+    if result.message and result.reason != "ok":
+        line += f"\n  {render.clean(result.message)}"
+    if result.checkpoint:
+        line += f"\n  unpushed work is kept: {render.clean(result.checkpoint)}"
+    return line
+
+
+# --- show --------------------------------------------------------------------------------------
+
+
+@command("show")
+@click.argument("worker", shell_complete=complete.workers)
+def show(session: Session, worker: str) -> None:
+    """Show everything about a worker.
+
+    WORKER is its id, or an issue's id for its newest attempt.
+
+    \b
+    Example:
+      outpost show gt-abc123.1
+    """
+
+    async def work(manager: Manager) -> tuple[Any, ...]:
+        found = await manager.worker(worker)
+        ledger = manager.ledger
+        return (
+            found,
+            ledger.order(found.id),
+            ledger.explanation(found.id),
+            ledger.attempts(found.issue),
+            ledger.events(found.id),
+        )
+
+    found, order, explanation, attempts, events = session.run(work)
+
+    def data() -> object:
+        from outpost_core.wire import to_json
+
+        return {
+            "worker": shapes.worker(found),
+            "order": to_json(order) if order else None,
+            "explanation": shapes.explanation(explanation) if explanation else None,
+            "attempts": [*map(shapes.worker, attempts)],
+            "events": [*map(shapes.event, events)],
+        }
+
+    session.answer(data, lambda: _show_lines(found, order, explanation, attempts, events))
+
+
+def _show_lines(
+    worker: Worker,
+    order: Order | None,
+    explanation: Explanation | None,
+    attempts: Sequence[Worker],
+    events: Sequence[Event],
+) -> Iterator[str]:
+    yield from render.pairs(_rows(worker, order))
+    if explanation is not None:
+        yield ""
+        yield from explanation_lines(explanation)
+    if others := [other for other in attempts if other.id != worker.id]:
+        yield ""
+        yield click.style("other attempts", bold=True)
+        yield from worker_lines(others)
+    if events:
+        yield ""
+        yield click.style("events", bold=True)
+        for event in events:
+            more = " ".join(f"{key}={value}" for key, value in event.data.items())
+            text = f"{event.kind} {event.outpost} {more}".strip()
+            yield f"{shapes.moment(event.at)}  {render.clean(text)}"
+
+
+def _rows(worker: Worker, order: Order | None) -> Iterator[tuple[str, str]]:
+    def said(value: object) -> str:
+        return "" if value is None else render.clean(str(value))
+
+    result, unreachable = worker.result, worker.unreachable_since
+    yield "worker", said(worker.id)
+    yield "title", said(worker.title)
+    yield (
+        "status",
+        render.tint(worker.state.value)
+        + (
+            click.style(f" (outpost unreachable for {render.age(unreachable)})", fg="red")
+            if unreachable
+            else ""
+        ),
+    )
+    yield "detail", said(worker.detail)
+    yield "outpost", said(worker.outpost)
+    yield "priority", f"P{worker.priority}"
+    yield "rig", said(worker.rig)
+    yield "agent", said(worker.agent)
+    if order is not None:
+        yield "command", said(" ".join(order.agent.argv))
+        yield "base", said(order.base)
+        yield "resumes", said(order.resume)
+        yield "labels", said(", ".join(order.issue.labels))
+        yield "secrets", said(", ".join(sorted(order.secrets)))
+    if result is not None:
+        yield "reason", said(result.reason)
+        yield "message", said(result.message)
+        yield "branch", said(result.branch)
+        yield "commit", said(result.commit)
+        yield "pull request", said(result.pr_url)
+        yield "exit code", said(result.exit_code)
+        yield "signal", said(result.signal)
+        yield "checkpoint", said(result.checkpoint)
+        yield "session", said(result.session)
+        yield "log", _log_size(worker)
+        yield "usage", _usage(worker)
+    yield "cost", render.money(worker.cost_settled)
+    yield "created", said(shapes.moment(worker.created_at))
+    yield "started", said(shapes.moment(worker.started_at))
+    yield "finished", said(shapes.moment(worker.finished_at))
+
+
+def _log_size(worker: Worker) -> str:
+    result = worker.result
+    if result is None or result.log_bytes is None:
+        return ""
+    from outpost_core.units import format_bytes
+
+    return format_bytes(result.log_bytes) + (" (cut at its cap)" if result.log_truncated else "")
+
+
+def _usage(worker: Worker) -> str:
+    usage = worker.result.usage if worker.result else None
+    if usage is None:
+        return ""
+    parts = [
+        f"{value:,} {word}"
+        for value, word in (
+            (usage.input_tokens, "tokens in"),
+            (usage.output_tokens, "tokens out"),
+            (usage.cached_tokens, "cached"),
+            (usage.turns, "turns"),
+        )
+        if value is not None
+    ]
+    return ", ".join([*parts, *filter(None, [render.money(usage.cost_usd)])])
+
+
+def explanation_lines(explanation: Explanation) -> Iterator[str]:
+    """Yield why an order goes where it goes."""
+    yield f"{click.style('placed by', bold=True)} {render.clean(explanation.rule)}"
+    yield from render.table(
+        ("rank", "outpost", "eligible", "why"),
+        [
+            (
+                "-" if verdict.rank is None else str(verdict.rank),
+                verdict.outpost,
+                "yes" if verdict.eligible else "no",
+                verdict.reason,
+            )
+            for verdict in explanation.verdicts
+        ],
+        keep=("outpost",),
+        colour=("eligible",),
+    )
+    for outpost, error in explanation.attempts:
+        yield f"  tried {render.clean(outpost)}: {render.clean(error)}"
+
+
+# --- wait and clean ----------------------------------------------------------------------------
+
+
+@command("wait")
+@click.argument("workers", nargs=-1, required=True, metavar="WORKER...",
+                shell_complete=complete.active_workers)  # fmt: skip
+@click.option("--timeout", metavar="DURATION", help="Give up waiting after so long: 90s, 2h.")
+def wait(session: Session, workers: tuple[str, ...], timeout: str | None) -> None:
+    """Wait until workers have ended.
+
+    Exit code 0 when the work of all is done, 1 when one failed or did not end in time.
+
+    \b
+    Example:
+      outpost wait gt-abc123.1 --timeout 2h
+    """
+    from outpost_core.cli.options import duration
+    from outpost_core.cli.progress import Progress
+
+    seconds = duration(timeout, "--timeout")
+    progress = Progress(quiet=session.json)
+
+    async def work(manager: Manager) -> list[Worker]:
+        ids = [(await manager.worker(worker)).id for worker in workers]
+        session.going_on = goes_on(ids)
+        return await manager.wait(ids, timeout=seconds, on_change=progress.worker)
+
+    found = session.run(work)
+    progress.close()
+    session.answer(lambda: {"workers": [*map(shapes.worker, found)]}, lambda: map(end_line, found))
+    click.get_current_context().exit(exit_code(found))
+
+
+def goes_on(ids: Sequence[str]) -> str:
+    """Return what to say to somebody who presses Ctrl-C while workers run."""
+    shown = " ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+    first = ids[0] if ids else ""
+    verb = "goes" if len(ids) == 1 else "go"
+    return (
+        f"{shown} {verb} on.\n"
+        f"  → follow: outpost logs -f {first} · wait: outpost wait {first}"
+        f" · end: outpost stop {first}"
+    )
+
+
+def exit_code(workers: Sequence[Worker]) -> int:
+    """Return 0 when the work of all workers is done, else 1."""
+    return 0 if all(worker.state is State.DONE for worker in workers) else 1
+
+
+@command("clean")
+@click.argument("workers", nargs=-1, metavar="[WORKER]...", shell_complete=complete.workers)
+@click.option("--all", "all_", is_flag=True,
+              help="All that have ended, also failed and stopped ones.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Also where unpushed work could not be rescued.")
+def clean(session: Session, workers: tuple[str, ...], all_: bool, force: bool) -> None:
+    """Remove the files of workers whose work is delivered.
+
+    Without WORKER: all that are done. Unpushed work is rescued first, or nothing is removed.
+
+    \b
+    Example:
+      outpost clean --all
+    """
+    if all_ and workers:
+        raise click.UsageError("--all and WORKER exclude each other")
+    if force and not workers:
+        raise click.UsageError("--force needs the ids of the workers that may lose work")
+
+    async def work(manager: Manager) -> dict[str, Cleaned | OutpostError]:
+        ids: Sequence[str] = workers
+        if not ids:
+            ended = [State.DONE] if not all_ else [state for state in State if state.terminal]
+            ids = [w.id for w in await manager.workers(all=True) if w.state in ended]
+        return {worker: await _clean_one(manager, worker, force) for worker in ids}
+
+    answers = session.run(work)
+    session.answer(
+        lambda: {"cleaned": [shapes.cleaned(w, answer) for w, answer in answers.items()]},
+        lambda: _clean_lines(answers),
+    )
+    errors = [answer for answer in answers.values() if isinstance(answer, OutpostError)]
+    kept = any(not isinstance(a, OutpostError) and not a.removed for a in answers.values())
+    click.get_current_context().exit(errors[0].exit_code if errors else int(kept))
+
+
+async def _clean_one(manager: Manager, worker: str, force: bool) -> Cleaned | OutpostError:
+    try:
+        return await manager.clean(worker, force=force)
+    except OutpostError as error:  # the others are cleaned all the same
+        return error
+
+
+def _clean_lines(answers: dict[str, Cleaned | OutpostError]) -> Iterator[str]:
+    if not answers:
+        yield "nothing to clean"
+    for worker, answer in answers.items():
+        if isinstance(answer, OutpostError):
+            yield f"{render.clean(worker)}: {render.clean_lines(str(answer))}"
+            continue
+        words = "cleaned" if answer.removed else f"kept: {answer.detail}"
+        rescued = f"; unpushed work was rescued to {answer.rescued}" if answer.rescued else ""
+        yield render.clean(f"{worker}: {words}{rescued}")
