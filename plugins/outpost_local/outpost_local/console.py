@@ -1,0 +1,139 @@
+"""A person at a worker: attach, nudge and peek."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Final
+
+from outpost_core.errors import OutpostError, UnsupportedError, UsageError
+from outpost_core.worker import files
+
+#: Between a text and its Enter: programs that see both at once take them for a pasted line.
+ENTER_PAUSE: Final = 0.3
+#: How long a nudge waits for an agent that is only just starting to listen.
+LISTEN_WAIT: Final = 5.0
+#: Bytes of the log that are looked at for each line that is asked for.
+_PER_LINE: Final = 4096
+
+_ESCAPES: Final = re.compile(
+    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # operating system commands: titles, links
+    r"|\x1b[PX^_][^\x1b]*\x1b\\"  # strings meant for the terminal itself
+    r"|\x1b\[[0-?]*[ -/]*[@-~]"  # colours and cursor moves
+    r"|\x1b[ -/]*[0-~]"
+)
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def plain(text: str) -> str:
+    """Return what a terminal would roughly show of `text`: without control sequences."""
+    lines = _ESCAPES.sub("", text).replace("\r\n", "\n").split("\n")
+    # A progress bar returns to the start of its line; only its last state counts.
+    return "\n".join(_CONTROLS.sub("", line.rstrip("\r").rpartition("\r")[2]) for line in lines)
+
+
+def tail(log: Path, lines: int) -> str:
+    """Return the last `lines` lines of a log without control sequences; "" when there is none."""
+    want = min(max(lines, 1) * _PER_LINE, 4 * 1024 * 1024)
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - want))
+            text = file.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    shown = plain(text).rstrip("\n").split("\n")[-max(lines, 1) :]
+    return "\n".join(shown) + "\n" if text else ""
+
+
+async def nudge(worker: str, folder: Path, text: str) -> None:
+    """Type `text` and Enter into the interactive worker of `folder`.
+
+    Args:
+        worker: its id, for messages.
+        folder: its folder.
+        text: what to type. Line breaks inside are typed as such; other control characters are
+            left out, so that a nudge can not press Ctrl-C.
+
+    Raises:
+        UnsupportedError: the worker has no input.
+        OutpostError: nobody reads its input.
+    """
+    typed = _CONTROLS.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).rstrip("\n")
+    fifo = await _open_fifo(worker, folder / files.INPUT)
+    try:
+        await asyncio.to_thread(fcntl.flock, fifo, fcntl.LOCK_EX)  # two nudges do not mix
+        await asyncio.to_thread(_write, fifo, typed.encode())
+        await asyncio.sleep(ENTER_PAUSE)
+        await asyncio.to_thread(_write, fifo, b"\r")
+    except BrokenPipeError:
+        raise OutpostError(
+            f"{worker} ended while it was nudged", mend=f"outpost show {worker}"
+        ) from None
+    finally:
+        os.close(fifo)
+
+
+async def _open_fifo(worker: str, path: Path) -> int:
+    deadline = asyncio.get_running_loop().time() + LISTEN_WAIT
+    while True:
+        try:
+            fifo = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno not in (errno.ENXIO, errno.ENOENT):
+                raise
+            if asyncio.get_running_loop().time() > deadline:
+                raise OutpostError(
+                    f"{worker} does not listen to its input", mend=f"outpost show {worker}"
+                ) from None
+            await asyncio.sleep(0.05)
+        else:
+            os.set_blocking(fifo, True)
+            return fifo
+
+
+def _write(fifo: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fifo, data) :]
+
+
+async def attach(worker: str, argv: list[str]) -> int:
+    """Run the viewer `argv` on this process's terminal; return its exit code.
+
+    Raises:
+        UsageError: there is no terminal.
+    """
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError(
+            f"attaching to {worker} needs a terminal",
+            mend=f"use `outpost logs -f {worker}` or `outpost peek {worker}`",
+        )
+    # Inside another tmux, $TMUX would make ours refuse to nest.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("TMUX")}
+    if "TMUX_TMPDIR" in os.environ:  # where the server's socket is
+        env["TMUX_TMPDIR"] = os.environ["TMUX_TMPDIR"]
+    process = await asyncio.create_subprocess_exec(*argv, env=env)
+    try:
+        return await process.wait()
+    except asyncio.CancelledError:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()  # only the viewer: the worker goes on
+        await process.wait()
+        raise
+
+
+def check_interactive(worker: str, interactive: bool) -> None:
+    """Refuse to type into a worker that has no terminal of its own.
+
+    Raises:
+        UnsupportedError: it is headless.
+    """
+    if not interactive:
+        raise UnsupportedError(
+            f"{worker} is headless: it reads no input", mend="spawn it with --interactive"
+        )

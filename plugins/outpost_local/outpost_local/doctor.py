@@ -1,0 +1,217 @@
+"""What a worker needs on this machine, looked at one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Final
+
+from outpost_core.agents import PRESETS
+from outpost_core.types import Finding
+
+from outpost_local import guards
+from outpost_local.options import LocalOptions, Mode
+
+_TIMEOUT: Final = 5.0
+_TMUX_NEEDED: Final = (3, 0)
+_GIT_NEEDED: Final = (2, 25)
+
+
+async def examine(root: Path, options: LocalOptions, path: str) -> list[Finding]:
+    """Return the findings of `outpost doctor`.
+
+    Args:
+        root: the state root.
+        options: the outpost's options.
+        path: the PATH that agents get.
+    """
+    findings = await asyncio.gather(_tmux(options.mode), _git(path), _linger())
+    return [
+        *findings[:2],
+        _python(),
+        _system(),
+        _state(root),
+        _memory(options.memory_floor),
+        _disk(root, options.disk_floor),
+        findings[2],
+        *_town(options.town_path),
+        *_agents(path),
+    ]
+
+
+async def output(*argv: str) -> str | None:
+    """Return what a command prints; None when it is missing, fails or takes too long."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+    except OSError:
+        return None
+    try:
+        text, _ = await asyncio.wait_for(process.communicate(), _TIMEOUT)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return None
+    return text.decode("utf-8", "replace").strip() if process.returncode == 0 else None
+
+
+def version(text: str) -> tuple[int, int]:
+    """Return major and minor of the first version in `text`; (0, 0) when there is none."""
+    found = re.search(r"(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+async def _tmux(mode: Mode) -> Finding:
+    if mode is Mode.PROCESS:
+        return Finding(check="tmux", ok=True, detail="not used: `mode: process`")
+    said = await output("tmux", "-V") if shutil.which("tmux") else None
+    if said is None:
+        return Finding(
+            check="tmux",
+            ok=False if mode is Mode.TMUX else None,
+            detail="not installed; workers run as detached processes, without attach"
+            if mode is Mode.AUTO
+            else "not installed",
+            mend="sudo apt install tmux",
+        )
+    if version(said) < _TMUX_NEEDED:
+        return Finding(
+            check="tmux", ok=False, detail=f"{said} is too old", mend="install tmux 3.0 or newer"
+        )
+    return Finding(check="tmux", ok=True, detail=said)
+
+
+async def _git(path: str) -> Finding:
+    git = shutil.which("git", path=path)
+    said = await output(git, "--version") if git else None
+    if said is None:
+        return Finding(check="git", ok=False, detail="not installed", mend="sudo apt install git")
+    good = version(said) >= _GIT_NEEDED
+    return Finding(
+        check="git", ok=good, detail=said, mend="" if good else "install git 2.25 or newer"
+    )
+
+
+async def _linger() -> Finding:
+    if not Path("/run/systemd/system").exists():  # noqa: ASYNC240 - never a slow disk
+        return Finding(check="logout", ok=True, detail="no systemd here to end workers at logout")
+    user = str(os.getuid())
+    said = await output("loginctl", "show-user", user, "--property=Linger", "--value")
+    if said == "yes":
+        return Finding(check="logout", ok=True, detail="workers survive a logout (linger is on)")
+    return Finding(
+        check="logout",
+        ok=None,
+        detail="systemd may end workers when you log out (linger is off)",
+        mend="loginctl enable-linger",
+    )
+
+
+def _python() -> Finding:
+    return Finding(
+        check="python", ok=True, detail=f"{platform.python_version()} ({sys.executable})"
+    )
+
+
+def _system() -> Finding:
+    missing = [path for path in ("/proc/self/stat", "/proc/sys/kernel/random/boot_id")
+               if not Path(path).exists()]  # fmt: skip
+    if missing:
+        return Finding(
+            check="system",
+            ok=False,
+            detail=f"{missing[0]} is missing: process trees cannot be followed",
+            mend="run workers on Linux, or mount /proc",
+        )
+    return Finding(check="system", ok=True, detail=f"{platform.system()} {platform.release()}")
+
+
+def _state(root: Path) -> Finding:
+    there = root
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not os.access(there, os.W_OK | os.X_OK):
+        return Finding(
+            check="state",
+            ok=False,
+            detail=f"{there} cannot be written",
+            mend="set OUTPOST_STATE or `state_path` to a folder of yours",
+        )
+    if there == root and root.stat().st_mode & 0o077:
+        return Finding(
+            check="state",
+            ok=False,
+            detail=f"other users can look into {root}",
+            mend=f"chmod 700 {root}",
+        )
+    return Finding(check="state", ok=True, detail=str(root))
+
+
+def _memory(floor: int | None) -> Finding:
+    memory = guards.available_memory()
+    if memory is None:
+        return Finding(check="memory", ok=None, detail="the system does not say")
+    detail = f"{guards.size(memory)} available"
+    if floor is not None and memory < floor:
+        return Finding(
+            check="memory",
+            ok=False,
+            detail=f"{detail}, below the floor of {guards.size(floor)}",
+            mend="end something, or lower `memory_floor`",
+        )
+    return Finding(check="memory", ok=True, detail=detail)
+
+
+def _disk(root: Path, floor: int) -> Finding:
+    try:
+        disk = guards.free_disk(root)
+    except OSError as error:
+        return Finding(check="disk", ok=False, detail=f"{root}: {error.strerror}")
+    detail = f"{guards.size(disk)} free at {root}"
+    if disk < floor:
+        return Finding(
+            check="disk",
+            ok=False,
+            detail=f"{detail}, below the floor of {guards.size(floor)}",
+            mend="outpost clean, or make room",
+        )
+    return Finding(check="disk", ok=True, detail=detail)
+
+
+def _town(town: Path | None) -> list[Finding]:
+    if town is None:
+        return []
+    if (town.expanduser() / "mayor" / "town.json").is_file():
+        return [Finding(check="town", ok=True, detail=str(town))]
+    return [
+        Finding(
+            check="town",
+            ok=False,
+            detail=f"{town} is not a Gas Town workspace: mayor/town.json is missing",
+            mend="correct `town_path`",
+        )
+    ]
+
+
+def _agents(path: str) -> list[Finding]:
+    findings = []
+    for name, preset in PRESETS.items():
+        argv = preset.headless or preset.interactive or (name,)
+        found = shutil.which(argv[0], path=path)
+        findings.append(
+            Finding(check=f"agent {name}", ok=True, detail=found)
+            if found
+            else Finding(
+                check=f"agent {name}", ok=None, detail="not installed", mend=preset.install
+            )
+        )
+    return findings

@@ -1,0 +1,95 @@
+"""How much memory and disk is left, and whether that is enough for one more worker."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from outpost_core.errors import SpawnRefusedError
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_memory(proc: Path = Path("/proc"), cgroup: Path = _CGROUP) -> int | None:
+    """Return the bytes of memory that new processes can have, or None when nobody says.
+
+    The smaller of what the kernel calls available and what the memory limit of our own control
+    group leaves (containers see the machine's `/proc/meminfo`).
+    """
+    found = [value for value in (_kernel(proc), _group(proc, cgroup)) if value is not None]
+    return min(found, default=None)
+
+
+def _kernel(proc: Path) -> int | None:
+    try:
+        text = (proc / "meminfo").read_text("ascii")
+    except OSError:
+        return None
+    for line in text.splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _group(proc: Path, cgroup: Path) -> int | None:
+    try:
+        own = (proc / "self" / "cgroup").read_text()
+        group = next(line[3:] for line in own.splitlines() if line.startswith("0::"))
+        folder = cgroup / group.strip("/")
+        limit = int((folder / "memory.max").read_text())
+        used = int((folder / "memory.current").read_text())
+        statistics = dict(
+            line.split() for line in (folder / "memory.stat").read_text().splitlines()
+        )
+    except (OSError, StopIteration, ValueError):  # no cgroup v2, or "max": no limit
+        return None
+    # The page cache of files that nobody uses right now goes as soon as memory is asked for.
+    return max(0, limit - used + int(statistics.get("inactive_file", 0)))
+
+
+def free_disk(folder: Path) -> int:
+    """Return the bytes that this user may still write where `folder` is or will be made.
+
+    Raises:
+        OSError: no parent of it can be looked at.
+    """
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    space = os.statvfs(folder)
+    return space.f_bavail * space.f_frsize
+
+
+def size(count: int) -> str:
+    """Return bytes for people: `1.5 GiB`."""
+    value = float(count)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def shortage(root: Path, memory_floor: int | None, disk_floor: int) -> str:
+    """Return why no further worker should start, with figures, or "" when one may."""
+    memory = available_memory() if memory_floor is not None else None
+    if memory_floor is not None and memory is not None and memory < memory_floor:
+        return f"{size(memory)} of memory is available, below the floor of {size(memory_floor)}"
+    try:
+        disk = free_disk(root)
+    except OSError as error:
+        return f"the state folder {root} cannot be used: {error.strerror}"
+    if disk < disk_floor:
+        return f"{size(disk)} of disk is free at {root}, below the floor of {size(disk_floor)}"
+    return ""
+
+
+def check(root: Path, memory_floor: int | None, disk_floor: int) -> None:
+    """Refuse one more worker when memory or disk is short.
+
+    Raises:
+        SpawnRefusedError: with the figures.
+    """
+    if why := shortage(root, memory_floor, disk_floor):
+        raise SpawnRefusedError(
+            why, mend="wait for workers to end, clean ended ones, or lower the floor"
+        )

@@ -1,0 +1,58 @@
+"""What can be configured about a local outpost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from outpost_core.backend import OutpostOptions, option
+
+#: What a local outpost can at most do; without tmux, `attach` is missing.
+CAPABILITIES: Final = frozenset(
+    (
+        *("clean", "attach", "nudge", "peek", "doctor"),
+        *("interactive", "checkpoint", "rig", "local_rig", "secrets"),
+    )
+)
+
+
+class Mode(StrEnum):
+    """How workers are started."""
+
+    AUTO = "auto"
+    TMUX = "tmux"
+    PROCESS = "process"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalOptions(OutpostOptions):
+    """Options of an outpost of type `local`; all of them may be left out."""
+
+    mode: Mode = option(
+        "tmux: a session per worker; process: detached, without attach; auto: tmux if installed",
+        default=Mode.AUTO,
+    )
+    memory_floor: int | None = option(
+        "refuse to start a worker when less memory is available",
+        default=None, min=0, unit="bytes", metavar="SIZE",
+    )  # fmt: skip
+    disk_floor: int = option(
+        "refuse to start a worker when less disk space is free under the state folder",
+        default=256 * 1024 * 1024, min=0, unit="bytes", metavar="SIZE",
+    )  # fmt: skip
+    town_path: Path | None = option(
+        "the Gas Town workspace; agents get it as GT_ROOT and GT_TOWN_ROOT",
+        default=None, metavar="FOLDER",
+    )  # fmt: skip
+    state_path: Path | None = option(
+        "where workers and mirrors of repositories live, if not under Outpost's state folder",
+        default=None, metavar="FOLDER",
+    )  # fmt: skip
+    agent_path: tuple[str, ...] = option(
+        "folders searched for agents before those of PATH", default=(), metavar="FOLDER"
+    )
+    pass_env: tuple[str, ...] = option(
+        "names of environment variables that every agent here gets", default=(), metavar="NAME"
+    )

@@ -1,0 +1,353 @@
+"""The local outpost: each worker is a folder and a supervisor process, seen through tmux.
+
+What is true about a worker is in its folder and in whether its supervisor lives. tmux only shows
+it: the supervisor ignores the hang-up of its terminal, so a tmux server that is killed takes no
+work with it. Every method can be called by any number of programs at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import shutil
+import threading
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from outpost_core import faults
+from outpost_core.backend import BuildContext, Outpost
+from outpost_core.errors import (
+    NotFoundError,
+    OutpostError,
+    SpawnRefusedError,
+    UnreachableError,
+    UnsupportedError,
+    UsageError,
+)
+from outpost_core.hookspecs import hookimpl
+from outpost_core.types import Cleaned, Finding, Health, Order, State, WorkerStatus, split_worker_id
+from outpost_core.worker import files, logs, publish, status, stop
+
+from outpost_local import cleaning, console, guards
+from outpost_local.detached import Detached
+from outpost_local.launcher import Launcher
+from outpost_local.options import CAPABILITIES, LocalOptions, Mode
+from outpost_local.tmux import Tmux, TmuxError
+
+#: In the folder of a worker that was started without tmux.
+NO_TERMINAL = "no-terminal"
+
+
+class LocalOutpost(Outpost):
+    """Workers on this machine.
+
+    Args:
+        name: the configured name.
+        options: its options.
+        context: where it keeps its state unless `state_path` says so.
+    """
+
+    type = "local"
+    options: LocalOptions
+
+    def __init__(self, name: str, options: LocalOptions, context: BuildContext) -> None:
+        super().__init__(name, options, context)
+        self.root = _resolve(options.state_path, context) or context.state_dir.absolute()
+        tmux = options.mode is Mode.TMUX or (
+            options.mode is Mode.AUTO and shutil.which("tmux") is not None
+        )
+        self.capabilities = CAPABILITIES if tmux else CAPABILITIES - {"attach"}
+        self._agent_env = self._make_agent_env(context)
+        self._tmux = Tmux(self.root, frozenset(publish.base_env(os.environ))) if tmux else None
+        self._detached = Detached()
+        self._launcher = Launcher(self._start)
+        self._scanning = threading.Lock()
+        self._scanned: dict[str, Any] = {}
+        self._recovering: set[str] = set()
+        self._tmux_version = ""
+
+    def _make_agent_env(self, context: BuildContext) -> dict[str, str]:
+        env = publish.base_env(os.environ, self.options.pass_env)
+        if self.options.agent_path:
+            own = [str(Path(folder).expanduser()) for folder in self.options.agent_path]
+            env["PATH"] = os.pathsep.join([*own, env.get("PATH", os.defpath)])
+        if town := _resolve(self.options.town_path, context):
+            env["GT_ROOT"] = env["GT_TOWN_ROOT"] = str(town)
+        return env
+
+    # --- required -------------------------------------------------------------------------
+
+    @hookimpl
+    async def outpost_spawn(self, order: Order) -> WorkerStatus:
+        """Publish the order as a worker's folder, and start its supervisor.
+
+        Raises:
+            ConflictError: the id exists with another order.
+            SpawnRefusedError: memory or disk is short, or it cannot be started at all.
+            UnreachableError: the folder is there, but the disk failed under it.
+        """
+        folder = self._folder(order.worker)
+        if not folder.exists():
+            guards.check(self.root, self.options.memory_floor, self.options.disk_floor)
+        try:
+            await asyncio.to_thread(publish.publish, self.root, order, self._agent_env)
+        except OSError as error:
+            why = f"{folder} cannot be written: {error.strerror}"
+            if folder.exists():
+                raise UnreachableError(why, mend=f"outpost doctor {self.name}") from error
+            raise SpawnRefusedError(why, mend=f"outpost doctor {self.name}") from error
+        if not status.started(folder):  # new, or its first spawner ended between the two steps
+            await self._launcher.launch(folder)
+            faults.point("local.launched")
+        return status.read(folder)
+
+    @hookimpl
+    async def outpost_list(self) -> Sequence[WorkerStatus]:
+        """Return all workers; those whose supervisor vanished are recovered from now on."""
+        self._detached.reap()
+        return await asyncio.to_thread(self._list)
+
+    @hookimpl
+    async def outpost_ping(self) -> Health:
+        """Say whether a worker could be started here now, without starting anything."""
+        memory = guards.available_memory()
+        why = guards.shortage(self.root, self.options.memory_floor, self.options.disk_floor)
+        mend = "outpost clean, or lower the floor" if why else ""
+        if self._tmux is None:
+            detail = "detached processes"
+        elif shutil.which("tmux") is None:
+            why, mend = "tmux is not installed", "sudo apt install tmux"
+        else:
+            self._tmux_version = self._tmux_version or await _tmux_version()
+            detail = self._tmux_version
+        return Health(ok=not why, detail=why or detail, mend=mend, free_memory=memory)
+
+    @hookimpl
+    async def outpost_logs(self, worker: str, offset: int, follow: bool) -> AsyncIterator[bytes]:
+        """Yield the worker's output from byte `offset` on.
+
+        Raises:
+            NotFoundError: there is no such worker.
+        """
+        async for chunk in logs.stream(self._known(worker), offset, follow):
+            yield chunk
+
+    @hookimpl
+    async def outpost_stop(self, worker: str, grace: float) -> None:
+        """Ask the worker's supervisor to end its whole tree; an unknown worker is fine."""
+        try:
+            folder = self._known(worker)
+        except NotFoundError:
+            return
+        await asyncio.to_thread(stop.request, folder, grace)
+
+    # --- optional ---------------------------------------------------------------------------
+
+    @hookimpl
+    async def outpost_clean(self, worker: str, force: bool) -> Cleaned:
+        """Remove an ended worker's files, after its unpushed work was rescued."""
+        try:
+            folder = self._known(worker)
+        except NotFoundError:
+            return Cleaned(removed=True)
+        cleaned = await asyncio.to_thread(cleaning.clean, self.root, folder, force=force)
+        if cleaned.removed:
+            with self._scanning:
+                self._scanned.pop(worker, None)
+                self._recovering.discard(worker)
+        return cleaned
+
+    @hookimpl
+    async def outpost_attach(self, worker: str) -> int:
+        """Show the worker's tmux session on the caller's terminal; headless ones read-only.
+
+        Raises:
+            NotFoundError: there is no such worker.
+            UnsupportedError: it runs without tmux.
+            UsageError: it has ended, or the caller has no terminal.
+            OutpostError: its terminal is gone.
+        """
+        folder = self._known(worker)
+        self._check_running(worker, folder)
+        if self._tmux is None or (folder / NO_TERMINAL).exists():
+            raise UnsupportedError(
+                f"{worker} runs without tmux, so there is nothing to attach to",
+                mend=f"outpost logs -f {worker}",
+            )
+        if not await asyncio.to_thread(self._tmux.has, worker):
+            raise OutpostError(
+                f"the terminal of {worker} is gone (its tmux session was ended); the work goes on",
+                mend=f"outpost logs -f {worker}",
+            )
+        argv = self._tmux.attach_argv(worker, read_only=not _interactive(folder))
+        return await console.attach(worker, argv)
+
+    @hookimpl
+    async def outpost_nudge(self, worker: str, text: str) -> None:
+        """Type `text` and Enter into an interactive worker.
+
+        Raises:
+            NotFoundError: there is no such worker.
+            UnsupportedError: it is headless.
+            UsageError: it has ended.
+            OutpostError: it does not listen.
+        """
+        folder = self._known(worker)
+        console.check_interactive(worker, _interactive(folder))
+        self._check_running(worker, folder)
+        await console.nudge(worker, folder, text)
+
+    @hookimpl
+    async def outpost_peek(self, worker: str, lines: int) -> str:
+        """Return the last lines of an interactive worker's screen, else those of its log.
+
+        Raises:
+            NotFoundError: there is no such worker.
+        """
+        folder = self._known(worker)
+        if self._tmux and _interactive(folder) and not (folder / NO_TERMINAL).exists():
+            screen = await asyncio.to_thread(self._tmux.capture, worker, lines)
+            if screen is not None:
+                return screen
+        return await asyncio.to_thread(console.tail, folder / files.LOG, lines)
+
+    @hookimpl
+    async def outpost_doctor(self) -> Sequence[Finding]:
+        """Look at everything that a worker needs on this machine."""
+        from outpost_local import doctor
+
+        path = self._agent_env.get("PATH", os.defpath)
+        return await doctor.examine(self.root, self.options, path)
+
+    @hookimpl
+    async def outpost_close(self) -> None:
+        """Collect ended children; nothing is held open between calls."""
+        self._detached.reap()
+
+    # --- inside ------------------------------------------------------------------------------
+
+    def _folder(self, worker: str) -> Path:
+        return self.root / files.WORKERS / worker
+
+    def _known(self, worker: str) -> Path:
+        """Return the folder of a worker that is there; raise NotFoundError otherwise."""
+        try:
+            split_worker_id(worker)
+            folder = self._folder(worker)
+        except UsageError:
+            folder = None
+        if folder is None or not folder.is_dir():
+            raise NotFoundError(
+                f"{ascii(worker)[1:-1]} is not a worker of {self.name}",
+                mend="outpost workers --all",
+            )
+        return folder
+
+    def _check_running(self, worker: str, folder: Path) -> None:
+        state = status.read(folder).state
+        if state.terminal:
+            raise UsageError(f"{worker} has ended ({state})", mend=f"outpost logs {worker}")
+
+    def _start(self, folders: Sequence[Path]) -> list[Exception | None]:
+        """Start supervisors; the launcher calls this in a thread with all that wait."""
+        failed: dict[str, str] = {}
+        if self._tmux is not None:
+            argvs = {folder.name: publish.command(folder) for folder in folders}
+            try:
+                failed = self._tmux.start(
+                    argvs, _fault(), lambda worker: status.started(self._folder(worker))
+                )
+            except TmuxError as error:
+                failed = dict.fromkeys(argvs, error.message)
+            if self.options.mode is Mode.TMUX:
+                return [
+                    self._withdraw(folder, failed[folder.name]) if folder.name in failed else None
+                    for folder in folders
+                ]
+        return [
+            self._start_detached(folder) if self._tmux is None or folder.name in failed else None
+            for folder in folders
+        ]
+
+    def _start_detached(self, folder: Path) -> Exception | None:
+        try:
+            (folder / NO_TERMINAL).touch(mode=0o600)
+            self._detached.start(publish.command(folder), publish.base_env(os.environ) | _fault())
+        except OSError as error:
+            return self._withdraw(folder, f"its process cannot be started: {error.strerror}")
+        return None
+
+    def _withdraw(self, folder: Path, why: str) -> Exception | None:
+        """Take back a worker that could not be started, so that another outpost may have it."""
+        with cleaning.locked(folder) as mine:
+            if not mine or status.started(folder):
+                return None  # somebody else started it
+            cleaning.discard(self.root, folder)
+        cleaning.empty_trash(self.root)
+        return SpawnRefusedError(
+            f"{folder.name} cannot be started: {why}", mend=f"outpost doctor {self.name}"
+        )
+
+    def _list(self) -> list[WorkerStatus]:
+        with self._scanning:
+            return [self._looked_at(found) for found in status.scan(self.root, self._scanned)]
+
+    def _looked_at(self, found: WorkerStatus) -> WorkerStatus:
+        if found.state is State.LOST:
+            self._recover(found.id)
+        elif found.started_at is not None and not found.state.terminal:
+            folder = self._folder(found.id)
+            if _terminal_gone(folder):
+                detail = f"{found.detail}; terminal gone" if found.detail else "terminal gone"
+                return dataclasses.replace(found, detail=detail)
+        return found
+
+    def _recover(self, worker: str) -> None:
+        """Start the recovery of a vanished supervisor's worker, once."""
+        folder = self._folder(worker)
+        if worker in self._recovering or not status.needs_recovery(folder):
+            return
+        env = publish.base_env(os.environ) | _fault()
+        self._detached.start(publish.command(folder, "recover"), env)
+        self._recovering.add(worker)
+
+
+def _resolve(path: Path | None, context: BuildContext) -> Path | None:
+    if path is None:
+        return None
+    return ((context.config_dir or Path.cwd()) / path.expanduser()).absolute()
+
+
+def _fault() -> dict[str, str]:
+    """Return what tests tell the far side about where to crash."""
+    fault = os.environ.get("OUTPOST_FAULT")
+    return {"OUTPOST_FAULT": fault} if fault else {}
+
+
+def _interactive(folder: Path) -> bool:
+    order = json.loads((folder / files.ORDER).read_text("utf-8"))
+    return bool(order["agent"]["interactive"])
+
+
+def _terminal_gone(folder: Path) -> bool:
+    """Whether a living worker that was started in tmux has lost its terminal.
+
+    The kernel takes the terminal from a session whose other end was closed, so this needs no
+    question to tmux.
+    """
+    try:
+        claim = json.loads((folder / files.CLAIM).read_text("utf-8"))
+        stat = Path(f"/proc/{claim['pid']}/stat").read_text("utf-8", "replace")
+        terminal = int(stat.rpartition(")")[2].split()[4])
+    except (OSError, ValueError, KeyError):
+        return False  # it ended meanwhile
+    return terminal == 0 and not (folder / NO_TERMINAL).exists()
+
+
+async def _tmux_version() -> str:
+    from outpost_local.doctor import output
+
+    return await output("tmux", "-V") or "tmux"

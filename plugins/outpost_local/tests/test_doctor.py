@@ -1,0 +1,84 @@
+"""The doctor's findings."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from outpost_local import doctor
+from outpost_local.options import LocalOptions, Mode
+
+
+def examine(root: Path, path: str = "", **options) -> dict:
+    found = asyncio.run(
+        doctor.examine(root, LocalOptions(**options), path or os.environ.get("PATH", ""))
+    )
+    return {finding.check: finding for finding in found}
+
+
+def test_a_good_machine(tmp_path):
+    tmp_path.chmod(0o700)
+    found = examine(tmp_path)
+    for check in ("tmux", "git", "python", "system", "state", "memory", "disk"):
+        assert found[check].ok is True, found[check]
+    assert found["tmux"].detail.startswith("tmux ")
+    assert {"agent claude", "agent codex", "logout"} <= set(found)
+
+
+def test_what_is_missing_is_named_with_its_mend(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    found = examine(tmp_path, "/nowhere", mode=Mode.TMUX)
+    assert found["tmux"].ok is False
+    assert "apt install tmux" in found["tmux"].mend
+    assert found["git"].ok is False
+    assert found["agent claude"].ok is None
+    assert "npm" in found["agent claude"].mend
+    assert examine(tmp_path, "/nowhere")["tmux"].ok is None  # auto: processes do it
+
+
+def test_floors_town_and_privacy(tmp_path):
+    tmp_path.chmod(0o755)
+    found = examine(
+        tmp_path, memory_floor=1024**5, disk_floor=1024**6, town_path=tmp_path, mode=Mode.PROCESS
+    )
+    for check in ("memory", "disk", "town", "state"):
+        assert found[check].ok is False, found[check]
+        assert found[check].mend
+    assert found["tmux"].ok is True
+    (tmp_path / "mayor").mkdir()
+    (tmp_path / "mayor" / "town.json").write_text("{}")
+    assert examine(tmp_path, town_path=tmp_path)["town"].ok is True
+
+
+def test_an_old_tmux_and_an_old_git(tmp_path, monkeypatch):
+    for name, text in (("tmux", "tmux 2.9a"), ("git", "git version 2.11.0")):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\necho {text}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = examine(tmp_path)
+    assert found["tmux"].ok is False
+    assert found["git"].ok is False
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("tmux 3.3a", (3, 3)),
+        ("tmux next-3.5", (3, 5)),
+        ("git version 2.39.5", (2, 39)),
+        ("", (0, 0)),
+    ],
+)
+def test_versions(text, version):
+    assert doctor.version(text) == version
+
+
+def test_a_command_that_hangs_is_given_up(monkeypatch):
+    monkeypatch.setattr(doctor, "_TIMEOUT", 0.05)
+    assert asyncio.run(doctor.output("sleep", "30")) is None
+    assert asyncio.run(doctor.output("false")) is None
+    assert asyncio.run(doctor.output("/nowhere/x")) is None

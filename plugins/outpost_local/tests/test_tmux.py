@@ -1,0 +1,176 @@
+"""tmux itself, with the traps that it is known for."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from outpost_local import tmux as tmux_module
+from outpost_local.tmux import Tmux, escape, session_name
+
+HOSTILE = [
+    "x;", ";", r"x\;", r"\\;", "a;b", "kill-server;", "--", "-t", "=x", "$(id)", "`id`", "'", '"',
+    "two words", "line\nbreak", "tab\t", "#{pid}", "#(id)", "%1", "%%", "~", "$HOME", "{", "}",
+    "", "é☃", "\\",
+]  # fmt: skip
+WRITE_ARGV = (
+    "import json,os,sys,time; p=sys.argv[1]; open(p+'.new','w').write(json.dumps(sys.argv[2:])); "
+    "os.rename(p+'.new', p)"
+)
+
+
+def writer(path: Path, *args: str) -> list[str]:
+    return [sys.executable, "-I", "-S", "-c", WRITE_ARGV, str(path), *args]
+
+
+def wait_for(path: Path) -> str:
+    deadline = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.01)
+    return path.read_text()
+
+
+def nothing_begun(worker: str) -> bool:
+    return False
+
+
+@pytest.fixture
+def tmux(tmux_place):
+    return Tmux(tmux_place.root, frozenset(["PATH", "HOME"]))
+
+
+@pytest.mark.parametrize("last", HOSTILE)
+def test_arguments_arrive_as_they_are(tmux, tmp_path, last):
+    path = tmp_path / "argv"
+    assert tmux.start({"gt-1.1": writer(path, *HOSTILE, last)}, {}, nothing_begun) == {}
+    assert json.loads(wait_for(path)) == [*HOSTILE, last]
+
+
+@pytest.mark.parametrize("folder", ["ends;", "has space", "#{pid}#(id)", "100%", "a'b\"c", "-x"])
+def test_paths_arrive_as_they_are(tmux, tmp_path, folder):
+    path = tmp_path / folder / "argv"
+    path.parent.mkdir()
+    assert (
+        tmux.start({"gt-1.1": writer(path), "gt-2.1": writer(path, "2")}, {}, nothing_begun) == {}
+    )
+    wait_for(path)
+
+
+def test_escape_is_undone_by_tmux_only_at_the_end():
+    assert escape("x;") == r"x\;"
+    assert escape("a;b") == "a;b"
+    assert escape("") == ""
+
+
+def test_session_names_are_one_to_one_and_exact(tmux, tmux_place):
+    ids = ["gt-1.1", "gt-1.10", "gt_1.1", "gt.1.1", "gt-1.1.1", "a" * 96 + ".999999", "GT-1.1"]
+    assert tmux.start({worker: ["/bin/sleep", "60"] for worker in ids}, {}, nothing_begun) == {}
+    try:
+        assert tmux.sessions() == {session_name(worker) for worker in ids}
+        assert tmux.has("gt-1.1")
+        assert not tmux.has("gt-1.100")
+        assert not tmux.has("gt-1")  # a prefix of several
+        tmux_place.tmux("kill-session", "-t", f"={session_name('gt-1.1')}")
+        assert not tmux.has("gt-1.1")  # though gt-1.10 begins with it
+        assert tmux.has("gt-1.10")
+        assert tmux.capture("gt-1.1", 5) is None
+    finally:
+        tmux_place.tmux("kill-server")
+
+
+def test_a_duplicate_session_is_no_error_and_harms_no_other(tmux, tmux_place, tmp_path):
+    assert tmux.start({"gt-1.1": ["/bin/sleep", "60"]}, {}, nothing_begun) == {}
+    try:
+        sessions = {f"gt-{i}.1": writer(tmp_path / f"{i}") for i in range(5)}
+        assert tmux.start(sessions, {}, nothing_begun) == {}
+        for i in (0, 2, 3, 4):
+            wait_for(tmp_path / f"{i}")
+        assert not (tmp_path / "1").exists()
+    finally:
+        tmux_place.tmux("kill-server")
+
+
+def test_one_command_that_is_too_long_is_named_and_the_others_start(tmux, tmp_path):
+    sessions = {f"gt-{i}.1": writer(tmp_path / f"{i}") for i in range(4)}
+    sessions["gt-1.1"].append("x" * 20_000)
+    failed = tmux.start(sessions, {}, nothing_begun)
+    assert list(failed) == ["gt-1.1"]
+    assert "too long" in failed["gt-1.1"]
+    for i in (0, 2, 3):
+        wait_for(tmp_path / f"{i}")
+
+
+def test_what_has_begun_is_not_started_again_after_an_error(tmux, tmux_place, tmp_path):
+    assert tmux.start({"gt-0.1": ["/bin/sleep", "60"]}, {}, nothing_begun) == {}
+    try:
+        sessions = {f"gt-{i}.1": writer(tmp_path / f"{i}") for i in range(3)}  # 0 is there already
+        assert tmux.start(sessions, {}, lambda worker: worker == "gt-2.1") == {}
+        wait_for(tmp_path / "1")
+        assert not (tmp_path / "2").exists()
+    finally:
+        tmux_place.tmux("kill-server")
+
+
+def test_a_hundred_sessions_take_few_tmux_processes(tmux, tmp_path, monkeypatch):
+    calls = []
+    run = Tmux._run
+    monkeypatch.setattr(
+        Tmux, "_run", lambda self, commands: (calls.append(1), run(self, commands))[1]
+    )
+    sessions = {f"gt-{i}.1": writer(tmp_path / f"{i}") for i in range(100)}
+    assert tmux.start(sessions, {}, nothing_begun) == {}
+    for i in range(100):
+        wait_for(tmp_path / f"{i}")
+    assert len(calls) < 12
+
+
+def test_every_quick_session_runs_though_the_server_ends_with_the_last_one(tmux, tmp_path):
+    for i in range(60):
+        script = ["/bin/sh", "-c", ': > "$1"', "sh", str(tmp_path / f"{i}")]
+        assert tmux.start({f"gt-{i}.1": script}, {}, nothing_begun) == {}
+    for i in range(60):
+        wait_for(tmp_path / f"{i}")
+
+
+def test_the_servers_environment_holds_nothing_of_the_caller(tmux, tmux_place, monkeypatch):
+    monkeypatch.setenv("CALLERS_TOKEN", "canary-5e1f")
+    monkeypatch.setenv("OUTPOST_FAULT", "nowhere")
+    for i in range(300):
+        monkeypatch.setenv(f"PADDING_{i:03}_{'x' * 40}", "1")
+    monkeypatch.setenv("A_TOKEN", "canary-5e1f")
+    sleeper = {"gt-1.1": ["/bin/sleep", "60"]}
+    assert tmux.start(sleeper, {"GIVEN": "a;b;"}, nothing_begun) == {}
+    try:
+        shown = tmux_place.tmux("show-environment", "-g").stdout
+        assert "PATH=" in shown
+        assert "canary" not in shown
+        assert "OUTPOST_FAULT" not in shown
+        given = tmux_place.tmux("show-environment", "-t", f"={session_name('gt-1.1')}", "GIVEN")
+        assert given.stdout == "GIVEN=a;b;\n"
+    finally:
+        tmux_place.tmux("kill-server")
+
+
+def test_another_tmux_around_us_changes_nothing(tmux, tmux_place, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMUX", "/tmp/tmux-0/somebody,1,0")
+    monkeypatch.setenv("TMUX_PANE", "%7")
+    assert tmux.start({"gt-1.1": writer(tmp_path / "ran")}, {}, nothing_begun) == {}
+    wait_for(tmp_path / "ran")
+
+
+def test_without_tmux_the_error_says_what_to_do(tmux, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(tmux_module.TmuxError, match="apt install tmux"):
+        tmux.start({"gt-1.1": ["/bin/true"]}, {}, nothing_begun)
+
+
+def test_each_state_has_its_own_server(tmp_path):
+    one, two = (Tmux(tmp_path / name, frozenset()) for name in "ab")
+    assert one.socket != two.socket
+    assert len(os.fsencode(one.socket)) < 30
