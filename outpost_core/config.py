@@ -176,7 +176,7 @@ def find_config(
     named = environ.get("OUTPOST_CONFIG")
     for path, why in ((explicit, "--config"), (Path(named) if named else None, "$OUTPOST_CONFIG")):
         if path is not None:
-            found = cwd / path.expanduser()
+            found = cwd / _expanded(path)
             if not _exists(found):
                 raise ConfigError(f"there is no such file, which {why} names", file=str(found))
             return found, why
@@ -275,6 +275,13 @@ def _exists(path: Path) -> bool:
     except (OSError, ValueError):
         return True
     return True
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # ~nobody/outposts.yaml
+        return path
 
 
 def _usual_places(environ: Mapping[str, str], cwd: Path) -> list[tuple[Path, str]]:

@@ -232,6 +232,8 @@ def normalise(
     if answer is None:
         return Assignment(PolicyConfig().plan(order, fixed), order, fixed)
     if isinstance(answer, Assignment):
+        if answer._candidates == fixed:  # noqa: SLF001 - the very same fact sheets
+            return answer
         plan = answer._plan  # noqa: SLF001 - of the same module
         known = answer._candidates  # noqa: SLF001
         named = [(known[at].name, why) for at, why in zip(plan.indexes, plan.reasons, strict=True)]

@@ -8,6 +8,8 @@ aliases only as far as they do not multiply.
 from __future__ import annotations
 
 import os
+import re
+from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -22,6 +24,7 @@ _MAX_VALUES: Final = 50_000
 _MAX_DEPTH: Final = 50
 _WIDTH: Final = 100
 _TAG: Final = "tag:yaml.org,2002:"
+_BREAK: Final = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _SCALARS: Final = frozenset({"str", "int", "float", "bool", "null", "timestamp"})
 
 Loader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -76,20 +79,20 @@ class Document:
     def __init__(self, file: str, text: str) -> None:
         self.file = file
         self.text = text
+        self._lines = [0, *(match.end() for match in _BREAK.finditer(text))]
         self.root = _Composer(self).compose()
 
     def place(self, offset: int) -> tuple[int, int]:
         """Return the 1-based line and column of an offset."""
-        before = self.text[:offset].replace("\r\n", " \n")
-        return before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
+        line = bisect_right(self._lines, offset)
+        return line, offset - self._lines[line - 1] + 1
 
     def error(
         self, message: str, offset: int, *, mend: str = "", secret: bool = False
     ) -> ConfigError:
         """Build the error of a mistake at `offset`; a `secret` line is not shown."""
         line, column = self.place(offset)
-        lines = self.text.splitlines()
-        shown = lines[line - 1] if line <= len(lines) else ""
+        shown = _BREAK.split(self.text[self._lines[line - 1] :], maxsplit=1)[0]
         return ConfigError(
             message,
             mend=mend,
@@ -231,7 +234,7 @@ class _Composer:
                 mend="indent with spaces",
             )
         problem = error.problem or "this is not YAML"
-        if error.context and error.context_mark and error.context_mark.line + 1 != 0:
+        if error.context and error.context_mark:
             problem += f" ({error.context} that began in line {error.context_mark.line + 1})"
         return self.document.error(f"not valid YAML: {problem}", offset)
 
