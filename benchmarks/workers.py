@@ -125,7 +125,7 @@ def raw_git(n: int, rig: Path) -> float:
         for i in range(n):
             tree = folder / f"w{i}"
             subprocess.run(
-                ["git", "-C", str(clone), "worktree", "add", "-q", "-b", f"raw/{i}", str(tree), "main"],
+                ["git", "-C", str(clone), "worktree", "add", "-q", "-b", f"raw/{i}", tree, "main"],
                 check=True, env=environ,
             )  # fmt: skip
             subprocess.run(["/bin/sh", "-c", f"echo {i} > new-{i}"], check=True, cwd=tree)

@@ -1,0 +1,221 @@
+"""Write the reference pages from the code, or check that they are up to date.
+
+Usage: python scripts/docs.py [--check]
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+from outpost_core import hookspecs
+from outpost_core.cli.app import SECTIONS, cli
+from outpost_core.cli.shapes import SHAPES
+from outpost_core.config import Defaults
+from outpost_core.options import OptionField, option_fields
+from outpost_core.plugins import Plugins
+from outpost_core.types import REASONS
+
+HERE = Path(__file__).resolve().parent.parent / "docs" / "reference"
+NOTE = "<!-- written by scripts/docs.py from the code; do not edit -->\n"
+
+
+def commands() -> str:
+    """Return the reference of the command line."""
+    parts = [NOTE, "# Command line\n", "`outpost COMMAND --help` shows the same.\n"]
+    context = click.Context(cli, info_name="outpost")
+    for title, names in SECTIONS.items():
+        parts.append(f"## {title}\n")
+        for name in names:
+            parts += _command(cli.get_command(context, name), name, context, 3)
+    parts.append("## Environment\n")
+    parts.append(ENVIRONMENT)
+    return "\n".join(parts)
+
+
+ENVIRONMENT = """\
+| variable | meaning |
+| --- | --- |
+| `OUTPOST_CONFIG` | path of `outposts.yaml` |
+| `OUTPOST_STATE` | the state folder |
+| `OUTPOST_DEBUG` | `1` shows tracebacks of unexpected errors |
+| `NO_COLOR` | no colour |
+
+## Exit codes
+| code | meaning |
+| --- | --- |
+| 0 | it worked |
+| 1 | the work failed |
+| 2 | usage or configuration |
+| 3 | no outpost could take it |
+| 4 | not found |
+| 5 | unreachable |
+| 130 | Ctrl-C; workers go on |
+"""
+
+
+def _command(
+    command: click.Command | None, name: str, parent: click.Context, level: int
+) -> Iterator[str]:
+    assert command is not None, name
+    context = click.Context(command, info_name=name, parent=parent)
+    yield f"{'#' * level} outpost {context.command_path.removeprefix('outpost ')}\n"
+    yield f"```text\n{command.get_help(context).strip()}\n```\n"
+    if isinstance(command, click.Group):
+        for sub in command.list_commands(context):
+            yield from _command(command.get_command(context, sub), sub, context, level + 1)
+
+
+def configuration() -> str:
+    """Return the reference of outposts.yaml."""
+    parts = [NOTE, CONFIGURATION]
+    for type_, backend in sorted(Plugins.load().backends.items()):
+        parts.append(f"### type: {type_}\n")
+        parts.append(f"{backend.summary[:1].upper()}{backend.summary[1:]}.\n")
+        parts += _fields(option_fields(backend.options))
+    parts.append("## defaults\n")
+    parts.append("What an order has when nothing else is said.\n")
+    parts += _fields(option_fields(Defaults))
+    return "\n".join(parts)
+
+
+CONFIGURATION = """\
+# Configuration
+One YAML file. It is looked for at `--config`, at `$OUTPOST_CONFIG`, at `config/outposts.yaml` of
+the Gas Town around the current folder, and in the user's configuration folder
+(`~/.config/outpost/outposts.yaml`); the first that exists is used. With none, there is one
+outpost: this machine. `outpost config show` says which file was read and where each value came
+from; `outpost config check` reads it and says what is wrong, with line and column.
+
+```yaml
+outposts:
+  - name: local
+    type: local
+    max_workers: 4
+policy:
+  default_preference: [local]
+  overrides:
+    - condition: "priority >= P3"
+      prefer: local
+defaults:
+  agent: claude
+  timeout: 2h
+```
+
+| key | meaning |
+| --- | --- |
+| `outposts` | a list; each has a unique `name` (letters, digits, `-`, `_`), a `type`, and the options of that type |
+| `policy` | `default_preference`: outposts in the order to try; `overrides`: a list of `condition` and `prefer` (a name or a list). See [policy and conditions](../guides/policy.md) |
+| `defaults` | see below |
+
+## outposts
+"""
+
+
+def _fields(fields: list[OptionField]) -> Iterator[str]:
+    yield "| key | what it takes | default | meaning |\n| --- | --- | --- | --- |"
+    for field in fields:
+        default = "required" if field.required else _default(field)
+        limits = "".join(
+            f", {word} {bound:g}"
+            for word, bound in (("at least", field.min), ("at most", field.max))
+            if bound is not None
+        )
+        yield f"| `{field.name}` | {field.expects}{limits} | {default} | {field.help} |"
+    yield ""
+
+
+def _default(field: OptionField) -> str:
+    if field.default is None or field.default in ("", (), {}):
+        return "–"
+    shown = field.show(field.default)
+    return f"`{shown if isinstance(shown, str) else json.dumps(shown)}`"
+
+
+def shapes() -> str:
+    """Return the reference of `--json`."""
+    parts = [NOTE, JSON]
+    for name, shape in SHAPES.items():
+        parts.append(
+            f"## {name}\n\n```json\n{json.dumps(shape, indent=2, ensure_ascii=False)}\n```\n"
+        )
+    return "\n".join(parts)
+
+
+JSON = """\
+# JSON
+Every command takes `--json` and then prints one document of the shape below on standard output.
+Moments are RFC 3339 in UTC, durations seconds, money USD, sizes bytes; what is not known is
+`null`. Keys may be added; none changes its meaning.
+"""
+
+
+def reasons() -> str:
+    """Return the reference of reasons."""
+    lines = [NOTE, "# Reasons", "The `reason` of a result says why a worker ended as it did.\n"]
+    lines.append("| reason | meaning |\n| --- | --- |")
+    lines += [f"| `{code}` | {text} |" for code, text in REASONS.items()]
+    lines.append("\nBackends may add their own. Exit codes are with the [command line](cli.md).\n")
+    return "\n".join(lines)
+
+
+def hooks() -> str:
+    """Return the reference of hooks and capabilities."""
+    parts = [
+        NOTE,
+        "# Hooks",
+        f"API version {hookspecs.API_VERSION}; entry-point group `outpost`.\n",
+    ]
+    for name, hook in vars(hookspecs).items():
+        if name.startswith("outpost_") and inspect.isfunction(hook):
+            word = "async def" if inspect.iscoroutinefunction(hook) else "def"
+            signature = inspect.signature(hook)
+            kind = "required" if name in hookspecs.REQUIRED else ""
+            kind = next(
+                (f"capability `{c}`" for c, h in hookspecs.CAPABILITIES.items() if h == name), kind
+            )
+            parts.append(f"## {name}\n")
+            parts.append(f"```text\n{word} {name}{signature}\n```\n")
+            doc = inspect.getdoc(hook) or ""
+            parts.append((f"*{kind}.* " if kind else "") + doc.partition("\n")[0] + "\n")
+            if rest := doc.partition("\n")[2].strip():
+                parts.append(f"```text\n{rest}\n```\n")
+    parts.append("## Capabilities without a hook\n\n| capability | meaning |\n| --- | --- |")
+    parts += [f"| `{name}` | {text} |" for name, text in hookspecs.TRAITS.items()]
+    parts.append("")
+    return "\n".join(parts)
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "cli.md": commands,
+    "configuration.md": configuration,
+    "json.md": shapes,
+    "reasons.md": reasons,
+    "hooks.md": hooks,
+}
+
+
+def main(check: bool) -> int:
+    """Write the pages, or return 1 when one differs from the code."""
+    HERE.mkdir(parents=True, exist_ok=True)
+    stale = []
+    for name, make in PAGES.items():
+        path, text = HERE / name, make().rstrip() + "\n"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+            if not check:
+                path.write_text(text, encoding="utf-8")
+    if check and stale:
+        print(
+            f"{', '.join(stale)} differ from the code\n  → python scripts/docs.py", file=sys.stderr
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("--check" in sys.argv[1:]))
