@@ -149,7 +149,7 @@ def make_order(request: OrderRequest, around: Surroundings) -> Order:
         depth=request.depth or (around.defaults.depth if rig else None),
         delivery=_delivery(request, around.defaults, issue, branch) if rig else None,
         prompt=_prompt(request, issue, branch, around.cwd),
-        env={check_env_name(name): _no_nul(value) for name, value in request.env.items()},
+        env=_env(request, around),
         secrets=_secrets(request, around),
         context=dict(request.context),
         limits=_limits(request, around.defaults),
@@ -166,7 +166,9 @@ def _agent(request: OrderRequest, around: Surroundings) -> Agent:
             argv=tuple(_no_nul(word) for word in request.command), interactive=request.interactive
         )
     name = request.agent or around.defaults.agent
-    return agents.resolve(name, around.presets, interactive=request.interactive)
+    return agents.resolve(
+        name, around.presets, interactive=request.interactive, environ=around.environ
+    )
 
 
 def _rig(request: OrderRequest, cwd: Path, *, needed: bool) -> str | None:
@@ -279,6 +281,12 @@ def _prompt(request: OrderRequest, issue: Issue, branch: str, cwd: Path) -> str:
     for word, value in (("id", issue.id), ("branch", branch), ("title", title), ("text", text)):
         prompt = prompt.replace("{" + word + "}", value)
     return _no_nul(prompt)
+
+
+def _env(request: OrderRequest, around: Surroundings) -> dict[str, str]:
+    passed = {n: around.environ[n] for n in around.defaults.pass_env if n in around.environ}
+    said = {**passed, **request.env}
+    return {check_env_name(name): _no_nul(value) for name, value in said.items()}
 
 
 def _secrets(request: OrderRequest, around: Surroundings) -> Secrets:
