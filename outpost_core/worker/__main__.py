@@ -1,0 +1,9 @@
+"""`python -m outpost_core.worker run|recover|stop|status FOLDER`."""
+
+from __future__ import annotations
+
+import sys
+
+from outpost_core.worker.boot import main
+
+sys.exit(main(sys.argv[1:]))

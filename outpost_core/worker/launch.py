@@ -1,0 +1,123 @@
+"""Turns an order into the agent's process: its arguments, its environment, its start."""
+
+from __future__ import annotations
+
+import _signal  # not `signal`: see process.py
+import errno
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+_DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
+#: Signals that the supervisor (or Python) ignores or handles, and the agent must not inherit so.
+_RESET = [
+    _signal.SIGHUP,
+    _signal.SIGINT,
+    _signal.SIGTERM,
+    _signal.SIGCHLD,
+    _signal.SIGPIPE,
+    _signal.SIGXFSZ,
+    _signal.SIGWINCH,
+    _signal.SIGTTOU,
+]
+
+
+def expand(argv: Sequence[str], values: Mapping[str, str]) -> list[str]:
+    """Replace `{name}` in each argument by its value, in one pass.
+
+    What a value says is never looked at again, so a prompt may hold `{issue}` itself. Unknown
+    names in braces stay as they are.
+    """
+    return [_expand(text, values) if "{" in text else text for text in argv]
+
+
+def _expand(text: str, values: Mapping[str, str]) -> str:
+    out = []
+    place = 0
+    while (start := text.find("{", place)) >= 0:
+        end = text.find("}", start)
+        value = values.get(text[start + 1 : end]) if end > 0 else None
+        if value is None:
+            out.append(text[place : start + 1])
+            place = start + 1
+        else:
+            out += [text[place:start], value]
+            place = end + 1
+    out.append(text[place:])
+    return "".join(out)
+
+
+def environment(
+    order: Mapping[str, Any],
+    launch: Mapping[str, Any],
+    secrets: Mapping[str, str],
+    own: Mapping[str, str],
+) -> dict[str, str]:
+    """Return the agent's whole environment; later ones win.
+
+    Args:
+        order: `order.json`.
+        launch: `launch.json`, whose `env` is the base.
+        secrets: names and values.
+        own: the variables named `OUTPOST_…`.
+    """
+    return {**launch.get("env", {}), **order["agent"]["env"], **order["env"], **secrets, **own}
+
+
+def find(program: str, env: Mapping[str, str], folder: str) -> str:
+    """Return the path of a program as a shell in `folder` with that environment would find it.
+
+    Raises:
+        FileNotFoundError: it is nowhere.
+        PermissionError: it is there, but is not executable.
+    """
+    if "/" in program:
+        places = [program]
+    else:
+        path = env.get("PATH") or _DEFAULT_PATH
+        places = [os.path.join(part, program) for part in path.split(":")] if program else []
+    found = False
+    for place in places:
+        path = os.path.join(folder, place)
+        if os.access(path, os.X_OK) and not os.path.isdir(path):
+            return path
+        found = found or os.path.exists(path)
+    if found:
+        raise PermissionError(errno.EACCES, "it cannot be executed", program)
+    raise FileNotFoundError(errno.ENOENT, "there is no such command", program)
+
+
+def start(
+    argv: Sequence[str], env: Mapping[str, str], folder: str, output: int | None, terminal: str = ""
+) -> int:
+    """Start the agent in its own session and return its pid.
+
+    `posix_spawn` costs less than half of a fork of Python. It cannot change the folder, so the
+    supervisor goes there and stays.
+
+    Args:
+        argv: program and arguments.
+        env: its whole environment.
+        folder: where it runs.
+        output: descriptor that becomes stdout and stderr; None with a terminal.
+        terminal: path of the terminal that becomes its controlling one; "" for none.
+
+    Raises:
+        OSError: it could not be executed; nothing runs.
+    """
+    program = find(argv[0] if argv else "", env, folder)
+    actions: list[tuple[Any, ...]]
+    if terminal:
+        # opened by the leader of a new session, it becomes that session's controlling terminal
+        actions = [(os.POSIX_SPAWN_OPEN, 0, terminal, os.O_RDWR, 0)]
+        output = 0
+    else:
+        actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
+    actions += [(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
+    os.chdir(folder)
+    return os.posix_spawn(
+        program, argv, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET
+    )

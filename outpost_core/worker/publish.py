@@ -1,0 +1,141 @@
+"""Puts an order into its worker's folder, once: create or adopt (law 1)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import outpost_core.worker.boot as boot
+from outpost_core import faults, wire
+from outpost_core.errors import ConflictError, OutpostError
+from outpost_core.types import Order
+from outpost_core.worker import files, process
+
+#: Seconds after which a staging folder whose maker is gone is swept.
+STALE = 600.0
+
+_PASSED = frozenset(
+    {
+        "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "SHELL", "TZ", "TMPDIR",
+        "SSH_AUTH_SOCK", "TERM", "COLORTERM", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
+        "http_proxy", "https_proxy", "no_proxy", "all_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR",
+        "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO",
+    }
+)  # fmt: skip
+_PASSED_BEGINNINGS = ("LC_", "XDG_")
+
+
+def publish(root: Path, order: Order, env: Mapping[str, str]) -> tuple[Path, bool]:
+    """Make the folder of the order's worker, or adopt the one that is there.
+
+    Any number of processes may do this at once for the same order: one makes it, the others
+    adopt. Killed anywhere, it leaves at most a staging folder, which a later call sweeps.
+
+    Args:
+        root: where workers live; made when missing.
+        order: the order; values of its secrets go to a file of their own.
+        env: the base of the agent's environment, see `base_env`.
+
+    Returns:
+        The folder, and True when this call made it.
+
+    Raises:
+        ConflictError: the worker is there with another order.
+        OSError: the folder cannot be written.
+    """
+    digest = wire.digest(order)
+    folder = root / files.WORKERS / order.worker
+    if folder.exists():
+        return _adopt(folder, digest), False
+    staging = root / files.STAGING
+    for path in (root, staging, folder.parent):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _sweep(staging)
+    made = staging / f"{os.getpid()}.{os.urandom(8).hex()}"
+    made.mkdir(mode=0o700)
+    try:
+        _fill(made, root, order, digest, env)
+        faults.point("local.staged")
+        try:
+            made.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+            return _adopt(folder, digest), False
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    files.sync_folder(str(folder.parent))
+    faults.point("local.published")
+    return folder, True
+
+
+def _fill(folder: Path, root: Path, order: Order, digest: str, env: Mapping[str, str]) -> None:
+    path = str(folder)
+    launch = {"env": dict(env), "root": str(root.absolute()), "boot": process.boot_id()}
+    files.write(f"{path}/{files.LAUNCH}", files.dumps(launch).encode("ascii"))
+    if order.prompt:
+        prompt = order.prompt.encode("utf-8", "surrogateescape")
+        files.write(f"{path}/{files.PROMPT}", prompt)
+    if order.secrets:
+        secrets = files.dumps(dict(order.secrets)).encode("ascii")
+        files.write(f"{path}/{files.SECRETS}", secrets)
+    body = wire.to_json(order)
+    assert isinstance(body, dict)
+    about = {**body, "digest": digest, "wire": wire.WIRE_VERSION}
+    # only the order outlives a restart of the machine, after which the rest is never used
+    files.write(f"{path}/{files.ORDER}", files.dumps(about).encode("ascii"), sync=True)
+
+
+def _adopt(folder: Path, digest: str) -> Path:
+    there = files.load(str(folder), files.ORDER)
+    if there is None:
+        raise OutpostError(
+            f"{folder} is not the folder of a worker",
+            mend=f"look at it, and remove it: rm -r {folder}",
+        )
+    if there.get("digest") != digest:
+        raise ConflictError(
+            f"worker {folder.name} is there already, with another order",
+            mend="use --again for a further attempt, or the very same order to adopt it",
+        )
+    return folder
+
+
+def _sweep(staging: Path) -> None:
+    """Remove what publishers left that were killed."""
+    oldest = time.time() - STALE
+    try:
+        with os.scandir(staging) as entries:
+            for entry in entries:
+                pid = entry.name.partition(".")[0]
+                if entry.stat().st_mtime < oldest and not process.start_time(int(pid)):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+    except (OSError, ValueError):
+        return  # another one sweeps at the same time
+
+
+def command(folder: Path, verb: str = "run") -> list[str]:
+    """Return the argv that runs `verb` (`run`, `recover`, `stop`, `status`) for a worker.
+
+    It contains no secrets and nothing of the order.
+    """
+    import sys
+
+    return [sys.executable, "-I", "-S", boot.__file__, verb, str(folder)]
+
+
+def base_env(environ: Mapping[str, str], pass_env: Sequence[str] = ()) -> dict[str, str]:
+    """Return what of the caller's environment every agent gets.
+
+    Args:
+        environ: the caller's.
+        pass_env: names of further variables to pass.
+    """
+    return {
+        name: value
+        for name, value in environ.items()
+        if name in _PASSED or name.startswith(_PASSED_BEGINNINGS) or name in pass_env
+    }

@@ -1,0 +1,65 @@
+"""Asks a worker to stop: durable first, then quick."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from outpost_core.errors import NotFoundError
+from outpost_core.worker import claim, files, outcome, process
+
+#: Seconds to find out whether an attempt that is just beginning has begun.
+_PATIENCE = 5.0
+
+
+def request(folder: Path, grace: float, reason: str = "stopped") -> None:
+    """Ask for the end of a worker's whole process tree; returns when that is durable.
+
+    A worker that has not begun never will: it gets its result here. One that has ended, or whose
+    supervisor is gone, stays as it is (see `recover`).
+
+    Args:
+        folder: the worker's folder.
+        grace: seconds between TERM and KILL.
+        reason: why, for people.
+
+    Raises:
+        NotFoundError: there is no such worker.
+        OSError: the request cannot be written.
+    """
+    path = str(folder)
+    if not os.path.isdir(path):
+        raise NotFoundError(f"there is no worker {folder.name}")
+    if claim.finished(path):
+        return
+    about = {"grace": grace, "reason": reason, "at": time.time()}
+    files.store(path, files.STOP, about, sync=True)
+    end = time.monotonic() + _PATIENCE
+    while not claim.exists(path) and not claim.finished(path):
+        if _end_unbegun(path) or time.monotonic() > end:
+            return
+        time.sleep(0.005)
+    holder = claim.holder(path)
+    if holder:
+        process.send(*holder, signal.SIGTERM)
+
+
+def _end_unbegun(path: str) -> bool:
+    """Give a worker that has not begun its result; False when somebody is just beginning it."""
+    lock = claim.lock(path)
+    if lock < 0:
+        return False
+    try:
+        taken = claim.take(path)
+        if taken is None:
+            return False
+        files.discard(os.path.join(path, files.SECRETS))
+        state, reason, message = outcome.of_ending("stopped", {})
+        result = outcome.result(state, reason, f"{message} before it began")
+        result["finished_at"] = time.time()
+        files.store_result(path, result)
+    finally:
+        os.close(lock)
+    return True

@@ -1,0 +1,175 @@
+"""Terminals: the view of a headless agent's output, and the relay of an interactive agent.
+
+An interactive agent gets a terminal of its own. What it prints goes to the log, and, when the
+supervisor itself sits on a terminal (a tmux pane), there too, as does the typing back.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+
+from outpost_core.worker import files
+from outpost_core.worker.loop import READ, Outlet
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from outpost_core.worker.loop import Loop
+
+#: What may wait for a slow terminal before output is dropped from view (never from the log).
+_WAITING = 1024 * 1024
+#: Rows and columns of an interactive agent that nobody looks at.
+_SIZE = (50, 200)
+#: Seconds for the last output to reach a slow terminal.
+_PATIENCE = 1.0
+
+
+def outlet(loop: Loop, fd: int) -> Outlet | None:
+    """Return a way to write to the terminal under `fd` without waiting; None when it is none.
+
+    The terminal is opened anew: non-blocking must not become a property of what others use.
+    """
+    try:
+        own = os.open(os.ttyname(fd), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    return Outlet(loop, own, _WAITING)
+
+
+class Relay:
+    """An agent's terminal, and everything that is connected to it.
+
+    Args:
+        loop: where its descriptors are waited for.
+        folder: the worker's folder; the FIFO for nudges is made in it.
+        output: called with what the agent prints.
+    """
+
+    def __init__(self, loop: Loop, folder: str, output: Callable[[bytes], object]) -> None:
+        self._loop = loop
+        self._output = output
+        self._master, self._slave = os.openpty()
+        self.name = os.ttyname(self._slave)
+        os.set_blocking(self._master, False)
+        self._keyboard = Outlet(loop, os.dup(self._master), _WAITING)
+        self._fifo_path = os.path.join(folder, files.INPUT)
+        if not os.path.exists(self._fifo_path):
+            os.mkfifo(self._fifo_path, 0o600)
+        # opened for both directions, so that it never ends when a writer goes
+        self._fifo = os.open(self._fifo_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._view = outlet(loop, 1) if os.isatty(0) and os.isatty(1) else None
+        self._before: list[object] | None = None
+        if self._view:
+            self._enter()
+        self.resize()
+        loop.add(self._master, READ, self._print)
+        loop.add(self._fifo, READ, lambda: self._type(self._fifo))
+
+    def started(self) -> None:
+        """The agent has the terminal now; the supervisor keeps only its other end."""
+        os.close(self._slave)
+        self._slave = -1
+
+    @property
+    def ended(self) -> bool:
+        """Whether nobody has the agent's terminal open any more and all was read."""
+        return self._master < 0
+
+    def resize(self) -> None:
+        """Give the agent's terminal the size of ours."""
+        import termios
+
+        size = b""
+        if self._view:
+            try:
+                size = fcntl.ioctl(1, termios.TIOCGWINSZ, b"\0" * 8)
+            except OSError:
+                pass
+        if not any(size[:4]):
+            size = b"".join(n.to_bytes(2, _byte_order()) for n in (*_SIZE, 0, 0))
+        if self._master >= 0:
+            fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
+
+    def close(self) -> None:
+        """Let the last output reach our terminal, and leave that as it was."""
+        self._end()
+        if self._slave >= 0:
+            self.started()
+        if self._fifo >= 0:
+            self._loop.remove(self._fifo)
+            os.close(self._fifo)
+            self._fifo = -1
+            files.discard(self._fifo_path)
+        if self._view:
+            self._loop.remove(0)
+            end = time.monotonic() + _PATIENCE
+            while self._view.busy and time.monotonic() < end:
+                self._loop.turn(0.05)
+            self._view.close()
+            self._leave()
+            self._view = None
+
+    def _print(self) -> None:
+        try:
+            data = os.read(self._master, 65536)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.EIO:  # EIO: the last one has closed it
+                raise
+            data = b""
+        if not data:
+            self._end()
+            return
+        self._output(data)
+        if self._view:
+            self._view.write(data)
+
+    def _end(self) -> None:
+        if self._master >= 0:
+            self._loop.remove(self._master)
+            self._keyboard.close()
+            os.close(self._master)
+            self._master = -1
+
+    def _type(self, source: int) -> None:
+        try:
+            data = os.read(source, 65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._keyboard.write(data)
+        else:  # our own terminal is gone
+            self._loop.remove(source)
+
+    def _enter(self) -> None:
+        import termios
+        import tty
+
+        try:
+            self._before = termios.tcgetattr(0)  # type: ignore[assignment]
+            tty.setraw(0, termios.TCSANOW)
+        except termios.error:
+            return
+        self._loop.add(0, READ, lambda: self._type(0))
+
+    def _leave(self) -> None:
+        import termios
+
+        if self._before is not None:
+            try:
+                termios.tcsetattr(0, termios.TCSANOW, self._before)  # type: ignore[arg-type]
+            except termios.error:
+                pass
+
+
+def _byte_order() -> str:
+    import sys
+
+    return sys.byteorder
