@@ -12,7 +12,9 @@ agent: use an account, a machine or a container whose loss you can bear.
 - *Codex* gets `--dangerously-bypass-approvals-and-sandbox`: its own sandbox needs kernel
   features that many containers lack, forbids the network (no `pip install`) and a commit.
   Where it fits, order it by hand: `-- codex exec --json --sandbox workspace-write {prompt}`.
-- *Gemini CLI* gets `--approval-mode yolo`; *opencode* asks for nothing in `run`.
+- *Gemini CLI* gets `--approval-mode yolo` and is told to trust the worker's folder.
+- *opencode* needs no flag: `run` does what its configuration allows, which by default is
+  everything inside the working tree, and denies what it would have to ask for.
 
 Prompts are handed over behind `--` or glued to their option, so that one that begins with a dash
 is still a prompt. What each output means is read by `worker.agentout`.

@@ -230,6 +230,10 @@ check_for_update_on_startup = false
 [analytics]
 enabled = false
 
+# They are fetched from GitHub at every start.
+[features]
+plugins = false
+
 [model_providers.stub]
 name = "stub"
 base_url = "{url}/v1"
