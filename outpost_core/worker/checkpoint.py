@@ -1,0 +1,197 @@
+"""Work in progress, committed aside and brought to safety while the agent goes on.
+
+A checkpoint is a commit of everything in the working tree that is not ignored, on top of what
+the agent has committed. It is made with an index of its own, so neither the agent's index nor its
+HEAD nor its files change. It goes to `refs/outpost/<worker>` on the rig, which belongs to this
+worker alone and is therefore overwritten; where that cannot be, to a bundle in the worker's
+folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from outpost_core.worker.changes import look, stage
+from outpost_core.worker.git import Git, read, write
+from outpost_core.worker.workspace import (
+    CHECKPOINT_MARK,
+    checkpoint_ref,
+    repository,
+    worker_of,
+)
+
+#: Seconds that the push of one checkpoint may take; the next one tries again.
+PUSH_TIMEOUT = 120.0
+_IDENTITY = {
+    "GIT_AUTHOR_NAME": "outpost",
+    "GIT_AUTHOR_EMAIL": "outpost@localhost",
+    "GIT_COMMITTER_NAME": "outpost",
+    "GIT_COMMITTER_EMAIL": "outpost@localhost",
+}
+
+
+class _Last:
+    """The last checkpoint, kept in `<folder>/checkpoint`: commit, tree, and where it is."""
+
+    def __init__(self, folder: str) -> None:
+        self.path = os.path.join(folder, "checkpoint")
+        lines = read(self.path).splitlines()
+        self.commit, self.tree, self.kept = lines if len(lines) == 3 else ("", "", "")
+
+    def write(self, commit: str, tree: str, kept: str) -> None:
+        self.commit, self.tree, self.kept = commit, tree, kept
+        write(self.path, f"{commit}\n{tree}\n{kept}\n")
+
+    def answer(self, order: Mapping[str, Any], *, nothing: bool) -> dict[str, Any]:
+        ref = checkpoint_ref(worker_of(order))
+        return {
+            "ref": ref if self.commit and not self.kept else None,
+            "commit": self.commit or None,
+            "pushed": bool(self.commit) and not self.kept,
+            "kept": self.kept or None,
+            "nothing": nothing,
+        }
+
+
+class _Found:
+    """What there is to save: the tree, HEAD, and whether any of it is new."""
+
+    __slots__ = ("head", "new", "tree")
+
+    def __init__(self, tree: str, head: str | None, new: bool) -> None:
+        self.tree = tree
+        self.head = head
+        self.new = new
+
+
+def save(order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring work that is not on the rig to safety. The agent may be at work meanwhile.
+
+    Commits on other local branches come along as further parents.
+
+    Args:
+        order: the order's JSON.
+        folder: the worker's folder.
+        workspace: what `workspace.prepare` returned.
+
+    Returns:
+        `ref` and `pushed` when the rig has it; else `kept`, the path of a bundle; `commit`; and
+        `nothing` when there was nothing new: then the others tell of the checkpoint before, or
+        are None when there is none.
+
+    Raises:
+        WorkerError: `commit_failed` or `disk_full`, it could not even be committed.
+    """
+    git = repository(order, folder)
+    last = _Last(folder)
+    found = _find(git, folder, workspace, last)
+    if not found.new:
+        if last.kept:  # it could not be pushed then; perhaps it can be now
+            _send(git, order, folder, workspace, last, last.commit, last.tree)
+        return last.answer(order, nothing=True)
+    commit = _commit(git, order, found, workspace)
+    _send(git, order, folder, workspace, last, commit, found.tree)
+    return last.answer(order, nothing=False)
+
+
+def unsaved(folder: str, workspace: Mapping[str, Any]) -> bool:
+    """Return whether there is work that is neither on the rig nor in a checkpoint.
+
+    Raises:
+        WorkerError: `commit_failed`, nobody can tell.
+    """
+    work = os.path.join(folder, "work")
+    return _find(Git(os.path.join(work, ".git"), work), folder, workspace, _Last(folder)).new
+
+
+def _find(git: Git, folder: str, workspace: Mapping[str, Any], last: _Last) -> _Found:
+    index = os.path.join(folder, f"checkpoint-{os.getpid()}.index")
+    env = {"GIT_INDEX_FILE": index}
+    try:
+        try:
+            # With the agent's index, git knows which files it need not read again.
+            with (
+                open(os.path.join(git.git_dir, "index"), "rb") as theirs,
+                open(index, "wb") as ours,
+            ):
+                ours.write(theirs.read())
+        except FileNotFoundError:
+            pass
+        changes = look(git, env)
+        tree = ""
+        if changes.dirty:
+            stage(git, os.path.join(folder, "work"), changes, folder, env=env)
+            written = git.must("write-tree", doing="save", reason="commit_failed", env=env)
+            tree = written.text
+    finally:
+        for path in (index, index + ".lock"):
+            if os.path.lexists(path):
+                os.unlink(path)
+    if tree and tree != last.tree:
+        return _Found(tree, changes.head, True)
+    known = [known for known in (workspace["base_commit"], last.commit) if known]
+    tips = ["--branches", *(["HEAD"] if changes.head else [])]
+    commits = git.must(
+        *("rev-list", "--max-count=1", *tips, "--not", "--remotes=origin", *known),
+        doing="look for commits",
+        reason="commit_failed",
+    )
+    return _Found(tree, changes.head, bool(commits.out))
+
+
+def _commit(git: Git, order: Mapping[str, Any], found: _Found, workspace: Mapping[str, Any]) -> str:
+    base = [workspace["base_commit"]] if workspace["base_commit"] else []
+    merged = [f"--no-merged={found.head}"] if found.head else []
+    others = git.run("for-each-ref", *merged, "--format=%(objectname)", "refs/heads").text.split()
+    others = [
+        tip
+        for tip in dict.fromkeys(others)
+        if git.run("rev-list", "--max-count=1", tip, "--not", "--remotes=origin", *base).out
+    ]
+    if not found.tree and found.head and not others:
+        return found.head
+    tree = found.tree or f"{found.head}^{{tree}}"
+    parents = [word for tip in (found.head, *others) if tip for word in ("-p", tip)]
+    worker = worker_of(order)
+    message = f"Checkpoint of {worker}\n\n{CHECKPOINT_MARK}{worker}"
+    made = git.must(
+        *("commit-tree", tree, *parents, "-m", message),
+        doing="commit the checkpoint",
+        reason="commit_failed",
+        env=_IDENTITY,
+    )
+    return made.text
+
+
+def _send(
+    git: Git,
+    order: Mapping[str, Any],
+    folder: str,
+    workspace: Mapping[str, Any],
+    last: _Last,
+    commit: str,
+    tree: str,
+) -> None:
+    """Push the checkpoint, else bundle it; `last` says which."""
+    ref = checkpoint_ref(worker_of(order))
+    bundle = os.path.join(folder, "checkpoint.bundle")
+    pushed = git.run("push", "--porcelain", "outpost", f"+{commit}:{ref}", timeout=PUSH_TIMEOUT)
+    if pushed.code == 0:
+        last.write(commit, tree, "")
+        if os.path.exists(bundle):
+            os.unlink(bundle)
+        return
+    if last.commit == commit and last.kept:
+        return
+    staged = bundle + ".new"
+    base = [workspace["base_commit"]] if workspace["base_commit"] else []
+    git.must("update-ref", ref, commit, doing="keep the checkpoint", reason="commit_failed")
+    git.must(
+        *("bundle", "create", "-q", staged, ref, "--not", "--remotes=origin", *base),
+        doing="keep the checkpoint",
+        reason="commit_failed",
+    )
+    os.rename(staged, bundle)
+    last.write(commit, tree, bundle)

@@ -1,0 +1,358 @@
+"""Bring the work home: commit what is left, push, and see it on the remote.
+
+Every step can be done again after a crash: a commit that was made is found as the branch's tip, a
+push that arrived answers "up to date", and what was seen is seen again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from outpost_core import faults
+from outpost_core.errors import OutpostError, WorkerError
+from outpost_core.worker import checkpoint
+from outpost_core.worker.changes import Changes, look, stage
+from outpost_core.worker.git import Done, Git, persistently, write
+from outpost_core.worker.mirror import remove_locks
+from outpost_core.worker.names import redact
+from outpost_core.worker.workspace import repository, restore
+
+#: Seconds that the pull-request command may take (`OUTPOST_PR_TIMEOUT`).
+PR_TIMEOUT = float(os.environ.get("OUTPOST_PR_TIMEOUT", "120"))
+_HEADS = "refs/heads/"
+Report = Callable[[str], None]
+
+
+def deliver(
+    order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any], report: Report
+) -> dict[str, Any]:
+    """Push the worker's work to its branch and return what was seen on the remote.
+
+    The agent's processes must have ended. What it left uncommitted is committed without running
+    any hook (as `git commit --no-verify`) and without signing: hooks are made for people, and
+    may ask, reformat or refuse. Work on another branch or on a detached HEAD is delivered too.
+    The remote's branch is never forced: when it went another way, the work goes to
+    `<branch>-<attempt>`.
+
+    Args:
+        order: the order's JSON.
+        folder: the worker's folder.
+        workspace: what `workspace.prepare` returned.
+        report: told what is being done.
+
+    Returns:
+        `reason` (`ok` or `nothing_to_commit`), `branch`, `commit`, `pr_url`, `message`.
+
+    Raises:
+        WorkerError: `commit_failed`, `push_failed`, `verify_failed` or `disk_full`; the message
+            says where the work is kept.
+    """
+    git = repository(order, folder)
+    try:
+        work = _commit(git, order, folder, workspace)
+        faults.point("worker.committed")
+        if work.commit is None or work.commit == workspace["remote_tip"]:
+            return _nothing(workspace, work)
+        branch = _push(git, order, workspace, work, report)
+        faults.point("worker.pushed")
+        _verify(git, branch, work.commit, report)
+        faults.point("worker.verified")
+    except WorkerError as error:
+        error.message += "; " + _keep(order, folder, workspace)
+        raise
+    if work.rest:
+        work.notes.append(_keep(order, folder, workspace))
+    pr_url = _pull_request(order, workspace, folder, branch, work.notes, report)
+    pushed = f"pushed {branch} at {work.commit[:12]}"
+    return {
+        "reason": "ok",
+        "branch": branch,
+        "commit": work.commit,
+        "pr_url": pr_url,
+        "message": "; ".join([pushed, *work.notes]),
+    }
+
+
+def unpushed(folder: str, workspace: Mapping[str, Any]) -> bool:
+    """Return whether the working tree or repository holds work that is kept nowhere else.
+
+    Work on the rig's branches or in a checkpoint counts as kept; ignored files do not count.
+    When it cannot be read, the answer is True.
+    """
+    try:
+        return checkpoint.unsaved(folder, workspace)
+    except WorkerError:
+        return True
+
+
+class _Work:
+    """What is to be delivered.
+
+    Attributes:
+        commit: the commit, or None when there is nothing.
+        notes: sentences for the result's message.
+        rest: there is more work than that commit holds.
+    """
+
+    def __init__(self, commit: str | None = None, *notes: str, rest: bool = False) -> None:
+        self.commit = commit
+        self.notes = list(notes)
+        self.rest = rest
+
+
+def _commit(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> _Work:
+    """Find the agent's work and commit what is in no commit."""
+    if not os.path.exists(os.path.join(git.git_dir, "HEAD")):
+        restore(order, folder, workspace)
+    remove_locks(git.git_dir)
+    changes = look(git)
+    _refuse_half_done(git, changes)
+    branch = workspace["branch"]
+    tips = None
+    if changes.branch != branch:
+        tips = _Tips(git, workspace)
+        own = tips.local.get(branch)
+        if own and not tips.holds_work(changes.head) and tips.holds_work(own):
+            note = f"the agent left {changes.branch or 'a detached HEAD'} checked out"
+            return _Work(own, note, rest=changes.dirty)
+    if changes.dirty:
+        head = _commit_all(git, order, folder, changes)
+        if head != changes.head:
+            return _Work(head, *_said(changes, branch), rest=bool(tips and tips.local.get(branch)))
+    tips = tips or _Tips(git, workspace)
+    if tips.holds_work(changes.head):
+        return _Work(changes.head, *_said(changes, branch))
+    for name, tip in tips.local.items():
+        if tips.holds_work(tip):
+            return _Work(tip, f"the agent worked on the branch {name}", rest=True)
+    return _Work()
+
+
+def _said(changes: Changes, branch: str) -> list[str]:
+    notes = []
+    if changes.branch != branch:
+        notes.append(f"the agent worked on {changes.branch or 'a detached HEAD'}")
+    if changes.nested:
+        some = ", ".join(changes.nested[:3])
+        notes.append(f"{some}: git repositories inside the tree, delivered as plain files")
+    return notes
+
+
+def _refuse_half_done(git: Git, changes: Changes) -> None:
+    if changes.conflicts:
+        some = ", ".join(changes.conflicts[:5])
+        raise WorkerError(f"the agent left a merge conflict in {some}", reason="commit_failed")
+    for name in ("rebase-merge", "rebase-apply"):
+        if os.path.exists(os.path.join(git.git_dir, name)):
+            raise WorkerError("the agent left a rebase half done", reason="commit_failed")
+
+
+class _Tips:
+    """The local branches, newest first, and which commits count as work."""
+
+    def __init__(self, git: Git, workspace: Mapping[str, Any]) -> None:
+        self._git = git
+        listed = git.must(
+            *("for-each-ref", "--sort=-committerdate", "--format=%(objectname) %(refname)"),
+            *("refs/heads", "refs/remotes/origin"),
+            doing="list the branches",
+            reason="commit_failed",
+        )
+        refs: dict[str, str] = {}
+        for line in listed.text.splitlines():
+            tip, _, name = line.partition(" ")
+            refs[name] = tip
+        self.local = {
+            name[len(_HEADS) :]: tip for name, tip in refs.items() if name.startswith(_HEADS)
+        }
+        upstream = refs.get(f"refs/remotes/origin/{workspace['base_branch']}")
+        self._base = [known for known in (workspace["base_commit"], upstream) if known]
+
+    def holds_work(self, commit: str | None) -> bool:
+        """Whether a commit has something that the branch it started from does not have."""
+        if commit is None or commit in self._base:
+            return False
+        return bool(self._git.run("rev-list", "--max-count=1", commit, "--not", *self._base).out)
+
+
+def _commit_all(git: Git, order: Mapping[str, Any], folder: str, changes: Changes) -> str | None:
+    """Commit everything that is not ignored; returns the new HEAD, or the old one."""
+    delivery = order["delivery"]
+    # `commit --all` alone does not see files that git does not know yet.
+    everything = ["--all"]
+    if changes.untracked or changes.nested:
+        stage(git, os.path.join(folder, "work"), changes, folder)
+        everything = []
+    message = os.path.join(folder, "commit-message")
+    write(message, delivery["message"] + "\n")
+    argv = ("commit", "--quiet", "--cleanup=whitespace", *everything, "-F", message)
+    known = _identity(delivery["author_name"], delivery["author_email"])
+    done = git.run(*argv, env=known)
+    if done.code == 128 and ("tell me who you are" in done.err or "ident" in done.err):
+        anybody = _identity("outpost", "outpost@localhost")
+        done = git.run(*argv, env={**anybody, **known})
+    if done.code == 1 and not done.err.strip():
+        return changes.head  # what looked like a change was none
+    if done.code:
+        raise git.error(done, "commit the work", "commit_failed")
+    return git.must("rev-parse", "HEAD", doing="read HEAD", reason="commit_failed").text
+
+
+def _identity(name: str, email: str) -> dict[str, str]:
+    return {
+        f"GIT_{role}_{what}": value
+        for role in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", name), ("EMAIL", email))
+        if value
+    }
+
+
+def _nothing(workspace: Mapping[str, Any], work: _Work) -> dict[str, Any]:
+    branch = workspace["branch"] if work.commit else None
+    message = "the agent changed nothing"
+    if branch:
+        message += f"; {branch} is on the rig already"
+    return {
+        "reason": "nothing_to_commit",
+        "branch": branch,
+        "commit": work.commit,
+        "pr_url": None,
+        "message": message,
+    }
+
+
+def _push(
+    git: Git, order: Mapping[str, Any], workspace: Mapping[str, Any], work: _Work, report: Report
+) -> str:
+    """Push to the branch, or beside it when it went another way; returns the branch."""
+    wanted, commit = workspace["branch"], work.commit
+    assert commit is not None
+    beside = f"{wanted}-{order['attempt']}"
+    for branch in (wanted, beside, f"{beside}-{commit[:8]}"):
+        report(f"pushing {branch}")
+        argv = ("push", "--porcelain", "--no-recurse-submodules", "outpost")
+        refspec = f"{commit}:{_HEADS}{branch}"
+        done = persistently(lambda: git.run(*argv, refspec), report, "pushing")  # noqa: B023
+        if done.code == 0 or (_went_on(done) and _contains(git, branch, commit)):
+            if branch != wanted:
+                work.notes.append(f"{wanted} on the rig has other work, which was left as it is")
+            return branch
+        if not _went_on(done):
+            raise _push_error(git, done, branch)
+    raise WorkerError(f"{wanted} and {beside} on the rig have other work", reason="push_failed")
+
+
+def _went_on(done: Done) -> bool:
+    """Whether the remote's branch has commits that ours does not have."""
+    return done.code != 0 and any(
+        line.startswith(b"!") and b"[rejected]" in line for line in done.out.splitlines()
+    )
+
+
+def _push_error(git: Git, done: Done, branch: str) -> WorkerError:
+    refused = [line for line in os.fsdecode(done.out).splitlines() if line.startswith("!")]
+    answer = "".join(f" ({line.rpartition(chr(9))[2]})" for line in refused)
+    error = git.error(done, f"push {branch}{answer}", "push_failed")
+    error.mend = "push it by hand when the rig takes it again, or spawn the issue again"
+    return error
+
+
+def _contains(git: Git, branch: str, commit: str) -> bool:
+    """Whether the remote's branch holds the commit: someone may have gone on from there."""
+    seen = f"refs/remotes/origin/{branch}"
+    fetched = git.run("fetch", "--quiet", "--no-tags", "outpost", f"+{_HEADS}{branch}:{seen}")
+    return not fetched.code and not git.run("merge-base", "--is-ancestor", commit, seen).code
+
+
+def _verify(git: Git, branch: str, commit: str, report: Report) -> None:
+    report("looking at the rig")
+    name = _HEADS + branch
+    done = persistently(lambda: git.run("ls-remote", "outpost", name), report, "looking at the rig")
+    if done.code:
+        raise git.error(done, f"see {branch} on the rig after the push", "verify_failed")
+    seen = [line.split("\t")[0] for line in done.text.splitlines() if line.endswith("\t" + name)]
+    if seen != [commit] and not _contains(git, branch, commit):
+        raise WorkerError(
+            f"the push was answered, but {branch} on the rig is at {seen[0] if seen else 'nothing'}"
+            f" instead of {commit}",
+            reason="verify_failed",
+            mend="look for a hook or a mirror on the rig that moves branches",
+        )
+
+
+def _keep(order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> str:
+    """Save what is not on the rig and say where it is."""
+    try:
+        saved = checkpoint.save(order, folder, workspace)
+    except (OutpostError, OSError) as error:
+        why = redact(str(error), order["rig"])
+        return f"the work stays in {os.path.join(folder, 'work')} ({why})"
+    place = saved["ref"] or saved["kept"]
+    return f"the work is kept in {place}" if place else "no work is left over"
+
+
+def _pull_request(
+    order: Mapping[str, Any],
+    workspace: Mapping[str, Any],
+    folder: str,
+    branch: str,
+    notes: list[str],
+    report: Report,
+) -> str | None:
+    """Run the pull-request command; its failure is told and does not undo the delivery."""
+    if not order["delivery"]["pr_command"]:
+        return None
+    import subprocess
+
+    report("opening the pull request")
+    values = {
+        "{branch}": branch,
+        "{base}": workspace["base_branch"] or "",
+        "{title}": order["issue"]["title"],
+        "{issue}": order["issue"]["id"],
+    }
+    argv = [_fill(word, values) for word in order["delivery"]["pr_command"]]
+    printed = ""
+    try:
+        done = subprocess.run(
+            argv,
+            cwd=os.path.join(folder, "work"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=PR_TIMEOUT,
+            check=False,
+        )
+        printed = done.stdout.decode(errors="replace")
+        failed = f"ended with {done.returncode}" if done.returncode else ""
+    except subprocess.TimeoutExpired:
+        failed = f"did not end within {PR_TIMEOUT:g} s"
+    except OSError as error:
+        failed = f"could not be run: {error.strerror}"
+    if failed:
+        last = redact(printed, order["rig"]).strip().rpartition("\n")[2][-300:]
+        notes.append(f"the pull-request command {failed}" + (f": {last}" if last else ""))
+    return _last_url(printed)
+
+
+def _fill(word: str, values: Mapping[str, str]) -> str:
+    """Replace the placeholders in one pass, so that a title with `{branch}` in it stays."""
+    parts = []
+    while word:
+        start, name = min(
+            ((word.find(name), name) for name in values if name in word), default=(len(word), "")
+        )
+        parts += [word[:start], values.get(name, "")]
+        word = word[start + len(name) :]
+    return "".join(parts)
+
+
+def _last_url(text: str) -> str | None:
+    urls = [
+        word[word.find("http") :].rstrip(".,;:!?)]}>'\"")
+        for word in text.split()
+        if "http://" in word or "https://" in word
+    ]
+    return urls[-1] if urls else None

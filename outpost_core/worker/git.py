@@ -1,0 +1,317 @@
+"""Run git without surprises: no shell, no prompt, no hook, no background maintenance.
+
+Processes are started by `posix_spawn`, since importing `subprocess` costs as much as two git
+commands. Each gets its own session, so that ssh and credential helpers find no terminal to
+prompt on, and so that all of it can be ended at once.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Callable, Mapping
+
+from outpost_core.errors import WorkerError
+from outpost_core.worker.names import redact, split_rig
+
+#: Seconds that a command which talks to a remote may take (`OUTPOST_GIT_TIMEOUT`).
+NETWORK_TIMEOUT = float(os.environ.get("OUTPOST_GIT_TIMEOUT", "1800"))
+#: Seconds between attempts to reach a remote; their number bounds the attempts
+#: (`OUTPOST_GIT_RETRY`, comma-separated).
+RETRY_DELAYS = tuple(
+    float(part) for part in os.environ.get("OUTPOST_GIT_RETRY", "1,3,9,20").split(",") if part
+)
+_KILL = 9
+_ERROR_BYTES = 65536
+
+#: Settings of every git command of ours. Hooks and file-system monitors are programs that the
+#: user or the repository chose for people, not for us; signing may ask for a pass phrase.
+_SETTINGS = (
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "core.safecrlf=false",
+    "core.askPass=",
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "protocol.ext.allow=never",
+    "commit.gpgSign=false",
+    "push.gpgSign=false",
+    "push.followTags=false",
+    "submodule.recurse=false",
+    "user.useConfigOnly=true",
+    "fetch.unpackLimit=1",
+    "http.lowSpeedLimit=1",
+    "http.lowSpeedTime=120",
+)
+#: Which of the caller's GIT_* variables stay: how to reach remotes, and which configuration.
+_KEPT = ("GIT_SSH", "GIT_SSL_", "GIT_PROXY_", "GIT_HTTP_", "GIT_CONFIG_", "GIT_EXEC_PATH")
+
+#: What a remote says when asking again will not help.
+_PERMANENT = (
+    "Authentication failed",
+    "could not read Username",
+    "could not read Password",
+    "Permission denied",
+    "does not appear to be a git repository",
+    "epository not found",
+    "not a git repository",
+    "dubious ownership",
+    "Host key verification failed",
+    "returned error: 40",
+    "protocol.ext.allow",
+    "transport 'ext' not allowed",
+)
+
+
+class Done:
+    """How a command ended: `code` (negative for a signal), `out` in bytes, `err` as text."""
+
+    __slots__ = ("code", "err", "out")
+
+    def __init__(self, code: int, out: bytes, err: str) -> None:
+        self.code = code
+        self.out = out
+        self.err = err
+
+    @property
+    def text(self) -> str:
+        """What was printed, without the last newline; undecodable bytes survive a round trip."""
+        return os.fsdecode(self.out).rstrip("\n")
+
+    @property
+    def transient(self) -> bool:
+        """Whether trying again may help: not when a push was refused for what it is."""
+        refused = self.out.startswith(b"!") or b"\n!" in self.out
+        return self.code != 0 and not refused and not any(mark in self.err for mark in _PERMANENT)
+
+
+def run(
+    argv: list[str],
+    env: Mapping[str, str],
+    *,
+    timeout: float = NETWORK_TIMEOUT,
+    stdin: str = os.devnull,
+    started: Callable[[int], None] | None = None,
+) -> Done:
+    """Run one command to its end.
+
+    Args:
+        argv: program and arguments.
+        env: the whole environment.
+        timeout: seconds until its process group is killed; the code is then -9 and `err` says so.
+        stdin: path of the file that it reads.
+        started: called with its pid, which is also its process group and session.
+    """
+    out_read, out_write = os.pipe()
+    err_read, err_write = os.pipe()
+    try:
+        pid = os.posix_spawnp(
+            argv[0],
+            argv,
+            env,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, stdin, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, out_write, 1),
+                (os.POSIX_SPAWN_DUP2, err_write, 2),
+            ],
+            setsid=True,
+        )
+    except OSError as error:
+        for fd in (out_read, out_write, err_read, err_write):
+            os.close(fd)
+        return Done(127, b"", f"{argv[0]}: {error.strerror}")
+    os.close(out_write)
+    os.close(err_write)
+    try:
+        if started:
+            started(pid)
+        return _collect(pid, out_read, err_read, timeout)
+    except BaseException:
+        os.killpg(pid, _KILL)
+        os.waitpid(pid, 0)
+        raise
+    finally:
+        os.close(out_read)
+        os.close(err_read)
+
+
+def _collect(pid: int, out_read: int, err_read: int, timeout: float) -> Done:
+    """Read both pipes until the process has ended.
+
+    Its end counts, not the end of the pipes: an ssh master that stays behind keeps them open.
+    """
+    deadline = time.monotonic() + timeout
+    chunks: dict[int, list[bytes]] = {out_read: [], err_read: []}
+    poll = select.poll()
+    for fd in chunks:
+        os.set_blocking(fd, False)
+        poll.register(fd, select.POLLIN)
+    unread = len(chunks)
+    late = False
+    ended = 0
+    while not ended:
+        for fd, _ in poll.poll(100):
+            if not _drain(fd, chunks[fd]):
+                poll.unregister(fd)
+                unread -= 1
+        ended, status = os.waitpid(pid, os.WNOHANG if unread else 0)
+        if not (ended or late) and time.monotonic() > deadline:
+            late = True
+            os.killpg(pid, _KILL)
+    for fd, parts in chunks.items():
+        _drain(fd, parts)
+    err = os.fsdecode(b"".join(chunks[err_read])[-_ERROR_BYTES:])
+    if late:
+        err += f"\nno end within {timeout:g} s"
+    return Done(os.waitstatus_to_exitcode(status), b"".join(chunks[out_read]), err)
+
+
+def _drain(fd: int, parts: list[bytes]) -> bool:
+    """Read what is there; False at the end of the pipe."""
+    while True:
+        try:
+            data = os.read(fd, 1 << 16)
+        except BlockingIOError:
+            return True
+        if not data:
+            return False
+        parts.append(data)
+
+
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of our git commands: the caller's, with nothing that redirects git."""
+    env = {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith("GIT_") or name.startswith(_KEPT)
+    }
+    env.update(
+        GIT_TERMINAL_PROMPT="0",
+        GIT_ASKPASS="",
+        SSH_ASKPASS_REQUIRE="never",
+        GIT_OPTIONAL_LOCKS="0",
+        LC_ALL="C",
+    )
+    return env
+
+
+class Git:
+    """git on one repository.
+
+    Args:
+        git_dir: the repository; given to git as it is, so that no repository around it is found.
+        work: its working tree, or "" for a bare one.
+        credentials: path of a git-credential-store file, or "" to ask the user's helpers.
+        rig: the rig; in a repository with a working tree it is the remote `outpost`, whatever
+            the agent did to `origin`. Its password is taken out of errors and never in argv.
+    """
+
+    def __init__(
+        self,
+        git_dir: str,
+        work: str = "",
+        *,
+        credentials: str = "",
+        rig: str = "",
+    ) -> None:
+        self.git_dir = git_dir
+        self.url = split_rig(rig)[0]
+        self._rig = rig
+        self._env = environment(os.environ)
+        self._env["GIT_DIR"] = git_dir
+        if work:
+            self._env["GIT_WORK_TREE"] = work
+        self._argv = ["git", "-C", work or git_dir]
+        for setting in _SETTINGS:
+            self._argv += ["-c", setting]
+        if work and rig:
+            self._argv += ["-c", f"remote.outpost.url={self.url}"]
+            self._argv += ["-c", "remote.outpost.fetch=+refs/heads/*:refs/remotes/origin/*"]
+        if credentials:
+            helper = "store --file=" + shell_quote(credentials)
+            self._argv += ["-c", "credential.helper=", "-c", "credential.helper=" + helper]
+
+    def run(
+        self,
+        *args: str,
+        env: Mapping[str, str] | None = None,
+        stdin: str = os.devnull,
+        timeout: float = NETWORK_TIMEOUT,
+        started: Callable[[int], None] | None = None,
+    ) -> Done:
+        """Run `git ARGS` and return how it ended, whatever that is."""
+        whole = {**self._env, **env} if env else self._env
+        return run([*self._argv, *args], whole, stdin=stdin, timeout=timeout, started=started)
+
+    def must(
+        self,
+        *args: str,
+        doing: str,
+        reason: str,
+        env: Mapping[str, str] | None = None,
+        stdin: str = os.devnull,
+    ) -> Done:
+        """Run `git ARGS`, which has to succeed.
+
+        Args:
+            args: the command.
+            doing: what it is for, after "could not".
+            reason: the reason code when it fails.
+            env: more environment.
+            stdin: path of the file that it reads.
+
+        Raises:
+            WorkerError: it failed.
+        """
+        done = self.run(*args, env=env, stdin=stdin)
+        if done.code:
+            raise self.error(done, doing, reason)
+        return done
+
+    def error(self, done: Done, doing: str, reason: str) -> WorkerError:
+        """Return the error to raise for a command that failed: git's own words, no password."""
+        if "No space left on device" in done.err:
+            reason = "disk_full"
+        return WorkerError(f"could not {doing}: {self.words(done)}", reason=reason)
+
+    def words(self, done: Done) -> str:
+        """Return the lines of git's errors that say the cause, at most 600 characters."""
+        lines = [line.strip() for line in done.err.splitlines() if line.strip()]
+        marked = [line for line in lines if line.startswith(("fatal:", "error:", "remote:", "!"))]
+        text = "; ".join((marked or lines)[-6:]) or f"git ended with {done.code}"
+        return redact(text, self._rig)[-600:]
+
+
+def persistently(call: Callable[[], Done], report: Callable[[str], None], doing: str) -> Done:
+    """Run `call` until it succeeds, fails for good, or `RETRY_DELAYS` are used up."""
+    for delay in RETRY_DELAYS:
+        done = call()
+        if not done.transient:
+            return done
+        report(f"{doing}: no answer, trying again in {delay:g} s")
+        time.sleep(delay)
+    return call()
+
+
+def shell_quote(text: str) -> str:
+    """Return `text` as one word of a shell: git runs credential helpers through one."""
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def write(path: str, text: str, mode: int = 0o600) -> None:
+    """Write a file at once: a reader sees the old text or the new one."""
+    staged = f"{path}.{os.getpid()}.new"
+    fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    with open(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
+    os.rename(staged, path)
+
+
+def read(path: str) -> str:
+    """Return the text of a file, or "" when there is none."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""

@@ -1,0 +1,256 @@
+"""A private repository and working tree for one worker, in two or three git processes.
+
+The repository is written by hand: `git init`, `git clone` and `git worktree add` would each cost
+more processes than all that is needed. It borrows the mirror's objects, so nothing is copied,
+and has its own refs and configuration, so that no agent can disturb the mirror or another worker.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from outpost_core.errors import UsageError, WorkerError
+from outpost_core.worker import beads
+from outpost_core.worker.git import Git, shell_quote, write
+from outpost_core.worker.mirror import Snapshot, mirror_path, sync
+from outpost_core.worker.names import check_branch, check_rig, redact, split_rig
+
+_HEADS = "refs/heads/"
+#: The last line of a checkpoint's message, by which `resume` knows one.
+CHECKPOINT_MARK = "Outpost-Checkpoint: "
+
+
+def worker_of(order: Mapping[str, Any]) -> str:
+    """Return the worker's id: `<issue>.<attempt>`."""
+    return f"{order['issue']['id']}.{order['attempt']}"
+
+
+def checkpoint_ref(worker: str) -> str:
+    """Return the ref under which a worker's unfinished work is kept."""
+    return f"refs/outpost/{worker}"
+
+
+def repository(order: Mapping[str, Any], folder: str) -> Git:
+    """Return git on the worker's repository, with its rig as the remote `outpost`.
+
+    Args:
+        order: the order's JSON.
+        folder: the worker's folder.
+    """
+    work = os.path.join(folder, "work")
+    rig = order["rig"]
+    return Git(os.path.join(work, ".git"), work, credentials=credentials(rig, folder), rig=rig)
+
+
+def credentials(rig: str, folder: str) -> str:
+    """Write the rig's user and password where git finds them; "" when it holds none.
+
+    Returns:
+        the path of the file (0600). It stays as long as the worker's folder: the agent may push
+        too, as it could in a clone of that URL.
+    """
+    secret = split_rig(rig)[1]
+    if not secret:
+        return ""
+    path = os.path.join(folder, "git-credentials")
+    write(path, secret + "\n")
+    return path
+
+
+def prepare(
+    order: Mapping[str, Any], root: str, folder: str, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """Make `<folder>/work`: the rig at its base, on a local branch named as the one to deliver.
+
+    With `resume`, the tree is as the earlier attempt left it: what it had committed is committed,
+    what it had not is staged. A rig without commits gives an empty tree on a branch to be born.
+    git runs with this process's environment (credential helpers, ssh agent, proxies).
+
+    Args:
+        order: the order's JSON, with a rig.
+        root: the folder that holds `rigs/` and `workers/`.
+        folder: the worker's folder.
+        report: told what is being done.
+
+    Returns:
+        `branch`; `base_commit`, None for an empty rig; `base_branch`, where the work is to be
+        merged (the base, else the rig's default branch, or None); `start_commit`, where the
+        branch begins (differs from the base after a resume); `remote_tip`, the commit of
+        `branch` on the remote, or None; `rig`, fit to be shown; `beads`, a sentence or "".
+
+    Raises:
+        WorkerError: `base_not_found`, `workspace_failed` or `disk_full`.
+    """
+    try:
+        branch = check_branch(order["delivery"]["branch"])
+        rig = check_rig(order["rig"])
+    except UsageError as error:
+        raise WorkerError(error.message, reason="workspace_failed", mend=error.mend) from None
+    try:
+        secrets = credentials(rig, folder)
+        seen = sync(root, rig, order.get("base"), order.get("depth"), secrets, report)
+        rebuild(order, folder, seen)
+    except OSError as error:
+        raise _failed(error) from error
+    git = repository(order, folder)
+    start, tree = seen.base, seen.base
+    if order.get("resume"):
+        start, tree = _resume(git, order["resume"], root, seen)
+    if start and tree:
+        _point_branch(git.git_dir, branch, start)
+        report("checking out")
+        git.must("read-tree", "--reset", "-u", tree, doing="check out", reason="workspace_failed")
+    default = seen.default or ""
+    return {
+        "branch": branch,
+        "base_commit": seen.base,
+        "base_branch": seen.base_branch or default.removeprefix(_HEADS) or None,
+        "start_commit": start,
+        "remote_tip": seen.refs.get(_HEADS + branch),
+        "rig": redact(rig),
+        "beads": beads.provide(git, os.path.join(folder, "work"), order["issue"]["id"], report),
+    }
+
+
+def _failed(error: OSError) -> WorkerError:
+    reason = "disk_full" if error.errno == errno.ENOSPC else "workspace_failed"
+    return WorkerError(f"could not make the working tree: {error}", reason=reason)
+
+
+def rebuild(order: Mapping[str, Any], folder: str, seen: Snapshot) -> None:
+    """Write the worker's `.git`, borrowing from the mirror; the branch is yet to be born.
+
+    Only those branches of the remote show as `origin/…` whose commits the mirror holds: none of
+    them is stale, and `git fetch` brings the others.
+    """
+    git_dir = os.path.join(folder, "work", ".git")
+    if os.path.lexists(git_dir):
+        raise FileExistsError(errno.EEXIST, "it is there already", git_dir)
+    for name in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "info", "hooks"):
+        os.makedirs(os.path.join(git_dir, name))
+    # A path in this file may be quoted as in C; one without special bytes stands as it is.
+    write(
+        os.path.join(git_dir, "objects/info/alternates"), os.path.abspath(seen.path) + "/objects\n"
+    )
+    write(os.path.join(git_dir, "config"), _config(order, folder, seen))
+    write(os.path.join(git_dir, "HEAD"), f"ref: {_HEADS}{order['delivery']['branch']}\n")
+    if seen.shallow:
+        write(os.path.join(git_dir, "shallow"), seen.shallow)
+    packed = ["# pack-refs with: \n"]
+    for name, value in seen.refs.items():
+        if value in seen.have and name.startswith(_HEADS):
+            packed.append(f"{value} refs/remotes/origin/{name[len(_HEADS) :]}\n")
+        elif value in seen.have and name.startswith("refs/tags/") and not name.endswith("^{}"):
+            packed.append(f"{value} {name}\n")
+    write(os.path.join(git_dir, "packed-refs"), "".join(packed))
+
+
+def restore(order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> None:
+    """Write the worker's `.git` again after the agent removed it; the files stay as they are.
+
+    What the agent had committed is lost with its repository; its files are what counts then.
+
+    Raises:
+        WorkerError: `commit_failed`, it could not be done.
+    """
+    root = os.path.dirname(os.path.dirname(os.path.abspath(folder)))
+    seen = Snapshot(mirror_path(root, order["rig"]))
+    git = repository(order, folder)
+    start = workspace["start_commit"]
+    try:
+        if os.path.lexists(git.git_dir):
+            os.rename(git.git_dir, os.path.join(folder, f"broken-git-{time.time_ns()}"))
+        rebuild(order, folder, seen)
+        if start:
+            _point_branch(git.git_dir, workspace["branch"], start)
+            git.must("read-tree", start, doing="read the base", reason="commit_failed")
+    except OSError as error:
+        raise WorkerError(f"could not make .git again: {error}", reason="commit_failed") from error
+
+
+def _config(order: Mapping[str, Any], folder: str, seen: Snapshot) -> str:
+    rig, delivery = order["rig"], order["delivery"]
+    sha256 = any(len(value) == 64 for value in seen.refs.values())
+    lines = [
+        "[core]",
+        f"\trepositoryformatversion = {int(sha256)}",
+        "\tbare = false",
+        "\tlogallrefupdates = true",
+        *(["[extensions]", "\tobjectformat = sha256"] if sha256 else []),
+        '[remote "origin"]',
+        f"\turl = {_quoted(split_rig(rig)[0])}",
+        f"\tfetch = +{_HEADS}*:refs/remotes/origin/*",
+        # An agent's plain `git push` goes to the branch of the same name, never to the base.
+        "[push]",
+        "\tdefault = current",
+        # Nothing is left running behind the agent, and nothing borrowed is given up.
+        "[gc]",
+        "\tauto = 0",
+    ]
+    secrets = credentials(rig, folder)
+    if secrets:
+        helper = _quoted("store --file=" + shell_quote(secrets))
+        lines += ["[credential]", "\thelper =", f"\thelper = {helper}"]
+    if delivery.get("author_name") or delivery.get("author_email"):
+        lines.append("[user]")
+        for key in ("name", "email"):
+            if delivery.get("author_" + key):
+                lines.append(f"\t{key} = {_quoted(delivery['author_' + key])}")
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+def _point_branch(git_dir: str, branch: str, commit: str) -> None:
+    path = os.path.join(git_dir, "refs/heads", branch)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    write(path, commit + "\n")
+
+
+def _resume(git: Git, resume: str, root: str, seen: Snapshot) -> tuple[str, str]:
+    """Return the commit to begin at and the tree to check out, brought into the repository.
+
+    A checkpoint that could not be pushed is taken from its bundle when it was made here.
+    """
+    source, what = "outpost", resume
+    bundle = os.path.join(root, "workers", resume.rpartition("/")[2], "checkpoint.bundle")
+    if resume.startswith("refs/outpost/"):
+        what = f"+{resume}:{resume}"
+        if resume not in seen.refs:
+            source = bundle
+            if not os.path.exists(bundle):
+                raise _cannot_resume(resume, "the rig has no such ref")
+    elif len(resume) not in (40, 64) or not set(resume) <= set("0123456789abcdef"):
+        raise _cannot_resume(resume, "that is neither refs/outpost/… nor a whole commit hash")
+    name = resume + "^{commit}"
+    known = git.run("rev-parse", "--quiet", "--verify", name)
+    if known.code:
+        quiet = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
+        fetched = git.run("fetch", *quiet, "--", source, what)
+        if fetched.code:
+            raise _cannot_resume(resume, git.words(fetched))
+        known = git.must(
+            "rev-parse", "--verify", name, doing="find the checkpoint", reason="base_not_found"
+        )
+    commit = known.text
+    text = git.must("cat-file", "commit", commit, doing="read it", reason="base_not_found").text
+    head, _, message = text.partition("\n\n")
+    parents = [line[7:] for line in head.splitlines() if line.startswith("parent ")]
+    if parents and CHECKPOINT_MARK in message.rpartition("\n")[2]:
+        return parents[0], commit
+    return commit, commit
+
+
+def _cannot_resume(resume: str, why: str) -> WorkerError:
+    return WorkerError(
+        f"could not resume from {resume}: {why}",
+        reason="base_not_found",
+        mend="leave the resume out to start from the base again",
+    )
