@@ -1,0 +1,193 @@
+"""The smallest complete outpost: what the conformance kit itself is tested with.
+
+Workers are detached processes of this machine, each in its folder; the far side does the work.
+Backend authors can read it as the shortest answer to every check, and `mutants` break it in
+twelve ways. The module is a backend package: it offers the type `reference`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from outpost_core import faults
+from outpost_core.backend import Backend, BuildContext, Outpost, OutpostOptions
+from outpost_core.errors import NotFoundError, UnreachableError, UsageError
+from outpost_core.hookspecs import API_VERSION, hookimpl
+from outpost_core.testing.target import Target
+from outpost_core.types import Health, Order, WorkerStatus, split_worker_id
+from outpost_core.worker import files, publish, recover, status, stop
+
+OUTPOST_API: Final = API_VERSION
+#: A file of that name in the state folder makes the outpost unreachable.
+CUT: Final = "cut"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceOptions(OutpostOptions):
+    """Nothing beyond what every outpost has."""
+
+
+class ReferenceOutpost(Outpost):
+    """Workers on this machine, as detached processes."""
+
+    type = "reference"
+    capabilities = frozenset({"rig", "local_rig", "checkpoint", "secrets", "price"})
+
+    def __init__(self, name: str, options: OutpostOptions, context: BuildContext) -> None:
+        super().__init__(name, options, context)
+        self.root = context.state_dir
+        self._scanned: dict[str, Any] = {}
+
+    @hookimpl
+    async def outpost_spawn(self, order: Order) -> WorkerStatus:
+        """Publish the order, and start its supervisor unless that has begun."""
+        self.check_line()
+        env = publish.base_env(os.environ)
+        folder, _ = await asyncio.to_thread(publish.publish, self.root, order, env)
+        if not status.started(folder):
+            await asyncio.to_thread(self.start, folder)
+            faults.point("local.launched")
+        return status.read(folder)
+
+    @hookimpl
+    async def outpost_list(self) -> Sequence[WorkerStatus]:
+        """Read every worker's folder; what a dead supervisor left is recovered."""
+        self.check_line()
+        found = await asyncio.to_thread(status.scan, self.root, self._scanned)
+        return [await self.looked_at(one) for one in found]
+
+    @hookimpl
+    async def outpost_ping(self) -> Health:
+        """Say that all is well."""
+        self.check_line()
+        return Health(ok=True, detail="detached processes")
+
+    @hookimpl
+    async def outpost_logs(self, worker: str, offset: int, follow: bool) -> AsyncIterator[bytes]:
+        """Yield from the worker's log; its end is known before the last look."""
+        self.check_line()
+        folder = self.folder_of(worker)
+        while True:
+            ended = status.read(folder).state.terminal
+            chunk = await asyncio.to_thread(_read, folder / files.LOG, offset)
+            if chunk:
+                offset += len(chunk)
+                yield chunk
+            elif ended or not follow:
+                return
+            else:
+                await asyncio.sleep(0.02)
+
+    @hookimpl
+    async def outpost_stop(self, worker: str, grace: float) -> None:
+        """Write the request down and wake the supervisor."""
+        self.check_line()
+        try:
+            folder = self.folder_of(worker)
+        except NotFoundError:
+            return
+        await asyncio.to_thread(stop.request, folder, grace)
+
+    @hookimpl
+    def outpost_price(self, order: Order) -> float:  # noqa: ARG002 - the hook has it
+        """Nothing costs anything here."""
+        return 0.0
+
+    # --- the steps that a mutant breaks -------------------------------------------------------
+
+    def check_line(self) -> None:
+        """Raise UnreachableError while the line is cut."""
+        if (self.root / CUT).exists():
+            raise UnreachableError(f"{self.name}: the line is cut", mend="remove the file `cut`")
+
+    def start(self, folder: Path) -> None:
+        """Start a worker's supervisor as a detached process."""
+        self.start_detached(publish.command(folder))
+
+    def start_detached(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        """Start a program that outlives this one, as a child of nobody."""
+        fault = {"OUTPOST_FAULT": os.environ.get("OUTPOST_FAULT", "")}
+        # the shell ends at once, so that nobody has to wait for its child
+        subprocess.run(
+            ["/bin/sh", "-c", '"$@" &', "sh", *argv],
+            env={**publish.base_env(os.environ), **fault, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            check=True,
+        )
+
+    async def looked_at(self, found: WorkerStatus) -> WorkerStatus:
+        """Finish a worker whose supervisor vanished, and return what it is then."""
+        folder = self.root / files.WORKERS / found.id
+        if status.needs_recovery(folder):
+            await asyncio.to_thread(recover.recover, folder)
+            return status.read(folder)
+        return found
+
+    def folder_of(self, worker: str) -> Path:
+        """Return the folder of a worker that is there; raise NotFoundError otherwise."""
+        try:
+            split_worker_id(worker)
+            folder = self.root / files.WORKERS / worker
+        except UsageError:
+            folder = None
+        if folder is None or not folder.is_dir():
+            raise NotFoundError(f"{self.name} has no worker {worker[:120]!a}")
+        return folder
+
+
+def _read(log: Path, offset: int) -> bytes:
+    try:
+        with log.open("rb") as file:
+            file.seek(offset)
+            return file.read(1 << 20)
+    except FileNotFoundError:
+        return b""
+
+
+def reference_target(state: Path, **sizes: Any) -> Target:
+    """Return a target for the reference outpost.
+
+    Args:
+        state: an empty folder.
+        sizes: other fields of `Target`, such as `spawns`.
+    """
+    return target_of("reference", __name__, state, **sizes)
+
+
+def target_of(type_: str, provider: str, state: Path, **sizes: Any) -> Target:
+    """Return a target for an outpost that honours the file `cut`, as the reference does."""
+    cut = state / "outposts" / "conformance" / CUT
+
+    def cut_line() -> None:
+        cut.parent.mkdir(parents=True, exist_ok=True)
+        cut.touch()
+
+    def restore_line() -> None:
+        cut.unlink(missing_ok=True)
+
+    return Target(
+        type=type_, provider=provider, state=state, cut=cut_line, restore=restore_line, **sizes
+    )
+
+
+@hookimpl
+def outpost_backends() -> Mapping[str, Backend]:
+    """Offer the type `reference`."""
+    return {
+        "reference": Backend(
+            type="reference",
+            options=ReferenceOptions,
+            build=ReferenceOutpost,
+            summary="detached processes, for tests of the conformance kit",
+            capabilities=ReferenceOutpost.capabilities,
+        )
+    }
