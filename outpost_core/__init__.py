@@ -6,8 +6,6 @@ that `import outpost_core.worker` on the far side costs nothing.
 
 from __future__ import annotations
 
-from importlib import import_module
-
 # not from `typing`: that import alone would more than double the start of a worker
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,5 +54,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
+        from importlib import import_module
+
         return getattr(import_module(f"outpost_core.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'outpost_core' has no attribute {name!r}")

@@ -4,6 +4,8 @@ Isolated (`-I`) and without site-packages (`-S`) Python starts in 6 ms instead o
 package is found from where this file is. Kept tiny: what is run by path is compiled every time.
 """
 
+from __future__ import annotations
+
 import sys
 
 if not __package__:
@@ -11,7 +13,7 @@ if not __package__:
     sys.path.append(__file__.rsplit("/", 3)[0])
 
 
-def main(argv):  # type: ignore[no-untyped-def]
+def main(argv: list[str]) -> int:
     """Run one verb and return the exit code."""
     if len(argv) == 2 and argv[0] == "run":
         from outpost_core.worker.supervise import run
@@ -23,4 +25,10 @@ def main(argv):  # type: ignore[no-untyped-def]
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    import os
+
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # everything is written: taking the interpreter apart would only cost a millisecond
+    os._exit(code)

@@ -12,6 +12,7 @@ import os
 import time
 
 from outpost_core.worker import files, process
+from outpost_core.worker.leanjson import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def take(folder: str) -> dict[str, Any] | None:
         "at": time.time(),
     }
     temporary = os.path.join(folder, f".claim.{pid}")
-    files.write(temporary, files.dumps(claim).encode("ascii"))
+    files.write(temporary, dumps(claim).encode("ascii"))
     try:
         os.link(temporary, os.path.join(folder, files.CLAIM))
     except FileExistsError:

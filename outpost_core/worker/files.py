@@ -103,7 +103,7 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
 
 def discard(path: str) -> None:
     """Remove a file; fine when it is not there or cannot be removed."""
-    try:
+    try:  # noqa: SIM105 - contextlib would have to be imported
         os.unlink(path)
     except OSError:
         pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _signal  # not `signal`: see process.py
+import _signal  # type: ignore[import-not-found]  # not `signal`: see process.py
 import errno
 import os
 
@@ -91,7 +91,7 @@ def find(program: str, env: Mapping[str, str], folder: str) -> str:
 
 
 def start(
-    argv: Sequence[str], env: Mapping[str, str], folder: str, output: int | None, terminal: str = ""
+    argv: list[str], env: Mapping[str, str], folder: str, output: int, terminal: str = ""
 ) -> int:
     """Start the agent in its own session and return its pid.
 
@@ -102,8 +102,9 @@ def start(
         argv: program and arguments.
         env: its whole environment.
         folder: where it runs.
-        output: descriptor that becomes stdout and stderr; None with a terminal.
-        terminal: path of the terminal that becomes its controlling one; "" for none.
+        output: descriptor that becomes stdout and stderr.
+        terminal: path of the terminal under `output`, which becomes the controlling one; "" for
+            none, then stdin is /dev/null.
 
     Raises:
         OSError: it could not be executed; nothing runs.
@@ -113,7 +114,6 @@ def start(
     if terminal:
         # opened by the leader of a new session, it becomes that session's controlling terminal
         actions = [(os.POSIX_SPAWN_OPEN, 0, terminal, os.O_RDWR, 0)]
-        output = 0
     else:
         actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
     actions += [(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _signal  # not `signal`: see process.py
+import _signal  # type: ignore[import-not-found]  # not `signal`: see process.py
 import os
 import select
 

@@ -18,7 +18,7 @@ SHORTEST_LINE = 8
 
 def patterns(values: Iterable[str]) -> list[bytes]:
     """Return what to look for: each value as it is, inside a JSON string, and line by line."""
-    found = set()
+    found: set[bytes] = set()
     for value in values:
         forms = {value, dumps(value)[1:-1]}
         lines = value.splitlines()

@@ -9,7 +9,7 @@ On a system without `/proc` nothing can be found out: every process counts as go
 from __future__ import annotations
 
 # not `signal`: its enums cost 3.7 ms of every worker's start
-import _signal
+import _signal  # type: ignore[import-not-found]
 import os
 
 TYPE_CHECKING = False
@@ -156,9 +156,9 @@ def _kill(pid: int, number: int) -> bool:
 def _prctl(option: int, value: int) -> bool:
     # `_ctypes` is what `ctypes` itself calls; without its Python half it costs 0.5 ms, not 2.5
     try:
-        import _ctypes  # type: ignore[import-not-found]
+        import _ctypes
 
-        address = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")
+        address = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]
         return bool(_ctypes.call_function(address, (option, value, 0, 0, 0)) == 0)
     except (ImportError, AttributeError, TypeError):
         pass

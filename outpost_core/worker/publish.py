@@ -13,6 +13,7 @@ from outpost_core import faults, wire
 from outpost_core.errors import ConflictError, OutpostError
 from outpost_core.types import Order
 from outpost_core.worker import files, process
+from outpost_core.worker.leanjson import dumps
 
 #: Seconds after which a staging folder whose maker is gone is swept.
 STALE = 600.0
@@ -75,18 +76,18 @@ def publish(root: Path, order: Order, env: Mapping[str, str]) -> tuple[Path, boo
 def _fill(folder: Path, root: Path, order: Order, digest: str, env: Mapping[str, str]) -> None:
     path = str(folder)
     launch = {"env": dict(env), "root": str(root.absolute()), "boot": process.boot_id()}
-    files.write(f"{path}/{files.LAUNCH}", files.dumps(launch).encode("ascii"))
+    files.write(f"{path}/{files.LAUNCH}", dumps(launch).encode("ascii"))
     if order.prompt:
         prompt = order.prompt.encode("utf-8", "surrogateescape")
         files.write(f"{path}/{files.PROMPT}", prompt)
     if order.secrets:
-        secrets = files.dumps(dict(order.secrets)).encode("ascii")
+        secrets = dumps(dict(order.secrets)).encode("ascii")
         files.write(f"{path}/{files.SECRETS}", secrets)
     body = wire.to_json(order)
     assert isinstance(body, dict)
     about = {**body, "digest": digest, "wire": wire.WIRE_VERSION}
     # only the order outlives a restart of the machine, after which the rest is never used
-    files.write(f"{path}/{files.ORDER}", files.dumps(about).encode("ascii"), sync=True)
+    files.write(f"{path}/{files.ORDER}", dumps(about).encode("ascii"), sync=True)
 
 
 def _adopt(folder: Path, digest: str) -> Path:

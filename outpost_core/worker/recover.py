@@ -113,7 +113,7 @@ def _bring_home(
     from outpost_core.worker import checkpoint, deliver
 
     if result["state"] == "done":
-        answer = stage.attempt(path, lambda: deliver.deliver(order, path, space, lambda text: None))
+        answer = stage.attempt(path, lambda: deliver.deliver(order, path, space, _silent))
         outcome.add_delivery(result, answer, stopped="")
         if result["state"] == "done":
             return
@@ -121,6 +121,10 @@ def _bring_home(
     result["checkpoint"] = outcome.saved(answer, None)
     if "error" in answer:
         result["message"] += f" (not rescued: {answer['error']['message']})"
+
+
+def _silent(_: str) -> None:
+    """Nobody listens to what a recovery reports."""
 
 
 def sweep(path: str) -> int:

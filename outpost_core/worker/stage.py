@@ -6,7 +6,7 @@ The child answers with JSON lines over a pipe: any number of `{"report": …}`, 
 
 from __future__ import annotations
 
-import _signal  # not `signal`: see process.py
+import _signal  # type: ignore[import-not-found]  # not `signal`: see process.py
 import os
 
 from outpost_core import faults

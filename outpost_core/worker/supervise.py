@@ -7,7 +7,7 @@ does not need, since Python's own start is most of its cost.
 
 from __future__ import annotations
 
-import _signal  # not `signal`: see process.py
+import _signal  # type: ignore[import-not-found]  # not `signal`: see process.py
 import os
 import sys
 import time
@@ -119,7 +119,7 @@ class Supervisor:
         self._grace = float(self.limits["grace"])
         self._ending = ""  # why the agent is being ended
         self._kill_at = 0.0
-        self._last_output = 0.0
+        self._agent_began = self._last_output = self._save_at = 0.0
         self._shown = ""
         self._began = 0.0
 
@@ -150,7 +150,7 @@ class Supervisor:
 
     def _attempt(self) -> dict[str, Any]:
         work = os.path.join(self.folder, files.WORK)
-        if self._asked:
+        if self._stopping():
             return self._stopped()
         if self.order["rig"] is None:
             os.mkdir(work, 0o700)
@@ -159,13 +159,11 @@ class Supervisor:
             if failed:
                 return failed
         faults.point("worker.prepared")
-        if self._asked:
+        if self._stopping():
             return self._stopped()
-        try:
-            self._start(work)
-        except OSError as error:
-            self._close_log()
-            return outcome.of_exec_error(error, self.order["agent"]["argv"][0])
+        failed = self._start(work)
+        if failed:
+            return failed
         faults.point("worker.agent_started")
         self._watch()
         self._end_tree()
@@ -191,7 +189,7 @@ class Supervisor:
             after_stop=0.0,
             report=lambda text: self._say("starting", text, "prepare"),
         )
-        if self._asked:
+        if self._stopping():
             return self._stopped()
         if "answer" not in answer:
             return outcome.result("failed", *_error(answer, "workspace_failed"))
@@ -221,6 +219,9 @@ class Supervisor:
         self._say("working", "rescuing what is not pushed", "rescue")
         self._rescue(result)
         return result
+
+    def _stopping(self) -> bool:
+        return bool(self._asked)
 
     def _stopped(self) -> dict[str, Any]:
         state, reason, _ = outcome.of_ending(self._asked, self.limits)
@@ -266,7 +267,8 @@ class Supervisor:
         os.unlink(path)
         self._masker = Masker(self.secrets.values())
 
-    def _start(self, work: str) -> None:
+    def _start(self, work: str) -> dict[str, Any] | None:
+        """Start the agent; returns the result when it cannot be executed."""
         agent = self.order["agent"]
         prompt = os.path.join(self.folder, files.PROMPT) if self.order["prompt"] else ""
         argv = launch.expand(
@@ -284,30 +286,37 @@ class Supervisor:
             self._masker,
             keep_tail=agent["output"] != "plain",
         )
-        if agent["interactive"]:
+        end = self._connect(interactive=agent["interactive"])
+        terminal = self.relay.name if self.relay else ""
+        about = terminal or os.readlink(f"/proc/self/fd/{end}")
+        try:
+            self._agent = launch.start(argv, env, work, end, terminal)
+        except OSError as error:
+            return outcome.of_exec_error(error, agent["argv"][0])
+        finally:
+            os.close(end)
+        self._childless = False
+        self._agent_began = self._last_output = time.monotonic()
+        self._save_at = self._agent_began + self.limits["checkpoint_every"]
+        start = process.start_time(self._agent)
+        self._say("working", "", "agent", agent={"pid": self._agent, "start": start, "out": about})
+        return None
+
+    def _connect(self, *, interactive: bool) -> int:
+        """Make what the agent prints to; returns the descriptor that is for the agent."""
+        if interactive:
             from outpost_core.worker.terminal import Relay
 
             self.relay = Relay(self.loop, self.folder, self._print)
             self.loop.catch(_signal.SIGWINCH)
-            self._agent = launch.start(argv, env, work, None, self.relay.name)
-            self.relay.started()
-            about = self.relay.name
-        else:
-            if os.isatty(1):
-                from outpost_core.worker.terminal import outlet
+            return self.relay.slave
+        if os.isatty(1):
+            from outpost_core.worker.terminal import outlet
 
-                self.view = outlet(self.loop, 1)
-            self._pipe, end = os.pipe2(os.O_CLOEXEC)
-            self.loop.add(self._pipe, READ, self._read)
-            about = os.readlink(f"/proc/self/fd/{end}") if os.path.exists("/proc/self/fd") else ""
-            try:
-                self._agent = launch.start(argv, env, work, end)
-            finally:
-                os.close(end)
-        self._childless = False
-        self._last_output = time.monotonic()
-        start = process.start_time(self._agent)
-        self._say("working", "", "agent", agent={"pid": self._agent, "start": start, "out": about})
+            self.view = outlet(self.loop, 1)
+        self._pipe, end = os.pipe2(os.O_CLOEXEC)
+        self.loop.add(self._pipe, READ, self._read)
+        return end
 
     def _own_env(self, prompt: str) -> dict[str, str]:
         own = {
@@ -324,43 +333,37 @@ class Supervisor:
 
     def _watch(self) -> None:
         """Wait for the agent's end, and bring it about when a limit or a stop says so."""
-        limits = self.limits
-        began = time.monotonic()
-        timeout = began + limits["timeout"] if limits["timeout"] is not None else None
-        every = limits["checkpoint_every"] if self.workspace is not None else 0
-        save_at = began + every if every else None
         while self._status is None:
             now = time.monotonic()
-            times = [timeout, save_at]
-            if self._ending:
-                times = [self._kill_at]
-            else:
-                if limits["idle_timeout"] is not None:
-                    times.append(self._last_output + limits["idle_timeout"])
-                if self.relay and self._shown != "idle":
-                    times.append(self._last_output + _IDLE_AFTER)
-            due = min((moment for moment in times if moment is not None), default=None)
-            if due is None or due > now:
-                self.loop.turn(None if due is None else due - now)
-            now = time.monotonic()
-            if self._status is not None:
-                break
-            if self._ending:
+            when, what = min(self._due(), default=(None, ""))
+            if when is None or when > now:
+                self.loop.turn(None if when is None else when - now)
+            elif what == "kill":
                 self._kill_when_due(now)
-            elif self._asked:
-                self._begin_end(self._asked, self._grace)
-            elif timeout is not None and now >= timeout:
-                self._begin_end("timeout", self._grace)
-            elif (
-                limits["idle_timeout"] is not None
-                and now >= self._last_output + limits["idle_timeout"]
-            ):
-                self._begin_end("idle_timeout", self._grace)
-            elif save_at is not None and now >= save_at:
+            elif what == "save":
                 self._save()
-                save_at = now + every
-            elif self.relay and now >= self._last_output + _IDLE_AFTER:
-                self._say("idle", "waits, or thinks in silence", "agent")
+                self._save_at = now + self.limits["checkpoint_every"]
+            elif what == "idle":
+                self._say("idle", "has been silent for a while", "agent")
+            else:
+                self._begin_end(what, self._grace)
+
+    def _due(self) -> list[tuple[float, str]]:
+        """Return what is to be done while the agent runs, and at which moment."""
+        if self._ending:
+            return [(self._kill_at, "kill")]
+        if self._asked:
+            return [(self._asked_at, self._asked)]
+        due = []
+        if self.limits["timeout"] is not None:
+            due.append((self._agent_began + self.limits["timeout"], "timeout"))
+        if self.limits["idle_timeout"] is not None:
+            due.append((self._last_output + self.limits["idle_timeout"], "idle_timeout"))
+        if self.workspace is not None and self.limits["checkpoint_every"]:
+            due.append((self._save_at, "save"))
+        if self.relay and self._shown != "idle":
+            due.append((self._last_output + _IDLE_AFTER, "idle"))
+        return due
 
     def _agents_end(self) -> dict[str, Any]:
         """Return `agent.json`: how the agent ended, and what its output says."""
@@ -438,9 +441,8 @@ class Supervisor:
         elif number == _signal.SIGWINCH:
             if self.relay:
                 self.relay.resize()
-        elif number in (_signal.SIGTERM, _signal.SIGINT):
-            if not self._look_for_stop() and not self._asked:
-                self._ask("terminated")
+        elif not self._look_for_stop() and not self._asked:
+            self._ask("terminated")
 
     def _look_for_stop(self) -> bool:
         stop = files.load(self.folder, files.STOP)
@@ -518,7 +520,7 @@ class Supervisor:
         *,
         limit: float,
         after_stop: float,
-        report: Report = lambda text: None,  # noqa: ARG005
+        report: Report | None = None,
     ) -> dict[str, Any]:
         """Run a heavy step and wait for it.
 
@@ -531,7 +533,7 @@ class Supervisor:
         Returns:
             `{"answer": …}` or `{"error": …}`; empty when it was ended or died.
         """
-        stage = self._begin_stage(call, report)
+        stage = self._begin_stage(call, report or _silent)
         answer = self._wait_stage(stage, limit, after_stop)
         self._stages.remove(stage)
         return answer
@@ -575,7 +577,7 @@ class Supervisor:
 
         space = self.workspace
         self._saving = self._begin_stage(
-            lambda _: checkpoint.save(self.order, self.folder, space), lambda text: None
+            lambda _: checkpoint.save(self.order, self.folder, space), _silent
         )
 
     def _collect(self) -> None:
@@ -602,10 +604,14 @@ class Supervisor:
         self._shown = state
         now = time.time()
         about = {"state": state, "detail": detail, "phase": phase, "updated_at": now, **more}
-        try:
+        try:  # noqa: SIM105 - contextlib would have to be imported
             files.store(self.folder, files.STATE, about)
         except OSError:
             pass
+
+
+def _silent(_: str) -> None:
+    """Nobody is told what the step reports."""
 
 
 def _terminate(procs: list[process.Proc]) -> None:

@@ -6,9 +6,11 @@ supervisor itself sits on a terminal (a tmux pane), there too, as does the typin
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+import struct
 import time
 
 from outpost_core.worker import files
@@ -17,6 +19,7 @@ from outpost_core.worker.loop import READ, Outlet
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from outpost_core.worker.loop import Loop
 
@@ -47,13 +50,17 @@ class Relay:
         loop: where its descriptors are waited for.
         folder: the worker's folder; the FIFO for nudges is made in it.
         output: called with what the agent prints.
+
+    Attributes:
+        name: path of the agent's terminal.
+        slave: its descriptor, to be closed once the agent has the terminal.
     """
 
     def __init__(self, loop: Loop, folder: str, output: Callable[[bytes], object]) -> None:
         self._loop = loop
         self._output = output
-        self._master, self._slave = os.openpty()
-        self.name = os.ttyname(self._slave)
+        self._master, self.slave = os.openpty()
+        self.name = os.ttyname(self.slave)
         os.set_blocking(self._master, False)
         self._keyboard = Outlet(loop, os.dup(self._master), _WAITING)
         self._fifo_path = os.path.join(folder, files.INPUT)
@@ -62,17 +69,12 @@ class Relay:
         # opened for both directions, so that it never ends when a writer goes
         self._fifo = os.open(self._fifo_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._view = outlet(loop, 1) if os.isatty(0) and os.isatty(1) else None
-        self._before: list[object] | None = None
+        self._before: list[Any] | None = None
         if self._view:
             self._enter()
         self.resize()
         loop.add(self._master, READ, self._print)
         loop.add(self._fifo, READ, lambda: self._type(self._fifo))
-
-    def started(self) -> None:
-        """The agent has the terminal now; the supervisor keeps only its other end."""
-        os.close(self._slave)
-        self._slave = -1
 
     @property
     def ended(self) -> bool:
@@ -85,20 +87,16 @@ class Relay:
 
         size = b""
         if self._view:
-            try:
+            with contextlib.suppress(OSError):
                 size = fcntl.ioctl(1, termios.TIOCGWINSZ, b"\0" * 8)
-            except OSError:
-                pass
         if not any(size[:4]):
-            size = b"".join(n.to_bytes(2, _byte_order()) for n in (*_SIZE, 0, 0))
+            size = struct.pack("HHHH", *_SIZE, 0, 0)
         if self._master >= 0:
             fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
 
     def close(self) -> None:
         """Let the last output reach our terminal, and leave that as it was."""
         self._end()
-        if self._slave >= 0:
-            self.started()
         if self._fifo >= 0:
             self._loop.remove(self._fifo)
             os.close(self._fifo)
@@ -153,7 +151,7 @@ class Relay:
         import tty
 
         try:
-            self._before = termios.tcgetattr(0)  # type: ignore[assignment]
+            self._before = termios.tcgetattr(0)
             tty.setraw(0, termios.TCSANOW)
         except termios.error:
             return
@@ -163,13 +161,5 @@ class Relay:
         import termios
 
         if self._before is not None:
-            try:
-                termios.tcsetattr(0, termios.TCSANOW, self._before)  # type: ignore[arg-type]
-            except termios.error:
-                pass
-
-
-def _byte_order() -> str:
-    import sys
-
-    return sys.byteorder
+            with contextlib.suppress(termios.error):
+                termios.tcsetattr(0, termios.TCSANOW, self._before)
