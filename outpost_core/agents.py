@@ -6,9 +6,9 @@ agent: use an account, a machine or a container whose loss you can bear.
 
 - *Claude Code* gets `--permission-mode acceptEdits` and a list of `--allowedTools`. This works
   for root and for ordinary users alike, where `--dangerously-skip-permissions` is refused for
-  root unless `IS_SANDBOX=1` claims a sandbox that may not be there. What is not on the list
-  (MCP servers' tools, files outside the working tree through the edit tools) is denied, and the
-  deny and ask rules of the repository's and the user's settings keep their force.
+  root unless `IS_SANDBOX=1` claims a sandbox that may not be there. A tool that is
+  not on the list (those of MCP servers, say) is denied, and the deny rules of the repository's
+  and the user's settings keep their force.
 - *Codex* gets `--dangerously-bypass-approvals-and-sandbox`: its own sandbox needs kernel
   features that many containers lack, forbids the network (no `pip install`) and a commit.
   Where it fits, order it by hand: `-- codex exec --json --sandbox workspace-write {prompt}`.
@@ -155,7 +155,7 @@ def resolve(
             f"the agent {name} cannot run {way}",
             mend=f"run it {other}, or give the command after --",
         )
-    forwarded = {key: environ[key] for key in preset.forward if environ and key in environ}
+    forwarded = {key: environ[key] for key in preset.forward if environ and environ.get(key)}
     return Agent(
         name=name,
         argv=argv,

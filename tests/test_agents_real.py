@@ -125,7 +125,7 @@ def test_an_agent_killed_while_it_waits_has_no_outcome(
 ) -> None:
     with StubModel(Mode.HANG) as model, start(name, model, tmp_path, agents_path) as process:
         try:
-            assert model.wait_asked(60)
+            assert model.wait_hanging(60)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
     log = tmp_path / "output.log"

@@ -43,7 +43,7 @@ class Mode(StrEnum):
     REFUSE = "refuse"  #: the model refuses (Anthropic: stop reason; OpenAI: a failed response)
     UNAUTHORIZED = "unauthorized"  #: HTTP 401 to everything
     BROKEN = "broken"  #: HTTP 500 to everything
-    HANG = "hang"  #: no answer before `release()` is called, then as WORK
+    HANG = "hang"  #: as WORK, but the final sentence waits for `release()`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class StubModel:
         self.command = command
         self.answer = answer
         self.requests: list[Request] = []
-        self._asked = threading.Event()
+        self._hanging = threading.Event()
         self._released = threading.Event()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.model = self
@@ -95,9 +95,13 @@ class StubModel:
         """The server's address, without a path."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def wait_asked(self, timeout: float) -> bool:
-        """Wait for the first question to the model; False when `timeout` seconds passed."""
-        return self._asked.wait(timeout)
+    def wait_hanging(self, timeout: float) -> bool:
+        """Wait until a hanging model was shown the command's output.
+
+        Args:
+            timeout: seconds after which the answer is False.
+        """
+        return self._hanging.wait(timeout)
 
     def release(self) -> None:
         """Let a hanging model answer."""
@@ -140,18 +144,16 @@ class StubModel:
         if self.mode is Mode.BROKEN:
             return 500, _error("api_error", "the stub is broken on purpose")
         if request.path == "/v1/messages":
-            self._question()
             return 200, list(self._anthropic(request.body))
         if request.path == "/v1/responses":
-            self._question()
             return 200, list(self._openai(request.body))
         if request.path == "/v1/messages/count_tokens":
             return 200, {"input_tokens": INPUT_TOKENS}
         return 404, _error("not_found_error", f"the stub does not know {request.path}")
 
-    def _question(self) -> None:
-        self._asked.set()
+    def _hang(self) -> None:
         if self.mode is Mode.HANG:
+            self._hanging.set()
             self._released.wait()
 
     def _anthropic(self, body: dict[str, Any]) -> Iterator[_Event]:
@@ -160,6 +162,8 @@ class StubModel:
         blocks = content if isinstance(content, list) else []
         shown = any(block.get("type") == "tool_result" for block in blocks)
         works = self.mode in (Mode.WORK, Mode.HANG) and "Bash" in tools and not shown
+        if shown:
+            self._hang()
         if works:
             stop, block = "tool_use", {"type": "tool_use", "id": "toolu_1", "name": "Bash"}
             arguments = json.dumps({"command": self.command, "description": "Do the work"})
@@ -203,6 +207,8 @@ class StubModel:
             yield "response.failed", {"type": "response.failed", "response": failed}
             return
         shown = any(item.get("type") == "function_call_output" for item in body["input"])
+        if shown:
+            self._hang()
         item: dict[str, Any]
         if self.mode in (Mode.WORK, Mode.HANG) and not shown:
             arguments = json.dumps({"cmd": self.command})
