@@ -372,24 +372,25 @@ _READERS: Final[dict[Kind, Callable[[str], Any]]] = {
 def _context_test(get: Callable[[Order], Any], op: str, want: tuple[_Token, ...]) -> Test:
     """Compare a context value, whose kind only the order tells; what does not fit is false."""
 
-    def one(have: float | str, token: _Token, compare: Callable[[Any, Any], bool]) -> bool:
-        try:
-            return compare(*_alike(have, token))
-        except TypeError:
-            return False
+    def one(have: float | str, token: _Token, op: str) -> bool:
+        known, value = _alike(have, token)
+        if isinstance(known, str) is not isinstance(value, str):
+            return op == "!="
+        # Text has no order: "ten" is neither above nor below 3.
+        return (op in ("==", "!=") or not isinstance(value, str)) and _COMPARE[op](known, value)
 
     def test(order: Order) -> bool:
         have = get(order)
         if have is None or isinstance(have, list | dict):
             return False
         if op in _COMPARE:
-            return one(have, want[0], _COMPARE[op])
-        return any(one(have, token, operator.eq) for token in want) == (op == "in")
+            return one(have, want[0], op)
+        return any(one(have, token, "==") for token in want) == (op == "in")
 
     return test
 
 
-def _alike(have: float | str, token: _Token) -> tuple[Any, Any]:
+def _alike(have: float | str, token: _Token) -> tuple[float | str, float | str]:
     """Return a context value and a condition's value as the same kind where that is possible.
 
     `--context` gives text and JSON gives numbers and booleans, so text is read as a number,

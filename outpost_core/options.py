@@ -147,7 +147,7 @@ def _describe(options: type, f: dataclasses.Field[Any], hint: Any) -> OptionFiel
         optional=optional,
         required=required,
         default=None if required else made,
-        choices=tuple(base) if words else (),
+        choices=tuple(str(word) for word in base) if words else (),
         **known,
     )
 

@@ -7,6 +7,8 @@ aliases only as far as they do not multiply.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import re
 from bisect import bisect_right
@@ -147,6 +149,8 @@ def read_text(path: Path) -> str:
         raise ConfigError(
             f"is larger than {MAX_BYTES // 1024} KiB, too large for a configuration",
             file=file,
+            line=1,
+            column=1,
             mend="is this the right file?",
         )
     try:
@@ -174,8 +178,9 @@ def plain(node: Node) -> Json:
     if node.kind == "bool":
         return node.text.lower() in ("true", "yes", "on")
     if node.kind in ("int", "float"):
-        value: Json = yaml.safe_load(node.text)
-        return value
+        with contextlib.suppress(ValueError):  # a number of more digits than Python reads
+            value: float = yaml.safe_load(node.text)
+            return value if math.isfinite(value) else node.text
     return node.text
 
 
@@ -202,7 +207,7 @@ class _Composer:
         except yaml.MarkedYAMLError as error:
             raise self.syntax_error(error) from None
         except RecursionError:
-            raise ConfigError("is nested too deeply", file=document.file) from None
+            raise document.error("nested too deeply", 0) from None
         if root is None or (isinstance(root, yaml.ScalarNode) and not root.value):
             raise ConfigError(
                 "is empty",
@@ -234,7 +239,7 @@ class _Composer:
                 mend="indent with spaces",
             )
         problem = error.problem or "this is not YAML"
-        if error.context and error.context_mark:
+        if error.context and mark and error.context_mark and error.context_mark.index < mark.index:
             problem += f" ({error.context} that began in line {error.context_mark.line + 1})"
         return self.document.error(f"not valid YAML: {problem}", offset)
 
