@@ -4,7 +4,6 @@ timeout and its own error, so that a dead or hanging one never delays or breaks 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from dataclasses import dataclass, field
@@ -23,6 +22,8 @@ from outpost_core.hookspecs import CAPABILITIES
 from outpost_core.types import Candidate, Health, Order
 
 if TYPE_CHECKING:
+    import asyncio  # at run time where it is used: describing outposts is quicker without
+
     from outpost_core.config import Config, OutpostConfig
     from outpost_core.ledger import Ledger, OutpostNote
     from outpost_core.plugins import Plugins
@@ -193,6 +194,8 @@ class Fleet:
         return await self._bounded(name, hook, answers[0], timeout)
 
     async def _bounded(self, name: str, hook: str, answer: Awaitable[Any], timeout: float) -> Any:
+        import asyncio
+
         task = asyncio.ensure_future(answer)
         try:
             done, _ = await asyncio.wait({task}, timeout=timeout)
@@ -227,6 +230,8 @@ class Fleet:
         self, names: Iterable[str], hook: str, *, timeout: float, **arguments: Any
     ) -> dict[str, Any]:
         """Ask several outposts at once; each value is the answer or its OutpostError."""
+        import asyncio
+
         names = list(names)
         answers = await asyncio.gather(
             *(self.ask(name, hook, timeout=timeout, **arguments) for name in names),

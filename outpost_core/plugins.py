@@ -97,12 +97,8 @@ class Plugins:
         return plugins
 
     def _load_one(self, entry_point: EntryPoint) -> None:
-        dist = getattr(entry_point, "dist", None)
-        report = PluginReport(
-            entry_point=entry_point.name,
-            package=getattr(dist, "name", "") or "",
-            version=getattr(dist, "version", "") or "",
-        )
+        package, version = _identity(getattr(entry_point, "dist", None))
+        report = PluginReport(entry_point=entry_point.name, package=package, version=version)
         self.reports.append(report)
         try:
             plugin = entry_point.load()
@@ -253,6 +249,22 @@ def _check_method(kind: type, hook: str) -> str:
     else:
         right, want = inspect.iscoroutinefunction(method), "a coroutine function (async def)"
     return "" if right else f"{hook} must be {want}"
+
+
+def _identity(dist: Any) -> tuple[str, str]:
+    """Return a distribution's name and version.
+
+    `dist.name` would import the parser of e-mails, at every start and for two words.
+    """
+    try:
+        text = dist.read_text("METADATA") if hasattr(dist, "read_text") else None
+    except ValueError:  # not UTF-8: the plugin itself may still be fine
+        return "", ""
+    if text is None:
+        return getattr(dist, "name", "") or "", getattr(dist, "version", "") or ""
+    lines = [line.partition(": ") for line in text.partition("\n\n")[0].splitlines()]
+    head = {key: value.strip() for key, _, value in reversed(lines)}
+    return head.get("Name", ""), head.get("Version", "")
 
 
 def _describe(error: BaseException) -> str:

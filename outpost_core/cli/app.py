@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Work": {
         "spawn": ("spawn:spawn", "Start workers on issues, at the best outpost."),
-        "explain": ("spawn:explain", "Show where an order would go, and why."),
+        "explain": ("spawn:explain", "Show where an order would go, and why; starts nothing."),
         "wait": ("workers:wait", "Wait until workers have ended."),
         "workers": ("workers:workers", "List the workers that have not ended, or all."),
         "show": ("workers:show", "Show everything about a worker."),
@@ -38,7 +38,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "ping": ("outposts:ping", "Ask outposts whether they would take a worker now."),
         "add": ("edit:add", "Add an outpost to outposts.yaml."),
         "remove": ("edit:remove", "Remove an outpost from outposts.yaml."),
-        "backends": ("outposts:backends", "List the installed outpost types."),
+        "backends": ("outposts:backends", "List the installed outpost types, and packages that cannot be used."),
     },
     "Set-up": {
         "doctor": ("setup:doctor", "Check everything that workers need, and say how to mend it."),

@@ -76,4 +76,7 @@ def _workers(ctx: click.Context, incomplete: str, *, active: bool | None) -> lis
 
 
 def _from_ledger(ctx: click.Context, active: bool | None) -> list[Worker]:
-    return current(ctx).manager().ledger.workers(active=active, limit=_LIMIT)
+    manager = current(ctx).manager()
+    if not (manager.state / "ledger.db").exists():
+        return []
+    return manager.ledger.workers(active=active, limit=_LIMIT)

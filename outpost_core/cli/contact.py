@@ -42,7 +42,7 @@ def logs(session: Session, worker: str, follow_: bool, offset: int, raw: bool) -
         if found is not None and not found.state.terminal:
             session.going_on = goes_on([found.id])
         if follow_ and not session.json and not raw:
-            await follow(manager, worker, offset=offset, progress=Progress())
+            await follow(manager, worker, offset=offset, progress=Progress.of(session))
             return
         write = _json_writer(offset) if session.json else writer(raw=raw)
         async for chunk in manager.logs(worker, offset, follow=follow_):

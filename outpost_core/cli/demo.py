@@ -119,7 +119,7 @@ def _run(session: Session, folder: Path) -> _Outcome:
 async def _work(session: Session, manager: Manager, remote: Path, agent: Path) -> _Outcome:
     from outpost_core.orders import OrderRequest
 
-    progress = Progress(quiet=session.json)
+    progress = Progress.of(session)
     progress.stage(ISSUE, "placing")
     order = manager.order(
         OrderRequest(

@@ -78,7 +78,8 @@ def _add_command(backend: Backend) -> Command:
             *(_flag(field) for field in fields),
         ],
         short_help=backend.summary,
-        help=f"Add an outpost of the type {backend.type}: {backend.summary}.",
+        help=f"Add an outpost of the type {backend.type}: {backend.summary}.\n\n"
+        f"\b\nExample:\n  outpost add {backend.type} NAME --max-workers 4",
     )
 
 

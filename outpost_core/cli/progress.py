@@ -10,6 +10,7 @@ import click
 from outpost_core.cli import render
 
 if TYPE_CHECKING:
+    from outpost_core.cli.session import Session
     from outpost_core.types import Event, Worker
 
 #: event of the manager → the stage that it opens.
@@ -28,6 +29,13 @@ class Progress:
         self._live = not quiet and sys.stderr.isatty()
         self._open = False
         self._said: dict[str, str] = {}
+
+    @classmethod
+    def of(cls, session: Session) -> Progress:
+        """Return one for the current command, silent with `--json`, that cleans up at its end."""
+        made = cls(quiet=session.json)
+        click.get_current_context().call_on_close(made.close)
+        return made
 
     def stage(self, who: str, text: str) -> None:
         """Say that `who` is at a stage; the same stage is said once."""

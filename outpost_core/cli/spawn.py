@@ -72,7 +72,7 @@ def spawn(
         return
     if follow_ and len(requests) > 1:
         raise click.UsageError("--follow follows one worker; use --wait for several")
-    progress = Progress(quiet=session.json)
+    progress = Progress.of(session)
 
     async def work(manager: Manager) -> int:
         orders = _orders(manager, requests, progress)

@@ -273,7 +273,7 @@ def wait(session: Session, workers: tuple[str, ...], timeout: str | None) -> Non
     from outpost_core.cli.progress import Progress
 
     seconds = duration(timeout, "--timeout")
-    progress = Progress(quiet=session.json)
+    progress = Progress.of(session)
 
     async def work(manager: Manager) -> list[Worker]:
         ids = [(await manager.worker(worker)).id for worker in workers]

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from outpost_core.cli.app import cli
+from outpost_core.cli.session import Session
+from outpost_core.hookspecs import hookimpl
+from outpost_core.plugins import PluginReport, Plugins
+from outpost_core.testing import FakeOptions, FakeOutpost, fake_backend
+
+#: the command line with the type `fake`, as a program of its own.
+PROGRAM = """\
+from outpost_core.cli.app import cli
+from outpost_core.cli.session import Session
+from outpost_core.plugins import PluginReport, Plugins
+from outpost_core.testing import fake
+plugins = Plugins.load([])
+plugins.add(fake, PluginReport(entry_point="fake"))
+cli.main(prog_name="outpost", obj=Session(plugins))
+"""
+
+
+class Cli:
+    """The command line on two fake outposts, `here` and `there`, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "outposts.yaml"
+        self.state = folder / "state"
+        self.config.write_text(
+            "outposts:\n"
+            "  - {name: here, type: fake, max_workers: 4}\n"
+            "  - {name: there, type: fake}\n"
+        )
+        self.here = FakeOutpost("here", FakeOptions(max_workers=4))
+        self.there = FakeOutpost("there")
+        self.plugins: list[object] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def run(self, *args: str, input: str | None = None) -> Result:
+        backend = fake_backend({"here": self.here, "there": self.there})
+
+        class Package:
+            @hookimpl
+            def outpost_backends(self) -> dict[str, Any]:
+                return {"fake": backend}
+
+        plugins = Plugins.load([])
+        plugins.add(Package(), PluginReport(entry_point="fake", package="fakes", version="1.2"))
+        for number, plugin in enumerate(self.plugins):
+            plugins.add(plugin, PluginReport(entry_point=f"more-{number}"))
+        words = ["--config", str(self.config), "--state", str(self.state), *args]
+        return CliRunner().invoke(cli, words, prog_name="outpost", obj=Session(plugins), input=input)
+
+    def ok(self, *args: str, code: int = 0, input: str | None = None) -> str:
+        """Run, demand the exit code, and return standard output."""
+        result = self.run(*args, input=input)
+        assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr)
+        return result.stdout
+
+    def json(self, *args: str, code: int = 0, input: str | None = None) -> Any:
+        """Run with `--json` and return the one document on standard output."""
+        return json.loads(self.ok("--json", *args, code=code, input=input))
+
+    def spawn(self, issue: str, *args: str) -> Any:
+        """Spawn a bare command at `here`; return the answer's one entry."""
+        said = self.json("spawn", issue, "--no-rig", "--on", "here", *args, "--", "true")
+        (spawned,) = said["spawned"]
+        return spawned
+
+    def start(self, *args: str, **more: Any) -> subprocess.Popen[bytes]:
+        """Start the program, with standard output and error as pipes."""
+        words = ["--config", str(self.config), "--state", str(self.state), *args]
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *words],
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more},
+        )
+        self.processes.append(process)
+        return process
+
+    def close(self) -> None:
+        """End what a failed test left."""
+        for process in self.processes:
+            with process:
+                process.kill()
+
+
+@pytest.fixture
+def outpost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
+    for name in list(os.environ):
+        if name.startswith("OUTPOST_") or name in ("NO_COLOR", "COLUMNS", "GT_ROOT"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    cli_ = Cli(tmp_path)
+    yield cli_
+    cli_.close()

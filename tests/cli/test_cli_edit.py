@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+
+def test_add_shows_the_options_of_a_type(outpost):
+    assert "fake" in outpost.ok("add", "--help")
+    text = outpost.ok("add", "fake", "--help")
+    for flag in ("--max-workers", "--price", "--run-for", "--capabilities", "--cost-cap-hourly"):
+        assert flag in text
+    assert "DURATION" in text
+    assert "[default: 0.0]" in text
+
+
+def test_add_keeps_comments_and_is_there(outpost):
+    outpost.config.write_text(
+        "# ours\noutposts:\n  - {name: here, type: fake}  # the first\n"
+    )
+    words = ("fake", "third", "--max-workers", "2", "--run-for", "90s", "--capabilities", "rig")
+    said = outpost.json("add", *words, "--capabilities", "clean")
+    assert said == {"added": "third", "type": "fake", "file": str(outpost.config)}
+    text = outpost.config.read_text()
+    assert text.startswith("# ours\n")
+    assert "# the first" in text
+    values = {v["key"]: v["value"] for v in outpost.json("config", "show")["values"]}
+    assert values["outposts.third.max_workers"] == 2
+    assert values["outposts.third.run_for"] == "1m30s"
+    assert values["outposts.third.capabilities"] == ["rig", "clean"]
+
+
+def test_add_makes_the_file(outpost):
+    outpost.config.unlink()
+    outpost.ok("add", "fake", "first")
+    assert [o["name"] for o in outpost.json("list")["outposts"]] == ["local", "first"]
+
+
+def test_add_refuses_what_is_wrong_and_changes_nothing(outpost):
+    before = outpost.config.read_text()
+    for words in (
+        ("fake", "here"),
+        ("fake", "a b"),
+        ("fake", "new", "--run-for", "soon"),
+        ("fake", "new", "--exit-code", "300"),
+        ("fake", "new", "--max-workers", "many"),
+        ("fake", "new", "--nope", "1"),
+        ("fakee", "new"),
+        ("fake",),
+    ):
+        error = outpost.json("add", *words, code=2)["error"]
+        assert error["message"], words
+    assert outpost.config.read_text() == before
+
+
+def test_add_of_a_missing_type_says_how_to_get_it(outpost):
+    assert outpost.json("add", "k8s", "c", code=2)["error"]["mend"] == "pip install outpost-k8s"
+
+
+def test_remove(outpost):
+    assert "removed there" in outpost.ok("remove", "there")
+    assert [o["name"] for o in outpost.json("list")["outposts"]] == ["here"]
+    result = outpost.run("remove", "there")
+    assert result.exit_code in (2, 4)
+    assert "there" in result.stderr
+
+
+def test_remove_from_the_policy_too(outpost):
+    outpost.config.write_text(
+        outpost.config.read_text() + "policy: {default_preference: [there, here]}\n"
+    )
+    assert outpost.json("remove", "there", code=2)["error"]["mend"]
+    outpost.ok("remove", "there", "--prune")
+    values = {v["key"]: v["value"] for v in outpost.json("config", "show")["values"]}
+    assert values["policy.default_preference"] == ["here"]
+
+
+def test_config_check(outpost):
+    assert "ok (2 outposts, 0 overrides)" in outpost.ok("config", "check")
+    outpost.config.write_text("outposts:\n  - {name: far, type: ssh}\n")
+    said = outpost.json("config", "check")
+    assert said["ok"]
+    assert "outpost-ssh" in said["warnings"][0]
+
+
+def test_config_check_shows_the_place_of_a_mistake(outpost):
+    outpost.config.write_text(
+        "outposts:\n  - {name: here, type: fake}\npolicy:\n  overrides:\n"
+        "    - {condition: 'priority >== P3', prefer: here}\n"
+    )
+    result = outpost.run("config", "check")
+    assert result.exit_code == 2
+    assert f"{outpost.config}:5:" in result.stderr
+    assert "^" in result.stderr
+
+
+def test_config_show_says_where_values_come_from(outpost):
+    said = outpost.json("config", "show")
+    origins = {v["key"]: v["origin"] for v in said["values"]}
+    assert said["chosen_by"] == "--config"
+    assert origins["outposts.here.max_workers"].startswith(f"{outpost.config}:2:")
+    assert origins["defaults.agent"] == "built in"
+    assert "outposts.yaml:2:" in outpost.ok("config", "show")

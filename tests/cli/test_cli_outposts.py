@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+import signal
+
+from outpost_core.testing import FakeOptions, FakeOutpost
+
+
+def test_list_shows_slots_package_and_state(outpost):
+    outpost.spawn("gt-1")
+    text = outpost.ok("list")
+    here, there = text.splitlines()[1:]
+    assert here.split()[:4] == ["here", "fake", "1/4", "ready"]
+    assert "fakes 1.2" in here
+    assert there.split()[:3] == ["there", "fake", "0/∞"]
+
+
+def test_list_shows_what_is_missing_and_how_to_get_it(outpost):
+    outpost.config.write_text("outposts:\n  - {name: far, type: ssh}\n")
+    text = outpost.ok("list")
+    assert "missing" in text
+    assert "pip install outpost-ssh" in text
+
+
+def test_backends_show_broken_packages(outpost):
+    class Stale:
+        OUTPOST_API = 99
+
+    outpost.plugins = [Stale()]
+    text = outpost.ok("backends")
+    assert "fakes 1.2" in text
+    assert "broken" in text
+    assert "API" in text
+    packages = outpost.json("backends")["packages"]
+    assert [p["ok"] for p in packages] == [True, False]
+
+
+def test_backends_of_an_unknown_type(outpost):
+    error = outpost.json("backends", "fakee", code=4)["error"]
+    assert error["mend"] == "did you mean 'fake'?"
+
+
+def test_ping_says_who_is_well(outpost):
+    assert outpost.ok("ping").count("ok ") >= 2
+    outpost.there.refuse("full of cats")
+    assert "full of cats" in outpost.ok("ping", code=1)
+    outpost.here.cut("no line")
+    answers = outpost.json("ping", code=5)["outposts"]
+    assert answers[0]["error"]["code"] == 5
+    assert not answers[1]["ok"]
+    assert "no line" in outpost.ok("ping", "here", code=5)
+
+
+def test_ping_of_an_unknown_outpost(outpost):
+    (answer,) = outpost.json("ping", "heer", code=4)["outposts"]
+    assert answer["mend"] == "did you mean here?"
+
+
+def test_status_of_all_and_of_one(outpost):
+    outpost.spawn("gt-1")
+    text = outpost.ok("status")
+    assert "gt-1.1" in text
+    assert "there" in text
+    assert "no workers" in outpost.ok("status", "there")
+    assert [o["name"] for o in outpost.json("status", "there")["outposts"]] == ["there"]
+    outpost.ok("status", "nowhere", code=4)
+
+
+def test_status_says_that_unreachable_is_not_dead(outpost):
+    outpost.spawn("gt-1")
+    outpost.here.cut()
+    said = outpost.json("status")
+    assert said["outposts"][0]["state"] == "unreachable"
+    assert said["workers"][0]["status"] == "working"
+    assert said["workers"][0]["unreachable_since"]
+    assert "(unreachable)" in outpost.ok("status")
+
+
+def test_status_watch_gives_a_line_each_time_until_interrupted(outpost):
+    process = outpost.start("status", "--watch", "--interval", "0.1", "--json")
+    assert process.stdout is not None
+    first, second = (json.loads(process.stdout.readline()) for _ in range(2))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert set(first) == set(second) == {"outposts", "workers"}
+
+
+def test_a_hostile_detail_does_not_reach_the_terminal(outpost):
+    outpost.here = FakeOutpost("here", FakeOptions(unreachable="\x1b]0;owned\x07\u202e"))
+    text = outpost.ok("ping", code=5)
+    assert "\x1b" not in text
+    assert "\\x1b]0;owned\\x07\\u202e" in text
+
+
+def test_doctor_tells_what_to_mend(outpost):
+    assert "lives in memory" in outpost.ok("doctor", "here")
+    outpost.here.cut()
+    said = outpost.json("doctor", "here", code=1)
+    assert not said["ok"]
+    assert "✗" in outpost.ok("doctor", code=1)

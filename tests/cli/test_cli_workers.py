@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from outpost_core.testing import Script
+from outpost_core.types import Result, State, Usage
+
+
+@pytest.fixture
+def ended(outpost):
+    """`done.1` delivered a branch, `bad.1` failed, `busy.1` works."""
+    done = Result(
+        state=State.DONE, branch="polecat/done", commit="c" * 40, pr_url="https://example.com/pr/1",
+        exit_code=0, session="s-1", usage=Usage(input_tokens=1234, output_tokens=5, cost_usd=0.0123),
+    )  # fmt: skip
+    failed = Result(
+        state=State.FAILED, reason="timeout", message="it took too long", exit_code=None, signal=15,
+        checkpoint="refs/outpost/bad.1",
+    )  # fmt: skip
+    outpost.here.script("done.1", Script(output=b"hello\n", after=0.0, result=done))
+    outpost.here.script("bad.1", Script(after=0.0, result=failed))
+    for issue in ("done", "bad", "busy"):
+        outpost.spawn(issue, "--title", f"the {issue} one")
+    outpost.ok("workers")
+    return outpost
+
+
+def test_workers_lists_active_or_all(ended):
+    assert [w["id"] for w in ended.json("workers")["workers"]] == ["busy.1"]
+    assert {w["id"] for w in ended.json("workers", "--all")["workers"]} == {"done.1", "bad.1", "busy.1"}
+    assert ended.json("workers", "--all", "--on", "there") == {"workers": []}
+    assert [w["id"] for w in ended.json("workers", "--all", "--issue", "bad")["workers"]] == ["bad.1"]
+    text = ended.ok("workers", "--all")
+    assert "polecat/done" in text
+    assert "timeout" in text
+    assert "the busy one" in text
+
+
+def test_show_tells_everything(ended):
+    text = ended.ok("show", "done")
+    for part in (
+        "done.1", "the done one", "polecat/done", "c" * 40, "https://example.com/pr/1",
+        "1,234 tokens in, 5 tokens out, $0.0123", "placed by", "events", "spawned here",
+    ):  # fmt: skip
+        assert part in text
+    text = ended.ok("show", "bad.1")
+    assert "refs/outpost/bad.1" in text
+    assert "it took too long" in text
+
+
+def test_show_names_other_attempts(ended):
+    ended.spawn("bad", "--again")
+    text = ended.ok("show", "bad")
+    assert text.split()[1] == "bad.2"
+    assert "other attempts" in text
+    assert "bad.1" in text
+
+
+def test_wait_is_0_only_when_all_is_done(ended):
+    ended.here.finish("busy.1")
+    assert ended.ok("wait", "done", "busy.1").splitlines()[1] == "busy.1 done at here"
+    text = ended.ok("wait", "done.1", "bad.1", code=1)
+    assert "unpushed work is kept: refs/outpost/bad.1" in text
+    assert ended.json("wait", "nobody", code=4)["error"]
+
+
+def test_wait_gives_up_in_time(ended):
+    (worker,) = ended.json("wait", "busy", "--timeout", "50ms", code=1)["workers"]
+    assert worker["status"] == "working"
+
+
+def test_logs_are_exact_from_any_offset(ended):
+    ended.here.write("done.1", b"\x00\xff\x1b[31m")
+    result = ended.run("logs", "done.1")
+    assert result.stdout_bytes == b"hello\n\x00\xff\x1b[31m"
+    assert ended.run("logs", "done", "--offset", "7").stdout_bytes == b"\xff\x1b[31m"
+    assert ended.run("logs", "done", "--offset", "700").stdout_bytes == b""
+    assert ended.run("logs", "-f", "done").stdout_bytes == b"hello\n\x00\xff\x1b[31m"
+    assert ended.run("logs", "nobody").exit_code == 4
+
+
+def test_logs_as_json(ended):
+    assert ended.json("logs", "done") == {"offset": 0, "text": "hello\n"}
+    ended.here.write("done.1", b"\xff")
+    line = ended.json("logs", "done", "--offset", "6")
+    assert line == {"offset": 6, "text": "\ufffd", "base64": "/w=="}
+
+
+def test_stop(ended):
+    assert ended.json("stop", "busy", "--grace", "1s") == {"stopped": ["busy.1"], "refused": []}
+    assert ended.json("show", "busy")["worker"]["status"] == "stopped"
+    assert ended.ok("stop", "busy") == "busy.1 stopped at here (stopped)\n"
+    said = ended.json("stop", "busy", "nobody", code=4)
+    assert said["stopped"] == ["busy.1"]
+    assert said["refused"][0]["worker"] == "nobody"
+    assert ended.run("stop", "nobody").exit_code == 4
+
+
+def test_stop_at_an_unreachable_outpost(ended):
+    ended.here.cut()
+    assert ended.json("stop", "busy", code=5)["refused"][0]["error"]["type"] == "UnreachableError"
+
+
+def test_nudge_peek_attach(ended):
+    ended.here.write("busy.1", b"one\ntwo\x1b[2J\n")
+    assert ended.ok("nudge", "busy", "run", "the tests") == "typed into busy\n"
+    assert ended.here.nudges == [("busy.1", "run the tests")]
+    assert ended.ok("peek", "busy", "--lines", "1") == "two\\x1b[2J\n"
+    assert ended.json("peek", "busy")["text"] == "one\ntwo\x1b[2J"
+    assert ended.ok("attach", "busy") == "busy.1 goes on\n"
+    assert ended.json("attach", "done", code=2)["error"]["mend"] == "outpost logs done.1"
+
+
+def test_clean_takes_what_is_delivered(ended):
+    assert ended.ok("clean") == "done.1: cleaned\n"
+    assert {w["id"] for w in ended.json("workers", "--all")["workers"]} == {"bad.1", "busy.1"}
+    assert [c["worker"] for c in ended.json("clean", "--all")["cleaned"]] == ["bad.1"]
+    assert ended.ok("clean") == "nothing to clean\n"
+
+
+def test_clean_by_name(ended):
+    (said,) = ended.json("clean", "busy", code=2)["cleaned"]
+    assert not said["removed"]
+    assert "has not ended" in said["detail"]
+    assert "has not ended" in ended.ok("clean", "busy", code=2)
+    ended.ok("clean", "bad.1", "--force")
+    ended.ok("clean", "--force", code=2)
+    ended.ok("clean", "--all", "bad.1", code=2)
+    ended.ok("clean", "nobody", code=4)
+
+
+def test_unsupported_verbs_say_what_there_is(ended):
+    ended.config.write_text("outposts:\n  - {name: here, type: fake}\n")
+    ended.here.capabilities = frozenset({"clean"})
+    error = ended.json("peek", "busy", code=2)["error"]
+    assert error["type"] == "UnsupportedError"
+    assert error["mend"] == "it can: clean"
+
+
+def test_the_order_in_show_has_no_secret(ended, monkeypatch):
+    monkeypatch.setenv("CANARY", "tweet-tweet")
+    ended.spawn("s", "--secret", "CANARY")
+    shown = json.dumps(ended.json("show", "s")) + ended.ok("show", "s")
+    assert "CANARY" in shown
+    assert "tweet-tweet" not in shown
