@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 #: Longest message of a result, so that it fits into the room that is kept for it.
 LONGEST_MESSAGE = 1000
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _ENDED = {
     "stopped": ("stopped", "it was stopped"),
     "terminated": ("stopped", "its supervisor was told to end (SIGTERM)"),
@@ -54,13 +55,23 @@ def result(state: str, reason: str, message: str = "", **more: Any) -> dict[str,
     }
 
 
-def of_exit(exit_code: int | None, signal: int | None) -> tuple[str, str, str]:
-    """Return state, reason and message for an agent that ended by itself."""
+def of_exit(exit_code: int | None, signal: int | None, log_error: int) -> tuple[str, str, str]:
+    """Return state, reason and message for an agent that ended by itself.
+
+    Args:
+        exit_code: None when a signal ended it.
+        signal: the number of that signal.
+        log_error: errno of what ended the writing of the log, else 0.
+    """
     if signal is not None:
-        return "failed", "agent_signal", f"signal {signal} ended the agent"
-    if exit_code:
-        return "failed", "agent_failed", f"the agent exited with {exit_code}"
-    return "done", "ok", ""
+        state, reason, message = "failed", "agent_signal", f"signal {signal} ended the agent"
+    elif exit_code:
+        state, reason, message = "failed", "agent_failed", f"the agent exited with {exit_code}"
+    else:
+        return "done", "ok", ""
+    if log_error in _FULL:
+        return state, "disk_full", f"{message} on a full disk"
+    return state, reason, message
 
 
 def of_ending(reason: str, limits: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -68,6 +79,24 @@ def of_ending(reason: str, limits: Mapping[str, Any]) -> tuple[str, str, str]:
     state, message = _ENDED[reason]
     values = {name: limits.get(name) or 0 for name in ("timeout", "idle_timeout")}
     return state, reason, message.format(**values)
+
+
+def before_it_ran(reason: str) -> dict[str, Any]:
+    """Return the result of a worker that was stopped (see `of_ending`) before its agent ran."""
+    state, reason, message = of_ending(reason, {})
+    return result(state, reason, f"{message} before the agent ran")
+
+
+def of_error(answer: Mapping[str, Any], reason: str, message: str) -> dict[str, Any]:
+    """Return the result of a worker whose preparation failed.
+
+    Args:
+        answer: `{"error": …}`, or empty when it died.
+        reason: what to say when it died.
+        message: likewise.
+    """
+    error = answer.get("error") or {"reason": reason, "message": message}
+    return result("failed", error["reason"], error["message"])
 
 
 def of_exec_error(error: OSError, program: str) -> dict[str, Any]:
@@ -81,7 +110,7 @@ def of_exec_error(error: OSError, program: str) -> dict[str, Any]:
 
 def reason_of(error: OSError, otherwise: str) -> str:
     """Return `disk_full` when that is what the error says, else `otherwise`."""
-    return "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else otherwise
+    return "disk_full" if error.errno in _FULL else otherwise
 
 
 def add_output(ended: dict[str, Any], said: Mapping[str, Any] | None) -> None:
@@ -121,15 +150,26 @@ def add_delivery(result: dict[str, Any], answer: Mapping[str, Any], stopped: str
         result["reason"], result["message"] = "internal", "the delivery ended without an answer"
 
 
-def saved(answer: Mapping[str, Any], before: str | None) -> str | None:
-    """Return where the newest rescued work is: of this checkpoint, else of the one before.
+def saved(answer: Mapping[str, Any]) -> str | None:
+    """Return where rescued work is, as `checkpoint.save` answered; None when there is none.
 
     Args:
-        answer: `{"answer": …}` of `checkpoint.save`, `{"error": …}` or empty.
-        before: what this function returned for the checkpoint before.
+        answer: `{"answer": …}`, `{"error": …}`, or empty when it died.
     """
-    done = answer.get("answer")
-    if done is None or (done["nothing"] and not done["ref"]):
-        return before
-    where: str | None = done["ref"] if done["pushed"] or done["nothing"] else done["kept"]
+    done = answer.get("answer") or {}
+    where: str | None = done.get("ref") or done.get("kept")
     return where
+
+
+def add_rescue(result: dict[str, Any], answer: Mapping[str, Any], where: str | None) -> None:
+    """Add to a result where the unpushed work is, and why it is not if that failed.
+
+    Args:
+        result: changed in place.
+        answer: of the last `checkpoint.save`, see `saved`.
+        where: what `saved` said of it, or of an earlier one.
+    """
+    result["checkpoint"] = where
+    if "answer" not in answer:
+        why = answer.get("error", {}).get("message", "it took too long")
+        result["message"] += f" (the last work is only in the working tree: {why})"

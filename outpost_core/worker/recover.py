@@ -118,9 +118,7 @@ def _bring_home(
         if result["state"] == "done":
             return
     answer = stage.attempt(path, lambda: checkpoint.save(order, path, space))
-    result["checkpoint"] = outcome.saved(answer, None)
-    if "error" in answer:
-        result["message"] += f" (not rescued: {answer['error']['message']})"
+    outcome.add_rescue(result, answer, outcome.saved(answer))
 
 
 def _silent(_: str) -> None:

@@ -56,8 +56,7 @@ def _end_unbegun(path: str) -> bool:
         if taken is None:
             return False
         files.discard(os.path.join(path, files.SECRETS))
-        state, reason, message = outcome.of_ending("stopped", {})
-        result = outcome.result(state, reason, f"{message} before it began")
+        result = outcome.before_it_ran("stopped")
         result["finished_at"] = time.time()
         files.store_result(path, result)
     finally:

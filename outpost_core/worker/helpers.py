@@ -1,0 +1,145 @@
+"""The supervisor's forked helpers: heavy steps, and checkpoints beside the agent's work."""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # not `signal`: see process.py
+import time
+
+from outpost_core.worker import outcome
+from outpost_core.worker.stage import Stage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from outpost_core.worker.loop import Loop
+    from outpost_core.worker.stage import Report
+    from outpost_core.worker.stopping import Stopping
+    from outpost_core.worker.tree import Tree
+
+    Call = Callable[[Report], dict[str, Any]]
+
+#: Seconds that a preparation or a delivery may take; far beyond what a working network needs.
+LIMIT = 3600.0
+#: Seconds for the rescue of unpushed work, and for reading the agent's output.
+RESCUE_LIMIT = 150.0
+#: Seconds for a checkpoint that is under way when the delivery is to begin.
+_SETTLE_LIMIT = 10.0
+#: Seconds between TERM and KILL for a helper that takes too long, and between two KILLs.
+_GRACE = 2.0
+_KILL_AGAIN = 0.1
+
+
+class Helpers:
+    """Runs heavy steps in forked children.
+
+    Args:
+        loop: turned while it waits.
+        tree: learns which processes are helpers.
+        stopping: a stop cuts steps short.
+        folder: the worker's folder.
+        order: `order.json`.
+        env: environment of the helpers.
+        close: descriptors that no helper may keep.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        tree: Tree,
+        stopping: Stopping,
+        folder: str,
+        order: dict[str, Any],
+        env: dict[str, str],
+        close: tuple[int, ...],
+    ) -> None:
+        self._loop = loop
+        self._tree = tree
+        self._stopping = stopping
+        self._folder = folder
+        self._order = order
+        self._env = env
+        self._close = close
+        self._saving: Stage | None = None
+        self._saved: str | None = None
+
+    def run(
+        self, call: Call, *, limit: float, after_stop: float, report: Report | None = None
+    ) -> dict[str, Any]:
+        """Run a heavy step and wait for it.
+
+        Args:
+            call: the step.
+            limit: seconds that it may take.
+            after_stop: seconds that it may go on after a stop was asked for.
+            report: told what it reports.
+
+        Returns:
+            `{"answer": …}` or `{"error": …}`; empty when it was ended or died.
+        """
+        return self._wait(self._begin(call, report or _silent), limit, after_stop)
+
+    def save(self, workspace: dict[str, Any]) -> None:
+        """Begin a checkpoint, unless one is under way."""
+        if self._saving and not self._saving.done:
+            return
+        self._collect()
+        from outpost_core.worker import checkpoint
+
+        self._saving = self._begin(
+            lambda _: checkpoint.save(self._order, self._folder, workspace), _silent
+        )
+
+    def settle(self) -> None:
+        """Wait for a checkpoint that is under way, not for long: a delivery makes it needless."""
+        if self._saving:
+            self._wait(self._saving, _SETTLE_LIMIT, _SETTLE_LIMIT)
+
+    def rescue(self, workspace: dict[str, Any], result: dict[str, Any]) -> None:
+        """Save what is not pushed, and say in the result where it is."""
+        if self._saving:  # it may have missed the last changes
+            self._wait(self._saving, RESCUE_LIMIT, RESCUE_LIMIT)
+        self.save(workspace)
+        assert self._saving is not None
+        answer = self._wait(self._saving, RESCUE_LIMIT, RESCUE_LIMIT)
+        self._collect()
+        outcome.add_rescue(result, answer, self._saved)
+
+    def _collect(self) -> None:
+        """Keep the answer of a checkpoint that has ended."""
+        if self._saving:
+            self._saved = outcome.saved(self._saving.answer) or self._saved
+            self._forget(self._saving)
+            self._saving = None
+
+    def _begin(self, call: Call, report: Report) -> Stage:
+        stage = Stage(
+            self._loop, self._folder, call, env=self._env, report=report, close=self._close
+        )
+        self._tree.helpers.append(stage)
+        self._tree.grown()
+        return stage
+
+    def _wait(self, stage: Stage, limit: float, after_stop: float) -> dict[str, Any]:
+        end = time.monotonic() + limit
+        number = _signal.SIGTERM
+        while not stage.done:
+            now = time.monotonic()
+            due = min(end, self._stopping.due(after_stop))
+            if now >= due:
+                stage.signal(number)
+                end = due = now + (_GRACE if number == _signal.SIGTERM else _KILL_AGAIN)
+                after_stop = float("inf")
+                number = _signal.SIGKILL
+            self._loop.turn(max(0.0, due - now))
+        self._forget(stage)
+        return stage.answer
+
+    def _forget(self, stage: Stage) -> None:
+        if stage in self._tree.helpers:
+            self._tree.helpers.remove(stage)
+
+
+def _silent(_: str) -> None:
+    """Nobody is told what the step reports."""
