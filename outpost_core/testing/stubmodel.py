@@ -151,6 +151,10 @@ class StubModel:
             return 200, {"input_tokens": INPUT_TOKENS}
         return 404, _error("not_found_error", f"the stub does not know {request.path}")
 
+    @property
+    def _works(self) -> bool:
+        return self.mode in (Mode.WORK, Mode.HANG)
+
     def _hang(self) -> None:
         if self.mode is Mode.HANG:
             self._hanging.set()
@@ -161,17 +165,14 @@ class StubModel:
         content = body["messages"][-1]["content"]
         blocks = content if isinstance(content, list) else []
         shown = any(block.get("type") == "tool_result" for block in blocks)
-        works = self.mode in (Mode.WORK, Mode.HANG) and "Bash" in tools and not shown
         if shown:
             self._hang()
-        if works:
-            stop, block = "tool_use", {"type": "tool_use", "id": "toolu_1", "name": "Bash"}
+        block: dict[str, Any] = {"type": "text", "text": ""}
+        delta, stop = {"type": "text_delta", "text": self.answer}, "end_turn"
+        if self._works and "Bash" in tools and not shown:
+            block = {"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {}}
             arguments = json.dumps({"command": self.command, "description": "Do the work"})
-            delta = {"type": "input_json_delta", "partial_json": arguments}
-            block["input"] = {}  # type: ignore[assignment]
-        else:
-            stop, block = "end_turn", {"type": "text", "text": ""}
-            delta = {"type": "text_delta", "text": self.answer}
+            delta, stop = {"type": "input_json_delta", "partial_json": arguments}, "tool_use"
         if self.mode is Mode.REFUSE:
             stop = "refusal"
         message = {
@@ -210,7 +211,7 @@ class StubModel:
         if shown:
             self._hang()
         item: dict[str, Any]
-        if self.mode in (Mode.WORK, Mode.HANG) and not shown:
+        if self._works and not shown:
             arguments = json.dumps({"cmd": self.command})
             item = {"type": "function_call", "name": "exec_command", "arguments": arguments}
             item |= {"id": "fc_1", "call_id": "call_1"}
