@@ -86,7 +86,7 @@ def save(order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) ->
     """
     git = repository(order, folder)
     last = _Last(folder)
-    found = _find(git, folder, workspace, last)
+    found = _find(git, folder, workspace, last.commit, last.tree)
     if not found.new:
         if last.kept:  # it could not be pushed then; perhaps it can be now
             _send(git, order, folder, workspace, last, last.commit, last.tree)
@@ -103,10 +103,37 @@ def unsaved(folder: str, workspace: Mapping[str, Any]) -> bool:
         WorkerError: `commit_failed`, nobody can tell.
     """
     work = os.path.join(folder, "work")
-    return _find(Git(os.path.join(work, ".git"), work), folder, workspace, _Last(folder)).new
+    git, last = Git(os.path.join(work, ".git"), work), _Last(folder)
+    return _find(git, folder, workspace, last.commit, last.tree).new
 
 
-def _find(git: Git, folder: str, workspace: Mapping[str, Any], last: _Last) -> _Found:
+def discard(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> None:
+    """Take the checkpoint off the rig after a delivery, when nothing else needs it.
+
+    It stays where the rig cannot be reached, or where the agent left more than was delivered.
+    """
+    last = _Last(folder)
+    if not last.commit or _find(git, folder, workspace).new:
+        return
+    ref = checkpoint_ref(worker_of(order))
+    if last.kept:
+        os.unlink(last.kept)
+    elif git.run("push", "--porcelain", "outpost", f":{ref}", timeout=PUSH_TIMEOUT).code:
+        return
+    last.write("", "", "")
+
+
+def place(order: Mapping[str, Any], folder: str) -> str | None:
+    """Return where the last checkpoint is: a ref of the rig, a path, or None."""
+    answer = _Last(folder).answer(order, nothing=True)
+    where: str | None = answer["ref"] or answer["kept"]
+    return where
+
+
+def _find(
+    git: Git, folder: str, workspace: Mapping[str, Any], commit: str = "", tree: str = ""
+) -> _Found:
+    """Look for work that is neither on the rig nor in the given commit and tree."""
     index = os.path.join(folder, f"checkpoint-{os.getpid()}.index")
     env = {"GIT_INDEX_FILE": index}
     try:
@@ -120,25 +147,25 @@ def _find(git: Git, folder: str, workspace: Mapping[str, Any], last: _Last) -> _
         except FileNotFoundError:
             pass
         changes = look(git, env)
-        tree = ""
+        now = ""
         if changes.dirty:
             stage(git, os.path.join(folder, "work"), changes, folder, env=env)
             written = git.must("write-tree", doing="save", reason="commit_failed", env=env)
-            tree = written.text
+            now = written.text
     finally:
         for path in (index, index + ".lock"):
             if os.path.lexists(path):
                 os.unlink(path)
-    if tree and tree != last.tree:
-        return _Found(tree, changes.head, True)
-    known = [known for known in (workspace["base_commit"], last.commit) if known]
+    if now and now != tree:
+        return _Found(now, changes.head, True)
+    known = [known for known in (workspace["base_commit"], commit) if known]
     tips = ["--branches", *(["HEAD"] if changes.head else [])]
     commits = git.must(
         *("rev-list", "--max-count=1", *tips, "--not", "--remotes=origin", *known),
         doing="look for commits",
         reason="commit_failed",
     )
-    return _Found(tree, changes.head, bool(commits.out))
+    return _Found(now, changes.head, bool(commits.out))
 
 
 def _commit(git: Git, order: Mapping[str, Any], found: _Found, workspace: Mapping[str, Any]) -> str:

@@ -43,7 +43,9 @@ def deliver(
         report: told what is being done.
 
     Returns:
-        `reason` (`ok` or `nothing_to_commit`), `branch`, `commit`, `pr_url`, `message`.
+        `reason` (`ok` or `nothing_to_commit`), `branch`, `commit`, `pr_url`, `message`, and
+        `checkpoint`: where work is kept that was not delivered, None when there is none. The
+        worker's checkpoint is taken off the rig once a delivery holds all of it.
 
     Raises:
         WorkerError: `commit_failed`, `push_failed`, `verify_failed` or `disk_full`; the message
@@ -54,7 +56,8 @@ def deliver(
         work = _commit(git, order, folder, workspace)
         faults.point("worker.committed")
         if work.commit is None or work.commit == workspace["remote_tip"]:
-            return _nothing(workspace, work)
+            checkpoint.discard(git, order, folder, workspace)
+            return {**_nothing(workspace, work), "checkpoint": checkpoint.place(order, folder)}
         branch = _push(git, order, workspace, work, report)
         faults.point("worker.pushed")
         _verify(git, branch, work.commit, report)
@@ -64,6 +67,8 @@ def deliver(
         raise
     if work.rest:
         work.notes.append(_keep(order, folder, workspace))
+    else:
+        checkpoint.discard(git, order, folder, workspace)
     pr_url = _pull_request(order, workspace, folder, branch, work.notes, report)
     pushed = f"pushed {branch} at {work.commit[:12]}"
     return {
@@ -71,6 +76,7 @@ def deliver(
         "branch": branch,
         "commit": work.commit,
         "pr_url": pr_url,
+        "checkpoint": checkpoint.place(order, folder),
         "message": "; ".join([pushed, *work.notes]),
     }
 

@@ -112,7 +112,7 @@ def prepare(
         "start_commit": start,
         "remote_tip": seen.refs.get(_HEADS + branch),
         "rig": redact(rig),
-        "beads": beads.provide(git, os.path.join(folder, "work"), order["issue"]["id"], report),
+        "beads": beads.provide(os.path.join(folder, "work"), order["issue"]["id"], report),
     }
 
 
