@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import secrets
 import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from outpost_core.errors import OutpostError
-from outpost_core.types import Cleaned
+from outpost_core.types import Cleaned, Result
 from outpost_core.worker import files, status
 
 TRASH = "trash"
 RESCUED = "rescued"
+#: What `checkpoint.save` leaves in the folder when the rig does not take a checkpoint.
+BUNDLE = "checkpoint.bundle"
 
 
 def clean(root: Path, folder: Path, *, force: bool) -> Cleaned:
@@ -33,13 +33,13 @@ def clean(root: Path, folder: Path, *, force: bool) -> Cleaned:
     with locked(folder) as mine:
         if not folder.exists():
             return Cleaned(removed=True)
-        state = status.read(folder).state
-        if not mine or not state.terminal:
-            return Cleaned(removed=False, detail=f"it has not ended ({state}): stop it first")
         if status.needs_recovery(folder):
-            return Cleaned(removed=False, detail="it is being recovered: try again in a moment")
+            return Cleaned(removed=False, detail="it is not recovered yet: try again in a moment")
+        found = status.read(folder)
+        if not mine or found.result is None:
+            return Cleaned(removed=False, detail=f"it has not ended ({found.state}): stop it first")
         try:
-            rescued = rescue(root, folder)
+            rescued = rescue(root, folder, found.result)
             detail = ""
         except (OutpostError, OSError, ValueError) as error:
             why = error.message if isinstance(error, OutpostError) else str(error)
@@ -70,29 +70,27 @@ def locked(folder: Path) -> Iterator[bool]:
         os.close(lock)
 
 
-def rescue(root: Path, folder: Path) -> str | None:
+def rescue(root: Path, folder: Path, result: Result) -> str | None:
     """Save the worker's unpushed work outside of its folder; return where, or None.
 
     Raises:
         OutpostError: it could not be saved.
     """
-    order = _load(folder / files.ORDER)
-    where: str | None = None
-    if order.get("rig") and (folder / files.WORKSPACE).exists():
-        from outpost_core.worker import checkpoint, deliver
+    where = result.checkpoint
+    order = files.load(str(folder), files.ORDER)
+    workspace = files.load(str(folder), files.WORKSPACE)
+    if order is not None and workspace is not None:
+        from outpost_core.worker import checkpoint
 
-        workspace = _load(folder / files.WORKSPACE)
-        if deliver.unpushed(str(folder), workspace):
-            saved = checkpoint.save(order, str(folder), workspace)
-            where = saved["ref"] if saved["pushed"] else saved["kept"]
-    # An earlier rescue may lie in the folder, because the remote did not take it.
-    bundle = folder / "checkpoint.bundle"
-    if bundle.exists():
+        saved = checkpoint.save(order, str(folder), workspace)
+        if saved["kept"] or not saved["nothing"]:
+            where = saved["kept"] or saved["ref"]
+    bundle = folder / BUNDLE
+    if bundle.exists():  # the remote did not take it, so it would go with the folder
         kept = root / RESCUED / f"{folder.name}.bundle"
         kept.parent.mkdir(mode=0o700, exist_ok=True)
         bundle.replace(kept)
-        if where is None or where == str(bundle):
-            where = str(kept)
+        where = str(kept)
     return where
 
 
@@ -124,8 +122,3 @@ def unprotect(tree: Path) -> None:
             mode = os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode
             if stat.S_ISDIR(mode):
                 os.chmod(name, 0o700, dir_fd=descriptor)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return data

@@ -38,7 +38,7 @@ class Detached:
         self.reap()
         pid = os.posix_spawn(
             argv[0],
-            argv,
+            tuple(argv),
             env,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from outpost_local.tmux import Tmux, TmuxError
 
 #: In the folder of a worker that was started without tmux.
 NO_TERMINAL = "no-terminal"
+#: Seconds after which a recovery that ended without a result is started again.
+RECOVER_AGAIN = 10.0
 
 
 class LocalOutpost(Outpost):
@@ -66,7 +69,7 @@ class LocalOutpost(Outpost):
         self._launcher = Launcher(self._start)
         self._scanning = threading.Lock()
         self._scanned: dict[str, Any] = {}
-        self._recovering: set[str] = set()
+        self._recover_after: dict[str, float] = {}
         self._tmux_version = ""
 
     def _make_agent_env(self, context: BuildContext) -> dict[str, str]:
@@ -99,10 +102,11 @@ class LocalOutpost(Outpost):
             if folder.exists():
                 raise UnreachableError(why, mend=f"outpost doctor {self.name}") from error
             raise SpawnRefusedError(why, mend=f"outpost doctor {self.name}") from error
-        if not status.started(folder):  # new, or its first spawner ended between the two steps
+        # Not begun: it is new, or its first spawner ended between the two steps.
+        if not (status.started(folder) or status.needs_recovery(folder)):
             await self._launcher.launch(folder)
             faults.point("local.launched")
-        return status.read(folder)
+        return self._looked_at(status.read(folder))
 
     @hookimpl
     async def outpost_list(self) -> Sequence[WorkerStatus]:
@@ -132,7 +136,7 @@ class LocalOutpost(Outpost):
         Raises:
             NotFoundError: there is no such worker.
         """
-        async for chunk in logs.stream(self._known(worker), offset, follow):
+        async for chunk in logs.follow(self._known(worker), offset, follow):
             yield chunk
 
     @hookimpl
@@ -143,6 +147,7 @@ class LocalOutpost(Outpost):
         except NotFoundError:
             return
         await asyncio.to_thread(stop.request, folder, grace)
+        self._looked_at(status.read(folder))  # one whose supervisor is gone ends by its recovery
 
     # --- optional ---------------------------------------------------------------------------
 
@@ -157,7 +162,7 @@ class LocalOutpost(Outpost):
         if cleaned.removed:
             with self._scanning:
                 self._scanned.pop(worker, None)
-                self._recovering.discard(worker)
+                self._recover_after.pop(worker, None)
         return cleaned
 
     @hookimpl
@@ -247,7 +252,7 @@ class LocalOutpost(Outpost):
         return folder
 
     def _check_running(self, worker: str, folder: Path) -> None:
-        state = status.read(folder).state
+        state = self._looked_at(status.read(folder)).state
         if state.terminal:
             raise UsageError(f"{worker} has ended ({state})", mend=f"outpost logs {worker}")
 
@@ -296,23 +301,34 @@ class LocalOutpost(Outpost):
             return [self._looked_at(found) for found in status.scan(self.root, self._scanned)]
 
     def _looked_at(self, found: WorkerStatus) -> WorkerStatus:
-        if found.state is State.LOST:
-            self._recover(found.id)
-        elif found.started_at is not None and not found.state.terminal:
-            folder = self._folder(found.id)
-            if _terminal_gone(folder):
-                detail = f"{found.detail}; terminal gone" if found.detail else "terminal gone"
-                return dataclasses.replace(found, detail=detail)
+        """Return a status as it may be told: never an end that is not certain."""
+        if found.result is not None:
+            # One whose supervisor vanished ends with its recovery, which may find it done.
+            vanished = found.result.finished_at is None
+            return self._recover(found) if vanished else found
+        if found.started_at is None:
+            return dataclasses.replace(found, state=State.QUEUED)
+        if _terminal_gone(self._folder(found.id)):
+            detail = f"{found.detail}; terminal gone" if found.detail else "terminal gone"
+            return dataclasses.replace(found, detail=detail)
         return found
 
-    def _recover(self, worker: str) -> None:
-        """Start the recovery of a vanished supervisor's worker, once."""
-        folder = self._folder(worker)
-        if worker in self._recovering or not status.needs_recovery(folder):
-            return
-        env = publish.base_env(os.environ) | _fault()
-        self._detached.start(publish.command(folder, "recover"), env)
-        self._recovering.add(worker)
+    def _recover(self, found: WorkerStatus) -> WorkerStatus:
+        """Start the recovery of a vanished supervisor's worker, unless one is at it."""
+        folder = self._folder(found.id)
+        now = time.monotonic()
+        with cleaning.locked(folder) as free:
+            start = free and now >= self._recover_after.get(found.id, now)
+        if start:
+            self._recover_after[found.id] = now + RECOVER_AGAIN
+            env = publish.base_env(os.environ) | _fault()
+            self._detached.start(publish.command(folder, "recover"), env)
+        return dataclasses.replace(
+            found,
+            state=State.QUEUED if found.started_at is None else State.WORKING,
+            detail=f"{found.detail}; recovering",
+            result=None,
+        )
 
 
 def _resolve(path: Path | None, context: BuildContext) -> Path | None:

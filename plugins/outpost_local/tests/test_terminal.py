@@ -1,0 +1,198 @@
+"""tmux is where work can be seen, and not what it lives by."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from outpost_core.errors import OutpostError, UsageError
+from outpost_core.types import State
+
+TICKS = """
+import sys, time
+for i in range(100_000):
+    print(i, flush=True)
+    time.sleep(0.02)
+"""
+
+
+def size(place, worker: str) -> int:
+    path = place.folder(worker) / "output.log"
+    return path.stat().st_size if path.exists() else 0
+
+
+def test_a_killed_tmux_server_ends_no_work_and_is_told_truly(tmux_place):
+    place = tmux_place
+
+    async def main():
+        outpost = place.make()
+        await outpost.outpost_spawn(place.python(TICKS, issue="gt-1"))
+        await outpost.outpost_spawn(place.python(TICKS, issue="gt-2", interactive=True))
+        workers = ("gt-1.1", "gt-2.1")
+        await place.wait_for(lambda: all(size(place, worker) for worker in workers))
+        for status in await outpost.outpost_list():
+            assert "terminal gone" not in status.detail
+        os.kill(place.server(), signal.SIGKILL)
+        found = await place.until(outpost, lambda status: "terminal gone" in status.detail)
+        assert {status.state for status in found.values()} == {State.WORKING}
+        before = {worker: size(place, worker) for worker in workers}
+        await place.wait_for(lambda: all(size(place, w) > before[w] + 20 for w in workers))
+        with pytest.raises(OutpostError, match=r"terminal of gt-1.1 is gone.*the work goes on"):
+            await outpost.outpost_attach("gt-1.1")
+        assert await outpost.outpost_peek("gt-2.1", 3)  # from the log now
+        fresh = await outpost.outpost_spawn(place.order("/bin/true", issue="gt-3"))
+        assert not fresh.state.terminal or fresh.state is State.DONE
+        for worker in workers:
+            await outpost.outpost_stop(worker, 1)
+        found = await place.end(outpost)
+        assert {found[worker].state for worker in workers} == {State.STOPPED}
+
+    asyncio.run(main())
+
+
+def test_one_ended_session_takes_only_its_own_terminal(tmux_place):
+    place = tmux_place
+
+    async def main():
+        outpost = place.make()
+        for attempt in (1, 10):
+            await outpost.outpost_spawn(place.python(TICKS, attempt=attempt))
+        await place.wait_for(lambda: size(place, "gt-1.1") and size(place, "gt-1.10"))
+        place.tmux("kill-session", "-t", "=gt-1+1")
+        found = await place.until(outpost, lambda s: "terminal gone" in s.detail, "gt-1.1")
+        assert "terminal gone" not in found["gt-1.10"].detail
+        await outpost.outpost_stop("gt-1.1", 1)
+        found = await place.end(outpost, "gt-1.1")
+        assert found["gt-1.10"].state is State.WORKING
+        await outpost.outpost_stop("gt-1.10", 1)
+        await place.end(outpost)
+
+    asyncio.run(main())
+
+
+def test_a_session_of_that_name_that_is_not_ours_does_not_hinder(tmux_place):
+    place = tmux_place
+
+    async def main():
+        outpost = place.make()
+        place.tmux("new-session", "-d", "-s", "gt-1+1", "sleep", "60")
+        await outpost.outpost_spawn(place.order("/bin/true"))
+        place.tmux("kill-server")
+        await outpost.outpost_spawn(place.order("/bin/true"))
+        assert (await place.end(outpost))["gt-1.1"].state is State.DONE
+
+    asyncio.run(main())
+
+
+def attach_in_terminal(
+    place, worker: str, env: dict[str, str]
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Attach in a program of its own on a new terminal; returns it and our end."""
+    code = (
+        "import asyncio, sys\n"
+        "from pathlib import Path\n"
+        "from outpost_core.backend import BuildContext\n"
+        "from outpost_local.options import LocalOptions\n"
+        "from outpost_local.outpost import LocalOutpost\n"
+        f"context = BuildContext(state_dir=Path({str(place.root)!r}))\n"
+        "outpost = LocalOutpost('local', LocalOptions(), context)\n"
+        f"sys.exit(asyncio.run(outpost.outpost_attach({worker!r})))\n"
+    )
+    master, slave = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=slave, stdout=slave, stderr=slave, start_new_session=True, env=os.environ | env,
+    )  # fmt: skip
+    os.close(slave)
+    return process, master
+
+
+def read_until(master: int, wanted: bytes) -> bytes:
+    seen = b""
+    deadline = time.monotonic() + 30
+    while wanted not in seen:
+        assert time.monotonic() < deadline, seen
+        if select.select([master], [], [], 0.1)[0]:
+            seen += os.read(master, 65536)
+    return seen
+
+
+def drain(master: int, process: subprocess.Popen) -> int:
+    deadline = time.monotonic() + 30
+    while process.poll() is None:
+        assert time.monotonic() < deadline
+        if select.select([master], [], [], 0.05)[0]:
+            with contextlib.suppress(OSError):
+                os.read(master, 65536)
+    return process.returncode
+
+
+@pytest.mark.parametrize("around", [{}, {"TMUX": "/tmp/tmux-0/default,1,0", "TMUX_PANE": "%1"}])
+def test_attach_types_into_the_agent_and_detach_leaves_it(tmux_place, around):
+    place = tmux_place
+    terminal = {"TERM": "xterm-256color", **around}
+
+    async def main():
+        outpost = place.make()
+        code = "print('name?', flush=True); print('hello', input(), flush=True); input()"
+        await outpost.outpost_spawn(place.python(code, interactive=True))
+        await place.wait_for(lambda: size(place, "gt-1.1"))
+        process, master = attach_in_terminal(place, "gt-1.1", terminal)
+        read_until(master, b"name?")
+        os.write(master, b"person\r")
+        read_until(master, b"hello person")
+        os.write(master, b"\x02d")
+        assert drain(master, process) == 0
+        os.close(master)
+        assert (await outpost.outpost_list())[0].state in (State.WORKING, State.IDLE)
+        await outpost.outpost_nudge("gt-1.1", "")
+        assert (await place.end(outpost))["gt-1.1"].state is State.DONE
+
+    asyncio.run(main())
+
+
+def test_a_viewer_of_a_headless_worker_cannot_end_it(tmux_place):
+    place = tmux_place
+
+    async def main():
+        outpost = place.make()
+        await outpost.outpost_spawn(place.python(TICKS))
+        await place.wait_for(lambda: size(place, "gt-1.1"))
+        process, master = attach_in_terminal(place, "gt-1.1", {"TERM": "xterm-256color"})
+        read_until(master, b"1")
+        os.write(master, b"\x03\x03")  # Ctrl-C
+        before = size(place, "gt-1.1")
+        await place.wait_for(lambda: size(place, "gt-1.1") > before + 20)
+        os.close(master)  # the terminal goes away, hanging up on the viewer
+        process.wait(30)
+        assert (await outpost.outpost_list())[0].state is State.WORKING
+        await outpost.outpost_stop("gt-1.1", 1)
+        await place.end(outpost)
+        with pytest.raises(UsageError, match="has ended"):
+            await outpost.outpost_attach("gt-1.1")
+
+    asyncio.run(main())
+
+
+def test_a_viewer_that_stops_reading_holds_nothing_up(tmux_place):
+    place = tmux_place
+
+    async def main():
+        outpost = place.make()
+        code = "import time; time.sleep(1); [print('y' * 99) for _ in range(60_000)]"
+        await outpost.outpost_spawn(place.python(code))
+        await place.wait_for(lambda: place.folder("gt-1.1").joinpath("output.log").exists())
+        process, master = attach_in_terminal(place, "gt-1.1", {"TERM": "xterm-256color"})
+        assert (await place.end(outpost))["gt-1.1"].state is State.DONE
+        assert size(place, "gt-1.1") == 60_000 * 100
+        os.close(master)
+        process.wait(30)
+
+    asyncio.run(main())
