@@ -2,7 +2,7 @@
 
 Every mistake is one `ConfigError` with file, line, column and the nearest right word. The types
 of the file's values are those of the dataclasses: a backend's options, and `Defaults` here.
-PyYAML is imported when a file is read, not before.
+PyYAML and the language of conditions are imported when a file needs them, not before.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.backend import Backend, OutpostOptions, option
-from outpost_core.conditions import Condition, ConditionError, parse
 from outpost_core.errors import ConfigError, OutpostError
 from outpost_core.nearest import suggest
 from outpost_core.options import (
@@ -29,6 +28,7 @@ from outpost_core.policy import Override, PolicyConfig
 from outpost_core.types import Json, check_env_name
 
 if TYPE_CHECKING:
+    from outpost_core.conditions import Condition
     from outpost_core.yamlmarks import Document, Node
 
 __all__ = [
@@ -516,6 +516,8 @@ class _Reader:
         return tuple(found)
 
     def condition(self, text: str, node: Node) -> Condition:
+        from outpost_core.conditions import ConditionError, parse
+
         try:
             return parse(text)
         except ConditionError as error:

@@ -11,14 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from outpost_core.conditions import Condition
 from outpost_core.errors import PluginError
 from outpost_core.hookspecs import TRAITS, hookimpl
 from outpost_core.nearest import suggest
 from outpost_core.options import BUILT_IN, Origin
 from outpost_core.types import Candidate, Explanation, Order, Verdict
+
+if TYPE_CHECKING:
+    from outpost_core.conditions import Condition
 
 #: A cap is not missed by the rounding of binary fractions of a cent.
 _EPSILON: Final = 1e-9
