@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import yaml
 
@@ -85,7 +85,7 @@ def add(
                 if node is None
                 else append_item(document, node, each)
             )
-            document = Document(str(path), text)
+            document = _reparsed(document, text)
         _expect_added(document, before, entries)
         return text
 
@@ -128,14 +128,17 @@ def remove(path: Path, name: str, backends: Mapping[str, Backend], *, prune: boo
                     where.start,
                     mend=f"take it out there, or: outpost remove {name} --prune",
                 )
-            document = Document(str(path), take_out())
+            document = _reparsed(document, take_out())
         listed = document.root.get("outposts")
         assert listed is not None
         at = names.index(name)
-        document = Document(str(path), drop_item(document, listed, at))
-        _expect_removed(document, before, at)
+        document = _reparsed(document, drop_item(document, listed, at))
+        if _data(document) != _without(before, name):
+            raise _by_hand(document)
         return document.text
 
+    if not path.exists():
+        raise ConfigError("there is no such file", file=str(path))
     _change(path, edit, backends, "removed")
 
 
@@ -225,31 +228,43 @@ def _data(document: Document) -> dict[str, Json]:
     return data
 
 
-def _outposts(data: Mapping[str, Json]) -> list[Json]:
-    listed = data.get("outposts")
-    return listed if isinstance(listed, list) else []
+def _reparsed(document: Document, text: str) -> Document:
+    try:
+        return Document(document.file, text)
+    except ConfigError:
+        raise _by_hand(document) from None
 
 
 def _expect_added(
     document: Document, before: dict[str, Json], entries: Sequence[Mapping[str, str]]
 ) -> None:
     after = _data(document)
-    old, new = _outposts(before), _outposts(after)
-    rest = {"outposts": None}
-    if (
-        new[: len(old)] != old
-        or len(new) != len(old) + len(entries)
-        or before | rest != after | rest
-    ):
+    old, new = before.get("outposts") or [], after.get("outposts")
+    assert isinstance(old, list)
+    if not isinstance(new, list) or len(new) != len(old) + len(entries):
+        raise _by_hand(document)
+    if {**after, "outposts": new[: len(old)]} != {**before, "outposts": old}:
         raise _by_hand(document)
 
 
-def _expect_removed(document: Document, before: dict[str, Json], at: int) -> None:
-    after = _data(document)
-    old = _outposts(before)
-    rest = {"outposts": None, "policy": None}
-    if _outposts(after) != old[:at] + old[at + 1 :] or before | rest != after | rest:
-        raise _by_hand(document)
+def _without(data: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return what the file must say once an outpost is gone."""
+    expected = {**data, "outposts": [each for each in data["outposts"] if each["name"] != name]}
+    if not data.get("policy"):
+        return expected
+    policy = expected["policy"] = {**data["policy"]}
+    if "default_preference" in policy:
+        policy["default_preference"] = _without_name(policy["default_preference"], name)
+    if policy.get("overrides"):
+        pruned = [{**o, "prefer": _without_name(o["prefer"], name)} for o in policy["overrides"]]
+        policy["overrides"] = [override for override in pruned if override["prefer"]]
+    return expected
+
+
+def _without_name(preference: Any, name: str) -> Any:
+    if isinstance(preference, list):
+        return [each for each in preference if each != name]
+    return [] if preference == name else preference
 
 
 def _by_hand(document: Document) -> ConfigError:
@@ -273,8 +288,6 @@ def _change(
                 text = read_text(path)
             except FileNotFoundError:
                 mode, text = 0o600, ""
-                if done == "removed":
-                    raise ConfigError("there is no such file", file=str(path)) from None
             newline = "\r\n" if "\r\n" in text else "\n"
             changed = edit(text.replace("\r\n", "\n"))
             _check(path, changed, backends, done)

@@ -12,6 +12,7 @@ import math
 import os
 import re
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -46,6 +47,7 @@ class Node:
         items: the values of a list.
         entries: key text → (key, value) of a map.
         weight: number of values in it with every alias written out.
+        height: levels of nesting in it, likewise.
     """
 
     kind: str
@@ -57,6 +59,7 @@ class Node:
     items: tuple[Node, ...] = ()
     entries: dict[str, tuple[Node, Node]] | None = None
     weight: int = 1
+    height: int = 1
 
     def get(self, key: str) -> Node | None:
         """Return the value of a map under `key`, None when it is not given."""
@@ -178,7 +181,7 @@ def plain(node: Node) -> Json:
     if node.kind == "bool":
         return node.text.lower() in ("true", "yes", "on")
     if node.kind in ("int", "float"):
-        with contextlib.suppress(ValueError):  # a number of more digits than Python reads
+        with contextlib.suppress(ValueError, OverflowError):  # more digits than a number holds
             value: float = yaml.safe_load(node.text)
             return value if math.isfinite(value) else node.text
     return node.text
@@ -259,18 +262,20 @@ class _Composer:
             node = Node(kind, start, end, text=raw.value, quoted=quoted)
         elif isinstance(raw, yaml.SequenceNode) and name == "seq":
             items = tuple(self.node(item, depth + 1) for item in raw.value)
-            weight = 1 + sum(item.weight for item in items)
-            node = Node("list", start, end, flow=bool(raw.flow_style), items=items, weight=weight)
+            node = _collection("list", raw, start, end, items)
+            node.items = items
         elif isinstance(raw, yaml.MappingNode) and name == "map":
             pairs = self.pairs(raw, depth)
-            weight = 1 + sum(value.weight for _, value in pairs.values())
-            node = Node("map", start, end, flow=bool(raw.flow_style), entries=pairs, weight=weight)
+            node = _collection("map", raw, start, end, [value for _, value in pairs.values()])
+            node.entries = pairs
         else:
             raise self.document.error(
                 f"the tag {raw.tag.replace(_TAG, '!!')} is not supported",
                 start,
                 mend="write a plain value",
             )
+        if node.height > _MAX_DEPTH:
+            raise self.document.error("nested too deeply", start)
         self.open.discard(id(raw))
         self.done[id(raw)] = node
         return node
@@ -295,6 +300,17 @@ class _Composer:
                 )
             pairs[key.text] = (key, self.node(raw_value, depth + 1))
         return pairs
+
+
+def _collection(kind: str, raw: Any, start: int, end: int, values: Sequence[Node]) -> Node:
+    return Node(
+        kind,
+        start,
+        end,
+        flow=bool(raw.flow_style),
+        weight=1 + sum(value.weight for value in values),
+        height=1 + max((value.height for value in values), default=0),
+    )
 
 
 def _code(character: int | str | bytes) -> int:

@@ -38,6 +38,7 @@ def append_item(document: Document, node: Node, entry: Mapping[str, str]) -> str
         node: the list, or the empty value in its place.
         entry: keys and their values, as YAML.
     """
+    _check_places(document, node)
     if not node.items:
         if document.root.flow:
             return replace(document, node.start, node.end, f"[{_flow(entry)}]")
@@ -62,6 +63,7 @@ def drop_item(document: Document, node: Node, index: int) -> str:
     Its own are: at the end of its lines, directly above its dash at the same indentation, and
     directly below it further in. The only item leaves `[]` behind.
     """
+    _check_places(document, node)
     if node.flow:
         return _drop_flow(document, node, index)
     text = document.text
@@ -82,6 +84,19 @@ def drop_item(document: Document, node: Node, index: int) -> str:
     elif index == 0:
         after = after.removeprefix("\n")  # the blank line that set it apart from the next
     return before + after
+
+
+def _check_places(document: Document, node: Node) -> None:
+    """Refuse a list whose items are written elsewhere, through aliases.
+
+    Raises:
+        ConfigError: they are.
+    """
+    at = node.start
+    for item in node.items:
+        if not at <= item.start <= item.end <= node.end:
+            raise document.error("this item is an alias", at, mend="edit the file by hand")
+        at = item.end
 
 
 def _drop_flow(document: Document, node: Node, index: int) -> str:

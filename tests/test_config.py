@@ -174,6 +174,8 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join(['*' + old] * 10)}]\n"
     for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
+CHAIN = "a: &a " + "[" * 40 + "]" * 40 + "\nb: &b " + "[" * 9 + "*a" + "]" * 9
+CHAIN += "\nc:  " + "[" * 20 + "*b" + "]" * 20 + "\n"
 POLICY = LOCAL + "policy:\n"
 OVERRIDES = POLICY + "  overrides:\n"
 
@@ -198,6 +200,7 @@ OVERRIDES = POLICY + "  overrides:\n"
         (LOCAL + "    max_workers: yes\n", "4:18", "a whole number was expected", ""),
         (LOCAL + "    max_workers: -1\n", "4:18", "must be at least 0, not -1", ""),
         (LOCAL + "    max_workers: 1" + "0" * 5000 + "\n", "4:18", "a whole number", ""),
+        (LOCAL + "    max_workers: 1" + "0" * 400 + "\n", "4:18", "a whole number", ""),
         (LOCAL + "    max_workers: [4]\n", "4:18", "a whole number was expected, not a list", ""),
         (LOCAL + "    load: .nan\n", "4:11", "a number was expected", ""),
         (LOCAL + "    load: .inf\n", "4:11", "a number was expected", ""),
@@ -251,6 +254,7 @@ OVERRIDES = POLICY + "  overrides:\n"
         ("---\na: 1\n---\nb: 1\n", "3:1", "another document", ""),
         ("[" * 5000, "1:1001", "exceeded maximum nesting depth", ""),
         ("a: " + "[" * 60 + "]" * 60, "1:54", "nested too deeply", ""),
+        (CHAIN, "3:23", "nested too deeply", ""),
         ("a: \x07\n", "1:4", "the character U+0007 is not allowed", "a text file?"),
         ("a: *b\n", "1:4", "found undefined alias", ""),
         ("a: &a [*a]\n", "1:4", "contains itself", ""),
