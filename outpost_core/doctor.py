@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import time
 from typing import TYPE_CHECKING
 
 from outpost_core.errors import OutpostError
@@ -66,7 +65,7 @@ def _config(manager: Manager) -> tuple[str, Finding]:
 def _ledger(manager: Manager) -> tuple[str, Finding]:
     try:
         active = sum(manager.ledger.active().values())
-        waiting = len(manager.ledger.unspawned(time.time()))
+        waiting = len(manager.ledger.unspawned(0.0))
     except OutpostError as error:
         return "ledger", Finding(check="ledger", ok=False, detail=error.message, mend=error.mend)
     detail = f"{manager.state}: {active} workers have not ended"

@@ -319,10 +319,11 @@ class Fleet:
                 reason = f"{view.state}: {view.detail}"
             elif view.state == "unreachable" and not stale:
                 reason = f"unreachable: {view.detail}"
-            cost = 0.0
+            cost, capabilities = 0.0, view.capabilities
             if not reason:
                 try:
                     cost = self.price(view.name, order)
+                    capabilities = self.outpost(view.name).capabilities
                 except OutpostError as error:
                     reason = f"broken: {error.message}"
             sheets.append(
@@ -332,7 +333,7 @@ class Fleet:
                     position=position,
                     available=not reason,
                     unavailable_reason=reason,
-                    capabilities=view.capabilities,
+                    capabilities=capabilities,
                     active=view.active,
                     max_workers=view.max_workers,
                     cost=cost,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from outpost_core.errors import (
     UsageError,
 )
 from outpost_core.fleet import Fleet, OutpostView
-from outpost_core.ledger import Ledger
+from outpost_core.ledger import Claim, Ledger
 from outpost_core.paths import state_dir
 from outpost_core.plugins import Plugins
 from outpost_core.policy import DefaultPolicy
@@ -37,6 +36,7 @@ from outpost_core.types import (
     Worker,
     WorkerStatus,
 )
+from outpost_core.worker.identity import me
 
 if TYPE_CHECKING:
     from outpost_core.agents import AgentPreset
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 #: Pauses between two looks at running workers, in seconds: short after a change, then longer.
 POLL_MIN, POLL_MAX, POLL_GROWTH = 0.02, 1.0, 1.3
+#: Events that happen outside of the ledger.
+_NOTED = frozenset({"refused", "stop", "unfinished"})
 
 
 class Manager:
@@ -305,6 +307,8 @@ class Manager:
 
             return replace(health, latency=time.perf_counter() - begun)
 
+        import asyncio
+
         answers = await asyncio.gather(*(one(name) for name in names))
         return dict(zip(names, answers, strict=True))
 
@@ -359,7 +363,12 @@ class Manager:
 
     # --- workers ------------------------------------------------------------------------------
 
-    async def workers(self, *, all: bool = False, refresh: bool = True) -> list[Worker]:
+    async def workers(
+        self,
+        *,
+        all: bool = False,  # noqa: A002
+        refresh: bool = True,
+    ) -> list[Worker]:
         """Return workers, newest first; without `all` those that have not ended."""
         if refresh:
             await self.refresh()
@@ -424,6 +433,8 @@ class Manager:
         Returns:
             The workers, in the order of `ids`.
         """
+        import asyncio
+
         names = [(await self.worker(ref)).id for ref in ids]
         deadline = None if timeout is None else time.monotonic() + timeout
         seen: dict[str, Worker] = {}
@@ -460,19 +471,22 @@ class Manager:
             NotFoundError: it is not known.
             UnreachableError: its outpost cannot be asked; nothing was stopped.
         """
-        worker = (
-            await self.worker(ref, refresh=False) if self._knows(ref) else await self.worker(ref)
-        )
+        worker = self.find(ref) if self._knows(ref) else await self.worker(ref)
         if worker.state.terminal:
             return worker
+        owner = f"{me()}/stop"
+        claim = self.ledger.claim(worker.id, owner)
+        if claim is Claim.THEIRS:
+            raise ConflictError(
+                f"{worker.id} is being placed by another process", mend="try again in a moment"
+            )
         seconds = self.config.defaults.grace if grace is None else grace
-        await self.fleet.ask(
-            worker.outpost,
-            "outpost_stop",
-            timeout=self.config.defaults.answer_timeout,
-            worker=worker.id,
-            grace=seconds,
-        )
+        try:
+            await self._verb(worker, "stop", grace=seconds)
+            if claim is Claim.MINE:
+                self.ledger.release(worker.id)
+        finally:
+            self.ledger.disown(worker.id, owner)
         self._tell(Event(kind="stop", at=time.time(), worker=worker.id, outpost=worker.outpost))
         await self._refresh_of([worker])
         return self.ledger.worker(worker.id) or worker
@@ -568,8 +582,12 @@ class Manager:
         return await examine(self, name)
 
     def _tell(self, event: Event) -> None:
-        """Record an event and tell the observers; what one of them raises changes nothing."""
-        self.ledger.note(event)
+        """Tell the observers; what one of them raises changes nothing.
+
+        The ledger writes its own changes down; only what it cannot know is noted here.
+        """
+        if event.kind in _NOTED:
+            self.ledger.note(event)
         for hook in self.plugins.pm.hook.outpost_event.get_hookimpls():
             try:
                 hook.function(event)

@@ -75,6 +75,7 @@ class _Ticket:
     outpost: str = ""
     adopted: Worker | None = None
     error: OutpostError | None = None
+    settled: bool = False  # the row is spawned or gone, so that nobody needs to own it
 
     @property
     def id(self) -> str:
@@ -233,6 +234,7 @@ class Placement:
     async def _finish(self, ticket: _Ticket, on: str | None) -> Spawned | OutpostError:
         try:
             if ticket.error is not None:
+                ticket.settled = True
                 return ticket.error
             if ticket.adopted is not None:
                 return await self._adopt(ticket, on)
@@ -240,7 +242,8 @@ class Placement:
         except OutpostError as error:
             return error
         finally:
-            self.ledger.disown(ticket.id, ticket.owner)
+            if not ticket.settled:
+                self.ledger.disown(ticket.id, ticket.owner)
 
     async def _adopt(self, ticket: _Ticket, on: str | None) -> Spawned:
         """The row is there: return its worker, or finish its spawn when its owner is dead."""
@@ -254,6 +257,7 @@ class Placement:
                 )
             worker = self.ledger.worker(ticket.id)
             if worker is not None and claim is Claim.SPAWNED:
+                ticket.settled = True
                 explanation = self.ledger.explanation(ticket.id) or ticket.explanation
                 return Spawned(worker=worker, adopted=True, explanation=explanation)
             if worker is not None and claim is Claim.MINE:
@@ -291,7 +295,8 @@ class Placement:
                 self._move(ticket)
                 continue
             faults.point("manager.spawned")
-            await self._mark(ticket.id, status)
+            await self._mark(ticket.outpost, status)
+            ticket.settled = True
             faults.point("manager.recorded")
             ticket.say("spawned", ticket.outpost, state=status.state.value)
             worker = self.ledger.worker(ticket.id)
@@ -343,15 +348,17 @@ class Placement:
                 self.ledger.release(ticket.id)
                 raise ticket.nobody()
             answer = self.ledger.move(ticket.id, reservation)
+            if answer.outcome in (Outcome.EXISTS, Outcome.CONFLICT):
+                raise ConflictError(answer.detail, mend=f"outpost show {ticket.id}")
             if answer.outcome is Outcome.RESERVED:
                 ticket.outpost = reservation.outpost
                 ticket.say("reserved", ticket.outpost, cost=reservation.cost)
                 return
             ticket.refused(reservation.outpost, answer.detail)
 
-    async def _mark(self, worker: str, status: WorkerStatus) -> None:
+    async def _mark(self, outpost: str, status: WorkerStatus) -> None:
         """Record a spawn; all that become ready in one turn of the loop share one transaction."""
-        self._to_mark.append((worker, status))
+        self._to_mark.append((outpost, status))
         if self._marked is None:
             loop = asyncio.get_running_loop()
             self._marked = loop.create_future()
@@ -380,7 +387,7 @@ class Placement:
                 left for somebody who has them.
         """
         names = set(reachable)
-        rows = [w for w in self.ledger.unspawned(time.time()) if w.outpost in names]
+        rows = [w for w in self.ledger.unspawned(0.0) if w.outpost in names]
         await asyncio.gather(*(self._recover_one(worker, environ) for worker in rows))
 
     async def _recover_one(self, worker: Worker, environ: Mapping[str, str]) -> None:
@@ -398,7 +405,8 @@ class Placement:
         except OutpostError as error:
             ticket.say("unfinished", worker.outpost, reason=error.message)
         finally:
-            self.ledger.disown(worker.id, ticket.owner)
+            if not ticket.settled:
+                self.ledger.disown(worker.id, ticket.owner)
 
 
 def _any_price(views: Iterable[OutpostView]) -> bool:

@@ -83,6 +83,8 @@ def configuration() -> str:
     return "\n".join(parts)
 
 
+# ruff: noqa: E501
+
 CONFIGURATION = """\
 # Configuration
 One YAML file. It is looked for at `--config`, at `$OUTPOST_CONFIG`, at `config/outposts.yaml` of

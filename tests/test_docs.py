@@ -1,0 +1,127 @@
+"""What the documentation shows is run: scripts, Python, YAML; and every flag it names exists."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+from outpost_core.cli.app import cli
+from outpost_core.config import load_config
+from outpost_core.plugins import Plugins
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "plugins").glob("*/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    page: Path
+    line: int
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(*kinds: str) -> list[Block]:
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for match in FENCE.finditer(text):
+            if match[1] in kinds:
+                found.append(
+                    Block(page, text.count("\n", 0, match.start()) + 1, match[1], match[2])
+                )
+    return found
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    """An environment of its own, with this installation on the path."""
+    keep = {k: v for k, v in os.environ.items() if k in ("LANG", "TMPDIR", "SSL_CERT_FILE")}
+    return keep | {
+        "HOME": str(tmp_path),
+        "OUTPOST_STATE": str(tmp_path / "state"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+
+
+@pytest.mark.parametrize("block", blocks("bash"), ids=str)
+def test_scripts_run(block: Block, tmp_path: Path, home: dict[str, str]) -> None:
+    if "make " in block.text:
+        targets = re.findall(r"^make (\w+)", block.text, re.MULTILINE)
+        for target in targets:
+            subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
+        return
+    work = tmp_path / "work"
+    work.mkdir()
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block.text],
+        cwd=work, env=home, capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", sorted({b.page for b in blocks("python")}), ids=lambda p: p.stem)
+def test_python_of_a_page_runs_from_top_to_bottom(
+    page: Path, tmp_path: Path, home: dict[str, str]
+) -> None:
+    code = "\n".join(b.text for b in blocks("python") if b.page == page)
+    (tmp_path / "page.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "page.py"],
+        cwd=tmp_path, env=home, capture_output=True, text=True, timeout=110, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+def test_configuration_loads(block: Block, tmp_path: Path) -> None:
+    file = tmp_path / "outposts.yaml"
+    file.write_text(block.text)
+    assert load_config(file, Plugins.load().backends).outposts
+
+
+@pytest.mark.parametrize("block", blocks("toml"), ids=str)
+def test_toml_parses(block: Block) -> None:
+    assert tomllib.loads(block.text)
+
+
+@pytest.mark.parametrize("block", blocks("console"), ids=str)
+def test_every_command_and_flag_that_is_shown_exists(block: Block) -> None:
+    lines = [line[2:] for line in block.text.splitlines() if line.startswith("$ outpost")]
+    assert lines, "a console block shows at least one command"
+    for line in lines:
+        words = shlex.split(line, comments=True)[1:]
+        context = click.Context(cli, info_name="outpost")
+        command: click.Command = cli
+        while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+            found = command.get_command(context, words.pop(0))
+            assert found is not None, line
+            command, context = found, click.Context(found, parent=context)
+        flags = {opt for p in command.params for opt in (*p.opts, *p.secondary_opts)} | {"--help"}
+        for word in words[: words.index("--") if "--" in words else None]:
+            if word.startswith("-"):
+                assert word.partition("=")[0] in flags, f"{line}: no {word}"
+
+
+def test_references_are_what_the_code_says() -> None:
+    script = ROOT / "scripts" / "docs.py"
+    done = subprocess.run(
+        [sys.executable, script, "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
