@@ -22,7 +22,7 @@ from typing import Any, Final
 import yaml
 
 from outpost_core.backend import Backend
-from outpost_core.config import Config, parse_config
+from outpost_core.config_read import parse_config
 from outpost_core.errors import ConfigError, NotFoundError
 from outpost_core.nearest import suggest
 from outpost_core.options import option_fields
@@ -63,7 +63,9 @@ def add(
         if not _has_content(text):
             text += ("" if text else _HEADER) + "outposts:\n"
         document = Document(str(path), text)
-        taken = {outpost.name: outpost for outpost in _load(document, backends, path).outposts}
+        taken = {
+            outpost.name: outpost for outpost in parse_config(document, backends, path).outposts
+        }
         listed = document.root.get("outposts")
         empty = listed is None or not listed.items
         if name in taken and not (empty and name == "local"):
@@ -110,7 +112,7 @@ def remove(path: Path, name: str, backends: Mapping[str, Backend], *, prune: boo
 
     def edit(text: str) -> str:
         document = Document(str(path), text)
-        names = [outpost.name for outpost in _load(document, backends, path).outposts]
+        names = [outpost.name for outpost in parse_config(document, backends, path).outposts]
         if name not in names:
             raise NotFoundError(f"there is no outpost {name!r}", mend=suggest(name, names))
         if names == ["local"]:
@@ -218,10 +220,6 @@ def _has_content(text: str) -> bool:
 # --- a validated result or no change -----------------------------------------------------------
 
 
-def _load(document: Document, backends: Mapping[str, Backend], path: Path) -> Config:
-    return parse_config(document, backends, path)
-
-
 def _data(document: Document) -> dict[str, Json]:
     data = plain(document.root)
     assert isinstance(data, dict)
@@ -303,7 +301,7 @@ def _change(
 
 def _check(path: Path, text: str, backends: Mapping[str, Backend], done: str) -> None:
     try:
-        _load(Document(str(path), text), backends, path)
+        parse_config(Document(str(path), text), backends, path)
     except ConfigError as error:
         # Its line is in a file that never came to be: only the text of it says something.
         raise ConfigError(

@@ -291,9 +291,8 @@ def test_comments_further_in_go_with_their_outpost_and_others_stay(file: Path) -
             "  overrides:\n    # why\n    - {condition: attempt > 1, prefer: [a]}\n",
         ),
         (
-            "  overrides:\n    - {condition: cpu > 1, prefer: vm}\n"
-             "    - {condition: cpu > 2, prefer: a}\n",
-            "  overrides:\n    - {condition: cpu > 2, prefer: a}\n",
+            "  overrides:\n  - {condition: cpu>1, prefer: vm}\n  - {condition: cpu>2, prefer: a}",
+            "  overrides:\n  - {condition: cpu>2, prefer: a}",
         ),
     ],
 )
