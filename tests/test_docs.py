@@ -81,9 +81,11 @@ def test_python_of_a_page_runs_from_top_to_bottom(
     page: Path, tmp_path: Path, home: dict[str, str]
 ) -> None:
     code = "\n".join(b.text for b in blocks("python") if b.page == page)
-    (tmp_path / "page.py").write_text(code)
+    named = re.match(r'"""(\w+)\.py', code)
+    name = f"{named[1] if named else 'page'}.py"
+    (tmp_path / name).write_text(code)
     done = subprocess.run(
-        [sys.executable, "-W", "error", "page.py"],
+        [sys.executable, "-W", "error", name],
         cwd=tmp_path, env=home, capture_output=True, text=True, timeout=110, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
