@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from outpost_core.config import Config, find_config, load_config
 from outpost_core.errors import (
@@ -530,7 +530,7 @@ class Manager:
             )
         return worker
 
-    async def _verb(self, worker: Worker, verb: str, **arguments: object) -> object:
+    async def _verb(self, worker: Worker, verb: str, **arguments: Any) -> Any:
         return await self.fleet.ask(
             worker.outpost,
             f"outpost_{verb}",

@@ -22,13 +22,23 @@ T = TypeVar("T")
 #: Version of the JSON shapes; only ever counts up when a reader could misunderstand.
 WIRE_VERSION = 1
 
+_PLAIN = frozenset((NoneType, bool, int, float, str))
+_NAMES: dict[type, tuple[str, ...]] = {}
+
 
 def to_json(value: object) -> Json:
     """Turn a dataclass of `types` into plain JSON; secrets become the sorted list of names."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return value  # type: ignore[return-value]
+    names = _NAMES.get(kind)
+    if names is not None:
+        return {name: to_json(getattr(value, name)) for name in names}
     if isinstance(value, Secrets):
         return [*sorted(value)]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if dataclasses.is_dataclass(kind):
+        _NAMES[kind] = tuple(f.name for f in dataclasses.fields(kind))
+        return to_json(value)
     if isinstance(value, State):
         return value.value
     if isinstance(value, Mapping):
@@ -36,8 +46,8 @@ def to_json(value: object) -> Json:
     if isinstance(value, list | tuple):
         return [to_json(item) for item in value]
     if isinstance(value, frozenset | set):
-        return sorted(str(item) for item in value)
-    if value is None or isinstance(value, bool | int | float | str):
+        return [*sorted(str(item) for item in value)]
+    if isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"{type(value).__name__} has no JSON shape")
 
