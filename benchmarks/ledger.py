@@ -32,9 +32,10 @@ def _raw(folder, number, begin, counts):
     deadline = time.monotonic() + SECONDS
     done = 0
     while time.monotonic() < deadline:
+        outpost = f"op{done % 100}"
         db.execute("BEGIN IMMEDIATE")
-        db.execute("SELECT count(*) FROM workers WHERE outpost = 'local'").fetchone()
-        db.execute("INSERT INTO workers VALUES (?, 'local', 'starting')", (f"w{number}-{done}",))
+        db.execute("SELECT count(*) FROM workers WHERE outpost = ?", (outpost,)).fetchone()
+        db.execute("INSERT INTO workers VALUES (?, ?, 'starting')", (f"w{number}-{done}", outpost))
         db.execute("COMMIT")
         done += 1
     counts.put(done)
@@ -49,7 +50,7 @@ def _ledger(folder, number, begin, counts):
         order = Order(issue=Issue(id=f"w{number}-{done}"), agent=Agent(argv=("/bin/true",)))
         item = Reservation(
             order=order,
-            outpost="local",
+            outpost=f"op{done % 100}",
             digest=wire.digest(order),
             max_workers=1_000_000,
             cost=0.01,
@@ -75,7 +76,7 @@ def _round(target):
             db.close()
         else:
             Ledger(folder).close()
-        begin, counts = context.Barrier(PROCESSES), context.Queue()
+        begin, counts = context.Barrier(PROCESSES, timeout=60), context.Queue()
         crowd = [
             context.Process(target=target, args=(folder, number, begin, counts))
             for number in range(PROCESSES)

@@ -12,11 +12,12 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-from outpost_core import ledger_record, ledger_reserve
+from outpost_core import ledger_claims, ledger_record, ledger_reserve
 from outpost_core import ledger_rows as rows
 from outpost_core.errors import UsageError
+from outpost_core.ledger_claims import Claim
 from outpost_core.ledger_reserve import HOUR, Answer, Outcome, Reservation
 from outpost_core.ledger_store import Store
 from outpost_core.types import (
@@ -28,7 +29,7 @@ from outpost_core.types import (
     split_worker_id,
 )
 
-__all__ = ["HOUR", "Answer", "Ledger", "Outcome", "OutpostNote", "Reservation"]
+__all__ = ["HOUR", "Answer", "Claim", "Ledger", "Outcome", "OutpostNote", "Reservation"]
 
 T = TypeVar("T")
 
@@ -122,18 +123,30 @@ class Ledger:
         """
         with self._store.write() as db:
             found = db.execute(
-                "SELECT w.n, w.outpost, o.body, o.explanation"
-                " FROM workers w JOIN orders o USING (n)"
-                " WHERE w.id = ? AND w.spawned_at IS NULL AND w.ended_at IS NULL",
+                "DELETE FROM workers"
+                " WHERE id = ? AND spawned_at IS NULL AND ended_at IS NULL RETURNING outpost",
                 (worker,),
             ).fetchone()
             if found is None:
                 return False
-            n, outpost, order, explanation = found
-            db.execute("DELETE FROM workers WHERE n = ?", (n,))
-            data = f'{{"order":{order},"explanation":{explanation or "null"}}}'
-            rows.tell(db, "released", time.time(), worker, outpost, data)
+            rows.tell(db, "released", time.time(), worker, found[0])
             return True
+
+    def claim(self, worker: str, owner: str) -> Claim:
+        """Take over a spawn that is not finished, unless a living process is at it.
+
+        Args:
+            worker: its id.
+            owner: the word of this process (`worker.identity.me`), with `/` and whatever tells
+                this spawn apart from others in it.
+        """
+        with self._store.write(durable=False) as db:
+            return ledger_claims.claim(db, worker, owner)
+
+    def disown(self, worker: str, owner: str) -> None:
+        """Leave an unfinished spawn to whoever comes; nothing when it is not `owner`'s."""
+        with self._store.write(durable=False) as db:
+            ledger_claims.disown(db, worker, owner)
 
     def record(self, outpost: str, statuses: Sequence[WorkerStatus]) -> list[Worker]:
         """Take over what an outpost says of its workers; settles the cost of those that ended.
@@ -148,27 +161,24 @@ class Ledger:
         known = {
             row[0]: row
             for row in self._store.read(
-                "SELECT id, state, detail, started_at, spawned_at, ended_at FROM workers"
-                " WHERE outpost = ? AND cleaned = 0",
+                "SELECT id, state, detail, started_at, spawned_at FROM workers"
+                " WHERE outpost = ? AND ended_at IS NULL",
                 (outpost,),
             )
         }
         news = []
         for status in statuses:
             row = known.get(status.id)
-            if row is None or (
-                row[5] is None
-                and (
-                    row[1] != status.state
-                    or row[2] != status.detail
-                    or (row[3] != status.started_at and status.started_at is not None)
-                    or row[4] is None
-                )
+            if (
+                row is None
+                or row[1] != status.state
+                or row[2] != status.detail
+                or (row[3] != status.started_at and status.started_at is not None)
+                or row[4] is None
             ):
                 news.append(status)
-        if not news:
-            return []
-        news = self._without_strangers(news, known)
+        if news:
+            news = self._without_strangers(news, known)
         if not news:
             return []
         durable = any(status.state.terminal for status in news)
@@ -179,11 +189,11 @@ class Ledger:
     def _without_strangers(
         self, news: list[WorkerStatus], known: Collection[str]
     ) -> list[WorkerStatus]:
-        """Leave out what cannot be adopted, so that it does not cost a transaction every time."""
+        """Leave out what ended or is elsewhere, so that it costs no transaction every time."""
         unknown = [status.id for status in news if status.id not in known]
         if not unknown:
             return news
-        strangers = {row[0] for row in self._select_ids("id", unknown)}
+        strangers = self._existing(unknown)
         for worker in unknown:
             try:
                 split_worker_id(worker)
@@ -308,8 +318,9 @@ class Ledger:
             where.append("w.outpost = ?")
             args.append(outpost)
         if issue is not None:
-            where.append("w.issue = ?")
-            args.append(issue)
+            # The ids of an issue's attempts lie together: "gt-1." to "gt-1/".
+            where.append("w.id > ? AND w.id < ? AND w.issue = ?")
+            args += [f"{issue}.", f"{issue}/", issue]
         if active is not None:
             where.append(f"w.ended_at IS {'' if active else 'NOT '}NULL")
         columns, tables = (
@@ -317,7 +328,7 @@ class Ledger:
         )
         found = self._store.read(
             f"SELECT {columns} FROM {tables} WHERE {' AND '.join(where) or '1'}"  # noqa: S608
-            " ORDER BY w.n DESC LIMIT ?",
+            " ORDER BY w.created_at DESC, w.id DESC LIMIT ?",
             (*args, -1 if limit is None else limit),
         )
         unreachable = self._unreachable()
@@ -381,7 +392,7 @@ class Ledger:
         where, args = ("1", ()) if worker is None else ("worker = ?", (worker,))
         found = self._store.read(
             f"SELECT kind, at, worker, outpost, data FROM events WHERE {where}"  # noqa: S608
-            " ORDER BY n DESC LIMIT ?",
+            " ORDER BY at DESC, n DESC LIMIT ?",
             (*args, limit),
         )
         return [
@@ -394,17 +405,22 @@ class Ledger:
     def _unreachable(self) -> dict[str, float]:
         return dict(self._store.read("SELECT name, since FROM outposts WHERE NOT reachable"))
 
-    def _select_ids(self, columns: str, ids: Sequence[str]) -> list[tuple[Any, ...]]:
-        found: list[tuple[Any, ...]] = []
+    def _existing(self, ids: Sequence[str]) -> set[str]:
+        """Return those of the ids that the ledger has."""
+        found: set[str] = set()
         for start in range(0, len(ids), _CHUNK):
             part = ids[start : start + _CHUNK]
             marks = ",".join("?" * len(part))
-            found += self._store.read(f"SELECT {columns} FROM workers WHERE id IN ({marks})", part)  # noqa: S608
+            found.update(
+                row[0]
+                for row in self._store.read(f"SELECT id FROM workers WHERE id IN ({marks})", part)  # noqa: S608
+            )
         return found
 
     def _stored(self, kind: type[T], column: str, worker: str) -> T | None:
         found = self._store.read(
-            f"SELECT o.{column} FROM orders o JOIN workers w USING (n) WHERE w.id = ?",  # noqa: S608
+            f"SELECT {column} FROM events WHERE worker = ? AND body IS NOT NULL"  # noqa: S608
+            " ORDER BY n DESC LIMIT 1",
             (worker,),
         )
         if not found or found[0][0] is None:

@@ -17,13 +17,13 @@ def take(db: sqlite3.Connection, outpost: str, status: WorkerStatus) -> bool:
     """Take one status over, inside a write transaction; False when a fence keeps it out."""
     now = time.time()
     found = db.execute(
-        "SELECT n, outpost, digest, state, detail, started_at, told_at, spawned_at, ended_at,"
+        "SELECT outpost, digest, state, detail, started_at, told_at, spawned_at, ended_at,"
         " cost_reserved FROM workers WHERE id = ?",
         (status.id,),
     ).fetchone()
     if found is None:
         found = _adopt(db, outpost, status, now)
-    n, where, digest, state, detail, started_at, told_at, spawned_at, ended_at, reserved = found
+    where, digest, state, detail, started_at, told_at, spawned_at, ended_at, reserved = found
     if ended_at is not None or where != outpost or (status.digest and status.digest != digest):
         return False
     if not status.state.terminal and status.updated_at and told_at and status.updated_at < told_at:
@@ -33,13 +33,13 @@ def take(db: sqlite3.Connection, outpost: str, status: WorkerStatus) -> bool:
         return False
     db.execute(
         "UPDATE workers SET state = ?, detail = ?, started_at = ?, updated_at = ?,"
-        " told_at = coalesce(?, told_at), spawned_at = coalesce(spawned_at, ?) WHERE n = ?",
-        (*news, status.updated_at or now, status.updated_at, now, n),
+        " told_at = coalesce(?, told_at), spawned_at = coalesce(spawned_at, ?) WHERE id = ?",
+        (*news, status.updated_at or now, status.updated_at, now, status.id),
     )
     if spawned_at is None:
         rows.tell(db, "spawned", now, status.id, outpost)
     if status.state.terminal:
-        _settle(db, n, status, reserved, now)
+        _settle(db, status, reserved, now)
     if status.state != state:
         data: dict[str, Json] = {"state": status.state.value}
         if status.result:
@@ -52,19 +52,17 @@ def _adopt(
     db: sqlite3.Connection, outpost: str, status: WorkerStatus, now: float
 ) -> tuple[Any, ...]:
     issue, attempt = split_worker_id(status.id)
-    n = db.execute(
+    db.execute(
         "INSERT INTO workers (id, issue, attempt, outpost, digest, state, created_at, reserved_at)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (status.id, issue, attempt, outpost, status.digest, State.QUEUED.value,
          status.started_at or now, now),
-    ).lastrowid  # fmt: skip
+    )  # fmt: skip
     rows.tell(db, "adopted", now, status.id, outpost)
-    return (n, outpost, status.digest, State.QUEUED.value, "", None, None, None, None, 0)
+    return (outpost, status.digest, State.QUEUED.value, "", None, None, None, None, 0)
 
 
-def _settle(
-    db: sqlite3.Connection, n: int, status: WorkerStatus, reserved: int, now: float
-) -> None:
+def _settle(db: sqlite3.Connection, status: WorkerStatus, reserved: int, now: float) -> None:
     """End a row: what the outpost charged, else what was reserved, is what it cost."""
     from outpost_core import wire
 
@@ -77,8 +75,8 @@ def _settle(
             settled = reserved  # an outpost that cannot count: the worst case stands
     finished_at = result.finished_at if result is not None else None
     db.execute(
-        "UPDATE workers SET ended_at = ?, finished_at = ?, cost_settled = ? WHERE n = ?",
-        (now, finished_at or now, settled, n),
+        "UPDATE workers SET ended_at = ?, finished_at = ?, cost_settled = ? WHERE id = ?",
+        (now, finished_at or now, settled, status.id),
     )
     if result is not None:
-        db.execute("INSERT INTO results VALUES (?, ?)", (n, wire.dumps(result)))
+        db.execute("INSERT INTO results VALUES (?, ?)", (status.id, wire.dumps(result)))

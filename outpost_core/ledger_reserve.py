@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from outpost_core import ledger_rows as rows
-from outpost_core.types import Explanation, Order, State, Worker
+from outpost_core.types import Explanation, Json, Order, State, Worker
 
 if TYPE_CHECKING:
     import sqlite3
@@ -29,6 +30,8 @@ class Reservation:
         cost: worst case in USD.
         cost_cap_hourly: USD that may be open or settled there in any hour; None for no cap.
         explanation: why it goes there.
+        owner: who is spawning it, see `worker.identity`; whatever follows a `/` tells several
+            spawns of one process apart.
     """
 
     order: Order
@@ -38,6 +41,7 @@ class Reservation:
     cost: float = 0.0
     cost_cap_hourly: float | None = None
     explanation: Explanation | None = None
+    owner: str = ""
 
 
 class Outcome(StrEnum):
@@ -100,18 +104,18 @@ def reserve(db: sqlite3.Connection, draft: Draft) -> Answer:
     if refusal:
         return refusal
     order = item.order
-    n = db.execute(
+    db.execute(
         "INSERT INTO workers (id, issue, attempt, outpost, digest, state, title, priority, rig,"
-        " agent, created_at, reserved_at, cost_reserved)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " agent, created_at, reserved_at, cost_reserved, owner)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             draft.worker, order.issue.id, order.attempt, item.outpost, item.digest,
             State.STARTING.value, order.issue.title, order.issue.priority, order.rig,
             order.agent.name, draft.now, draft.now, draft.cost,
+            item.owner,
         ),
-    ).lastrowid  # fmt: skip
-    db.execute("INSERT INTO orders VALUES (?, ?, ?)", (n, draft.body, draft.explanation))
-    rows.tell(db, "reserved", draft.now, draft.worker, item.outpost)
+    )  # fmt: skip
+    _decided(db, "reserved", draft)
     worker = Worker(
         id=draft.worker,
         issue=order.issue.id,
@@ -129,6 +133,22 @@ def reserve(db: sqlite3.Connection, draft: Draft) -> Answer:
     return Answer(outcome=Outcome.RESERVED, worker=worker)
 
 
+def _decided(
+    db: sqlite3.Connection, kind: str, draft: Draft, data: Mapping[str, Json] | str = "{}"
+) -> None:
+    """Write the event that keeps the order and why it goes there."""
+    rows.tell(
+        db,
+        kind,
+        draft.now,
+        draft.worker,
+        draft.item.outpost,
+        data,
+        body=draft.body,
+        explanation=draft.explanation,
+    )
+
+
 def _existing(db: sqlite3.Connection, draft: Draft, detail: str) -> Answer:
     worker = rows.load(db, draft.worker)
     if worker.digest == draft.item.digest:
@@ -140,14 +160,14 @@ def _existing(db: sqlite3.Connection, draft: Draft, detail: str) -> Answer:
     )
 
 
-def _refusal(db: sqlite3.Connection, draft: Draft, besides: int = 0) -> Answer | None:
-    """Say why there is no room, not counting row `besides`; None when there is."""
+def _refusal(db: sqlite3.Connection, draft: Draft, besides: str = "") -> Answer | None:
+    """Say why there is no room, not counting worker `besides`; None when there is."""
     item = draft.item
     if item.max_workers is None and draft.cap is None:
         return None
     taken, held = db.execute(
         "SELECT count(*), coalesce(sum(cost_reserved), 0) FROM workers"
-        " WHERE outpost = ? AND ended_at IS NULL AND n <> ?",
+        " WHERE outpost = ? AND ended_at IS NULL AND id <> ?",
         (item.outpost, besides),
     ).fetchone()
     if item.max_workers is not None and taken >= item.max_workers:
@@ -176,21 +196,22 @@ def move(db: sqlite3.Connection, draft: Draft) -> Answer:
     """Reserve at another outpost, inside a write transaction; a refusal changes nothing."""
     to = draft.item
     found = db.execute(
-        "SELECT n, digest, spawned_at, ended_at, outpost FROM workers WHERE id = ?",
+        "SELECT digest, spawned_at, ended_at, outpost, owner FROM workers WHERE id = ?",
         (draft.worker,),
     ).fetchone()
-    if found is None or found[1] != to.digest:
+    if found is None or found[0] != to.digest:
         return reserve(db, draft)
-    n, _, spawned_at, ended_at, outpost = found
+    _, spawned_at, ended_at, outpost, owner = found
     if spawned_at is not None or ended_at is not None:
         return _existing(db, draft, f"{draft.worker} is already at {outpost}")
-    refusal = _refusal(db, draft, besides=n)
+    if owner != to.owner:
+        return _existing(db, draft, f"{draft.worker} is being placed by another process")
+    refusal = _refusal(db, draft, besides=draft.worker)
     if refusal:
         return refusal
     db.execute(
-        "UPDATE workers SET outpost = ?, cost_reserved = ?, reserved_at = ? WHERE n = ?",
-        (to.outpost, draft.cost, draft.now, n),
+        "UPDATE workers SET outpost = ?, cost_reserved = ?, reserved_at = ? WHERE id = ?",
+        (to.outpost, draft.cost, draft.now, draft.worker),
     )
-    db.execute("UPDATE orders SET explanation = ? WHERE n = ?", (draft.explanation, n))
-    rows.tell(db, "moved", draft.now, draft.worker, to.outpost, {"from": outpost})
+    _decided(db, "moved", draft, {"from": outpost})
     return Answer(outcome=Outcome.RESERVED, worker=rows.load(db, draft.worker))

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 APPLICATION_ID: Final = 0x4F545053
 
 _V1: Final = (
-    # `n` gives "newest first" without a sort. `spawned_at` and `ended_at` are this machine's
+    # Every page that a reservation touches costs it time, so rows lie in their own key and there
+    # are few indexes. `spawned_at` and `ended_at` are this machine's
     # knowledge; `started_at`, `told_at` (when it last knew something new) and
     # `finished_at` are the backend's words; `updated_at` is either.
     """CREATE TABLE workers (
-        n INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
+        id TEXT PRIMARY KEY,
         issue TEXT NOT NULL,
         attempt INTEGER NOT NULL,
         outpost TEXT NOT NULL,
@@ -42,34 +42,31 @@ _V1: Final = (
         ended_at REAL,
         cost_reserved INTEGER NOT NULL DEFAULT 0 CHECK (cost_reserved >= 0),
         cost_settled INTEGER CHECK (cost_settled >= 0),
-        cleaned INTEGER NOT NULL DEFAULT 0
-    )""",
+        cleaned INTEGER NOT NULL DEFAULT 0,
+        owner TEXT NOT NULL DEFAULT ''
+    ) WITHOUT ROWID""",
     # Slots and open reservations are counted from this index alone.
     "CREATE INDEX workers_open ON workers (outpost, cost_reserved) WHERE ended_at IS NULL",
     """CREATE INDEX workers_settled ON workers (outpost, ended_at, cost_settled)
         WHERE cost_settled > 0""",
-    "CREATE INDEX workers_kept ON workers (outpost) WHERE cleaned = 0",
-    "CREATE INDEX workers_issue ON workers (issue, attempt)",
     # Wide and rarely read, so apart from the rows that every listing walks through.
-    """CREATE TABLE orders (
-        n INTEGER PRIMARY KEY REFERENCES workers ON DELETE CASCADE,
-        body TEXT NOT NULL,
-        explanation TEXT
-    )""",
     """CREATE TABLE results (
-        n INTEGER PRIMARY KEY REFERENCES workers ON DELETE CASCADE,
+        worker TEXT PRIMARY KEY REFERENCES workers,
         body TEXT NOT NULL
     )""",
-    # Events outlive the worker that they tell of, so they hold its id and not a reference.
+    # Events outlive the worker that they tell of, so they hold its id and not a reference. Orders
+    # and explanations are kept here, with the event that decided on them.
     """CREATE TABLE events (
-        n INTEGER PRIMARY KEY,
+        worker TEXT NOT NULL,
+        n INTEGER NOT NULL,
         at REAL NOT NULL,
         kind TEXT NOT NULL,
-        worker TEXT NOT NULL,
         outpost TEXT NOT NULL,
-        data TEXT NOT NULL
-    )""",
-    "CREATE INDEX events_worker ON events (worker)",
+        data TEXT NOT NULL,
+        body TEXT,
+        explanation TEXT,
+        PRIMARY KEY (worker, n)
+    ) WITHOUT ROWID""",
     """CREATE TABLE outposts (
         name TEXT PRIMARY KEY,
         reachable INTEGER NOT NULL,

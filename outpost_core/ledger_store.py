@@ -1,8 +1,7 @@
 """The ledger's file: opened privately, shared fairly, and every mishap told in one sentence.
 
-Any number of processes write to it at once. SQLite's own waiting sleeps up to 100 ms between two
-looks, so that a crowd starves whoever came first; here a waiter looks the more often the longer
-it has waited.
+Any number of processes write to it at once. With SQLite's own waiting one process of a crowd wins
+nearly always and the others starve; here whoever has waited long looks more often.
 """
 
 from __future__ import annotations
@@ -28,6 +27,11 @@ T = TypeVar("T")
 FILE: Final = "ledger.db"
 #: Seconds that a statement waits for other processes before it gives up.
 PATIENCE: Final = 30.0
+#: Seconds of the first nap of a waiter, of its longest one, and of those after a `_LONG` wait.
+_NAP_FIRST: Final = 0.00025
+_NAP_MOST: Final = 0.05
+_NAP_LATE: Final = 0.002
+_LONG: Final = 0.5
 _CACHE_KIB: Final = 8192
 
 # Primary result codes of SQLite.
@@ -112,7 +116,8 @@ class Store:
             db = self._db
             try:
                 if durable is not self._durable:
-                    db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                    level = "FULL" if durable else "NORMAL"
+                    self._patiently(lambda: db.execute(f"PRAGMA synchronous = {level}"))
                     self._durable = durable
                 self._patiently(lambda: db.execute("BEGIN IMMEDIATE"))
                 found = ledger_schema.version(db)
@@ -130,9 +135,8 @@ class Store:
 
     def _set_up(self, migrations: Sequence[Sequence[str]]) -> None:
         db = self._db
-        db.execute("PRAGMA foreign_keys = ON")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        for pragma in ("foreign_keys = ON", "synchronous = FULL", f"cache_size = -{_CACHE_KIB}"):
+            self._patiently(lambda pragma=pragma: db.execute(f"PRAGMA {pragma}"))
         try:
             if self._patiently(lambda: ledger_schema.check(db, self._version)):
                 return
@@ -159,9 +163,13 @@ class Store:
             ) from None
 
     def _patiently(self, action: Callable[[], T]) -> T:
-        """Do it as soon as no other process is in the way; a long wait looks more often."""
-        deadline = 0.0
-        pause = 0.004
+        """Do it as soon as no other process is in the way.
+
+        Short naps at first, then longer ones, which let whoever is at it go on with warm caches;
+        who has waited long looks often, so that nobody starves.
+        """
+        began = 0.0
+        pause = _NAP_FIRST
         while True:
             try:
                 return action()
@@ -169,11 +177,11 @@ class Store:
                 if error.sqlite_errorcode & 0xFF != _BUSY:
                     raise
                 now = time.monotonic()
-                deadline = deadline or now + self._patience
-                if now >= deadline:
+                began = began or now
+                if now - began >= self._patience:
                     raise
+                pause = _NAP_LATE if now - began > _LONG else min(pause * 2, _NAP_MOST)
             time.sleep(pause * random.random())  # noqa: S311 - spreads waiters, no secret
-            pause = max(pause * 0.9, 0.0005)
 
     def _check_process(self) -> None:
         # A connection that crossed a fork would break the locks of the parent's.

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from outpost_core.errors import UsageError
 from outpost_core.types import Json, Order, Secrets, State
@@ -30,12 +30,12 @@ def to_json(value: object) -> Json:
     """Turn a dataclass of `types` into plain JSON; secrets become the sorted list of names."""
     kind = type(value)
     if kind in _PLAIN:
-        return value  # type: ignore[return-value]
+        return cast("Json", value)
     names = _NAMES.get(kind)
     if names is not None:
         return {name: to_json(getattr(value, name)) for name in names}
     if isinstance(value, Secrets):
-        return [*sorted(value)]
+        return cast("Json", sorted(value))
     if dataclasses.is_dataclass(kind):
         _NAMES[kind] = tuple(f.name for f in dataclasses.fields(kind))
         return to_json(value)
