@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from outpost_core.types import Agent, Issue, Limits, Order, Result, State, WorkerStatus
+from outpost_core.worker import process, publish, recover, status
+
+PATIENCE = 30.0
+
+
+class Far:
+    """A root with workers, as a backend would use it, and the supervisors that run there."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.started: list[subprocess.Popen[bytes]] = []
+        self.folders: list[Path] = []
+        self._count = 0
+
+    def order(self, *argv: str, limits: Mapping[str, Any] | None = None, **more: Any) -> Order:
+        self._count += 1
+        issue = more.pop("issue", Issue(id=f"t-{self._count}"))
+        agent = Agent(
+            argv=argv,
+            interactive=more.pop("interactive", False),
+            output=more.pop("output", "plain"),
+        )
+        return Order(issue=issue, agent=agent, limits=Limits(**(limits or {})), **more)
+
+    def shell(self, script: str, **more: Any) -> Order:
+        return self.order("/bin/sh", "-c", script, **more)
+
+    def publish(self, order: Order, env: Mapping[str, str] | None = None) -> Path:
+        folder, _ = publish.publish(self.root, order, env or {"PATH": os.environ["PATH"]})
+        self.folders.append(folder)
+        return folder
+
+    def start(
+        self, folder: Path, *, fault: str = "", patch: str = "", verb: str = "run", **more: Any
+    ) -> subprocess.Popen[bytes]:
+        """Start a verb as a process of its own.
+
+        `patch` is Python that runs before, with `supervise` at hand, to shorten long waits.
+        """
+        argv = publish.command(folder, verb)
+        if patch:
+            code = f"import sys; sys.path.append({str(Path(__file__).parents[2])!r});"
+            code += f"from outpost_core.worker import supervise; {patch};"
+            code += f"supervise.run({str(folder)!r})"
+            argv = [*argv[:3], "-c", code]
+        env = {"PATH": os.environ["PATH"], "OUTPOST_FAULT": fault}
+        for name in ("stdin", "stdout", "stderr"):
+            more.setdefault(name, subprocess.DEVNULL)
+        done = subprocess.Popen(argv, env=env, start_new_session=True, **more)
+        self.started.append(done)
+        return done
+
+    def run(self, order: Order, **more: Any) -> tuple[Path, Result]:
+        folder = self.publish(order)
+        self.start(folder, **more).wait(PATIENCE)
+        return folder, self.result(folder)
+
+    def status(self, folder: Path) -> WorkerStatus:
+        return status.read(folder)
+
+    def result(self, folder: Path) -> Result:
+        found = status.read(folder).result
+        assert found is not None
+        return found
+
+    def wait(self, what: Callable[[], Any]) -> Any:
+        """Wait until `what()` is true and return it."""
+        end = time.monotonic() + PATIENCE
+        while not (value := what()):
+            assert time.monotonic() < end, "it never came true"
+            time.sleep(0.005)
+        return value
+
+    def working(self, folder: Path) -> WorkerStatus:
+        self.wait(lambda: self.status(folder).state is State.WORKING)
+        return self.status(folder)
+
+    def pid_in(self, path: Path) -> int:
+        """Return the pid that a script writes to a file (with a newline at its end)."""
+
+        def read() -> int:
+            text = path.read_text() if path.exists() else ""
+            return int(text) if text.endswith("\n") else 0
+
+        return int(self.wait(read))
+
+    def gone(self, *pids: int) -> None:
+        """Wait until none of the processes lives."""
+        for pid in pids:
+            self.wait(lambda pid=pid: not process.start_time(pid))
+
+    def left(self, folder: Path) -> list[process.Proc]:
+        """Return the processes of a worker that live."""
+        return list(recover._left(str(folder)))
+
+    def kill(self, running: subprocess.Popen[bytes]) -> None:
+        running.send_signal(signal.SIGKILL)
+        running.wait(PATIENCE)
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[Far]:
+    made = Far(tmp_path / "root")
+    yield made
+    for running in made.started:
+        if running.poll() is None:
+            running.kill()
+        running.wait(PATIENCE)
+        for stream in (running.stdin, running.stdout, running.stderr):
+            if stream:
+                stream.close()
+    for folder in made.folders:
+        recover.sweep(str(folder))
+
+
+@pytest.fixture(scope="session")
+def python() -> str:
+    return sys.executable
