@@ -9,7 +9,6 @@ import click
 
 from outpost_core.cli import edge
 from outpost_core.cli.session import Group, Session, current, version_option
-from outpost_core.errors import OutpostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,10 +22,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "workers": ("workers:workers", "List the workers that have not ended, or all."),
         "show": ("workers:show", "Show everything about a worker."),
         "logs": ("contact:logs", "Print a worker's output, byte for byte."),
-        "attach": (
-            "contact:attach",
-            "Give this terminal to a worker; detach any time.",
-        ),
+        "attach": ("contact:attach", "Give this terminal to a worker; detach any time."),
         "peek": ("contact:peek", "Print what a worker's terminal shows."),
         "nudge": ("contact:nudge", "Type a line into an interactive worker."),
         "stop": ("contact:stop", "End workers, after rescuing their unpushed work."),
@@ -38,7 +34,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "ping": ("outposts:ping", "Ask outposts whether they would take a worker now."),
         "add": ("edit:add", "Add an outpost to outposts.yaml."),
         "remove": ("edit:remove", "Remove an outpost from outposts.yaml."),
-        "backends": ("outposts:backends", "List the installed outpost types, and packages that cannot be used."),
+        "backends": ("outposts:backends", "List the installed types, and unusable packages."),
     },
     "Set-up": {
         "doctor": ("setup:doctor", "Check everything that workers need, and say how to mend it."),
@@ -133,20 +129,21 @@ class LazyGroup(Group):
         words = sys.argv[1:] if args is None else list(args)
         session = extra["obj"] = extra.get("obj") or Session()
         extra.pop("standalone_mode", None)
-        sys.exit(self._run(words, prog_name, session, extra))
+        try:
+            code = self._run(words, prog_name, session, extra)
+        except BrokenPipeError:
+            code = edge.silence()
+        sys.exit(code)
 
     def _run(
         self, words: list[str], prog_name: str | None, session: Session, extra: dict[str, Any]
     ) -> int:
-        json = edge.wants_json(words)
         try:
             return super().main(words, prog_name, standalone_mode=False, **extra) or 0
         except (KeyboardInterrupt, click.Abort):
             return edge.interrupted(session)
-        except (OutpostError, click.ClickException) as error:
-            return edge.report(error, json=json)
-        except Exception as error:  # noqa: BLE001 - the last place: said in one line, code 1
-            return edge.report(error, json=json)
+        except Exception as error:  # noqa: BLE001 - the last place: a user sees no traceback
+            return edge.report(error, json=edge.wants_json(words))
 
     def _sections(self, ctx: click.Context) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         for title, commands in SECTIONS.items():

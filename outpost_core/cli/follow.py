@@ -61,7 +61,9 @@ def writer(*, to_stderr: bool = False, raw: bool = False) -> Callable[[bytes, bo
         binary = stream.buffer
 
         def exact(chunk: bytes, _final: bool) -> None:
-            binary.write(chunk)
+            rest = memoryview(chunk)
+            while rest:  # PYTHONUNBUFFERED makes it a raw file, which may write less
+                rest = rest[binary.write(rest) :]
             binary.flush()
 
         return exact

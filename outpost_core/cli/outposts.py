@@ -165,7 +165,7 @@ def _ping_lines(answers: dict[str, Health | OutpostError]) -> Iterator[str]:
 @command("backends")
 @click.argument("type_", required=False, metavar="[TYPE]")
 def backends(session: Session, type_: str | None) -> None:
-    """List the installed outpost types, and packages that cannot be used.
+    """List the installed types, and unusable packages.
 
     \b
     Example:

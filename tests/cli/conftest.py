@@ -46,7 +46,7 @@ class Cli:
         self.plugins: list[object] = []
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    def run(self, *args: str, input: str | None = None) -> Result:
+    def run(self, *args: str, stdin: str | None = None) -> Result:
         backend = fake_backend({"here": self.here, "there": self.there})
 
         class Package:
@@ -59,17 +59,18 @@ class Cli:
         for number, plugin in enumerate(self.plugins):
             plugins.add(plugin, PluginReport(entry_point=f"more-{number}"))
         words = ["--config", str(self.config), "--state", str(self.state), *args]
-        return CliRunner().invoke(cli, words, prog_name="outpost", obj=Session(plugins), input=input)
+        more: dict[str, Any] = {"prog_name": "outpost", "obj": Session(plugins)}
+        return CliRunner().invoke(cli, words, input=stdin, **more)
 
-    def ok(self, *args: str, code: int = 0, input: str | None = None) -> str:
+    def ok(self, *args: str, code: int = 0, stdin: str | None = None) -> str:
         """Run, demand the exit code, and return standard output."""
-        result = self.run(*args, input=input)
+        result = self.run(*args, stdin=stdin)
         assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr)
         return result.stdout
 
-    def json(self, *args: str, code: int = 0, input: str | None = None) -> Any:
+    def json(self, *args: str, code: int = 0, stdin: str | None = None) -> Any:
         """Run with `--json` and return the one document on standard output."""
-        return json.loads(self.ok("--json", *args, code=code, input=input))
+        return json.loads(self.ok("--json", *args, code=code, stdin=stdin))
 
     def spawn(self, issue: str, *args: str) -> Any:
         """Spawn a bare command at `here`; return the answer's one entry."""

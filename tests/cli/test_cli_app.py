@@ -46,7 +46,9 @@ def test_help_imports_no_command_and_nothing_heavy():
         "except SystemExit:\n    pass\n"
         "print(' '.join(sys.modules), file=sys.stderr)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     loaded = set(done.stderr.split())
     heavy = {"asyncio", "yaml", "sqlite3", "libtmux", "outpost_core.manager", "outpost_core.config"}
     assert not loaded & heavy
@@ -152,8 +154,10 @@ def test_colours_can_be_switched_off(outpost, monkeypatch):
     words = ["--state", str(outpost.state), "list"]
     coloured = CliRunner().invoke(cli, words, prog_name="outpost", obj=Session(), color=True)
     assert "\x1b[" in coloured.stdout
-    for args, env in ((["--no-color", *words], {}), ([*words, "--no-color"], {}), (words, {"NO_COLOR": "1"})):
-        plain = CliRunner().invoke(
-            cli, args, prog_name="outpost", obj=Session(), env=env
-        )
+    for args, env in (
+        (["--no-color", *words], {}),
+        ([*words, "--no-color"], {}),
+        (words, {"NO_COLOR": "1"}),
+    ):
+        plain = CliRunner().invoke(cli, args, prog_name="outpost", obj=Session(), env=env)
         assert "\x1b[" not in plain.stdout, args

@@ -11,9 +11,7 @@ def test_add_shows_the_options_of_a_type(outpost):
 
 
 def test_add_keeps_comments_and_is_there(outpost):
-    outpost.config.write_text(
-        "# ours\noutposts:\n  - {name: here, type: fake}  # the first\n"
-    )
+    outpost.config.write_text("# ours\noutposts:\n  - {name: here, type: fake}  # the first\n")
     words = ("fake", "third", "--max-workers", "2", "--run-for", "90s", "--capabilities", "rig")
     said = outpost.json("add", *words, "--capabilities", "clean")
     assert said == {"added": "third", "type": "fake", "file": str(outpost.config)}

@@ -8,6 +8,7 @@ from outpost_core.testing import FakeOptions, FakeOutpost
 
 def test_list_shows_slots_package_and_state(outpost):
     outpost.spawn("gt-1")
+    outpost.ok("status")
     text = outpost.ok("list")
     here, there = text.splitlines()[1:]
     assert here.split()[:4] == ["here", "fake", "1/4", "ready"]

@@ -54,7 +54,9 @@ def test_ctrl_c_while_following_leaves_the_worker(outpost):
     assert b"goes on" in err
 
 
-@pytest.mark.parametrize("words", [("spawn", "a", "--no-rig", "--follow", "--", "x"), ("config", "show")])
+@pytest.mark.parametrize(
+    "words", [("spawn", "a", "--no-rig", "--follow", "--", "x"), ("config", "show")]
+)
 def test_a_reader_that_goes_away_is_silent(outpost, words):
     line = "x" * 99 + "\\n"
     outpost.config.write_text(
@@ -67,6 +69,17 @@ def test_a_reader_that_goes_away_is_silent(outpost, words):
     assert process.wait(timeout=30) == 141
     assert b"Traceback" not in err
     assert b"rror" not in err
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_long_output_is_complete(outpost, unbuffered):
+    outpost.config.write_text(
+        f'outposts:\n  - {{name: here, type: fake, run_for: 0.1s, output: "{"x" * 900_000}"}}\n'
+    )
+    words = ("spawn", "a", "--no-rig", "--follow", "--", "x")
+    process = outpost.start(*words, env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
+    out, _ = process.communicate(timeout=60)
+    assert out == b"x" * 900_000
 
 
 def test_exit_codes_of_the_real_program(outpost):
@@ -88,7 +101,9 @@ def complete(outpost, *words: str) -> list[str]:
         env={
             **os.environ,
             "_OUTPOST_COMPLETE": "bash_complete",
-            "COMP_WORDS": " ".join(["outpost", "--config", str(outpost.config), "--state", str(outpost.state), *words]),
+            "COMP_WORDS": " ".join(
+                ["outpost", "--config", str(outpost.config), "--state", str(outpost.state), *words]
+            ),
             "COMP_CWORD": str(len(words) + 4),
         }
     )

@@ -57,7 +57,9 @@ def test_a_table_without_a_terminal_cuts_nothing(monkeypatch):
 
 def test_columns_line_up_with_wide_characters():
     lines = [*render.table(("a", "b"), [("漢", "1"), ("abc", "2")])]
-    assert [render.width(line.rpartition(end)[0]) for line, end in zip(lines[1:], "12", strict=True)] == [5, 5]
+    assert [
+        render.width(line.rpartition(end)[0]) for line, end in zip(lines[1:], "12", strict=True)
+    ] == [5, 5]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,10 @@ def test_span(seconds, text):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 def test_the_terminal_filter_does_not_care_about_borders(size):
-    log = "\x1b[1;31mrot\x1b[0m ü漢🙂 \x1b]0;title\x07\x1b[2J\x1b[?25l\u202e\r\n\tend\x1b".encode() + b"\xff"
+    log = (
+        "\x1b[1;31mrot\x1b[0m ü漢🙂 \x1b]0;title\x07\x1b[2J\x1b[?25l\u202e\r\n\tend\x1b".encode()
+        + b"\xff"
+    )
     shown = TerminalFilter()
     text = "".join(shown.feed(log[i : i + size]) for i in range(0, len(log), size))
     text += shown.feed(b"", final=True)

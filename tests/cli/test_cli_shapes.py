@@ -108,4 +108,6 @@ def test_states_are_the_documented_words():
 
 
 def test_shapes_are_json():
-    assert json.loads(json.dumps(shapes.finding("git", Finding(check="git", ok=None))))["ok"] is None
+    assert (
+        json.loads(json.dumps(shapes.finding("git", Finding(check="git", ok=None))))["ok"] is None
+    )

@@ -13,7 +13,8 @@ def ended(outpost):
     """`done.1` delivered a branch, `bad.1` failed, `busy.1` works."""
     done = Result(
         state=State.DONE, branch="polecat/done", commit="c" * 40, pr_url="https://example.com/pr/1",
-        exit_code=0, session="s-1", usage=Usage(input_tokens=1234, output_tokens=5, cost_usd=0.0123),
+        exit_code=0, session="s-1",
+        usage=Usage(input_tokens=1234, output_tokens=5, cost_usd=0.0123),
     )  # fmt: skip
     failed = Result(
         state=State.FAILED, reason="timeout", message="it took too long", exit_code=None, signal=15,
@@ -29,9 +30,15 @@ def ended(outpost):
 
 def test_workers_lists_active_or_all(ended):
     assert [w["id"] for w in ended.json("workers")["workers"]] == ["busy.1"]
-    assert {w["id"] for w in ended.json("workers", "--all")["workers"]} == {"done.1", "bad.1", "busy.1"}
+    assert {w["id"] for w in ended.json("workers", "--all")["workers"]} == {
+        "done.1",
+        "bad.1",
+        "busy.1",
+    }
     assert ended.json("workers", "--all", "--on", "there") == {"workers": []}
-    assert [w["id"] for w in ended.json("workers", "--all", "--issue", "bad")["workers"]] == ["bad.1"]
+    assert [w["id"] for w in ended.json("workers", "--all", "--issue", "bad")["workers"]] == [
+        "bad.1"
+    ]
     text = ended.ok("workers", "--all")
     assert "polecat/done" in text
     assert "timeout" in text
