@@ -33,7 +33,7 @@ class GitRig:
 
     def git(self, *args: str, cwd: Path | None = None, ok: bool = True) -> str:
         """Run git, by default in the clone; returns what it printed."""
-        env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_DIR")}
+        env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
         for role in ("AUTHOR", "COMMITTER"):
             env[f"GIT_{role}_NAME"] = "tester"
             env[f"GIT_{role}_EMAIL"] = "tester@localhost"

@@ -63,10 +63,14 @@ def deliver(
         _verify(git, branch, work.commit, report)
         faults.point("worker.verified")
     except WorkerError as error:
-        error.message += "; " + _keep(order, folder, workspace)
+        kept = _keep(order, folder, workspace)
+        if kept:
+            error.message += f"; {kept}"
         raise
     if work.rest:
-        work.notes.append(_keep(order, folder, workspace))
+        kept = _keep(order, folder, workspace)
+        if kept:
+            work.notes.append(kept)
     else:
         checkpoint.discard(git, order, folder, workspace)
     pr_url = _pull_request(order, workspace, folder, branch, work.notes, report)
@@ -99,7 +103,7 @@ class _Work:
     Attributes:
         commit: the commit, or None when there is nothing.
         notes: sentences for the result's message.
-        rest: there is more work than that commit holds.
+        rest: there may be more work than that commit holds.
     """
 
     def __init__(self, commit: str | None = None, *notes: str, rest: bool = False) -> None:
@@ -126,10 +130,10 @@ def _commit(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[
     if changes.dirty:
         head = _commit_all(git, order, folder, changes)
         if head != changes.head:
-            return _Work(head, *_said(changes, branch), rest=bool(tips and tips.local.get(branch)))
+            return _Work(head, *_said(changes, branch), rest=changes.branch != branch)
     tips = tips or _Tips(git, workspace)
     if tips.holds_work(changes.head):
-        return _Work(changes.head, *_said(changes, branch))
+        return _Work(changes.head, *_said(changes, branch), rest=changes.branch != branch)
     for name, tip in tips.local.items():
         if tips.holds_work(tip):
             return _Work(tip, f"the agent worked on the branch {name}", rest=True)
@@ -276,27 +280,30 @@ def _verify(git: Git, branch: str, commit: str, report: Report) -> None:
     report("looking at the rig")
     name = _HEADS + branch
     done = persistently(lambda: git.run("ls-remote", "outpost", name), report, "looking at the rig")
+    seen = [line.split("\t")[0] for line in done.text.splitlines() if line.endswith("\t" + name)]
+    if seen == [commit] or (seen and _contains(git, branch, commit)):
+        return
+    # The push made git believe that the rig has the commit; without that, it counts as unpushed.
+    git.run("update-ref", "-d", f"refs/remotes/origin/{branch}")
     if done.code:
         raise git.error(done, f"see {branch} on the rig after the push", "verify_failed")
-    seen = [line.split("\t")[0] for line in done.text.splitlines() if line.endswith("\t" + name)]
-    if seen != [commit] and not _contains(git, branch, commit):
-        raise WorkerError(
-            f"the push was answered, but {branch} on the rig is at {seen[0] if seen else 'nothing'}"
-            f" instead of {commit}",
-            reason="verify_failed",
-            mend="look for a hook or a mirror on the rig that moves branches",
-        )
+    raise WorkerError(
+        f"the push was answered, but {branch} on the rig is at {seen[0] if seen else 'nothing'}"
+        f" instead of {commit}",
+        reason="verify_failed",
+        mend="look for a hook or a mirror on the rig that moves branches",
+    )
 
 
 def _keep(order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> str:
-    """Save what is not on the rig and say where it is."""
+    """Save what is not on the rig and say where it is; "" when there is nothing."""
     try:
         saved = checkpoint.save(order, folder, workspace)
     except (OutpostError, OSError) as error:
         why = redact(str(error), order["rig"])
         return f"the work stays in {os.path.join(folder, 'work')} ({why})"
     place = saved["ref"] or saved["kept"]
-    return f"the work is kept in {place}" if place else "no work is left over"
+    return f"the work is kept in {place}" if place else ""
 
 
 def _pull_request(

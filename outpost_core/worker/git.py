@@ -59,6 +59,9 @@ _PERMANENT = (
     "dubious ownership",
     "Host key verification failed",
     "returned error: 40",
+    "not our ref",
+    "unadvertised object",
+    "couldn't find remote ref",
     "protocol.ext.allow",
     "transport 'ext' not allowed",
 )

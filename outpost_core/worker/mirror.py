@@ -15,7 +15,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from outpost_core.errors import WorkerError
 from outpost_core.worker.git import Done, Git, persistently, read, write
@@ -131,12 +131,15 @@ def sync(
 
 
 def _make(path: str) -> None:
-    os.makedirs(os.path.join(path, "objects"), 0o700, exist_ok=True)
-    os.makedirs(os.path.join(path, "refs"), 0o700, exist_ok=True)
+    os.makedirs(os.path.dirname(os.path.dirname(path)), 0o700, exist_ok=True)
+    # `makedirs` gives its mode to the last folder only.
+    inside = ("objects", "objects/pack", "refs")
+    for folder in (os.path.dirname(path), path, *(f"{path}/{name}" for name in inside)):
+        with suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
     if not os.path.exists(os.path.join(path, "HEAD")):
-        write(
-            os.path.join(path, "config"), "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"
-        )
+        config = "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"
+        write(os.path.join(path, "config"), config)
         write(os.path.join(path, "HEAD"), "ref: refs/heads/main\n")
 
 

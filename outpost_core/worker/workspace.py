@@ -147,6 +147,10 @@ def rebuild(order: Mapping[str, Any], folder: str, seen: Snapshot) -> None:
         elif value in seen.have and name.startswith("refs/tags/") and not name.endswith("^{}"):
             packed.append(f"{value} {name}\n")
     write(os.path.join(git_dir, "packed-refs"), "".join(packed))
+    if seen.default and seen.refs.get(seen.default) in seen.have:
+        target = seen.default.replace(_HEADS, "refs/remotes/origin/", 1)
+        os.makedirs(os.path.join(git_dir, "refs/remotes/origin"))
+        write(os.path.join(git_dir, "refs/remotes/origin/HEAD"), f"ref: {target}\n")
 
 
 def restore(order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> None:
