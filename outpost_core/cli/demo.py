@@ -16,8 +16,8 @@ from outpost_core.cli import render, shapes
 from outpost_core.cli.follow import follow
 from outpost_core.cli.progress import Progress
 from outpost_core.cli.session import Session, command
-from outpost_core.cli.workers import end_line, goes_on
-from outpost_core.errors import OutpostError, UsageError
+from outpost_core.cli.workers import end_line
+from outpost_core.errors import OutpostError, PlacementError, UsageError
 from outpost_core.types import State
 
 if TYPE_CHECKING:
@@ -119,6 +119,9 @@ def _run(session: Session, folder: Path) -> _Outcome:
 async def _work(session: Session, manager: Manager, remote: Path, agent: Path) -> _Outcome:
     from outpost_core.orders import OrderRequest
 
+    (local,) = manager.outposts()
+    if local.state == "missing":
+        raise PlacementError(local.detail, mend=local.mend)
     progress = Progress.of(session)
     progress.stage(ISSUE, "placing")
     order = manager.order(
@@ -131,9 +134,8 @@ async def _work(session: Session, manager: Manager, remote: Path, agent: Path) -
             timeout=120.0,
         )
     )
-    session.going_on = goes_on([order.worker])
+    await manager.spawn(order, progress=progress.event)
     try:
-        await manager.spawn(order, progress=progress.event)
         if not session.json:
             await follow(manager, order.worker, progress=progress, to_stderr=True)
         (worker,) = await manager.wait([order.worker], timeout=180, on_change=progress.worker)

@@ -71,20 +71,22 @@ def conformance(session: Session, name: str, groups: tuple[str, ...]) -> None:
       outpost conformance local --group crash --group logs
     """
     from outpost_core import testing
+    from outpost_core.nearest import suggest
+    from outpost_core.testing.registry import GROUPS
 
+    for group in groups:
+        if group not in GROUPS:
+            raise UsageError(f"there is no group {group!a}", mend=suggest(group, GROUPS))
     manager = session.manager()
     try:
         target = testing.target_from_manager(manager, name)
     finally:
         manager.close()
-    try:
-        results = testing.run_suite(
-            target,
-            groups=groups or None,
-            on_result=None if session.json else lambda result: click.echo(_check_line(result)),
-        )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    results = testing.run_suite(
+        target,
+        groups=groups or None,
+        on_result=None if session.json else lambda result: click.echo(_check_line(result)),
+    )
     counts = {
         key: sum(result.status == status for result in results)
         for key, status in (

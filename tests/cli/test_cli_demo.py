@@ -1,0 +1,115 @@
+"""The demo and the conformance command, with the real local outpost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+OUTPOST = [sys.executable, "-c", "from outpost_core.cli import main; main()"]
+
+
+@pytest.fixture
+def own_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for temporary files with a short name (sockets), empty again at the end."""
+    with tempfile.TemporaryDirectory(prefix="op") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.chdir(tmp_path)
+        yield Path(folder)
+
+
+def run(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*OUTPOST, *words], capture_output=True, text=True, timeout=100, check=False, env=env
+    )
+
+
+def left_in(folder: Path) -> list[str]:
+    """Return the command lines of processes that mention a folder, once they had time to end."""
+    deadline = time.monotonic() + 20
+    while (found := processes_in(folder)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+def processes_in(folder: Path) -> list[str]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in line:
+            found.append(line)
+    return found
+
+
+def test_the_demo_does_the_main_job_and_leaves_nothing(own_tmp):
+    done = run("demo", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = json.loads(done.stdout)
+    assert said["ok"]
+    assert said["worker"]["status"] == "done"
+    assert said["worker"]["branch"] == "polecat/demo-1"
+    assert '+print("Hello, world")' in said["diff"]
+    assert "agent: working on demo-1" in said["log"]
+    assert said["folder"] is None
+    assert [p for p in own_tmp.iterdir() if p.name.startswith("outpost-demo-")] == []
+    assert left_in(own_tmp) == []
+
+
+def test_the_demo_shows_branch_diff_log_and_result(own_tmp):
+    done = run("demo", "--keep")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for part in (
+        "refs/heads/polecat/demo-1",
+        "-print(",
+        "agent: I fixed",
+        "demo-1.1 done at local",
+    ):
+        assert part in done.stdout
+    (kept,) = own_tmp.glob("outpost-demo-*")
+    heads = subprocess.run(
+        ["git", "-C", str(kept / "remote.git"), "branch", "--format=%(refname:short)"],
+        capture_output=True, text=True, check=True, timeout=30,
+    )  # fmt: skip
+    assert heads.stdout.split() == ["main", "polecat/demo-1"]
+    assert left_in(own_tmp) == []
+
+
+def test_the_demo_without_git_says_what_to_install(own_tmp, tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = run("demo", env={**os.environ, "PATH": str(tmp_path / "empty")})
+    assert done.returncode == 2
+    assert "apt-get install git" in done.stderr
+
+
+def test_the_demo_without_the_local_outpost_is_honest(own_tmp, outpost):
+    result = outpost.run("demo")
+    assert result.exit_code == 3
+    assert "pip install outpost-local" in result.stderr
+    assert list(own_tmp.iterdir()) == []
+
+
+def test_conformance_reports_each_check(own_tmp):
+    state = ("--state", str(own_tmp / "state"))
+    done = run(*state, "conformance", "local", "--group", "load", "--json")
+    said = json.loads(done.stdout)
+    assert done.returncode == (0 if said["ok"] else 1)
+    assert said["outpost"] == "local"
+    assert said["checks"]
+    assert {check["group"] for check in said["checks"]} == {"load"}
+    assert said["passed"] + said["failed"] + said["not_declared"] == len(said["checks"])
+
+
+def test_conformance_of_an_unknown_group_or_outpost(own_tmp):
+    assert run("conformance", "local", "--group", "nope").returncode == 2
+    assert list(own_tmp.glob("outpost-conformance-*")) == []
+    assert run("conformance", "nowhere").returncode == 4
