@@ -52,7 +52,7 @@ def provide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None)
     programs = tmp_path / "bin"
     programs.mkdir()
     if script is not None:
-        (programs / "bd").write_text(f"#!/bin/sh\necho \"$@\" >> {tmp_path}/asked\n{script}\n")
+        (programs / "bd").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n{script}\n')
         (programs / "bd").chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
     work = tmp_path / "work"

@@ -286,9 +286,7 @@ class TestIdentity:
         worker.deliver()
         assert self.author(rig) == "Me <me@here> Me"
 
-    def test_nobodys(
-        self, rig: GitRig, worker: GitWorker, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_nobodys(self, rig: GitRig, worker: GitWorker, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
         monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
         monkeypatch.delenv("EMAIL", raising=False)

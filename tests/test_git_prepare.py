@@ -307,7 +307,7 @@ def test_a_killed_holder_of_the_lock(rig: GitRig, tmp_path: Path) -> None:
     real = subprocess.run(["git", "--exec-path"], capture_output=True, text=True).stdout.strip()
     script = slow / "git-upload-pack"
     script.write_text(
-        f'#!/bin/sh\nif [ -e {tmp_path}/asked ]; then echo $$ > {mark}; sleep 600; fi\n'
+        f"#!/bin/sh\nif [ -e {tmp_path}/asked ]; then echo $$ > {mark}; sleep 600; fi\n"
         f'touch {tmp_path}/asked\nexec {real}/git-upload-pack "$@"\n'
     )
     script.chmod(0o755)
@@ -444,9 +444,7 @@ def test_submodules_and_odd_names(rig: GitRig) -> None:
     assert rig.git("show", "polecat/gt-1::(top)x", cwd=rig.path) == "z"
 
 
-def test_many_fetches_do_not_leave_many_packs(
-    rig: GitRig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_fetches_do_not_leave_many_packs(rig: GitRig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirror, "_MANY_PACKS", 3)
     first = rig.worker("gt-1")
     first.prepare()

@@ -4,8 +4,9 @@ The host owns the writes to beads, and an order carries its issue's text anyway.
 done here is local: nothing is committed or pushed, no tracked file changes, no daemon starts.
 
 Up to 0.50, `bd` keeps issues as `.beads/issues.jsonl` in git beside a database of its own, which
-a fresh working tree does not have: `bd sync --import-only` makes it. From 0.51 on, `bd sync` is
-gone and issues live in Dolt at the host; there is nothing in the tree to import.
+a fresh working tree does not have. `bd show` makes it from that file; `bd sync --import-only`
+refuses where there is none (seen with 0.47.1), and a full `bd sync` would commit and push. From
+0.51 on, issues live in Dolt at the host; there is nothing in the tree to import.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable
 
 #: Seconds that one `bd` command may take.
 BD_TIMEOUT = 20.0
-#: The first version without `bd sync`.
+#: The first version that keeps no issues in git.
 _DOLT = (0, 51)
 #: What `bd` writes beside the tracked files. Beads' own `.gitignore` names most of it, but not
 #: every repository has one.
@@ -48,11 +49,10 @@ def provide(work: str, issue: str, report: Callable[[str], None]) -> str:
     version = next((word for word in printed.split() if word[0].isdigit()), "")
     if _number(version) >= _DOLT:
         return f"bd {version} keeps issues at the host; the order carries the issue"
-    # The sandbox mode starts no daemon and syncs nothing by itself.
-    code, printed = _bd(work, "--sandbox", "sync", "--import-only")
-    if code == 0:
-        code, printed = _bd(work, "--sandbox", "--readonly", "show", issue, "--json")
-    if code == 0:
+    # The sandbox mode would do without the import as well.
+    code, printed = _bd(work, "--no-daemon", "--no-auto-flush", "show", issue, "--json")
+    # An unknown issue is an error on stderr, and exit code 0.
+    if code == 0 and f'"id":"{issue}"' in printed.replace(" ", ""):
         return f"bd {version} has the issue"
     last = printed.strip().rpartition("\n")[2][-200:]
     return f"bd {version} does not have the issue ({last}); the order carries it"
