@@ -68,7 +68,11 @@ async def outpost_spawn(order: Order) -> WorkerStatus:
 
 @hookspec
 async def outpost_list() -> Sequence[WorkerStatus]:
-    """Return every worker that this outpost knows, ended ones too until they are cleaned."""
+    """Return every worker that this outpost knows, ended ones too until they are cleaned.
+
+    One that is there and has not begun is `queued`: while nobody knows that its spawn was
+    finished, the manager repeats the spawn.
+    """
     raise NotImplementedError
 
 

@@ -332,7 +332,7 @@ class Manager:
 
     def _take(self, name: str, statuses: Sequence[WorkerStatus], asked_at: float) -> None:
         self.ledger.set_reachable(name, True, "", asked_at)
-        changed = self.ledger.record(name, statuses)
+        changed = self.ledger.record(name, self._certain(statuses))
         gone = self.ledger.missing(name, {status.id for status in statuses}, asked_at)
         if gone:
             lost = [
@@ -360,6 +360,16 @@ class Manager:
                     data={"state": worker.state.value, "detail": worker.detail},
                 )
             )
+
+    def _certain(self, statuses: Sequence[WorkerStatus]) -> Sequence[WorkerStatus]:
+        """Leave out what is queued there and whose spawn here is not finished.
+
+        Its spawner may have died before it was started, so the spawn is repeated, not believed.
+        """
+        queued = {status.id for status in statuses if status.state is State.QUEUED}
+        if queued:
+            queued &= {worker.id for worker in self.ledger.unspawned(0.0)}
+        return [s for s in statuses if s.id not in queued] if queued else statuses
 
     # --- workers ------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+
 from outpost_core.testing import MUTANTS, mutants
 from outpost_core.testing.reference import target_of
 from outpost_core.testing.registry import all_checks, run_check
@@ -27,3 +28,4 @@ def test_is_caught(mutant: Mutant, tmp_path: Path) -> None:
     target = target_of(mutant.outpost.type, mutants.__name__, tmp_path, within=4.0)
     result = run_check(check, target)
     assert result.status == "failed", result
+    assert mutant.saying in result.detail

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+
 from outpost_core.testing import OutpostSuite
 from outpost_core.testing.reference import reference_target
 

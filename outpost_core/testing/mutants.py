@@ -231,27 +231,29 @@ class Mutant:
     Args:
         outpost: the class; its docstring says what is wrong.
         caught_by: id of the check that must fail.
+        saying: part of what the failure must say, so that it fails for the right reason.
     """
 
     outpost: type[ReferenceOutpost]
     caught_by: str
+    saying: str
 
 
 MUTANTS: Final = tuple(
-    Mutant(outpost=outpost, caught_by=caught_by)
-    for outpost, caught_by in (
-        (LosesLastBytes, "logs.last_bytes_are_kept"),
-        (RunsTwice, "spawn.adopts_the_same_order"),
-        (LeaksChild, "stop.takes_the_whole_tree"),
-        (DoneWhenUnreachable, "list.unreachable_is_not_dead"),
-        (AdoptsAnyOrder, "spawn.refuses_another_order"),
-        (IgnoresOffset, "logs.resumes_at_any_offset"),
-        (DiesWithController, "crash.worker_outlives_its_controller"),
-        (SecretInArgv, "security.secret_in_no_argv"),
-        (FollowNeverEnds, "logs.follow_ends"),
-        (HidesExit137, "outcome.exit_137"),
-        (ChangesTheEnd, "outcome.terminal_never_changes"),
-        (ForgetsInterruptedSpawn, "faults.spawn_killed_at_local_published"),
+    Mutant(outpost=outpost, caught_by=caught_by, saying=saying)
+    for outpost, caught_by, saying in (
+        (LosesLastBytes, "logs.last_bytes_are_kept", "the end is b'"),
+        (RunsTwice, "spawn.adopts_the_same_order", "ran 2 times"),
+        (LeaksChild, "stop.takes_the_whole_tree", "a process of the worker lives on"),
+        (DoneWhenUnreachable, "list.unreachable_is_not_dead", "answered ['done']"),
+        (AdoptsAnyOrder, "spawn.refuses_another_order", "The other order was answered"),
+        (IgnoresOffset, "logs.resumes_at_any_offset", "From 1 of"),
+        (DiesWithController, "crash.worker_outlives_its_controller", "The worker is lost"),
+        (SecretInArgv, "security.secret_in_no_argv", "has it"),
+        (FollowNeverEnds, "logs.follow_ends", "It did not end"),
+        (HidesExit137, "outcome.exit_137", "'done'"),
+        (ChangesTheEnd, "outcome.terminal_never_changes", "'stopped'"),
+        (ForgetsInterruptedSpawn, "faults.spawn_killed_at_local_published", "did not end"),
     )
 )
 

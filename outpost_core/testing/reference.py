@@ -11,7 +11,7 @@ import asyncio
 import os
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from outpost_core.backend import Backend, BuildContext, Outpost, OutpostOptions
 from outpost_core.errors import NotFoundError, UnreachableError, UsageError
 from outpost_core.hookspecs import API_VERSION, hookimpl
 from outpost_core.testing.target import Target
-from outpost_core.types import Health, Order, WorkerStatus, split_worker_id
+from outpost_core.types import Health, Order, State, WorkerStatus, split_worker_id
 from outpost_core.worker import files, publish, recover, status, stop
 
 OUTPOST_API: Final = API_VERSION
@@ -51,9 +51,9 @@ class ReferenceOutpost(Outpost):
         env = publish.base_env(os.environ)
         folder, _ = await asyncio.to_thread(publish.publish, self.root, order, env)
         if not status.started(folder):
-            await asyncio.to_thread(self.start, folder)
+            self.start(folder)
             faults.point("local.launched")
-        return status.read(folder)
+        return await self.looked_at(status.read(folder))
 
     @hookimpl
     async def outpost_list(self) -> Sequence[WorkerStatus]:
@@ -125,12 +125,12 @@ class ReferenceOutpost(Outpost):
         )
 
     async def looked_at(self, found: WorkerStatus) -> WorkerStatus:
-        """Finish a worker whose supervisor vanished, and return what it is then."""
+        """Tell what has not begun as queued, and finish what has lost its supervisor."""
         folder = self.root / files.WORKERS / found.id
         if status.needs_recovery(folder):
             await asyncio.to_thread(recover.recover, folder)
             return status.read(folder)
-        return found
+        return found if found.started_at or found.result else replace(found, state=State.QUEUED)
 
     def folder_of(self, worker: str) -> Path:
         """Return the folder of a worker that is there; raise NotFoundError otherwise."""

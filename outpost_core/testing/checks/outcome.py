@@ -226,7 +226,7 @@ async def refused_push_is_not_done(trial: Trial) -> None:
 
 
 @check("outcome", needs=("rig", "local_rig", "checkpoint"), patience=4.0)
-async def stop_keeps_therig_order(trial: Trial) -> None:
+async def stop_keeps_the_work(trial: Trial) -> None:
     """Work of a stopped worker is on the remote as its checkpoint, and the next attempt has it."""
     rig = make_rig(trial)
     order = rig_order(trial, rig, f"echo half >half.txt; echo up >$CF_FOLDER/up; {HOLD}")
