@@ -29,14 +29,14 @@ async def follow(
         manager: an open manager.
         worker: its id.
         offset: byte to begin with.
-        progress: is told when the line drops.
+        progress: falls silent once there is output; is told when the line drops.
         to_stderr: print to standard error, where standard output belongs to an answer.
     """
     write = writer(to_stderr=to_stderr)
     while True:
         try:
             async for chunk in manager.logs(worker, offset, follow=True):
-                progress.close()
+                progress.hush()
                 offset += len(chunk)
                 write(chunk, False)
         except UnreachableError as error:

@@ -28,6 +28,7 @@ class Progress:
         self._quiet = quiet
         self._live = not quiet and sys.stderr.isatty()
         self._open = False
+        self._hushed = False
         self._said: dict[str, str] = {}
 
     @classmethod
@@ -39,7 +40,7 @@ class Progress:
 
     def stage(self, who: str, text: str) -> None:
         """Say that `who` is at a stage; the same stage is said once."""
-        if self._quiet or self._said.get(who) == text:
+        if self._quiet or self._hushed or self._said.get(who) == text:
             return
         self._said[who] = text
         line = render.clean(f"{who}: {text}")
@@ -50,6 +51,11 @@ class Progress:
             self._open = True
         else:
             click.echo(line, err=True)
+
+    def hush(self) -> None:
+        """Say no more stages: from here on, the worker's own output is shown."""
+        self.close()
+        self._hushed = True
 
     def line(self, text: str) -> None:
         """Say something that stays."""

@@ -176,11 +176,12 @@ def version_option() -> click.Parameter:
 
 
 class Command(click.Command):
-    """A command that also takes the global options after its name."""
+    """A command that also takes the global options after its name, but for names of its own."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.params.extend(global_options(hidden=True))
+        own = {flag for param in self.params for flag in param.opts}
+        self.params.extend(o for o in global_options(hidden=True) if own.isdisjoint(o.opts))
 
 
 class Group(click.Group):

@@ -75,6 +75,8 @@ def spawn(
     progress = Progress.of(session)
 
     async def work(manager: Manager) -> int:
+        import asyncio
+
         orders = _orders(manager, requests, progress)
         session.going_on = _spawning(orders)
         answers = await manager.spawn_many(orders, on=on, progress=progress.event)
@@ -87,9 +89,15 @@ def spawn(
         if not session.json:
             for line in _refusals(pairs):
                 click.echo(line, err=True)
-        if follow_ and workers:
-            await follow(manager, workers[0].id, progress=progress, to_stderr=session.json)
-        ended = await manager.wait([w.id for w in workers], on_change=progress.worker)
+        waiting = asyncio.ensure_future(
+            manager.wait([w.id for w in workers], on_change=progress.worker)
+        )
+        try:
+            if follow_ and workers:
+                await follow(manager, workers[0].id, progress=progress, to_stderr=session.json)
+            ended = await waiting
+        finally:
+            waiting.cancel()
         progress.close()
         return _answer(session, pairs, {w.id: w for w in ended}, followed=follow_)
 

@@ -81,14 +81,15 @@ def end_line(worker: Worker) -> str:
         if worker.detail:
             parts.append(f"({worker.detail})")
         return " ".join(map(str, parts))
-    if result.reason != "ok":
+    telling = result.reason not in ("ok", worker.state.value)
+    if telling:
         parts.append(f"({result.reason})")
     if result.branch:
         parts.append(f"→ {result.branch} {(result.commit or '')[:12]}")
     if result.pr_url:
         parts.append(result.pr_url)
     line = " ".join(part if "\x1b" in part else render.clean(part) for part in parts)
-    if result.message and result.reason != "ok":
+    if result.message and telling:
         line += f"\n  {render.clean(result.message)}"
     if result.checkpoint:
         line += f"\n  unpushed work is kept: {render.clean(result.checkpoint)}"
@@ -177,7 +178,7 @@ def _rows(worker: Worker, order: Order | None) -> Iterator[tuple[str, str]]:
             else ""
         ),
     )
-    yield "detail", said(worker.detail)
+    yield "detail", "" if result else said(worker.detail)
     yield "outpost", said(worker.outpost)
     yield "priority", f"P{worker.priority}"
     yield "rig", said(worker.rig)
@@ -200,7 +201,7 @@ def _rows(worker: Worker, order: Order | None) -> Iterator[tuple[str, str]]:
         yield "session", said(result.session)
         yield "log", _log_size(worker)
         yield "usage", _usage(worker)
-    yield "cost", render.money(worker.cost_settled)
+    yield "cost", render.money(worker.cost_settled or None)
     yield "created", said(shapes.moment(worker.created_at))
     yield "started", said(shapes.moment(worker.started_at))
     yield "finished", said(shapes.moment(worker.finished_at))

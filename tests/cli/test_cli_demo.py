@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -113,3 +114,24 @@ def test_conformance_of_an_unknown_group_or_outpost(own_tmp):
     assert run("conformance", "local", "--group", "nope").returncode == 2
     assert list(own_tmp.glob("outpost-conformance-*")) == []
     assert run("conformance", "nowhere").returncode == 4
+
+
+def test_ctrl_c_leaves_a_real_worker_that_can_be_found_again(own_tmp):
+    (own_tmp / "go").touch()
+    state = ("--state", str(own_tmp / "state"))
+    script = f"echo begun; while [ -e {own_tmp}/go ]; do sleep 0.05; done; echo ended"
+    words = [*OUTPOST, *state, "spawn", "gt-1", "--no-rig", "--follow", "--", "sh", "-c", script]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"gt-1.1 goes on" in err
+    (worker,) = json.loads(run(*state, "workers", "--json").stdout)["workers"]
+    assert (worker["id"], worker["status"]) == ("gt-1.1", "working")
+    (own_tmp / "go").unlink()
+    assert run(*state, "wait", "gt-1").returncode == 0
+    assert run(*state, "logs", "-f", "gt-1").stdout == "begun\nended\n"
+    assert run(*state, "clean").stdout == "gt-1.1: cleaned\n"
+    assert left_in(own_tmp) == []

@@ -48,6 +48,7 @@ def test_ctrl_c_while_following_leaves_the_worker(outpost):
     work_forever(outpost)
     process = outpost.start("spawn", "gt-1", "--no-rig", "--follow", "--", "x")
     assert read_until(process.stdout.fileno(), b"hello\n") == b"hello\n"
+    read_until(process.stderr.fileno(), b"working")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130

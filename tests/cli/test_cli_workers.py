@@ -98,7 +98,7 @@ def test_logs_as_json(ended):
 def test_stop(ended):
     assert ended.json("stop", "busy", "--grace", "1s") == {"stopped": ["busy.1"], "refused": []}
     assert ended.json("show", "busy")["worker"]["status"] == "stopped"
-    assert ended.ok("stop", "busy") == "busy.1 stopped at here (stopped)\n"
+    assert ended.ok("stop", "busy") == "busy.1 stopped at here\n"
     said = ended.json("stop", "busy", "nobody", code=4)
     assert said["stopped"] == ["busy.1"]
     assert said["refused"][0]["worker"] == "nobody"
