@@ -160,16 +160,23 @@ def _existing(db: sqlite3.Connection, draft: Draft, detail: str) -> Answer:
     )
 
 
-def _refusal(db: sqlite3.Connection, draft: Draft, besides: str = "") -> Answer | None:
-    """Say why there is no room, not counting worker `besides`; None when there is."""
+def _refusal(db: sqlite3.Connection, draft: Draft, own: tuple[int, int] = (0, 0)) -> Answer | None:
+    """Say why there is no room; None when there is.
+
+    Args:
+        db: the connection.
+        draft: what is wanted.
+        own: slots and nano-dollars that the worker itself holds there already.
+    """
     item = draft.item
     if item.max_workers is None and draft.cap is None:
         return None
     taken, held = db.execute(
         "SELECT count(*), coalesce(sum(cost_reserved), 0) FROM workers"
-        " WHERE outpost = ? AND ended_at IS NULL AND id <> ?",
-        (item.outpost, besides),
+        " WHERE outpost = ? AND ended_at IS NULL",
+        (item.outpost,),
     ).fetchone()
+    taken, held = taken - own[0], held - own[1]
     if item.max_workers is not None and taken >= item.max_workers:
         return Answer(
             outcome=Outcome.FULL,
@@ -196,17 +203,18 @@ def move(db: sqlite3.Connection, draft: Draft) -> Answer:
     """Reserve at another outpost, inside a write transaction; a refusal changes nothing."""
     to = draft.item
     found = db.execute(
-        "SELECT digest, spawned_at, ended_at, outpost, owner FROM workers WHERE id = ?",
+        "SELECT digest, spawned_at, ended_at, outpost, owner, cost_reserved FROM workers"
+        " WHERE id = ?",
         (draft.worker,),
     ).fetchone()
     if found is None or found[0] != to.digest:
         return reserve(db, draft)
-    _, spawned_at, ended_at, outpost, owner = found
+    _, spawned_at, ended_at, outpost, owner, reserved = found
     if spawned_at is not None or ended_at is not None:
         return _existing(db, draft, f"{draft.worker} is already at {outpost}")
     if owner != to.owner:
         return _existing(db, draft, f"{draft.worker} is being placed by another process")
-    refusal = _refusal(db, draft, besides=draft.worker)
+    refusal = _refusal(db, draft, own=(1, reserved) if outpost == to.outpost else (0, 0))
     if refusal:
         return refusal
     db.execute(

@@ -45,8 +45,10 @@ _V1: Final = (
         cleaned INTEGER NOT NULL DEFAULT 0,
         owner TEXT NOT NULL DEFAULT ''
     ) WITHOUT ROWID""",
-    # Slots and open reservations are counted from this index alone.
-    "CREATE INDEX workers_open ON workers (outpost, cost_reserved) WHERE ended_at IS NULL",
+    # Slots and open reservations are counted from this index alone; SQLite only sees that it can
+    # when the column of the condition is in it.
+    """CREATE INDEX workers_open ON workers (outpost, cost_reserved, ended_at)
+        WHERE ended_at IS NULL""",
     """CREATE INDEX workers_settled ON workers (outpost, ended_at, cost_settled)
         WHERE cost_settled > 0""",
     # Wide and rarely read, so apart from the rows that every listing walks through.
