@@ -89,6 +89,7 @@ def rescue(root: Path, folder: Path, result: Result) -> str | None:
     if bundle.exists():  # the remote did not take it, so it would go with the folder
         kept = root / RESCUED / f"{folder.name}.bundle"
         kept.parent.mkdir(mode=0o700, exist_ok=True)
+        bundle.chmod(0o600)
         bundle.replace(kept)
         where = str(kept)
     return where

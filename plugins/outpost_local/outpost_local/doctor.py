@@ -13,7 +13,6 @@ from typing import Final
 
 from outpost_core.agents import PRESETS
 from outpost_core.types import Finding
-
 from outpost_local import guards
 from outpost_local.options import LocalOptions, Mode
 

@@ -31,7 +31,6 @@ from outpost_core.errors import (
 from outpost_core.hookspecs import hookimpl
 from outpost_core.types import Cleaned, Finding, Health, Order, State, WorkerStatus, split_worker_id
 from outpost_core.worker import files, logs, publish, status, stop
-
 from outpost_local import cleaning, console, guards
 from outpost_local.detached import Detached
 from outpost_local.launcher import Launcher
@@ -40,8 +39,9 @@ from outpost_local.tmux import Tmux, TmuxError
 
 #: In the folder of a worker that was started without tmux.
 NO_TERMINAL = "no-terminal"
-#: Seconds after which a recovery that ended without a result is started again.
-RECOVER_AGAIN = 10.0
+#: Seconds after which a supervisor that has not begun, or a recovery that left no result, is
+#: started again: both may have been killed in their first milliseconds.
+AGAIN = 30.0
 
 
 class LocalOutpost(Outpost):
@@ -69,7 +69,7 @@ class LocalOutpost(Outpost):
         self._launcher = Launcher(self._start)
         self._scanning = threading.Lock()
         self._scanned: dict[str, Any] = {}
-        self._recover_after: dict[str, float] = {}
+        self._try_again: dict[tuple[str, str], float] = {}  # (verb, worker) → time.monotonic()
         self._tmux_version = ""
 
     def _make_agent_env(self, context: BuildContext) -> dict[str, str]:
@@ -104,6 +104,7 @@ class LocalOutpost(Outpost):
             raise SpawnRefusedError(why, mend=f"outpost doctor {self.name}") from error
         # Not begun: it is new, or its first spawner ended between the two steps.
         if not (status.started(folder) or status.needs_recovery(folder)):
+            self._try_again["run", order.worker] = time.monotonic() + AGAIN
             await self._launcher.launch(folder)
             faults.point("local.launched")
         return self._looked_at(status.read(folder))
@@ -162,7 +163,8 @@ class LocalOutpost(Outpost):
         if cleaned.removed:
             with self._scanning:
                 self._scanned.pop(worker, None)
-                self._recover_after.pop(worker, None)
+                for verb in ("run", "recover"):
+                    self._try_again.pop((verb, worker), None)
         return cleaned
 
     @hookimpl
@@ -307,20 +309,32 @@ class LocalOutpost(Outpost):
             vanished = found.result.finished_at is None
             return self._recover(found) if vanished else found
         if found.started_at is None:
+            self._launch_forgotten(found)
             return dataclasses.replace(found, state=State.QUEUED)
         if _terminal_gone(self._folder(found.id)):
             detail = f"{found.detail}; terminal gone" if found.detail else "terminal gone"
             return dataclasses.replace(found, detail=detail)
         return found
 
+    def _launch_forgotten(self, found: WorkerStatus) -> None:
+        """Launch what was published long ago and has not begun: whoever was to do it is gone.
+
+        Nothing runs twice by this: the first supervisor that begins claims the attempt for ever.
+        """
+        folder = self._folder(found.id)
+        try:
+            age = time.time() - (folder / files.ORDER).stat().st_mtime
+        except FileNotFoundError:  # cleaned meanwhile
+            return
+        if age > AGAIN and self._is_due("run", found.id):
+            self._start([folder])
+
     def _recover(self, found: WorkerStatus) -> WorkerStatus:
         """Start the recovery of a vanished supervisor's worker, unless one is at it."""
         folder = self._folder(found.id)
-        now = time.monotonic()
         with cleaning.locked(folder) as free:
-            start = free and now >= self._recover_after.get(found.id, now)
+            start = free and self._is_due("recover", found.id)
         if start:
-            self._recover_after[found.id] = now + RECOVER_AGAIN
             env = publish.base_env(os.environ) | _fault()
             self._detached.start(publish.command(folder, "recover"), env)
         return dataclasses.replace(
@@ -329,6 +343,14 @@ class LocalOutpost(Outpost):
             detail=f"{found.detail}; recovering",
             result=None,
         )
+
+    def _is_due(self, verb: str, worker: str) -> bool:
+        """Whether a verb may be started again for a worker; then not soon once more."""
+        now = time.monotonic()
+        due = now >= self._try_again.get((verb, worker), now)
+        if due:
+            self._try_again[verb, worker] = now + AGAIN
+        return due
 
 
 def _resolve(path: Path | None, context: BuildContext) -> Path | None:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from outpost_core.backend import Backend, BuildContext
 from outpost_core.hookspecs import hookimpl
-
 from outpost_local.options import CAPABILITIES, LocalOptions
 
 if TYPE_CHECKING:

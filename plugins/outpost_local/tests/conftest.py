@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from outpost_core.backend import BuildContext
 from outpost_core.types import Agent, Issue, Order, WorkerStatus
-
 from outpost_local.options import LocalOptions, Mode
 from outpost_local.outpost import LocalOutpost
 

@@ -7,8 +7,8 @@ import os
 import threading
 
 import pytest
-from outpost_core.errors import OutpostError, UsageError
 
+from outpost_core.errors import OutpostError, UsageError
 from outpost_local import console
 
 

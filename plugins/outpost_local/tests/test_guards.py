@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from outpost_core.errors import SpawnRefusedError
 
+from outpost_core.errors import SpawnRefusedError
 from outpost_local import guards
 
 GIB = 1024**3

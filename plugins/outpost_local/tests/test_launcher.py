@@ -7,8 +7,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from outpost_core.errors import SpawnRefusedError
 
+from outpost_core.errors import SpawnRefusedError
 from outpost_local.launcher import Launcher
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
+
 from outpost_core.errors import (
     ConflictError,
     NotFoundError,
@@ -16,7 +18,6 @@ from outpost_core.errors import (
     UsageError,
 )
 from outpost_core.types import Limits, Secrets, State
-
 from outpost_local.options import Mode
 
 STUBBORN = """
@@ -310,6 +311,20 @@ def test_published_but_never_launched_is_queued_until_somebody_asks_again(place)
         publish.publish(place.root, order, {"PATH": os.environ["PATH"]})
         assert [status.state for status in await outpost.outpost_list()] == [State.QUEUED]
         await outpost.outpost_spawn(order)
+        assert (await place.end(outpost))["gt-1.1"].state is State.DONE
+        assert place.log("gt-1.1") == b"late\n"
+
+    asyncio.run(main())
+
+
+def test_what_was_forgotten_before_its_launch_is_launched_in_time(place):
+    async def main():
+        from outpost_core.worker import publish
+
+        outpost = place.make()
+        publish.publish(place.root, place.order("/bin/echo", "late"), {"PATH": os.environ["PATH"]})
+        long_ago = time.time() - 60
+        os.utime(place.folder("gt-1.1") / "order.json", (long_ago, long_ago))
         assert (await place.end(outpost))["gt-1.1"].state is State.DONE
         assert place.log("gt-1.1") == b"late\n"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pluggy
 import pytest
+
 from outpost_core import hookspecs
 from outpost_core.backend import BuildContext
-
 from outpost_local import plugin
 from outpost_local.options import LocalOptions, Mode
 

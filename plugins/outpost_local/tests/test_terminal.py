@@ -12,6 +12,7 @@ import sys
 import time
 
 import pytest
+
 from outpost_core.errors import OutpostError, UsageError
 from outpost_core.types import State
 
@@ -148,7 +149,9 @@ def test_attach_types_into_the_agent_and_detach_leaves_it(tmux_place, around):
         read_until(master, b"name?")
         os.write(master, b"person\r")
         read_until(master, b"hello person")
-        os.write(master, b"\x02d")
+        os.write(master, b"\x02")
+        await asyncio.sleep(0.1)  # tmux takes keys that come together for a paste
+        os.write(master, b"d")
         assert drain(master, process) == 0
         os.close(master)
         assert (await outpost.outpost_list())[0].state in (State.WORKING, State.IDLE)

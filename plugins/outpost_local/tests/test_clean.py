@@ -1,0 +1,192 @@
+"""Ended workers are removed, after what they did not push is safe."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from outpost_core.types import Delivery, State
+from outpost_local import cleaning
+
+
+def git(folder: Path, *argv: str) -> str:
+    words = ("AUTHOR_NAME", "AUTHOR_EMAIL", "COMMITTER_NAME", "COMMITTER_EMAIL")
+    who = {f"GIT_{word}": "t@t" for word in words}
+    return subprocess.run(
+        ["git", *argv], cwd=folder, check=True, capture_output=True, text=True, timeout=60,
+        env=os.environ | who,
+    ).stdout.strip()  # fmt: skip
+
+
+@pytest.fixture
+def rig(tmp_path) -> Path:
+    seed = tmp_path / "seed"
+    seed.mkdir()
+    git(seed, "init", "-q", "-b", "main")
+    (seed / "file").write_text("1\n")
+    git(seed, "add", ".")
+    git(seed, "commit", "-q", "-m", "first")
+    git(tmp_path, "clone", "-q", "--bare", "seed", "rig.git")
+    return tmp_path / "rig.git"
+
+
+def rig_order(place, rig: Path, script: str):
+    delivery = Delivery(branch="polecat/gt-1", message="gt-1: work")
+    return place.order("/bin/sh", "-c", script, rig=str(rig), delivery=delivery)
+
+
+def test_delivered_work_is_removed_and_nothing_needs_rescue(tmux_place, rig):
+    async def main():
+        outpost = tmux_place.make()
+        ended = await tmux_place.run(outpost, rig_order(tmux_place, rig, "echo 2 > file"))
+        assert ended.state is State.DONE, ended
+        assert git(rig, "rev-parse", "polecat/gt-1") == ended.result.commit
+        cleaned = await outpost.outpost_clean("gt-1.1", False)
+        assert (cleaned.removed, cleaned.rescued) == (True, None)
+        assert await outpost.outpost_list() == []
+        assert (await outpost.outpost_clean("gt-1.1", False)).removed
+
+    asyncio.run(main())
+
+
+def test_failed_work_is_on_the_rig_before_it_is_removed(tmux_place, rig):
+    async def main():
+        outpost = tmux_place.make()
+        script = "echo 2 > file; echo new > more; exit 1"
+        ended = await tmux_place.run(outpost, rig_order(tmux_place, rig, script))
+        assert ended.state is State.FAILED
+        (tmux_place.folder("gt-1.1") / "work" / "later").write_text("by hand, afterwards\n")
+        cleaned = await outpost.outpost_clean("gt-1.1", False)
+        assert (cleaned.removed, cleaned.rescued) == (True, "refs/outpost/gt-1.1")
+        files = git(rig, "ls-tree", "--name-only", cleaned.rescued).split()
+        assert files == ["file", "later", "more"]
+        assert git(rig, "show", f"{cleaned.rescued}:file") == "2"
+
+    asyncio.run(main())
+
+
+def test_where_the_rig_takes_nothing_the_work_is_kept_as_a_bundle(tmux_place, rig, tmp_path):
+    async def main():
+        outpost = tmux_place.make()
+        script = f"echo 2 > file; mv {rig} {rig}.away; exit 1"
+        ended = await tmux_place.run(outpost, rig_order(tmux_place, rig, script))
+        assert ended.state is State.FAILED
+        cleaned = await outpost.outpost_clean("gt-1.1", False)
+        kept = tmux_place.root / "rescued" / "gt-1.1.bundle"
+        assert (cleaned.removed, cleaned.rescued) == (True, str(kept))
+        assert kept.stat().st_mode & 0o077 == 0
+        away = tmp_path / "rig.git.away"
+        git(away, "fetch", "-q", str(kept), "refs/outpost/gt-1.1:refs/heads/back")
+        assert git(away, "show", "back:file") == "2"
+
+    asyncio.run(main())
+
+
+def test_what_cannot_be_rescued_is_removed_only_by_force(tmux_place, rig):
+    async def main():
+        outpost = tmux_place.make()
+        script = "echo 2 > file; rm -rf .git; echo broken > .git; exit 1"
+        await tmux_place.run(outpost, rig_order(tmux_place, rig, script))
+        cleaned = await outpost.outpost_clean("gt-1.1", False)
+        if cleaned.rescued:  # its git folder was out of the agent's reach
+            assert git(rig, "show", f"{cleaned.rescued}:file") == "2"
+            return
+        assert not cleaned.removed
+        assert "could not be rescued" in cleaned.detail
+        assert (tmux_place.folder("gt-1.1") / "work" / "file").read_text() == "2\n"
+        cleaned = await outpost.outpost_clean("gt-1.1", True)
+        assert cleaned.removed
+        assert "could not be rescued" in cleaned.detail
+
+    asyncio.run(main())
+
+
+def test_what_runs_or_waits_is_not_removed_even_by_force(place):
+    async def main():
+        from outpost_core.worker import publish
+
+        outpost = place.make()
+        publish.publish(place.root, place.order("/bin/true", issue="waits"), {})
+        await outpost.outpost_spawn(place.order("/bin/sleep", "60"))
+        await place.until(outpost, lambda status: status.state is State.WORKING, "gt-1.1")
+        for worker in ("gt-1.1", "waits.1"):
+            for force in (False, True):
+                cleaned = await outpost.outpost_clean(worker, force)
+                assert not cleaned.removed
+                assert "has not ended" in cleaned.detail
+                assert place.folder(worker).exists()
+            await outpost.outpost_stop(worker, 1)
+        await place.end(outpost)
+        for worker in ("gt-1.1", "waits.1"):
+            assert (await outpost.outpost_clean(worker, False)).removed
+        assert await outpost.outpost_list() == []
+        assert await place.make().outpost_list() == []
+
+    asyncio.run(main())
+
+
+def test_links_out_of_the_tree_are_removed_and_not_followed(place, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("stay")
+    script = (
+        f"ln -s {outside} link; mkdir -p a/b; ln -s {outside} a/b/link; "
+        "mkdir ro; touch ro/f; chmod 500 ro"
+    )
+
+    async def main():
+        outpost = place.make()
+        await place.run(outpost, place.order("/bin/sh", "-c", script))
+        assert (await outpost.outpost_clean("gt-1.1", False)).removed
+        assert (outside / "precious").read_text() == "stay"
+        assert list((place.root / "trash").iterdir()) == []
+
+    asyncio.run(main())
+
+
+def test_read_only_folders_are_made_writable_but_not_what_links_point_to(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o755)
+    tree = tmp_path / "tree"
+    (tree / "a" / "b").mkdir(parents=True)
+    (tree / "a" / "link").symlink_to(outside)
+    (tree / "a" / "b").chmod(0o500)
+    (tree / "a").chmod(0o500)
+    tree.chmod(0o500)
+    cleaning.unprotect(tree)
+    modes = [path.stat().st_mode & 0o777 for path in (tree, tree / "a", tree / "a" / "b", outside)]
+    assert modes == [0o700, 0o700, 0o700, 0o755]
+
+
+def test_what_a_crash_left_half_removed_goes_with_the_next_one(place):
+    async def main():
+        outpost = place.make()
+        await place.run(outpost, place.order("/bin/true"))
+        half = place.root / "trash" / "gt-0.1.abcd" / "work"
+        half.mkdir(parents=True)
+        (half / "file").write_text("x")
+        assert (await outpost.outpost_clean("gt-1.1", False)).removed
+        assert not half.parent.exists()
+
+    asyncio.run(main())
+
+
+def test_many_programs_clean_at_once(place):
+    async def main():
+        outposts = [place.make() for _ in range(4)]
+        orders = [place.order("/bin/true", issue=f"gt-{i}") for i in range(6)]
+        await asyncio.gather(*(outposts[0].outpost_spawn(order) for order in orders))
+        await place.end(outposts[0])
+        for order in orders:
+            answers = await asyncio.gather(
+                *(outpost.outpost_clean(order.worker, False) for outpost in outposts)
+            )
+            assert any(answer.removed for answer in answers)
+        for outpost in outposts:
+            assert await outpost.outpost_list() == []
+
+    asyncio.run(main())
