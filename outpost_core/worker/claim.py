@@ -14,10 +14,6 @@ import time
 from outpost_core.worker import files, process
 from outpost_core.worker.leanjson import dumps
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
 
 def lock(folder: str) -> int:
     """Take the folder's lock; return its descriptor, or -1 when somebody else has it.
@@ -34,8 +30,8 @@ def lock(folder: str) -> int:
     return fd
 
 
-def take(folder: str) -> dict[str, Any] | None:
-    """Claim the attempt for this process, for ever; None when somebody had claimed it before.
+def take(folder: str) -> bool:
+    """Claim the attempt for this process, for ever; False when somebody had claimed it before.
 
     Raises:
         OSError: the claim cannot be written.
@@ -48,14 +44,14 @@ def take(folder: str) -> dict[str, Any] | None:
         "at": time.time(),
     }
     temporary = os.path.join(folder, f".claim.{pid}")
-    files.write(temporary, dumps(claim).encode("ascii"))
     try:
+        files.write(temporary, dumps(claim).encode("ascii"))
         os.link(temporary, os.path.join(folder, files.CLAIM))
     except FileExistsError:
-        return None
+        return False
     finally:
         files.discard(temporary)
-    return claim
+    return True
 
 
 def exists(folder: str) -> bool:

@@ -29,18 +29,18 @@ SECRETS = "secrets.json"  # {name: value}; gone before the agent runs
 PROMPT = "prompt.md"
 LOCK = "lock"  # flock of the supervisor or of the recovery
 CLAIM = "supervisor.json"  # {"pid", "start", "boot", "at"}: this attempt has begun
-STATE = "state.json"  # {"state", "detail", "updated_at", "phase"}
+STATE = "state.json"  # {"state", "detail", "updated_at", "phase", "agent": {pid, start, pipe}}
 WORKSPACE = "workspace.json"  # what workspace.prepare returned
 AGENT = "agent.json"  # how the agent ended, written before delivery
 STOP = "stop.json"  # {"grace", "reason", "at"}: a stop was asked for
 INPUT = "input"  # FIFO for nudges, interactive workers only
 LOG = "output.log"
 RESULT = "result.json"  # wire.to_json(Result); written last
-RESULT_ROOM = ".result.tmp"  # room for the result, kept from the start for a full disk
+RESULT_ROOM = ".result.tmp"  # room for the result, taken from the start, for a full disk
 DEBUG = "debug.log"  # tracebacks of defects, only when there was one
 WORK = "work"
 
-#: Bytes that are kept free on the disk for the result of a worker.
+#: Bytes of disk that are taken for the result of a worker before it begins.
 ROOM = 8192
 
 
@@ -122,38 +122,34 @@ def sync_folder(path: str) -> None:
         os.close(fd)
 
 
-def keep_room(folder: str) -> int:
-    """Take disk space for the result now, and return its open descriptor.
+def keep_room(folder: str) -> None:
+    """Take disk space for the result now.
 
     Raises:
         OSError: there is no space even for that.
     """
-    path = os.path.join(folder, RESULT_ROOM)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     # written, not fallocate'd: four times cheaper, and takes the space just as well
-    write_all(fd, b" " * ROOM)
-    return fd
+    write(os.path.join(folder, RESULT_ROOM), b" " * ROOM)
 
 
-def store_result(folder: str, result: dict[str, Any], room: int = -1) -> None:
-    """Write `result.json`, the last and most precious file of a worker.
+def store_result(folder: str, result: dict[str, Any]) -> None:
+    """Write `result.json`, the last and most precious file of a worker, into the kept room.
 
     Args:
         folder: the worker's folder.
         result: all keys of `types.Result`.
-        room: what `keep_room` returned; -1 when there is none.
 
     Raises:
         OSError: not even the kept room could be used.
     """
     data = dumps(result).encode("ascii")
-    if room < 0:
-        room = keep_room(folder)
+    path = os.path.join(folder, RESULT_ROOM)
+    # not truncated before it is written: that would give the room away
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.lseek(room, 0, os.SEEK_SET)
-        write_all(room, data)
-        os.ftruncate(room, len(data))
-        os.fsync(room)
+        write_all(fd, data)
+        os.ftruncate(fd, len(data))
+        os.fsync(fd)
     finally:
-        os.close(room)
-    os.rename(os.path.join(folder, RESULT_ROOM), os.path.join(folder, RESULT))
+        os.close(fd)
+    os.rename(path, os.path.join(folder, RESULT))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # not `signal`: see process.py
 import time
 
 from outpost_core.worker import outcome
@@ -65,14 +64,15 @@ class Helpers:
         self._saved: str | None = None
 
     def run(
-        self, call: Call, *, limit: float, after_stop: float, report: Report | None = None
+        self, call: Call, *, limit: float, after_stop: float | None, report: Report | None = None
     ) -> dict[str, Any]:
         """Run a heavy step and wait for it.
 
         Args:
             call: the step.
             limit: seconds that it may take.
-            after_stop: seconds that it may go on after a stop was asked for.
+            after_stop: seconds that it may go on after a stop was asked for; None for the grace
+                of that stop.
             report: told what it reports.
 
         Returns:
@@ -121,17 +121,21 @@ class Helpers:
         self._tree.grown()
         return stage
 
-    def _wait(self, stage: Stage, limit: float, after_stop: float) -> dict[str, Any]:
+    def _wait(self, stage: Stage, limit: float, after_stop: float | None) -> dict[str, Any]:
         end = time.monotonic() + limit
-        number = _signal.SIGTERM
+        terminated = False
         while not stage.done:
             now = time.monotonic()
-            due = min(end, self._stopping.due(after_stop))
+            patience = self._stopping.grace if after_stop is None else after_stop
+            due = min(end, self._stopping.due(patience))
             if now >= due:
-                stage.signal(number)
-                end = due = now + (_GRACE if number == _signal.SIGTERM else _KILL_AGAIN)
+                if terminated:
+                    stage.kill()
+                else:
+                    stage.terminate()
+                end = due = now + (_KILL_AGAIN if terminated else _GRACE)
                 after_stop = float("inf")
-                number = _signal.SIGKILL
+                terminated = True
             self._loop.turn(max(0.0, due - now))
         self._forget(stage)
         return stage.answer

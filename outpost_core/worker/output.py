@@ -34,7 +34,7 @@ class Output:
         log: the log.
         relay: the agent's terminal, if it has one.
         end: descriptor for the agent's stdout and stderr; close it once the agent has it.
-        name: what the system calls that, for finding processes that hold it.
+        name: what the system calls that: `pipe:[123]`, or the path of the terminal.
         last: moment (monotonic) of the last output.
     """
 
@@ -70,10 +70,6 @@ class Output:
         self._pipe, self.end = os.pipe2(os.O_CLOEXEC)
         self.name = os.readlink(f"/proc/self/fd/{self.end}")
         loop.add(self._pipe, READ, self._read)
-
-    def descriptors(self) -> tuple[int, ...]:
-        """Return the descriptors that a forked helper must not keep open."""
-        return () if self._pipe < 0 else (self._pipe,)
 
     def drain(self) -> None:
         """Read what is left; it ends by itself once all of the agent's tree has ended."""

@@ -83,6 +83,7 @@ def _fill(folder: Path, root: Path, order: Order, digest: str, env: Mapping[str,
     if order.secrets:
         secrets = dumps(dict(order.secrets)).encode("ascii")
         files.write(f"{path}/{files.SECRETS}", secrets)
+    files.keep_room(path)
     body = wire.to_json(order)
     assert isinstance(body, dict)
     about = {**body, "digest": digest, "wire": wire.WIRE_VERSION}

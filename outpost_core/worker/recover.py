@@ -26,7 +26,8 @@ def recover(folder: Path) -> Result:
 
     When the agent had ended well, its delivery is finished. Otherwise what it did is rescued and
     the worker is `lost` (or `stopped`, when that had been asked for). Leftover processes are
-    ended first. Waits while another recovery is at it.
+    ended first. Waits while another recovery is at it. Sets the environment of this process as git
+    needs it, so give it a process of its own (`boot.py recover`).
 
     Args:
         folder: the worker's folder.
@@ -64,7 +65,7 @@ def _me() -> tuple[int, int]:
 
 def _recover(path: str) -> None:
     begun = files.load(path, files.CLAIM)
-    never = begun is None and not claim.exists(path) and claim.take(path) is not None
+    never = begun is None and not claim.exists(path) and claim.take(path)
     files.discard(os.path.join(path, files.SECRETS))
     sweep(path)
     if never:
@@ -129,8 +130,10 @@ def sweep(path: str) -> int:
     """End every process that the attempt in folder `path` left; return how many were signalled.
 
     They are found by what they carry: the folder's name in the environment that they were
-    started with, the agent's session, its output pipe or terminal, and by being descendants of
-    such a one. Each signal goes to a pid with its start time.
+    started with, the session of the agent while it lives, its output pipe, and by being
+    descendants of such a one. Names that are given again (a dead session's pid, a terminal's
+    number, anything of an earlier boot) are no proof. Each signal goes to a pid with its start
+    time.
     """
     end = time.monotonic() + _KILL_PATIENCE
     count = 0
@@ -144,7 +147,7 @@ def sweep(path: str) -> int:
 
 def _left(path: str) -> Iterator[process.Proc]:
     table = process.everyone()
-    about = (files.load(path, files.STATE) or {}).get("agent", {})
+    about = _agent(path)
     mine = _ancestors(table)
     roots = {
         proc.pid: proc
@@ -157,6 +160,14 @@ def _left(path: str) -> Iterator[process.Proc]:
             yield proc
 
 
+def _agent(path: str) -> dict[str, Any]:
+    """Return what the supervisor noted of the agent's process, in this boot of the machine."""
+    begun = files.load(path, files.CLAIM) or {}
+    if begun.get("boot") != process.boot_id():
+        return {}
+    return (files.load(path, files.STATE) or {}).get("agent") or {}
+
+
 def _ancestors(table: dict[int, process.Proc]) -> set[int]:
     found = set()
     pid = os.getpid()
@@ -167,10 +178,10 @@ def _ancestors(table: dict[int, process.Proc]) -> set[int]:
 
 
 def _is_of(proc: process.Proc, path: str, about: dict[str, Any]) -> bool:
-    session, start, out = about.get("pid"), about.get("start", 0), about.get("out")
-    if session and proc.session == session and proc.start >= start:
+    session, pipe = about.get("pid"), about.get("pipe")
+    if session and proc.session == session and process.start_time(session) == about.get("start"):
         return True
-    if out and any(_link(proc.pid, fd) == out for fd in (1, 2)):
+    if pipe and any(_link(proc.pid, fd) == pipe for fd in (1, 2)):
         return True
     marker = b"OUTPOST_WORKER_DIR=" + os.fsencode(path)
     if marker in _read(proc.pid, "environ").split(b"\0"):

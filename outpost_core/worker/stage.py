@@ -73,11 +73,17 @@ class Stage:
         """Whether it has ended and was reaped, and all that it said was read."""
         return self.status is not None and self._fd < 0
 
-    def signal(self, number: int) -> None:
-        """Send a signal to it and all its descendants."""
-        table = process.everyone()
-        process.send_all(process.below([self.pid], table), number)
-        process.send(self.pid, self.start, number)
+    def terminate(self) -> None:
+        """End what it waits for, so that it can still say what it has done; else itself."""
+        below = process.below([self.pid], process.everyone())
+        if not process.send_all(below, _signal.SIGTERM):
+            process.send(self.pid, self.start, _signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it and all its descendants."""
+        below = process.below([self.pid], process.everyone())
+        process.send(self.pid, self.start, _signal.SIGKILL)
+        process.send_all(below, _signal.SIGKILL)
 
     def _readable(self) -> None:
         data = os.read(self._fd, 65536)

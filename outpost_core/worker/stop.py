@@ -27,7 +27,7 @@ def request(folder: Path, grace: float, reason: str = "stopped") -> None:
 
     Raises:
         NotFoundError: there is no such worker.
-        OSError: the request cannot be written.
+        OSError: the request cannot be written, and there is nobody to be told directly.
     """
     path = str(folder)
     if not os.path.isdir(path):
@@ -35,7 +35,14 @@ def request(folder: Path, grace: float, reason: str = "stopped") -> None:
     if claim.finished(path):
         return
     about = {"grace": grace, "reason": reason, "at": time.time()}
-    files.store(path, files.STOP, about, sync=True)
+    try:
+        files.store(path, files.STOP, about, sync=True)
+    except OSError:
+        holder = claim.holder(path)
+        if holder is None:
+            raise
+        process.send(*holder, signal.SIGTERM)  # a full disk saves nobody from a stop
+        return
     end = time.monotonic() + _PATIENCE
     while not claim.exists(path) and not claim.finished(path):
         if _end_unbegun(path) or time.monotonic() > end:
@@ -52,8 +59,7 @@ def _end_unbegun(path: str) -> bool:
     if lock < 0:
         return False
     try:
-        taken = claim.take(path)
-        if taken is None:
+        if not claim.take(path):
             return False
         files.discard(os.path.join(path, files.SECRETS))
         result = outcome.before_it_ran("stopped")

@@ -95,10 +95,10 @@ class Supervisor:
         self._stopping = Stopping(float(self._limits["grace"]))
         self._output: Output | None = None
         self._made_helpers: Helpers | None = None
-        self._room = -1
         self._began = self._agent_began = self._save_at = 0.0
         self._ending = ""  # why the agent is being ended
         self._shown = ""
+        self._agent: dict[str, Any] | None = None
 
     # --- the attempt ---------------------------------------------------------------------
 
@@ -108,12 +108,10 @@ class Supervisor:
         for number in (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGINT):
             self._loop.catch(number)
         process.become_subreaper()
-        self._room = files.keep_room(self._folder)
-        claimed = claim.take(self._folder)
-        if claimed is None:
-            return _refuse(self._folder, "has begun before, and never begins again")
-        self._began = claimed["at"]
+        self._began = time.time()
         try:
+            if not claim.take(self._folder):
+                return _refuse(self._folder, "has begun before, and never begins again")
             self._take_secrets()
             faults.point("worker.claimed")
             # whoever asked before the claim was to be seen has left it in the folder
@@ -192,7 +190,7 @@ class Supervisor:
             answer = self._helpers().run(
                 lambda report: deliver.deliver(order, folder, space, report),
                 limit=LIMIT,
-                after_stop=self._stopping.grace,
+                after_stop=None,
                 report=lambda text: self._say("working", text, "deliver"),
             )
             outcome.add_delivery(result, answer, stopped=self._stopping.reason)
@@ -215,7 +213,7 @@ class Supervisor:
             for name in ("message", "pr_url"):
                 if result[name]:
                     result[name] = self._masker.mask(result[name])
-        files.store_result(self._folder, result, self._room)
+        files.store_result(self._folder, result)
         faults.point("worker.finished")
 
     def _defect(self, error: Exception, reason: str) -> dict[str, Any]:
@@ -278,8 +276,9 @@ class Supervisor:
         self._agent_began = output.last = time.monotonic()
         self._save_at = self._agent_began + self._limits["checkpoint_every"]
         # from here on, a recovery finds the agent's processes by these
-        about = {"pid": pid, "start": process.start_time(pid), "out": output.name}
-        self._say("working", "", "agent", agent=about)
+        pipe = "" if output.relay else output.name
+        self._agent = {"pid": pid, "start": process.start_time(pid), "pipe": pipe}
+        self._say("working", "", "agent")
         return None
 
     def _env(self, prompt: str = "") -> dict[str, str]:
@@ -387,7 +386,7 @@ class Supervisor:
                 self._folder,
                 self._order,
                 self._env(),
-                (self._lock, self._room),
+                (self._lock,),
             )
         return self._made_helpers
 
@@ -395,11 +394,16 @@ class Supervisor:
         if self._workspace is not None:
             self._helpers().save(self._workspace)
 
-    def _say(self, state: str, detail: str, phase: str, **more: Any) -> None:
+    def _say(self, state: str, detail: str, phase: str) -> None:
         """Show where the attempt is; a full disk only loses the showing."""
         self._shown = state
-        now = time.time()
-        about = {"state": state, "detail": detail, "phase": phase, "updated_at": now, **more}
+        about = {
+            "state": state,
+            "detail": detail,
+            "phase": phase,
+            "updated_at": time.time(),
+            "agent": self._agent,
+        }
         try:  # noqa: SIM105 - contextlib would have to be imported
             files.store(self._folder, files.STATE, about)
         except OSError:

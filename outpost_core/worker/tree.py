@@ -110,6 +110,7 @@ class Tree:
             self.kill_when_due()
             self._loop.turn(_KILL_AGAIN)
             self.reap()
+        self.kill_at = 0.0
 
 
 def _terminate(procs: list[process.Proc]) -> None:

@@ -48,7 +48,8 @@ def test_what_is_published(tmp_path):
     assert new
     assert folder == root / "workers" / "p-1.1"
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert sorted(os.listdir(folder)) == ["launch.json", "order.json", "prompt.md", "secrets.json"]
+    names = [".result.tmp", "launch.json", "order.json", "prompt.md", "secrets.json"]
+    assert sorted(os.listdir(folder)) == names
     for path in folder.iterdir():
         assert path.stat().st_mode & 0o777 == 0o600
         assert (b"canary" in path.read_bytes()) == (path.name == "secrets.json")

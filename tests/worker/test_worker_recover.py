@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -65,7 +66,8 @@ cd {tmp_path}
 (setsid sh -c '(echo $$ > marked; exec sleep 300) &' > /dev/null 2>&1 &)
 env -i /bin/sh -c 'echo $$ > session; exec > /dev/null 2>&1; exec /bin/sleep 300' &
 env -i setsid /bin/sh -c 'echo $$ > printing; exec /bin/sleep 300' &
-setsid sh -c 'env -i setsid /bin/sh -c "echo \\$\\$ > child; exec > /dev/null 2>&1; /bin/sleep 300; exit" & wait' &
+setsid sh -c 'env -i setsid /bin/sh -c "echo \\$\\$ > child; exec > /dev/null 2>&1;
+  /bin/sleep 300; exit" & wait' &
 wait"""
     folder = far.publish(far.shell(script))
     running = far.start(folder)
@@ -78,6 +80,29 @@ wait"""
         assert recover.recover(folder).state is State.LOST
         far.gone(*pids)
         assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_a_reused_session_is_not_ended(far):
+    """The agent's pid names the session of somebody else now, or did so before a restart."""
+    folder = far.publish(far.order("/bin/true"))
+    far.start(folder, fault="worker.agent_started").wait(30)
+    bystander = subprocess.Popen(["sleep", "300"], start_new_session=True)
+    try:
+        start = process.start_time(bystander.pid)
+        state = json.loads((folder / "state.json").read_text())
+        claim = json.loads((folder / "supervisor.json").read_text())
+        for noted, boot in ((start - 1, claim["boot"]), (start, "before")):
+            agent = {"pid": bystander.pid, "start": noted, "pipe": ""}
+            (folder / "state.json").write_text(json.dumps({**state, "agent": agent}))
+            (folder / "supervisor.json").write_text(json.dumps({**claim, "boot": boot}))
+            recover.sweep(str(folder))
+            assert bystander.poll() is None
+        (folder / "supervisor.json").write_text(json.dumps(claim))
+        recover.sweep(str(folder))
+        assert bystander.wait(30) == -9
     finally:
         bystander.kill()
         bystander.wait()
@@ -180,7 +205,7 @@ def test_a_forked_stage_dies_with_its_supervisor(far, tmp_path):
     """Even one whose step ignores everything and has no child to be found by."""
     pid_file = tmp_path / "pid"
     code = f"""
-import sys; sys.path.append({os.path.dirname(os.path.dirname(recover.__file__.rpartition("/")[0]))!r})
+import sys; sys.path.append({str(Path(__file__).parents[2])!r})
 import os, time
 from outpost_core.worker.loop import Loop
 from outpost_core.worker.stage import Stage

@@ -280,14 +280,12 @@ def test_every_reason_is_a_known_one():
 def test_the_lean_path_imports_nothing_heavy(far):
     """One careless import would cost every worker more than all of its own work."""
     folder = far.publish(far.order("/bin/true"))
-    heavy = (
-        "json re typing signal enum dataclasses subprocess ctypes pathlib asyncio struct".split()
-    )
+    heavy = "asyncio ctypes dataclasses enum json pathlib re signal struct subprocess typing"
     code = f"""
 import sys; sys.path.append({str(Path(__file__).parents[2])!r})
 from outpost_core.worker.supervise import run
 run({str(folder)!r})
-print(*sorted(set({heavy!r}) & set(sys.modules)))
+print(*sorted(set({heavy!r}.split()) & set(sys.modules)))
 """
     argv = [sys.executable, "-I", "-S", "-c", code]
     done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30)

@@ -38,7 +38,7 @@ def test_a_life(far, tmp_path):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(NotFoundError, match="x-1.1"):
+    with pytest.raises(NotFoundError, match=r"x-1\.1"):
         status.read(tmp_path / "x-1.1")
     assert status.scan(tmp_path, {}) == []
 

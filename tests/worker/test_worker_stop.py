@@ -24,8 +24,8 @@ env -i /bin/sh -c 'trap "" TERM; echo $$ > deaf; while :; do sleep 1; done' &
 sh -c 'kill -STOP $$; sleep 300' & echo $! > stopped
 """
 #: Goes on once all of them run.
-ALL = "for name in plain session forked deaf stopped; do until test -s $name; do sleep 0.01; done; done"
 NAMES = ("plain", "session", "forked", "deaf", "stopped")
+ALL = f"for name in {' '.join(NAMES)}; do until test -s $name; do sleep 0.01; done; done"
 
 
 def _pids(far, folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -43,10 +44,8 @@ class Screen:
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def read(self):
-        try:
+        with contextlib.suppress(OSError):
             self.seen += os.read(self.master, 65536)
-        except (BlockingIOError, OSError):
-            pass
         return self.seen
 
     def close(self):
