@@ -328,9 +328,10 @@ class Ledger:
         )
         found = self._store.read(
             f"SELECT {columns} FROM {tables} WHERE {' AND '.join(where) or '1'}"  # noqa: S608
-            " ORDER BY w.created_at DESC, w.id DESC LIMIT ?",
-            (*args, -1 if limit is None else limit),
+            f"{'' if limit is None else f' ORDER BY {rows.NEWEST_FIRST} LIMIT {int(limit)}'}",
+            args,
         )
+        found.sort(key=rows.age, reverse=True)  # of all rows, far quicker than SQLite's sorter
         unreachable = self._unreachable()
         return [rows.worker(row, unreachable) for row in found]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.errors import UsageError
@@ -21,13 +22,20 @@ COLUMNS: Final = (
     " w.cost_reserved, w.cost_settled, r.body"
 )
 TABLES: Final = "workers w LEFT JOIN results r ON r.worker = w.id"
-#: The same without results, for rows that have none: SQLite then looks at one table only.
+#: The order of listings in SQL, and the key that gives it (reversed) for rows of `COLUMNS`.
+NEWEST_FIRST: Final = "w.created_at DESC, w.id DESC"
+age: Final = itemgetter(11, 0)
+#: The same for rows that have no result yet: SQLite then looks at one table only.
 OPEN_COLUMNS: Final = COLUMNS.replace("w.ended_at", "NULL").replace("r.body", "NULL")
 OPEN_TABLES: Final = "workers w"
 
 # Listings build 10,000 workers at once: filling the slots takes half the time of `Worker(...)`.
 _new: Final = object.__new__
-_PUT: Final = tuple(getattr(Worker, name).__set__ for name in Worker.__dataclass_fields__)
+(
+    _id, _issue, _attempt, _outpost, _digest, _state, _detail, _title, _priority, _rig, _agent,
+    _created_at, _started_at, _updated_at, _finished_at, _unreachable_since, _cost_reserved,
+    _cost_settled, _result,
+) = (getattr(Worker, name).__set__ for name in Worker.__dataclass_fields__)  # fmt: skip
 _STATES: Final = {state.value: state for state in State}
 
 
@@ -58,22 +66,30 @@ def worker(row: tuple[Any, ...], unreachable: Mapping[str, float]) -> Worker:
         worker_id, issue, attempt, outpost, digest, state, detail, title, priority, rig, agent,
         created_at, started_at, updated_at, finished_at, ended_at, reserved, settled, body,
     ) = row  # fmt: skip
-    open_ = ended_at is None
-    values = (
-        worker_id, issue, attempt, outpost, digest, _STATES[state], detail, title, priority, rig,
-        agent, created_at, started_at, updated_at, finished_at,
-        unreachable.get(outpost) if open_ else None,
-        reserved / _NANO if open_ else 0.0,
-        None if settled is None else settled / _NANO,
-        _result(body) if body else None,
-    )  # fmt: skip
     built = _new(Worker)
-    for put, value in zip(_PUT, values, strict=True):
-        put(built, value)
+    _id(built, worker_id)
+    _issue(built, issue)
+    _attempt(built, attempt)
+    _outpost(built, outpost)
+    _digest(built, digest)
+    _state(built, _STATES[state])
+    _detail(built, detail)
+    _title(built, title)
+    _priority(built, priority)
+    _rig(built, rig)
+    _agent(built, agent)
+    _created_at(built, created_at)
+    _started_at(built, started_at)
+    _updated_at(built, updated_at)
+    _finished_at(built, finished_at)
+    _unreachable_since(built, unreachable.get(outpost) if ended_at is None else None)
+    _cost_reserved(built, reserved / _NANO if ended_at is None else 0.0)
+    _cost_settled(built, None if settled is None else settled / _NANO)
+    _result(built, _parse_result(body) if body else None)
     return built
 
 
-def _result(body: str) -> Result:
+def _parse_result(body: str) -> Result:
     import json
 
     from outpost_core import wire
