@@ -518,3 +518,14 @@ class TestPullRequest:
         worker.prepare()
         worker.deliver()
         assert not (rig.folder / "ran").exists()
+
+
+def test_the_far_side_starts_light() -> None:
+    script = "import sys; from outpost_core.worker import deliver; print(*sys.modules)"
+    path = f"import sys; sys.path.insert(0, {str(Path(git.__file__).parents[2])!r}); "
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", path + script], capture_output=True, text=True
+    )
+    heavy = {"typing", "re", "subprocess", "dataclasses", "enum", "hashlib", "json", "pathlib"}
+    assert done.returncode == 0
+    assert not heavy & set(done.stdout.split())

@@ -12,7 +12,10 @@ refuses where there is none (seen with 0.47.1), and a full `bd sync` would commi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+
+TYPE_CHECKING = False  # importing typing would cost as much as three git commands
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Seconds that one `bd` command may take.
 BD_TIMEOUT = 20.0

@@ -10,8 +10,6 @@ folder.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
 
 from outpost_core.worker.changes import look, stage
 from outpost_core.worker.git import Git, read, write
@@ -21,6 +19,11 @@ from outpost_core.worker.workspace import (
     repository,
     worker_of,
 )
+
+TYPE_CHECKING = False  # importing typing would cost as much as three git commands
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 #: Seconds that the push of one checkpoint may take; the next one tries again.
 PUSH_TIMEOUT = 120.0

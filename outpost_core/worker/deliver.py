@@ -7,8 +7,6 @@ push that arrived answers "up to date", and what was seen is seen again.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
 
 from outpost_core import faults
 from outpost_core.errors import OutpostError, WorkerError
@@ -19,10 +17,16 @@ from outpost_core.worker.mirror import remove_locks
 from outpost_core.worker.names import redact
 from outpost_core.worker.workspace import repository, restore
 
+TYPE_CHECKING = False  # importing typing would cost as much as three git commands
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    Report = Callable[[str], None]
+
 #: Seconds that the pull-request command may take (`OUTPOST_PR_TIMEOUT`).
 PR_TIMEOUT = float(os.environ.get("OUTPOST_PR_TIMEOUT", "120"))
 _HEADS = "refs/heads/"
-Report = Callable[[str], None]
 
 
 def deliver(

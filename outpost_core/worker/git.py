@@ -10,10 +10,13 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable, Mapping
 
 from outpost_core.errors import WorkerError
 from outpost_core.worker.names import redact, split_rig
+
+TYPE_CHECKING = False  # importing typing would cost as much as three git commands
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 #: Seconds that a command which talks to a remote may take (`OUTPOST_GIT_TIMEOUT`).
 NETWORK_TIMEOUT = float(os.environ.get("OUTPOST_GIT_TIMEOUT", "1800"))

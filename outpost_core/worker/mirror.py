@@ -14,12 +14,15 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 
 from outpost_core.errors import WorkerError
 from outpost_core.worker.git import Done, Git, persistently, read, write
 from outpost_core.worker.names import split_rig
+
+TYPE_CHECKING = False  # importing typing would cost as much as three git commands
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
 
 _KILL = 9
 _HEADS = "refs/heads/"
@@ -83,7 +86,10 @@ class Snapshot:
 
 def mirror_path(root: str, rig: str) -> str:
     """Return where the mirror of `rig` is; its password does not count and does not show."""
-    from hashlib import blake2b
+    try:  # hashlib would load all of OpenSSL for its other algorithms
+        from _blake2 import blake2b
+    except ImportError:
+        from hashlib import blake2b
 
     url, _ = split_rig(rig)
     url = url.rstrip("/")
@@ -117,58 +123,63 @@ def sync(
     """
     asked = time.monotonic_ns()
     path = mirror_path(root, rig)
-    _make(path)
-    with _locked(path, report) as note:
+    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    with _Lock(path, report) as lock:
+        _make(path)
         git = Git(path, credentials=credentials, rig=rig)
         seen = Snapshot(path)
         if not asked <= seen.stamp <= time.monotonic_ns():
             report("asking the rig for its branches")
             seen = _ask(git, report)
         seen.have = set(read(os.path.join(path, "outpost-have")).split())
-        _Fetch(git, depth, report, note).provide(seen, base)
+        _Fetch(git, depth, report, lock.note).provide(seen, base)
         seen.shallow = read(os.path.join(path, "shallow"))
     return seen
 
 
 def _make(path: str) -> None:
-    os.makedirs(os.path.dirname(os.path.dirname(path)), 0o700, exist_ok=True)
     # `makedirs` gives its mode to the last folder only.
-    inside = ("objects", "objects/pack", "refs")
-    for folder in (os.path.dirname(path), path, *(f"{path}/{name}" for name in inside)):
-        with suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
+    for folder in (path, f"{path}/objects", f"{path}/objects/pack", f"{path}/refs"):
+        os.makedirs(folder, 0o700, exist_ok=True)
     if not os.path.exists(os.path.join(path, "HEAD")):
         config = "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"
         write(os.path.join(path, "config"), config)
         write(os.path.join(path, "HEAD"), "ref: refs/heads/main\n")
 
 
-@contextmanager
-def _locked(path: str, report: Callable[[str], None]) -> Iterator[Callable[[int], None]]:
-    """Hold the mirror's lock; yields what notes the pid of a git that writes to the mirror.
+class _Lock:
+    """The mirror's lock.
 
     The system frees the lock of a killed holder, but not the mirror: its git may still run and
-    its lock files remain. The note in the lock file tells the next holder.
+    its lock files remain. A note in the lock file tells the next holder.
     """
-    fd = os.open(path[: -len(".git")] + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+
+    def __init__(self, path: str, report: Callable[[str], None]) -> None:
+        self._path = path
+        self._report = report
+        self._fd = -1
+
+    def __enter__(self) -> Self:
+        name = self._path.removesuffix(".git") + ".lock"
+        self._fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            report("waiting for another worker to fetch the rig")
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        left = os.pread(fd, 100, 0).decode()
+            self._report("waiting for another worker to fetch the rig")
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+        left = os.pread(self._fd, 100, 0).decode()
         if left:
-            _recover(path, left)
-        os.ftruncate(fd, 0)
+            _recover(self._path, left)
+        os.ftruncate(self._fd, 0)
+        return self
 
-        def note(pid: int) -> None:
-            os.pwrite(fd, f"{pid} {_start_time(pid)}\n".encode(), 0)
+    def __exit__(self, *_: object) -> None:
+        os.ftruncate(self._fd, 0)
+        os.close(self._fd)
 
-        yield note
-        os.ftruncate(fd, 0)
-    finally:
-        os.close(fd)
+    def note(self, pid: int) -> None:
+        """Write down a git that writes to the mirror."""
+        os.pwrite(self._fd, f"{pid} {_start_time(pid)}\n".encode(), 0)
 
 
 def _recover(path: str, note: str) -> None:

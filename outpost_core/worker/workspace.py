@@ -10,14 +10,17 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
 
 from outpost_core.errors import UsageError, WorkerError
 from outpost_core.worker import beads
 from outpost_core.worker.git import Git, shell_quote, write
 from outpost_core.worker.mirror import Snapshot, mirror_path, sync
 from outpost_core.worker.names import check_branch, check_rig, redact, split_rig
+
+TYPE_CHECKING = False  # importing typing would cost as much as three git commands
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
 _HEADS = "refs/heads/"
 #: The last line of a checkpoint's message, by which `resume` knows one.
