@@ -7,9 +7,24 @@ calls of `outpost_core.manager` and answers into words.
 
 from __future__ import annotations
 
+import os
+import sys
+from io import TextIOWrapper
+from typing import TextIO
+
 
 def main() -> None:
     """Run the command line and exit with its code."""
     from outpost_core.cli.app import cli
 
+    sys.stdout, sys.stderr = map(_usable, (sys.stdout, sys.stderr))
     cli.main(prog_name="outpost")
+
+
+def _usable(stream: TextIO | None) -> TextIO:
+    """Return a stream that takes any text: none was given, or one that knows only ASCII."""
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - until the end
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+    return stream

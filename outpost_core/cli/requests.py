@@ -22,6 +22,8 @@ _DURATIONS: Final = ("estimate", "timeout", "idle_timeout", "grace", "checkpoint
 _SIZES: Final = ("memory",)
 _WORDS: Final = ("labels", "secrets", "command", "pr_command")
 _NUMBERS: Final = {"attempt": int, "depth": int, "cpu": (int, float)}
+#: longest file of issues, in characters: what never ends is refused.
+_LONGEST: Final = 32 * 1024 * 1024
 _SWITCHES: Final = ("no_rig", "again", "interactive")
 
 _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
@@ -108,10 +110,13 @@ def _lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     name = "<stdin>" if file == Path("-") else str(file)
     try:
         with click.open_file(str(file), encoding="utf-8") as stream:
-            lines = stream.read().splitlines()
+            text = stream.read(_LONGEST + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{name} cannot be read: {error}") from error
-    for number, text in enumerate(map(str.strip, lines), 1):
+    if len(text) > _LONGEST:
+        raise UsageError(f"{name} is longer than {_LONGEST} characters", mend="split it")
+    for number, said in enumerate(text.splitlines(), 1):
+        text = said.strip()
         where = f"{name}:{number}: "
         if not text or text.startswith("#"):
             continue

@@ -96,6 +96,34 @@ def test_exit_codes_of_the_real_program(outpost):
     assert code("show", "nobody") == 4
 
 
+@pytest.mark.parametrize("setting", ["ascii", "latin-1", "utf-8"])
+def test_any_encoding_will_do(outpost, setting):
+    env = {**os.environ, "PYTHONIOENCODING": setting, "OUTPOST_STATE": str(outpost.state)}
+    for words in (["list"], ["list", "--json"], ["--help"]):
+        done = subprocess.run([*OUTPOST, *words], env=env, capture_output=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == b""
+
+
+def test_a_closed_or_full_output(outpost):
+    env = {**os.environ, "OUTPOST_STATE": str(outpost.state)}
+    words = ["sh", "-c", '"$@" >&-', "sh", *OUTPOST, "list"]
+    assert subprocess.run(words, env=env, timeout=60, stderr=subprocess.PIPE).returncode == 0
+    words[2] = '"$@" >/dev/full'
+    full = subprocess.run(words, env=env, timeout=60, stderr=subprocess.PIPE)
+    assert full.returncode == 1
+    assert b"No space left" in full.stderr
+    assert b"Traceback" not in full.stderr
+
+
+def test_a_list_of_issues_without_end_is_refused(outpost):
+    with open("/dev/zero", "rb") as endless:
+        process = outpost.start("spawn", "--from-file", "-", "--", "x", stdin=endless)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert b"longer than" in err
+
+
 def complete(outpost, *words: str) -> list[str]:
     """Return what bash is offered for the last of `words`."""
     process = outpost.start(
