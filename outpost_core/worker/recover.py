@@ -55,7 +55,7 @@ def recover(folder: Path) -> Result:
             except BlockingIOError:
                 time.sleep(0.02)
                 continue
-            if not claim.finished(path):
+            if files.load(path, files.RESULT) is None:
                 _recover(path)
 
 
