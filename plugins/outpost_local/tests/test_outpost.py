@@ -133,8 +133,8 @@ def test_stop_takes_the_whole_tree_and_can_be_asked_again(place):
     async def main():
         outpost = place.make()
         await outpost.outpost_spawn(place.python(STUBBORN))
-        await place.wait_for(lambda: b"ready" in _log(place))
-        assert len(place.processes()) >= 3
+        await place.wait_for(lambda: _log(place).count(b"ready") == 2)
+        assert len(place.processes()) == 3
         await outpost.outpost_stop("gt-1.1", 0.2)
         await outpost.outpost_stop("gt-1.1", 0.2)
         ended = (await place.end(outpost))["gt-1.1"]
@@ -290,7 +290,7 @@ def test_a_vanished_supervisor_is_lost_and_its_tree_ends(place):
     async def main():
         outpost = place.make()
         await outpost.outpost_spawn(place.python(STUBBORN, limits=Limits(grace=0.1)))
-        await place.wait_for(lambda: b"ready" in _log(place))
+        await place.wait_for(lambda: _log(place).count(b"ready") == 2)
         os.kill(place.supervisor("gt-1.1"), signal.SIGKILL)
         lost = (await place.end(outpost))["gt-1.1"]
         assert (lost.state, lost.result.reason) == (State.LOST, "lost_process")

@@ -92,9 +92,18 @@ def test_a_session_of_that_name_that_is_not_ours_does_not_hinder(tmux_place):
     asyncio.run(main())
 
 
-def attach_in_terminal(
-    place, worker: str, env: dict[str, str]
-) -> tuple[subprocess.Popen[bytes], int]:
+@pytest.fixture
+def terminals():
+    """Collect viewers, which end with their test however that ends."""
+    started = []
+    yield started
+    for process, master in started:
+        process.kill()
+        process.wait()
+        os.close(master)
+
+
+def attach_in_terminal(terminals, place, worker, env) -> tuple[subprocess.Popen[bytes], int]:
     """Attach in a program of its own on a new terminal; returns it and our end."""
     code = (
         "import asyncio, sys\n"
@@ -112,6 +121,7 @@ def attach_in_terminal(
         stdin=slave, stdout=slave, stderr=slave, start_new_session=True, env=os.environ | env,
     )  # fmt: skip
     os.close(slave)
+    terminals.append((process, master))
     return process, master
 
 
@@ -136,7 +146,7 @@ def drain(master: int, process: subprocess.Popen) -> int:
 
 
 @pytest.mark.parametrize("around", [{}, {"TMUX": "/tmp/tmux-0/default,1,0", "TMUX_PANE": "%1"}])
-def test_attach_types_into_the_agent_and_detach_leaves_it(tmux_place, around):
+def test_attach_types_into_the_agent_and_detach_leaves_it(tmux_place, terminals, around):
     place = tmux_place
     terminal = {"TERM": "xterm-256color", **around}
 
@@ -145,15 +155,12 @@ def test_attach_types_into_the_agent_and_detach_leaves_it(tmux_place, around):
         code = "print('name?', flush=True); print('hello', input(), flush=True); input()"
         await outpost.outpost_spawn(place.python(code, interactive=True))
         await place.wait_for(lambda: size(place, "gt-1.1"))
-        process, master = attach_in_terminal(place, "gt-1.1", terminal)
+        process, master = attach_in_terminal(terminals, place, "gt-1.1", terminal)
         read_until(master, b"name?")
         os.write(master, b"person\r")
         read_until(master, b"hello person")
-        os.write(master, b"\x02")
-        await asyncio.sleep(0.1)  # tmux takes keys that come together for a paste
-        os.write(master, b"d")
+        place.tmux("detach-client", "-s", "=gt-1+1")
         assert drain(master, process) == 0
-        os.close(master)
         assert (await outpost.outpost_list())[0].state in (State.WORKING, State.IDLE)
         await outpost.outpost_nudge("gt-1.1", "")
         assert (await place.end(outpost))["gt-1.1"].state is State.DONE
@@ -161,20 +168,20 @@ def test_attach_types_into_the_agent_and_detach_leaves_it(tmux_place, around):
     asyncio.run(main())
 
 
-def test_a_viewer_of_a_headless_worker_cannot_end_it(tmux_place):
+def test_a_viewer_of_a_headless_worker_cannot_end_it(tmux_place, terminals):
     place = tmux_place
 
     async def main():
         outpost = place.make()
         await outpost.outpost_spawn(place.python(TICKS))
         await place.wait_for(lambda: size(place, "gt-1.1"))
-        process, master = attach_in_terminal(place, "gt-1.1", {"TERM": "xterm-256color"})
+        process, master = attach_in_terminal(terminals, place, "gt-1.1", {"TERM": "xterm-256color"})
         read_until(master, b"1")
         os.write(master, b"\x03\x03")  # Ctrl-C
         before = size(place, "gt-1.1")
         await place.wait_for(lambda: size(place, "gt-1.1") > before + 20)
-        os.close(master)  # the terminal goes away, hanging up on the viewer
-        process.wait(30)
+        os.kill(process.pid, signal.SIGHUP)  # what the end of its terminal does
+        drain(master, process)
         assert (await outpost.outpost_list())[0].state is State.WORKING
         await outpost.outpost_stop("gt-1.1", 1)
         await place.end(outpost)
@@ -184,7 +191,7 @@ def test_a_viewer_of_a_headless_worker_cannot_end_it(tmux_place):
     asyncio.run(main())
 
 
-def test_a_viewer_that_stops_reading_holds_nothing_up(tmux_place):
+def test_a_viewer_that_stops_reading_holds_nothing_up(tmux_place, terminals):
     place = tmux_place
 
     async def main():
@@ -192,10 +199,8 @@ def test_a_viewer_that_stops_reading_holds_nothing_up(tmux_place):
         code = "import time; time.sleep(1); [print('y' * 99) for _ in range(60_000)]"
         await outpost.outpost_spawn(place.python(code))
         await place.wait_for(lambda: place.folder("gt-1.1").joinpath("output.log").exists())
-        process, master = attach_in_terminal(place, "gt-1.1", {"TERM": "xterm-256color"})
+        attach_in_terminal(terminals, place, "gt-1.1", {"TERM": "xterm-256color"})
         assert (await place.end(outpost))["gt-1.1"].state is State.DONE
         assert size(place, "gt-1.1") == 60_000 * 100
-        os.close(master)
-        process.wait(30)
 
     asyncio.run(main())
