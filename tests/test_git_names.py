@@ -29,7 +29,6 @@ def test_good_branches(branch: str) -> None:
 @pytest.mark.parametrize(
     "branch",
     [
-        *[
             "",
             "-f",
             "--force",
@@ -40,7 +39,6 @@ def test_good_branches(branch: str) -> None:
             "HEAD",
             "refs/heads/x",
             "refs/outpost/x",
-        ],
         *["a b", "a\nb", "a\0b", "a~1", "a^", "a:b", "a?", "a*", "a[", "a\\b", "\x7f", "/a", "a/"],
         *["a//b", ".a", "a/.b", "a.lock", "a.lock/b", "a.", "\udc80", "x" * 231, "é" * 116],
     ],
@@ -64,13 +62,11 @@ def test_git_takes_what_we_take(branch: str) -> None:
 @pytest.mark.parametrize(
     "rig",
     [
-        *[
             "/srv/rig.git",
             "file:///srv/rig.git",
             "https://h/a/b.git",
             "https://u:p@h/a",
             "http://h/a",
-        ],
         *["ssh://git@h:22/a", "git@github.com:a/b.git", "host:path", "git://h/a", "/with space/ü"],
     ],
 )
@@ -81,7 +77,6 @@ def test_good_rigs(rig: str) -> None:
 @pytest.mark.parametrize(
     "rig",
     [
-        *[
             "",
             "ext::sh -c id",
             "EXT::sh",
@@ -91,7 +86,6 @@ def test_good_rigs(rig: str) -> None:
             "--upload-pack=id",
             "relative/x",
         ],
-        *[
             ".",
             "https://",
             "https:///a",
@@ -99,7 +93,6 @@ def test_good_rigs(rig: str) -> None:
             "ssh://-oProxyCommand=id/x",
             "-oX@h:p",
             "h:-p",
-        ],
         *["u@-h:p", "ssh://u:p@h/x", "ftp://h/a", "file://host/p", "https://h/a\nb", "/a\0b", ":p"],
         *["javascript://x/y", "ssh://-u@h/x", "/x\udc80"],
     ],

@@ -12,6 +12,7 @@ import pytest
 from outpost_core.errors import WorkerError
 from outpost_core.testing.gitrig import GitRig, GitWorker
 from outpost_core.worker import git, mirror
+from outpost_core.worker.workspace import rebuild, repository
 
 
 @pytest.fixture
@@ -161,6 +162,22 @@ class TestBase:
         assert rig.worker(rig=str(rig.seed)).prepare()["base_commit"] == first
         shallow = rig.worker("gt-2", rig=f"file://{rig.seed}", depth=1)
         assert shallow.prepare()["base_commit"] == first
+
+    @pytest.mark.parametrize("depth", [None, 1])
+    def test_a_ref_that_is_no_branch(self, rig: GitRig, depth: int | None) -> None:
+        tip = rig.commit({"x": "1"}, "side")
+        rig.git("push", "-q", "origin", "side:refs/pull/7/head", ":side")
+        worker = rig.worker(base="refs/pull/7/head", rig=f"file://{rig.path}", depth=depth)
+        space = worker.prepare()
+        assert (space["base_commit"], space["base_branch"]) == (tip, "main")
+
+    @pytest.mark.parametrize("depth", [None, 1])
+    def test_a_head_on_no_branch(self, rig: GitRig, depth: int | None) -> None:
+        rig.git("checkout", "-q", "--detach")
+        rig.git("commit", "-q", "--allow-empty", "-m", "loose")
+        loose = rig.git("rev-parse", "HEAD")
+        worker = rig.worker(rig=f"file://{rig.seed}", depth=depth)
+        assert worker.prepare()["base_commit"] == loose
 
 
 class TestEmptyRig:
@@ -491,14 +508,18 @@ class TestPassword:
         fails(worker)
         asked = rig.folder / "asked"
         asked.write_text("protocol=http\nhost=127.0.0.1:1\n\n")
-        from outpost_core.worker.workspace import repository
-
-        (worker.work / ".git").mkdir(parents=True)
-        rig.git("init", "-q", str(worker.work))
+        worker.work.mkdir()
+        rebuild(worker.order, str(worker.folder), mirror.Snapshot(str(mirror_of(rig, self.URL))))
         filled = repository(worker.order, str(worker.folder)).run(
             "credential", "fill", stdin=str(asked)
         )
         assert "password=hunter22secret" in filled.text
+        # The agent may push too, as in a clone of that URL.
+        agents = git.Git(str(worker.work / ".git"), str(worker.work))
+        assert "password=hunter22secret" in agents.run("credential", "fill", stdin=str(asked)).text
+        config = (worker.work / ".git/config").read_text()
+        assert "hunter22" not in config
+        assert '[credential "http://127.0.0.1:1"]' in config
 
 
 def test_run_ends_a_command_that_hangs() -> None:

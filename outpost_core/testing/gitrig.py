@@ -27,9 +27,9 @@ class GitRig:
         self.git("init", "-q", "--bare", "-b", "main", str(self.path), cwd=folder)
         self.git("init", "-q", "-b", "main", str(self.seed), cwd=folder)
         self.git("remote", "add", "origin", str(self.path))
-        for content in [{"README": "hello\n"} if files is None else files]:
-            if content:
-                self.commit(content)
+        content = {"README": "hello\n"} if files is None else files
+        if content:
+            self.commit(content)
 
     def git(self, *args: str, cwd: Path | None = None, ok: bool = True) -> str:
         """Run git, by default in the clone; returns what it printed."""

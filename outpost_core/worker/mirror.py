@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _KILL = 9
 _HEADS = "refs/heads/"
+_TAGS = "refs/tags/"
 _HEX = frozenset("0123456789abcdef")
 #: From so many packs on they are joined; a fetch leaves one behind.
 _MANY_PACKS = 40
@@ -253,9 +254,9 @@ class _Fetch:
             return
         if partly and found[1] not in seen.have:
             self._must([f"--depth={self.depth}"], f"+{found[0]}:{_own(found[0])}")
-            self._learn(seen, only=found[0])
+            self._learn(seen, found[0], all_refs=False)
         elif not partly and (self.shallow or found[1] not in seen.have):
-            self._all(seen)
+            self._all(seen, found[0])
         found = seen.find(base)
         if found is None:
             raise _missing(seen, base)
@@ -283,10 +284,14 @@ class _Fetch:
     def _commit(self, text: str) -> str:
         return self.git.run("rev-parse", "--quiet", "--verify", text + "^{commit}").text
 
-    def _all(self, seen: Snapshot) -> None:
+    def _all(self, seen: Snapshot, ref: str = "") -> None:
+        """Fetch every branch and tag, and `ref` where it is neither."""
+        refspecs = [f"+{_HEADS}*:{_HEADS}*", f"+{_TAGS}*:{_TAGS}*"]
+        if ref and not ref.startswith((_HEADS, _TAGS)):
+            refspecs.append(f"+{ref}:{_own(ref)}")
         deeper = ["--unshallow"] if self.shallow else []
-        self._must([*deeper, "--prune"], f"+{_HEADS}*:{_HEADS}*", "+refs/tags/*:refs/tags/*")
-        self._learn(seen)
+        self._must([*deeper, "--prune"], *refspecs)
+        self._learn(seen, ref, all_refs=True)
 
     def _must(self, options: list[str], *refspecs: str) -> None:
         done = self._fetch(options, *refspecs)
@@ -305,30 +310,30 @@ class _Fetch:
             self.git.run("repack", "--geometric=2", "-d", "-q", started=self.note)
         return done
 
-    def _learn(self, seen: Snapshot, only: str = "") -> None:
+    def _learn(self, seen: Snapshot, ref: str, *, all_refs: bool) -> None:
         """Take the mirror's refs for the remote's: they may have moved since it was asked.
 
         Args:
             seen: what to correct.
-            only: the one ref that was fetched; "" when all were.
+            ref: the ref that was fetched for its own sake, or "".
+            all_refs: every branch and tag was fetched.
         """
         form = "--format=%(objectname) %(refname) %(*objectname)"
         told = self.git.must("for-each-ref", form, doing="read the mirror", reason="internal")
         fresh: dict[str, str] = {}
         for line in told.text.splitlines():
-            value, ref, peeled = line.split(" ")
-            fresh[ref] = value
+            value, name, peeled = line.split(" ")
+            fresh[name] = value
             if peeled:
-                fresh[ref + "^{}"] = peeled
+                fresh[name + "^{}"] = peeled
         seen.have = set(fresh.values())
         write(os.path.join(seen.path, "outpost-have"), "\n".join(seen.have))
-        if only:
-            for end in ("", "^{}"):
-                if _own(only) + end in fresh:
-                    seen.refs[only + end] = fresh[_own(only) + end]
-            return
-        kept = {k: v for k, v in seen.refs.items() if not k.startswith((_HEADS, "refs/tags/"))}
-        seen.refs = {**kept, **fresh}
+        if all_refs:
+            kept = {k: v for k, v in seen.refs.items() if not k.startswith((_HEADS, _TAGS))}
+            seen.refs = {**kept, **fresh}
+        for end in ("", "^{}"):
+            if _own(ref) + end in fresh:
+                seen.refs[ref + end] = fresh[_own(ref) + end]
 
 
 def _own(ref: str) -> str:

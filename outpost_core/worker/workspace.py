@@ -201,7 +201,10 @@ def _config(order: Mapping[str, Any], folder: str, seen: Snapshot) -> str:
     secrets = credentials(rig, folder)
     if secrets:
         helper = _quoted("store --file=" + shell_quote(secrets))
-        lines += ["[credential]", "\thelper =", f"\thelper = {helper}"]
+        # The first, empty helper puts the user's own aside, for this host only.
+        host = split_rig(rig)[1].rpartition("@")[2]
+        scope = f"{rig.partition('://')[0]}://{host}"
+        lines += [f"[credential {_quoted(scope)}]", "\thelper =", f"\thelper = {helper}"]
     if delivery.get("author_name") or delivery.get("author_email"):
         lines.append("[user]")
         for key in ("name", "email"):
