@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ TRASH = "trash"
 RESCUED = "rescued"
 #: What `checkpoint.save` leaves in the folder when the rig does not take a checkpoint.
 BUNDLE = "checkpoint.bundle"
+#: Seconds that a supervisor may live on after it has written its result.
+LAST_MOMENTS = 5.0
 
 
 def clean(root: Path, folder: Path, *, force: bool) -> Cleaned:
@@ -30,7 +33,7 @@ def clean(root: Path, folder: Path, *, force: bool) -> Cleaned:
         force: remove it even when the rescue failed.
     """
     empty_trash(root)
-    with locked(folder) as mine:
+    with locked(folder, LAST_MOMENTS if (folder / files.RESULT).exists() else 0.0) as mine:
         if not folder.exists():
             return Cleaned(removed=True)
         if status.needs_recovery(folder):
@@ -52,22 +55,34 @@ def clean(root: Path, folder: Path, *, force: bool) -> Cleaned:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[bool]:
-    """Hold the lock that a supervisor holds while it lives; False when somebody else does."""
+def locked(folder: Path, patience: float = 0.0) -> Iterator[bool]:
+    """Hold the lock that a supervisor holds while it lives; False when somebody else does.
+
+    Args:
+        folder: the worker's folder.
+        patience: seconds to wait for it.
+    """
     try:
         lock = os.open(folder / files.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:  # no such worker
         yield True
         return
     try:
+        yield _take(lock, time.monotonic() + patience)
+    finally:
+        os.close(lock)
+
+
+def _take(lock: int, deadline: float) -> bool:
+    while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.005)
         else:
-            yield True
-    finally:
-        os.close(lock)
+            return True
 
 
 def rescue(root: Path, folder: Path, result: Result) -> str | None:

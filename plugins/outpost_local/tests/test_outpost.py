@@ -134,12 +134,12 @@ def test_stop_takes_the_whole_tree_and_can_be_asked_again(place):
         outpost = place.make()
         await outpost.outpost_spawn(place.python(STUBBORN))
         await place.wait_for(lambda: _log(place).count(b"ready") == 2)
-        assert len(place.processes()) == 3
+        assert len(place.processes()) >= 3
         await outpost.outpost_stop("gt-1.1", 0.2)
         await outpost.outpost_stop("gt-1.1", 0.2)
         ended = (await place.end(outpost))["gt-1.1"]
         assert (ended.state, ended.result.reason) == (State.STOPPED, "stopped")
-        assert place.processes() == {}
+        await place.wait_for(lambda: not place.processes())
         await outpost.outpost_stop("gt-1.1", 0.2)
         await outpost.outpost_stop("never-heard-of.1", 0.2)
         await outpost.outpost_stop("../../etc", 0.2)
