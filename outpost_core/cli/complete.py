@@ -47,15 +47,17 @@ def outposts(ctx: click.Context, _param: click.Parameter, incomplete: str) -> li
     ]
 
 
-def agents(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the name of a built-in agent."""
+def agents(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the name of an agent, built in or from a plugin."""
     from click.shell_completion import CompletionItem
 
-    from outpost_core.agents import PRESETS
-
+    try:
+        presets = current(ctx).manager().agents()
+    except Exception:  # noqa: BLE001 - a shell shows no errors of completion
+        return []
     return [
         CompletionItem(name, help=preset.summary)
-        for name, preset in PRESETS.items()
+        for name, preset in presets.items()
         if name.startswith(incomplete)
     ]
 

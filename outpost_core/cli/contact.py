@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from outpost_core.cli import complete, render
-from outpost_core.cli.follow import follow, writer
+from outpost_core.cli.follow import Write, follow, writer
 from outpost_core.cli.progress import Progress
 from outpost_core.cli.session import Session, command, print_json
 from outpost_core.cli.workers import goes_on
@@ -41,18 +41,18 @@ def logs(session: Session, worker: str, follow_: bool, offset: int, raw: bool) -
         found = await manager.worker(worker, refresh=False) if follow_ else None
         if found is not None and not found.state.terminal:
             session.going_on = goes_on([found.id])
-        if follow_ and not session.json and not raw:
-            await follow(manager, worker, offset=offset, progress=Progress.of(session))
+        write: Write = _JsonWriter(offset) if session.json else writer(raw=raw)
+        if follow_:
+            await follow(manager, worker, write, Progress.of(session), offset=offset)
             return
-        write = _json_writer(offset) if session.json else writer(raw=raw)
-        async for chunk in manager.logs(worker, offset, follow=follow_):
+        async for chunk in manager.logs(worker, offset):
             write(chunk, False)
         write(b"", True)
 
     session.run(work)
 
 
-class _json_writer:  # noqa: N801 - used as a function
+class _JsonWriter:
     """Prints `(chunk, final)` as lines of JSON."""
 
     def __init__(self, offset: int) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from outpost_core.cli import render, shapes
-from outpost_core.cli.follow import follow
+from outpost_core.cli.follow import follow, writer
 from outpost_core.cli.progress import Progress
 from outpost_core.cli.session import Session, command
 from outpost_core.cli.workers import end_line
@@ -137,7 +137,7 @@ async def _work(session: Session, manager: Manager, remote: Path, agent: Path) -
     await manager.spawn(order, progress=progress.event)
     try:
         if not session.json:
-            await follow(manager, order.worker, progress=progress, to_stderr=True)
+            await follow(manager, order.worker, writer(to_stderr=True), progress)
         (worker,) = await manager.wait([order.worker], timeout=180, on_change=progress.worker)
         progress.close()
         log = b"".join([chunk async for chunk in manager.logs(order.worker)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
@@ -20,19 +20,22 @@ if TYPE_CHECKING:
 RETRY = 2.0
 
 
+#: prints `(chunk, final)`.
+Write: TypeAlias = "Callable[[bytes, bool], None]"
+
+
 async def follow(
-    manager: Manager, worker: str, *, offset: int = 0, progress: Progress, to_stderr: bool = False
+    manager: Manager, worker: str, write: Write, progress: Progress, *, offset: int = 0
 ) -> None:
     """Print a worker's output until it has ended.
 
     Args:
         manager: an open manager.
         worker: its id.
-        offset: byte to begin with.
+        write: prints it.
         progress: falls silent once there is output; is told when the line drops.
-        to_stderr: print to standard error, where standard output belongs to an answer.
+        offset: byte to begin with.
     """
-    write = writer(to_stderr=to_stderr)
     while True:
         try:
             async for chunk in manager.logs(worker, offset, follow=True):
@@ -49,8 +52,8 @@ async def follow(
             return
 
 
-def writer(*, to_stderr: bool = False, raw: bool = False) -> Callable[[bytes, bool], None]:
-    """Return a function that prints `(chunk, final)`: exact bytes, on a terminal made harmless.
+def writer(*, to_stderr: bool = False, raw: bool = False) -> Write:
+    """Return a function that prints exact bytes, and on a terminal harmless text.
 
     Args:
         to_stderr: print there.
@@ -67,9 +70,14 @@ def writer(*, to_stderr: bool = False, raw: bool = False) -> Callable[[bytes, bo
             binary.flush()
 
         return exact
-    filtered = TerminalFilter()
+    filtered, last = TerminalFilter(), "\n"
 
     def harmless(chunk: bytes, final: bool) -> None:
-        click.echo(filtered.feed(chunk, final=final), nl=False, err=to_stderr)
+        nonlocal last
+        text = filtered.feed(chunk, final=final)
+        last = text[-1:] or last
+        if final:  # whatever comes next has its own line and colour
+            text += "\x1b[0m" if last == "\n" else "\x1b[0m\n"
+        click.echo(text, nl=False, err=to_stderr)
 
     return harmless

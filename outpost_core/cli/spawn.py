@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from outpost_core.cli import complete, render, shapes
-from outpost_core.cli.follow import follow
+from outpost_core.cli.follow import follow, writer
 from outpost_core.cli.progress import Progress
 from outpost_core.cli.requests import order_options, requests_of
 from outpost_core.cli.session import Command, Session, command
@@ -84,17 +84,17 @@ def spawn(
         pairs = [*zip(orders, answers, strict=True)]
         workers = [a.worker for _, a in pairs if not isinstance(a, OutpostError)]
         session.going_on = goes_on([w.id for w in workers]) if workers else ""
+        for line in _refusals(pairs):
+            session.note(line)
         if not (follow_ or wait):
             return _answer(session, pairs, {})
-        if not session.json:
-            for line in _refusals(pairs):
-                click.echo(line, err=True)
         waiting = asyncio.ensure_future(
             manager.wait([w.id for w in workers], on_change=progress.worker)
         )
         try:
             if follow_ and workers:
-                await follow(manager, workers[0].id, progress=progress, to_stderr=session.json)
+                write = writer(to_stderr=session.json)
+                await follow(manager, workers[0].id, write, progress)
             ended = await waiting
         finally:
             waiting.cancel()
@@ -154,11 +154,8 @@ def _answer(
             click.echo(line, err=True)
     else:
         session.answer(data, lines)
-    if not ended and not session.json:
-        for line in _refusals(pairs):
-            click.echo(line, err=True)
-        if spawned and sys.stderr.isatty():
-            click.echo(f"  → outpost logs -f {spawned[0].worker.id}", err=True)
+    if spawned and not ended and sys.stderr.isatty():
+        session.note(f"  → outpost logs -f {spawned[0].worker.id}")
     if errors:
         return errors[0].exit_code
     return exit_code([*ended.values()])

@@ -194,12 +194,13 @@ def on_a_terminal(outpost, *words: str) -> str:
 def test_a_terminal_gets_colours_one_line_of_progress_and_no_foreign_commands(outpost):
     outpost.config.write_text(
         "outposts:\n  - {name: here, type: fake, run_for: 0.1s,"
-        ' output: "\\x1b[32mgreen\\x1b[0m \\x1b]0;owned\\x07\\n"}\n'
+        ' output: "\\x1b[32mgreen\\x1b[0m \\x1b]0;owned\\x07"}\n'
     )
     text = on_a_terminal(outpost, "spawn", "a", "--no-rig", "--follow", "--", "x")
     assert "\r\x1b[Ka: placing" in text
     assert "\x1b[32mgreen\x1b[0m \\x1b]0;owned\\x07" in text
     assert "\x1b]0;" not in text
+    assert "owned\\x07\x1b[0m\r\n" in text
     assert "\x1b[32mdone" in text
 
 

@@ -178,6 +178,9 @@ def test_nobody_takes_it(outpost):
     assert result.exit_code == 3
     assert "no room" in result.stderr
     assert "no beds" in result.stderr
+    assert result.stderr.count("error:") == 1
+    waited = outpost.run("spawn", "a", "--no-rig", "--wait", "--", "x")
+    assert (waited.exit_code, waited.stderr.count("error:")) == (3, 1)
     said = outpost.json("spawn", "a", "b", "--no-rig", "--", "x", code=3)
     assert [r["issue"] for r in said["refused"]] == ["a", "b"]
 

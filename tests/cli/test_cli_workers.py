@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from outpost_core.errors import UnreachableError
 from outpost_core.testing import Script
 from outpost_core.types import Result, State, Usage
 
@@ -152,3 +153,21 @@ def test_the_order_in_show_has_no_secret(ended, monkeypatch):
     shown = json.dumps(ended.json("show", "s")) + ended.ok("show", "s")
     assert "CANARY" in shown
     assert "tweet-tweet" not in shown
+
+
+def test_following_goes_on_after_a_dropped_line(ended, monkeypatch):
+    offsets = []
+
+    async def logs(self, ref, offset=0, follow=False):
+        offsets.append(offset)
+        if len(offsets) == 1:
+            yield b"abc"
+            raise UnreachableError("the line is cut")
+        yield b"def"
+
+    monkeypatch.setattr("outpost_core.manager.Manager.logs", logs)
+    monkeypatch.setattr("outpost_core.cli.follow.RETRY", 0)
+    result = ended.run("logs", "-f", "done")
+    assert result.stdout == "abcdef"
+    assert "the line is cut; it goes on, trying again" in result.stderr
+    assert offsets == [0, 3]
