@@ -177,7 +177,7 @@ async def _run(check: Check, target: Target, folder: Path) -> list[str]:
     finally:
         left = await trial.close()
     if left:
-        raise CheckFailed(f"After it, these could not be ended: {', '.join(left)}.")
+        raise CheckFailed(f"After it, these could not be ended and cleaned: {', '.join(left)}.")
     return trial.notes
 
 

@@ -319,7 +319,7 @@ class Trial:
     # --- the end ----------------------------------------------------------------------------
 
     async def close(self) -> list[str]:
-        """End and clean all that the check started; return the workers that would not end."""
+        """End and clean all that the check started; return what would not go."""
         self.release()
         if self.target.restore:
             self.target.restore()
@@ -359,7 +359,8 @@ class Trial:
             await self.until(all_ended, "", within=self.target.within)
         left = await living()
         if "clean" in self.target.capabilities:
-            for worker in await self.listed(outpost):
-                if worker not in left:
-                    await outpost.outpost_clean(worker=worker, force=True)
+            for worker in (await self.listed(outpost)).keys() - set(left):
+                cleaned = await outpost.outpost_clean(worker=worker, force=True)
+                if not cleaned.removed:
+                    left.append(f"{worker} ({cleaned.detail})")
         return left

@@ -32,7 +32,7 @@ async def _flat(trial: Trial, before: int, threads: int) -> None:
     await trial.until(few, f"{before} descriptors before, {_descriptors()} after; not back")
 
 
-@check("scale", patience=9.0)
+@check("scale", patience=5.0)
 async def spawns_at_once(trial: Trial) -> None:
     """Many spawns at once all end well, each having run once, with flat descriptors."""
     count = trial.target.spawns
@@ -40,7 +40,7 @@ async def spawns_at_once(trial: Trial) -> None:
     before, threads = _descriptors(), threading.active_count()
     began = time.perf_counter()
     await asyncio.gather(*(trial.spawn(order) for order in orders))
-    results = await trial.ended(*orders, within=trial.target.within * 8)
+    results = await trial.ended(*orders, within=trial.target.within * 4)
     took = time.perf_counter() - began
     wrong = [r for r in results if (r.state, r.exit_code) != (State.DONE, 0)]
     expect(not wrong, f"{len(wrong)} of {count} did not end well: {wrong[:1]}.")
@@ -50,14 +50,14 @@ async def spawns_at_once(trial: Trial) -> None:
     trial.notes.append(f"{count} workers in {took:.2f} s, {took / count * 1000:.1f} ms each")
 
 
-@check("scale", patience=9.0)
+@check("scale", patience=5.0)
 async def list_of_many(trial: Trial) -> None:
     """The list of many workers is whole, and asked a hundred times holds no descriptors."""
     count, together = trial.target.listed, 25
     orders = [trial.order("/bin/sh", "-c", ":") for _ in range(count)]
     for start in range(0, count, together):
         await asyncio.gather(*(trial.spawn(order) for order in orders[start : start + together]))
-    await trial.ended(*orders, within=trial.target.within * 8)
+    await trial.ended(*orders, within=trial.target.within * 4)
     await trial.outpost.outpost_list()
     before, threads = _descriptors(), threading.active_count()
     began = time.perf_counter()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from outpost_core import wire
-from outpost_core.errors import NotFoundError, OutpostError
+from outpost_core.errors import NotFoundError, OutpostError, UsageError
 from outpost_core.testing.registry import check
 from outpost_core.testing.trial import HOLD, expect
 from outpost_core.types import Secrets
@@ -183,7 +183,8 @@ async def _refused(trial: Trial, worker: str) -> None:
             expect(False, f"Logs of {worker!a} gave {chunk[:40]!r}.")
         expect(False, f"Logs of {worker!a} are said to be empty.")
     except OutpostError as error:
-        expect(isinstance(error, NotFoundError), f"Logs of {worker!a}: {error!r}.")
+        known = isinstance(error, NotFoundError | UsageError)
+        expect(known, f"Logs of {worker!a}: {error!r}.")
     with suppress(OutpostError):
         await trial.outpost.outpost_stop(worker=worker, grace=0.0)
     if "clean" in trial.target.capabilities:

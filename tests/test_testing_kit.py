@@ -1,0 +1,154 @@
+"""The registry of checks, the runner and the target of the conformance kit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from outpost_core import faults
+from outpost_core.backend import OutpostOptions
+from outpost_core.errors import NotFoundError, PluginError
+from outpost_core.manager import Manager
+from outpost_core.testing import GROUPS, Target, run_suite, target_from_manager
+from outpost_core.testing import target as targets
+from outpost_core.testing.reference import ReferenceOutpost, reference_target
+from outpost_core.testing.registry import Check, all_checks, run_check
+from outpost_core.testing.trial import HOLD, expect
+
+if TYPE_CHECKING:
+    from outpost_core.testing.trial import Trial
+
+
+def a_check(run: object, *needs: str) -> Check:
+    return Check(
+        id="load.mine",
+        group="load",
+        demand="It is so.",
+        run=run,  # type: ignore[arg-type]
+        needs=frozenset(needs),
+        patience=1.0,
+    )
+
+
+def test_checks_cover_every_group_and_every_fault_point() -> None:
+    checks = all_checks()
+    assert {check.group for check in checks} == set(GROUPS)
+    assert len({check.id for check in checks}) == len(checks) >= 60
+    assert all(check.demand.endswith(".") for check in checks)
+    needed = set().union(*(check.needs for check in checks))
+    assert {*faults.NEAR, *faults.LOCAL, *faults.FAR} <= needed
+
+
+def test_a_check_that_fails_says_the_demand_and_the_reason(tmp_path: Path) -> None:
+    async def fails(trial: Trial) -> None:
+        expect(trial.folder == Path("/"), "It is elsewhere.")
+
+    result = run_check(a_check(fails), reference_target(tmp_path))
+    assert (result.status, result.detail) == ("failed", "It is so. It is elsewhere.")
+    assert not result.ok
+
+
+def test_an_outpost_that_raises_fails_the_check(tmp_path: Path) -> None:
+    async def breaks(trial: Trial) -> None:
+        raise KeyError("oops")
+
+    result = run_check(a_check(breaks), reference_target(tmp_path))
+    assert result.status == "failed"
+    assert "KeyError: 'oops' (test_testing_kit.py:" in result.detail
+
+
+def test_a_check_that_hangs_fails_and_its_worker_is_ended(tmp_path: Path) -> None:
+    target = reference_target(tmp_path, within=3.0)
+    spawned = []
+
+    async def hangs(trial: Trial) -> None:
+        spawned.append(trial.sh(HOLD))
+        await trial.spawn(spawned[0])
+        await asyncio.Event().wait()
+
+    result = run_check(a_check(hangs), target)
+    assert (result.status, result.detail) == ("failed", "It is so. It did not finish within 3 s.")
+    (status,) = asyncio.run(target.make().outpost_list())
+    assert status.id == spawned[0].worker
+    assert status.state.terminal
+
+
+def test_what_is_not_declared_is_neither_run_nor_a_failure(tmp_path: Path) -> None:
+    async def never(trial: Trial) -> None:
+        raise AssertionError
+
+    result = run_check(a_check(never, "attach", "mail"), reference_target(tmp_path))
+    assert (result.status, result.ok) == ("not declared", True)
+    assert result.detail == "attach, mail is not declared"
+
+
+def test_a_suite_runs_groups_in_order_and_tells_each_result(tmp_path: Path) -> None:
+    told = []
+    target = reference_target(tmp_path / "state")
+    target = replace(target, temporary=True)
+    results = run_suite(target, groups=["list", "load"], on_result=told.append)
+    assert told == results
+    assert [result.group for result in results] == sorted(
+        (result.group for result in results), key=GROUPS.index
+    )
+    assert [result for result in results if not result.ok] == []
+    assert not target.state.exists()
+
+
+def test_mistakes_of_the_caller_are_told_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no group"):
+        run_suite(reference_target(tmp_path), groups=["nonsense"])
+    with pytest.raises(PluginError, match="nothing usable provides the outpost type 'x'"):
+        run_suite(Target(type="x", provider="outpost_core.testing.fake", state=tmp_path))
+
+
+def test_a_target_can_be_rebuilt_by_another_process(tmp_path: Path) -> None:
+    target = reference_target(tmp_path / "state")
+    target = replace(target, options=target.backend.options(max_workers=3))
+    again, config = targets.load(target.save(tmp_path))
+    assert again.options == target.options
+    assert again.folder == target.folder
+    assert type(again.make()) is ReferenceOutpost
+    assert json.loads(config.read_text())["outposts"][0]["max_workers"] == 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathOptions(OutpostOptions):
+    key: Path = Path("key")
+    names: tuple[str, ...] = ("a", "b")
+
+
+def test_relative_paths_are_written_for_a_file_that_lies_elsewhere(tmp_path: Path) -> None:
+    target = Target(
+        type="x", state=tmp_path, options=PathOptions(), config_dir=Path("/etc/outpost")
+    )
+    (entry,) = json.loads(target.config())["outposts"]
+    assert entry == {
+        "name": "conformance",
+        "type": "x",
+        "key": "/etc/outpost/key",
+        "names": ["a", "b"],
+    }
+
+
+def test_a_configured_outpost_becomes_a_target_with_a_state_of_its_own(tmp_path: Path) -> None:
+    config = tmp_path / "outposts.yaml"
+    config.write_text("outposts:\n  - {name: here, type: reference, max_workers: 7}\n")
+    plugins = reference_target(tmp_path).plugins()
+    manager = Manager.open(config=config, state=tmp_path / "mine", plugins=plugins)
+    target = target_from_manager(manager, "here")
+    try:
+        assert (target.type, target.name, target.shared) == ("reference", "here", True)
+        assert target.options == manager.fleet.configured("here").options
+        assert target.state.is_dir()
+        assert not (tmp_path / "mine").exists()
+        assert target.temporary
+    finally:
+        target.state.rmdir()
+    with pytest.raises(NotFoundError):
+        target_from_manager(manager, "there")
