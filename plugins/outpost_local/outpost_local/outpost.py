@@ -8,6 +8,7 @@ work with it. Every method can be called by any number of programs at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -143,12 +144,10 @@ class LocalOutpost(Outpost):
     @hookimpl
     async def outpost_stop(self, worker: str, grace: float) -> None:
         """Ask the worker's supervisor to end its whole tree; an unknown worker is fine."""
-        try:
+        with contextlib.suppress(NotFoundError):
             folder = self._known(worker)
-        except NotFoundError:
-            return
-        await asyncio.to_thread(stop.request, folder, grace)
-        self._looked_at(status.read(folder))  # one whose supervisor is gone ends by its recovery
+            await asyncio.to_thread(stop.request, folder, grace)
+            self._looked_at(status.read(folder))  # without a supervisor, its recovery ends it
 
     # --- optional ---------------------------------------------------------------------------
 

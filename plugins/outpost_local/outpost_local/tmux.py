@@ -57,7 +57,8 @@ class Tmux:
     """
 
     def __init__(self, root: Path, keep: frozenset[str]) -> None:
-        self.socket = f"outpost-{hashlib.sha256(os.fsencode(root)).hexdigest()[:12]}"
+        place = os.fsencode(os.path.realpath(root))
+        self.socket = f"outpost-{hashlib.sha256(place).hexdigest()[:12]}"
         self._keep = keep
         self._server: Server | None = None
 
@@ -146,8 +147,12 @@ class Tmux:
     def _server_or_new(self) -> Server:
         program()
         if self._server is None:
-            from libtmux import Server
-
+            try:
+                from libtmux import Server
+            except ImportError as error:
+                raise TmuxError(
+                    f"libtmux cannot be imported: {error}", mend="pip install libtmux"
+                ) from error
             self._server = Server(socket_name=self.socket, config_file=os.devnull)
         return self._server
 
