@@ -155,17 +155,15 @@ class LazyGroup(Group):
             )
 
     def _plugin_commands(self, ctx: click.Context) -> dict[str, click.Command]:
-        """Return the commands of plugins; a plugin that fails has none (`backends` names it)."""
+        """Return the commands of plugins; a plugin that fails has none."""
         found: dict[str, click.Command] = {}
-        pm = current(ctx).plugins().pm
-        for implementation in pm.hook.outpost_commands.get_hookimpls():
-            try:
-                commands: Any = implementation.function()
-            except Exception as error:  # noqa: BLE001 - one plugin never breaks the tool
-                click.echo(f"{implementation.plugin_name}: outpost_commands: {error}", err=True)
-                continue
-            found |= {c.name: c for c in commands or () if c.name and c.name not in COMMANDS}
+        for commands in current(ctx).plugins().each("outpost_commands", _say):
+            found |= {c.name: c for c in commands if c.name and c.name not in COMMANDS}
         return found
+
+
+def _say(who: str, error: Exception) -> None:
+    click.echo(f"{who}: outpost_commands: {error}", err=True)
 
 
 cli = LazyGroup(

@@ -38,7 +38,7 @@ def logs(session: Session, worker: str, follow_: bool, offset: int, raw: bool) -
     """
 
     async def work(manager: Manager) -> None:
-        found = await manager.worker(worker, refresh=False) if follow_ else None
+        found = await manager.worker(worker) if follow_ else None
         if found is not None and not found.state.terminal:
             session.going_on = goes_on([found.id])
         write: Write = _JsonWriter(offset) if session.json else writer(raw=raw)
@@ -84,7 +84,7 @@ def attach(session: Session, worker: str) -> None:
     """
 
     async def work(manager: Manager) -> tuple[Worker, int]:
-        found = await manager.worker(worker, refresh=False)
+        found = await manager.worker(worker)
         session.going_on = goes_on([found.id])
         code = await manager.attach(found.id)
         return await manager.worker(found.id), code

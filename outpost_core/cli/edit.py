@@ -156,8 +156,9 @@ def _file(session: Session) -> Path:
     """Return the file to edit: the one that counts, else where one belongs."""
     from outpost_core.config import new_config
 
-    if session.config is not None:
-        return session.config
+    named = session.config or os.environ.get("OUTPOST_CONFIG")
+    if named:  # it need not exist yet
+        return Path(named).expanduser()
     path, _ = session.find_config()
     return path or new_config(os.environ, Path.cwd())
 

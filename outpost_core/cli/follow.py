@@ -36,6 +36,8 @@ async def follow(
         progress: falls silent once there is output; is told when the line drops.
         offset: byte to begin with.
     """
+    import asyncio
+
     while True:
         try:
             async for chunk in manager.logs(worker, offset, follow=True):
@@ -44,8 +46,6 @@ async def follow(
                 write(chunk, False)
         except UnreachableError as error:
             progress.line(f"{worker}: {error.message}; it goes on, trying again")
-            import asyncio
-
             await asyncio.sleep(RETRY)
         else:
             write(b"", True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,8 +14,8 @@ from outpost_core.errors import NotFoundError, OutpostError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from outpost_core.fleet import OutpostView
     from outpost_core.manager import Manager
+    from outpost_core.overview import OutpostView
     from outpost_core.plugins import Plugins
     from outpost_core.types import Health, Worker
 
@@ -75,13 +76,13 @@ def status(session: Session, name: str | None, watch: bool, interval: float) -> 
     """
 
     async def work(manager: Manager) -> None:
+        import asyncio
+
         while True:
             views, workers = await _look(manager, name)
             _show_status(session, views, workers, watch=watch)
             if not watch:
                 return
-            import asyncio
-
             await asyncio.sleep(interval)
 
     session.run(work)
@@ -101,17 +102,15 @@ async def _look(manager: Manager, name: str | None) -> tuple[list[OutpostView], 
 def _show_status(
     session: Session, views: list[OutpostView], workers: list[Worker], *, watch: bool
 ) -> None:
-    from outpost_core.cli import shapes
-
-    data: dict[str, Any] = {"outposts": _shapes(views), "workers": [*map(shapes.worker, workers)]}
     if session.json:
+        from outpost_core.cli import shapes
+
+        data = {"outposts": _shapes(views), "workers": [*map(shapes.worker, workers)]}
         print_json(data, one_line=watch)
         return
     from outpost_core.cli.workers import worker_lines
 
     text = "\n".join([*outpost_lines(views), "", *worker_lines(workers)])
-    import sys
-
     click.echo((_REDRAW if watch and sys.stdout.isatty() else "") + text)
 
 

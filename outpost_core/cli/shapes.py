@@ -16,10 +16,10 @@ from outpost_core.errors import OutpostError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from outpost_core.fleet import OutpostView
-    from outpost_core.placement import Spawned
+    from outpost_core.overview import OutpostView
     from outpost_core.plugins import PluginReport
     from outpost_core.testing import CheckResult
+    from outpost_core.ticket import Spawned
     from outpost_core.types import Cleaned, Event, Explanation, Finding, Health, Worker
 
 Shape = dict[str, Any]

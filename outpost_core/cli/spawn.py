@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from outpost_core.manager import Manager
     from outpost_core.orders import OrderRequest
-    from outpost_core.placement import Spawned
+    from outpost_core.ticket import Spawned
     from outpost_core.types import Explanation, Order, Worker
 
 

@@ -78,9 +78,10 @@ class Cli:
         (spawned,) = said["spawned"]
         return spawned
 
-    def start(self, *args: str, **more: Any) -> subprocess.Popen[bytes]:
+    def start(self, *args: str, config: bool = True, **more: Any) -> subprocess.Popen[bytes]:
         """Start the program, with standard output and error as pipes."""
-        words = ["--config", str(self.config), "--state", str(self.state), *args]
+        chosen = ["--config", str(self.config)] if config else []
+        words = [*chosen, "--state", str(self.state), *args]
         process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, *words],
             **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more},

@@ -30,6 +30,13 @@ def test_add_makes_the_file(outpost):
     assert [o["name"] for o in outpost.json("list")["outposts"]] == ["local", "first"]
 
 
+def test_add_makes_the_file_that_the_environment_names(outpost, monkeypatch, tmp_path):
+    monkeypatch.setenv("OUTPOST_CONFIG", "~/new/outposts.yaml")
+    process = outpost.start("add", "fake", "first", config=False)
+    assert process.wait(timeout=30) == 0
+    assert "first" in (tmp_path / "new" / "outposts.yaml").read_text()
+
+
 def test_add_refuses_what_is_wrong_and_changes_nothing(outpost):
     before = outpost.config.read_text()
     for words in (
