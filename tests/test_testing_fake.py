@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pluggy
 import pytest
+
 from outpost_core import hookspecs
 from outpost_core.backend import BuildContext
 from outpost_core.errors import (

@@ -56,7 +56,9 @@ class FakeOptions(OutpostOptions):
     output: str = option("what workers print", default="")
     refuse: str = option("refuse every spawn, saying this", default="")
     unreachable: str = option("never answer, saying this", default="")
-    capabilities: tuple[str, ...] = option("declare only these", default=tuple(ALL_CAPABILITIES))
+    capabilities: tuple[str, ...] = option(
+        "declare only these", default=tuple(sorted(ALL_CAPABILITIES))
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,7 @@ class FakeOutpost(Outpost):
     """
 
     type = "fake"
+    options: FakeOptions
 
     def __init__(
         self,
@@ -116,7 +119,6 @@ class FakeOutpost(Outpost):
         options = options or FakeOptions()
         super().__init__(name, options, context or BuildContext(state_dir=Path("/nonexistent")))
         self.capabilities = frozenset(options.capabilities)
-        self.fake = options
         self.calls: list[tuple[str, str]] = []
         self.mails: list[Message] = []
         self.nudges: list[tuple[str, str]] = []
@@ -304,7 +306,7 @@ class FakeOutpost(Outpost):
     @hookimpl
     def outpost_price(self, order: Order) -> float:  # noqa: ARG002
         """Return the price from the options."""
-        return self.fake.price
+        return self.options.price
 
     @hookimpl
     async def outpost_doctor(self) -> Sequence[Finding]:
@@ -315,12 +317,12 @@ class FakeOutpost(Outpost):
     # --- inside -----------------------------------------------------------------------------
 
     def _default_script(self) -> Script:
-        state = State.DONE if self.fake.exit_code == 0 else State.FAILED
+        state = State.DONE if self.options.exit_code == 0 else State.FAILED
         reason = "ok" if state is State.DONE else "agent_failed"
         return Script(
-            output=self.fake.output.encode(),
-            after=self.fake.run_for,
-            result=Result(state=state, reason=reason, exit_code=self.fake.exit_code),
+            output=self.options.output.encode(),
+            after=self.options.run_for,
+            result=Result(state=state, reason=reason, exit_code=self.options.exit_code),
         )
 
     async def _answer(self, hook: str, worker: str = "") -> None:

@@ -56,7 +56,8 @@ class RunsTwice(ReferenceOutpost):
         again = (self.root / files.WORKERS / order.worker).exists()
         answer = await super().outpost_spawn(order)
         if again:
-            self.start_detached(order.agent.argv, order.env)
+            env = {**os.environ, **order.env}
+            await asyncio.to_thread(subprocess.run, order.agent.argv, env=env, check=False)
         return answer
 
 
@@ -243,7 +244,7 @@ MUTANTS: Final = tuple(
     Mutant(outpost=outpost, caught_by=caught_by, saying=saying)
     for outpost, caught_by, saying in (
         (LosesLastBytes, "logs.last_bytes_are_kept", "the end is b'"),
-        (RunsTwice, "spawn.adopts_the_same_order", "ran 2 times"),
+        (RunsTwice, "spawn.adopts_the_same_order", "ran 3 times"),
         (LeaksChild, "stop.takes_the_whole_tree", "a process of the worker lives on"),
         (DoneWhenUnreachable, "list.unreachable_is_not_dead", "answered ['done']"),
         (AdoptsAnyOrder, "spawn.refuses_another_order", "The other order was answered"),

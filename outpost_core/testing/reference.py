@@ -110,13 +110,13 @@ class ReferenceOutpost(Outpost):
         """Start a worker's supervisor as a detached process."""
         self.start_detached(publish.command(folder))
 
-    def start_detached(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+    def start_detached(self, argv: Sequence[str]) -> None:
         """Start a program that outlives this one, as a child of nobody."""
         fault = {"OUTPOST_FAULT": os.environ.get("OUTPOST_FAULT", "")}
         # the shell ends at once, so that nobody has to wait for its child
         subprocess.run(
             ["/bin/sh", "-c", '"$@" &', "sh", *argv],
-            env={**publish.base_env(os.environ), **fault, **(env or {})},
+            env=publish.base_env(os.environ) | fault,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -175,7 +175,13 @@ def target_of(type_: str, provider: str, state: Path, **sizes: Any) -> Target:
         cut.unlink(missing_ok=True)
 
     return Target(
-        type=type_, provider=provider, state=state, cut=cut_line, restore=restore_line, **sizes
+        type=type_,
+        provider=provider,
+        state=state,
+        cut=cut_line,
+        restore=restore_line,
+        fault_points=faults.NEAR + faults.LOCAL + faults.FAR,
+        **sizes,
     )
 
 

@@ -31,6 +31,18 @@ GROUPS: Final = (
     "scale",
 )
 
+_MODULES: Final = (
+    "load",
+    "spawn",
+    "outcome",
+    "listing",
+    "logs",
+    "stop",
+    "crash",
+    "security",
+    "scale",
+)
+
 CheckFunction: TypeAlias = Callable[[Trial], Awaitable[None]]
 
 
@@ -98,7 +110,7 @@ def add_check(
         group: one of `GROUPS`.
         name: unique within the group.
         demand: one sentence.
-        needs: capabilities, `shared`, `cut` or fault points that the check is about.
+        needs: capabilities, `shared` or `cut`, without which the check says nothing.
         patience: it may take this many times the target's `within`.
     """
     check_id = f"{group}.{name}"
@@ -130,9 +142,8 @@ def check(
 
 def all_checks() -> tuple[Check, ...]:
     """Return every check, group by group."""
-    for module in ("load", "spawn", "outcome", "listing", "logs", "stop", "crash", "security"):
+    for module in _MODULES:
         import_module(f"outpost_core.testing.checks.{module}")
-    import_module("outpost_core.testing.checks.scale")
     return tuple(sorted(_registry.values(), key=lambda c: GROUPS.index(c.group)))
 
 

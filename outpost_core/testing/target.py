@@ -45,7 +45,8 @@ class Target:
         shared: workers run on this machine: the kit sees their files and processes.
         cut: makes the outpost unreachable for every process; None where that cannot be done.
         restore: undoes `cut`.
-        fault_points: points of `faults` that a spawn through this outpost passes.
+        fault_points: points of `faults` that must be passed. Others may be: a check of a point
+            that is not passed demands the same, with nothing killed.
         within: seconds that a short worker may take from spawn to result.
         spawns: how many workers the scale checks start at once.
         listed: how many workers an outpost has when its list is looked at.
@@ -62,7 +63,7 @@ class Target:
     shared: bool = True
     cut: Callable[[], None] | None = None
     restore: Callable[[], None] | None = None
-    fault_points: tuple[str, ...] = faults.NEAR + faults.LOCAL + faults.FAR
+    fault_points: tuple[str, ...] = faults.NEAR
     within: float = 20.0
     spawns: int = 100
     listed: int = 1000
@@ -95,12 +96,9 @@ class Target:
 
     @cached_property
     def capabilities(self) -> frozenset[str]:
-        """What the outpost declares, and what of `shared`, `cut` and fault points there is."""
-        extra = {*self.fault_points}
-        if self.shared:
-            extra.add("shared")
-        if self.cut and self.restore:
-            extra.add("cut")
+        """What the outpost declares, and `shared` and `cut` where the target has them."""
+        has_cut = self.cut is not None and self.restore is not None
+        extra = {name for name, there in (("shared", self.shared), ("cut", has_cut)) if there}
         declared: frozenset[str] = self.make().capabilities
         return declared | extra
 

@@ -225,7 +225,7 @@ async def refused_push_is_not_done(trial: Trial) -> None:
     expect(result.checkpoint, "It does not say where the work is kept.")
 
 
-@check("outcome", needs=("rig", "local_rig", "checkpoint"), patience=4.0)
+@check("outcome", needs=("shared", "rig", "local_rig", "checkpoint"), patience=4.0)
 async def stop_keeps_the_work(trial: Trial) -> None:
     """Work of a stopped worker is on the remote as its checkpoint, and the next attempt has it."""
     rig = make_rig(trial)

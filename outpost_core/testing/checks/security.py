@@ -99,7 +99,6 @@ async def secret_in_no_answer(trial: Trial) -> None:
         await trial.outpost.outpost_spawn(order=bad)
     except OutpostError as error:
         said += [str(error), repr(error)]
-    trial.own(order)
     expect(not any(canary in text for text in said), "One of them does.")
 
 
