@@ -147,6 +147,9 @@ def places(tmp_path: Path) -> Iterator[Callable[..., Place]]:
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    for place in made:  # tmux leaves the name of its socket
+        folder = Path(os.environ.get("TMUX_TMPDIR", "/tmp")) / f"tmux-{os.getuid()}"
+        (folder / place.socket).unlink(missing_ok=True)
     assert not left, f"left running: {left}"
 
 
