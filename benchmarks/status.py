@@ -65,8 +65,8 @@ def decisions() -> float:
             )
             for i in range(1000)
         ]
-        sheets = manager.fleet.candidates(orders[0], manager.outposts(), time.time())
-        places = manager._places()
+        (sheets,) = manager.overview.sheets(orders[:1], time.time())
+        places = manager.placement
 
         def run() -> None:
             for order in orders:

@@ -4,8 +4,7 @@ timeout and its own error, so that a dead or hanging one never delays or breaks 
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,56 +18,23 @@ from outpost_core.errors import (
     UnsupportedError,
 )
 from outpost_core.hookspecs import CAPABILITIES
-from outpost_core.types import Candidate, Health, Order
+from outpost_core.types import Order, State, WorkerStatus
 
 if TYPE_CHECKING:
     import asyncio  # at run time where it is used: describing outposts is quicker without
 
     from outpost_core.config import Config, OutpostConfig
-    from outpost_core.ledger import Ledger, OutpostNote
     from outpost_core.plugins import Plugins
 
-#: After an outpost did not answer, placement passes it over for this long (seconds), so that one
-#: dead host does not cost its whole timeout at every spawn.
-AVOID_AFTER_FAILURE = 30.0
+
+#: Seconds that an outpost may take to let go.
+CLOSE_TIMEOUT = 5.0
+#: Values below this length are words that occur by chance; the far side's log agrees.
+SHORTEST_SECRET = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class OutpostView:
-    """One configured outpost as a person sees it.
-
-    Args:
-        name: its name.
-        type: its type.
-        package: the distribution that provides the type, or "".
-        version: that distribution's version, or "".
-        state: `ready`, `unknown` (never asked), `unhealthy`, `unreachable`, `missing` (nobody
-            provides the type) or `broken`.
-        detail: what it said, or why it is not ready.
-        mend: the next step.
-        active: workers there that have not ended.
-        max_workers: its slots; None for no limit.
-        capabilities: what it declares.
-        since: since when it has been reachable or not; None when never asked.
-        spent: USD reserved or settled there in the last hour.
-        cost_cap_hourly: USD; None for no cap.
-        health: its last answer to ping in this process.
-    """
-
-    name: str
-    type: str
-    package: str = ""
-    version: str = ""
-    state: str = "unknown"
-    detail: str = ""
-    mend: str = ""
-    active: int = 0
-    max_workers: int | None = None
-    capabilities: frozenset[str] = frozenset()
-    since: float | None = None
-    spent: float = 0.0
-    cost_cap_hourly: float | None = None
-    health: Health | None = None
+class NotBuiltError(PluginError):
+    """The outpost object could not be made, so nothing was ever asked of it."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -85,7 +51,7 @@ class Fleet:
     plugins: Plugins
     state_dir: Path
     _built: dict[str, Outpost] = field(default_factory=dict)
-    _errors: dict[str, PluginError] = field(default_factory=dict)
+    _errors: dict[str, NotBuiltError] = field(default_factory=dict)
     _left: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @property
@@ -94,9 +60,14 @@ class Fleet:
         return [outpost.name for outpost in self.config.outposts]
 
     @property
-    def broken(self) -> frozenset[str]:
-        """Outposts that could not be built in this process."""
-        return frozenset(self._errors)
+    def broken(self) -> Mapping[str, NotBuiltError]:
+        """Outposts that could not be built in this process, and why."""
+        return self._errors
+
+    @property
+    def built(self) -> Mapping[str, Outpost]:
+        """Outposts that were built in this process."""
+        return self._built
 
     def configured(self, name: str) -> OutpostConfig:
         """Return the configuration of one outpost.
@@ -120,7 +91,7 @@ class Fleet:
 
         Raises:
             NotFoundError: no outpost has that name.
-            PluginError: its type is missing, or it could not be built.
+            NotBuiltError: its type is missing, or it could not be built.
         """
         if name in self._built:
             return self._built[name]
@@ -129,7 +100,7 @@ class Fleet:
         entry = self.configured(name)
         try:
             built = self._build(entry)
-        except PluginError as error:
+        except NotBuiltError as error:
             self._errors[name] = error
             raise
         self._built[name] = built
@@ -138,7 +109,7 @@ class Fleet:
     def _build(self, entry: OutpostConfig) -> Outpost:
         backend = self.plugins.backends.get(entry.type)
         if backend is None or entry.options is None:
-            raise PluginError(
+            raise NotBuiltError(
                 f"nothing installed provides the type {entry.type!r} of outpost {entry.name!r}",
                 mend=self.plugins.missing_mend(entry.type),
             )
@@ -150,10 +121,10 @@ class Fleet:
         try:
             built = backend.build(entry.name, entry.options, context)
             self.plugins.register_outpost(built)
-        except PluginError:
-            raise
+        except PluginError as error:
+            raise NotBuiltError(error.message, mend=error.mend) from error
         except Exception as error:
-            raise PluginError(
+            raise NotBuiltError(
                 f"outpost {entry.name!r} could not be built: {type(error).__name__}: {error}",
                 mend="outpost backends shows its package; outpost config check its options",
             ) from error
@@ -185,13 +156,28 @@ class Fleet:
         Raises:
             UnreachableError: no answer in time.
             OutpostError: what the outpost raised, as it is.
-            PluginError: it raised something else, or cannot be built.
+            PluginError: it raised something else.
+            NotBuiltError: it cannot be built, so nothing was asked.
         """
         self.outpost(name)
-        answers = self.plugins.hook_of(name, hook)(**arguments)
-        if not answers:
-            raise PluginError(f"outpost {name!r} answered nothing to {hook}")
-        return await self._bounded(name, hook, answers[0], timeout)
+        try:
+            answers = self.plugins.hook_of(name, hook)(**arguments)
+            if not answers:
+                raise PluginError(f"outpost {name!r} answered nothing to {hook}")
+            return await self._bounded(name, hook, answers[0], timeout)
+        except OutpostError as error:
+            if isinstance(order := arguments.get("order"), Order):
+                _mask(error, order)
+            raise
+        except Exception as error:
+            trouble = PluginError(
+                f"outpost {name!r} failed in {hook}: {type(error).__name__}: {error}",
+                mend=f"outpost doctor {name}; this is a defect of its package",
+            )
+            if isinstance(order := arguments.get("order"), Order):
+                _mask(trouble, order)
+                raise trouble from None  # the cause's own text is not masked
+            raise trouble from error
 
     async def _bounded(self, name: str, hook: str, answer: Awaitable[Any], timeout: float) -> Any:
         import asyncio
@@ -211,150 +197,118 @@ class Fleet:
                 f" {timeout:g} s",
                 mend=f"outpost doctor {name}",
             )
-        try:
-            return task.result()
-        except OutpostError:
-            raise
-        except Exception as error:
-            raise PluginError(
-                f"outpost {name!r} failed in {hook}: {type(error).__name__}: {error}",
-                mend=f"outpost doctor {name}; this is a defect of its package",
-            ) from error
+        if task.cancelled():
+            raise UnreachableError(
+                f"outpost {name!r} broke off its answer to {hook.removeprefix('outpost_')}",
+                mend=f"outpost doctor {name}",
+            )
+        return task.result()
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._left.discard(task)
         if not task.cancelled():
             task.exception()  # retrieved, so that asyncio does not complain at exit
 
-    async def ask_all(
-        self, names: Iterable[str], hook: str, *, timeout: float, **arguments: Any
-    ) -> dict[str, Any]:
-        """Ask several outposts at once; each value is the answer or its OutpostError."""
+    async def list(self, name: str, *, timeout: float) -> Sequence[WorkerStatus]:
+        """Ask one outpost for its workers.
+
+        Raises:
+            UnreachableError: no answer.
+            OutpostError: what the outpost raised.
+            PluginError: it raised something else, or answered something else than statuses.
+        """
+        answer = await self.ask(name, "outpost_list", timeout=timeout)
+        if not isinstance(answer, Sequence) or isinstance(answer, str | bytes):
+            raise PluginError(f"outpost_list of {name!r} answered a {type(answer).__name__}")
+        for status in answer:
+            if type(status) is not WorkerStatus or type(status.state) is not State:
+                check_status(name, status, "", "")
+        return answer
+
+    async def list_all(
+        self, names: Iterable[str], *, timeout: float
+    ) -> dict[str, Sequence[WorkerStatus] | OutpostError]:
+        """Ask several outposts for their workers at once; each has its answer or its error."""
         import asyncio
 
-        names = list(names)
-        answers = await asyncio.gather(
-            *(self.ask(name, hook, timeout=timeout, **arguments) for name in names),
-            return_exceptions=True,
-        )
-        for answer in answers:
-            if isinstance(answer, BaseException) and not isinstance(answer, OutpostError):
-                raise answer
+        async def one(name: str) -> Sequence[WorkerStatus] | OutpostError:
+            try:
+                return await self.list(name, timeout=timeout)
+            except OutpostError as error:
+                return error
+
+        names = [*names]
+        answers = await asyncio.gather(*(one(name) for name in names))
         return dict(zip(names, answers, strict=True))
 
-    def logs(self, name: str, worker: str, offset: int, follow: bool) -> AsyncIterator[bytes]:
-        """Return the outpost's stream of a worker's output."""
+    async def logs(self, name: str, worker: str, offset: int, follow: bool) -> AsyncIterator[bytes]:
+        """Yield the outpost's stream of a worker's output.
+
+        Raises:
+            OutpostError: what the outpost raised.
+            PluginError: it raised something else.
+        """
+        from contextlib import aclosing
+
         self.outpost(name)
-        caller = self.plugins.hook_of(name, "outpost_logs")
-        stream: AsyncIterator[bytes] = caller(worker=worker, offset=offset, follow=follow)[0]
-        return stream
+        hook = self.plugins.hook_of(name, "outpost_logs")
+        try:
+            async with aclosing(hook(worker=worker, offset=offset, follow=follow)[0]) as stream:
+                async for chunk in stream:
+                    yield chunk
+        except OutpostError:
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"outpost {name!r} failed in outpost_logs: {type(error).__name__}: {error}",
+                mend=f"outpost doctor {name}; this is a defect of its package",
+            ) from error
 
     async def close(self) -> None:
-        """Let every built outpost go of what it holds."""
-        for name, outpost in self._built.items():
-            if hasattr(outpost, "outpost_close"):
-                await self.ask(name, "outpost_close", timeout=5.0)
+        """Let every built outpost go of what it holds; what goes wrong there changes nothing."""
+        import asyncio
+
+        closing = [
+            name for name, outpost in self._built.items() if hasattr(outpost, "outpost_close")
+        ]
+        await asyncio.gather(
+            *(self.ask(name, "outpost_close", timeout=CLOSE_TIMEOUT) for name in closing),
+            return_exceptions=True,
+        )
+        for name in self._built:
             self.plugins.pm.unregister(name=name)
         self._built.clear()
 
-    # --- what people and the policy see -----------------------------------------------------
 
-    def views(self, ledger: Ledger, health: dict[str, Health] | None = None) -> list[OutpostView]:
-        """Describe every outpost without asking any."""
-        notes, active = ledger.outposts(), ledger.active()
-        spent = ledger.spent(time.time() - 3600)
-        return [
-            self._view(entry, notes.get(entry.name), active, spent, (health or {}).get(entry.name))
-            for entry in self.config.outposts
-        ]
+def check_status(outpost: str, status: object, worker: str, digest: str) -> WorkerStatus:
+    """Return a status as it is, when it is one.
 
-    def _view(
-        self,
-        entry: OutpostConfig,
-        note: OutpostNote | None,
-        active: dict[str, int],
-        spent: dict[str, float],
-        health: Health | None,
-    ) -> OutpostView:
-        home = self.plugins.homes.get(entry.type)
-        backend = self.plugins.backends.get(entry.type)
-        state, detail, mend = "unknown", "", ""
-        if backend is None or entry.options is None:
-            state, detail = "missing", f"nothing installed provides the type {entry.type!r}"
-            mend = self.plugins.missing_mend(entry.type)
-        elif error := self._errors.get(entry.name):
-            state, detail, mend = "broken", error.message, error.mend
-        elif health is not None:
-            state, detail, mend = "ready" if health.ok else "unhealthy", health.detail, health.mend
-        elif note is not None:
-            state, detail = "ready" if note.reachable else "unreachable", note.detail
-        built = self._built.get(entry.name)
-        declared = built.capabilities if built else backend.capabilities if backend else frozenset()
-        return OutpostView(
-            name=entry.name,
-            type=entry.type,
-            package=home.package if home else "",
-            version=home.version if home else "",
-            state=state,
-            detail=detail,
-            mend=mend,
-            active=active.get(entry.name, 0),
-            max_workers=entry.options.max_workers if entry.options else None,
-            capabilities=declared,
-            since=note.since if note else None,
-            spent=spent.get(entry.name, 0.0),
-            cost_cap_hourly=entry.options.cost_cap_hourly if entry.options else None,
-            health=health,
+    Args:
+        outpost: whose answer it is.
+        status: the answer.
+        worker: the id that it must have; "" for any.
+        digest: the digest that it must have, if it has one; "" for any.
+
+    Raises:
+        PluginError: it is something else.
+    """
+    if not isinstance(status, WorkerStatus):
+        raise PluginError(f"outpost {outpost!r} answered a {type(status).__name__} as a status")
+    if not isinstance(status.state, State):
+        raise PluginError(f"outpost {outpost!r} answered {status.state!r} as a state")
+    if worker and status.id != worker:
+        raise PluginError(
+            f"outpost {outpost!r} answered {status.id[:120]!a} when asked for {worker}"
         )
+    if digest and status.digest not in ("", digest):
+        raise PluginError(f"outpost {outpost!r} answered with another order's {worker}")
+    return status
 
-    def candidates(
-        self, order: Order, views: list[OutpostView], now: float
-    ) -> tuple[Candidate, ...]:
-        """Make the policy's fact sheets for one order."""
-        sheets = []
-        for position, view in enumerate(views):
-            reason = ""
-            stale = view.since is not None and now - view.since > AVOID_AFTER_FAILURE
-            if view.state in ("missing", "broken", "unhealthy"):
-                reason = f"{view.state}: {view.detail}"
-            elif view.state == "unreachable" and not stale:
-                reason = f"unreachable: {view.detail}"
-            cost, capabilities = 0.0, view.capabilities
-            if not reason:
-                try:
-                    cost = self.price(view.name, order)
-                    capabilities = self.outpost(view.name).capabilities
-                except OutpostError as error:
-                    reason = f"broken: {error.message}"
-            sheets.append(
-                Candidate(
-                    name=view.name,
-                    type=view.type,
-                    position=position,
-                    available=not reason,
-                    unavailable_reason=reason,
-                    capabilities=capabilities,
-                    active=view.active,
-                    max_workers=view.max_workers,
-                    cost=cost,
-                    spent=view.spent,
-                    cost_cap_hourly=view.cost_cap_hourly,
-                )
-            )
-        return tuple(sheets)
 
-    def price(self, name: str, order: Order) -> float:
-        """Return the worst-case USD of an order at an outpost; 0 where it names no price.
-
-        Raises:
-            PluginError: the outpost cannot be built, or its price is no number ≥ 0.
-        """
-        if not self.supports(name, "price"):
-            return 0.0
-        try:
-            price = float(self.plugins.hook_of(name, "outpost_price")(order=order)[0])
-        except Exception as error:
-            raise PluginError(f"outpost_price failed: {type(error).__name__}: {error}") from error
-        if not 0 <= price < float("inf"):
-            raise PluginError(f"outpost_price answered {price}")
-        return price
+def _mask(error: OutpostError, order: Order) -> None:
+    """Take the values of an order's secrets out of an error, whoever wrote its text."""
+    for value in order.secrets.values():
+        if len(value) >= SHORTEST_SECRET:
+            error.message = error.message.replace(value, "***")
+            error.mend = error.mend.replace(value, "***")
+    error.args = (error.message,)

@@ -48,12 +48,14 @@ class OutpostNote:
         since: since when that is so.
         detail: what was wrong.
         seen_at: when it last answered, up to `SEEN_EVERY` seconds late; None for never.
+        heard_at: when it last answered or did not, likewise.
     """
 
     reachable: bool
     since: float
     detail: str = ""
     seen_at: float | None = None
+    heard_at: float = 0.0
 
 
 class Ledger:
@@ -115,17 +117,19 @@ class Ledger:
             for outpost, status in items:
                 ledger_record.take(db, outpost, status)
 
-    def release(self, worker: str) -> bool:
+    def release(self, worker: str, owner: str) -> bool:
         """Give slot and cost back: no outpost took the worker. Its order stays in the events.
 
         Returns:
-            False when there is no such worker, or it was spawned or has ended.
+            False when there is no such worker, or it was spawned or has ended, or another owner
+            has taken it over.
         """
         with self._store.write() as db:
             found = db.execute(
                 "DELETE FROM workers"
-                " WHERE id = ? AND spawned_at IS NULL AND ended_at IS NULL RETURNING outpost",
-                (worker,),
+                " WHERE id = ? AND owner = ? AND spawned_at IS NULL AND ended_at IS NULL"
+                " RETURNING outpost",
+                (worker, owner),
             ).fetchone()
             if found is None:
                 return False
@@ -202,7 +206,10 @@ class Ledger:
         return [status for status in news if status.id not in strangers]
 
     def missing(self, outpost: str, seen: Collection[str], before: float) -> list[Worker]:
-        """Return the workers that an outpost should have shown and did not.
+        """Return the workers that an outpost should have shown and twice did not.
+
+        Once may be a list that was asked for before the worker was there, or a clock that was
+        set back: such a worker is remembered, and must be missing in a later answer too.
 
         Args:
             outpost: its name.
@@ -210,12 +217,25 @@ class Ledger:
             before: when it was asked: workers spawned since then could not be shown.
         """
         found = self._store.read(
-            "SELECT id FROM workers WHERE outpost = ? AND ended_at IS NULL AND spawned_at < ?",
+            "SELECT id, missing_at FROM workers"
+            " WHERE outpost = ? AND ended_at IS NULL AND spawned_at < ?",
             (outpost, before),
         )
         seen = seen if isinstance(seen, set | frozenset | dict) else set(seen)
-        ids = [row[0] for row in found if row[0] not in seen]
-        return self.workers(ids=ids) if ids else []
+        gone: list[str] = []
+        news: list[tuple[float | None, str]] = []
+        for worker, missing_at in found:
+            if worker in seen:
+                if missing_at is not None:
+                    news.append((None, worker))
+            elif missing_at is None:
+                news.append((time.time(), worker))
+            elif missing_at < before:
+                gone.append(worker)
+        if news:
+            with self._store.write(durable=False) as db:
+                db.executemany("UPDATE workers SET missing_at = ? WHERE id = ?", news)
+        return self.workers(ids=gone) if gone else []
 
     def forget(self, worker: str) -> bool:
         """Hide an ended worker, whose files were removed, from listings.
@@ -248,7 +268,7 @@ class Ledger:
         found = self._store.read(
             "SELECT reachable, detail, heard_at FROM outposts WHERE name = ?", (outpost,)
         )
-        if found and found[0][:2] == (reachable, detail) and at < found[0][2] + SEEN_EVERY:
+        if found and found[0][:2] == (reachable, detail) and 0 <= at - found[0][2] < SEEN_EVERY:
             return
         with self._store.write(durable=False) as db:
             changed = db.execute(
@@ -258,8 +278,15 @@ class Ledger:
                 " since = iif(reachable = excluded.reachable, since, excluded.since),"
                 " reachable = excluded.reachable, detail = excluded.detail,"
                 " seen_at = coalesce(excluded.seen_at, seen_at), heard_at = excluded.heard_at"
-                " WHERE heard_at < excluded.heard_at",
-                {"name": outpost, "reachable": reachable, "detail": detail, "at": at},
+                # what is noted for the future was written before the clock was set back
+                " WHERE heard_at < excluded.heard_at OR heard_at > :now",
+                {
+                    "name": outpost,
+                    "reachable": reachable,
+                    "detail": detail,
+                    "at": at,
+                    "now": time.time(),
+                },
             ).rowcount
             if changed > 0 and (not found or bool(found[0][0]) is not reachable):
                 kind = "reachable" if reachable else "unreachable"
@@ -269,10 +296,14 @@ class Ledger:
         """Return what is known of each outpost that was ever asked."""
         return {
             name: OutpostNote(
-                reachable=bool(reachable), since=since, detail=detail, seen_at=seen_at
+                reachable=bool(reachable),
+                since=since,
+                detail=detail,
+                seen_at=seen_at,
+                heard_at=heard_at,
             )
-            for name, reachable, since, detail, seen_at in self._store.read(
-                "SELECT name, reachable, since, detail, seen_at FROM outposts"
+            for name, reachable, since, detail, seen_at, heard_at in self._store.read(
+                "SELECT name, reachable, since, detail, seen_at, heard_at FROM outposts"
             )
         }
 

@@ -43,7 +43,8 @@ _V1: Final = (
         cost_reserved INTEGER NOT NULL DEFAULT 0 CHECK (cost_reserved >= 0),
         cost_settled INTEGER CHECK (cost_settled >= 0),
         cleaned INTEGER NOT NULL DEFAULT 0,
-        owner TEXT NOT NULL DEFAULT ''
+        owner TEXT NOT NULL DEFAULT '',
+        missing_at REAL
     ) WITHOUT ROWID""",
     # Slots and open reservations are counted from this index alone; SQLite only sees that it can
     # when the column of the condition is in it.

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from stat import S_ISREG
 from threading import Lock
@@ -136,7 +137,7 @@ class Store:
     def _set_up(self, migrations: Sequence[Sequence[str]]) -> None:
         db = self._db
         for pragma in ("foreign_keys = ON", "synchronous = FULL", f"cache_size = -{_CACHE_KIB}"):
-            self._patiently(lambda pragma=pragma: db.execute(f"PRAGMA {pragma}"))
+            self._patiently(partial(db.execute, f"PRAGMA {pragma}"))
         try:
             if self._patiently(lambda: ledger_schema.check(db, self._version)):
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -13,12 +14,11 @@ from outpost_core.errors import (
     ConflictError,
     NotFoundError,
     OutpostError,
-    PluginError,
-    UnreachableError,
     UsageError,
 )
-from outpost_core.fleet import Fleet, OutpostView
+from outpost_core.fleet import Fleet
 from outpost_core.ledger import Claim, Ledger
+from outpost_core.overview import OutpostView, Overview
 from outpost_core.paths import state_dir
 from outpost_core.plugins import Plugins
 from outpost_core.policy import DefaultPolicy
@@ -35,17 +35,19 @@ from outpost_core.types import (
     State,
     Worker,
     WorkerStatus,
+    check_issue_id,
 )
 from outpost_core.worker.identity import me
 
 if TYPE_CHECKING:
     from outpost_core.agents import AgentPreset
     from outpost_core.orders import OrderRequest
-    from outpost_core.placement import Placement, Spawned
+    from outpost_core.placement import Placement
+    from outpost_core.ticket import Spawned
+    from outpost_core.watch import Watch
 
-#: Pauses between two looks at running workers, in seconds: short after a change, then longer.
-POLL_MIN, POLL_MAX, POLL_GROWTH = 0.02, 1.0, 1.3
 #: Events that happen outside of the ledger.
+_POLICY = "core:policy"
 _NOTED = frozenset({"refused", "stop", "unfinished"})
 
 
@@ -79,8 +81,8 @@ class Manager:
         self._cwd = cwd
         self._ledger: Ledger | None = None
         self._placement: Placement | None = None
-        if not plugins.pm.has_plugin("policy"):
-            plugins.pm.register(DefaultPolicy(config.policy), name="policy")
+        # a name that no outpost can have
+        plugins.pm.register(DefaultPolicy(config.policy), name=_POLICY)
 
     @classmethod
     def open(
@@ -119,11 +121,15 @@ class Manager:
 
     async def aclose(self) -> None:
         """Let go of connections and files. Workers go on."""
-        await self.fleet.close()
-        self.close()
+        try:
+            await self.fleet.close()
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Let go of the ledger alone; enough when no outpost was asked."""
+        if self.plugins.pm.has_plugin(_POLICY):
+            self.plugins.pm.unregister(name=_POLICY)
         if self._ledger is not None:
             self._ledger.close()
             self._ledger = None
@@ -136,18 +142,40 @@ class Manager:
             self._ledger = Ledger(self.state)
         return self._ledger
 
-    def _places(self) -> Placement:
+    @property
+    def overview(self) -> Overview:
+        """What is known of the outposts without asking any."""
+        return Overview(fleet=self.fleet, ledger=self.ledger)
+
+    @property
+    def placement(self) -> Placement:
+        """What places orders."""
         if self._placement is None:
             from outpost_core.placement import Placement
 
             self._placement = Placement(
                 fleet=self.fleet,
+                overview=self.overview,
                 ledger=self.ledger,
                 tell=self._tell,
                 spawn_timeout=self.config.defaults.spawn_timeout,
                 answer_timeout=self.config.defaults.answer_timeout,
             )
         return self._placement
+
+    @property
+    def watch(self) -> Watch:
+        """What follows workers."""
+        from outpost_core.watch import Watch
+
+        return Watch(
+            fleet=self.fleet,
+            ledger=self.ledger,
+            placement=self.placement,
+            tell=self._tell,
+            answer_timeout=self.config.defaults.answer_timeout,
+            environ=self._environ,
+        )
 
     # --- orders -------------------------------------------------------------------------------
 
@@ -156,20 +184,26 @@ class Manager:
         from outpost_core.agents import PRESETS
 
         presets = dict(PRESETS)
-        for more in self.plugins.pm.hook.outpost_agents():
+        for more in self.plugins.each("outpost_agents", self._trouble):
             presets.update(more)
         return presets
 
     def find_issue(self, issue: str, rig: str | None) -> Issue | None:
-        """Ask the plugins, then beads, what an issue is; None when nobody knows it."""
-        answer = self.plugins.pm.hook.outpost_issue(issue_id=issue, rig=rig)
-        if answer is None:
-            from outpost_core.issues import BeadsIssues
+        """Ask the plugins, then beads, what an issue is; None when nobody knows it.
 
-            answer = BeadsIssues().outpost_issue(issue_id=issue, rig=rig)
-        if answer is not None and not isinstance(answer, Issue):
-            raise PluginError(f"outpost_issue answered a {type(answer).__name__}")
-        return answer
+        Raises:
+            OutpostError: beads is there and failed.
+        """
+        for answer in self.plugins.each("outpost_issue", self._trouble, issue_id=issue, rig=rig):
+            if isinstance(answer, Issue):
+                return answer
+        from outpost_core.issues import BeadsIssues
+
+        return BeadsIssues().outpost_issue(issue_id=issue, rig=rig)
+
+    def _trouble(self, who: str, error: Exception) -> None:
+        """Keep what a plugin raised, for doctor."""
+        self.observer_errors.append(f"{who}: {type(error).__name__}: {error}")
 
     def order(self, request: OrderRequest) -> Order:
         """Build and check the order of a request; chooses the attempt.
@@ -203,6 +237,7 @@ class Manager:
                 )
             if not 1 <= request.attempt <= 999_999:
                 raise UsageError(f"attempt {request.attempt} is not between 1 and 999999")
+        check_issue_id(request.issue)
         earlier = {w.attempt: w for w in self.ledger.attempts(request.issue)}
         last = max(earlier, default=0)
         if request.again and last and not earlier[last].state.terminal:
@@ -212,9 +247,7 @@ class Manager:
                 f" {earlier[last].id}",
             )
         attempt = request.attempt or (last + 1 if request.again else max(last, 1))
-        before = earlier.get(attempt - 1)
-        kept = before.result.checkpoint if before and before.result else None
-        return attempt, kept if kept and kept.startswith("refs/") else None
+        return attempt, _kept(earlier, attempt)
 
     # --- placing ------------------------------------------------------------------------------
 
@@ -258,118 +291,40 @@ class Manager:
             if progress is not None:
                 progress(event)
 
-        return await self._places().spawn_many(orders, on=on, tell=tell)
+        return await self.placement.spawn_many(orders, on=on, tell=tell)
 
     async def explain(self, order: Order, *, on: str | None = None) -> Explanation:
         """Say where an order would go and why, after asking every outpost; changes nothing."""
         if on is not None:
             self.fleet.configured(on)
-        answers = await self.ping([view.name for view in self.outposts()])
+        answers = await self.ping()
         health = {name: a for name, a in answers.items() if isinstance(a, Health)}
-        views = self.fleet.views(self.ledger, health)
-        sheets = self.fleet.candidates(order, views, time.time())
-        return self._places().assign(order, sheets, on).explain()
+        (sheets,) = self.overview.sheets([order], time.time(), health)
+        return self.placement.assign(order, sheets, on).explain()
 
     # --- outposts -----------------------------------------------------------------------------
 
     def outposts(self) -> list[OutpostView]:
         """Describe every configured outpost without asking any."""
-        return self.fleet.views(self.ledger)
-
-    def _usable(self, names: Iterable[str] | None) -> list[str]:
-        if names is not None:
-            return [self.fleet.configured(name).name for name in names]
-        return [
-            o.name
-            for o in self.config.outposts
-            if o.options is not None and o.type in self.plugins.backends
-        ]
+        return self.overview.views()
 
     async def ping(self, names: Iterable[str] | None = None) -> dict[str, Health | OutpostError]:
         """Ask outposts whether they would take a worker; all configured ones by default."""
-        names = self.fleet.names if names is None else list(names)
-
-        async def one(name: str) -> Health | OutpostError:
-            begun = time.perf_counter()
-            try:
-                health = await self.fleet.ask(
-                    name, "outpost_ping", timeout=self.config.defaults.answer_timeout
-                )
-            except UnreachableError as error:
-                self.ledger.set_reachable(name, False, error.message, time.time())
-                return error
-            except OutpostError as error:
-                return error
-            if not isinstance(health, Health):
-                return PluginError(f"outpost_ping of {name!r} answered a {type(health).__name__}")
-            self.ledger.set_reachable(name, True, health.detail, time.time())
-            from dataclasses import replace
-
-            return replace(health, latency=time.perf_counter() - begun)
-
-        import asyncio
-
-        answers = await asyncio.gather(*(one(name) for name in names))
-        return dict(zip(names, answers, strict=True))
+        return await self.watch.ping(self.fleet.names if names is None else names)
 
     async def refresh(self, names: Iterable[str] | None = None) -> list[OutpostView]:
-        """Ask outposts for their workers, bring the ledger up to date, finish broken spawns."""
-        asked_at = time.time()
-        asked = self._usable(names)
-        answers = await self.fleet.ask_all(
-            asked, "outpost_list", timeout=self.config.defaults.answer_timeout
-        )
-        reachable = []
-        for name, answer in answers.items():
-            if isinstance(answer, UnreachableError):
-                self.ledger.set_reachable(name, False, answer.message, asked_at)
-            elif not isinstance(answer, OutpostError):
-                reachable.append(name)
-                self._take(name, answer, asked_at)
-        if reachable:
-            await self._places().recover(reachable, self._environ)
-        return self.outposts()
+        """Ask outposts for their workers, bring the ledger up to date, finish broken spawns.
 
-    def _take(self, name: str, statuses: Sequence[WorkerStatus], asked_at: float) -> None:
-        self.ledger.set_reachable(name, True, "", asked_at)
-        changed = self.ledger.record(name, self._certain(statuses))
-        gone = self.ledger.missing(name, {status.id for status in statuses}, asked_at)
-        if gone:
-            lost = [
-                WorkerStatus(
-                    id=worker.id,
-                    state=State.LOST,
-                    digest=worker.digest,
-                    result=Result(
-                        state=State.LOST,
-                        reason="lost_process",
-                        message=f"outpost {name} no longer knows it",
-                        finished_at=asked_at,
-                    ),
-                )
-                for worker in gone
-            ]
-            changed += self.ledger.record(name, lost)
-        for worker in changed:
-            self._tell(
-                Event(
-                    kind="state",
-                    at=asked_at,
-                    worker=worker.id,
-                    outpost=name,
-                    data={"state": worker.state.value, "detail": worker.detail},
-                )
-            )
+        Args:
+            names: the outposts to ask; None for all whose type is provided.
 
-    def _certain(self, statuses: Sequence[WorkerStatus]) -> Sequence[WorkerStatus]:
-        """Leave out what is queued there and whose spawn here is not finished.
-
-        Its spawner may have died before it was started, so the spawn is repeated, not believed.
+        Raises:
+            NotFoundError: no outpost has such a name.
         """
-        queued = {status.id for status in statuses if status.state is State.QUEUED}
-        if queued:
-            queued &= {worker.id for worker in self.ledger.unspawned(0.0)}
-        return [s for s in statuses if s.id not in queued] if queued else statuses
+        for name in names or ():
+            self.fleet.configured(name)
+        await self.watch.refresh(self.watch.usable() if names is None else names)
+        return self.outposts()
 
     # --- workers ------------------------------------------------------------------------------
 
@@ -390,8 +345,9 @@ class Manager:
         Raises:
             NotFoundError: neither is known.
         """
-        worker = self.ledger.worker(ref)
-        attempts = [] if worker else self.ledger.attempts(ref)
+        known = ref.isascii()  # an id is, and SQLite takes no lone surrogates
+        worker = self.ledger.worker(ref) if known else None
+        attempts = self.ledger.attempts(ref) if known and worker is None else []
         if worker is None and attempts:
             worker = max(attempts, key=lambda w: w.attempt)
         if worker is None:
@@ -401,30 +357,15 @@ class Manager:
             )
         return worker
 
-    async def worker(self, ref: str, *, refresh: bool = True) -> Worker:
+    async def worker(self, ref: str) -> Worker:
         """Return a worker after asking its outpost (when it has not ended).
 
         Raises:
             NotFoundError: it is not known, even after asking every outpost.
         """
-        try:
-            worker = self.find(ref)
-        except NotFoundError:
-            if not refresh:
-                raise
-            await self.refresh()
-            return self.find(ref)
-        if refresh and not worker.state.terminal:
-            await self._refresh_of([worker])
-            worker = self.find(worker.id)
-        return worker
-
-    async def _refresh_of(self, workers: Iterable[Worker]) -> None:
-        """Ask the outposts of some workers, passing over those that are no longer usable."""
-        usable = set(self._usable(None))
-        names = {w.outpost for w in workers if not w.state.terminal} & usable
-        if names:
-            await self.refresh(sorted(names))
+        worker = await self._known(ref)
+        await self.watch.refresh_of([worker])
+        return self.find(worker.id)
 
     async def wait(
         self,
@@ -442,49 +383,42 @@ class Manager:
 
         Returns:
             The workers, in the order of `ids`.
-        """
-        import asyncio
 
-        names = [(await self.worker(ref)).id for ref in ids]
+        Raises:
+            NotFoundError: one is not known, or its outpost is no longer configured.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
-        seen: dict[str, Worker] = {}
-        pause = POLL_MIN
-        while True:
-            known = {w.id: w for w in self.ledger.workers(ids=names)}
-            changed = [w for w in known.values() if seen.get(w.id) != w]
-            for worker in changed if on_change else ():
-                on_change(worker)  # type: ignore[misc]
-            seen = known
-            pending = [w for w in known.values() if not w.state.terminal]
-            now = time.monotonic()
-            if not pending or (deadline is not None and now >= deadline):
-                return [known[name] for name in names if name in known]
-            pause = POLL_MIN if changed else min(pause * POLL_GROWTH, POLL_MAX)
-            await asyncio.sleep(pause if deadline is None else min(pause, deadline - now))
-            await self._refresh_of(pending)
+        names = [(await self._known(ref)).id for ref in ids]
+        return await self.watch.wait(names, deadline, on_change)
+
+    async def _known(self, ref: str) -> Worker:
+        """Return a worker as the ledger has it; the outposts are asked only when it has not."""
+        try:
+            return self.find(ref)
+        except NotFoundError:
+            await self.refresh()
+            return self.find(ref)
 
     async def logs(self, ref: str, offset: int = 0, follow: bool = False) -> AsyncIterator[bytes]:
         """Yield a worker's output from byte `offset` on; `follow` until it has ended."""
-        worker = self.find(ref) if self._knows(ref) else await self.worker(ref)
+        worker = await self._known(ref)
         async for chunk in self.fleet.logs(worker.outpost, worker.id, offset, follow):
             yield chunk
-
-    def _knows(self, ref: str) -> bool:
-        return self.ledger.worker(ref) is not None or bool(self.ledger.attempts(ref))
 
     async def stop(self, ref: str, grace: float | None = None) -> Worker:
         """Ask for the end of a worker; returns once the outpost has the request.
 
-        A worker whose spawn was never finished is given up here too.
+        A worker whose spawn was never finished is given up, once its outpost says that it does
+        not run.
 
         Raises:
             NotFoundError: it is not known.
             UnreachableError: its outpost cannot be asked; nothing was stopped.
         """
-        worker = self.find(ref) if self._knows(ref) else await self.worker(ref)
+        worker = await self._known(ref)
         if worker.state.terminal:
             return worker
-        owner = f"{me()}/stop"
+        owner = f"{me()}/{uuid.uuid4().hex[:12]}"
         claim = self.ledger.claim(worker.id, owner)
         if claim is Claim.THEIRS:
             raise ConflictError(
@@ -494,12 +428,38 @@ class Manager:
         try:
             await self._verb(worker, "stop", grace=seconds)
             if claim is Claim.MINE:
-                self.ledger.release(worker.id)
+                await self.placement.abandon(worker, owner)
         finally:
-            self.ledger.disown(worker.id, owner)
+            if claim is Claim.MINE:
+                self.ledger.disown(worker.id, owner)
         self._tell(Event(kind="stop", at=time.time(), worker=worker.id, outpost=worker.outpost))
-        await self._refresh_of([worker])
+        await self.watch.refresh_of([worker])
         return self.ledger.worker(worker.id) or worker
+
+    def forget(self, ref: str) -> Worker:
+        """Give a worker up whose outpost is no longer configured; nobody is asked.
+
+        Raises:
+            NotFoundError: it is not known.
+            UsageError: its outpost is configured, so it can be stopped.
+        """
+        worker = self.find(ref)
+        if worker.state.terminal:
+            return worker
+        if worker.outpost in self.fleet.names:
+            raise UsageError(
+                f"{worker.id} is at {worker.outpost}, which is configured",
+                mend=f"outpost stop {worker.id}",
+            )
+        result = Result(
+            state=State.LOST,
+            reason="lost_process",
+            message=f"given up by hand: outpost {worker.outpost} is no longer configured",
+            finished_at=time.time(),
+        )
+        status = WorkerStatus(id=worker.id, state=State.LOST, digest=worker.digest, result=result)
+        self.ledger.record(worker.outpost, [status])
+        return self.find(worker.id)
 
     async def nudge(self, ref: str, text: str) -> None:
         """Type text and Enter into an interactive worker."""
@@ -598,8 +558,16 @@ class Manager:
         """
         if event.kind in _NOTED:
             self.ledger.note(event)
-        for hook in self.plugins.pm.hook.outpost_event.get_hookimpls():
-            try:
-                hook.function(event)
-            except Exception as error:  # noqa: BLE001 - kept, and shown by doctor
-                self.observer_errors.append(f"{hook.plugin_name}: {type(error).__name__}: {error}")
+        for _ in self.plugins.each("outpost_event", self._trouble, event=event):
+            pass
+
+
+def _kept(earlier: Mapping[int, Worker], attempt: int) -> str | None:
+    """Return the newest checkpoint of the attempts before, back to the last delivered one."""
+    for number in range(attempt - 1, 0, -1):
+        result = earlier[number].result if number in earlier else None
+        if result is not None and result.commit is not None:
+            return None
+        if result is not None and result.checkpoint and result.checkpoint.startswith("refs/"):
+            return result.checkpoint
+    return None

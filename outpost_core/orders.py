@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from outpost_core import agents
-from outpost_core.errors import UsageError
+from outpost_core.errors import OutpostError, UsageError
 from outpost_core.types import (
     Agent,
     Delivery,
@@ -24,7 +24,8 @@ from outpost_core.types import (
     check_env_name,
     check_issue_id,
 )
-from outpost_core.worker.names import check_branch, check_rig
+from outpost_core.worker.files import RIG_CREDENTIAL
+from outpost_core.worker.names import check_branch, check_rig, split_rig
 
 if TYPE_CHECKING:
     from outpost_core.agents import AgentPreset
@@ -136,7 +137,8 @@ def make_order(request: OrderRequest, around: Surroundings) -> Order:
     """
     check_issue_id(request.issue)
     agent = _agent(request, around)
-    rig = _rig(request, around.cwd, needed=request.command is None)
+    url, password = split_rig(_rig(request, around.cwd, needed=request.command is None) or "")
+    rig = url or None
     issue = _issue(request, around, rig)
     branch = _branch(request, around)
     return Order(
@@ -149,8 +151,8 @@ def make_order(request: OrderRequest, around: Surroundings) -> Order:
         depth=request.depth or (around.defaults.depth if rig else None),
         delivery=_delivery(request, around.defaults, issue, branch) if rig else None,
         prompt=_prompt(request, issue, branch, around.cwd),
-        env=_env(request, around),
-        secrets=_secrets(request, around),
+        env=_env(request),
+        secrets=_secrets(request, around, password),
         context=dict(request.context),
         limits=_limits(request, around.defaults),
     )
@@ -190,30 +192,50 @@ def _rig(request: OrderRequest, cwd: Path, *, needed: bool) -> str | None:
 def find_rig(rig: str, cwd: Path) -> str:
     """Return the URL or the absolute path that `rig` names.
 
+    A `file:///path` is that path. A name with a colon is a folder when there is one, else
+    ssh's `host:path`.
+
     Raises:
         UsageError: it is a dangerous URL, or a path without a repository.
     """
-    path = (cwd / Path(rig).expanduser()).resolve() if "\0" not in rig else cwd
-    if "://" in rig or (":" in rig.partition("/")[0] and not path.exists()):
+    if rig.startswith("file:///"):
+        rig = rig.removeprefix("file://")
+    if "://" in rig:
         return check_rig(rig)
-    if not path.is_dir():
-        raise UsageError(
-            f"{rig!a} is neither a folder nor a URL",
-            mend="give the path or URL of a git repository",
-        )
-    if not (path / ".git").exists() and not (path / "HEAD").is_file():
-        raise UsageError(
-            f"{path} is not a git repository", mend=f"git init {path}, or another --rig"
-        )
-    return check_rig(str(path))
+    try:
+        path = (cwd / Path(rig).expanduser()).resolve()
+        folder = path.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        if ":" in rig.partition("/")[0]:
+            return check_rig(rig)
+        raise UsageError(f"the repository {rig[:200]!a} cannot be looked at: {error}") from error
+    if folder:
+        return _repository(path)
+    if ":" in rig.partition("/")[0]:
+        return check_rig(rig)
+    raise UsageError(
+        f"{rig[:200]!a} is neither a folder nor a URL",
+        mend="give the path or URL of a git repository",
+    )
+
+
+def _repository(path: Path) -> str:
+    if (path / ".git").exists() or ((path / "HEAD").is_file() and (path / "objects").is_dir()):
+        return check_rig(str(path))
+    top = _git(path, "rev-parse", "--show-toplevel")
+    mend = f"its repository is {top}" if top else "give the path or URL of a git repository"
+    raise UsageError(f"{path} is not a git repository", mend=mend)
 
 
 def _enclosing_rig(cwd: Path) -> str | None:
     """Return `origin` of the repository around `cwd`, else its path; None outside of one."""
-    top = _git(cwd, "rev-parse", "--show-toplevel")
+    if _git(cwd, "rev-parse", "--is-bare-repository") == "true":
+        top = _git(cwd, "rev-parse", "--absolute-git-dir")
+    else:
+        top = _git(cwd, "rev-parse", "--show-toplevel")
     if top is None:
         return None
-    return find_rig(_git(cwd, "config", "--get", "remote.origin.url") or top, Path(top))
+    return find_rig(_git(cwd, "remote", "get-url", "origin") or top, Path(top))
 
 
 def _git(cwd: Path, *words: str) -> str | None:
@@ -232,7 +254,13 @@ def _git(cwd: Path, *words: str) -> str | None:
 
 
 def _issue(request: OrderRequest, around: Surroundings, rig: str | None) -> Issue:
-    known = around.find_issue(request.issue, rig) or Issue(id=request.issue)
+    try:
+        known = around.find_issue(request.issue, rig)
+    except OutpostError:
+        if request.prompt is None and request.prompt_file is None:
+            raise  # the agent would be told nothing of the issue
+        known = None
+    known = known or Issue(id=request.issue)
     labels = dict.fromkeys((*known.labels, *request.labels))
     return Issue(
         id=request.issue,
@@ -283,13 +311,14 @@ def _prompt(request: OrderRequest, issue: Issue, branch: str, cwd: Path) -> str:
     return _no_nul(prompt)
 
 
-def _env(request: OrderRequest, around: Surroundings) -> dict[str, str]:
-    passed = {n: around.environ[n] for n in around.defaults.pass_env if n in around.environ}
-    said = {**passed, **request.env}
-    return {check_env_name(name): _no_nul(value) for name, value in said.items()}
+def _env(request: OrderRequest) -> dict[str, str]:
+    return {check_env_name(name): _no_nul(value) for name, value in request.env.items()}
 
 
-def _secrets(request: OrderRequest, around: Surroundings) -> Secrets:
+def _secrets(request: OrderRequest, around: Surroundings, password: str) -> Secrets:
+    """Return what goes apart from the order: what was asked for, `pass_env` (nobody knows what is
+    in it), the preset's own keys, and the password of the rig's URL.
+    """
     values = {}
     for name in request.secrets:
         if name not in around.environ:
@@ -299,10 +328,12 @@ def _secrets(request: OrderRequest, around: Surroundings) -> Secrets:
             )
         values[check_env_name(name)] = around.environ[name]
     preset = around.presets.get(request.agent or around.defaults.agent)
-    if request.command is None and preset is not None:
-        for name in preset.secrets:
-            if around.environ.get(name) and name not in request.env:
-                values.setdefault(name, around.environ[name])
+    own = preset.secrets if request.command is None and preset is not None else ()
+    for name in (*around.defaults.pass_env, *own):
+        if around.environ.get(name) and name not in request.env:
+            values.setdefault(name, around.environ[name])
+    if password:
+        values[RIG_CREDENTIAL] = password
     return Secrets(values)
 
 

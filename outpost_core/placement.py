@@ -1,123 +1,54 @@
 """Placing orders: choose, reserve, spawn, record (law 4), and finish what a crash interrupted.
 
-Every spawn holds a *ticket*: the ledger row says who is spawning it (`owner`). Whoever finds an
-unfinished row takes it over only when its owner is dead, so that no two processes ever try one
-order at two outposts.
+The ledger's row says who is spawning an order (`owner`). Whoever finds an unfinished row takes it
+over only when its owner is dead, so that no two processes try one order at once. And an order
+moves on to another outpost only when it is proved that nothing runs where it was: the outpost
+says so itself (`SpawnRefusedError`), it could not even be built, or the request never left.
+Anything else is doubt, and in doubt it stays (law 1).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from outpost_core import faults, policy, wire
 from outpost_core.errors import (
     ConflictError,
+    LedgerError,
     OutpostError,
     PlacementError,
     PluginError,
     SpawnRefusedError,
     UnreachableError,
+    UnsupportedError,
+    UsageError,
 )
+from outpost_core.fleet import NotBuiltError, check_status
 from outpost_core.ledger import Claim, Outcome, Reservation
+from outpost_core.ticket import Spawned, Tell, Ticket
 from outpost_core.types import (
     Candidate,
-    Event,
-    Explanation,
-    Json,
     Order,
+    Result,
     Secrets,
+    State,
     Worker,
     WorkerStatus,
 )
-from outpost_core.worker.identity import me
 
 if TYPE_CHECKING:
-    from outpost_core.fleet import Fleet, OutpostView
+    from outpost_core.fleet import Fleet
     from outpost_core.ledger import Ledger
+    from outpost_core.overview import Overview
     from outpost_core.policy import Assignment
 
-Tell = Callable[[Event], None]
 #: How often the row of an order that another process is spawning is looked at, in seconds.
 WATCH_EVERY = 0.05
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spawned:
-    """What became of an order.
-
-    Args:
-        worker: the worker, as recorded.
-        adopted: it was there before: nothing new was started.
-        explanation: why it is where it is.
-    """
-
-    worker: Worker
-    adopted: bool
-    explanation: Explanation
-
-
-@dataclass(kw_only=True, eq=False)
-class _Ticket:
-    """One order on its way."""
-
-    order: Order
-    digest: str
-    tell: Tell
-    owner: str = field(default_factory=lambda: f"{me()}/{uuid.uuid4().hex[:12]}")
-    candidates: Mapping[str, Candidate] = field(default_factory=dict)
-    explanation: Explanation = field(default_factory=lambda: Explanation(rule="", verdicts=()))
-    queue: list[str] = field(default_factory=list)
-    outpost: str = ""
-    adopted: Worker | None = None
-    error: OutpostError | None = None
-    settled: bool = False  # the row is spawned or gone, so that nobody needs to own it
-
-    @property
-    def id(self) -> str:
-        return self.order.worker
-
-    def say(self, kind: str, outpost: str = "", **data: Json) -> None:
-        event = Event(kind=kind, at=time.time(), worker=self.id, outpost=outpost, data=data)
-        self.tell(event)
-
-    def refused(self, outpost: str, reason: str) -> None:
-        """Keep why an outpost did not take it."""
-        tried = (*self.explanation.attempts, (outpost, reason))
-        self.explanation = replace(self.explanation, attempts=tried)
-        self.say("refused", outpost, reason=reason)
-
-    def next_reservation(self) -> Reservation | None:
-        """Return the reservation at the next outpost, or None when there is no more."""
-        if not self.queue:
-            return None
-        sheet = self.candidates[self.queue.pop(0)]
-        return Reservation(
-            order=self.order,
-            outpost=sheet.name,
-            digest=self.digest,
-            max_workers=sheet.max_workers,
-            cost=sheet.cost,
-            cost_cap_hourly=sheet.cost_cap_hourly,
-            explanation=self.explanation,
-            owner=self.owner,
-        )
-
-    def nobody(self) -> PlacementError:
-        """Say why nobody took it."""
-        lines = [
-            f"{v.outpost}: {v.reason}" for v in self.explanation.verdicts if not v.eligible
-        ] + [f"{outpost}: {reason}" for outpost, reason in self.explanation.attempts]
-        reasons = "".join(f"\n  {line}" for line in lines) or " there is none"
-        return PlacementError(
-            f"no outpost could take {self.id}:{reasons}",
-            mend=f"outpost explain {self.order.issue.id} shows each outpost; outpost workers"
-            " shows what runs",
-        )
 
 
 @dataclass(kw_only=True, eq=False)
@@ -126,6 +57,7 @@ class Placement:
 
     Args:
         fleet: the outposts.
+        overview: what the policy is shown of them.
         ledger: the record.
         tell: is told every event.
         spawn_timeout: seconds that one outpost may take to spawn.
@@ -133,6 +65,7 @@ class Placement:
     """
 
     fleet: Fleet
+    overview: Overview
     ledger: Ledger
     tell: Tell
     spawn_timeout: float
@@ -149,7 +82,7 @@ class Placement:
             PluginError: a policy plugin failed or named an unknown outpost.
         """
         if on is not None:
-            return policy.normalise([on], order, candidates)
+            return policy.normalise([on], order, candidates, rule=f"asked for: --on {on}")
         try:
             answer = self.fleet.plugins.pm.hook.outpost_assign(order=order, candidates=candidates)
         except OutpostError:
@@ -161,27 +94,24 @@ class Placement:
             ) from error
         return policy.normalise(answer, order, candidates)
 
-    def _choose(self, tickets: Iterable[_Ticket], on: str | None) -> None:
-        views = self.fleet.views(self.ledger)
+    def _choose(self, tickets: Sequence[Ticket]) -> None:
+        """Let the policy rank the outposts for each ticket; a failure is that ticket's error."""
         now = time.time()
-        shared: tuple[Candidate, ...] | None = None
-        for ticket in tickets:
-            sheets = shared or self.fleet.candidates(ticket.order, views, now)
-            if not _any_price(views):
-                shared = sheets
-            assignment = self.assign(ticket.order, sheets, on)
-            ticket.candidates = {sheet.name: sheet for sheet in sheets}
-            ticket.explanation = assignment.explain()
-            ticket.queue = list(assignment.ranked)
-            ticket.say("placed", ticket.queue[0] if ticket.queue else "")
+        for ticket, sheets in zip(
+            tickets, self.overview.sheets([t.order for t in tickets], now), strict=True
+        ):
+            try:
+                ticket.chosen(self.assign(ticket.order, sheets, ticket.on), sheets)
+            except OutpostError as error:
+                ticket.error = error
 
     # --- reserving ------------------------------------------------------------------------------
 
-    def _reserve(self, tickets: list[_Ticket]) -> None:
+    def _reserve(self, tickets: list[Ticket]) -> None:
         """Reserve at each ticket's best outpost that has room, all in as few writes as can be."""
         pending = tickets
         while pending:
-            asked: list[tuple[_Ticket, Reservation]] = []
+            asked: list[tuple[Ticket, Reservation]] = []
             for ticket in pending:
                 reservation = ticket.next_reservation()
                 if reservation is None:
@@ -192,8 +122,7 @@ class Placement:
             pending = []
             for (ticket, reservation), answer in zip(asked, answers, strict=True):
                 if answer.outcome is Outcome.RESERVED:
-                    ticket.outpost = reservation.outpost
-                    ticket.say("reserved", ticket.outpost, cost=reservation.cost)
+                    ticket.reserved(reservation)
                 elif answer.outcome is Outcome.EXISTS:
                     ticket.adopted = answer.worker
                 elif answer.outcome is Outcome.CONFLICT:
@@ -213,59 +142,73 @@ class Placement:
             orders: what is to be done.
             on: the one outpost to use, or None to let the policy choose.
             tell: is told every event of these orders.
+
+        Raises:
+            LedgerError: the ledger cannot be used; nothing was started that is not recorded.
         """
-        tickets = [_Ticket(order=o, digest=wire.digest(o), tell=tell) for o in orders]
+        tickets = [Ticket(order=o, digest=wire.digest(o), tell=tell, on=on) for o in orders]
+        try:
+            self._reserve_new(tickets)
+            faults.point("manager.reserved")
+            return list(await asyncio.gather(*(self._finish(t) for t in tickets)))
+        finally:
+            # Whatever came between, no row is left in the name of a living process.
+            for ticket in tickets:
+                self._let_go(ticket)
+
+    def _reserve_new(self, tickets: list[Ticket]) -> None:
         known = {w.id: w for w in self.ledger.workers(ids=[t.id for t in tickets])}
-        fresh = []
+        new = []
         for ticket in tickets:
             worker = known.get(ticket.id)
             if worker is None:
-                fresh.append(ticket)
+                new.append(ticket)
             elif worker.digest != ticket.digest:
                 ticket.error = _conflict(ticket.order)
             else:
                 ticket.adopted = worker
-        if fresh:
-            self._choose(fresh, on)
-            self._reserve(fresh)
-            faults.point("manager.reserved")
-        return list(await asyncio.gather(*(self._finish(t, on) for t in tickets)))
+        if new:
+            self._choose(new)
+            self._reserve([ticket for ticket in new if ticket.error is None])
 
-    async def _finish(self, ticket: _Ticket, on: str | None) -> Spawned | OutpostError:
+    async def _finish(self, ticket: Ticket) -> Spawned | OutpostError:
         try:
             if ticket.error is not None:
-                ticket.settled = True
                 return ticket.error
             if ticket.adopted is not None:
-                return await self._adopt(ticket, on)
+                return await self._adopt(ticket)
             return await self._start(ticket)
         except OutpostError as error:
             return error
         finally:
-            if not ticket.settled:
+            self._let_go(ticket)
+
+    def _let_go(self, ticket: Ticket) -> None:
+        """Leave an unfinished row to whoever comes."""
+        if ticket.held:
+            ticket.held = False
+            with suppress(LedgerError):  # then this process's end frees it
                 self.ledger.disown(ticket.id, ticket.owner)
 
-    async def _adopt(self, ticket: _Ticket, on: str | None) -> Spawned:
+    async def _adopt(self, ticket: Ticket) -> Spawned:
         """The row is there: return its worker, or finish its spawn when its owner is dead."""
         deadline = time.monotonic() + self.spawn_timeout
         while True:
             claim = self.ledger.claim(ticket.id, ticket.owner)
-            if claim is Claim.GONE:
+            ticket.held = claim is Claim.MINE
+            worker = self.ledger.worker(ticket.id)
+            if worker is None or claim is Claim.GONE:
                 raise PlacementError(
                     f"{ticket.id} was given up by the process that was placing it",
                     mend="spawn it again",
                 )
-            worker = self.ledger.worker(ticket.id)
-            if worker is not None and claim is Claim.SPAWNED:
-                ticket.settled = True
+            if worker.digest != ticket.digest:
+                raise _conflict(ticket.order)
+            if claim is Claim.SPAWNED:
                 explanation = self.ledger.explanation(ticket.id) or ticket.explanation
                 return Spawned(worker=worker, adopted=True, explanation=explanation)
-            if worker is not None and claim is Claim.MINE:
-                self._choose([ticket], on)
-                first = worker.outpost
-                ticket.queue = [name for name in ticket.queue if name != first]
-                ticket.outpost = first
-                return await self._start(ticket)
+            if claim is Claim.MINE:
+                return await self._take_over(ticket, worker)
             if time.monotonic() > deadline:
                 raise UnreachableError(
                     f"another process is still placing {ticket.id}",
@@ -273,70 +216,80 @@ class Placement:
                 )
             await asyncio.sleep(WATCH_EVERY)
 
-    async def _start(self, ticket: _Ticket) -> Spawned:
-        """Spawn at the reserved outpost; when it refuses, at the next."""
+    async def _take_over(self, ticket: Ticket, worker: Worker) -> Spawned:
+        """Finish the spawn of a dead process, first where it was."""
+        self._choose([ticket])
+        if ticket.error is not None:
+            raise ticket.error
+        ticket.outpost, ticket.doubt = worker.outpost, True
+        ticket.queue = [name for name in ticket.queue if name != worker.outpost]
+        return await self._start(ticket)
+
+    async def _start(self, ticket: Ticket) -> Spawned:
+        """Spawn at the reserved outpost; when it proves that nothing runs there, at the next."""
         while True:
             try:
                 status = await self._spawn_at(ticket)
-            except ConflictError:
-                self.ledger.release(ticket.id)
+            except (ConflictError, UsageError, UnsupportedError) as error:
+                self._drop(ticket, error.message)
                 raise
-            except (SpawnRefusedError, UnreachableError, PluginError) as error:
-                if isinstance(error, UnreachableError):
-                    self.ledger.set_reachable(ticket.outpost, False, error.message, time.time())
-                    if error.sent:
-                        raise UnreachableError(
-                            f"{error.message}; whether {ticket.id} runs there is not known, so it"
-                            " is started nowhere else",
-                            mend="outpost workers asks again and finishes it; outpost stop"
-                            f" {ticket.id} gives it up",
-                        ) from error
+            except SpawnRefusedError as error:
                 ticket.refused(ticket.outpost, error.message)
                 self._move(ticket)
                 continue
             faults.point("manager.spawned")
             await self._mark(ticket.outpost, status)
-            ticket.settled = True
+            ticket.held = False
             faults.point("manager.recorded")
             ticket.say("spawned", ticket.outpost, state=status.state.value)
             worker = self.ledger.worker(ticket.id)
             assert worker is not None, "a spawned row stays"
             return Spawned(worker=worker, adopted=False, explanation=ticket.explanation)
 
-    async def _spawn_at(self, ticket: _Ticket) -> WorkerStatus:
-        """Ask one outpost to spawn; when its answer is a riddle, ask what it has."""
+    async def _spawn_at(self, ticket: Ticket) -> WorkerStatus:
+        """Ask one outpost to spawn; when its answer is a riddle, ask what it has.
+
+        Raises:
+            ConflictError, UsageError, UnsupportedError: it will never take this order.
+            SpawnRefusedError: it is proved that nothing runs there.
+            UnreachableError: there is doubt.
+        """
         ticket.say("starting", ticket.outpost)
         try:
             status = await self.fleet.ask(
                 ticket.outpost, "outpost_spawn", timeout=self.spawn_timeout, order=ticket.order
             )
-        except (UnreachableError, PluginError) as error:
-            if isinstance(error, UnreachableError) and not error.sent:
-                raise
-            found = await self._look(ticket)
-            if found is None:
-                raise
-            return found
-        if not isinstance(status, WorkerStatus):
-            raise PluginError(f"outpost_spawn answered a {type(status).__name__}")
-        return status
+            return check_status(ticket.outpost, status, ticket.id, ticket.digest)
+        except (ConflictError, UsageError, UnsupportedError, SpawnRefusedError):
+            raise
+        except OutpostError as error:
+            if isinstance(error, UnreachableError):
+                self.ledger.set_reachable(ticket.outpost, False, error.message, time.time())
+            never_left = isinstance(error, NotBuiltError) or not getattr(error, "sent", True)
+            if never_left and not ticket.doubt:
+                raise SpawnRefusedError(error.message, mend=error.mend) from error
+            found = None if never_left else await self._look(ticket)
+            if found is not None:
+                return found
+            raise UnreachableError(
+                f"{error.message}; whether {ticket.id} runs at {ticket.outpost} is not known, so"
+                " it is started nowhere else",
+                mend=f"outpost workers asks again and finishes it; outpost stop {ticket.id} gives"
+                " it up",
+            ) from error
 
-    async def _look(self, ticket: _Ticket) -> WorkerStatus | None:
+    async def _look(self, ticket: Ticket) -> WorkerStatus | None:
         """Return the worker when its outpost shows it with this very order."""
         try:
-            statuses = await self.fleet.ask(
-                ticket.outpost, "outpost_list", timeout=self.answer_timeout
-            )
-        except PluginError as error:
-            if ticket.outpost in self.fleet.broken:
-                return None  # it was never built, so nothing was asked of it
-            raise UnreachableError(error.message, mend=error.mend) from error
+            statuses = await self.fleet.list(ticket.outpost, timeout=self.answer_timeout)
+        except OutpostError:
+            return None
         for status in statuses:
             if status.id == ticket.id and status.digest in ("", ticket.digest):
-                return status  # type: ignore[no-any-return]
+                return status
         return None
 
-    def _move(self, ticket: _Ticket) -> None:
+    def _move(self, ticket: Ticket) -> None:
         """Move the reservation to the next outpost with room.
 
         Raises:
@@ -345,16 +298,25 @@ class Placement:
         while True:
             reservation = ticket.next_reservation()
             if reservation is None:
-                self.ledger.release(ticket.id)
-                raise ticket.nobody()
+                error = ticket.nobody()
+                self._drop(ticket, error.message)
+                raise error
             answer = self.ledger.move(ticket.id, reservation)
             if answer.outcome in (Outcome.EXISTS, Outcome.CONFLICT):
                 raise ConflictError(answer.detail, mend=f"outpost show {ticket.id}")
             if answer.outcome is Outcome.RESERVED:
-                ticket.outpost = reservation.outpost
-                ticket.say("reserved", ticket.outpost, cost=reservation.cost)
+                ticket.reserved(reservation)
                 return
             ticket.refused(reservation.outpost, answer.detail)
+
+    def _drop(self, ticket: Ticket, why: str) -> None:
+        """Give the row up: it goes, unless somebody was told that it will be finished."""
+        worker = self.ledger.worker(ticket.id) if ticket.recovered else None
+        if worker is None:
+            self.ledger.release(ticket.id, ticket.owner)
+        else:
+            self._give_up(worker, State.FAILED, why)
+        ticket.held = False
 
     async def _mark(self, outpost: str, status: WorkerStatus) -> None:
         """Record a spawn; all that become ready in one turn of the loop share one transaction."""
@@ -363,7 +325,7 @@ class Placement:
             loop = asyncio.get_running_loop()
             self._marked = loop.create_future()
             loop.call_soon(self._flush)
-        await self._marked
+        await asyncio.shield(self._marked)  # one caller's end is not the others'
 
     def _flush(self) -> None:
         future, items = self._marked, self._to_mark
@@ -371,7 +333,7 @@ class Placement:
         assert future is not None, "scheduled together"
         try:
             self.ledger.mark_spawned(items)
-        except OutpostError as error:
+        except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
             future.set_exception(error)
         else:
             future.set_result(None)
@@ -379,7 +341,9 @@ class Placement:
     # --- after a crash --------------------------------------------------------------------------
 
     async def recover(self, reachable: Iterable[str], environ: Mapping[str, str]) -> None:
-        """Finish every spawn whose process died, at the outpost where it was reserved.
+        """Finish every spawn whose process died, first at the outpost where it was reserved.
+
+        What takes longer than an answer may is left to the next time.
 
         Args:
             reachable: outposts that have just answered.
@@ -388,29 +352,68 @@ class Placement:
         """
         names = set(reachable)
         rows = [w for w in self.ledger.unspawned(0.0) if w.outpost in names]
-        await asyncio.gather(*(self._recover_one(worker, environ) for worker in rows))
+        if not rows:
+            return
+        tasks = [asyncio.ensure_future(self._recover_one(row, environ)) for row in rows]
+        try:
+            await asyncio.wait(tasks, timeout=self.answer_timeout)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _recover_one(self, worker: Worker, environ: Mapping[str, str]) -> None:
-        order = self.ledger.order(worker.id)
-        if order is None or any(name not in environ for name in order.secrets):
-            return
-        secrets = Secrets({name: environ[name] for name in order.secrets})
-        order = replace(order, secrets=secrets)
-        ticket = _Ticket(order=order, digest=worker.digest, tell=self.tell, outpost=worker.outpost)
-        if self.ledger.claim(worker.id, ticket.owner) is not Claim.MINE:
-            return
-        ticket.explanation = self.ledger.explanation(worker.id) or ticket.explanation
+        ticket = None
         try:
-            await self._start(ticket)
+            order = self.ledger.order(worker.id)
+            if order is None or any(name not in environ for name in order.secrets):
+                return
+            secrets = Secrets({name: environ[name] for name in order.secrets})
+            ticket = Ticket(
+                order=replace(order, secrets=secrets),
+                digest=worker.digest,
+                tell=self.tell,
+                recovered=True,
+            )
+            if self.ledger.claim(worker.id, ticket.owner) is not Claim.MINE:
+                return
+            ticket.held = True
+            await self._take_over(ticket, worker)
         except OutpostError as error:
-            ticket.say("unfinished", worker.outpost, reason=error.message)
+            if ticket is not None:
+                ticket.say("unfinished", worker.outpost, reason=error.message)
         finally:
-            if not ticket.settled:
-                self.ledger.disown(worker.id, ticket.owner)
+            if ticket is not None:
+                self._let_go(ticket)
 
+    def _give_up(self, worker: Worker, state: State, message: str) -> None:
+        """End a worker that never was, so that whoever asks for it learns why."""
+        result = Result(
+            state=state,
+            reason="never_started",
+            message=message,
+            finished_at=time.time(),
+            cost_usd=0.0,
+        )
+        status = WorkerStatus(id=worker.id, state=state, digest=worker.digest, result=result)
+        self.ledger.record(worker.outpost, [status])
 
-def _any_price(views: Iterable[OutpostView]) -> bool:
-    return any("price" in view.capabilities for view in views)
+    async def abandon(self, worker: Worker, owner: str) -> None:
+        """Give up a spawn that is not finished, after its outpost was told to stop it.
+
+        Args:
+            worker: its row, claimed.
+            owner: by whom.
+
+        Raises:
+            OutpostError: the outpost cannot say whether it runs; nothing was changed.
+        """
+        statuses = await self.fleet.list(worker.outpost, timeout=self.answer_timeout)
+        mine = [s for s in statuses if s.id == worker.id]
+        if mine:
+            self.ledger.record(worker.outpost, mine)
+        elif self.ledger.claim(worker.id, owner) is Claim.MINE:
+            self._give_up(worker, State.STOPPED, "given up before it was started")
 
 
 def _conflict(order: Order) -> ConflictError:

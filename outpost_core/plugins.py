@@ -7,7 +7,7 @@ rest goes on without it (law 7). `outpost backends` shows the reports.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -191,6 +191,28 @@ class Plugins:
         others = [plugin for plugin in self.pm.get_plugins() if plugin is not me]
         return self.pm.subset_hook_caller(hook, others)
 
+    def each(
+        self, hook: str, trouble: Callable[[str, Exception], None], **arguments: Any
+    ) -> Iterator[Any]:
+        """Call a plain hook of one plugin after the other, so that none breaks the others.
+
+        Args:
+            hook: its name.
+            trouble: is told the plugin's name and what it raised.
+            arguments: the hook's.
+
+        Yields:
+            every answer that is not None, the last registered plugin's first.
+        """
+        for implementation in reversed(getattr(self.pm.hook, hook).get_hookimpls()):
+            others = [p for p in self.pm.get_plugins() if p is not implementation.plugin]
+            try:
+                answers = self.pm.subset_hook_caller(hook, others)(**arguments)
+            except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its own
+                trouble(str(implementation.plugin_name), error)
+                continue
+            yield from answers if isinstance(answers, list) else [answers] if answers else []
+
     def missing_mend(self, type_: str) -> str:
         """Say how to get a backend for a type that nobody provides."""
         broken = [r for r in self.reports if not r.ok and r.entry_point == type_]
@@ -203,12 +225,14 @@ class Plugins:
 
 def _register(pm: pluggy.PluginManager, plugin: object, name: str) -> str:
     """Register, and undo it when a hook does not fit; return the problem or ""."""
+    if pm.has_plugin(name):
+        return f"another package has an entry point named {name.partition(':')[2]!r} too"
     try:
         pm.register(plugin, name=name)
         for hook in pm.get_hookcallers(plugin) or ():
             if hook.spec is None:
                 raise PluginError(f"there is no hook named {hook.name!r}")
-    except (pluggy.PluginValidationError, PluginError, ValueError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001 - even reading its attributes runs its code
         if pm.has_plugin(name):
             pm.unregister(name=name)
         return str(error).replace("\n", " ")

@@ -23,7 +23,8 @@ T = TypeVar("T")
 WIRE_VERSION = 1
 
 _PLAIN = frozenset((NoneType, bool, int, float, str))
-_NAMES: dict[type, tuple[str, ...]] = {}
+#: dataclass → its fields, and whether each is a float: `60` and `60.0` must be the same order.
+_FIELDS: dict[type, tuple[tuple[str, bool], ...]] = {}
 
 
 def to_json(value: object) -> Json:
@@ -31,13 +32,18 @@ def to_json(value: object) -> Json:
     kind = type(value)
     if kind in _PLAIN:
         return cast("Json", value)
-    names = _NAMES.get(kind)
-    if names is not None:
-        return {name: to_json(getattr(value, name)) for name in names}
+    fields = _FIELDS.get(kind)
+    if fields is not None:
+        return {
+            name: _number(getattr(value, name)) if is_float else to_json(getattr(value, name))
+            for name, is_float in fields
+        }
     if isinstance(value, Secrets):
         return cast("Json", sorted(value))
     if dataclasses.is_dataclass(kind):
-        _NAMES[kind] = tuple(f.name for f in dataclasses.fields(kind))
+        _FIELDS[kind] = tuple(
+            (name, hint is float or float in get_args(hint)) for name, hint, _ in _fields(kind)
+        )
         return to_json(value)
     if isinstance(value, State):
         return value.value
@@ -50,6 +56,10 @@ def to_json(value: object) -> Json:
     if isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"{type(value).__name__} has no JSON shape")
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def from_json(kind: type[T], data: Json) -> T:

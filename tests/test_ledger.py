@@ -194,21 +194,27 @@ def test_a_worker_of_another_process_does_not_move(ledger):
 
 def test_a_release_gives_all_back_and_keeps_the_order(ledger):
     ledger.reserve([reservation(order(), cost=1.0)])
-    assert ledger.release("gt-1.1")
+    assert ledger.release("gt-1.1", "")
     assert ledger.worker("gt-1.1") is None
     assert (ledger.active(), ledger.spent(0)) == ({}, {})
     assert ledger.order("gt-1.1") == order()
     assert kinds(ledger, "gt-1.1") == ["reserved", "released"]
-    assert not ledger.release("gt-1.1")
+    assert not ledger.release("gt-1.1", "")
     assert ledger.reserve([reservation(order(prompt="new"))])[0].outcome is Outcome.RESERVED
     assert ledger.order("gt-1.1").prompt == "new"
 
 
+def test_only_its_owner_releases_a_worker(ledger):
+    ledger.reserve([reservation(order(), owner="me/1")])
+    assert not ledger.release("gt-1.1", "me/2")
+    assert ledger.release("gt-1.1", "me/1")
+
+
 def test_a_spawned_or_ended_worker_is_not_released(ledger):
     spawn(ledger, order())
-    assert not ledger.release("gt-1.1")
+    assert not ledger.release("gt-1.1", "")
     ledger.record("local", [status(order(), State.DONE)])
-    assert not ledger.release("gt-1.1")
+    assert not ledger.release("gt-1.1", "")
     assert ledger.worker("gt-1.1").state is State.DONE
 
 
@@ -330,9 +336,12 @@ def test_missing_are_those_spawned_before_the_question_and_not_shown(ledger):
     spawn(ledger, order("gt-3"), "far")
     ledger.reserve([reservation(order("gt-4"))])
     asked = time.time() + 1
+    assert ledger.missing("local", [], 5.0) == []
+    assert ledger.missing("local", ["gt-1.1"], asked) == [], "once may be a race"
+    assert ledger.missing("local", ["gt-1.1"], 5.0) == [], "asked before the first answer"
     assert [w.id for w in ledger.missing("local", ["gt-1.1"], asked)] == ["gt-2.1"]
     assert ledger.missing("local", {"gt-1.1", "gt-2.1"}, asked) == []
-    assert ledger.missing("local", [], 5.0) == []
+    assert ledger.missing("local", ["gt-1.1"], asked) == [], "it was seen in between"
 
 
 def test_workers_by_outpost_issue_state_and_number(ledger):

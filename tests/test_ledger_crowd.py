@@ -109,7 +109,7 @@ for n in range(25):
     assert ledger.active()["local"] <= 6
     assert sum(ledger.spent(0).values()) <= 2.5 + 1e-9
     if n % 3 == 0:
-        assert ledger.release(one.order.worker)
+        assert ledger.release(one.order.worker, "")
     else:
         ledger.record("local", [WorkerStatus(
             id=one.order.worker, state=State.DONE, digest=one.digest,

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from outpost_core.errors import (
     ConflictError,
     NotFoundError,
     OutpostError,
     PlacementError,
+    SpawnRefusedError,
     UnreachableError,
     UnsupportedError,
     UsageError,
@@ -22,10 +24,10 @@ from outpost_core.hookspecs import hookimpl
 from outpost_core.ledger import Reservation
 from outpost_core.manager import Manager
 from outpost_core.orders import OrderRequest
-from outpost_core.placement import Spawned
 from outpost_core.plugins import PluginReport, Plugins
 from outpost_core.testing import FakeOutpost, fake_backend
 from outpost_core.testing.fake import FakeOptions, Script
+from outpost_core.ticket import Spawned
 from outpost_core.types import Agent, Candidate, Event, Issue, Order, Result, State, WorkerStatus
 from outpost_core.wire import digest
 
@@ -51,7 +53,7 @@ def make(tmp_path: Path) -> Make:
         if plugin is not None:
             plugins.add(plugin, PluginReport(entry_point="extra"))
         names = "".join(
-            f"  - {{name: {f.name}, type: fake, max_workers: {f.fake.max_workers or 99}}}\n"
+            f"  - {{name: {f.name}, type: fake, max_workers: {f.options.max_workers or 99}}}\n"
             for f in fakes
         )
         file = tmp_path / "outposts.yaml"
@@ -210,14 +212,14 @@ def test_a_lost_answer_is_settled_by_asking(make: Make) -> None:
     run(make(a, b), body)
 
 
-def test_a_backend_that_raises_before_starting_is_passed_over(make: Make) -> None:
+def test_a_backend_that_raises_something_of_its_own_proves_nothing(make: Make) -> None:
     a, b = Riddle("a"), FakeOutpost("b")
     a.error, a.starts = RuntimeError("a defect"), False
 
     async def body(manager: Manager) -> None:
-        spawned = await manager.spawn(order())
-        assert spawned.worker.outpost == "b"
-        assert "a defect" in spawned.explanation.attempts[0][1]
+        with pytest.raises(UnreachableError, match="a defect"):
+            await manager.spawn(order())
+        assert b.calls == []
 
     run(make(a, b), body)
 
@@ -284,6 +286,7 @@ def test_a_worker_that_its_outpost_forgot_is_lost_and_its_slot_free(make: Make) 
         await manager.spawn(order())
         a._world.statuses.clear()
         a._world.listed = None
+        assert (await manager.worker("gt-1")).state is State.WORKING, "one look may be wrong"
         worker = await manager.worker("gt-1")
         assert worker.state is State.LOST
         assert worker.result is not None
@@ -525,8 +528,208 @@ def test_stopping_an_unfinished_spawn_gives_it_up(make: Make) -> None:
     async def body(manager: Manager) -> None:
         with pytest.raises(UnreachableError):
             await manager.spawn(order())
-        await manager.stop("gt-1")
+        worker = await manager.stop("gt-1")
+        assert worker.state is State.STOPPED
         assert manager.ledger.active() == {}
+
+    run(make(a), body)
+
+
+def test_stopping_a_spawn_whose_answer_was_lost_keeps_its_worker(make: Make) -> None:
+    class Silent(Riddle):
+        @hookimpl
+        async def outpost_list(self) -> Sequence[WorkerStatus]:
+            if self.error is not None:
+                raise UnreachableError("still no line")
+            return await super().outpost_list()
+
+    a = Silent("a")
+
+    async def body(manager: Manager) -> None:
+        with pytest.raises(UnreachableError):
+            await manager.spawn(order())
+        with pytest.raises(UnreachableError):
+            await manager.stop("gt-1")
+        a.error = None
+        worker = await manager.stop("gt-1")
+        assert worker.state is State.STOPPED
+        assert worker.agent == "command", "it is the row that was reserved"
+
+    run(make(a), body)
+
+
+def test_in_doubt_a_second_try_does_not_go_elsewhere(make: Make) -> None:
+    a, b = Riddle("a"), FakeOutpost("b")
+    a.starts = False
+
+    async def body(manager: Manager) -> None:
+        with pytest.raises(UnreachableError):
+            await manager.spawn(order())
+        a.cut("down")
+        a.error = UnreachableError("no route", sent=False)
+        with pytest.raises(UnreachableError, match="not known"):
+            await manager.spawn(order())
+        assert b.calls == []
+        a.restore()
+        a.error = SpawnRefusedError("full")
+        assert (await manager.spawn(order())).worker.outpost == "b"
+
+    run(make(a, b), body)
+
+
+def test_an_interrupted_spawn_that_nobody_takes_ends_and_says_why(make: Make) -> None:
+    a = FakeOutpost("a")
+    a.refuse("no memory")
+
+    async def body(manager: Manager) -> None:
+        dead_reservation(manager, order(), "a")
+        worker = await manager.worker("gt-1")
+        assert worker.state is State.FAILED
+        assert worker.result is not None
+        assert worker.result.reason == "never_started"
+        assert "no memory" in worker.result.message
+
+    run(make(a), body)
+
+
+@pytest.mark.parametrize(
+    "answer", [None, "text", [None], [WorkerStatus(id="gt-1.1", state="working")]]
+)  # type: ignore[arg-type]
+def test_an_answer_that_is_none_is_its_outposts_error(make: Make, answer: Any) -> None:
+    class Odd(FakeOutpost):
+        @hookimpl
+        async def outpost_list(self) -> Any:
+            return answer
+
+        @hookimpl
+        async def outpost_spawn(self, order: Order) -> Any:
+            return answer
+
+    a, b = Odd("a"), FakeOutpost("b")
+
+    async def body(manager: Manager) -> None:
+        with pytest.raises(OutpostError, match="'a' answered"):
+            await manager.spawn(order("gt-1"))
+        await manager.spawn(order("gt-2"), on="b")
+        assert {v.name: v.state for v in await manager.refresh()}["b"] == "ready"
+
+    run(make(a, b), body)
+
+
+def test_an_outpost_that_breaks_off_breaks_nobody(make: Make) -> None:
+    class Breaks(FakeOutpost):
+        @hookimpl
+        async def outpost_list(self) -> Sequence[WorkerStatus]:
+            raise asyncio.CancelledError
+
+        @hookimpl
+        async def outpost_close(self) -> None:
+            raise RuntimeError("no")
+
+    async def body(manager: Manager) -> None:
+        await manager.refresh()
+        assert [v.state for v in manager.outposts()] == ["unreachable", "ready"]
+
+    run(make(Breaks("a"), FakeOutpost("b")), body)
+
+
+def test_a_cancelled_spawn_leaves_its_row_to_whoever_comes(make: Make) -> None:
+    a = FakeOutpost("a")
+    a.slow(60)
+
+    async def body(manager: Manager) -> None:
+        task = asyncio.ensure_future(manager.spawn_many([order("gt-1"), order("gt-2")]))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        a.slow(0)
+        await manager.refresh()
+        assert {w.id for w in await manager.workers()} == {"gt-1.1", "gt-2.1"}
+        assert all(w.state is State.WORKING for w in manager.ledger.workers())
+
+    run(make(a), body)
+
+
+def test_a_progress_that_raises_leaves_no_row_behind_in_our_name(make: Make) -> None:
+    a = FakeOutpost("a")
+
+    def progress(event: Event) -> None:
+        if event.kind == "reserved":
+            raise BrokenPipeError
+
+    async def body(manager: Manager) -> None:
+        with pytest.raises(BrokenPipeError):
+            await manager.spawn(order(), progress=progress)
+        assert (await manager.stop("gt-1")).state is State.STOPPED
+
+    run(make(a), body)
+
+
+def test_a_secret_in_a_plugins_error_is_masked(make: Make) -> None:
+    from outpost_core.types import Secrets
+
+    class Talks(FakeOutpost):
+        @hookimpl
+        async def outpost_spawn(self, order: Order) -> WorkerStatus:
+            raise SpawnRefusedError(f"env was {dict(order.secrets)}")
+
+    async def body(manager: Manager) -> None:
+        with pytest.raises(PlacementError) as caught:
+            await manager.spawn(order(secrets=Secrets({"KEY": "hunter22"})))
+        assert "hunter22" not in str(caught.value)
+        assert "***" in str(caught.value)
+        assert "hunter22" not in str(manager.ledger.events())
+
+    run(make(Talks("a")), body)
+
+
+def test_waiting_where_nobody_can_tell_ends_with_a_word(make: Make) -> None:
+    a, b = FakeOutpost("a"), FakeOutpost("b")
+
+    async def start(manager: Manager) -> None:
+        await manager.spawn(order(), on="b")
+
+    async def body(manager: Manager) -> None:
+        with pytest.raises(NotFoundError, match="not configured"):
+            await manager.wait(["gt-1"])
+        assert manager.forget("gt-1").state is State.LOST
+
+    run(make(a, b), start)
+    run(make(a), body)
+
+
+def test_a_deadline_holds_although_outposts_hang(make: Make) -> None:
+    a = FakeOutpost("a")
+
+    async def body(manager: Manager) -> None:
+        await manager.spawn_many([order(f"gt-{i}") for i in range(5)])
+        a.slow(3600)
+        begun = time.monotonic()
+        found = await manager.wait([f"gt-{i}" for i in range(5)], timeout=0.3)
+        assert time.monotonic() - begun < 8
+        assert len(found) == 5
+
+    run(make(a), body)
+
+
+def test_an_outpost_may_be_called_policy(make: Make) -> None:
+    async def body(manager: Manager) -> None:
+        assert (await manager.spawn(order())).worker.outpost == "policy"
+
+    run(make(FakeOutpost("policy")), body)
+
+
+def test_the_digest_survives_the_ledger(make: Make) -> None:
+    from outpost_core.types import Limits
+
+    wanted = order(limits=Limits(timeout=60, cpu=2, grace=1))
+    a = FakeOutpost("a")
+
+    async def body(manager: Manager) -> None:
+        dead_reservation(manager, wanted, "a")
+        await manager.refresh()
+        assert (await manager.spawn(wanted)).adopted
 
     run(make(a), body)
 

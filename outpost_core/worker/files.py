@@ -26,6 +26,7 @@ RIGS = "rigs"
 ORDER = "order.json"  # wire.to_json(order) with "digest" and "wire"; no value of a secret
 LAUNCH = "launch.json"  # {"env", "root", "boot"}: what the agent's environment is made from
 SECRETS = "secrets.json"  # {name: value}; gone before the agent runs
+CREDENTIALS = "git-credentials"  # user and password of the rig, for git's credential store
 PROMPT = "prompt.md"
 LOCK = "lock"  # flock of the supervisor or of the recovery
 CLAIM = "supervisor.json"  # {"pid", "start", "boot", "at"}: this attempt has begun
@@ -40,6 +41,8 @@ RESULT_ROOM = ".result.tmp"  # room for the result, taken from the start, for a 
 DEBUG = "debug.log"  # tracebacks of defects, only when there was one
 WORK = "work"
 
+#: Name of the secret that becomes CREDENTIALS and is not for the agent.
+RIG_CREDENTIAL = "OUTPOST_RIG_CREDENTIAL"
 #: Bytes of disk that are taken for the result of a worker before it begins.
 ROOM = 8192
 

@@ -18,5 +18,6 @@ def alive(word: str) -> bool:
 
     A word of another boot is of a process that is gone. So is one that cannot be read.
     """
-    boot, pid, start = (word.partition("/")[0].rsplit(":", 2) + ["", ""])[:3]
+    boot, _, rest = word.partition("/")[0].partition(":")
+    pid, _, start = rest.partition(":")
     return pid.isdigit() and start.isdigit() and process.lives(int(pid), int(start), boot)

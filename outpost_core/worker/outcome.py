@@ -138,6 +138,7 @@ def add_delivery(result: dict[str, Any], answer: Mapping[str, Any], stopped: str
         for name in ("reason", "branch", "commit", "pr_url"):
             result[name] = done[name]
         result["message"] = done["message"] or result["message"]
+        result["checkpoint"] = done.get("checkpoint")
         return
     error = answer.get("error")
     result["state"] = "failed"

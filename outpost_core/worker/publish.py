@@ -24,6 +24,7 @@ _PASSED = frozenset(
         "SSH_AUTH_SOCK", "TERM", "COLORTERM", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
         "http_proxy", "https_proxy", "no_proxy", "all_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR",
         "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO",
+        "OUTPOST_GIT_RETRY", "OUTPOST_GIT_TIMEOUT", "OUTPOST_PR_TIMEOUT",
     }
 )  # fmt: skip
 _PASSED_BEGINNINGS = ("LC_", "XDG_")

@@ -237,8 +237,12 @@ class Supervisor:
         from outpost_core.worker.masking import Masker
 
         self._secrets = files.load(self._folder, files.SECRETS) or {}
+        rig = self._secrets.pop(files.RIG_CREDENTIAL, "")
+        if rig:  # stays, since a recovery has to push too; as in a clone of such a URL
+            files.write(os.path.join(self._folder, files.CREDENTIALS), f"{rig}\n".encode())
         os.unlink(path)
-        self._masker = Masker(self._secrets.values())
+        password = rig.partition("://")[2].rpartition("@")[0].partition(":")[2]
+        self._masker = Masker([*self._secrets.values(), password])
 
     def _start(self, work: str) -> dict[str, Any] | None:
         """Start the agent; returns the result when it cannot be executed."""

@@ -13,6 +13,7 @@ import time
 
 from outpost_core.errors import UsageError, WorkerError
 from outpost_core.worker import beads
+from outpost_core.worker.files import CREDENTIALS
 from outpost_core.worker.git import Git, shell_quote, write
 from outpost_core.worker.mirror import Snapshot, mirror_path, sync
 from outpost_core.worker.names import check_branch, check_rig, redact, split_rig
@@ -50,18 +51,17 @@ def repository(order: Mapping[str, Any], folder: str) -> Git:
 
 
 def credentials(rig: str, folder: str) -> str:
-    """Write the rig's user and password where git finds them; "" when it holds none.
+    """Return the path of the file where git finds the rig's user and password; "" without one.
 
-    Returns:
-        the path of the file (0600). It stays as long as the worker's folder: the agent may push
-        too, as it could in a clone of that URL.
+    The file (0600) comes from the order's secrets, else it is made here from a URL that holds
+    them. It stays as long as the worker's folder: the agent may push too, as it could in a clone
+    of that URL.
     """
+    path = os.path.join(folder, CREDENTIALS)
     secret = split_rig(rig)[1]
-    if not secret:
-        return ""
-    path = os.path.join(folder, "git-credentials")
-    write(path, secret + "\n")
-    return path
+    if secret:
+        write(path, secret + "\n")
+    return path if secret or os.path.exists(path) else ""
 
 
 def prepare(
@@ -202,8 +202,8 @@ def _config(order: Mapping[str, Any], folder: str, seen: Snapshot) -> str:
     if secrets:
         helper = _quoted("store --file=" + shell_quote(secrets))
         # The first, empty helper puts the user's own aside, for this host only.
-        host = split_rig(rig)[1].rpartition("@")[2]
-        scope = f"{rig.partition('://')[0]}://{host}"
+        scheme, _, rest = split_rig(rig)[0].partition("://")
+        scope = f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"
         lines += [f"[credential {_quoted(scope)}]", "\thelper =", f"\thelper = {helper}"]
     if delivery.get("author_name") or delivery.get("author_email"):
         lines.append("[user]")

@@ -1,0 +1,208 @@
+"""What people and the policy see of the outposts, without asking any."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from outpost_core.errors import OutpostError, PluginError
+from outpost_core.types import Candidate, Health, Order
+
+if TYPE_CHECKING:
+    from outpost_core.config import OutpostConfig
+    from outpost_core.fleet import Fleet
+    from outpost_core.ledger import Ledger, OutpostNote
+
+#: The window of the cost cap, in seconds.
+HOUR = 3600.0
+#: After an outpost did not answer, placement passes it over for this long (seconds), so that one
+#: dead host does not cost its whole timeout at every spawn.
+AVOID_AFTER_FAILURE = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutpostView:
+    """One configured outpost as a person sees it.
+
+    Args:
+        name: its name.
+        type: its type.
+        package: the distribution that provides the type, or "".
+        version: that distribution's version, or "".
+        state: `ready`, `unknown` (never asked), `unhealthy`, `unreachable`, `missing` (nobody
+            provides the type) or `broken`.
+        detail: what it said, or why it is not ready.
+        mend: the next step.
+        active: workers there that have not ended.
+        max_workers: its slots; None for no limit.
+        capabilities: what it declares.
+        since: since when it has been reachable or not; None when never asked.
+        heard_at: when it was last asked; None when never.
+        spent: USD reserved or settled there in the last hour.
+        cost_cap_hourly: USD; None for no cap.
+        health: its last answer to ping in this process.
+    """
+
+    name: str
+    type: str
+    package: str = ""
+    version: str = ""
+    state: str = "unknown"
+    detail: str = ""
+    mend: str = ""
+    active: int = 0
+    max_workers: int | None = None
+    capabilities: frozenset[str] = frozenset()
+    since: float | None = None
+    heard_at: float | None = None
+    spent: float = 0.0
+    cost_cap_hourly: float | None = None
+    health: Health | None = None
+
+
+@dataclass(kw_only=True, eq=False)
+class Overview:
+    """Describes a fleet.
+
+    Args:
+        fleet: the outposts.
+        ledger: what is known of them.
+    """
+
+    fleet: Fleet
+    ledger: Ledger
+
+    def views(self, health: Mapping[str, Health] | None = None) -> list[OutpostView]:
+        """Describe every outpost.
+
+        Args:
+            health: fresh answers to ping, by outpost; they win over what the ledger remembers.
+        """
+        notes, active = self.ledger.outposts(), self.ledger.active()
+        spent = self.ledger.spent(time.time() - HOUR)
+        return [
+            self._view(entry, notes.get(entry.name), active, spent, (health or {}).get(entry.name))
+            for entry in self.fleet.config.outposts
+        ]
+
+    def _view(
+        self,
+        entry: OutpostConfig,
+        note: OutpostNote | None,
+        active: Mapping[str, int],
+        spent: Mapping[str, float],
+        health: Health | None,
+    ) -> OutpostView:
+        plugins = self.fleet.plugins
+        home, backend = plugins.homes.get(entry.type), plugins.backends.get(entry.type)
+        state, detail, mend = self._state(entry, note, health)
+        built = self.fleet.built.get(entry.name)
+        declared = built.capabilities if built else backend.capabilities if backend else frozenset()
+        return OutpostView(
+            name=entry.name,
+            type=entry.type,
+            package=home.package if home else "",
+            version=home.version if home else "",
+            state=state,
+            detail=detail,
+            mend=mend,
+            active=active.get(entry.name, 0),
+            max_workers=entry.options.max_workers if entry.options else None,
+            capabilities=declared,
+            since=note.since if note else None,
+            heard_at=note.heard_at if note else None,
+            spent=spent.get(entry.name, 0.0),
+            cost_cap_hourly=entry.options.cost_cap_hourly if entry.options else None,
+            health=health,
+        )
+
+    def _state(
+        self, entry: OutpostConfig, note: OutpostNote | None, health: Health | None
+    ) -> tuple[str, str, str]:
+        """Return state, detail and mend."""
+        if entry.options is None or entry.type not in self.fleet.plugins.backends:
+            mend = self.fleet.plugins.missing_mend(entry.type)
+            return "missing", f"nothing installed provides the type {entry.type!r}", mend
+        if error := self.fleet.broken.get(entry.name):
+            return "broken", error.message, error.mend
+        if health is not None:
+            return "ready" if health.ok else "unhealthy", health.detail, health.mend
+        if note is None:
+            return "unknown", "", ""
+        if note.reachable:
+            return "ready", note.detail, ""
+        return "unreachable", note.detail, f"outpost doctor {entry.name}"
+
+    def sheets(
+        self,
+        orders: Sequence[Order],
+        now: float,
+        health: Mapping[str, Health] | None = None,
+    ) -> list[tuple[Candidate, ...]]:
+        """Make the policy's fact sheets for each order.
+
+        Orders share their sheets unless an outpost has prices, so that the policy can share its
+        work too.
+        """
+        views = self.views(health)
+        reasons = [_unavailable(view, now) for view in views]
+        first = self._sheets_of(orders[0], views, reasons) if orders else ()
+        if not any("price" in sheet.capabilities for sheet in first):
+            return [first] * len(orders)
+        return [first, *(self._sheets_of(order, views, reasons) for order in orders[1:])]
+
+    def _sheets_of(
+        self, order: Order, views: list[OutpostView], reasons: list[str]
+    ) -> tuple[Candidate, ...]:
+        found = []
+        for position, (view, unavailable) in enumerate(zip(views, reasons, strict=True)):
+            reason, cost, capabilities = unavailable, 0.0, view.capabilities
+            if not reason:
+                try:
+                    capabilities = self.fleet.outpost(view.name).capabilities
+                    cost = self.price(view.name, order)
+                except OutpostError as error:
+                    reason = f"broken: {error.message}"
+            found.append(
+                Candidate(
+                    name=view.name,
+                    type=view.type,
+                    position=position,
+                    available=not reason,
+                    unavailable_reason=reason,
+                    capabilities=capabilities,
+                    active=view.active,
+                    max_workers=view.max_workers,
+                    cost=cost,
+                    spent=view.spent,
+                    cost_cap_hourly=view.cost_cap_hourly,
+                )
+            )
+        return tuple(found)
+
+    def price(self, name: str, order: Order) -> float:
+        """Return the worst-case USD of an order at an outpost; 0 where it names no price.
+
+        Raises:
+            PluginError: the outpost cannot be built, or its price is no number ≥ 0.
+        """
+        if not self.fleet.supports(name, "price"):
+            return 0.0
+        try:
+            price = float(self.fleet.plugins.hook_of(name, "outpost_price")(order=order)[0])
+        except Exception as error:
+            raise PluginError(f"outpost_price failed: {type(error).__name__}: {error}") from error
+        if not 0 <= price < float("inf"):
+            raise PluginError(f"outpost_price answered {price}")
+        return price
+
+
+def _unavailable(view: OutpostView, now: float) -> str:
+    """Return why an outpost is not to be tried, or ""."""
+    if view.state in ("missing", "broken", "unhealthy"):
+        return f"{view.state}: {view.detail}"
+    # by the distance alone: a clock that was set back must not avoid it for long
+    recent = view.heard_at is not None and abs(now - view.heard_at) <= AVOID_AFTER_FAILURE
+    return f"unreachable: {view.detail}" if view.state == "unreachable" and recent else ""

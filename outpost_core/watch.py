@@ -1,0 +1,183 @@
+"""Following what was placed: ask the outposts, bring the ledger up to date, wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from outpost_core.errors import NotFoundError, OutpostError, PluginError, UnreachableError
+from outpost_core.types import Event, Health, Result, State, Worker, WorkerStatus
+
+if TYPE_CHECKING:
+    from outpost_core.fleet import Fleet
+    from outpost_core.ledger import Ledger
+    from outpost_core.placement import Placement
+    from outpost_core.ticket import Tell
+
+#: Pauses between two looks at running workers, in seconds: short after a change, then longer.
+POLL_MIN, POLL_MAX, POLL_GROWTH = 0.02, 1.0, 1.3
+
+
+@dataclass(kw_only=True, eq=False)
+class Watch:
+    """Follows the workers of a fleet.
+
+    Args:
+        fleet: the outposts.
+        ledger: the record.
+        placement: finishes spawns that a crash interrupted.
+        tell: is told every change.
+        answer_timeout: seconds that one outpost may take to answer.
+        environ: where the values of secrets of interrupted spawns come from.
+    """
+
+    fleet: Fleet
+    ledger: Ledger
+    placement: Placement
+    tell: Tell
+    answer_timeout: float
+    environ: Mapping[str, str]
+
+    def usable(self) -> list[str]:
+        """Return the outposts whose type is provided, in the order of the file."""
+        return [
+            outpost.name
+            for outpost in self.fleet.config.outposts
+            if outpost.options is not None and outpost.type in self.fleet.plugins.backends
+        ]
+
+    async def ping(self, names: Iterable[str]) -> dict[str, Health | OutpostError]:
+        """Ask outposts whether they would take a worker now; each has its answer or its error."""
+        import asyncio
+
+        names = list(names)
+        answers = await asyncio.gather(*(self._ping_one(name) for name in names))
+        return dict(zip(names, answers, strict=True))
+
+    async def _ping_one(self, name: str) -> Health | OutpostError:
+        asked_at, begun = time.time(), time.perf_counter()
+        try:
+            health = await self.fleet.ask(name, "outpost_ping", timeout=self.answer_timeout)
+        except UnreachableError as error:
+            self.ledger.set_reachable(name, False, error.message, asked_at)
+            return error
+        except OutpostError as error:
+            return error
+        if not isinstance(health, Health):
+            return PluginError(f"outpost_ping of {name!r} answered a {type(health).__name__}")
+        self.ledger.set_reachable(name, True, "", asked_at)
+        return replace(health, latency=time.perf_counter() - begun)
+
+    async def refresh(self, names: Iterable[str]) -> dict[str, OutpostError]:
+        """Ask outposts for their workers, take the news over, finish interrupted spawns.
+
+        Returns:
+            the error of each outpost that gave no answer.
+        """
+        asked_at = time.time()
+        answers = await self.fleet.list_all(names, timeout=self.answer_timeout)
+        errors: dict[str, OutpostError] = {}
+        for name, answer in answers.items():
+            if not isinstance(answer, OutpostError):
+                self._take(name, answer, asked_at)
+                continue
+            errors[name] = answer
+            if isinstance(answer, UnreachableError):
+                self.ledger.set_reachable(name, False, answer.message, asked_at)
+        await self.placement.recover(answers.keys() - errors.keys(), self.environ)
+        return errors
+
+    def _take(self, name: str, statuses: Sequence[WorkerStatus], asked_at: float) -> None:
+        self.ledger.set_reachable(name, True, "", asked_at)
+        changed = self.ledger.record(name, self._certain(statuses))
+        gone = self.ledger.missing(name, {status.id for status in statuses}, asked_at)
+        if gone:
+            changed += self.ledger.record(name, [_lost(worker, name, asked_at) for worker in gone])
+        for worker in changed:
+            data = {"state": worker.state.value, "detail": worker.detail}
+            self.tell(
+                Event(kind="state", at=asked_at, worker=worker.id, outpost=name, data={**data})
+            )
+
+    def _certain(self, statuses: Sequence[WorkerStatus]) -> Sequence[WorkerStatus]:
+        """Leave out what is queued there and whose spawn here is not finished.
+
+        Its spawner may have died before it was started, so the spawn is repeated, not believed.
+        """
+        queued = {status.id for status in statuses if status.state is State.QUEUED}
+        if queued:
+            queued &= {worker.id for worker in self.ledger.unspawned(0.0)}
+        return [s for s in statuses if s.id not in queued] if queued else statuses
+
+    async def refresh_of(self, workers: Iterable[Worker]) -> None:
+        """Ask the outposts of workers that have not ended, those that can be asked."""
+        names = {w.outpost for w in workers if not w.state.terminal}.intersection(self.usable())
+        if names:
+            await self.refresh(sorted(names))
+
+    async def wait(
+        self,
+        ids: Sequence[str],
+        deadline: float | None,
+        on_change: Callable[[Worker], None] | None,
+    ) -> list[Worker]:
+        """Wait until workers have ended; unreachable ones are waited for (law 2).
+
+        Args:
+            ids: worker ids that the ledger knows.
+            deadline: on the monotonic clock; None for never. The states so far are returned then.
+            on_change: is told each worker once at first and whenever it changes.
+
+        Raises:
+            NotFoundError: a worker is no longer in the ledger, or its outpost is no longer
+                configured so that nobody can say how it ended.
+        """
+        import asyncio
+
+        seen: dict[str, Worker] = {}
+        pause = POLL_MIN
+        while True:
+            known = {worker.id: worker for worker in self.ledger.workers(ids=ids)}
+            for id_ in ids:
+                if id_ not in known:
+                    raise NotFoundError(f"{id_} is gone: no outpost took it", mend="spawn it again")
+            changed = [worker for worker in known.values() if seen.get(worker.id) != worker]
+            if on_change is not None:
+                for worker in changed:
+                    on_change(worker)
+            seen = known
+            pending = [worker for worker in known.values() if not worker.state.terminal]
+            left = None if deadline is None else deadline - time.monotonic()
+            if not pending or (left is not None and left <= 0):
+                return [known[id_] for id_ in ids]
+            self._someone_can_tell(pending)
+            pause = POLL_MIN if changed else min(pause * POLL_GROWTH, POLL_MAX)
+            await asyncio.sleep(pause if left is None else min(pause, left))
+            if left is None:
+                await self.refresh_of(pending)
+            else:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.refresh_of(pending), max(left, 0.01))
+
+    def _someone_can_tell(self, pending: Sequence[Worker]) -> None:
+        usable = set(self.usable())
+        if not any(worker.outpost in usable for worker in pending):
+            worker = pending[0]
+            raise NotFoundError(
+                f"nobody can say how {worker.id} ends: its outpost {worker.outpost!r} is not"
+                " configured, or its package is missing",
+                mend="outpost list; outpost stop --forget gives the worker up",
+            )
+
+
+def _lost(worker: Worker, outpost: str, at: float) -> WorkerStatus:
+    result = Result(
+        state=State.LOST,
+        reason="lost_process",
+        message=f"outpost {outpost} no longer knows it",
+        finished_at=at,
+    )
+    return WorkerStatus(id=worker.id, state=State.LOST, digest=worker.digest, result=result)
