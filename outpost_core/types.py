@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 from outpost_core.errors import UsageError
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 #: Longest issue id; with ".<attempt>" a worker id stays within what every backend can name.
 MAX_ISSUE_ID: Final = 96
@@ -125,7 +125,7 @@ def check_env_name(name: str) -> str:
         UsageError: it can not.
     """
     if not _ENV_NAME.fullmatch(name):
-        raise UsageError(f"{ascii(name)} is not the name of an environment variable")
+        raise UsageError(f"{name!a} is not the name of an environment variable")
     return name
 
 
@@ -273,7 +273,7 @@ def split_worker_id(worker: str) -> tuple[str, int]:
     if dot and attempt.isascii() and attempt.isdigit() and attempt[0] != "0" and len(attempt) < 7:
         return check_issue_id(issue), int(attempt)
     raise UsageError(
-        f"{ascii(worker[:120])} is not a worker id", mend="it looks like gt-abc123.1: issue.attempt"
+        f"{worker[:120]!a} is not a worker id", mend="it looks like gt-abc123.1: issue.attempt"
     )
 
 

@@ -25,6 +25,18 @@ _RESET = [
 ]
 
 
+#: Bytes of a prompt above which an argument only names its file: Linux takes 128 KiB an argument
+#: (MAX_ARG_STRLEN, execve(2)), and the rest of the argument wants room too.
+LONGEST_PROMPT = 96 * 1024
+
+
+def prompt_argument(prompt: str, prompt_file: str) -> str:
+    """Return what `{prompt}` stands for: the prompt, or for a long one where to read it."""
+    if len(prompt.encode("utf-8", "surrogateescape")) <= LONGEST_PROMPT:
+        return prompt
+    return f"Your task is in the file {prompt_file}. Read all of it, then do what it says."
+
+
 def expand(argv: Sequence[str], values: Mapping[str, str]) -> list[str]:
     """Replace `{name}` in each argument by its value, in one pass.
 

@@ -249,7 +249,7 @@ class Supervisor:
         agent = self._order["agent"]
         prompt = os.path.join(self._folder, files.PROMPT) if self._order["prompt"] else ""
         values = {
-            "prompt": self._order["prompt"],
+            "prompt": launch.prompt_argument(self._order["prompt"], prompt),
             "prompt_file": prompt,
             "issue": self._order["issue"]["id"],
         }

@@ -64,11 +64,19 @@ def test_no_command_at_all(far):
     assert result.reason == "command_not_found"
 
 
-def test_arguments_that_are_too_long_say_what_to_do(far):
+def test_a_prompt_too_long_for_an_argument_is_read_from_its_file(far):
+    """Linux refuses an argument of 128 KiB or more; an issue may be longer."""
     folder, result = far.run(far.order("echo", "{prompt}", prompt="x" * 200_000))
-    assert result.reason == "command_not_found"
-    assert "{prompt_file}" in result.message
+    assert result.state is State.DONE
+    log = (folder / "output.log").read_text()
+    assert log.startswith(f"Your task is in the file {folder}/prompt.md.")
     assert (folder / "prompt.md").stat().st_size == 200_000
+
+
+def test_an_argument_too_long_is_said_with_its_cure(far):
+    _, result = far.run(far.order("echo", "y" * 200_000))
+    assert (result.state, result.reason) == (State.FAILED, "command_not_found")
+
 
 
 def test_output_of_an_instant_exit_is_kept_in_order(far):
