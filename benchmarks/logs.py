@@ -9,10 +9,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.harness import Row, ms
 from outpost_core.manager import Manager
 from outpost_core.types import Agent, Issue, Limits, Order
-
-from benchmarks.harness import Row, ms
 
 SIZE = 200 * 1024 * 1024
 LINES = 60

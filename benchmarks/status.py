@@ -10,12 +10,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.harness import Row, median_of, ms
 from outpost_core.manager import Manager
 from outpost_core.plugins import PluginReport, Plugins
 from outpost_core.testing import FakeOutpost, fake_backend
 from outpost_core.types import Agent, Issue, Order
-
-from benchmarks.harness import Row, median_of, ms
 
 OUTPOSTS, WORKERS = 100, 10_000
 

@@ -11,10 +11,9 @@ import time
 import uuid
 from pathlib import Path
 
+from benchmarks.harness import Row, ms
 from outpost_core.manager import Manager
 from outpost_core.types import Agent, Delivery, Issue, Limits, Order, State
-
-from benchmarks.harness import Row, ms
 
 GIT_ENV = {
     "GIT_AUTHOR_NAME": "bench", "GIT_AUTHOR_EMAIL": "bench@example.com",

@@ -19,7 +19,7 @@ from outpost_core.nearest import suggest
 from outpost_core.units import format_bytes, format_duration, parse_bytes, parse_duration
 
 if TYPE_CHECKING:
-    from outpost_core.yamlmarks import Node
+    from outpost_core.config.marks import Node
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

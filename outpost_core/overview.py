@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from outpost_core.errors import OutpostError, PluginError
+from outpost_core.ledger import HOUR
 from outpost_core.types import Candidate, Health, Order
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from outpost_core.fleet import Fleet
     from outpost_core.ledger import Ledger, OutpostNote
 
-#: The window of the cost cap, in seconds.
-HOUR = 3600.0
 #: After an outpost did not answer, placement passes it over for this long (seconds), so that one
 #: dead host does not cost its whole timeout at every spawn.
 AVOID_AFTER_FAILURE = 30.0

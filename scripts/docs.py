@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+
 from outpost_core import hookspecs
 from outpost_core.cli.app import SECTIONS, cli
 from outpost_core.cli.shapes import SHAPES

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from outpost_core.types import Usage
 from outpost_core.wire import from_json
 from outpost_core.worker import agentout

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pluggy
 import pytest
+
 from outpost_core import hookspecs
 from outpost_core.agents import PRESETS, AgentPreset, BuiltinAgents, resolve
 from outpost_core.errors import UnsupportedError, UsageError

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from outpost_core import wire
 from outpost_core.agents import PRESETS, resolve
 from outpost_core.testing.stubmodel import API_KEY, Mode, StubModel

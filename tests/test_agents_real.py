@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from outpost_core.agents import PRESETS, resolve
 from outpost_core.testing.stubmodel import API_KEY, Mode, StubModel
 from outpost_core.worker import agentout

@@ -1,6 +1,7 @@
 import random
 
 import pytest
+
 from outpost_core.conditions import FIELDS, ConditionError, parse
 from outpost_core.types import Agent, Issue, Json, Limits, Order
 

@@ -3,6 +3,7 @@ from enum import StrEnum
 from pathlib import Path
 
 import pytest
+
 from outpost_core.backend import Backend, Outpost, OutpostOptions, option
 from outpost_core.config import (
     Config,

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 
-import outpost_core
 import pytest
+
+import outpost_core
 from outpost_core.backend import Backend, Outpost, OutpostOptions, option
 from outpost_core.config import add_outpost, load_config, remove_outpost
 from outpost_core.errors import ConfigError, NotFoundError

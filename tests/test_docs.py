@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 import pytest
+
 from outpost_core.cli.app import cli
 from outpost_core.config import load_config
 from outpost_core.plugins import Plugins

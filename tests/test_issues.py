@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from outpost_core import issues
 from outpost_core.errors import OutpostError
 from outpost_core.issues import BeadsIssues, parse_bd_show

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from outpost_core import ledger_rows, wire
+from outpost_core import wire
 from outpost_core.errors import UsageError
-from outpost_core.ledger import Ledger, Outcome, Reservation
+from outpost_core.ledger import Ledger, Outcome, Reservation, rows
 from outpost_core.types import (
     Agent,
     Event,
@@ -392,7 +392,7 @@ def test_a_row_becomes_the_worker_that_its_constructor_would_make():
         "gt-1.2", "gt-1", 2, "local", "d", "working", "thinking", "Title", 3, "/rig", "codex",
         1.0, 2.0, 3.0, None, None, 1_500_000_000, None, None,
     )  # fmt: skip
-    assert ledger_rows.worker(row, {"local": 9.0}) == Worker(
+    assert rows.worker(row, {"local": 9.0}) == Worker(
         id="gt-1.2", issue="gt-1", attempt=2, outpost="local", digest="d", state=State.WORKING,
         detail="thinking", title="Title", priority=3, rig="/rig", agent="codex", created_at=1.0,
         started_at=2.0, updated_at=3.0, unreachable_since=9.0, cost_reserved=1.5,

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core import ledger_schema, ledger_store, wire
+from outpost_core import wire
 from outpost_core.errors import LedgerError
-from outpost_core.ledger import Ledger, Outcome, Reservation
-from outpost_core.ledger_store import Store
+from outpost_core.ledger import Ledger, Outcome, Reservation, schema, store
+from outpost_core.ledger.store import Store
 from outpost_core.types import Agent, Issue, Order, State, WorkerStatus
 
 CHECKOUT = Path(__file__).parents[1]
@@ -240,7 +240,7 @@ with ledger._store.write() as db:
 
 def test_a_ledger_of_an_older_version_is_brought_forward(tmp_path):
     Ledger(tmp_path).reserve([item("gt-1")])
-    newer = [*ledger_schema.MIGRATIONS, ["ALTER TABLE workers ADD COLUMN mood TEXT DEFAULT 'fine'"]]
+    newer = [*schema.MIGRATIONS, ["ALTER TABLE workers ADD COLUMN mood TEXT DEFAULT 'fine'"]]
     store = Store(tmp_path, migrations=newer)
     assert store.read("SELECT id, mood FROM workers") == [("gt-1.1", "fine")]
     assert store.read("PRAGMA user_version") == [(len(newer),)]
@@ -250,7 +250,7 @@ def test_a_ledger_of_an_older_version_is_brought_forward(tmp_path):
 
 def test_a_migration_that_fails_changes_nothing(tmp_path):
     Ledger(tmp_path).reserve([item("gt-1")])
-    broken = [*ledger_schema.MIGRATIONS, ["ALTER TABLE workers ADD COLUMN mood", "NO SQL"]]
+    broken = [*schema.MIGRATIONS, ["ALTER TABLE workers ADD COLUMN mood", "NO SQL"]]
     with pytest.raises(LedgerError):
         Store(tmp_path, migrations=broken)
     ledger = Ledger(tmp_path)
@@ -259,7 +259,7 @@ def test_a_migration_that_fails_changes_nothing(tmp_path):
 
 
 def test_a_newer_ledger_is_left_as_it_is(tmp_path):
-    newer = [*ledger_schema.MIGRATIONS, ["CREATE TABLE future (x)"]]
+    newer = [*schema.MIGRATIONS, ["CREATE TABLE future (x)"]]
     Store(tmp_path, migrations=newer).close()
     before = (tmp_path / "ledger.db").read_bytes()
     with pytest.raises(LedgerError, match=f"version {len(newer)}") as caught:
@@ -270,7 +270,7 @@ def test_a_newer_ledger_is_left_as_it_is(tmp_path):
 
 def test_an_open_ledger_that_is_migrated_meanwhile_is_written_no_more(tmp_path):
     old = Ledger(tmp_path)
-    Store(tmp_path, migrations=[*ledger_schema.MIGRATIONS, ["CREATE TABLE future (x)"]]).close()
+    Store(tmp_path, migrations=[*schema.MIGRATIONS, ["CREATE TABLE future (x)"]]).close()
     with pytest.raises(LedgerError, match="upgrade"):
         old.reserve([item("gt-1")])
     assert old.workers() == []
@@ -409,4 +409,4 @@ def test_threads_of_one_process_share_a_ledger(tmp_path):
     assert [answer.outcome for answer in answers].count(Outcome.RESERVED) == 10
     status = WorkerStatus(id="gt-0.1", state=State.WORKING)
     assert len(ledger.record("local", [status])) == 1
-    assert ledger_store.FILE == "ledger.db"
+    assert store.FILE == "ledger.db"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
 from outpost_core.backend import Backend, BuildContext, Outpost, OutpostOptions
 from outpost_core.errors import PluginError
 from outpost_core.hookspecs import hookimpl, hookspec  # noqa: F401 - the public markers

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+
 from outpost_core.conditions import parse
 from outpost_core.errors import PluginError
 from outpost_core.policy import (

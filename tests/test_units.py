@@ -1,6 +1,7 @@
 import random
 
 import pytest
+
 from outpost_core.units import format_bytes, format_duration, parse_bytes, parse_duration
 
 

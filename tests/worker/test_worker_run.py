@@ -78,7 +78,6 @@ def test_an_argument_too_long_is_said_with_its_cure(far):
     assert (result.state, result.reason) == (State.FAILED, "command_not_found")
 
 
-
 def test_output_of_an_instant_exit_is_kept_in_order(far):
     folder, result = far.run(far.shell("printf one; printf two >&2; printf three"))
     assert (folder / "output.log").read_bytes() == b"onetwothree"

@@ -22,13 +22,13 @@ from typing import Any, Final
 import yaml
 
 from outpost_core.backend import Backend
-from outpost_core.config_read import parse_config
+from outpost_core.config.marks import Document, Node, plain, read_text
+from outpost_core.config.read import parse_config
+from outpost_core.config.text import append_item, append_section, drop_item, replace
 from outpost_core.errors import ConfigError, NotFoundError
 from outpost_core.nearest import suggest
 from outpost_core.options import option_fields
 from outpost_core.types import Json
-from outpost_core.yamlmarks import Document, Node, plain, read_text
-from outpost_core.yamltext import append_item, append_section, drop_item, replace
 
 _HEADER: Final = "# Where workers run. `outpost config check` checks this file.\n"
 _LOCAL: Final = {"name": "local", "type": "local"}

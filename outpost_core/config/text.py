@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from outpost_core.yamlmarks import Document, Node
+from outpost_core.config.marks import Document, Node
 
 _DASH: Final = re.compile(r"^[ ]*-(?=\s)", re.MULTILINE)
 _SEPARATOR: Final = re.compile(r"\s*,\s*")

@@ -17,8 +17,8 @@ from stat import S_ISREG
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from outpost_core import ledger_schema
 from outpost_core.errors import LedgerError
+from outpost_core.ledger import schema
 
 if TYPE_CHECKING:
     import sqlite3
@@ -44,7 +44,7 @@ class Store:
 
     Args:
         folder: the state folder; made with mode 0700, with its parents, when it is missing.
-        migrations: the schema's versions, see `ledger_schema.MIGRATIONS`.
+        migrations: the schema's versions, see `schema.MIGRATIONS`.
 
     Raises:
         LedgerError: it cannot be opened; nothing was changed.
@@ -54,7 +54,7 @@ class Store:
         self,
         folder: Path,
         *,
-        migrations: Sequence[Sequence[str]] = ledger_schema.MIGRATIONS,
+        migrations: Sequence[Sequence[str]] = schema.MIGRATIONS,
         patience: float = PATIENCE,
     ) -> None:
         import sqlite3  # here, because `outpost --help` has no use for it
@@ -121,7 +121,7 @@ class Store:
                     self._patiently(lambda: db.execute(f"PRAGMA synchronous = {level}"))
                     self._durable = durable
                 self._patiently(lambda: db.execute("BEGIN IMMEDIATE"))
-                found = ledger_schema.version(db)
+                found = schema.version(db)
                 if found != self._version:
                     raise self._newer(found)
                 yield db
@@ -139,7 +139,7 @@ class Store:
         for pragma in ("foreign_keys = ON", "synchronous = FULL", f"cache_size = -{_CACHE_KIB}"):
             self._patiently(partial(db.execute, f"PRAGMA {pragma}"))
         try:
-            if self._patiently(lambda: ledger_schema.check(db, self._version)):
+            if self._patiently(lambda: schema.check(db, self._version)):
                 return
             (mode,) = self._patiently(lambda: db.execute("PRAGMA journal_mode = WAL").fetchone())
             if mode != "wal":
@@ -149,15 +149,15 @@ class Store:
                 )
             self._patiently(lambda: db.execute("BEGIN IMMEDIATE"))
             try:
-                ledger_schema.migrate(db, migrations)
+                schema.migrate(db, migrations)
                 db.execute("COMMIT")
             except BaseException:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
-        except ledger_schema.NewerSchemaError as error:
+        except schema.NewerSchemaError as error:
             raise self._newer(error.args[0]) from None
-        except ledger_schema.ForeignFileError:
+        except schema.ForeignFileError:
             raise LedgerError(
                 f"{self.path} is a database of another program, not a ledger of Outpost",
                 mend="move it away, or let $OUTPOST_STATE name another folder",

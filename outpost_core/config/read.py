@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.backend import Backend, OutpostOptions
 from outpost_core.config import Config, Defaults, OutpostConfig, built_in_local
+from outpost_core.config.marks import Document, Node, caret, plain
 from outpost_core.errors import ConfigError, OutpostError
 from outpost_core.nearest import suggest
 from outpost_core.options import OptionError, OptionField, Origin, convert, option_fields
 from outpost_core.policy import Override, PolicyConfig
 from outpost_core.types import check_env_name
-from outpost_core.yamlmarks import Document, Node, caret, plain
 
 if TYPE_CHECKING:
     from outpost_core.conditions import Condition

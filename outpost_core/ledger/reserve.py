@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from outpost_core import ledger_rows as rows
+from outpost_core.ledger import rows
 from outpost_core.types import Explanation, Json, Order, State, Worker
 
 if TYPE_CHECKING:

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from outpost_core import ledger_claims, ledger_record, ledger_reserve
-from outpost_core import ledger_rows as rows
 from outpost_core.errors import UsageError
-from outpost_core.ledger_claims import Claim
-from outpost_core.ledger_reserve import HOUR, Answer, Outcome, Reservation
-from outpost_core.ledger_store import Store
+from outpost_core.ledger import claims, record, reserve, rows
+from outpost_core.ledger.claims import Claim
+from outpost_core.ledger.reserve import Answer, Reservation
+from outpost_core.ledger.store import Store
 from outpost_core.types import (
     Event,
     Explanation,
@@ -28,8 +27,6 @@ from outpost_core.types import (
     WorkerStatus,
     split_worker_id,
 )
-
-__all__ = ["HOUR", "Answer", "Claim", "Ledger", "Outcome", "OutpostNote", "Reservation"]
 
 T = TypeVar("T")
 
@@ -87,11 +84,11 @@ class Ledger:
         Raises:
             UsageError: a cost is not an amount of money.
         """
-        drafts = [ledger_reserve.Draft(item) for item in items]
+        drafts = [reserve.Draft(item) for item in items]
         if not drafts:
             return []
         with self._store.write() as db:
-            return [ledger_reserve.reserve(db, draft) for draft in drafts]
+            return [reserve.reserve(db, draft) for draft in drafts]
 
     def move(self, worker: str, to: Reservation) -> Answer:
         """Reserve at another outpost what this one refused; what is not reserved stays put.
@@ -106,16 +103,16 @@ class Ledger:
         """
         if to.order.worker != worker:
             raise UsageError(f"{worker} cannot be moved with the order of {to.order.worker}")
-        draft = ledger_reserve.Draft(to)
+        draft = reserve.Draft(to)
         with self._store.write() as db:
-            return ledger_reserve.move(db, draft)
+            return reserve.move(db, draft)
 
     def mark_spawned(self, items: Sequence[tuple[str, WorkerStatus]]) -> None:
         """Write down that outposts have taken their workers, as (outpost, status)."""
         durable = any(status.state.terminal for _, status in items)
         with self._store.write(durable=durable) as db:
             for outpost, status in items:
-                ledger_record.take(db, outpost, status)
+                record.take(db, outpost, status)
 
     def release(self, worker: str, owner: str) -> bool:
         """Give slot and cost back: no outpost took the worker. Its order stays in the events.
@@ -145,12 +142,12 @@ class Ledger:
                 this spawn apart from others in it.
         """
         with self._store.write(durable=False) as db:
-            return ledger_claims.claim(db, worker, owner)
+            return claims.claim(db, worker, owner)
 
     def disown(self, worker: str, owner: str) -> None:
         """Leave an unfinished spawn to whoever comes; nothing when it is not `owner`'s."""
         with self._store.write(durable=False) as db:
-            ledger_claims.disown(db, worker, owner)
+            claims.disown(db, worker, owner)
 
     def record(self, outpost: str, statuses: Sequence[WorkerStatus]) -> list[Worker]:
         """Take over what an outpost says of its workers; settles the cost of those that ended.
@@ -187,7 +184,7 @@ class Ledger:
             return []
         durable = any(status.state.terminal for status in news)
         with self._store.write(durable=durable) as db:
-            changed = [status.id for status in news if ledger_record.take(db, outpost, status)]
+            changed = [status.id for status in news if record.take(db, outpost, status)]
         return self.workers(ids=changed) if changed else []
 
     def _without_strangers(

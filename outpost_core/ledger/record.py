@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from outpost_core import ledger_rows as rows
 from outpost_core.errors import UsageError
+from outpost_core.ledger import rows
 from outpost_core.types import Json, State, WorkerStatus, split_worker_id
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """What `outposts.yaml` configures, typed, and where the file is found.
 
 The types of the file's values are those of the dataclasses: a backend's options, and `Defaults`
-here. `config_read` checks a file and `config_edit` changes one; they and PyYAML are imported when
+here. `read` checks a file and `edit` changes one; they and PyYAML are imported when
 there is a file, not before.
 """
 
@@ -185,8 +185,8 @@ def load_config(path: Path | None, backends: Mapping[str, Backend]) -> Config:
     """
     if path is None:
         return Config(outposts=(built_in_local(backends),))
-    from outpost_core.config_read import parse_config
-    from outpost_core.yamlmarks import read
+    from outpost_core.config.marks import read
+    from outpost_core.config.read import parse_config
 
     return parse_config(read(path), backends, path)
 
@@ -225,19 +225,19 @@ def add_outpost(
     values: Mapping[str, Json],
     backends: Mapping[str, Backend],
 ) -> None:
-    """Write one more outpost into the file; see `config_edit.add`."""
-    from outpost_core import config_edit
+    """Write one more outpost into the file; see `edit.add`."""
+    from outpost_core.config import edit
 
-    config_edit.add(path, type, name, values, backends)
+    edit.add(path, type, name, values, backends)
 
 
 def remove_outpost(
     path: Path, name: str, backends: Mapping[str, Backend], *, prune: bool = False
 ) -> None:
-    """Take an outpost out of the file; see `config_edit.remove`."""
-    from outpost_core import config_edit
+    """Take an outpost out of the file; see `edit.remove`."""
+    from outpost_core.config import edit
 
-    config_edit.remove(path, name, backends, prune=prune)
+    edit.remove(path, name, backends, prune=prune)
 
 
 def _exists(path: Path) -> bool:
