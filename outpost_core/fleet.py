@@ -18,13 +18,13 @@ from outpost_core.errors import (
     UnsupportedError,
 )
 from outpost_core.hookspecs import CAPABILITIES
-from outpost_core.types import Order, State, WorkerStatus
 
 if TYPE_CHECKING:
     import asyncio  # at run time where it is used: describing outposts is quicker without
 
     from outpost_core.config import Config, OutpostConfig
     from outpost_core.plugins import Plugins
+    from outpost_core.types import Order, WorkerStatus
 
 
 #: Seconds that an outpost may take to let go.
@@ -166,16 +166,16 @@ class Fleet:
                 raise PluginError(f"outpost {name!r} answered nothing to {hook}")
             return await self._bounded(name, hook, answers[0], timeout)
         except OutpostError as error:
-            if isinstance(order := arguments.get("order"), Order):
-                _mask(error, order)
+            if "order" in arguments:
+                _mask(error, arguments["order"])
             raise
         except Exception as error:
             trouble = PluginError(
                 f"outpost {name!r} failed in {hook}: {type(error).__name__}: {error}",
                 mend=f"outpost doctor {name}; this is a defect of its package",
             )
-            if isinstance(order := arguments.get("order"), Order):
-                _mask(trouble, order)
+            if "order" in arguments:
+                _mask(trouble, arguments["order"])
                 raise trouble from None  # the cause's own text is not masked
             raise trouble from error
 
@@ -217,6 +217,8 @@ class Fleet:
             OutpostError: what the outpost raised.
             PluginError: it raised something else, or answered something else than statuses.
         """
+        from outpost_core.types import State, WorkerStatus
+
         answer = await self.ask(name, "outpost_list", timeout=timeout)
         if not isinstance(answer, Sequence) or isinstance(answer, str | bytes):
             raise PluginError(f"outpost_list of {name!r} answered a {type(answer).__name__}")
@@ -292,6 +294,8 @@ def check_status(outpost: str, status: object, worker: str, digest: str) -> Work
     Raises:
         PluginError: it is something else.
     """
+    from outpost_core.types import State, WorkerStatus
+
     if not isinstance(status, WorkerStatus):
         raise PluginError(f"outpost {outpost!r} answered a {type(status).__name__} as a status")
     if not isinstance(status.state, State):

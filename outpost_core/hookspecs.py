@@ -12,24 +12,23 @@ from typing import TYPE_CHECKING, Final
 
 import pluggy
 
-from outpost_core.types import (
-    Candidate,
-    Cleaned,
-    Event,
-    Finding,
-    Health,
-    Issue,
-    Message,
-    Order,
-    WorkerStatus,
-)
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # annotations alone: `outpost --help` loads none of it
     import click
 
     from outpost_core.agents import AgentPreset
     from outpost_core.backend import Backend
     from outpost_core.policy import Assignment
+    from outpost_core.types import (
+        Candidate,
+        Cleaned,
+        Event,
+        Finding,
+        Health,
+        Issue,
+        Message,
+        Order,
+        WorkerStatus,
+    )
 
 #: The version of these hooks. A plugin says `OUTPOST_API = 1` at its top level.
 API_VERSION: Final = 1

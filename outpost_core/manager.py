@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -17,33 +16,29 @@ from outpost_core.errors import (
     UsageError,
 )
 from outpost_core.fleet import Fleet
-from outpost_core.ledger import Claim, Ledger
+from outpost_core.ledger.book import Ledger
 from outpost_core.overview import OutpostView, Overview
 from outpost_core.paths import state_dir
 from outpost_core.plugins import Plugins
 from outpost_core.policy import DefaultPolicy
-from outpost_core.types import (
-    Cleaned,
-    Event,
-    Explanation,
-    Finding,
-    Health,
-    Issue,
-    Message,
-    Order,
-    Result,
-    State,
-    Worker,
-    WorkerStatus,
-    check_issue_id,
-)
-from outpost_core.worker.identity import me
 
 if TYPE_CHECKING:
     from outpost_core.agents import AgentPreset
     from outpost_core.orders import OrderRequest
     from outpost_core.placement import Placement
     from outpost_core.ticket import Spawned
+    from outpost_core.types import (
+        Cleaned,
+        Event,
+        Explanation,
+        Finding,
+        Health,
+        Issue,
+        Json,
+        Message,
+        Order,
+        Worker,
+    )
     from outpost_core.watch import Watch
 
 #: Events that happen outside of the ledger.
@@ -194,6 +189,8 @@ class Manager:
         Raises:
             OutpostError: beads is there and failed.
         """
+        from outpost_core.types import Issue
+
         for answer in self.plugins.each("outpost_issue", self._trouble, issue_id=issue, rig=rig):
             if isinstance(answer, Issue):
                 return answer
@@ -237,6 +234,8 @@ class Manager:
                 )
             if not 1 <= request.attempt <= 999_999:
                 raise UsageError(f"attempt {request.attempt} is not between 1 and 999999")
+        from outpost_core.types import check_issue_id
+
         check_issue_id(request.issue)
         earlier = {w.attempt: w for w in self.ledger.attempts(request.issue)}
         last = max(earlier, default=0)
@@ -297,6 +296,8 @@ class Manager:
         """Say where an order would go and why, after asking every outpost; changes nothing."""
         if on is not None:
             self.fleet.configured(on)
+        from outpost_core.types import Health
+
         answers = await self.ping()
         health = {name: a for name, a in answers.items() if isinstance(a, Health)}
         (sheets,) = self.overview.sheets([order], time.time(), health)
@@ -418,21 +419,9 @@ class Manager:
         worker = await self._known(ref)
         if worker.state.terminal:
             return worker
-        owner = f"{me()}/{uuid.uuid4().hex[:12]}"
-        claim = self.ledger.claim(worker.id, owner)
-        if claim is Claim.THEIRS:
-            raise ConflictError(
-                f"{worker.id} is being placed by another process", mend="try again in a moment"
-            )
         seconds = self.config.defaults.grace if grace is None else grace
-        try:
-            await self._verb(worker, "stop", grace=seconds)
-            if claim is Claim.MINE:
-                await self.placement.abandon(worker, owner)
-        finally:
-            if claim is Claim.MINE:
-                self.ledger.disown(worker.id, owner)
-        self._tell(Event(kind="stop", at=time.time(), worker=worker.id, outpost=worker.outpost))
+        await self.placement.stop(worker, lambda: self._verb(worker, "stop", grace=seconds))
+        self._say("stop", worker)
         await self.watch.refresh_of([worker])
         return self.ledger.worker(worker.id) or worker
 
@@ -451,14 +440,7 @@ class Manager:
                 f"{worker.id} is at {worker.outpost}, which is configured",
                 mend=f"outpost stop {worker.id}",
             )
-        result = Result(
-            state=State.LOST,
-            reason="lost_process",
-            message=f"given up by hand: outpost {worker.outpost} is no longer configured",
-            finished_at=time.time(),
-        )
-        status = WorkerStatus(id=worker.id, state=State.LOST, digest=worker.digest, result=result)
-        self.ledger.record(worker.outpost, [status])
+        self.placement.forget(worker)
         return self.find(worker.id)
 
     async def nudge(self, ref: str, text: str) -> None:
@@ -531,16 +513,7 @@ class Manager:
         )
         if cleaned.removed:
             self.ledger.forget(worker.id)
-            data = {"rescued": cleaned.rescued}
-            self._tell(
-                Event(
-                    kind="cleaned",
-                    at=time.time(),
-                    worker=worker.id,
-                    outpost=worker.outpost,
-                    data=data,
-                )
-            )
+            self._say("cleaned", worker, rescued=cleaned.rescued)
         return cleaned
 
     # --- health of everything -----------------------------------------------------------------
@@ -550,6 +523,12 @@ class Manager:
         from outpost_core.doctor import examine
 
         return await examine(self, name)
+
+    def _say(self, kind: str, worker: Worker, **data: Json) -> None:
+        from outpost_core.types import Event
+
+        at = time.time()
+        self._tell(Event(kind=kind, at=at, worker=worker.id, outpost=worker.outpost, data=data))
 
     def _tell(self, event: Event) -> None:
         """Tell the observers; what one of them raises changes nothing.

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from outpost_core.errors import OutpostError, PluginError
-from outpost_core.ledger import HOUR
-from outpost_core.types import Candidate, Health, Order
+from outpost_core.ledger.money import HOUR
 
 if TYPE_CHECKING:
     from outpost_core.config import OutpostConfig
     from outpost_core.fleet import Fleet
     from outpost_core.ledger import Ledger, OutpostNote
+    from outpost_core.types import Candidate, Health, Order
 
 #: After an outpost did not answer, placement passes it over for this long (seconds), so that one
 #: dead host does not cost its whole timeout at every spawn.
@@ -155,6 +155,8 @@ class Overview:
     def _sheets_of(
         self, order: Order, views: list[OutpostView], reasons: list[str]
     ) -> tuple[Candidate, ...]:
+        from outpost_core.types import Candidate
+
         found = []
         for position, (view, unavailable) in enumerate(zip(views, reasons, strict=True)):
             reason, cost, capabilities = unavailable, 0.0, view.capabilities

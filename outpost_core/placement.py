@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -40,6 +41,7 @@ from outpost_core.types import (
     Worker,
     WorkerStatus,
 )
+from outpost_core.worker.identity import me
 
 if TYPE_CHECKING:
     from outpost_core.fleet import Fleet
@@ -386,34 +388,55 @@ class Placement:
             if ticket is not None:
                 self._let_go(ticket)
 
-    def _give_up(self, worker: Worker, state: State, message: str) -> None:
-        """End a worker that never was, so that whoever asks for it learns why."""
-        result = Result(
-            state=state,
-            reason="never_started",
-            message=message,
-            finished_at=time.time(),
-            cost_usd=0.0,
-        )
-        status = WorkerStatus(id=worker.id, state=state, digest=worker.digest, result=result)
-        self.ledger.record(worker.outpost, [status])
+    # --- the end of a row ------------------------------------------------------------------------
 
-    async def abandon(self, worker: Worker, owner: str) -> None:
-        """Give up a spawn that is not finished, after its outpost was told to stop it.
+    async def stop(self, worker: Worker, ask: Callable[[], Awaitable[None]]) -> None:
+        """Stop a worker; one whose spawn is not finished is given up, once that is proved.
 
         Args:
-            worker: its row, claimed.
-            owner: by whom.
+            worker: its row.
+            ask: asks its outpost to stop it.
 
         Raises:
-            OutpostError: the outpost cannot say whether it runs; nothing was changed.
+            ConflictError: a living process is placing it.
+            OutpostError: the outpost cannot be asked; nothing was given up.
         """
+        owner = f"{me()}/{uuid.uuid4().hex[:12]}"
+        claim = self.ledger.claim(worker.id, owner)
+        if claim is Claim.THEIRS:
+            raise ConflictError(
+                f"{worker.id} is being placed by another process", mend="try again in a moment"
+            )
+        try:
+            await ask()
+            if claim is Claim.MINE:
+                await self._abandon(worker, owner)
+        finally:
+            if claim is Claim.MINE:
+                self.ledger.disown(worker.id, owner)
+
+    async def _abandon(self, worker: Worker, owner: str) -> None:
         statuses = await self.fleet.list(worker.outpost, timeout=self.answer_timeout)
         mine = [s for s in statuses if s.id == worker.id]
         if mine:
             self.ledger.record(worker.outpost, mine)
         elif self.ledger.claim(worker.id, owner) is Claim.MINE:
             self._give_up(worker, State.STOPPED, "given up before it was started")
+
+    def forget(self, worker: Worker) -> None:
+        """Give a worker up of which nobody can say anything any more."""
+        message = f"given up by hand: outpost {worker.outpost} is no longer configured"
+        self._end(worker, Result(state=State.LOST, reason="lost_process", message=message))
+
+    def _give_up(self, worker: Worker, state: State, message: str) -> None:
+        """End a worker that never was, so that whoever asks for it learns why."""
+        result = Result(state=state, reason="never_started", message=message, cost_usd=0.0)
+        self._end(worker, result)
+
+    def _end(self, worker: Worker, result: Result) -> None:
+        result = replace(result, finished_at=time.time())
+        status = WorkerStatus(id=worker.id, state=result.state, digest=worker.digest, result=result)
+        self.ledger.record(worker.outpost, [status])
 
 
 def _conflict(order: Order) -> ConflictError:

@@ -17,10 +17,10 @@ from outpost_core.errors import PluginError
 from outpost_core.hookspecs import TRAITS, hookimpl
 from outpost_core.nearest import suggest
 from outpost_core.options import BUILT_IN, Origin
-from outpost_core.types import Candidate, Explanation, Order, Verdict
 
 if TYPE_CHECKING:
     from outpost_core.conditions import Condition
+    from outpost_core.types import Candidate, Explanation, Order, Verdict
 
 #: A cap is not missed by the rounding of binary fractions of a cent.
 _EPSILON: Final = 1e-9
@@ -149,6 +149,8 @@ class Assignment:
 
     def explain(self) -> Explanation:
         """Say for each candidate where it stands and why; those that are eligible first."""
+        from outpost_core.types import Explanation, Verdict
+
         eligible: list[Verdict] = []
         passed: list[Verdict] = []
         why = dict(zip(self._plan.indexes, self._plan.reasons, strict=True))

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from outpost_core.backend import Backend, OutpostOptions, option
 from outpost_core.errors import ConfigError
 from outpost_core.options import BUILT_IN, OptionField, Origin, option_fields
 from outpost_core.policy import Override, PolicyConfig
-from outpost_core.types import Json
+
+if TYPE_CHECKING:
+    from outpost_core.types import Json
 
 __all__ = [
     "BUILT_IN",

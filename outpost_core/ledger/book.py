@@ -12,21 +12,16 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from outpost_core.errors import UsageError
-from outpost_core.ledger import claims, record, reserve, rows
-from outpost_core.ledger.claims import Claim
-from outpost_core.ledger.reserve import Answer, Reservation
+from outpost_core.ledger import money
 from outpost_core.ledger.store import Store
-from outpost_core.types import (
-    Event,
-    Explanation,
-    Order,
-    Worker,
-    WorkerStatus,
-    split_worker_id,
-)
+
+if TYPE_CHECKING:  # what describes outposts needs none of it, and is waited for by a person
+    from outpost_core.ledger.claims import Claim
+    from outpost_core.ledger.reserve import Answer, Reservation
+    from outpost_core.types import Event, Explanation, Order, Worker, WorkerStatus
 
 T = TypeVar("T")
 
@@ -84,6 +79,8 @@ class Ledger:
         Raises:
             UsageError: a cost is not an amount of money.
         """
+        from outpost_core.ledger import reserve
+
         drafts = [reserve.Draft(item) for item in items]
         if not drafts:
             return []
@@ -101,6 +98,8 @@ class Ledger:
             UsageError: the cost is not an amount of money, or `to` is the order of another
                 worker.
         """
+        from outpost_core.ledger import reserve
+
         if to.order.worker != worker:
             raise UsageError(f"{worker} cannot be moved with the order of {to.order.worker}")
         draft = reserve.Draft(to)
@@ -109,6 +108,8 @@ class Ledger:
 
     def mark_spawned(self, items: Sequence[tuple[str, WorkerStatus]]) -> None:
         """Write down that outposts have taken their workers, as (outpost, status)."""
+        from outpost_core.ledger import record
+
         durable = any(status.state.terminal for _, status in items)
         with self._store.write(durable=durable) as db:
             for outpost, status in items:
@@ -121,6 +122,8 @@ class Ledger:
             False when there is no such worker, or it was spawned or has ended, or another owner
             has taken it over.
         """
+        from outpost_core.ledger import rows
+
         with self._store.write() as db:
             found = db.execute(
                 "DELETE FROM workers"
@@ -141,11 +144,15 @@ class Ledger:
             owner: the word of this process (`worker.identity.me`), with `/` and whatever tells
                 this spawn apart from others in it.
         """
+        from outpost_core.ledger import claims
+
         with self._store.write(durable=False) as db:
             return claims.claim(db, worker, owner)
 
     def disown(self, worker: str, owner: str) -> None:
         """Leave an unfinished spawn to whoever comes; nothing when it is not `owner`'s."""
+        from outpost_core.ledger import claims
+
         with self._store.write(durable=False) as db:
             claims.disown(db, worker, owner)
 
@@ -159,6 +166,8 @@ class Ledger:
         Returns:
             the workers that changed; empty when there was nothing new, and nothing was written.
         """
+        from outpost_core.ledger import record
+
         known = {
             row[0]: row
             for row in self._store.read(
@@ -191,6 +200,8 @@ class Ledger:
         self, news: list[WorkerStatus], known: Collection[str]
     ) -> list[WorkerStatus]:
         """Leave out what ended or is elsewhere, so that it costs no transaction every time."""
+        from outpost_core.types import split_worker_id
+
         unknown = [status.id for status in news if status.id not in known]
         if not unknown:
             return news
@@ -240,6 +251,8 @@ class Ledger:
         Returns:
             False when there is no such worker, or it runs, or was hidden before.
         """
+        from outpost_core.ledger import rows
+
         with self._store.write() as db:
             found = db.execute(
                 "UPDATE workers SET cleaned = 1"
@@ -262,6 +275,8 @@ class Ledger:
             detail: what was wrong; "" when it answered.
             at: when it was asked. Older news than what is known is ignored.
         """
+        from outpost_core.ledger import rows
+
         found = self._store.read(
             "SELECT reachable, detail, heard_at FROM outposts WHERE name = ?", (outpost,)
         )
@@ -331,6 +346,8 @@ class Ledger:
             limit: at most so many.
             cleaned: hidden ones too.
         """
+        from outpost_core.ledger import rows
+
         if ids is not None and len(ids) > _CHUNK:
             every = self.workers(outpost=outpost, active=active, issue=issue, cleaned=True)
             wanted = set(ids)
@@ -381,10 +398,14 @@ class Ledger:
 
     def order(self, id: str) -> Order | None:  # noqa: A002 - the word of the glossary
         """Return a worker's order, its secrets without values; None when it is not known."""
+        from outpost_core.types import Order
+
         return self._stored(Order, "body", id)
 
     def explanation(self, id: str) -> Explanation | None:  # noqa: A002 - the word of the glossary
         """Return why a worker went where it is; None when it is not known."""
+        from outpost_core.types import Explanation
+
         return self._stored(Explanation, "explanation", id)
 
     def active(self) -> dict[str, int]:
@@ -405,18 +426,22 @@ class Ledger:
             ") GROUP BY outpost",
             (since,),
         )
-        return {outpost: rows.dollars(cost) for outpost, cost in found}
+        return {outpost: money.dollars(cost) for outpost, cost in found}
 
     # --- events --------------------------------------------------------------------------------
 
     def note(self, event: Event) -> None:
         """Keep an event."""
+        from outpost_core.ledger import rows
+
         with self._store.write(durable=False) as db:
             rows.tell(db, event.kind, event.at, event.worker, event.outpost, event.data)
 
     def events(self, worker: str | None = None, limit: int = 1000) -> list[Event]:
         """Return the newest `limit` events, of one worker or of all, in the order they happened."""
         import json
+
+        from outpost_core.types import Event
 
         where, args = ("1", ()) if worker is None else ("worker = ?", (worker,))
         found = self._store.read(

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from outpost_core.errors import UsageError
-from outpost_core.ledger import rows
+from outpost_core.ledger import money, rows
 from outpost_core.types import Json, State, WorkerStatus, split_worker_id
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _settle(db: sqlite3.Connection, status: WorkerStatus, reserved: int, now: fl
     settled = reserved
     if result is not None and result.cost_usd is not None:
         try:
-            settled = rows.nano(result.cost_usd, "cost_usd")
+            settled = money.nano(result.cost_usd, "cost_usd")
         except UsageError:
             settled = reserved  # an outpost that cannot count: the worst case stands
     finished_at = result.finished_at if result is not None else None

@@ -6,16 +6,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from outpost_core.ledger import rows
+from outpost_core.ledger import money, rows
 from outpost_core.types import Explanation, Json, Order, State, Worker
 
 if TYPE_CHECKING:
     import sqlite3
-
-#: The window of `cost_cap_hourly`, in seconds.
-HOUR: Final = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,11 +80,11 @@ class Draft:
 
         self.item = item
         self.worker = item.order.worker
-        self.cost = rows.nano(item.cost, f"the cost of {self.worker} at {item.outpost}")
+        self.cost = money.nano(item.cost, f"the cost of {self.worker} at {item.outpost}")
         self.cap = (
             None
             if item.cost_cap_hourly is None
-            else rows.nano(item.cost_cap_hourly, f"cost_cap_hourly of {item.outpost}")
+            else money.nano(item.cost_cap_hourly, f"cost_cap_hourly of {item.outpost}")
         )
         self.body = wire.dumps(item.order)
         self.explanation = wire.dumps(item.explanation) if item.explanation else None
@@ -128,7 +125,7 @@ def reserve(db: sqlite3.Connection, draft: Draft) -> Answer:
         rig=order.rig,
         agent=order.agent.name,
         created_at=draft.now,
-        cost_reserved=rows.dollars(draft.cost),
+        cost_reserved=money.dollars(draft.cost),
     )
     return Answer(outcome=Outcome.RESERVED, worker=worker)
 
@@ -187,15 +184,15 @@ def _refusal(db: sqlite3.Connection, draft: Draft, own: tuple[int, int] = (0, 0)
     (settled,) = db.execute(
         "SELECT coalesce(sum(cost_settled), 0) FROM workers"
         " WHERE outpost = ? AND cost_settled > 0 AND ended_at > ?",
-        (item.outpost, time.time() - HOUR),
+        (item.outpost, time.time() - money.HOUR),
     ).fetchone()
     if held + settled + draft.cost <= draft.cap:
         return None
     return Answer(
         outcome=Outcome.CAPPED,
-        detail=f"{rows.dollars(held + settled):.2f} USD of {rows.dollars(draft.cap):.2f} USD are"
+        detail=f"{money.dollars(held + settled):.2f} USD of {money.dollars(draft.cap):.2f} USD are"
         f" reserved or spent at {item.outpost} in this hour, and this may cost"
-        f" {rows.dollars(draft.cost):.2f} USD",
+        f" {money.dollars(draft.cost):.2f} USD",
     )
 
 

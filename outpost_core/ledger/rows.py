@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from outpost_core.errors import UsageError
+from outpost_core.ledger.money import dollars
 from outpost_core.types import Json, Result, State, Worker
 
 if TYPE_CHECKING:
     import sqlite3
-
-_NANO: Final = 1_000_000_000
 
 #: What `worker()` reads, in its order.
 COLUMNS: Final = (
@@ -37,22 +34,6 @@ _new: Final = object.__new__
     _cost_settled, _result,
 ) = (getattr(Worker, name).__set__ for name in Worker.__dataclass_fields__)  # fmt: skip
 _STATES: Final = {state.value: state for state in State}
-
-
-def nano(usd: float, what: str) -> int:
-    """Turn dollars into whole nano-dollars.
-
-    Raises:
-        UsageError: not a finite amount from 0 to a billion; the message begins with `what`.
-    """
-    if not (math.isfinite(usd) and 0 <= usd <= _NANO):
-        raise UsageError(f"{what} is {usd!r} USD, which is not an amount of money")
-    return round(usd * _NANO)
-
-
-def dollars(amount: int) -> float:
-    """Turn nano-dollars into dollars."""
-    return amount / _NANO
 
 
 def worker(row: tuple[Any, ...], unreachable: Mapping[str, float]) -> Worker:
@@ -83,8 +64,8 @@ def worker(row: tuple[Any, ...], unreachable: Mapping[str, float]) -> Worker:
     _updated_at(built, updated_at)
     _finished_at(built, finished_at)
     _unreachable_since(built, unreachable.get(outpost) if ended_at is None else None)
-    _cost_reserved(built, reserved / _NANO if ended_at is None else 0.0)
-    _cost_settled(built, None if settled is None else settled / _NANO)
+    _cost_reserved(built, dollars(reserved) if ended_at is None else 0.0)
+    _cost_settled(built, None if settled is None else dollars(settled))
     _result(built, _parse_result(body) if body else None)
     return built
 
