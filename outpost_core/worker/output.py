@@ -64,9 +64,9 @@ class Output:
             self.name = self.relay.name
             return
         if os.isatty(1):
-            from outpost_core.worker.terminal import outlet
+            from outpost_core.worker.view import view
 
-            self._view = outlet(loop, 1)
+            self._view = view(loop, 1)
         self._pipe, self.end = os.pipe2(os.O_CLOEXEC)
         self.name = os.readlink(f"/proc/self/fd/{self.end}")
         loop.add(self._pipe, READ, self._read)

@@ -1,4 +1,4 @@
-"""Terminals: the view of a headless agent's output, and the relay of an interactive agent.
+"""The relay of an interactive agent's terminal.
 
 An interactive agent gets a terminal of its own. What it prints goes to the log, and, when the
 supervisor itself sits on a terminal (a tmux pane), there too, as does the typing back.
@@ -15,6 +15,7 @@ import time
 
 from outpost_core.worker import files
 from outpost_core.worker.loop import READ, Outlet
+from outpost_core.worker.view import WAITING, view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,24 +24,10 @@ if TYPE_CHECKING:
 
     from outpost_core.worker.loop import Loop
 
-#: What may wait for a slow terminal before output is dropped from view (never from the log).
-_WAITING = 1024 * 1024
 #: Rows and columns of an interactive agent that nobody looks at.
 _SIZE = (50, 200)
 #: Seconds for the last output to reach a slow terminal.
 _PATIENCE = 1.0
-
-
-def outlet(loop: Loop, fd: int) -> Outlet | None:
-    """Return a way to write to the terminal under `fd` without waiting; None when it is none.
-
-    The terminal is opened anew: non-blocking must not become a property of what others use.
-    """
-    try:
-        own = os.open(os.ttyname(fd), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    return Outlet(loop, own, _WAITING)
 
 
 class Relay:
@@ -62,13 +49,13 @@ class Relay:
         self._master, self.slave = os.openpty()
         self.name = os.ttyname(self.slave)
         os.set_blocking(self._master, False)
-        self._keyboard = Outlet(loop, os.dup(self._master), _WAITING)
+        self._keyboard = Outlet(loop, os.dup(self._master), WAITING)
         self._fifo_path = os.path.join(folder, files.INPUT)
         if not os.path.exists(self._fifo_path):
             os.mkfifo(self._fifo_path, 0o600)
         # opened for both directions, so that it never ends when a writer goes
         self._fifo = os.open(self._fifo_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._view = outlet(loop, 1) if os.isatty(0) and os.isatty(1) else None
+        self._view = view(loop, 1) if os.isatty(0) and os.isatty(1) else None
         self._before: list[Any] | None = None
         if self._view:
             self._enter()

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import pty
 import shlex
 import subprocess
 import sys
@@ -284,19 +285,27 @@ def test_every_reason_is_a_known_one():
         assert outcome.of_ending(reason, {})[1] in REASONS
 
 
-def test_the_lean_path_imports_nothing_heavy(far):
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_lean_path_imports_nothing_heavy(far, tmp_path, terminal):
     """One careless import would cost every worker more than all of its own work."""
     folder = far.publish(far.order("/bin/true"))
-    heavy = "asyncio ctypes dataclasses enum json pathlib re signal struct subprocess typing"
+    heavy = (
+        "asyncio collections contextlib ctypes dataclasses enum functools json pathlib re signal"
+        " struct subprocess typing"
+    )
     code = f"""
 import sys; sys.path.append({str(Path(__file__).parents[2])!r})
 from outpost_core.worker.supervise import run
 run({str(folder)!r})
-print(*sorted(set({heavy!r}.split()) & set(sys.modules)))
+open({str(tmp_path / "said")!r}, "w").write(" ".join({{*{heavy!r}.split()}} & {{*sys.modules}}))
 """
     argv = [sys.executable, "-I", "-S", "-c", code]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30)
-    assert done.stdout.strip() == ""
+    ours, theirs = pty.openpty() if terminal else (-1, subprocess.DEVNULL)
+    subprocess.run(argv, stdin=theirs, stdout=theirs, check=True, timeout=30)
+    if terminal:
+        os.close(ours)
+        os.close(theirs)
+    assert (tmp_path / "said").read_text() == ""
     assert far.result(folder).state is State.DONE
 
 
