@@ -48,10 +48,12 @@ def _ledger(folder, number, begin, counts):
     done = 0
     while time.monotonic() < deadline:
         order = Order(issue=Issue(id=f"w{number}-{done}"), agent=Agent(argv=("/bin/true",)))
+        body = wire.dumps(order)
         item = Reservation(
             order=order,
-            outpost=f"op{done % 100}",
-            digest=wire.digest(order),
+            outpost="local",
+            digest=wire.digest_of(body),
+            body=body,
             max_workers=1_000_000,
             cost=0.01,
             cost_cap_hourly=1_000_000.0,

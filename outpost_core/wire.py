@@ -86,7 +86,12 @@ def digest(order: Order) -> str:
 
     The names of secrets count, their values do not, so a rotated key is still the same order.
     """
-    return hashlib.sha256(dumps(order).encode()).hexdigest()
+    return digest_of(dumps(order))
+
+
+def digest_of(text: str) -> str:
+    """Return the identity of the order whose canonical JSON is `text`."""
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 @lru_cache(maxsize=64)

@@ -204,6 +204,32 @@ def test_a_release_gives_all_back_and_keeps_the_order(ledger):
     assert ledger.order("gt-1.1").prompt == "new"
 
 
+def test_what_is_held_is_always_what_the_open_rows_add_up_to(ledger):
+    import random
+
+    dice = random.Random(4)
+    orders = [order(f"gt-{n}") for n in range(12)]
+    for _ in range(300):
+        one, place = dice.choice(orders), dice.choice(["local", "far"])
+        match dice.randrange(5):
+            case 0:
+                ledger.reserve([reservation(one, place, cost=dice.random())])
+            case 1:
+                ledger.move(one.worker, reservation(one, place, cost=dice.random()))
+            case 2:
+                ledger.release(one.worker, "")
+            case 3:
+                ledger.record(place, [status(one, State.WORKING)])
+            case _:
+                ledger.record(place, [status(one, dice.choice([State.IDLE, State.DONE]))])
+        held = ledger._store.read("SELECT outpost, slots, cost FROM held WHERE slots > 0")
+        rows_say = ledger._store.read(
+            "SELECT outpost, count(*), sum(cost_reserved) FROM workers WHERE ended_at IS NULL"
+            " GROUP BY outpost"
+        )
+        assert sorted(held) == sorted(rows_say)
+
+
 def test_only_its_owner_releases_a_worker(ledger):
     ledger.reserve([reservation(order(), owner="me/1")])
     assert not ledger.release("gt-1.1", "me/2")

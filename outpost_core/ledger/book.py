@@ -166,7 +166,7 @@ class Ledger:
         Returns:
             the workers that changed; empty when there was nothing new, and nothing was written.
         """
-        from outpost_core.ledger import record
+        from outpost_core.ledger import record, rows
 
         known = {
             row[0]: row
@@ -182,7 +182,7 @@ class Ledger:
             if (
                 row is None
                 or row[1] != status.state
-                or row[2] != status.detail
+                or row[2] != rows.text(status.detail)
                 or (row[3] != status.started_at and status.started_at is not None)
                 or row[4] is None
             ):
@@ -205,12 +205,13 @@ class Ledger:
         unknown = [status.id for status in news if status.id not in known]
         if not unknown:
             return news
-        strangers = self._existing(unknown)
+        strangers = set()
         for worker in unknown:
             try:
                 split_worker_id(worker)
             except UsageError:
                 strangers.add(worker)
+        strangers |= self._existing([worker for worker in unknown if worker not in strangers])
         return [status for status in news if status.id not in strangers]
 
     def missing(self, outpost: str, seen: Collection[str], before: float) -> list[Worker]:
@@ -266,8 +267,8 @@ class Ledger:
 
     # --- outposts ----------------------------------------------------------------------------
 
-    def set_reachable(self, outpost: str, reachable: bool, detail: str, at: float) -> None:
-        """Write down that an outpost answered, or did not.
+    def set_reachable(self, outpost: str, reachable: bool, detail: str, at: float) -> bool:
+        """Write down that an outpost answered, or did not; True when it was not so before.
 
         Args:
             outpost: its name.
@@ -277,11 +278,12 @@ class Ledger:
         """
         from outpost_core.ledger import rows
 
+        detail = rows.text(detail)
         found = self._store.read(
             "SELECT reachable, detail, heard_at FROM outposts WHERE name = ?", (outpost,)
         )
         if found and found[0][:2] == (reachable, detail) and 0 <= at - found[0][2] < SEEN_EVERY:
-            return
+            return False
         with self._store.write(durable=False) as db:
             changed = db.execute(
                 "INSERT INTO outposts (name, reachable, since, detail, seen_at, heard_at)"
@@ -300,9 +302,11 @@ class Ledger:
                     "now": time.time(),
                 },
             ).rowcount
-            if changed > 0 and (not found or bool(found[0][0]) is not reachable):
+            turned = changed > 0 and (not found or bool(found[0][0]) is not reachable)
+            if turned:
                 kind = "reachable" if reachable else "unreachable"
                 rows.tell(db, kind, at, "", outpost, {"detail": detail})
+            return turned
 
     def outposts(self) -> dict[str, OutpostNote]:
         """Return what is known of each outpost that was ever asked."""
@@ -396,6 +400,17 @@ class Ledger:
         )
         return self.workers(ids=[row[0] for row in found]) if found else []
 
+    def orphans(self) -> list[Worker]:
+        """Return workers that are not spawned and whose spawner is gone, newest first."""
+        from outpost_core.worker import identity
+
+        found = self._store.read(
+            "SELECT id, owner FROM workers WHERE ended_at IS NULL AND spawned_at IS NULL"
+        )
+        alive = {owner: identity.alive(owner) for owner in {o.partition("/")[0] for _, o in found}}
+        gone = [worker for worker, owner in found if not alive[owner.partition("/")[0]]]
+        return self.workers(ids=gone) if gone else []
+
     def order(self, id: str) -> Order | None:  # noqa: A002 - the word of the glossary
         """Return a worker's order, its secrets without values; None when it is not known."""
         from outpost_core.types import Order
@@ -410,17 +425,13 @@ class Ledger:
 
     def active(self) -> dict[str, int]:
         """Return how many workers hold a slot, by outpost."""
-        return dict(
-            self._store.read(
-                "SELECT outpost, count(*) FROM workers WHERE ended_at IS NULL GROUP BY outpost"
-            )
-        )
+        return dict(self._store.read("SELECT outpost, slots FROM held WHERE slots > 0"))
 
     def spent(self, since: float) -> dict[str, float]:
         """Return USD by outpost: open reservations, and what was settled since that moment."""
         found = self._store.read(
             "SELECT outpost, sum(cost) FROM ("
-            " SELECT outpost, cost_reserved AS cost FROM workers WHERE ended_at IS NULL"
+            " SELECT outpost, cost FROM held WHERE slots > 0"
             " UNION ALL"
             " SELECT outpost, cost_settled FROM workers WHERE cost_settled > 0 AND ended_at >= ?"
             ") GROUP BY outpost",

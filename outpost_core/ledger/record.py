@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from outpost_core.errors import UsageError
 from outpost_core.ledger import money, rows
-from outpost_core.types import Json, State, WorkerStatus, split_worker_id
+from outpost_core.types import Json, Result, State, WorkerStatus, split_worker_id
 
 if TYPE_CHECKING:
     import sqlite3
@@ -28,7 +28,7 @@ def take(db: sqlite3.Connection, outpost: str, status: WorkerStatus) -> bool:
         return False
     if not status.state.terminal and status.updated_at and told_at and status.updated_at < told_at:
         return False
-    news = (status.state.value, status.detail, status.started_at or started_at)
+    news = (status.state.value, rows.text(status.detail), status.started_at or started_at)
     if news == (state, detail, started_at) and spawned_at is not None:
         return False
     db.execute(
@@ -36,7 +36,7 @@ def take(db: sqlite3.Connection, outpost: str, status: WorkerStatus) -> bool:
         " told_at = coalesce(?, told_at), spawned_at = coalesce(spawned_at, ?) WHERE id = ?",
         (*news, status.updated_at or now, status.updated_at, now, status.id),
     )
-    if spawned_at is None:
+    if spawned_at is None and not (status.result and status.result.reason == "never_started"):
         rows.tell(db, "spawned", now, status.id, outpost)
     if status.state.terminal:
         _settle(db, status, reserved, now)
@@ -66,7 +66,7 @@ def _settle(db: sqlite3.Connection, status: WorkerStatus, reserved: int, now: fl
     """End a row: what the outpost charged, else what was reserved, is what it cost."""
     from outpost_core import wire
 
-    result = status.result
+    result = _readable(status)
     settled = reserved
     if result is not None and result.cost_usd is not None:
         try:
@@ -80,3 +80,18 @@ def _settle(db: sqlite3.Connection, status: WorkerStatus, reserved: int, now: fl
     )
     if result is not None:
         db.execute("INSERT INTO results VALUES (?, ?)", (status.id, wire.dumps(result)))
+
+
+def _readable(status: WorkerStatus) -> Result | None:
+    """Return the result, or when a listing could never read it again, one that says so."""
+    import json
+
+    from outpost_core import wire
+
+    if status.result is None:
+        return None
+    try:
+        return wire.from_json(Result, json.loads(wire.dumps(status.result)))
+    except (UsageError, TypeError, ValueError) as error:
+        message = f"its outpost told a result that cannot be read: {error}"
+        return Result(state=status.state, reason="internal", message=message)

@@ -27,6 +27,7 @@ class Reservation:
         cost: worst case in USD.
         cost_cap_hourly: USD that may be open or settled there in any hour; None for no cap.
         explanation: why it goes there.
+        body: `wire.dumps(order)`, when it is at hand; "" makes it.
         owner: who is spawning it, see `worker.identity`; whatever follows a `/` tells several
             spawns of one process apart.
     """
@@ -38,6 +39,7 @@ class Reservation:
     cost: float = 0.0
     cost_cap_hourly: float | None = None
     explanation: Explanation | None = None
+    body: str = ""
     owner: str = ""
 
 
@@ -86,7 +88,7 @@ class Draft:
             if item.cost_cap_hourly is None
             else money.nano(item.cost_cap_hourly, f"cost_cap_hourly of {item.outpost}")
         )
-        self.body = wire.dumps(item.order)
+        self.body = item.body or wire.dumps(item.order)
         self.explanation = wire.dumps(item.explanation) if item.explanation else None
         self.now = time.time()
 
@@ -107,8 +109,8 @@ def reserve(db: sqlite3.Connection, draft: Draft) -> Answer:
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             draft.worker, order.issue.id, order.attempt, item.outpost, item.digest,
-            State.STARTING.value, order.issue.title, order.issue.priority, order.rig,
-            order.agent.name, draft.now, draft.now, draft.cost,
+            State.STARTING.value, rows.text(order.issue.title), order.issue.priority, order.rig,
+            rows.text(order.agent.name), draft.now, draft.now, draft.cost,
             item.owner,
         ),
     )  # fmt: skip
@@ -120,10 +122,10 @@ def reserve(db: sqlite3.Connection, draft: Draft) -> Answer:
         outpost=item.outpost,
         digest=item.digest,
         state=State.STARTING,
-        title=order.issue.title,
+        title=rows.text(order.issue.title),
         priority=order.issue.priority,
         rig=order.rig,
-        agent=order.agent.name,
+        agent=rows.text(order.agent.name),
         created_at=draft.now,
         cost_reserved=money.dollars(draft.cost),
     )
@@ -168,11 +170,8 @@ def _refusal(db: sqlite3.Connection, draft: Draft, own: tuple[int, int] = (0, 0)
     item = draft.item
     if item.max_workers is None and draft.cap is None:
         return None
-    taken, held = db.execute(
-        "SELECT count(*), coalesce(sum(cost_reserved), 0) FROM workers"
-        " WHERE outpost = ? AND ended_at IS NULL",
-        (item.outpost,),
-    ).fetchone()
+    found = db.execute("SELECT slots, cost FROM held WHERE outpost = ?", (item.outpost,))
+    taken, held = found.fetchone() or (0, 0)
     taken, held = taken - own[0], held - own[1]
     if item.max_workers is not None and taken >= item.max_workers:
         return Answer(

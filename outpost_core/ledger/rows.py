@@ -78,6 +78,11 @@ def _parse_result(body: str) -> Result:
     return wire.from_json(Result, json.loads(body))
 
 
+def text(value: str) -> str:
+    """Return a text as the database takes it: what is no Unicode becomes `?`."""
+    return value if value.isascii() else value.encode("utf-8", "replace").decode()
+
+
 def load(db: sqlite3.Connection, worker_id: str) -> Worker:
     """Return a worker that is there, inside a write transaction."""
     row = db.execute(

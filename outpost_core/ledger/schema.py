@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 #: "OTPS": written into the file's header, so that another program's database is not taken.
 APPLICATION_ID: Final = 0x4F545053
 
+_TAKE: Final = (
+    "INSERT INTO held VALUES (NEW.outpost, 1, NEW.cost_reserved) ON CONFLICT DO UPDATE"
+    " SET slots = slots + 1, cost = cost + NEW.cost_reserved;"
+)
+_GIVE: Final = (
+    "UPDATE held SET slots = slots - 1, cost = cost - OLD.cost_reserved"
+    " WHERE outpost = OLD.outpost;"
+)
 _V1: Final = (
     # Every page that a reservation touches costs it time, so rows lie in their own key and there
     # are few indexes. `spawned_at` and `ended_at` are this machine's
@@ -46,10 +54,22 @@ _V1: Final = (
         owner TEXT NOT NULL DEFAULT '',
         missing_at REAL
     ) WITHOUT ROWID""",
-    # Slots and open reservations are counted from this index alone; SQLite only sees that it can
-    # when the column of the condition is in it.
-    """CREATE INDEX workers_open ON workers (outpost, cost_reserved, ended_at)
-        WHERE ended_at IS NULL""",
+    "CREATE INDEX workers_open ON workers (outpost) WHERE ended_at IS NULL",
+    # Slots and money that open workers hold: kept by triggers, in the transaction of the change,
+    # so that a reservation costs the same however many workers there are.
+    """CREATE TABLE held (
+        outpost TEXT PRIMARY KEY,
+        slots INTEGER NOT NULL CHECK (slots >= 0),
+        cost INTEGER NOT NULL CHECK (cost >= 0)
+    ) WITHOUT ROWID""",
+    f"""CREATE TRIGGER held_insert AFTER INSERT ON workers
+        WHEN NEW.ended_at IS NULL BEGIN {_TAKE} END""",
+    f"""CREATE TRIGGER held_delete AFTER DELETE ON workers
+        WHEN OLD.ended_at IS NULL BEGIN {_GIVE} END""",
+    f"""CREATE TRIGGER held_end AFTER UPDATE OF ended_at ON workers
+        WHEN OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL BEGIN {_GIVE} END""",
+    f"""CREATE TRIGGER held_move AFTER UPDATE OF outpost, cost_reserved ON workers
+        WHEN OLD.ended_at IS NULL AND NEW.ended_at IS NULL BEGIN {_GIVE} {_TAKE} END""",
     """CREATE INDEX workers_settled ON workers (outpost, ended_at, cost_settled)
         WHERE cost_settled > 0""",
     # Wide and rarely read, so apart from the rows that every listing walks through.
