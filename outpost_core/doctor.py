@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from outpost_core.errors import OutpostError
+from outpost_core.errors import LedgerError, OutpostError, PluginError
 from outpost_core.types import Finding, Health
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _git() -> tuple[str, Finding]:
 
 
 async def _outpost(manager: Manager, name: str) -> Found:
-    health = (await manager.ping([name]))[name]
+    health = await _ping(manager, name)
     if isinstance(health, Health):
         took = f", answered in {health.latency * 1000:.0f} ms" if health.latency else ""
         detail = (health.detail or "ready") + took
@@ -96,9 +97,24 @@ async def _outpost(manager: Manager, name: str) -> Found:
     try:
         if manager.fleet.supports(name, "doctor"):
             more = await manager.fleet.ask(name, "outpost_doctor", timeout=DOCTOR_TIMEOUT)
+            if not (isinstance(more, Sequence) and all(isinstance(one, Finding) for one in more)):
+                raise PluginError(
+                    f"outpost_doctor of {name!r} answered something else than findings"
+                )
             found += [(name, each) for each in more]
     except OutpostError as error:
         found.append(
             (name, Finding(check="doctor", ok=False, detail=error.message, mend=error.mend))
         )
     return found
+
+
+async def _ping(manager: Manager, name: str) -> Health | OutpostError:
+    try:
+        return (await manager.ping([name]))[name]
+    except LedgerError:  # has a finding of its own, and the outposts are looked at all the same
+        timeout = manager.config.defaults.answer_timeout
+    try:
+        return await manager.fleet.ping(name, timeout=timeout)
+    except OutpostError as error:
+        return error

@@ -4,10 +4,11 @@ timeout and its own error, so that a dead or hanging one never delays or breaks 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from outpost_core.backend import BuildContext, Outpost
 from outpost_core.errors import (
@@ -18,17 +19,21 @@ from outpost_core.errors import (
     UnsupportedError,
 )
 from outpost_core.hookspecs import CAPABILITIES
+from outpost_core.worker.files import RIG_CREDENTIAL
 
 if TYPE_CHECKING:
     import asyncio  # at run time where it is used: describing outposts is quicker without
 
     from outpost_core.config import Config, OutpostConfig
     from outpost_core.plugins import Plugins
-    from outpost_core.types import Order, WorkerStatus
+    from outpost_core.types import Health, WorkerStatus
 
+T = TypeVar("T")
 
 #: Seconds that an outpost may take to let go.
 CLOSE_TIMEOUT = 5.0
+#: What a moment may be.
+_MOMENTS = frozenset({float, int, type(None)})
 #: Values below this length are words that occur by chance; the far side's log agrees.
 SHORTEST_SECRET = 4
 
@@ -167,7 +172,7 @@ class Fleet:
             return await self._bounded(name, hook, answers[0], timeout)
         except OutpostError as error:
             if "order" in arguments:
-                _mask(error, arguments["order"])
+                mask(error, arguments["order"].secrets)
             raise
         except Exception as error:
             trouble = PluginError(
@@ -175,7 +180,7 @@ class Fleet:
                 mend=f"outpost doctor {name}; this is a defect of its package",
             )
             if "order" in arguments:
-                _mask(trouble, arguments["order"])
+                mask(trouble, arguments["order"].secrets)
                 raise trouble from None  # the cause's own text is not masked
             raise trouble from error
 
@@ -186,12 +191,10 @@ class Fleet:
         try:
             done, _ = await asyncio.wait({task}, timeout=timeout)
         except asyncio.CancelledError:
-            task.cancel()
+            self._leave(task)
             raise
         if not done:
-            task.cancel()
-            self._left.add(task)  # it may ignore the cancellation; nobody waits for it
-            task.add_done_callback(self._forget)
+            self._leave(task)
             raise UnreachableError(
                 f"outpost {name!r} did not answer {hook.removeprefix('outpost_')} within"
                 f" {timeout:g} s",
@@ -204,10 +207,54 @@ class Fleet:
             )
         return task.result()
 
+    def _leave(self, task: asyncio.Task[Any]) -> None:
+        """Cancel a call, which may ignore it; nobody waits for it."""
+        task.cancel()
+        self._left.add(task)
+        task.add_done_callback(self._forget)
+
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._left.discard(task)
         if not task.cancelled():
             task.exception()  # retrieved, so that asyncio does not complain at exit
+
+    async def ask_for(
+        self, kind: type[T], name: str, hook: str, *, timeout: float, **arguments: Any
+    ) -> T:
+        """Call one hook of one outpost as `ask` does, and check what it answers.
+
+        Args:
+            kind: what the answer must be.
+            name: the outpost.
+            hook: the hook's name.
+            timeout: seconds.
+            arguments: the hook's.
+
+        Raises:
+            OutpostError: as of `ask`.
+            PluginError: the answer is something else.
+        """
+        answer = await self.ask(name, hook, timeout=timeout, **arguments)
+        if not isinstance(answer, kind):
+            raise PluginError(
+                f"{hook} of {name!r} answered a {type(answer).__name__}",
+                mend=f"outpost doctor {name}; this is a defect of its package",
+            )
+        return answer
+
+    async def ping(self, name: str, *, timeout: float) -> Health:
+        """Ask one outpost whether it would take a worker now; measures how long that takes.
+
+        Raises:
+            UnreachableError: no answer.
+            OutpostError: what the outpost raised.
+            PluginError: it raised something else, or answered something else.
+        """
+        from outpost_core.types import Health
+
+        begun = time.perf_counter()
+        health = await self.ask_for(Health, name, "outpost_ping", timeout=timeout)
+        return replace(health, latency=time.perf_counter() - begun)
 
     async def list(self, name: str, *, timeout: float) -> Sequence[WorkerStatus]:
         """Ask one outpost for its workers.
@@ -217,13 +264,14 @@ class Fleet:
             OutpostError: what the outpost raised.
             PluginError: it raised something else, or answered something else than statuses.
         """
-        from outpost_core.types import State, WorkerStatus
+        from outpost_core.types import WorkerStatus
 
         answer = await self.ask(name, "outpost_list", timeout=timeout)
         if not isinstance(answer, Sequence) or isinstance(answer, str | bytes):
             raise PluginError(f"outpost_list of {name!r} answered a {type(answer).__name__}")
+        odd = _oddity()
         for status in answer:
-            if type(status) is not WorkerStatus or type(status.state) is not State:
+            if type(status) is not WorkerStatus or odd(status):
                 check_status(name, status, "", "")
         return answer
 
@@ -294,12 +342,13 @@ def check_status(outpost: str, status: object, worker: str, digest: str) -> Work
     Raises:
         PluginError: it is something else.
     """
-    from outpost_core.types import State, WorkerStatus
+    from outpost_core.types import WorkerStatus
 
     if not isinstance(status, WorkerStatus):
         raise PluginError(f"outpost {outpost!r} answered a {type(status).__name__} as a status")
-    if not isinstance(status.state, State):
-        raise PluginError(f"outpost {outpost!r} answered {status.state!r} as a state")
+    if field := _oddity()(status):
+        value = ascii(getattr(status, field))[:120]
+        raise PluginError(f"outpost {outpost!r} answered {value} as a worker's {field}")
     if worker and status.id != worker:
         raise PluginError(
             f"outpost {outpost!r} answered {status.id[:120]!a} when asked for {worker}"
@@ -309,9 +358,31 @@ def check_status(outpost: str, status: object, worker: str, digest: str) -> Work
     return status
 
 
-def _mask(error: OutpostError, order: Order) -> None:
+def _oddity() -> Callable[[WorkerStatus], str]:
+    """Return a quick function that names the field of a status that holds what it should not."""
+    from outpost_core.types import Result, State
+
+    def odd(status: WorkerStatus) -> str:
+        if type(status.state) is not State:
+            return "state"
+        if not type(status.id) is type(status.digest) is type(status.detail) is str:
+            texts = ("id", "digest", "detail")
+            return next(name for name in texts if type(getattr(status, name)) is not str)
+        if type(status.started_at) not in _MOMENTS:
+            return "started_at"
+        if type(status.updated_at) not in _MOMENTS:
+            return "updated_at"
+        return "" if status.result is None or isinstance(status.result, Result) else "result"
+
+    return odd
+
+
+def mask(error: OutpostError, secrets: Mapping[str, str]) -> None:
     """Take the values of an order's secrets out of an error, whoever wrote its text."""
-    for value in order.secrets.values():
+    hidden = {*secrets.values()}
+    if rig := secrets.get(RIG_CREDENTIAL):  # https://user:password@host
+        hidden.add(rig.partition("://")[2].rpartition("@")[0].partition(":")[2])
+    for value in sorted(hidden, key=len, reverse=True):  # one may hold another
         if len(value) >= SHORTEST_SECRET:
             error.message = error.message.replace(value, "***")
             error.mend = error.mend.replace(value, "***")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from outpost_core.agents import AgentPreset
     from outpost_core.orders import OrderRequest
     from outpost_core.placement import Placement
+    from outpost_core.recovery import Recovery
     from outpost_core.ticket import Spawned
     from outpost_core.types import (
         Cleaned,
@@ -71,11 +73,13 @@ class Manager:
         self.plugins = plugins
         self.state = state
         self.fleet = Fleet(config=config, plugins=plugins, state_dir=state)
-        self.observer_errors: list[str] = []
+        #: the newest errors of observers and other plugins that changed nothing
+        self.observer_errors: deque[str] = deque(maxlen=100)
         self._environ = environ
         self._cwd = cwd
         self._ledger: Ledger | None = None
         self._placement: Placement | None = None
+        self._recovery: Recovery | None = None
         # a name that no outpost can have
         plugins.pm.register(DefaultPolicy(config.policy), name=_POLICY)
 
@@ -117,6 +121,8 @@ class Manager:
     async def aclose(self) -> None:
         """Let go of connections and files. Workers go on."""
         try:
+            if self._recovery is not None:
+                await self._recovery.close()
             await self.fleet.close()
         finally:
             self.close()
@@ -128,7 +134,7 @@ class Manager:
         if self._ledger is not None:
             self._ledger.close()
             self._ledger = None
-            self._placement = None
+            self._placement = self._recovery = None
 
     @property
     def ledger(self) -> Ledger:
@@ -159,6 +165,20 @@ class Manager:
         return self._placement
 
     @property
+    def recovery(self) -> Recovery:
+        """What finishes spawns that a crash interrupted."""
+        if self._recovery is None:
+            from outpost_core.recovery import Recovery
+
+            self._recovery = Recovery(
+                placement=self.placement,
+                ledger=self.ledger,
+                environ=self._environ,
+                patience=self.config.defaults.answer_timeout,
+            )
+        return self._recovery
+
+    @property
     def watch(self) -> Watch:
         """What follows workers."""
         from outpost_core.watch import Watch
@@ -166,22 +186,29 @@ class Manager:
         return Watch(
             fleet=self.fleet,
             ledger=self.ledger,
-            placement=self.placement,
+            recovery=self.recovery,
             tell=self._tell,
             answer_timeout=self.config.defaults.answer_timeout,
-            environ=self._environ,
         )
 
     # --- orders -------------------------------------------------------------------------------
 
     def agents(self) -> dict[str, AgentPreset]:
-        """Return every agent preset, built in and from plugins; a plugin's wins."""
-        from outpost_core.agents import PRESETS
+        """Return every agent preset, built in and from plugins; a plugin's wins.
 
-        presets = dict(PRESETS)
+        Of several plugins that one wins which pluggy asks first. What is no preset is left out.
+        """
+        from outpost_core.agents import PRESETS, AgentPreset
+
+        presets: dict[str, AgentPreset] = {}
         for more in self.plugins.each("outpost_agents", self._trouble):
-            presets.update(more)
-        return presets
+            for name, preset in more.items() if isinstance(more, Mapping) else [("", more)]:
+                if isinstance(preset, AgentPreset):
+                    presets.setdefault(name, preset)
+                else:
+                    error = TypeError(f"a {type(preset).__name__} is no agent preset")
+                    self._trouble(f"outpost_agents {name}", error)
+        return {**PRESETS, **presets}
 
     def find_issue(self, issue: str, rig: str | None) -> Issue | None:
         """Ask the plugins, then beads, what an issue is; None when nobody knows it.
@@ -322,9 +349,10 @@ class Manager:
         Raises:
             NotFoundError: no outpost has such a name.
         """
-        for name in names or ():
+        asked = self.watch.usable() if names is None else [*names]
+        for name in asked:
             self.fleet.configured(name)
-        await self.watch.refresh(self.watch.usable() if names is None else names)
+        await self.watch.refresh(asked)
         return self.outposts()
 
     # --- workers ------------------------------------------------------------------------------
@@ -420,7 +448,7 @@ class Manager:
         if worker.state.terminal:
             return worker
         seconds = self.config.defaults.grace if grace is None else grace
-        await self.placement.stop(worker, lambda: self._verb(worker, "stop", grace=seconds))
+        await self.placement.stop(worker, lambda row: self._verb(row, "stop", grace=seconds))
         self._say("stop", worker)
         await self.watch.refresh_of([worker])
         return self.ledger.worker(worker.id) or worker
@@ -452,16 +480,21 @@ class Manager:
         """Return what the worker's terminal shows."""
         worker = await self.worker(ref)
         self.fleet.require(worker.outpost, "peek")
-        screen: str = await self._verb(worker, "peek", lines=lines)
-        return screen
+        return await self.fleet.ask_for(
+            str,
+            worker.outpost,
+            "outpost_peek",
+            timeout=self.config.defaults.answer_timeout,
+            worker=worker.id,
+            lines=lines,
+        )
 
     async def attach(self, ref: str) -> int:
         """Give this terminal to the worker until the user detaches; the viewer's exit code."""
         worker = await self._running(ref, "attach")
-        code: int = await self.fleet.ask(
-            worker.outpost, "outpost_attach", timeout=float("inf"), worker=worker.id
+        return await self.fleet.ask_for(
+            int, worker.outpost, "outpost_attach", timeout=float("inf"), worker=worker.id
         )
-        return code
 
     async def mail(self, outpost: str, message: Message) -> None:
         """Deliver a message to someone at an outpost."""
@@ -482,8 +515,8 @@ class Manager:
             )
         return worker
 
-    async def _verb(self, worker: Worker, verb: str, **arguments: Any) -> Any:
-        return await self.fleet.ask(
+    async def _verb(self, worker: Worker, verb: str, **arguments: Any) -> None:
+        await self.fleet.ask(
             worker.outpost,
             f"outpost_{verb}",
             timeout=self.config.defaults.answer_timeout,
@@ -497,6 +530,8 @@ class Manager:
         Raises:
             UsageError: it still runs.
         """
+        from outpost_core.types import Cleaned
+
         worker = await self.worker(ref)
         if not worker.state.terminal:
             raise UsageError(
@@ -504,7 +539,8 @@ class Manager:
                 mend=f"outpost stop {worker.id} first",
             )
         self.fleet.require(worker.outpost, "clean")
-        cleaned: Cleaned = await self.fleet.ask(
+        cleaned = await self.fleet.ask_for(
+            Cleaned,
             worker.outpost,
             "outpost_clean",
             timeout=self.config.defaults.spawn_timeout,

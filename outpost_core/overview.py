@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from outpost_core.errors import OutpostError, PluginError
-from outpost_core.ledger.money import HOUR
+from outpost_core.fleet import mask
+from outpost_core.ledger import money
 
 if TYPE_CHECKING:
     from outpost_core.config import OutpostConfig
@@ -80,7 +81,7 @@ class Overview:
             health: fresh answers to ping, by outpost; they win over what the ledger remembers.
         """
         notes, active = self.ledger.outposts(), self.ledger.active()
-        spent = self.ledger.spent(time.time() - HOUR)
+        spent = self.ledger.spent(time.time() - money.HOUR)
         return [
             self._view(entry, notes.get(entry.name), active, spent, (health or {}).get(entry.name))
             for entry in self.fleet.config.outposts
@@ -187,16 +188,17 @@ class Overview:
         """Return the worst-case USD of an order at an outpost; 0 where it names no price.
 
         Raises:
-            PluginError: the outpost cannot be built, or its price is no number ≥ 0.
+            PluginError: the outpost cannot be built, or its price is no amount of money.
         """
         if not self.fleet.supports(name, "price"):
             return 0.0
         try:
             price = float(self.fleet.plugins.hook_of(name, "outpost_price")(order=order)[0])
-        except Exception as error:
-            raise PluginError(f"outpost_price failed: {type(error).__name__}: {error}") from error
-        if not 0 <= price < float("inf"):
-            raise PluginError(f"outpost_price answered {price}")
+            money.nano(price, "the price")
+        except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its own
+            trouble = PluginError(f"outpost_price failed: {type(error).__name__}: {error}")
+            mask(trouble, order.secrets)
+            raise trouble from None  # the cause's own text is not masked
         return price
 
 

@@ -1,4 +1,4 @@
-"""Placing orders: choose, reserve, spawn, record (law 4), and finish what a crash interrupted.
+"""Placing orders: choose, reserve, spawn, record (law 4), and end what never was.
 
 The ledger's row says who is spawning an order (`owner`). Whoever finds an unfinished row takes it
 over only when its owner is dead, so that no two processes try one order at once. And an order
@@ -12,10 +12,9 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from outpost_core import faults, policy, wire
 from outpost_core.errors import (
@@ -29,14 +28,14 @@ from outpost_core.errors import (
     UnsupportedError,
     UsageError,
 )
-from outpost_core.fleet import NotBuiltError, check_status
+from outpost_core.fleet import NotBuiltError, check_status, mask
 from outpost_core.ledger import Claim, Outcome, Reservation
-from outpost_core.ticket import Spawned, Tell, Ticket
+from outpost_core.news import heard, state_event
+from outpost_core.ticket import ASKED_FOR, Spawned, Tell, Ticket
 from outpost_core.types import (
     Candidate,
     Order,
     Result,
-    Secrets,
     State,
     Worker,
     WorkerStatus,
@@ -48,6 +47,8 @@ if TYPE_CHECKING:
     from outpost_core.ledger import Ledger
     from outpost_core.overview import Overview
     from outpost_core.policy import Assignment
+
+T = TypeVar("T")
 
 #: How often the row of an order that another process is spawning is looked at, in seconds.
 WATCH_EVERY = 0.05
@@ -74,6 +75,7 @@ class Placement:
     answer_timeout: float
     _to_mark: list[tuple[str, WorkerStatus]] = field(default_factory=list)
     _marked: asyncio.Future[None] | None = None
+    _owed: list[Ticket] = field(default_factory=list)
 
     # --- choosing -----------------------------------------------------------------------------
 
@@ -84,28 +86,49 @@ class Placement:
             PluginError: a policy plugin failed or named an unknown outpost.
         """
         if on is not None:
-            return policy.normalise([on], order, candidates, rule=f"asked for: --on {on}")
+            return policy.normalise([on], order, candidates, rule=ASKED_FOR + on)
         try:
             answer = self.fleet.plugins.pm.hook.outpost_assign(order=order, candidates=candidates)
-        except OutpostError:
+            return policy.normalise(answer, order, candidates)
+        except OutpostError as error:
+            mask(error, order.secrets)
             raise
-        except Exception as error:
-            raise PluginError(
+        except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its own
+            trouble = PluginError(
                 f"the assignment policy failed: {type(error).__name__}: {error}",
                 mend="uninstall or mend the package that implements outpost_assign",
-            ) from error
-        return policy.normalise(answer, order, candidates)
+            )
+            mask(trouble, order.secrets)
+            raise trouble from None  # the cause's own text is not masked
 
     def _choose(self, tickets: Sequence[Ticket]) -> None:
-        """Let the policy rank the outposts for each ticket; a failure is that ticket's error."""
+        """Let the policy rank the outposts for each ticket; a failure is that ticket's error.
+
+        Each ticket sees the slots and the money that those before it will take, so that a crowd
+        spreads at once instead of being sent on from one full outpost to the next.
+        """
         now = time.time()
-        for ticket, sheets in zip(
-            tickets, self.overview.sheets([t.order for t in tickets], now), strict=True
-        ):
+        told = self.overview.sheets([ticket.order for ticket in tickets], now)
+        taken: dict[str, tuple[int, float]] = {}
+        last: dict[str, tuple[int, float]] = {}
+        of: tuple[Candidate, ...] | None = None
+        sheets: tuple[Candidate, ...] = ()
+        for ticket, fresh in zip(tickets, told, strict=True):
+            if fresh is not of:
+                of, sheets = fresh, tuple(_after(sheet, taken) for sheet in fresh)
+            elif last:
+                sheets = tuple(_after(sheet, last) for sheet in sheets)
+            last = {}
             try:
                 ticket.chosen(self.assign(ticket.order, sheets, ticket.on), sheets)
             except OutpostError as error:
                 ticket.error = error
+                continue
+            if len(tickets) > 1 and ticket.queue:
+                best = ticket.queue[0]
+                slots, usd = taken.get(best, (0, 0.0))
+                taken[best] = (slots + 1, usd + ticket.candidates[best].cost)
+                last = {best: (1, ticket.candidates[best].cost)}
 
     # --- reserving ------------------------------------------------------------------------------
 
@@ -152,7 +175,7 @@ class Placement:
         try:
             self._reserve_new(tickets)
             faults.point("manager.reserved")
-            return list(await asyncio.gather(*(self._finish(t) for t in tickets)))
+            return await _all([self._finish(ticket) for ticket in tickets])
         finally:
             # Whatever came between, no row is left in the name of a living process.
             for ticket in tickets:
@@ -189,8 +212,20 @@ class Placement:
         """Leave an unfinished row to whoever comes."""
         if ticket.held:
             ticket.held = False
-            with suppress(LedgerError):  # then this process's end frees it
+            try:
                 self.ledger.disown(ticket.id, ticket.owner)
+            except LedgerError:
+                self._owed.append(ticket)
+
+    def pay(self) -> None:
+        """Leave those rows to whoever comes that could not be left when it was time.
+
+        Raises:
+            LedgerError: it still cannot be written.
+        """
+        while self._owed:
+            self.ledger.disown(self._owed[-1].id, self._owed[-1].owner)
+            self._owed.pop()
 
     async def _adopt(self, ticket: Ticket) -> Spawned:
         """The row is there: return its worker, or finish its spawn when its owner is dead."""
@@ -210,7 +245,7 @@ class Placement:
                 explanation = self.ledger.explanation(ticket.id) or ticket.explanation
                 return Spawned(worker=worker, adopted=True, explanation=explanation)
             if claim is Claim.MINE:
-                return await self._take_over(ticket, worker)
+                return await self.take_over(ticket)
             if time.monotonic() > deadline:
                 raise UnreachableError(
                     f"another process is still placing {ticket.id}",
@@ -218,14 +253,29 @@ class Placement:
                 )
             await asyncio.sleep(WATCH_EVERY)
 
-    async def _take_over(self, ticket: Ticket, worker: Worker) -> Spawned:
-        """Finish the spawn of a dead process, first where it was."""
+    async def take_over(self, ticket: Ticket) -> Spawned:
+        """Finish the spawn of a dead process, whose row the ticket has claimed, where it was.
+
+        Raises:
+            OutpostError: it is not finished, or nobody takes it.
+        """
+        ticket.held = True
+        try:
+            worker = self.ledger.worker(ticket.id)
+            assert worker is not None, "a claimed row stays"
+            # read after the claim: the dead one may have moved it until then
+            ticket.outpost, ticket.doubt = worker.outpost, True
+            ticket.explanation = self.ledger.explanation(ticket.id) or ticket.explanation
+            return await self._start(ticket)
+        finally:
+            self._let_go(ticket)
+
+    def _choose_anew(self, ticket: Ticket) -> None:
+        """Let the policy say where an order may go that was taken over and refused there."""
         self._choose([ticket])
         if ticket.error is not None:
             raise ticket.error
-        ticket.outpost, ticket.doubt = worker.outpost, True
-        ticket.queue = [name for name in ticket.queue if name != worker.outpost]
-        return await self._start(ticket)
+        ticket.queue = [name for name in ticket.queue if name != ticket.outpost]
 
     async def _start(self, ticket: Ticket) -> Spawned:
         """Spawn at the reserved outpost; when it proves that nothing runs there, at the next."""
@@ -236,6 +286,8 @@ class Placement:
                 self._drop(ticket, error.message)
                 raise
             except SpawnRefusedError as error:
+                if ticket.doubt:
+                    self._choose_anew(ticket)
                 ticket.refused(ticket.outpost, error.message)
                 self._move(ticket)
                 continue
@@ -262,11 +314,14 @@ class Placement:
                 ticket.outpost, "outpost_spawn", timeout=self.spawn_timeout, order=ticket.order
             )
             return check_status(ticket.outpost, status, ticket.id, ticket.digest)
-        except (ConflictError, UsageError, UnsupportedError, SpawnRefusedError):
+        except (ConflictError, SpawnRefusedError):
             raise
         except OutpostError as error:
-            if isinstance(error, UnreachableError):
-                self.ledger.set_reachable(ticket.outpost, False, error.message, time.time())
+            if isinstance(error, UsageError | UnsupportedError):
+                if not ticket.doubt or await self._lacks(ticket):
+                    raise
+            elif isinstance(error, UnreachableError):
+                heard(self.ledger, self.tell, ticket.outpost, trouble=error.message, at=time.time())
             never_left = isinstance(error, NotBuiltError) or not getattr(error, "sent", True)
             if never_left and not ticket.doubt:
                 raise SpawnRefusedError(error.message, mend=error.mend) from error
@@ -281,15 +336,27 @@ class Placement:
             ) from error
 
     async def _look(self, ticket: Ticket) -> WorkerStatus | None:
-        """Return the worker when its outpost shows it with this very order."""
+        """Return the worker when its outpost shows it with this very order, and it has begun.
+
+        One that is only queued may wait for a start that nobody will give it: the spawn is
+        repeated then, not believed.
+        """
         try:
             statuses = await self.fleet.list(ticket.outpost, timeout=self.answer_timeout)
         except OutpostError:
             return None
         for status in statuses:
             if status.id == ticket.id and status.digest in ("", ticket.digest):
-                return status
+                return None if status.state is State.QUEUED else status
         return None
+
+    async def _lacks(self, ticket: Ticket) -> bool:
+        """Whether the outpost itself says that it does not have the worker."""
+        try:
+            statuses = await self.fleet.list(ticket.outpost, timeout=self.answer_timeout)
+        except OutpostError:
+            return False
+        return all(status.id != ticket.id for status in statuses)
 
     def _move(self, ticket: Ticket) -> None:
         """Move the reservation to the next outpost with room.
@@ -340,62 +407,14 @@ class Placement:
         else:
             future.set_result(None)
 
-    # --- after a crash --------------------------------------------------------------------------
-
-    async def recover(self, reachable: Iterable[str], environ: Mapping[str, str]) -> None:
-        """Finish every spawn whose process died, first at the outpost where it was reserved.
-
-        What takes longer than an answer may is left to the next time.
-
-        Args:
-            reachable: outposts that have just answered.
-            environ: where the values of the order's secrets come from; without them a row is
-                left for somebody who has them.
-        """
-        names = set(reachable)
-        rows = [w for w in self.ledger.unspawned(0.0) if w.outpost in names]
-        if not rows:
-            return
-        tasks = [asyncio.ensure_future(self._recover_one(row, environ)) for row in rows]
-        try:
-            await asyncio.wait(tasks, timeout=self.answer_timeout)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _recover_one(self, worker: Worker, environ: Mapping[str, str]) -> None:
-        ticket = None
-        try:
-            order = self.ledger.order(worker.id)
-            if order is None or any(name not in environ for name in order.secrets):
-                return
-            secrets = Secrets({name: environ[name] for name in order.secrets})
-            ticket = Ticket(
-                order=replace(order, secrets=secrets),
-                digest=worker.digest,
-                tell=self.tell,
-                recovered=True,
-            )
-            if self.ledger.claim(worker.id, ticket.owner) is not Claim.MINE:
-                return
-            ticket.held = True
-            await self._take_over(ticket, worker)
-        except OutpostError as error:
-            if ticket is not None:
-                ticket.say("unfinished", worker.outpost, reason=error.message)
-        finally:
-            if ticket is not None:
-                self._let_go(ticket)
-
     # --- the end of a row ------------------------------------------------------------------------
 
-    async def stop(self, worker: Worker, ask: Callable[[], Awaitable[None]]) -> None:
+    async def stop(self, worker: Worker, ask: Callable[[Worker], Awaitable[None]]) -> None:
         """Stop a worker; one whose spawn is not finished is given up, once that is proved.
 
         Args:
             worker: its row.
-            ask: asks its outpost to stop it.
+            ask: asks the outpost of a row to stop its worker.
 
         Raises:
             ConflictError: a living process is placing it.
@@ -408,7 +427,8 @@ class Placement:
                 f"{worker.id} is being placed by another process", mend="try again in a moment"
             )
         try:
-            await ask()
+            worker = self.ledger.worker(worker.id) or worker  # it may have been moved until now
+            await ask(worker)
             if claim is Claim.MINE:
                 await self._abandon(worker, owner)
         finally:
@@ -419,7 +439,7 @@ class Placement:
         statuses = await self.fleet.list(worker.outpost, timeout=self.answer_timeout)
         mine = [s for s in statuses if s.id == worker.id]
         if mine:
-            self.ledger.record(worker.outpost, mine)
+            self._record(worker.outpost, mine)
         elif self.ledger.claim(worker.id, owner) is Claim.MINE:
             self._give_up(worker, State.STOPPED, "given up before it was started")
 
@@ -436,7 +456,30 @@ class Placement:
     def _end(self, worker: Worker, result: Result) -> None:
         result = replace(result, finished_at=time.time())
         status = WorkerStatus(id=worker.id, state=result.state, digest=worker.digest, result=result)
-        self.ledger.record(worker.outpost, [status])
+        self._record(worker.outpost, [status])
+
+    def _record(self, outpost: str, statuses: Sequence[WorkerStatus]) -> None:
+        for changed in self.ledger.record(outpost, statuses):
+            self.tell(state_event(changed, time.time()))
+
+
+async def _all(finishing: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run all to their ends; when one breaks or this is cancelled, none is left running."""
+    tasks = [asyncio.ensure_future(one) for one in finishing]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _after(sheet: Candidate, taken: Mapping[str, tuple[int, float]]) -> Candidate:
+    """Return a fact sheet as it is once others have taken their slots and money."""
+    slots, usd = taken.get(sheet.name, (0, 0.0))
+    if not slots:
+        return sheet
+    return replace(sheet, active=sheet.active + slots, spent=sheet.spent + usd)
 
 
 def _conflict(order: Order) -> ConflictError:

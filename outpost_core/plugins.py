@@ -204,14 +204,20 @@ class Plugins:
         Yields:
             every answer that is not None, the last registered plugin's first.
         """
-        for implementation in reversed(getattr(self.pm.hook, hook).get_hookimpls()):
-            others = [p for p in self.pm.get_plugins() if p is not implementation.plugin]
+        caller = getattr(self.pm.hook, hook)
+        first = bool(caller.spec and caller.spec.opts.get("firstresult"))
+        # each plugin once, also one that has two implementations
+        for plugin in dict.fromkeys(i.plugin for i in reversed(caller.get_hookimpls())):
+            others = [p for p in self.pm.get_plugins() if p is not plugin]
             try:
                 answers = self.pm.subset_hook_caller(hook, others)(**arguments)
             except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its own
-                trouble(str(implementation.plugin_name), error)
+                trouble(str(self.pm.get_name(plugin)), error)
                 continue
-            yield from answers if isinstance(answers, list) else [answers] if answers else []
+            if not first:
+                yield from answers
+            elif answers is not None:
+                yield answers
 
     def missing_mend(self, type_: str) -> str:
         """Say how to get a backend for a type that nobody provides."""
@@ -232,6 +238,8 @@ def _register(pm: pluggy.PluginManager, plugin: object, name: str) -> str:
         for hook in pm.get_hookcallers(plugin) or ():
             if hook.spec is None:
                 raise PluginError(f"there is no hook named {hook.name!r}")
+            if not _is_async(hook.spec.function) and hook.name not in _ASYNC_GENERATORS:
+                _check_plain(hook, plugin)
     except Exception as error:  # noqa: BLE001 - even reading its attributes runs its code
         if pm.has_plugin(name):
             pm.unregister(name=name)
@@ -239,9 +247,24 @@ def _register(pm: pluggy.PluginManager, plugin: object, name: str) -> str:
     return ""
 
 
+def _check_plain(hook: Any, plugin: object) -> None:
+    """Refuse what pluggy would call and nobody would await."""
+    for implementation in hook.get_hookimpls():
+        if implementation.plugin is plugin and _is_async(implementation.function):
+            raise PluginError(f"{hook.name} must be a plain function, since nobody awaits it")
+
+
+def _is_async(function: Any) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
 def _check_outpost(outpost: Outpost) -> str:
     """Return what is wrong with an outpost object, or ""."""
     kind = type(outpost)
+    if (
+        inspect.getattr_static(kind, "__hash__") is None
+    ):  # one such object breaks pluggy's own lists for all others
+        return "its objects cannot be hashed (a dataclass needs eq=False)"
     promised = {
         capability: CAPABILITIES[capability]
         for capability in sorted(outpost.capabilities)

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from outpost_core.errors import OutpostError, PlacementError
 from outpost_core.ledger import Reservation
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from outpost_core.policy import Assignment
 
 Tell: TypeAlias = Callable[[Event], None]
+
+#: How the rule of an explanation begins when the user named the outpost; its name follows.
+ASKED_FOR: Final = "asked for: --on "
 
 
 @dataclass(frozen=True, kw_only=True)

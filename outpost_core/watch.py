@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from outpost_core.errors import NotFoundError, OutpostError, PluginError, UnreachableError
-from outpost_core.types import Event, Health, Result, State, Worker, WorkerStatus
+from outpost_core.errors import NotFoundError, OutpostError, UnreachableError
+from outpost_core.news import heard, state_event
+from outpost_core.types import Health, Result, State, Worker, WorkerStatus
 
 if TYPE_CHECKING:
     from outpost_core.fleet import Fleet
     from outpost_core.ledger import Ledger
-    from outpost_core.placement import Placement
+    from outpost_core.recovery import Recovery
     from outpost_core.ticket import Tell
 
 #: Pauses between two looks at running workers, in seconds: short after a change, then longer.
@@ -28,25 +29,28 @@ class Watch:
     Args:
         fleet: the outposts.
         ledger: the record.
-        placement: finishes spawns that a crash interrupted.
+        recovery: finishes spawns that a crash interrupted.
         tell: is told every change.
         answer_timeout: seconds that one outpost may take to answer.
-        environ: where the values of secrets of interrupted spawns come from.
     """
 
     fleet: Fleet
     ledger: Ledger
-    placement: Placement
+    recovery: Recovery
     tell: Tell
     answer_timeout: float
-    environ: Mapping[str, str]
 
     def usable(self) -> list[str]:
-        """Return the outposts whose type is provided, in the order of the file."""
+        """Return the outposts that can be asked, in the order of the file.
+
+        Not among them: those whose type nobody provides, or that could not be built.
+        """
         return [
             outpost.name
             for outpost in self.fleet.config.outposts
-            if outpost.options is not None and outpost.type in self.fleet.plugins.backends
+            if outpost.options is not None
+            and outpost.type in self.fleet.plugins.backends
+            and outpost.name not in self.fleet.broken
         ]
 
     async def ping(self, names: Iterable[str]) -> dict[str, Health | OutpostError]:
@@ -58,18 +62,19 @@ class Watch:
         return dict(zip(names, answers, strict=True))
 
     async def _ping_one(self, name: str) -> Health | OutpostError:
-        asked_at, begun = time.time(), time.perf_counter()
+        asked_at = time.time()
         try:
-            health = await self.fleet.ask(name, "outpost_ping", timeout=self.answer_timeout)
+            health = await self.fleet.ping(name, timeout=self.answer_timeout)
         except UnreachableError as error:
-            self.ledger.set_reachable(name, False, error.message, asked_at)
+            self._heard(name, error.message, asked_at)
             return error
         except OutpostError as error:
             return error
-        if not isinstance(health, Health):
-            return PluginError(f"outpost_ping of {name!r} answered a {type(health).__name__}")
-        self.ledger.set_reachable(name, True, "", asked_at)
-        return replace(health, latency=time.perf_counter() - begun)
+        self._heard(name, None, asked_at)
+        return health
+
+    def _heard(self, name: str, trouble: str | None, at: float) -> None:
+        heard(self.ledger, self.tell, name, trouble=trouble, at=at)
 
     async def refresh(self, names: Iterable[str]) -> dict[str, OutpostError]:
         """Ask outposts for their workers, take the news over, finish interrupted spawns.
@@ -86,21 +91,18 @@ class Watch:
                 continue
             errors[name] = answer
             if isinstance(answer, UnreachableError):
-                self.ledger.set_reachable(name, False, answer.message, asked_at)
-        await self.placement.recover(answers.keys() - errors.keys(), self.environ)
+                self._heard(name, answer.message, asked_at)
+        await self.recovery.finish(answers.keys() - errors.keys())
         return errors
 
     def _take(self, name: str, statuses: Sequence[WorkerStatus], asked_at: float) -> None:
-        self.ledger.set_reachable(name, True, "", asked_at)
+        self._heard(name, None, asked_at)
         changed = self.ledger.record(name, self._certain(statuses))
         gone = self.ledger.missing(name, {status.id for status in statuses}, asked_at)
         if gone:
             changed += self.ledger.record(name, [_lost(worker, name, asked_at) for worker in gone])
         for worker in changed:
-            data = {"state": worker.state.value, "detail": worker.detail}
-            self.tell(
-                Event(kind="state", at=asked_at, worker=worker.id, outpost=name, data={**data})
-            )
+            self.tell(state_event(worker, asked_at))
 
     def _certain(self, statuses: Sequence[WorkerStatus]) -> Sequence[WorkerStatus]:
         """Leave out what is queued there and whose spawn here is not finished.
@@ -156,11 +158,12 @@ class Watch:
             self._someone_can_tell(pending)
             pause = POLL_MIN if changed else min(pause * POLL_GROWTH, POLL_MAX)
             await asyncio.sleep(pause if left is None else min(pause, left))
-            if left is None:
+            if deadline is None:
                 await self.refresh_of(pending)
             else:
+                left = max(deadline - time.monotonic(), 0.01)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self.refresh_of(pending), max(left, 0.01))
+                    await asyncio.wait_for(self.refresh_of(pending), left)
 
     def _someone_can_tell(self, pending: Sequence[Worker]) -> None:
         usable = set(self.usable())
@@ -168,7 +171,7 @@ class Watch:
             worker = pending[0]
             raise NotFoundError(
                 f"nobody can say how {worker.id} ends: its outpost {worker.outpost!r} is not"
-                " configured, or its package is missing",
+                " configured, its package is missing, or it cannot be built",
                 mend="outpost list; outpost stop --forget gives the worker up",
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from outpost_core.errors import UsageError
@@ -36,6 +37,8 @@ def take(db: sqlite3.Connection, outpost: str, status: WorkerStatus) -> bool:
         " told_at = coalesce(?, told_at), spawned_at = coalesce(spawned_at, ?) WHERE id = ?",
         (*news, status.updated_at or now, status.updated_at, now, status.id),
     )
+    if status.state.terminal:
+        status = replace(status, result=_readable(status))
     if spawned_at is None and not (status.result and status.result.reason == "never_started"):
         rows.tell(db, "spawned", now, status.id, outpost)
     if status.state.terminal:
@@ -66,7 +69,7 @@ def _settle(db: sqlite3.Connection, status: WorkerStatus, reserved: int, now: fl
     """End a row: what the outpost charged, else what was reserved, is what it cost."""
     from outpost_core import wire
 
-    result = _readable(status)
+    result = status.result
     settled = reserved
     if result is not None and result.cost_usd is not None:
         try:

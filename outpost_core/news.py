@@ -1,0 +1,32 @@
+"""What observers are told of outposts and workers, besides the ledger's own record."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from outpost_core.types import Event, Worker
+
+if TYPE_CHECKING:
+    from outpost_core.ledger import Ledger
+    from outpost_core.ticket import Tell
+
+
+def heard(ledger: Ledger, tell: Tell, outpost: str, *, trouble: str | None, at: float) -> None:
+    """Write down whether an outpost answered, and tell when that is not as it was.
+
+    Args:
+        ledger: the record.
+        tell: is told `reachable` or `unreachable`.
+        outpost: its name.
+        trouble: why it did not answer; None when it did.
+        at: when it was asked.
+    """
+    if ledger.set_reachable(outpost, trouble is None, trouble or "", at):
+        kind = "reachable" if trouble is None else "unreachable"
+        tell(Event(kind=kind, at=at, outpost=outpost, data={"detail": trouble or ""}))
+
+
+def state_event(worker: Worker, at: float) -> Event:
+    """Return the event of a worker whose state has changed."""
+    data = {"state": worker.state.value, "detail": worker.detail}
+    return Event(kind="state", at=at, worker=worker.id, outpost=worker.outpost, data={**data})
