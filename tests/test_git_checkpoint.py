@@ -162,6 +162,26 @@ def test_without_a_repository(worker: GitWorker) -> None:
     assert worker.unpushed()
 
 
+def test_after_the_end_a_broken_repository_is_mended(rig: GitRig, worker: GitWorker) -> None:
+    worker.commit("a", "1")
+    worker.save()
+    worker.write("b", "1")
+    (worker.work / ".git/HEAD").unlink()
+    assert worker.save(ended=True)["pushed"]
+    assert rig.files(REF) == ["README", "a", "b", "gone"]
+    assert not worker.unpushed()
+
+
+def test_a_shallow_rig_is_mended_too(rig: GitRig) -> None:
+    rig.commit({"more": "1"})
+    worker = rig.worker(depth=1, rig=f"file://{rig.path}")
+    worker.prepare()
+    worker.write("a", "1")
+    (worker.work / ".git/HEAD").unlink()
+    assert worker.save(ended=True)["pushed"]
+    assert rig.files(REF) == ["README", "a", "gone", "more"]
+
+
 def test_it_leaves_the_rig_with_the_delivery(rig: GitRig, worker: GitWorker) -> None:
     worker.write("a", "1")
     worker.save()

@@ -251,18 +251,91 @@ class TestWhatTheAgentLeft:
         assert rig.files("polecat/gt-1") == ["README", "dir/a", "gone", "new"]
         assert rig.git("rev-parse", "polecat/gt-1~1", cwd=rig.path) == rig.tip("main")
 
+    def test_it_removed_its_working_tree(self, rig: GitRig, worker: GitWorker) -> None:
+        import shutil
+
+        shutil.rmtree(worker.work)
+        error = fails(worker)
+        assert (error.reason, rig.tip("polecat/gt-1")) == ("commit_failed", None)
+        assert error.message.startswith("the agent removed its working tree")
+
     def test_a_broken_index(self, rig: GitRig, worker: GitWorker) -> None:
+        mine = worker.commit("mine", "1")
         worker.write("new", "1")
         (worker.work / ".git/index").write_bytes(b"garbage")
-        error = fails(worker)
-        assert error.reason == "commit_failed"
-        assert f"the work stays in {worker.work}" in error.message
+        delivered(worker)
+        assert rig.files("polecat/gt-1") == ["README", "dir/a", "gone", "mine", "new"]
+        assert rig.git("rev-parse", "polecat/gt-1~1", cwd=rig.path) == mine
+
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("HEAD", ""),
+            ("HEAD", "garbage"),
+            ("config", "[[["),
+            ("refs/heads/polecat/gt-1", ""),
+            ("objects/info/alternates", ""),
+        ],
+    )
+    def test_a_broken_repository(
+        self, rig: GitRig, worker: GitWorker, name: str, text: str
+    ) -> None:
+        worker.commit("mine", "1")
+        worker.write("new", "1")
+        (worker.work / ".git" / name).write_text(text)
+        done = delivered(worker)
+        assert rig.files("polecat/gt-1") == ["README", "dir/a", "gone", "mine", "new"]
+        assert rig.git("rev-parse", "polecat/gt-1~1", cwd=rig.path) == rig.tip("main")
+        (broken,) = worker.folder.glob("broken-git-*")
+        assert str(broken) in str(done["message"])
+
+    def test_another_repository_in_its_place(self, rig: GitRig, worker: GitWorker) -> None:
+        import shutil
+
+        shutil.rmtree(worker.work / ".git")
+        worker.git("init", "-q", "-b", "main")
+        worker.commit("new", "1")
+        delivered(worker)
+        assert rig.files("polecat/gt-1") == ["README", "dir/a", "gone", "new"]
+        assert rig.git("rev-parse", "polecat/gt-1~1", cwd=rig.path) == rig.tip("main")
+
+    def test_a_clone_in_its_place(self, rig: GitRig, worker: GitWorker) -> None:
+        import shutil
+
+        shutil.rmtree(worker.work)
+        rig.git("clone", "-q", str(rig.path), str(worker.work))
+        mine = worker.commit("new", "1")
+        delivered(worker)
+        assert rig.tip("polecat/gt-1") == mine
+
+    def test_what_it_stashed_and_left(self, rig: GitRig, worker: GitWorker) -> None:
+        worker.write("README", "stashed first")
+        worker.git("stash", "-q")
+        worker.write("README", "stashed last")
+        worker.git("stash", "-q")
         assert worker.unpushed()
+        done = worker.deliver()
+        assert (done["reason"], done["checkpoint"]) == ("nothing_to_commit", "refs/outpost/gt-1.1")
+        assert "in a stash; the work is kept in refs/outpost/gt-1.1" in str(done["message"])
+        parents = rig.git("rev-parse", "refs/outpost/gt-1.1^@", cwd=rig.path).split()
+        kept = [rig.show(parent, "README") for parent in parents[1:]]
+        assert kept == ["stashed first", "stashed last"]
+        assert not worker.unpushed()
 
     def test_it_led_origin_elsewhere(self, rig: GitRig, worker: GitWorker) -> None:
         worker.git("remote", "set-url", "origin", "/nowhere")
         worker.write("new", "1")
         delivered(worker)
+
+    def test_it_led_every_push_elsewhere(self, rig: GitRig, worker: GitWorker) -> None:
+        other = rig.folder / "other.git"
+        rig.git("clone", "-q", "--bare", str(rig.path), str(other))
+        worker.git("config", f"url.{other}.insteadOf", str(rig.path))
+        worker.write("new", "1")
+        error = fails(worker)
+        assert (error.reason, rig.tip("polecat/gt-1")) == ("verify_failed", None)
+        rig.git("push", "-q", str(rig.path), "main:refs/heads/polecat/gt-1")
+        assert fails(worker).reason == "verify_failed"
 
 
 class TestIdentity:

@@ -139,9 +139,9 @@ class GitWorker:
         )
         return self.space
 
-    def save(self) -> dict[str, Any]:
-        """Make a checkpoint."""
-        return checkpoint.save(self.order, str(self.folder), self.space)
+    def save(self, *, ended: bool = False) -> dict[str, Any]:
+        """Make a checkpoint; `ended` when the agent's processes have ended."""
+        return checkpoint.save(self.order, str(self.folder), self.space, ended=ended)
 
     def deliver(self, report: Callable[[str], None] | None = None) -> dict[str, Any]:
         """Deliver the work."""

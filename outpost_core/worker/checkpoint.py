@@ -69,15 +69,22 @@ class _Found:
         self.new = new
 
 
-def save(order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> dict[str, Any]:
+def save(
+    order: Mapping[str, Any],
+    folder: str,
+    workspace: Mapping[str, Any],
+    *,
+    ended: bool = False,
+) -> dict[str, Any]:
     """Bring work that is not on the rig to safety. The agent may be at work meanwhile.
 
-    Commits on other local branches come along as further parents.
+    Commits on other local branches and in stashes come along as further parents.
 
     Args:
         order: the order's JSON.
         folder: the worker's folder.
         workspace: what `workspace.prepare` returned.
+        ended: the agent's processes have ended, so that a broken repository can be mended.
 
     Returns:
         `ref` and `pushed` when the rig has it; else `kept`, the path of a bundle; `commit`; and
@@ -87,6 +94,10 @@ def save(order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) ->
     Raises:
         WorkerError: `commit_failed` or `disk_full`, it could not even be committed.
     """
+    if ended:
+        from outpost_core.worker.mending import mend
+
+        mend(order, folder, workspace)
     git = repository(order, folder)
     last = _Last(folder)
     found = _find(git, folder, workspace, last.commit, last.tree)
@@ -133,6 +144,12 @@ def place(order: Mapping[str, Any], folder: str) -> str | None:
     return where
 
 
+def stashes(git: Git) -> list[str]:
+    """Return the commits of everything that the agent stashed and left there."""
+    lines = read(os.path.join(git.git_dir, "logs/refs/stash")).splitlines()
+    return [line.split(" ")[1] for line in lines if line.count(" ") > 1]
+
+
 def _find(
     git: Git, folder: str, workspace: Mapping[str, Any], commit: str = "", tree: str = ""
 ) -> _Found:
@@ -162,9 +179,11 @@ def _find(
     if now and now != tree:
         return _Found(now, changes.head, True)
     known = [known for known in (workspace["base_commit"], commit) if known]
-    tips = ["--branches", *(["HEAD"] if changes.head else [])]
+    tips = ["--branches", *(["HEAD"] if changes.head else []), *stashes(git)]
+    # the last checkpoint is missing from a repository that was made anew
     commits = git.must(
-        *("rev-list", "--max-count=1", *tips, "--not", "--remotes=origin", *known),
+        *("rev-list", "--ignore-missing", "--max-count=1"),
+        *(*tips, "--not", "--remotes=origin", *known),
         doing="look for commits",
         reason="commit_failed",
     )
@@ -175,6 +194,7 @@ def _commit(git: Git, order: Mapping[str, Any], found: _Found, workspace: Mappin
     base = [workspace["base_commit"]] if workspace["base_commit"] else []
     merged = [f"--no-merged={found.head}"] if found.head else []
     others = git.run("for-each-ref", *merged, "--format=%(objectname)", "refs/heads").text.split()
+    others += stashes(git)
     others = [
         tip
         for tip in dict.fromkeys(others)

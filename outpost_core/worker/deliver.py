@@ -11,11 +11,12 @@ import os
 from outpost_core import faults
 from outpost_core.errors import OutpostError, WorkerError
 from outpost_core.worker import checkpoint
-from outpost_core.worker.changes import Changes, look, stage
+from outpost_core.worker.changes import Changes, stage
 from outpost_core.worker.git import Done, Git, persistently, write
-from outpost_core.worker.mirror import remove_locks
+from outpost_core.worker.mending import mend
+from outpost_core.worker.mirror import mirror_path
 from outpost_core.worker.names import redact
-from outpost_core.worker.workspace import repository, restore
+from outpost_core.worker.workspace import credentials, repository
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -57,26 +58,21 @@ def deliver(
     """
     git = repository(order, folder)
     try:
-        work = _commit(git, order, folder, workspace)
+        work = _find(git, order, folder, workspace)
         faults.point("worker.committed")
         if work.commit is None or work.commit == workspace["remote_tip"]:
-            checkpoint.discard(git, order, folder, workspace)
+            _settle(git, order, folder, workspace, work)
             return {**_nothing(workspace, work), "checkpoint": checkpoint.place(order, folder)}
         branch = _push(git, order, workspace, work, report)
         faults.point("worker.pushed")
-        _verify(git, branch, work.commit, report)
+        _verify(git, order, folder, branch, work.commit, report)
         faults.point("worker.verified")
     except WorkerError as error:
         kept = _keep(order, folder, workspace)
         if kept:
             error.message += f"; {kept}"
         raise
-    if work.rest:
-        kept = _keep(order, folder, workspace)
-        if kept:
-            work.notes.append(kept)
-    else:
-        checkpoint.discard(git, order, folder, workspace)
+    _settle(git, order, folder, workspace, work)
     pr_url = _pull_request(order, workspace, folder, branch, work.notes, report)
     pushed = f"pushed {branch} at {work.commit[:12]}"
     return {
@@ -116,12 +112,26 @@ class _Work:
         self.rest = rest
 
 
-def _commit(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> _Work:
+def _find(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> _Work:
     """Find the agent's work and commit what is in no commit."""
-    if not os.path.exists(os.path.join(git.git_dir, "HEAD")):
-        restore(order, folder, workspace)
-    remove_locks(git.git_dir)
-    changes = look(git)
+    changes, mended = mend(order, folder, workspace)
+    work = _commit(git, order, folder, workspace, changes)
+    if mended:
+        work.notes.append(mended)
+        work.rest = True
+    if checkpoint.stashes(git):
+        work.notes.append("the agent left work in a stash")
+        work.rest = True
+    return work
+
+
+def _commit(
+    git: Git,
+    order: Mapping[str, Any],
+    folder: str,
+    workspace: Mapping[str, Any],
+    changes: Changes,
+) -> _Work:
     _refuse_half_done(git, changes)
     branch = workspace["branch"]
     tips = None
@@ -228,6 +238,7 @@ def _nothing(workspace: Mapping[str, Any], work: _Work) -> dict[str, Any]:
     message = "the agent changed nothing"
     if branch:
         message += f"; {branch} is on the rig already"
+    message = "; ".join([message, *work.notes])
     return {
         "reason": "nothing_to_commit",
         "branch": branch,
@@ -273,19 +284,28 @@ def _push_error(git: Git, done: Done, branch: str) -> WorkerError:
     return error
 
 
-def _contains(git: Git, branch: str, commit: str) -> bool:
-    """Whether the remote's branch holds the commit: someone may have gone on from there."""
+def _contains(git: Git, branch: str, commit: str, tip: str = "") -> bool:
+    """Whether the remote's branch, or its `tip`, holds the commit: someone may have gone on."""
     seen = f"refs/remotes/origin/{branch}"
     fetched = git.run("fetch", "--quiet", "--no-tags", "outpost", f"+{_HEADS}{branch}:{seen}")
-    return not fetched.code and not git.run("merge-base", "--is-ancestor", commit, seen).code
+    ancestor = ("merge-base", "--is-ancestor", commit, tip or seen)
+    return not fetched.code and not git.run(*ancestor).code
 
 
-def _verify(git: Git, branch: str, commit: str, report: Report) -> None:
+def _verify(
+    git: Git, order: Mapping[str, Any], folder: str, branch: str, commit: str, report: Report
+) -> None:
     report("looking at the rig")
     name = _HEADS + branch
-    done = persistently(lambda: git.run("ls-remote", "outpost", name), report, "looking at the rig")
+    # asked from the mirror: what the agent configured can lead a push and its answer elsewhere
+    root = os.path.dirname(os.path.dirname(os.path.abspath(folder)))
+    secrets = credentials(order["rig"], folder)
+    mirror = Git(mirror_path(root, order["rig"]), credentials=secrets, rig=order["rig"])
+    done = persistently(
+        lambda: mirror.run("ls-remote", "--", mirror.url, name), report, "looking at the rig"
+    )
     seen = [line.split("\t")[0] for line in done.text.splitlines() if line.endswith("\t" + name)]
-    if seen == [commit] or (seen and _contains(git, branch, commit)):
+    if seen == [commit] or (seen and _contains(git, branch, commit, seen[0])):
         return
     # The push made git believe that the rig has the commit; without that, it counts as unpushed.
     git.run("update-ref", "-d", f"refs/remotes/origin/{branch}")
@@ -297,6 +317,16 @@ def _verify(git: Git, branch: str, commit: str, report: Report) -> None:
         reason="verify_failed",
         mend="look for a hook or a mirror on the rig that moves branches",
     )
+
+
+def _settle(
+    git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any], work: _Work
+) -> None:
+    """Keep what the delivery does not hold; when it holds all, no checkpoint is needed any more."""
+    if not work.rest:
+        checkpoint.discard(git, order, folder, workspace)
+    elif kept := _keep(order, folder, workspace):
+        work.notes.append(kept)
 
 
 def _keep(order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> str:

@@ -40,6 +40,7 @@ RESULT = "result.json"  # wire.to_json(Result); written last
 RESULT_ROOM = ".result.tmp"  # room for the result, taken from the start, for a full disk
 DEBUG = "debug.log"  # tracebacks of defects, only when there was one
 WORK = "work"
+BROKEN = "broken-git-"  # beginning of the names of what was `work/.git`, and had to be made anew
 
 #: Name of the secret that becomes CREDENTIALS and is not for the agent.
 RIG_CREDENTIAL = "OUTPOST_RIG_CREDENTIAL"

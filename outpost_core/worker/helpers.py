@@ -61,10 +61,15 @@ class Helpers:
         self._env = env
         self._close = close
         self._saving: Stage | None = None
-        self._saved: str | None = None
 
     def run(
-        self, call: Call, *, limit: float, after_stop: float | None, report: Report | None = None
+        self,
+        call: Call,
+        *,
+        limit: float,
+        after_stop: float | None,
+        report: Report | None = None,
+        again: bool = True,
     ) -> dict[str, Any]:
         """Run a heavy step and wait for it.
 
@@ -74,19 +79,25 @@ class Helpers:
             after_stop: seconds that it may go on after a stop was asked for; None for the grace
                 of that stop.
             report: told what it reports.
+            again: run it once more when something else killed it.
 
         Returns:
             `{"answer": …}` or `{"error": …}`; empty when it was ended or died.
         """
-        return self._wait(self._begin(call, report or _silent), limit, after_stop)
+        stage = self._begin(call, report or _silent)
+        answer = self._wait(stage, limit, after_stop)
+        if again and not answer and not stage.ended:  # perhaps memory ran out
+            answer = self._wait(self._begin(call, report or _silent), limit, after_stop)
+        return answer
 
     def save(self, workspace: dict[str, Any]) -> None:
-        """Begin a checkpoint, unless one is under way."""
+        """Begin a checkpoint beside the agent's work, unless one is under way."""
         if self._saving and not self._saving.done:
             return
-        self._collect()
         from outpost_core.worker import checkpoint
 
+        if self._saving:
+            self._forget(self._saving)
         self._saving = self._begin(
             lambda _: checkpoint.save(self._order, self._folder, workspace), _silent
         )
@@ -100,18 +111,14 @@ class Helpers:
         """Save what is not pushed, and say in the result where it is."""
         if self._saving:  # it may have missed the last changes
             self._wait(self._saving, RESCUE_LIMIT, RESCUE_LIMIT)
-        self.save(workspace)
-        assert self._saving is not None
-        answer = self._wait(self._saving, RESCUE_LIMIT, RESCUE_LIMIT)
-        self._collect()
-        outcome.add_rescue(result, answer, self._saved)
+        from outpost_core.worker import checkpoint
 
-    def _collect(self) -> None:
-        """Keep the answer of a checkpoint that has ended."""
-        if self._saving:
-            self._saved = outcome.saved(self._saving.answer) or self._saved
-            self._forget(self._saving)
-            self._saving = None
+        answer = self.run(
+            lambda _: checkpoint.save(self._order, self._folder, workspace, ended=True),
+            limit=RESCUE_LIMIT,
+            after_stop=RESCUE_LIMIT,
+        )
+        outcome.add_rescue(result, answer, checkpoint.place(self._order, self._folder))
 
     def _begin(self, call: Call, report: Report) -> Stage:
         stage = Stage(

@@ -51,10 +51,10 @@ class Snapshot:
         self.path = path
         self.refs: dict[str, str] = {}
         self.default: str | None = None
-        self.have: set[str] = set()
+        self.have = set(read(os.path.join(path, "outpost-have")).split())
         self.base: str | None = None
         self.base_branch: str | None = None
-        self.shallow = ""
+        self.shallow = read(os.path.join(path, "shallow"))
         self.stamp = -1
         stamp, _, told = read(os.path.join(path, "outpost-snapshot")).partition("\n")
         if stamp:
@@ -132,7 +132,6 @@ def sync(
         if not asked <= seen.stamp <= time.monotonic_ns():
             report("asking the rig for its branches")
             seen = _ask(git, report)
-        seen.have = set(read(os.path.join(path, "outpost-have")).split())
         _Fetch(git, depth, report, lock.note).provide(seen, base)
         seen.shallow = read(os.path.join(path, "shallow"))
     return seen

@@ -151,24 +151,14 @@ def add_delivery(result: dict[str, Any], answer: Mapping[str, Any], stopped: str
         result["reason"], result["message"] = "internal", "the delivery ended without an answer"
 
 
-def saved(answer: Mapping[str, Any]) -> str | None:
-    """Return where rescued work is, as `checkpoint.save` answered; None when there is none.
-
-    Args:
-        answer: `{"answer": …}`, `{"error": …}`, or empty when it died.
-    """
-    done = answer.get("answer") or {}
-    where: str | None = done.get("ref") or done.get("kept")
-    return where
-
-
 def add_rescue(result: dict[str, Any], answer: Mapping[str, Any], where: str | None) -> None:
     """Add to a result where the unpushed work is, and why it is not if that failed.
 
     Args:
         result: changed in place.
-        answer: of the last `checkpoint.save`, see `saved`.
-        where: what `saved` said of it, or of an earlier one.
+        answer: of the last `checkpoint.save`: `{"answer": …}`, `{"error": …}`, or empty when it
+            died.
+        where: the place of the last checkpoint that there is, or None.
     """
     result["checkpoint"] = where
     if "answer" not in answer:

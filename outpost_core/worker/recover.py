@@ -118,8 +118,8 @@ def _bring_home(
         outcome.add_delivery(result, answer, stopped="")
         if result["state"] == "done":
             return
-    answer = stage.attempt(path, lambda: checkpoint.save(order, path, space))
-    outcome.add_rescue(result, answer, outcome.saved(answer))
+    answer = stage.attempt(path, lambda: checkpoint.save(order, path, space, ended=True))
+    outcome.add_rescue(result, answer, checkpoint.place(order, path))
 
 
 def _silent(_: str) -> None:

@@ -42,6 +42,11 @@ class Stage:
         env: the whole environment of the child.
         report: called in the supervisor with what the step reports.
         close: descriptors that the child must not keep.
+
+    Attributes:
+        pid: its process.
+        answer: what it said at last; empty while it has not, and when it died.
+        ended: it was told to end.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class Stage:
         self.start = process.start_time(self.pid)
         self.status: int | None = None
         self.answer: dict[str, Any] = {}
+        self.ended = False
         self._loop.add(self._fd, READ, self._readable)
 
     @property
@@ -75,6 +81,7 @@ class Stage:
 
     def terminate(self) -> None:
         """End what it waits for, so that it can still say what it has done; else itself."""
+        self.ended = True
         below = process.below([self.pid], process.everyone())
         if not process.send_all(below, _signal.SIGTERM):
             process.send(self.pid, self.start, _signal.SIGTERM)

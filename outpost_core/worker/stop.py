@@ -41,7 +41,7 @@ def request(folder: Path, grace: float, reason: str = "stopped") -> None:
         holder = claim.holder(path)
         if holder is None:
             raise
-        process.send(*holder, signal.SIGTERM)  # a full disk saves nobody from a stop
+        _tell(*holder)  # a full disk saves nobody from a stop
         return
     end = time.monotonic() + _PATIENCE
     while not claim.exists(path) and not claim.finished(path):
@@ -50,7 +50,12 @@ def request(folder: Path, grace: float, reason: str = "stopped") -> None:
         time.sleep(0.005)
     holder = claim.holder(path)
     if holder:
-        process.send(*holder, signal.SIGTERM)
+        _tell(*holder)
+
+
+def _tell(pid: int, start: int) -> None:
+    process.send(pid, start, signal.SIGTERM)
+    process.send(pid, start, signal.SIGCONT)  # a stopped process hears nothing
 
 
 def _end_unbegun(path: str) -> bool:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Seconds for another process to let go of the lock of an attempt that has not begun.
 _LOCK_PATIENCE = 10.0
+#: Seconds between two looks whether the worker's folder is still there.
+_LOOK_EVERY = 5.0
 #: Seconds of silence after which an interactive agent counts as idle.
 _IDLE_AFTER = 10.0
 
@@ -95,7 +97,7 @@ class Supervisor:
         self._stopping = Stopping(float(self._limits["grace"]))
         self._output: Output | None = None
         self._made_helpers: Helpers | None = None
-        self._began = self._agent_began = self._save_at = 0.0
+        self._began = self._agent_began = self._save_at = self._look_at = 0.0
         self._ending = ""  # why the agent is being ended
         self._shown = ""
         self._agent: dict[str, Any] | None = None
@@ -166,9 +168,10 @@ class Supervisor:
             limit=LIMIT,
             after_stop=0.0,
             report=lambda text: self._say("starting", text, "prepare"),
+            again=False,  # it overwrites nothing, not even its own
         )
         if "answer" not in answer:
-            return outcome.of_error(answer, "workspace_failed", "preparing took too long")
+            return outcome.of_error(answer, "workspace_failed", "preparing was cut off")
         self._workspace = answer["answer"]
         files.store(folder, files.WORKSPACE, answer["answer"])
         return None
@@ -279,6 +282,7 @@ class Supervisor:
         self._tree.grown()
         self._agent_began = output.last = time.monotonic()
         self._save_at = self._agent_began + self._limits["checkpoint_every"]
+        self._look_at = self._agent_began + _LOOK_EVERY
         # from here on, a recovery finds the agent's processes by these
         pipe = "" if output.relay else output.name
         self._agent = {"pid": pid, "start": process.start_time(pid), "pipe": pipe}
@@ -302,14 +306,19 @@ class Supervisor:
         """Wait for the agent's end, and bring it about when a limit or a stop says so."""
         while self._tree.status is None:
             now = time.monotonic()
-            when, what = min(self._due(), default=(None, ""))
-            if when is None or when > now:
-                self._loop.turn(None if when is None else when - now)
+            when, what = min(self._due())
+            if when > now:
+                self._loop.turn(when - now)
             elif what == "kill":
                 self._tree.kill_when_due()
             elif what == "save":
                 self._save()
                 self._save_at = now + self._limits["checkpoint_every"]
+            elif what == "look":
+                self._look_at = now + _LOOK_EVERY
+                if not claim.exists(self._folder):  # removed: nobody can see or stop it any more
+                    self._stopping.grace = 0.0
+                    self._stopping.tell("terminated")
             elif what == "idle":
                 self._say("idle", "has been silent for a while", "agent")
             elif what == "working":
@@ -326,7 +335,7 @@ class Supervisor:
             return [(self._tree.kill_at, "kill")]
         if self._stopping.asked():
             return [(self._stopping.at, self._stopping.reason)]
-        due = []
+        due = [(self._look_at, "look")]
         last = self._output.last
         if self._limits["timeout"] is not None:
             due.append((self._agent_began + self._limits["timeout"], "timeout"))

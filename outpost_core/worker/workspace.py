@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 
 from outpost_core.errors import UsageError, WorkerError
 from outpost_core.worker import beads
 from outpost_core.worker.files import CREDENTIALS
 from outpost_core.worker.git import Git, shell_quote, write
-from outpost_core.worker.mirror import Snapshot, mirror_path, sync
+from outpost_core.worker.mirror import Snapshot, sync
 from outpost_core.worker.names import check_branch, check_rig, redact, split_rig
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
@@ -104,7 +103,7 @@ def prepare(
     if order.get("resume"):
         start, tree = _resume(git, order["resume"], root, seen)
     if start and tree:
-        _point_branch(git.git_dir, branch, start)
+        point_branch(git.git_dir, branch, start)
         report("checking out")
         git.must("read-tree", "--reset", "-u", tree, doing="check out", reason="workspace_failed")
     default = seen.default or ""
@@ -156,29 +155,6 @@ def rebuild(order: Mapping[str, Any], folder: str, seen: Snapshot) -> None:
         write(os.path.join(git_dir, "refs/remotes/origin/HEAD"), f"ref: {target}\n")
 
 
-def restore(order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> None:
-    """Write the worker's `.git` again after the agent removed it; the files stay as they are.
-
-    What the agent had committed is lost with its repository; its files are what counts then.
-
-    Raises:
-        WorkerError: `commit_failed`, it could not be done.
-    """
-    root = os.path.dirname(os.path.dirname(os.path.abspath(folder)))
-    seen = Snapshot(mirror_path(root, order["rig"]))
-    git = repository(order, folder)
-    start = workspace["start_commit"]
-    try:
-        if os.path.lexists(git.git_dir):
-            os.rename(git.git_dir, os.path.join(folder, f"broken-git-{time.time_ns()}"))
-        rebuild(order, folder, seen)
-        if start:
-            _point_branch(git.git_dir, workspace["branch"], start)
-            git.must("read-tree", start, doing="read the base", reason="commit_failed")
-    except OSError as error:
-        raise WorkerError(f"could not make .git again: {error}", reason="commit_failed") from error
-
-
 def _config(order: Mapping[str, Any], folder: str, seen: Snapshot) -> str:
     rig, delivery = order["rig"], order["delivery"]
     sha256 = any(len(value) == 64 for value in seen.refs.values())
@@ -218,7 +194,8 @@ def _quoted(value: str) -> str:
     return f'"{escaped}"'
 
 
-def _point_branch(git_dir: str, branch: str, commit: str) -> None:
+def point_branch(git_dir: str, branch: str, commit: str) -> None:
+    """Let a branch of a repository be at a commit, without a git process."""
     path = os.path.join(git_dir, "refs/heads", branch)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     write(path, commit + "\n")

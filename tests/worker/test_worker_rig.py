@@ -199,6 +199,21 @@ def test_a_stop_cuts_a_hanging_delivery_short(far, rig, tmp_path):
     assert _git(rig, "show", "polecat/work:b") == "new"
 
 
+def test_a_delivery_that_is_killed_is_done_again(far, rig, tmp_path):
+    mark = shlex.quote(str(tmp_path / "mark"))
+    script = f"[ -e {mark} ] && echo https://here/1 && exit; touch {mark}; kill -9 $PPID"
+    delivery = {"pr_command": ("/bin/sh", "-c", script)}
+    _, result = far.run(_order(far, rig, "echo new > b", delivery=delivery))
+    assert (result.state, result.pr_url) == (State.DONE, "https://here/1")
+    assert result.commit == _git(rig, "rev-parse", "polecat/work")
+
+
+def test_a_rescue_of_a_broken_repository_is_said(far, rig):
+    folder, result = far.run(_order(far, rig, "echo new > b; rm .git/HEAD; exit 3"))
+    assert (result.reason, result.checkpoint) == ("agent_failed", f"refs/outpost/{folder.name}")
+    assert _git(rig, "show", f"{result.checkpoint}:b") == "new"
+
+
 def test_secrets_reach_the_pull_request_command_and_nothing_else(far, rig):
     script = 'echo "https://example.org/pr/1?with=$TOKEN"'
     order = _order(

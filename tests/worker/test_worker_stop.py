@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -154,6 +155,28 @@ def test_stopping_is_idempotent_and_ends_leave_it_alone(far):
     assert not (folder / "stop.json").exists()
     with pytest.raises(NotFoundError):
         stop.request(folder.with_name("unknown.1"), 1)
+
+
+def test_a_supervisor_that_was_suspended_is_stopped_too(far):
+    folder = far.publish(far.shell("exec sleep 300"))
+    running = far.start(folder)
+    far.working(folder)
+    running.send_signal(signal.SIGSTOP)
+    stop.request(folder, 0.1)
+    running.wait(30)
+    assert far.result(folder).reason == "stopped"
+
+
+def test_without_its_folder_it_ends(far, tmp_path):
+    """Nobody could see it or stop it any more, and its slot is free for others."""
+    pid_file = tmp_path / "pid"
+    script = f"trap '' TERM; echo $$ > {pid_file}; while :; do sleep 1; done"
+    folder = far.publish(far.shell(script))
+    running = far.start(folder, patch="supervise._LOOK_EVERY = 0.05")
+    pid = far.pid_in(pid_file)
+    shutil.rmtree(folder)
+    running.wait(30)
+    far.gone(pid)
 
 
 def test_a_reused_pid_is_not_signalled(far):

@@ -97,17 +97,24 @@ def rescue(root: Path, folder: Path, result: Result) -> str | None:
     if order is not None and workspace is not None:
         from outpost_core.worker import checkpoint
 
-        saved = checkpoint.save(order, str(folder), workspace)
+        saved = checkpoint.save(order, str(folder), workspace, ended=True)
         if saved["kept"] or not saved["nothing"]:
             where = saved["kept"] or saved["ref"]
     bundle = folder / BUNDLE
     if bundle.exists():  # the remote did not take it, so it would go with the folder
-        kept = root / RESCUED / f"{folder.name}.bundle"
-        kept.parent.mkdir(mode=0o700, exist_ok=True)
         bundle.chmod(0o600)
-        bundle.replace(kept)
-        where = str(kept)
+        where = _keep(root, bundle, f"{folder.name}.bundle")
+    for broken in folder.glob(f"{files.BROKEN}*"):  # an agent's commits may be in it
+        kept = _keep(root, broken, f"{folder.name}.{broken.name}")
+        where = where or kept
     return where
+
+
+def _keep(root: Path, path: Path, name: str) -> str:
+    kept = root / RESCUED / name
+    kept.parent.mkdir(mode=0o700, exist_ok=True)
+    path.replace(kept)
+    return str(kept)
 
 
 def discard(root: Path, folder: Path) -> None:

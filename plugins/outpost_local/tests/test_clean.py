@@ -86,15 +86,26 @@ def test_where_the_rig_takes_nothing_the_work_is_kept_as_a_bundle(tmux_place, ri
     asyncio.run(main())
 
 
+def test_a_broken_repository_is_kept(tmux_place, rig):
+    async def main():
+        outpost = tmux_place.make()
+        script = "echo 2 > file; git add -A; rm .git/HEAD; exit 1"
+        await tmux_place.run(outpost, rig_order(tmux_place, rig, script))
+        cleaned = await outpost.outpost_clean("gt-1.1", False)
+        assert (cleaned.removed, cleaned.rescued) == (True, "refs/outpost/gt-1.1")
+        assert git(rig, "show", f"{cleaned.rescued}:file") == "2"
+        (kept,) = (tmux_place.root / "rescued").glob("gt-1.1.broken-git-*")
+        assert (kept / "index").exists()
+
+    asyncio.run(main())
+
+
 def test_what_cannot_be_rescued_is_removed_only_by_force(tmux_place, rig):
     async def main():
         outpost = tmux_place.make()
-        script = "echo 2 > file; rm -rf .git; echo broken > .git; exit 1"
+        script = "echo 2 > file; rm -rf .git ../../../rigs; exit 1"
         await tmux_place.run(outpost, rig_order(tmux_place, rig, script))
         cleaned = await outpost.outpost_clean("gt-1.1", False)
-        if cleaned.rescued:  # its git folder was out of the agent's reach
-            assert git(rig, "show", f"{cleaned.rescued}:file") == "2"
-            return
         assert not cleaned.removed
         assert "could not be rescued" in cleaned.detail
         assert (tmux_place.folder("gt-1.1") / "work" / "file").read_text() == "2\n"
