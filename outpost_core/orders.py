@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,6 +140,8 @@ def make_order(request: OrderRequest, around: Surroundings) -> Order:
     agent = _agent(request, around)
     url, password = split_rig(_rig(request, around.cwd, needed=request.command is None) or "")
     rig = url or None
+    _amount("depth", request.depth, 1)
+    _amount("estimate", request.estimate)
     issue = _issue(request, around, rig)
     branch = _branch(request, around)
     return Order(
@@ -243,12 +246,13 @@ def _git(cwd: Path, *words: str) -> str | None:
         done = subprocess.run(
             ["git", "-C", str(cwd), *words],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="surrogateescape",
             timeout=10,
             check=False,
             stdin=subprocess.DEVNULL,
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
 
@@ -288,7 +292,10 @@ def _delivery(request: OrderRequest, defaults: Defaults, issue: Issue, branch: s
         message=_no_nul(message),
         author_name=defaults.author_name,
         author_email=defaults.author_email,
-        pr_command=defaults.pr_command if request.pr_command is None else request.pr_command,
+        pr_command=tuple(
+            _no_nul(word)
+            for word in (defaults.pr_command if request.pr_command is None else request.pr_command)
+        ),
     )
 
 
@@ -301,14 +308,12 @@ def _prompt(request: OrderRequest, issue: Issue, branch: str, cwd: Path) -> str:
         file = cwd / request.prompt_file
         try:
             return _no_nul(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"the prompt file {file} cannot be read: {error}") from error
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise UsageError(f"the prompt file {file} cannot be read: {why}") from error
     text = f"\n{issue.text.strip()}\n" if issue.text.strip() else ""
     title = f": {issue.title}" if issue.title else ""
-    prompt = PROMPT
-    for word, value in (("id", issue.id), ("branch", branch), ("title", title), ("text", text)):
-        prompt = prompt.replace("{" + word + "}", value)
-    return _no_nul(prompt)
+    return _no_nul(PROMPT.format(id=issue.id, branch=branch, title=title, text=text))
 
 
 def _env(request: OrderRequest) -> dict[str, str]:
@@ -351,13 +356,23 @@ def _limits(request: OrderRequest, defaults: Defaults) -> Limits:
         memory=request.memory,
     )
     for name in ("timeout", "idle_timeout", "grace", "checkpoint_every", "cpu", "memory"):
-        value = getattr(limits, name)
-        if value is not None and value < 0:
-            raise UsageError(f"{name} is {value}; it cannot be negative")
+        _amount(name, getattr(limits, name))
     return limits
 
 
+def _amount(name: str, value: float | None, least: float = 0) -> None:
+    """Refuse what is less than `least`, endless, or no number at all."""
+    if value is not None and not least <= value < inf:
+        raise UsageError(f"{name} is {value}; it must be a number from {least} on")
+
+
 def _no_nul(text: str) -> str:
+    """Return a text that a program can be given: no NUL, and only what has bytes."""
     if "\0" in text:
         raise UsageError(f"a NUL character in {text[:40]!a}", mend="remove it")
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        around = text[max(error.start - 20, 0) : error.start + 20]
+        raise UsageError(f"half of a character in {around!a}", mend="remove it") from None
     return text

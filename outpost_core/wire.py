@@ -130,14 +130,21 @@ def _build(kind: Any, data: Any, where: str) -> Any:
     return _scalar(kind, origin, data, where)
 
 
+def _items(kinds: tuple[Any, ...], data: list[Any], where: str) -> list[Any]:
+    if len(kinds) == 1 or kinds[1] is Ellipsis:
+        kinds = kinds[:1] * len(data)
+    if len(kinds) != len(data):
+        raise UsageError(f"{where}: {len(kinds)} items were expected, not {len(data)}")
+    return [_build(kind, item, where) for kind, item in zip(kinds, data, strict=True)]
+
+
 def _scalar(kind: Any, origin: Any, data: Any, where: str) -> Any:
     if kind is Secrets:
-        return Secrets(dict.fromkeys(data, "") if isinstance(data, list) else {})
-    if origin is tuple and isinstance(data, list):
-        args = get_args(kind)
-        if len(args) == 2 and args[1] is Ellipsis:
-            return tuple(_build(args[0], item, f"{where}[]") for item in data)
-        return tuple(_build(arg, item, f"{where}[]") for arg, item in zip(args, data, strict=True))
+        if isinstance(data, list) and all(isinstance(name, str) for name in data):
+            return Secrets(dict.fromkeys(data, ""))
+        raise UsageError(f"{where}: a list of names was expected, not {type(data).__name__}")
+    if origin in (tuple, frozenset) and isinstance(data, list):
+        return origin(_items(get_args(kind), data, f"{where}[]"))
     if origin is not None and issubclass(origin, Mapping) and isinstance(data, dict):
         return {
             key: _build(get_args(kind)[1], item, f"{where}.{key}") for key, item in data.items()
@@ -148,7 +155,10 @@ def _scalar(kind: Any, origin: Any, data: Any, where: str) -> Any:
         except ValueError:
             raise UsageError(f"{where}: {data!r} is not a state") from None
     if kind is float and isinstance(data, int | float) and not isinstance(data, bool):
-        return float(data)
+        try:
+            return float(data)
+        except OverflowError:
+            raise UsageError(f"{where}: the number is too large") from None
     if kind in (str, int, bool) and type(data) is kind:
         return data
     raise UsageError(f"{where}: {type(data).__name__} has the wrong type")
