@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
+from outpost_core.agents import AgentPreset
 from outpost_core.errors import (
     ConflictError,
+    LedgerError,
     NotFoundError,
     OutpostError,
     PlacementError,
+    PluginError,
     SpawnRefusedError,
     UnreachableError,
     UnsupportedError,
@@ -28,8 +31,19 @@ from outpost_core.plugins import PluginReport, Plugins
 from outpost_core.testing import FakeOutpost, fake_backend
 from outpost_core.testing.fake import FakeOptions, Script
 from outpost_core.ticket import Spawned
-from outpost_core.types import Agent, Candidate, Event, Issue, Order, Result, State, WorkerStatus
+from outpost_core.types import (
+    Agent,
+    Candidate,
+    Event,
+    Issue,
+    Order,
+    Result,
+    Secrets,
+    State,
+    WorkerStatus,
+)
 from outpost_core.wire import digest
+from outpost_core.worker.files import RIG_CREDENTIAL
 
 Make = Callable[..., Manager]
 
@@ -730,6 +744,516 @@ def test_the_digest_survives_the_ledger(make: Make) -> None:
         dead_reservation(manager, wanted, "a")
         await manager.refresh()
         assert (await manager.spawn(wanted)).adopted
+
+    run(make(a), body)
+
+
+# --- what broke off, and what proves nothing ----------------------------------------------------
+
+
+def test_a_spawn_that_breaks_off_leaves_none_of_its_siblings_running(make: Make) -> None:
+    a = FakeOutpost("a")
+    a.slow(0.2)
+
+    def progress(event: Event) -> None:
+        if event.kind == "starting" and event.worker == "gt-2.1":
+            raise BrokenPipeError
+
+    async def body(manager: Manager) -> None:
+        with pytest.raises(BrokenPipeError):
+            await manager.spawn_many([order("gt-1"), order("gt-2")], progress=progress)
+        await asyncio.sleep(0.4)
+        assert manager.ledger.worker("gt-1.1").state is State.STARTING  # type: ignore[union-attr]
+        assert a._world.statuses == {}, "what was let go of was not spawned behind our back"
+        assert {w.id for w in manager.ledger.orphans()} == {"gt-1.1", "gt-2.1"}
+
+    run(make(a), body)
+
+
+def test_a_row_that_could_not_be_let_go_of_is_let_go_of_later(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = Riddle("a")
+    a.starts = False
+
+    async def body(manager: Manager) -> None:
+        def locked(*_: object) -> None:
+            raise LedgerError("locked")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(manager.ledger, "disown", locked)
+            with pytest.raises(UnreachableError):
+                await manager.spawn(order())
+        assert manager.ledger.orphans() == [], "it is still in this process's name"
+        a.starts, a.error = True, None
+        await manager.refresh()
+        assert manager.ledger.worker("gt-1.1").state is State.WORKING  # type: ignore[union-attr]
+
+    run(make(a), body)
+
+
+def test_a_crowd_spreads_at_once(make: Make) -> None:
+    fakes = [FakeOutpost(f"o{n}", FakeOptions(max_workers=2)) for n in range(5)]
+    seen: list[Event] = []
+
+    async def body(manager: Manager) -> None:
+        answers = await manager.spawn_many(
+            [order(f"gt-{n}") for n in range(11)], progress=seen.append
+        )
+        assert manager.ledger.active() == {f"o{n}": 2 for n in range(5)}
+        assert isinstance(answers[-1], PlacementError)
+        assert "o4: full: 2 of 2 workers" in answers[-1].message
+
+    run(make(*fakes), body)
+    assert "refused" not in [event.kind for event in seen], "nobody was sent on from a full one"
+
+
+def test_a_crowd_keeps_within_the_money(make: Make) -> None:
+    options = FakeOptions(price=0.4, cost_cap_hourly=1.0)
+    a, b = FakeOutpost("a", options), FakeOutpost("b", options)
+    config = "".join(
+        f"  - {{name: {n}, type: fake, price: 0.4, cost_cap_hourly: 1.0}}\n" for n in "ab"
+    )
+
+    async def body(manager: Manager) -> None:
+        answers = await manager.spawn_many([order(f"gt-{n}") for n in range(5)])
+        assert manager.ledger.active() == {"a": 2, "b": 2}
+        assert isinstance(answers[-1], PlacementError)
+
+    run(make(a, b, config=f"outposts:\n{config}"), body)
+
+
+def test_a_worker_that_is_only_queued_is_spawned_again_not_believed(make: Make) -> None:
+    class Publishes(FakeOutpost):
+        broken = True
+
+        @hookimpl
+        async def outpost_spawn(self, order: Order) -> WorkerStatus:
+            if self.broken:
+                self.put(WorkerStatus(id=order.worker, state=State.QUEUED, digest=digest(order)))
+                raise UnreachableError("died between the two steps")
+            self._world.statuses.clear()
+            return await super().outpost_spawn(order)
+
+    a = Publishes("a")
+
+    async def body(manager: Manager) -> None:
+        with pytest.raises(UnreachableError, match="not known"):
+            await manager.spawn(order())
+        a.broken = False
+        await manager.refresh()
+        assert manager.ledger.worker("gt-1.1").state is State.WORKING  # type: ignore[union-attr]
+
+    run(make(a), body)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_refused_request_proves_nothing_of_an_earlier_one(make: Make, there: bool) -> None:
+    class Upgraded(FakeOutpost):
+        """Has started the order, and has learnt since that it cannot."""
+
+        @hookimpl
+        async def outpost_spawn(self, order: Order) -> WorkerStatus:
+            raise UnsupportedError("not any more")
+
+    a, b = Upgraded("a"), FakeOutpost("b")
+    if there:
+        a.put(WorkerStatus(id="gt-1.1", state=State.WORKING, digest=digest(order())))
+
+    async def body(manager: Manager) -> None:
+        dead_reservation(manager, order(), "a")
+        if there:
+            assert (await manager.spawn(order())).worker.outpost == "a"
+        else:
+            with pytest.raises(UnsupportedError):
+                await manager.spawn(order())
+            assert manager.ledger.worker("gt-1.1") is None
+        assert b.calls == []
+
+    run(make(a, b), body)
+
+
+def test_a_row_that_moved_before_it_was_claimed_is_finished_where_it_is(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = FakeOutpost("a"), FakeOutpost("b")
+
+    async def body(manager: Manager) -> None:
+        dead_reservation(manager, order(), "a")
+        claim = manager.ledger.claim
+
+        def late(worker: str, owner: str) -> Any:
+            manager.ledger.move(
+                worker,
+                Reservation(
+                    order=order(), outpost="b", digest=digest(order()), owner="other-boot:1:1/x"
+                ),
+            )
+            return claim(worker, owner)
+
+        monkeypatch.setattr(manager.ledger, "claim", late)
+        await manager.refresh()
+        assert [hook for hook, _ in a.calls] == ["outpost_list"]
+        assert b._world.statuses["gt-1.1"].state is State.WORKING
+
+    run(make(a, b), body)
+
+
+def test_an_outpost_that_the_user_named_is_kept_by_a_recovery(make: Make) -> None:
+    a, b = FakeOutpost("a"), FakeOutpost("b")
+
+    async def body(manager: Manager) -> None:
+        (sheets,) = manager.overview.sheets([order()], time.time())
+        why = manager.placement.assign(order(), sheets, "a").explain()
+        manager.ledger.reserve(
+            [
+                Reservation(
+                    order=order(), outpost="a", digest=digest(order()), owner="x:1:1/x",
+                    explanation=why,
+                )
+            ]
+        )  # fmt: skip
+        a.refuse("full")
+        assert (await manager.worker("gt-1")).state is State.FAILED
+        assert b.calls == []
+
+    run(make(a, b), body)
+
+
+def test_a_broken_policy_does_not_keep_a_spawn_from_being_finished(make: Make) -> None:
+    class Broken:
+        @hookimpl
+        def outpost_assign(self, order: Order, candidates: Sequence[Candidate]) -> list[str]:
+            raise RuntimeError("no idea")
+
+    async def body(manager: Manager) -> None:
+        dead_reservation(manager, order(), "a")
+        assert (await manager.worker("gt-1")).state is State.WORKING
+
+    run(make(FakeOutpost("a"), plugin=Broken()), body)
+
+
+def test_a_slow_spawn_is_finished_behind_whoever_looks(make: Make) -> None:
+    class Slow(FakeOutpost):
+        @hookimpl
+        async def outpost_spawn(self, order: Order) -> WorkerStatus:
+            await asyncio.sleep(0.5)
+            return await super().outpost_spawn(order)
+
+    a = Slow("a")
+    config = "outposts:\n  - {name: a, type: fake}\ndefaults: {answer_timeout: 0.1}\n"
+
+    async def body(manager: Manager) -> None:
+        dead_reservation(manager, order(), "a")
+        for _ in range(3):
+            await manager.refresh()
+        (worker,) = await manager.wait(["gt-1"], timeout=0.05)
+        assert worker.state is State.STARTING
+        async with asyncio.timeout(30):
+            while manager.ledger.worker("gt-1.1").state is not State.WORKING:  # type: ignore[union-attr]
+                await asyncio.sleep(0.01)
+        assert [hook for hook, _ in a.calls].count("outpost_spawn") == 1
+
+    async def leave(manager: Manager) -> None:
+        dead_reservation(manager, order("gt-2"), "a")
+        await manager.refresh()
+
+    run(make(a, config=config), body)
+    left = make(a, config=config)
+    run(left, leave)
+    assert {w.id for w in left.ledger.orphans()} == {"gt-2.1"}, "broken off, and nobody's"
+    left.close()
+
+
+def test_a_spawn_that_cannot_be_finished_is_not_tried_at_every_look(make: Make) -> None:
+    a = Riddle("a")
+    a.starts = False
+
+    async def body(manager: Manager) -> None:
+        dead_reservation(manager, order(), "a")
+        for _ in range(20):
+            await manager.refresh()
+        kinds = [event.kind for event in manager.ledger.events("gt-1.1")]
+        assert kinds.count("unfinished") == 1
+
+    run(make(a), body)
+
+
+def test_a_secret_that_is_lacking_is_said_by_name(make: Make) -> None:
+    wanted = order(secrets=Secrets({"KEY": "hunter22"}))
+
+    async def body(manager: Manager) -> None:
+        dead_reservation(manager, wanted, "a")
+        await manager.refresh()
+        (event,) = [e for e in manager.ledger.events("gt-1.1") if e.kind == "unfinished"]
+        assert "KEY" in str(event.data["reason"])
+
+    run(make(FakeOutpost("a")), body)
+
+
+# --- what plugins may answer --------------------------------------------------------------------
+
+
+def test_a_policy_that_answers_nonsense_is_named(make: Make) -> None:
+    class Odd:
+        @hookimpl
+        def outpost_assign(self, order: Order, candidates: Sequence[Candidate]) -> Any:
+            return [["a"]]
+
+    async def body(manager: Manager) -> None:
+        with pytest.raises(PluginError, match="TypeError"):
+            await manager.spawn(order())
+
+    run(make(FakeOutpost("a"), plugin=Odd()), body)
+
+
+@pytest.mark.parametrize("price", [-1.0, float("nan"), 1e12, "x", None])
+def test_a_price_that_is_none_is_its_outposts_trouble(make: Make, price: Any) -> None:
+    class Dear(FakeOutpost):
+        @hookimpl
+        def outpost_price(self, order: Order) -> Any:
+            return price
+
+    async def body(manager: Manager) -> None:
+        spawned = await manager.spawn(order())
+        assert spawned.worker.outpost == "b"
+        assert "outpost_price" in spawned.explanation.verdicts[-1].reason
+
+    run(make(Dear("a"), FakeOutpost("b")), body)
+
+
+def test_a_secret_in_the_error_of_a_price_or_a_policy_is_masked(make: Make) -> None:
+    secrets = Secrets(
+        {"SHORT": "hunter", "LONG": "hunter22", RIG_CREDENTIAL: "https://me:passw0rd@h"}
+    )
+
+    class Talks(FakeOutpost):
+        @hookimpl
+        def outpost_price(self, order: Order) -> float:
+            raise RuntimeError(f"{dict(order.secrets)} and passw0rd alone")
+
+    class Policy:
+        @hookimpl
+        def outpost_assign(self, order: Order, candidates: Sequence[Candidate]) -> Any:
+            if order.issue.id == "gt-2":
+                raise RuntimeError(f"{dict(order.secrets)} and passw0rd alone")
+
+    async def body(manager: Manager) -> None:
+        spawned = await manager.spawn(order(secrets=secrets))
+        with pytest.raises(PluginError) as caught:
+            await manager.spawn(order("gt-2", secrets=secrets))
+        kept = str(manager.ledger.explanation("gt-1.1"))
+        for text in (str(spawned.explanation), kept, str(caught.value)):
+            assert "***" in text
+            for secret in ("hunter", "***22", "passw0rd"):
+                assert secret not in text
+        assert caught.value.__cause__ is None
+
+    run(make(Talks("a"), FakeOutpost("b"), plugin=Policy()), body)
+
+
+def test_presets_of_plugins_win_in_pluggys_order_and_odd_ones_are_left_out(make: Make) -> None:
+    def preset(word: str) -> AgentPreset:
+        return AgentPreset(name="own", headless=(word,), interactive=None)
+
+    class First:
+        @hookimpl(tryfirst=True)
+        def outpost_agents(self) -> Any:
+            return {"own": preset("first"), "claude": preset("mine"), "odd": "text"}
+
+    class Later:
+        @hookimpl
+        def outpost_agents(self) -> Any:
+            return {"own": preset("later"), "more": preset("more")}
+
+    class Nonsense:
+        @hookimpl
+        def outpost_agents(self) -> Any:
+            return 7
+
+    manager = make(FakeOutpost("a"), plugin=First())
+    for number, plugin in enumerate((Later(), Nonsense())):
+        manager.plugins.add(plugin, PluginReport(entry_point=f"more{number}"))
+    found = manager.agents()
+    assert (found["own"].headless, found["claude"].headless) == (("first",), ("mine",))
+    assert {"more", "codex"} <= found.keys()
+    assert "odd" not in found
+    assert len(manager.observer_errors) == 2
+    manager.close()
+
+
+@pytest.mark.parametrize("verb", ["clean", "peek", "doctor"])
+def test_a_verb_that_answers_nothing_is_its_outposts_error(make: Make, verb: str) -> None:
+    class Empty(FakeOutpost):
+        @hookimpl
+        async def outpost_clean(self, worker: str, force: bool) -> Any: ...
+
+        @hookimpl
+        async def outpost_peek(self, worker: str, lines: int) -> Any: ...
+
+        @hookimpl
+        async def outpost_doctor(self) -> Any: ...
+
+    a = Empty("a")
+
+    async def body(manager: Manager) -> None:
+        await manager.spawn(order())
+        a.finish("gt-1.1")
+        if verb == "doctor":
+            found = await manager.doctor("a")
+            assert any("outpost_doctor" in finding.detail for _, finding in found)
+        else:
+            with pytest.raises(PluginError, match=f"outpost_{verb} of 'a' answered a NoneType"):
+                await getattr(manager, verb)("gt-1")
+
+    run(make(a), body)
+
+
+@pytest.mark.parametrize(
+    "field", [{"detail": None}, {"digest": 7}, {"id": 7}, {"started_at": "now"}, {"result": {}}]
+)
+def test_a_status_with_an_odd_field_breaks_only_its_outpost(
+    make: Make, field: dict[str, Any]
+) -> None:
+    class Odd(FakeOutpost):
+        @hookimpl
+        async def outpost_list(self) -> Sequence[WorkerStatus]:
+            odd: dict[str, Any] = {"id": "gt-9.1", "state": State.WORKING, **field}
+            return [WorkerStatus(**odd)]
+
+    a, b = Odd("a"), FakeOutpost.holding("b", 2)
+
+    async def body(manager: Manager) -> None:
+        assert len(await manager.workers()) == 2
+        with pytest.raises(PluginError, match=f"as a worker's {next(iter(field))}"):
+            await manager.fleet.list("a", timeout=5)
+
+    run(make(a, b), body)
+
+
+def test_a_result_that_cannot_be_kept_poisons_no_listing(make: Make) -> None:
+    a = FakeOutpost("a")
+    odd: Any = "0"
+
+    async def body(manager: Manager) -> None:
+        await manager.spawn(order("gt-1"))
+        await manager.spawn(order("gt-2"))
+        a.finish("gt-1.1", Result(state=State.FAILED, exit_code=odd))
+        a.finish("gt-2.1", Result(state=State.DONE, branch=b"x"))  # type: ignore[arg-type]
+        workers = {w.id: w for w in await manager.workers(all=True)}
+        assert [workers[i].state for i in ("gt-1.1", "gt-2.1")] == [State.FAILED, State.DONE]
+        result = workers["gt-1.1"].result
+        assert result is not None
+        assert (result.reason, "exit_code" in result.message) == ("internal", True)
+
+    run(make(a), body)
+
+
+def test_what_is_no_unicode_breaks_no_ledger(make: Make) -> None:
+    half = "caf\udce9 \ud800"
+    a, b = FakeOutpost("a"), FakeOutpost("b")
+    wanted = Order(issue=Issue(id="gt-1", title=half), agent=Agent(argv=("true",), name=half))
+
+    async def body(manager: Manager) -> None:
+        await manager.spawn(wanted, on="b")
+        b.put(WorkerStatus(id="gt-1.1", state=State.WORKING, detail=half, digest=digest(wanted)))
+        b.put(WorkerStatus(id=half, state=State.WORKING))
+        a.cut(half)
+        await manager.refresh()
+        (worker,) = await manager.workers()
+        assert (worker.title, worker.detail) == ("caf? ?", "caf? ?")
+        assert manager.outposts()[0].state == "unreachable"
+        assert (await manager.spawn(wanted)).adopted
+
+    run(make(a, b), body)
+
+
+# --- observers, doctor, waiting -----------------------------------------------------------------
+
+
+def test_observers_hear_of_outposts_and_of_workers_that_never_were(make: Make) -> None:
+    class Observer:
+        def __init__(self) -> None:
+            self.told: list[tuple[str, str]] = []
+
+        @hookimpl
+        def outpost_event(self, event: Event) -> None:
+            self.told.append((event.kind, str(event.data.get("state", event.outpost))))
+
+    observer = Observer()
+    a = FakeOutpost("a")
+
+    async def body(manager: Manager) -> None:
+        a.cut("down")
+        await manager.refresh()
+        await manager.refresh()
+        a.restore()
+        a.refuse("full")
+        dead_reservation(manager, order(), "a")
+        await manager.refresh()
+        kinds = [event.kind for event in manager.ledger.events("gt-1.1")]
+        assert "spawned" not in kinds, "it never was"
+
+    run(make(a, plugin=observer), body)
+    assert observer.told.count(("unreachable", "a")) == 1
+    assert observer.told.count(("reachable", "a")) == 1
+    assert ("state", "failed") in observer.told
+
+
+def test_errors_of_observers_do_not_pile_up(make: Make) -> None:
+    class Tired:
+        @hookimpl
+        def outpost_event(self, event: Event) -> None:
+            raise RuntimeError("tired")
+
+    async def body(manager: Manager) -> None:
+        await manager.spawn_many([order(f"gt-{n}") for n in range(60)])
+        assert len(manager.observer_errors) == 100
+
+    run(make(FakeOutpost("a"), plugin=Tired()), body)
+
+
+def test_doctor_looks_at_the_outposts_although_the_ledger_is_damaged(
+    make: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "state" / "ledger.db").write_bytes(b"no database" * 100)
+
+    async def body(manager: Manager) -> None:
+        found = await manager.doctor()
+        told = {(subject, finding.check): finding.ok for subject, finding in found}
+        assert told["ledger", "ledger"] is False
+        assert told["a", "ping"] is True
+        assert told["b", "ping"] is False
+
+    a, b = FakeOutpost("a"), FakeOutpost("b")
+    b.cut()
+    run(make(a, b), body)
+
+
+def test_waiting_for_what_cannot_be_built_ends_with_a_word(make: Make) -> None:
+    class Unfit(FakeOutpost):
+        @hookimpl
+        async def outpost_stop(self, worker: str, patience: float) -> None: ...  # type: ignore[override]
+
+    async def start(manager: Manager) -> None:
+        await manager.spawn(order())
+
+    async def body(manager: Manager) -> None:
+        async with asyncio.timeout(30):
+            with pytest.raises(NotFoundError, match="cannot be built"):
+                await manager.wait(["gt-1"])
+
+    run(make(FakeOutpost("a")), start)
+    run(make(Unfit("a")), body)
+
+
+def test_names_to_refresh_may_come_once(make: Make) -> None:
+    a = FakeOutpost("a")
+
+    async def body(manager: Manager) -> None:
+        views = await manager.refresh(name for name in ["a"])
+        assert views[0].state == "ready"
 
     run(make(a), body)
 

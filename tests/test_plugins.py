@@ -167,6 +167,52 @@ def test_a_backends_hook_that_raises_is_named() -> None:
     )
 
 
+def test_a_plain_hook_that_is_async_is_named_since_nobody_would_await_it() -> None:
+    @hookimpl
+    async def outpost_event(event: Any) -> None: ...
+
+    report = load_one(lambda: module(outpost_event=outpost_event))
+    assert "outpost_event must be a plain function" in report.reason
+
+
+def test_each_asks_every_plugin_once_and_takes_every_answer() -> None:
+    class Says:
+        def __init__(self, answer: Any) -> None:
+            self.answer = answer
+            self.asked = 0
+
+        @hookimpl
+        def outpost_issue(self, issue_id: str, rig: str | None) -> Any:
+            self.asked += 1
+            if isinstance(self.answer, Exception):
+                raise self.answer
+            return self.answer
+
+    class Twice:
+        asked = 0
+
+        @hookimpl(specname="outpost_issue")
+        def one(self, issue_id: str) -> Any:
+            Twice.asked += 1
+
+        @hookimpl(specname="outpost_issue")
+        def two(self, issue_id: str) -> Any: ...
+
+    plugins = Plugins.load([])
+    all_ = [Says([]), Says(None), Says(RuntimeError("broken")), Twice(), Says(("x",)), Says({})]
+    for number, plugin in enumerate(all_):
+        plugins.pm.register(plugin, name=f"p{number}")
+    trouble: list[str] = []
+    answers = list(
+        plugins.each(
+            "outpost_issue", lambda who, error: trouble.append(who), issue_id="x", rig=None
+        )
+    )
+    assert answers == [{}, ("x",), []], "the last registered first; an answer is one, however empty"
+    assert trouble == ["p2"]
+    assert [p.asked for p in all_] == [1] * 6
+
+
 # --- outposts -------------------------------------------------------------------------------
 
 
