@@ -6,78 +6,134 @@ wrong.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+from typing import TYPE_CHECKING, TypeAlias
 
 from outpost_core.cli.session import current
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     import click
     from click.shell_completion import CompletionItem
 
     from outpost_core.types import Worker
 
+    #: `(choice, what it is)`
+    Choices: TypeAlias = Iterable[tuple[str, str | None]]
+    Completer: TypeAlias = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
 #: no shell shows more in a useful way.
 _LIMIT = 500
+#: where `OrderCommand` puts the words after `--`, in a context's `meta`.
+AFTER_DASHES = "outpost.after_dashes"
 
 
-def workers(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def _choices(find: Callable[[click.Context], Choices]) -> Completer:
+    """Make a completer of a function that finds all choices."""
+
+    @functools.wraps(find)
+    def complete(
+        ctx: click.Context, _param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        try:
+            found = [*find(ctx)]
+        except Exception:  # noqa: BLE001 - a shell shows no errors of completion
+            return []
+        said = set(ctx.params.get("workers") or ())
+        return [
+            CompletionItem(choice, help=what)
+            for choice, what in found
+            if choice.lower().startswith(incomplete.lower()) and choice not in said
+        ]
+
+    return complete
+
+
+def _of_kind(kind: str) -> Completer:
+    """Make a completer that leaves it to the shell: `file` or `dir`."""
+
+    def complete(
+        _ctx: click.Context, _param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type=kind)]
+
+    return complete
+
+
+@_choices
+def workers(ctx: click.Context) -> Choices:
     """Complete the id of any worker that was not cleaned."""
-    return _workers(ctx, incomplete, active=None)
+    return _ids(_known(ctx))
 
 
-def active_workers(
-    ctx: click.Context, _param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
+@_choices
+def active_workers(ctx: click.Context) -> Choices:
     """Complete the id of a worker that has not ended."""
-    return _workers(ctx, incomplete, active=True)
+    return _ids(_known(ctx, active=True))
 
 
-def outposts(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+@_choices
+def issues(ctx: click.Context) -> Choices:
+    """Complete an issue that there is a worker for."""
+    return [(issue, None) for issue in dict.fromkeys(worker.issue for worker in _known(ctx))]
+
+
+@_choices
+def outposts(ctx: click.Context) -> Choices:
     """Complete the name of a configured outpost."""
-    from click.shell_completion import CompletionItem
-
-    try:
-        config, _, _ = current(ctx).load_config()
-    except Exception:  # noqa: BLE001 - a shell shows no errors of completion
-        return []
-    return [
-        CompletionItem(entry.name, help=entry.type)
-        for entry in config.outposts
-        if entry.name.startswith(incomplete)
-    ]
+    config, _, _ = current(ctx).load_config()
+    return [(entry.name, entry.type) for entry in config.outposts]
 
 
-def agents(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+@_choices
+def types(ctx: click.Context) -> Choices:
+    """Complete an installed outpost type."""
+    backends = current(ctx).plugins().backends
+    return [(name, backend.summary) for name, backend in backends.items()]
+
+
+@_choices
+def agents(ctx: click.Context) -> Choices:
     """Complete the name of an agent, built in or from a plugin."""
-    from click.shell_completion import CompletionItem
-
-    try:
-        presets = current(ctx).manager().agents()
-    except Exception:  # noqa: BLE001 - a shell shows no errors of completion
-        return []
-    return [
-        CompletionItem(name, help=preset.summary)
-        for name, preset in presets.items()
-        if name.startswith(incomplete)
-    ]
+    presets = current(ctx).manager().agents()
+    return [(name, preset.summary) for name, preset in presets.items()]
 
 
-def _workers(ctx: click.Context, incomplete: str, *, active: bool | None) -> list[CompletionItem]:
-    from click.shell_completion import CompletionItem
+@_choices
+def groups(_ctx: click.Context) -> Choices:
+    """Complete a group of the conformance suite."""
+    from outpost_core.testing.registry import GROUPS
 
-    try:
-        found = _from_ledger(ctx, active)
-    except Exception:  # noqa: BLE001 - a shell shows no errors of completion
-        return []
-    said = set(ctx.params.get("workers") or ())
-    return [
-        CompletionItem(w.id, help=f"{w.state.value} at {w.outpost}")
-        for w in found
-        if w.id.startswith(incomplete) and w.id not in said
-    ]
+    return [(group, None) for group in GROUPS]
 
 
-def _from_ledger(ctx: click.Context, active: bool | None) -> list[Worker]:
+@_choices
+def priorities(_ctx: click.Context) -> Choices:
+    """Complete a priority."""
+    return [(f"P{number}", None) for number in range(5)]
+
+
+folders = _of_kind("dir")
+_files = _of_kind("file")
+
+
+def command_words(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Complete a word of the command after `--` as a file; issues before it are not known."""
+    return _files(ctx, param, incomplete) if AFTER_DASHES in ctx.meta else []
+
+
+def _ids(found: Iterable[Worker]) -> Choices:
+    return [(worker.id, f"{worker.state.value} at {worker.outpost}") for worker in found]
+
+
+def _known(ctx: click.Context, *, active: bool | None = None) -> list[Worker]:
     manager = current(ctx).manager()
     if not (manager.state / "ledger.db").exists():
         return []

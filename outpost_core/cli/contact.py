@@ -10,8 +10,8 @@ from outpost_core.cli import complete, render
 from outpost_core.cli.follow import Write, follow, writer
 from outpost_core.cli.progress import Progress
 from outpost_core.cli.session import Session, command, print_json
-from outpost_core.cli.workers import goes_on
-from outpost_core.errors import OutpostError
+from outpost_core.cli.workers import end_line, goes_on
+from outpost_core.errors import NotFoundError, OutpostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,12 +25,21 @@ if TYPE_CHECKING:
 @click.option("-f", "--follow", "follow_", is_flag=True, help="Go on until the worker has ended.")
 @click.option("--offset", default=0, type=click.IntRange(min=0), metavar="BYTES",
               help="Begin at this byte.")  # fmt: skip
-@click.option("--raw", is_flag=True, help="Exact bytes on a terminal, too (they may control it).")
-def logs(session: Session, worker: str, follow_: bool, offset: int, raw: bool) -> None:
-    """Print a worker's output, byte for byte.
+@click.option(
+    "--raw",
+    "readable",
+    flag_value="no",
+    help="Exact bytes on a terminal, too (they may control it).",
+)
+@click.option(
+    "--readable", "readable", flag_value="yes", help="Text for people into a pipe or file, too."
+)
+def logs(session: Session, worker: str, follow_: bool, offset: int, readable: str | None) -> None:
+    """Print a worker's output.
 
-    On a terminal, colours are kept and other control sequences are shown instead of obeyed.
-    With --json: one line for each piece.
+    Into a pipe or file: byte for byte. On a terminal: text for people; of an agent that prints
+    JSON lines what it says, runs and sees, of any other output all of it, with colours, but
+    control sequences shown instead of obeyed. With --json: one line for each piece.
 
     \b
     Example:
@@ -38,18 +47,34 @@ def logs(session: Session, worker: str, follow_: bool, offset: int, raw: bool) -
     """
 
     async def work(manager: Manager) -> None:
-        found = await manager.worker(worker) if follow_ else None
-        if found is not None and not found.state.terminal:
+        found = await manager.worker(worker)
+        if follow_ and not found.state.terminal:
             session.going_on = goes_on([found.id])
-        write: Write = _JsonWriter(offset) if session.json else writer(raw=raw)
-        if follow_:
-            await follow(manager, worker, write, Progress.of(session), offset=offset)
-            return
-        async for chunk in manager.logs(worker, offset):
-            write(chunk, False)
-        write(b"", True)
+        write: Write = _JsonWriter(offset)
+        if not session.json:
+            order = manager.ledger.order(found.id)
+            text = None if readable is None else readable == "yes"
+            write = writer(kind=order.agent.output if order else "", readable=text)
+        try:
+            if follow_:
+                await follow(manager, found.id, write, Progress.of(session), offset=offset)
+                return
+            async for chunk in manager.logs(found.id, offset):
+                write(chunk, False)
+            write(b"", True)
+        except NotFoundError as error:
+            if _cleaned(manager, found.id):
+                raise NotFoundError(
+                    f"the output of {found.id} was removed by outpost clean",
+                    mend=f"outpost show {found.id} has its result",
+                ) from error
+            raise
 
     session.run(work)
+
+
+def _cleaned(manager: Manager, worker: str) -> bool:
+    return any(event.kind == "cleaned" for event in manager.ledger.events(worker))
 
 
 class _JsonWriter:
@@ -76,7 +101,8 @@ class _JsonWriter:
 def attach(session: Session, worker: str) -> None:
     """Give this terminal to a worker; detach any time.
 
-    Detaching leaves the worker running.
+    Detaching leaves the worker running. At a local outpost it is tmux's: C-b d, and from
+    within a tmux of your own C-b C-b d.
 
     \b
     Example:
@@ -92,7 +118,7 @@ def attach(session: Session, worker: str) -> None:
     found, code = session.run(work)
     session.answer(
         lambda: {"worker": found.id, "exit_code": code},
-        lambda: [] if found.state.terminal else [f"{render.clean(found.id)} goes on"],
+        lambda: [end_line(found) if found.state.terminal else f"{render.clean(found.id)} goes on"],
     )
     click.get_current_context().exit(code)
 
@@ -108,9 +134,14 @@ def peek(session: Session, worker: str, lines: int) -> None:
     Example:
       outpost peek gt-abc123.1 --lines 20
     """
-    text = session.run(lambda manager: manager.peek(worker, lines))
+
+    async def work(manager: Manager) -> tuple[str, str]:
+        text = await manager.peek(worker, lines)
+        return manager.find(worker).id, text
+
+    found, text = session.run(work)
     session.answer(
-        lambda: {"worker": worker, "text": text}, lambda: [render.clean_lines(text.rstrip("\n"))]
+        lambda: {"worker": found, "text": text}, lambda: [render.clean_lines(text.rstrip("\n"))]
     )
 
 
@@ -125,9 +156,14 @@ def nudge(session: Session, worker: str, text: tuple[str, ...]) -> None:
       outpost nudge gt-abc123.1 please run the tests first
     """
     words = " ".join(text)
-    session.run(lambda manager: manager.nudge(worker, words))
+
+    async def work(manager: Manager) -> str:
+        await manager.nudge(worker, words)
+        return manager.find(worker).id
+
+    found = session.run(work)
     session.answer(
-        lambda: {"worker": worker, "text": words}, lambda: [f"typed into {render.clean(worker)}"]
+        lambda: {"worker": found, "text": words}, lambda: [f"typed into {render.clean(found)}"]
     )
 
 
@@ -135,10 +171,18 @@ def nudge(session: Session, worker: str, text: tuple[str, ...]) -> None:
 @click.argument("workers", nargs=-1, required=True, metavar="WORKER...",
                 shell_complete=complete.active_workers)  # fmt: skip
 @click.option("--grace", metavar="DURATION", help="Time between TERM and KILL: 10s.")
-def stop(session: Session, workers: tuple[str, ...], grace: str | None) -> None:
+@click.option(
+    "--forget",
+    is_flag=True,
+    help="Give workers up whose outpost is no longer in outposts.yaml; asks nobody.",
+)
+def stop(session: Session, workers: tuple[str, ...], grace: str | None, forget: bool) -> None:
     """End workers, after rescuing their unpushed work.
 
     Returns when their outposts have the request; `outpost wait` waits for the end.
+
+    With --forget nothing is ended: the record of a worker that nobody can be asked about is
+    closed as lost. Where its outpost is configured, it is refused.
 
     \b
     Example:
@@ -147,11 +191,13 @@ def stop(session: Session, workers: tuple[str, ...], grace: str | None) -> None:
     from outpost_core.cli.options import duration
 
     seconds = duration(grace, "--grace")
+    if forget and seconds is not None:
+        raise click.UsageError("--forget and --grace exclude each other: nothing is ended")
 
     async def work(manager: Manager) -> dict[str, OutpostError | Worker]:
         import asyncio
 
-        answers = await asyncio.gather(*(_stop_one(manager, w, seconds) for w in workers))
+        answers = await asyncio.gather(*(_stop_one(manager, w, seconds, forget) for w in workers))
         return dict(zip(workers, answers, strict=True))
 
     answers = session.run(work)
@@ -166,8 +212,6 @@ def stop(session: Session, workers: tuple[str, ...], grace: str | None) -> None:
         }
 
     def lines() -> Iterator[str]:
-        from outpost_core.cli.workers import end_line
-
         for answer in answers.values():
             if not isinstance(answer, OutpostError):
                 yield (
@@ -182,8 +226,10 @@ def stop(session: Session, workers: tuple[str, ...], grace: str | None) -> None:
     click.get_current_context().exit(next((e.exit_code for e in errors.values()), 0))
 
 
-async def _stop_one(manager: Manager, worker: str, grace: float | None) -> OutpostError | Worker:
+async def _stop_one(
+    manager: Manager, worker: str, grace: float | None, forget: bool
+) -> OutpostError | Worker:
     try:
-        return await manager.stop(worker, grace)
+        return manager.forget(worker) if forget else await manager.stop(worker, grace)
     except OutpostError as error:  # the others are stopped all the same
         return error

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from outpost_core.backend import Backend
     from outpost_core.config import OptionField
+    from outpost_core.manager import Manager
 
 
 class _Types(Group):
@@ -166,10 +167,12 @@ def _file(session: Session) -> Path:
 @command("remove")
 @click.argument("name", shell_complete=complete.outposts)
 @click.option("--prune", is_flag=True, help="Take it out of the policy's preferences, too.")
-def remove(session: Session, name: str, prune: bool) -> None:
+@click.option("--force", is_flag=True, help="Also while workers there have not ended.")
+def remove(session: Session, name: str, prune: bool, force: bool) -> None:
     """Remove an outpost from outposts.yaml.
 
-    Its workers go on, and are followed again when it is added again.
+    Refused while workers there have not ended. With --force they go on, and are followed again
+    when it is added again; `outpost stop --forget` gives them up.
 
     \b
     Example:
@@ -184,10 +187,30 @@ def remove(session: Session, name: str, prune: bool) -> None:
             f"there is no configuration file to remove {name!a} from ({why})",
             mend="outpost add writes one",
         )
+    if not force:
+        _refuse_running(session, name)
     remove_outpost(path, name, session.plugins().backends, prune=prune)
     session.answer(
         lambda: {"removed": name, "file": str(path)}, lambda: [f"removed {name} from {path}"]
     )
+
+
+def _refuse_running(session: Session, name: str) -> None:
+    """Raise ConflictError when workers of an outpost have not ended."""
+    from outpost_core.errors import ConflictError
+
+    async def work(manager: Manager) -> list[str]:
+        if name in manager.fleet.names:
+            await manager.refresh([name])  # an outpost that is down is known by its last words
+        return [worker.id for worker in manager.ledger.workers(outpost=name, active=True)]
+
+    if ids := session.run(work):
+        shown = " ".join(ids[:10]) + (" …" if len(ids) > 10 else "")
+        raise ConflictError(
+            f"{render.count(len(ids), 'worker')} at {name} {'has' if len(ids) == 1 else 'have'}"
+            f" not ended: {shown}",
+            mend=f"outpost stop {shown} first, and outpost wait; or outpost remove {name} --force",
+        )
 
 
 # --- config ------------------------------------------------------------------------------------
@@ -221,7 +244,8 @@ def check(session: Session) -> None:
     def lines() -> Iterator[str]:
         yield (
             f"{render.clean(str(path or 'built in'))}: {click.style('ok', fg='green')}"
-            f" ({len(loaded.outposts)} outposts, {len(loaded.policy.overrides)} overrides)"
+            f" ({render.count(len(loaded.outposts), 'outpost')},"
+            f" {render.count(len(loaded.policy.overrides), 'override')})"
         )
         for warning in warnings:
             yield f"{click.style('warning:', fg='yellow')} {render.clean(warning)}"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from outpost_core.cli.progress import Progress
+    from outpost_core.cli.readable import Readable
     from outpost_core.manager import Manager
 
 #: seconds before a dropped line is tried again.
@@ -52,15 +53,17 @@ async def follow(
             return
 
 
-def writer(*, to_stderr: bool = False, raw: bool = False) -> Write:
-    """Return a function that prints exact bytes, and on a terminal harmless text.
+def writer(*, kind: str = "", to_stderr: bool = False, readable: bool | None = None) -> Write:
+    """Return a function that prints a log: exact bytes, and on a terminal text for people.
 
     Args:
+        kind: `Agent.output` of the order; JSON lines of an agent that Outpost knows become
+            text, any other output is only made harmless.
         to_stderr: print there.
-        raw: exact bytes on a terminal, too.
+        readable: text, or exact bytes, whatever the stream is.
     """
     stream = sys.stderr if to_stderr else sys.stdout
-    if raw or not stream.isatty():
+    if not (stream.isatty() if readable is None else readable):
         binary = stream.buffer
 
         def exact(chunk: bytes, _final: bool) -> None:
@@ -70,7 +73,7 @@ def writer(*, to_stderr: bool = False, raw: bool = False) -> Write:
             binary.flush()
 
         return exact
-    filtered, last = TerminalFilter(), "\n"
+    filtered, last = _filter(kind), "\n"
 
     def harmless(chunk: bytes, final: bool) -> None:
         nonlocal last
@@ -81,3 +84,12 @@ def writer(*, to_stderr: bool = False, raw: bool = False) -> Write:
         click.echo(text, nl=False, err=to_stderr)
 
     return harmless
+
+
+def _filter(kind: str) -> TerminalFilter | Readable:
+    if kind in ("", "plain"):
+        return TerminalFilter()
+    from outpost_core.cli.readable import Readable
+    from outpost_core.cli.tellers import KINDS
+
+    return Readable(kind) if kind in KINDS else TerminalFilter()

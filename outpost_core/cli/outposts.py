@@ -45,10 +45,10 @@ def outpost_lines(views: Sequence[OutpostView]) -> Iterator[str]:
             (
                 view.name,
                 view.type,
-                f"{view.active}/{'∞' if view.max_workers is None else view.max_workers}",
+                f"{view.active}/{_slots(view)}",
                 view.state,
                 f"{view.package} {view.version}".strip() or "-",
-                view.detail or "-",
+                view.detail or ("not asked yet" if view.state == "unknown" else "-"),
             )
             for view in views
         ],
@@ -60,6 +60,12 @@ def outpost_lines(views: Sequence[OutpostView]) -> Iterator[str]:
             yield f"  → {render.clean(view.name)}: {render.clean(view.mend)}"
 
 
+def _slots(view: OutpostView) -> str:
+    if view.max_workers is not None:
+        return str(view.max_workers)
+    return "?" if view.state == "missing" else "∞"  # its options cannot be read
+
+
 @command("status")
 @click.argument("name", required=False, shell_complete=complete.outposts)
 @click.option("--watch", is_flag=True, help="Go on, and draw anew when something may have changed.")
@@ -68,7 +74,8 @@ def outpost_lines(views: Sequence[OutpostView]) -> Iterator[str]:
 def status(session: Session, name: str | None, watch: bool, interval: float) -> None:
     """Ask the outposts and show their active workers.
 
-    With NAME: that outpost alone. With --watch until Ctrl-C; with --json too, one line each time.
+    With NAME: that outpost alone. With --watch until Ctrl-C, and workers that end meanwhile stay
+    in view; with --json too, one line each time.
 
     \b
     Example:
@@ -78,8 +85,13 @@ def status(session: Session, name: str | None, watch: bool, interval: float) -> 
     async def work(manager: Manager) -> None:
         import asyncio
 
+        seen: set[str] = set()
         while True:
             views, workers = await _look(manager, name)
+            active = {worker.id for worker in workers}
+            if ended := seen - active:
+                workers += manager.ledger.workers(ids=sorted(ended))
+            seen |= active
             _show_status(session, views, workers, watch=watch)
             if not watch:
                 return
@@ -125,7 +137,8 @@ def _shapes(views: Sequence[OutpostView]) -> list[dict[str, Any]]:
 def ping(session: Session, names: tuple[str, ...]) -> None:
     """Ask outposts whether they would take a worker now.
 
-    Exit code 5 when one does not answer, 1 when one answers that it is not well.
+    Exit code 5 when one does not answer, 2 when its package is missing, 1 when one answers that
+    it is not well.
 
     \b
     Example:
@@ -162,7 +175,7 @@ def _ping_lines(answers: dict[str, Health | OutpostError]) -> Iterator[str]:
 
 
 @command("backends")
-@click.argument("type_", required=False, metavar="[TYPE]")
+@click.argument("type_", required=False, metavar="[TYPE]", shell_complete=complete.types)
 def backends(session: Session, type_: str | None) -> None:
     """List the installed types, and unusable packages.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from outpost_core.cli import render
+from outpost_core.types import State
 
 if TYPE_CHECKING:
     from outpost_core.cli.session import Session
@@ -30,6 +31,7 @@ class Progress:
         self._open = False
         self._hushed = False
         self._said: dict[str, str] = {}
+        self._ended: dict[str, bool] = {}
 
     @classmethod
     def of(cls, session: Session) -> Progress:
@@ -38,13 +40,23 @@ class Progress:
         click.get_current_context().call_on_close(made.close)
         return made
 
-    def stage(self, who: str, text: str) -> None:
-        """Say that `who` is at a stage; the same stage is said once."""
+    def stage(self, who: str, text: str, *, passing: bool = False) -> None:
+        """Say that `who` is at a stage; the same stage is said once.
+
+        Args:
+            who: an issue or a worker.
+            text: the stage.
+            passing: it takes a moment, and is worth no line that stays.
+        """
         if self._quiet or self._hushed or self._said.get(who) == text:
+            return
+        if passing and not self._live:
             return
         self._said[who] = text
         line = render.clean(f"{who}: {text}")
         if self._live:
+            if len(self._ended) > 1:
+                line = f"{sum(self._ended.values())} of {len(self._ended)} ended · {line}"
             columns = (render.terminal_width() or 80) - 1
             sys.stderr.write("\r\x1b[K" + render.fit(line, columns))
             sys.stderr.flush()
@@ -69,17 +81,20 @@ class Progress:
         if event.kind == "refused":
             self.line(f"{event.worker}: not{where}: {event.data.get('reason')}")
         elif event.kind == "spawned":
-            self.stage(event.worker, f"{event.data.get('state')}{where}")
+            state = event.data.get("state")
+            self.stage(event.worker, f"{state}{where}", passing=state == State.QUEUED)
         elif event.kind in _STAGES:
             self.stage(event.worker, _STAGES[event.kind] + where)
 
     def worker(self, worker: Worker) -> None:
         """Take a worker that has changed."""
+        self._ended[worker.id] = worker.state.terminal
         if worker.unreachable_since is not None and not worker.state.terminal:
             self.stage(worker.id, f"{worker.outpost} does not answer; waiting for it")
             return
         detail = f": {worker.detail}" if worker.detail and not worker.state.terminal else ""
-        self.stage(worker.id, f"{worker.state.value}{detail}")
+        queued = worker.state is State.QUEUED
+        self.stage(worker.id, f"{worker.state.value}{detail}", passing=queued)
 
     def close(self) -> None:
         """Remove the changing line, so that other output can follow."""

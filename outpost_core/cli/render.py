@@ -175,6 +175,11 @@ def span(seconds: float) -> str:
     return f"{whole}s"
 
 
+def count(number: int, word: str) -> str:
+    """Return a number of things: `1 worker`, `2 workers`."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
 def money(usd: float | None) -> str:
     """Return an amount in USD, or "" when there is none."""
     return "" if usd is None else f"${usd:.2f}" if usd >= 1 or usd == 0 else f"${usd:.4f}"

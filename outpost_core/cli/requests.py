@@ -27,10 +27,11 @@ _LONGEST: Final = 32 * 1024 * 1024
 _SWITCHES: Final = ("no_rig", "again", "interactive")
 
 _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
-    click.argument("issues", nargs=-1, metavar="ISSUE... [-- COMMAND...]"),
+    click.argument("issues", nargs=-1, metavar="ISSUE... [-- COMMAND...]",
+                   shell_complete=complete.command_words),
     click.option("--from-file", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
                  help="Take issues from this file too, one a line; - is standard input."),
-    click.option("--rig", metavar="URL|PATH",
+    click.option("--rig", metavar="URL|PATH", shell_complete=complete.folders,
                  help="The git repository; else the one around the current folder."),
     click.option("--no-rig", is_flag=True, help="No repository: work in an empty folder."),
     click.option("--base", metavar="REF", help="Start from this branch, tag or commit."),
@@ -45,7 +46,8 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
                  metavar="FILE", help="The same from a file; - is standard input."),
     click.option("--title", metavar="TEXT", help="Instead of the issue's."),
     click.option("--kind", metavar="WORD", help="bug, feature, task …, instead of the issue's."),
-    click.option("--priority", metavar="P0..P4", help="Instead of the issue's; P0 is the highest."),
+    click.option("--priority", metavar="P0..P4", shell_complete=complete.priorities,
+                 help="Instead of the issue's; P0 is the highest."),
     click.option("--estimate", metavar="DURATION", help="How long it may take: 30m, 2h."),
     click.option("--label", "labels", multiple=True, metavar="WORD", help="Besides the issue's."),
     click.option("--env", multiple=True, metavar="K=V", help="A variable for the agent."),
@@ -112,7 +114,8 @@ def _lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         with click.open_file(str(file), encoding="utf-8") as stream:
             text = stream.read(_LONGEST + 1)
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{name} cannot be read: {error}") from error
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UsageError(f"{name} cannot be read: {why}") from error
     if len(text) > _LONGEST:
         raise UsageError(f"{name} is longer than {_LONGEST} characters", mend="split it")
     for number, said in enumerate(text.splitlines(), 1):

@@ -196,6 +196,8 @@ class Group(click.Group):
 @click.pass_context
 def _show_help(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:
+        if current(ctx).json:
+            raise click.UsageError("a command is missing", ctx)
         click.echo(ctx.get_help(), color=ctx.color)
 
 

@@ -59,7 +59,8 @@ def _doctor_lines(findings: list[tuple[str, Finding]]) -> Iterator[str]:
 
 @command("conformance")
 @click.argument("name", metavar="OUTPOST", shell_complete=complete.outposts)
-@click.option("--group", "groups", multiple=True, metavar="GROUP", help="Only this group.")
+@click.option("--group", "groups", multiple=True, metavar="GROUP", shell_complete=complete.groups,
+              help="Only this group.")  # fmt: skip
 def conformance(session: Session, name: str, groups: tuple[str, ...]) -> None:
     """Run the conformance suite against an outpost.
 

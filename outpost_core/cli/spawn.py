@@ -13,7 +13,7 @@ from outpost_core.cli.progress import Progress
 from outpost_core.cli.requests import order_options, requests_of
 from outpost_core.cli.session import Command, Session, command
 from outpost_core.cli.workers import end_line, exit_code, explanation_lines, goes_on
-from outpost_core.errors import OutpostError
+from outpost_core.errors import ConflictError, OutpostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,13 +31,13 @@ class OrderCommand(Command):
         """Set the words after the first `--` aside; click would take them for issues."""
         if "--" in args:
             at = args.index("--")
-            ctx.meta[__name__] = tuple(args[at + 1 :])
+            ctx.meta[complete.AFTER_DASHES] = tuple(args[at + 1 :])
             args = args[:at]
         return super().parse_args(ctx, args)
 
 
 def _after_dashes() -> tuple[str, ...] | None:
-    found: tuple[str, ...] | None = click.get_current_context().meta.get(__name__)
+    found: tuple[str, ...] | None = click.get_current_context().meta.get(complete.AFTER_DASHES)
     return found
 
 
@@ -84,7 +84,7 @@ def spawn(
         pairs = [*zip(orders, answers, strict=True)]
         workers = [a.worker for _, a in pairs if not isinstance(a, OutpostError)]
         session.going_on = goes_on([w.id for w in workers]) if workers else ""
-        for line in _refusals(pairs):
+        for line in _refusals(manager, pairs):
             session.note(line)
         if not (follow_ or wait):
             return _answer(session, pairs, {})
@@ -93,7 +93,8 @@ def spawn(
         )
         try:
             if follow_ and workers:
-                write = writer(to_stderr=session.json)
+                kind = orders[0].agent.output
+                write = writer(kind=kind, to_stderr=session.json)
                 await follow(manager, workers[0].id, write, progress)
             ended = await waiting
         finally:
@@ -109,6 +110,17 @@ def _orders(manager: Manager, requests: Sequence[OrderRequest], progress: Progre
     for request in requests:
         progress.stage(request.issue, "placing")
         orders.append(manager.order(request))
+    lone = [
+        order.issue.id
+        for order, request in zip(orders, requests, strict=True)
+        if order.rig is None and not request.no_rig
+    ]
+    if lone:
+        shown = ", ".join(lone[:3]) + (" …" if len(lone) > 3 else "")
+        progress.line(
+            f"{shown}: in no repository, so nothing is delivered\n"
+            "  → name one with --rig URL|PATH, or say --no-rig"
+        )
     return orders
 
 
@@ -120,6 +132,8 @@ def _spawning(orders: Sequence[Order]) -> str:
     )
 
 
+#: fields of an order that are named by their own fields.
+_COMPOUND = ("issue", "agent", "delivery", "limits")
 _Pairs = list[tuple["Order", "Spawned | OutpostError"]]
 
 
@@ -147,7 +161,7 @@ def _answer(
         for one in spawned:
             worker = ended.get(one.worker.id, one.worker)
             was_there = " (was there already)" if one.adopted and not ended else ""
-            yield end_line(worker) + was_there
+            yield end_line(worker, hint=not followed) + was_there
 
     if followed and not session.json:  # standard output is the worker's own
         for line in lines():
@@ -155,17 +169,43 @@ def _answer(
     else:
         session.answer(data, lines)
     if spawned and not ended and sys.stderr.isatty():
-        session.note(f"  → outpost logs -f {spawned[0].worker.id}")
+        verb = "attach" if pairs[0][0].agent.interactive else "logs -f"
+        session.note(f"  → outpost {verb} {spawned[0].worker.id}")
     if errors:
         return errors[0].exit_code
     return exit_code([*ended.values()])
 
 
-def _refusals(pairs: _Pairs) -> Iterator[str]:
+def _refusals(manager: Manager, pairs: _Pairs) -> Iterator[str]:
     for order, answer in pairs:
-        if isinstance(answer, OutpostError):
-            mark = click.style("error: ", fg="red", bold=True)
-            yield f"{mark}{render.clean(order.worker)}: {render.clean_lines(str(answer))}"
+        if not isinstance(answer, OutpostError):
+            continue
+        text = str(answer)
+        if isinstance(answer, ConflictError) and (there := manager.ledger.order(order.worker)):
+            differing = ", ".join(_differences(there, order))
+            text = text.replace("\n", f" (not the same: {differing})\n", 1) if differing else text
+        if not text.startswith(order.worker):
+            text = f"{order.worker}: {text}"
+        yield click.style("error: ", fg="red", bold=True) + render.clean_lines(text)
+
+
+def _differences(one: Order, other: Order) -> Iterator[str]:
+    """Yield the names of what two orders do not have in common; values may be long."""
+    from outpost_core.wire import to_json
+
+    def flat(order: Order) -> dict[str, object]:
+        fields = to_json(order)
+        assert isinstance(fields, dict), "an order is an object"
+        found: dict[str, object] = {}
+        for name, value in fields.items():
+            inner = value if isinstance(value, dict) and name in _COMPOUND else {"": value}
+            found |= {f"{name} {key}".strip(): each for key, each in inner.items()}
+        return found
+
+    before, now = flat(one), flat(other)
+    for name in dict.fromkeys((*before, *now)):
+        if before.get(name) != now.get(name):
+            yield name.removeprefix("issue ").removeprefix("limits ")
 
 
 @command("explain", cls=OrderCommand)
@@ -203,7 +243,9 @@ def explain_requests(session: Session, requests: Sequence[OrderRequest], on: str
 
     def lines() -> Iterator[str]:
         for order, explanation in found:
-            yield click.style(render.clean(order.worker), bold=True)
+            first = next((v.outpost for v in explanation.verdicts if v.eligible), None)
+            where = render.clean(first) if first else click.style("nowhere", fg="red")
+            yield f"{click.style(render.clean(order.worker), bold=True)} → {where}"
             yield from explanation_lines(explanation)
 
     session.answer(data, lines)

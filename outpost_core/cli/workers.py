@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
 @command("workers")
 @click.option("--all", "all_", is_flag=True, help="Those that have ended, too.")
 @click.option("--on", metavar="OUTPOST", shell_complete=complete.outposts, help="Only there.")
-@click.option("--issue", metavar="ISSUE", help="Only attempts at this issue.")
+@click.option("--issue", metavar="ISSUE", shell_complete=complete.issues,
+              help="Only attempts at this issue.")  # fmt: skip
 def workers(session: Session, all_: bool, on: str | None, issue: str | None) -> None:
     """List the workers that have not ended, or all.
+
+    Not those whose files were cleaned; `outpost show` still knows them.
 
     \b
     Example:
@@ -39,6 +43,8 @@ def workers(session: Session, all_: bool, on: str | None, issue: str | None) -> 
 
     found = session.run(work)
     session.answer(lambda: {"workers": [*map(shapes.worker, found)]}, lambda: worker_lines(found))
+    if not found and not all_ and not (on or issue):
+        session.note("  → outpost workers --all shows those that have ended")
 
 
 def worker_lines(workers: Sequence[Worker]) -> Iterator[str]:
@@ -73,8 +79,13 @@ def _detail(worker: Worker) -> str:
     return result.reason
 
 
-def end_line(worker: Worker) -> str:
-    """Return how a worker ended (or where it is) in one line."""
+def end_line(worker: Worker, *, hint: bool = False) -> str:
+    """Return how a worker ended (or where it is) in one line, and what there is to know.
+
+    Args:
+        worker: the worker.
+        hint: of one that failed, also name the next step.
+    """
     parts = [render.clean(worker.id), render.tint(worker.state.value), f"at {worker.outpost}"]
     result = worker.result
     if result is None:
@@ -90,10 +101,32 @@ def end_line(worker: Worker) -> str:
         parts.append(result.pr_url)
     line = " ".join(part if "\x1b" in part else render.clean(part) for part in parts)
     if result.message and telling:
-        line += f"\n  {render.clean(result.message)}"
+        line += f"\n  {_message(worker)}"
     if result.checkpoint:
         line += f"\n  unpushed work is kept: {render.clean(result.checkpoint)}"
+    if hint and (step := _next_step(worker)):
+        line += f"\n  → {render.clean(step)}"
     return line
+
+
+def _message(worker: Worker) -> str:
+    """Return the result's message in one line."""
+    message = worker.result.message if worker.result else ""
+    return render.clean(" ".join(message.split()))
+
+
+def _next_step(worker: Worker) -> str:
+    result = worker.result
+    if result is None or worker.state in (State.DONE, State.STOPPED):
+        return ""
+    if result.checkpoint:
+        return f"outpost spawn {worker.issue} --again goes on from there"
+    if result.reason == "command_not_found":
+        from outpost_core.agents import PRESETS
+
+        preset = PRESETS.get(worker.agent)
+        return preset.install if preset else "a worker sees the PATH of the outpost: outpost doctor"
+    return f"outpost logs {worker.id}" if worker.state is State.FAILED else ""
 
 
 # --- show --------------------------------------------------------------------------------------
@@ -184,14 +217,14 @@ def _rows(worker: Worker, order: Order | None) -> Iterator[tuple[str, str]]:
     yield "rig", said(worker.rig)
     yield "agent", said(worker.agent)
     if order is not None:
-        yield "command", said(" ".join(order.agent.argv))
+        yield "command", said(shlex.join(order.agent.argv))
         yield "base", said(order.base)
         yield "resumes", said(order.resume)
         yield "labels", said(", ".join(order.issue.labels))
         yield "secrets", said(", ".join(sorted(order.secrets)))
     if result is not None:
         yield "reason", said(result.reason)
-        yield "message", said(result.message)
+        yield "message", _message(worker)
         yield "branch", said(result.branch)
         yield "commit", said(result.commit)
         yield "pull request", said(result.pr_url)
@@ -204,7 +237,13 @@ def _rows(worker: Worker, order: Order | None) -> Iterator[tuple[str, str]]:
     yield "cost", render.money(worker.cost_settled or None)
     yield "created", said(shapes.moment(worker.created_at))
     yield "started", said(shapes.moment(worker.started_at))
-    yield "finished", said(shapes.moment(worker.finished_at))
+    yield "finished", said(shapes.moment(worker.finished_at)) + _took(worker)
+
+
+def _took(worker: Worker) -> str:
+    if worker.started_at is None or worker.finished_at is None:
+        return ""
+    return f" after {render.span(max(0.0, worker.finished_at - worker.started_at))}"
 
 
 def _log_size(worker: Worker) -> str:
@@ -235,7 +274,7 @@ def _usage(worker: Worker) -> str:
 
 def explanation_lines(explanation: Explanation) -> Iterator[str]:
     """Yield why an order goes where it goes."""
-    yield f"{click.style('placed by', bold=True)} {render.clean(explanation.rule)}"
+    yield f"{click.style('rule', bold=True)}: {render.clean(explanation.rule)}"
     yield from render.table(
         ("rank", "outpost", "eligible", "why"),
         [
@@ -283,7 +322,12 @@ def wait(session: Session, workers: tuple[str, ...], timeout: str | None) -> Non
 
     found = session.run(work)
     progress.close()
-    session.answer(lambda: {"workers": [*map(shapes.worker, found)]}, lambda: map(end_line, found))
+    session.answer(
+        lambda: {"workers": [*map(shapes.worker, found)]},
+        lambda: [end_line(worker, hint=True) for worker in found],
+    )
+    if late := [worker.id for worker in found if not worker.state.terminal]:
+        session.note(f"{' '.join(late)} not ended within {timeout}")
     click.get_current_context().exit(exit_code(found))
 
 
@@ -292,11 +336,7 @@ def goes_on(ids: Sequence[str]) -> str:
     shown = " ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
     first = ids[0] if ids else ""
     verb = "goes" if len(ids) == 1 else "go"
-    return (
-        f"{shown} {verb} on.\n"
-        f"  → follow: outpost logs -f {first} · wait: outpost wait {first}"
-        f" · end: outpost stop {first}"
-    )
+    return f"{shown} {verb} on.\n  → outpost logs -f {first} · wait {first} · stop {first}"
 
 
 def exit_code(workers: Sequence[Worker]) -> int:
@@ -328,7 +368,7 @@ def clean(session: Session, workers: tuple[str, ...], all_: bool, force: bool) -
         if not ids:
             ended = [State.DONE] if not all_ else [state for state in State if state.terminal]
             ids = [w.id for w in await manager.workers(all=True) if w.state in ended]
-        return {worker: await _clean_one(manager, worker, force) for worker in ids}
+        return dict([await _clean_one(manager, worker, force) for worker in ids])
 
     answers = session.run(work)
     session.answer(
@@ -340,11 +380,14 @@ def clean(session: Session, workers: tuple[str, ...], all_: bool, force: bool) -
     click.get_current_context().exit(errors[0].exit_code if errors else int(kept))
 
 
-async def _clean_one(manager: Manager, worker: str, force: bool) -> Cleaned | OutpostError:
+async def _clean_one(
+    manager: Manager, worker: str, force: bool
+) -> tuple[str, Cleaned | OutpostError]:
     try:
-        return await manager.clean(worker, force=force)
+        worker = (await manager.worker(worker)).id
+        return worker, await manager.clean(worker, force=force)
     except OutpostError as error:  # the others are cleaned all the same
-        return error
+        return worker, error
 
 
 def _clean_lines(answers: dict[str, Cleaned | OutpostError]) -> Iterator[str]:

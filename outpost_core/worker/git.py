@@ -7,6 +7,7 @@ prompt on, and so that all of it can be ended at once.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import time
@@ -67,6 +68,7 @@ _PERMANENT = (
     "couldn't find remote ref",
     "protocol.ext.allow",
     "transport 'ext' not allowed",
+    "fatal: git is not installed",
 )
 
 
@@ -126,7 +128,9 @@ def run(
     except OSError as error:
         for fd in (out_read, out_write, err_read, err_write):
             os.close(fd)
-        return Done(127, b"", f"{argv[0]}: {error.strerror}")
+        missing = error.errno == errno.ENOENT
+        said = "is not installed" if missing else f"cannot be started: {error.strerror}"
+        return Done(127, b"", f"fatal: {argv[0]} {said}")
     os.close(out_write)
     os.close(err_write)
     try:

@@ -66,6 +66,22 @@ def test_remove(outpost):
     assert "there" in result.stderr
 
 
+def test_remove_is_refused_while_workers_there_run(outpost):
+    outpost.spawn("a")
+    error = outpost.json("remove", "here", code=2)["error"]
+    assert error["message"] == "1 worker at here has not ended: a.1"
+    assert error["mend"].startswith("outpost stop a.1 first")
+    outpost.here.finish("a.1")  # the outpost is asked
+    outpost.ok("remove", "here")
+
+
+def test_remove_is_refused_on_what_was_heard_last(outpost):
+    outpost.spawn("a")
+    outpost.here.cut()
+    assert outpost.json("remove", "here", code=2)["error"]["type"] == "ConflictError"
+    outpost.ok("remove", "here", "--force")
+
+
 def test_remove_from_the_policy_too(outpost):
     outpost.config.write_text(
         outpost.config.read_text() + "policy: {default_preference: [there, here]}\n"

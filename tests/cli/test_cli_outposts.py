@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 
@@ -100,3 +101,30 @@ def test_doctor_tells_what_to_mend(outpost):
     said = outpost.json("doctor", "here", code=1)
     assert not said["ok"]
     assert "✗" in outpost.ok("doctor", code=1)
+
+
+def test_the_watch_keeps_what_ends_in_view(outpost, monkeypatch):
+    outpost.spawn("a")
+    outpost.spawn("b")
+    sleep, rounds = asyncio.sleep, []
+
+    async def between(seconds):
+        if seconds != 7.25:
+            await sleep(seconds)
+        elif rounds:
+            raise KeyboardInterrupt
+        else:
+            rounds.append(seconds)
+            outpost.here.finish("a.1")
+
+    monkeypatch.setattr(asyncio, "sleep", between)
+    result = outpost.run("--json", "status", "--watch", "--interval", "7.25")
+    assert result.exit_code == 130
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert {w["id"]: w["status"] for w in first["workers"]} == {"a.1": "working", "b.1": "working"}
+    assert {w["id"]: w["status"] for w in second["workers"]} == {"a.1": "done", "b.1": "working"}
+
+
+def test_slots_of_a_missing_type_are_not_said_to_be_unlimited(outpost):
+    outpost.config.write_text("outposts:\n  - {name: far, type: ssh, max_workers: 8}\n")
+    assert "∞" not in outpost.ok("list")

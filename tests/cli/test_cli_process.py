@@ -155,6 +155,12 @@ def test_completion(outpost):
     assert complete(outpost, "spawn", "x", "--agent", "co") == ["codex"]
     assert complete(outpost, "add", "f") == ["fake"]
     assert "--price" in complete(outpost, "add", "fake", "x", "--pr")
+    assert complete(outpost, "backends", "") == ["fake"]
+    assert complete(outpost, "conformance", "here", "--group", "lo") == ["load", "logs"]
+    assert complete(outpost, "explain", "x", "--priority", "p")[0] == "P0"
+    assert complete(outpost, "workers", "--issue", "gt") == ["gt-2", "gt-1"]
+    assert complete(outpost, "spawn", "x", "--", "./scr") == ["./scr"]
+    assert complete(outpost, "spawn", "x", "--rig", "../a") == ["../a"]
 
 
 def test_completion_is_silent_when_something_is_wrong(outpost):

@@ -154,7 +154,7 @@ def test_wait_ends_with_the_outcome(outpost):
     words = ("--no-rig", "--on", "here", "--wait", "--", "x")
     assert outpost.ok("spawn", "good", *words) == "good.1 done at here\n"
     text = outpost.ok("spawn", "bad", *words, code=1)
-    assert text == "bad.1 failed at here (agent_failed)\n  it broke\n"
+    assert text == "bad.1 failed at here (agent_failed)\n  it broke\n  → outpost logs bad.1\n"
 
 
 def test_follow_gives_the_output_alone_on_standard_output(outpost):
@@ -217,3 +217,30 @@ def test_explain_is_3_when_nobody_would(outpost):
     text = outpost.ok("explain", "a", "--no-rig", "--", "x", code=3)
     assert "closed" in text
     assert "dead" in text
+
+
+def test_a_conflict_says_what_differs(outpost):
+    outpost.spawn("gt-1")
+    result = outpost.run("spawn", "gt-1", "--no-rig", "--title", "T", "--", "false")
+    assert result.exit_code == 2
+    assert "error: gt-1.1 exists with another order (not the same: " in result.stderr
+    assert "title, agent argv, prompt)" in result.stderr
+
+
+def test_a_command_outside_of_a_repository_is_told_so(outpost):
+    words = ("--on", "here", "--", "true")
+    assert "in no repository, so nothing is delivered" in outpost.run("spawn", "a", *words).stderr
+    assert "repository" not in outpost.run("spawn", "b", "--no-rig", *words).stderr
+
+
+def test_a_missing_agent_says_how_to_get_it(outpost):
+    missing = Result(state=State.FAILED, reason="command_not_found", exit_code=127)
+    outpost.here.script("a.1", Script(after=0.0, result=missing))
+    words = ("spawn", "a", "--no-rig", "--on", "here", "--agent", "claude", "--wait")
+    assert "→ npm install -g @anthropic-ai/claude-code" in outpost.ok(*words, code=1)
+
+
+def test_explain_names_the_place_first(outpost):
+    assert outpost.ok("explain", "a", "--no-rig", "--", "x").startswith("a.1 → here\nrule: ")
+    outpost.config.write_text("outposts:\n  - {name: far, type: ssh, max_workers: 8}\n")
+    assert outpost.ok("explain", "a", "--no-rig", "--", "x", code=3).startswith("a.1 → nowhere\n")

@@ -50,7 +50,7 @@ def test_show_tells_everything(ended):
     text = ended.ok("show", "done")
     for part in (
         "done.1", "the done one", "polecat/done", "c" * 40, "https://example.com/pr/1",
-        "1,234 tokens in, 5 tokens out, $0.0123", "placed by", "events", "spawned here",
+        "1,234 tokens in, 5 tokens out, $0.0123", "rule: ", "events", "spawned here",
     ):  # fmt: skip
         assert part in text
     text = ended.ok("show", "bad.1")
@@ -77,6 +77,7 @@ def test_wait_is_0_only_when_all_is_done(ended):
 def test_wait_gives_up_in_time(ended):
     (worker,) = ended.json("wait", "busy", "--timeout", "50ms", code=1)["workers"]
     assert worker["status"] == "working"
+    assert "busy.1 not ended within 50ms" in ended.run("wait", "busy", "--timeout", "50ms").stderr
 
 
 def test_logs_are_exact_from_any_offset(ended):
@@ -113,10 +114,11 @@ def test_stop_at_an_unreachable_outpost(ended):
 
 def test_nudge_peek_attach(ended):
     ended.here.write("busy.1", b"one\ntwo\x1b[2J\n")
-    assert ended.ok("nudge", "busy", "run", "the tests") == "typed into busy\n"
+    assert ended.ok("nudge", "busy", "run", "the tests") == "typed into busy.1\n"
     assert ended.here.nudges == [("busy.1", "run the tests")]
     assert ended.ok("peek", "busy", "--lines", "1") == "two\\x1b[2J\n"
     assert ended.json("peek", "busy")["text"] == "one\ntwo\x1b[2J"
+    assert ended.json("peek", "busy")["worker"] == "busy.1"
     assert ended.ok("attach", "busy") == "busy.1 goes on\n"
     assert ended.json("attach", "done", code=2)["error"]["mend"] == "outpost logs done.1"
 
@@ -171,3 +173,29 @@ def test_following_goes_on_after_a_dropped_line(ended, monkeypatch):
     assert result.stdout == "abcdef"
     assert "the line is cut; it goes on, trying again" in result.stderr
     assert offsets == [0, 3]
+
+
+def test_logs_of_a_cleaned_worker_say_so(ended):
+    ended.ok("clean", "done")
+    error = ended.json("logs", "done", code=4)["error"]
+    assert "removed by outpost clean" in error["message"]
+    assert error["mend"] == "outpost show done.1 has its result"
+
+
+def test_stop_forgets_only_where_nobody_can_be_asked(ended):
+    (refused,) = ended.json("stop", "busy", "--forget", code=2)["refused"]
+    assert refused["error"]["mend"] == "outpost stop busy.1"
+    ended.ok("stop", "busy", "--forget", "--grace", "1s", code=2)
+    ended.ok("remove", "here", "--force")
+    assert ended.json("stop", "busy", "--forget")["stopped"] == ["busy.1"]
+    assert ended.json("show", "busy")["worker"]["status"] == "lost"
+
+
+@pytest.mark.parametrize("readable", ["--readable", "--raw"])
+def test_logs_of_an_agent_for_people_or_as_they_are(outpost, readable):
+    log = b'{"type":"thread.started","thread_id":"t-1"}\n{"type":"turn.completed","usage":{}}\n'
+    outpost.here.script("a.1", Script(output=log, after=0.0))
+    outpost.ok("spawn", "a", "--no-rig", "--on", "here", "--agent", "codex", "--wait")
+    shown = {"--readable": "codex · session t-1\n✓ \n", "--raw": log.decode()}
+    assert outpost.ok("logs", "a", readable) == shown[readable]
+    assert outpost.ok("logs", "a") == log.decode()
