@@ -308,9 +308,14 @@ class Manager:
         on: str | None = None,
         progress: Callable[[Event], None] | None = None,
     ) -> list[Spawned | OutpostError]:
-        """Place several orders at once; each answer is a worker or its own error."""
+        """Place several orders at once; each answer is a worker or its own error.
+
+        An outpost that seems to be full is asked first whether it still is.
+        """
         if on is not None:
             self.fleet.configured(on)
+        if orders and (tight := self.overview.tight(orders, time.time())):
+            await self.watch.refresh(tight)
 
         def tell(event: Event) -> None:
             self._tell(event)
@@ -431,7 +436,10 @@ class Manager:
     async def logs(self, ref: str, offset: int = 0, follow: bool = False) -> AsyncIterator[bytes]:
         """Yield a worker's output from byte `offset` on; `follow` until it has ended."""
         worker = await self._known(ref)
-        async for chunk in self.fleet.logs(worker.outpost, worker.id, offset, follow):
+        timeout = self.config.defaults.answer_timeout
+        async for chunk in self.fleet.logs(
+            worker.outpost, worker.id, offset, follow=follow, timeout=timeout
+        ):
             yield chunk
 
     async def stop(self, ref: str, grace: float | None = None) -> Worker:

@@ -153,6 +153,18 @@ class Overview:
             return [first] * len(orders)
         return [first, *(self._sheets_of(order, views, reasons) for order in orders[1:])]
 
+    def tight(self, orders: Sequence[Order], now: float) -> list[str]:
+        """Return the outposts where orders may find no room, for all that the ledger knows.
+
+        What runs there may have ended since it was last looked at, and free its slot and what
+        it did not spend.
+        """
+        return [
+            sheet.name
+            for sheet in self.sheets(orders[:1], now)[0]
+            if sheet.active and sheet.available and _is_tight(sheet, len(orders))
+        ]
+
     def _sheets_of(
         self, order: Order, views: list[OutpostView], reasons: list[str]
     ) -> tuple[Candidate, ...]:
@@ -200,6 +212,13 @@ class Overview:
             mask(trouble, order.secrets)
             raise trouble from None  # the cause's own text is not masked
         return price
+
+
+def _is_tight(sheet: Candidate, more: int) -> bool:
+    slots, cap = sheet.max_workers, sheet.cost_cap_hourly
+    if slots is not None and sheet.active + more > slots:
+        return True
+    return cap is not None and sheet.spent + more * sheet.cost > cap
 
 
 def _unavailable(view: OutpostView, now: float) -> str:

@@ -188,6 +188,20 @@ def test_many_at_once_fill_the_slots_in_order(make: Make) -> None:
     run(make(a, b), body)
 
 
+def test_a_slot_is_free_as_soon_as_its_worker_has_ended(make: Make) -> None:
+    """Although nobody has looked since."""
+    a = FakeOutpost("a", FakeOptions(max_workers=1))
+
+    async def body(manager: Manager) -> None:
+        await manager.spawn(order("gt-1"))
+        with pytest.raises(PlacementError):
+            await manager.spawn(order("gt-2"))
+        a.finish("gt-1.1")
+        assert (await manager.spawn(order("gt-2"))).worker.state is State.WORKING
+
+    run(make(a), body)
+
+
 def test_the_same_order_ten_times_at_once_is_one_worker(make: Make) -> None:
     a = FakeOutpost("a")
     a.slow(0.05)
