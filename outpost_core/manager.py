@@ -6,12 +6,14 @@ import os
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from outpost_core.config import Config, find_config, load_config
 from outpost_core.errors import (
     ConflictError,
+    LedgerError,
     NotFoundError,
     OutpostError,
     UsageError,
@@ -451,15 +453,41 @@ class Manager:
         Raises:
             NotFoundError: it is not known.
             UnreachableError: its outpost cannot be asked; nothing was stopped.
+            LedgerError: the ledger cannot be used; says whether the worker was told all the same.
         """
+        seconds = self.config.defaults.grace if grace is None else grace
+        try:
+            return await self._stop(ref, seconds)
+        except LedgerError as error:
+            # a full disk, which its agents may have filled, must not keep anybody from a stop
+            if told := await self._stop_anyway(ref, seconds):
+                error.message += f"; {', '.join(told)} was told to stop all the same"
+                error.args = (error.message,)
+            raise
+
+    async def _stop(self, ref: str, seconds: float) -> Worker:
         worker = await self._known(ref)
         if worker.state.terminal:
             return worker
-        seconds = self.config.defaults.grace if grace is None else grace
         await self.placement.stop(worker, lambda row: self._verb(row, "stop", grace=seconds))
         self._say("stop", worker)
         await self.watch.refresh_of([worker])
         return self.ledger.worker(worker.id) or worker
+
+    async def _stop_anyway(self, ref: str, seconds: float) -> list[str]:
+        """Stop a worker wherever it is, without the ledger; returns the ids that were told."""
+        told = []
+        patience = self.config.defaults.answer_timeout
+        for name, answer in (await self.fleet.list_all(self.fleet.names, timeout=patience)).items():
+            for status in () if isinstance(answer, OutpostError) else answer:
+                if ref not in (status.id, status.id.rpartition(".")[0]) or status.state.terminal:
+                    continue
+                with suppress(OutpostError):
+                    await self.fleet.ask(
+                        name, "outpost_stop", timeout=patience, worker=status.id, grace=seconds
+                    )
+                    told.append(status.id)
+        return told
 
     def forget(self, ref: str) -> Worker:
         """Give a worker up whose outpost is no longer configured; nobody is asked.

@@ -364,6 +364,25 @@ def test_stop_ends_it_and_is_idempotent(make: Make) -> None:
     run(make(a), body)
 
 
+@pytest.mark.parametrize("ref", ["gt-1", "gt-1.1"])
+def test_a_damaged_ledger_keeps_nobody_from_a_stop(make: Make, tmp_path: Path, ref: str) -> None:
+    a, b = FakeOutpost("a"), FakeOutpost("b")
+
+    async def start(manager: Manager) -> None:
+        await manager.spawn(order("gt-1"))
+        await manager.spawn(order("gt-11"))
+
+    async def stop(manager: Manager) -> None:
+        with pytest.raises(LedgerError, match=r"gt-1\.1 was told to stop all the same"):
+            await manager.stop(ref)
+
+    run(make(a, b), start)
+    for path in (tmp_path / "state").glob("ledger.db*"):
+        path.write_bytes(b"garbage" * 1000)
+    run(make(a, b), stop)
+    assert [call for call in a.calls if call[0] == "outpost_stop"] == [("outpost_stop", "gt-1.1")]
+
+
 def test_clean_refuses_what_runs_and_hides_what_is_gone(make: Make) -> None:
     a = FakeOutpost("a")
 
