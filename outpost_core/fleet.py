@@ -146,7 +146,8 @@ class Fleet:
             can = sorted(c for c in outpost.capabilities if c in CAPABILITIES)
             raise UnsupportedError(
                 f"outpost {name!r} (type {outpost.type}) cannot {capability}",
-                mend=f"it can: {', '.join(can) or 'spawn, list, ping, logs and stop'}",
+                mend=f"it can: {', '.join(can) or 'spawn, list, ping, logs and stop'};"
+                f" outpost doctor {name} says what is missing",
             )
 
     async def ask(self, name: str, hook: str, *, timeout: float, **arguments: Any) -> Any:
@@ -291,21 +292,46 @@ class Fleet:
         answers = await asyncio.gather(*(one(name) for name in names))
         return dict(zip(names, answers, strict=True))
 
-    async def logs(self, name: str, worker: str, offset: int, follow: bool) -> AsyncIterator[bytes]:
+    async def logs(
+        self, name: str, worker: str, offset: int, *, follow: bool, timeout: float
+    ) -> AsyncIterator[bytes]:
         """Yield the outpost's stream of a worker's output.
 
+        Args:
+            name: the outpost.
+            worker: the worker's id.
+            offset: byte to begin with.
+            follow: go on until the worker has ended, however long it is silent.
+            timeout: seconds for each chunk, unless it is followed.
+
         Raises:
+            UnreachableError: no answer in time.
             OutpostError: what the outpost raised.
-            PluginError: it raised something else.
+            PluginError: it raised something else, or yielded something else than bytes.
         """
-        from contextlib import aclosing
+        from contextlib import suppress
 
         self.outpost(name)
         hook = self.plugins.hook_of(name, "outpost_logs")
         try:
-            async with aclosing(hook(worker=worker, offset=offset, follow=follow)[0]) as stream:
-                async for chunk in stream:
-                    yield chunk
+            stream = hook(worker=worker, offset=offset, follow=follow)[0]
+            try:
+                while True:
+                    step = anext(stream)
+                    try:
+                        chunk = await (
+                            step if follow else self._bounded(name, "outpost_logs", step, timeout)
+                        )
+                    except StopAsyncIteration:
+                        return
+                    if not isinstance(chunk, bytes | bytearray | memoryview):
+                        raise PluginError(
+                            f"outpost_logs of {name!r} yielded a {type(chunk).__name__}"
+                        )
+                    yield bytes(chunk)
+            finally:
+                with suppress(RuntimeError):  # one that hangs is cancelled, and still runs
+                    await stream.aclose()
         except OutpostError:
             raise
         except Exception as error:

@@ -178,13 +178,68 @@ def test_a_cancelled_question_is_cancelled_there_too() -> None:
     run(fleet, body)
 
 
+class Speaks(FakeOutpost):
+    """Yields what a test wants, and hangs at None."""
+
+    chunks: tuple[Any, ...] = ()
+    closed = False
+
+    @hookimpl
+    async def outpost_logs(self, worker: str, offset: int, follow: bool) -> Any:
+        try:
+            for chunk in self.chunks:
+                if chunk is None:
+                    await asyncio.sleep(3600)
+                yield chunk
+        finally:
+            self.closed = True
+
+
+def read_of(a: Speaks, *, follow: bool = False, most: int = 99) -> list[bytes]:
+    fleet = fleet_of(a)
+    got: list[bytes] = []
+
+    async def body() -> None:
+        stream = fleet.logs("a", "gt-1.1", 0, follow=follow, timeout=0.1)
+        async for chunk in stream:
+            got.append(chunk)
+            if len(got) == most:
+                await stream.aclose()  # type: ignore[attr-defined]
+                break
+        assert a.closed
+
+    run(fleet, body)
+    return got
+
+
+def test_logs_are_yielded_as_they_come_and_closed() -> None:
+    for follow in (False, True):
+        a = Speaks("a")
+        a.chunks = (b"one", b"", bytearray(b"two"))
+        assert read_of(a, follow=follow) == [b"one", b"", b"two"]
+        a = Speaks("a")
+        a.chunks = (b"one", None)
+        assert read_of(a, follow=follow, most=1) == [b"one"]
+
+
+def test_logs_that_hang_are_unreachable_unless_they_are_followed() -> None:
+    a = Speaks("a")
+    a.chunks = (b"one", None, b"never")
+    with pytest.raises(UnreachableError, match="did not answer logs"):
+        read_of(a)
+    a = Speaks("a")
+    a.chunks = ("text",)
+    with pytest.raises(PluginError, match="yielded a str"):
+        read_of(a)
+
+
 def test_an_undeclared_capability_is_refused_before_it_is_asked() -> None:
     a = FakeOutpost("a", FakeOptions(capabilities=("clean",)))
     fleet = fleet_of(a)
     fleet.require("a", "clean")
     with pytest.raises(UnsupportedError, match="cannot attach") as caught:
         fleet.require("a", "attach")
-    assert caught.value.mend == "it can: clean"
+    assert caught.value.mend.startswith("it can: clean; outpost doctor ")
     assert a.calls == []
 
 
