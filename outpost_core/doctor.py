@@ -69,7 +69,8 @@ def _ledger(manager: Manager) -> tuple[str, Finding]:
         waiting = len(manager.ledger.unspawned(0.0))
     except OutpostError as error:
         return "ledger", Finding(check="ledger", ok=False, detail=error.message, mend=error.mend)
-    detail = f"{manager.state}: {active} workers have not ended"
+    noun = "worker has" if active == 1 else "workers have"
+    detail = f"{manager.state}: {active} {noun} not ended"
     if waiting:
         detail += f", {waiting} of them wait for their spawn to be finished"
     return "ledger", Finding(check="ledger", ok=True, detail=detail)
@@ -103,9 +104,10 @@ async def _outpost(manager: Manager, name: str) -> Found:
                 )
             found += [(name, each) for each in more]
     except OutpostError as error:
-        found.append(
-            (name, Finding(check="doctor", ok=False, detail=error.message, mend=error.mend))
-        )
+        if error.message != finding.detail:  # said once is enough
+            found.append(
+                (name, Finding(check="doctor", ok=False, detail=error.message, mend=error.mend))
+            )
     return found
 
 

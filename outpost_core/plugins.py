@@ -226,7 +226,11 @@ class Plugins:
             return f"{broken[0].reason}; {broken[0].mend}"
         if type_ in _KNOWN_TYPES:
             return f"pip install outpost-{type_}"
-        return f"install the package that provides the outpost type {type_!r}"
+        from outpost_core.nearest import nearest
+
+        near = nearest(type_, self.backends)
+        meant = f"did you mean {near!r}? else " if near else ""
+        return f"{meant}install the package that provides the outpost type {type_!r}"
 
 
 def _register(pm: pluggy.PluginManager, plugin: object, name: str) -> str:

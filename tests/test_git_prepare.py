@@ -536,3 +536,12 @@ def test_run_does_not_wait_for_what_stays_behind() -> None:
 
 def test_run_without_the_program() -> None:
     assert git.run(["/nowhere/git"], os.environ).code == 127
+
+
+def test_without_git_nothing_is_tried_again(rig: GitRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = rig.worker()
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(WorkerError, match="git is not installed") as caught:
+        worker.prepare()
+    assert caught.value.mend == "install git on the outpost"
+    assert not any("trying again" in text for text in worker.reports)

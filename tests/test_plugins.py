@@ -335,3 +335,4 @@ def test_advice_for_a_missing_type() -> None:
     assert plugins.missing_mend("ssh") == "pip install outpost-ssh"
     assert "no httpx" in plugins.missing_mend("cloudrun")
     assert "'lunar'" in plugins.missing_mend("lunar")
+    assert "did you mean" not in plugins.missing_mend("lunar")

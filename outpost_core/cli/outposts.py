@@ -213,12 +213,8 @@ def backends(session: Session, type_: str | None) -> None:
 
 def missing_type(plugins: Plugins, type_: str) -> NotFoundError:
     """Return the error for a type that nobody provides, with the nearest one or how to get it."""
-    from outpost_core.nearest import nearest
-
-    near = nearest(type_, plugins.backends)
     return NotFoundError(
-        f"nothing installed provides the type {type_!a}",
-        mend=f"did you mean {near!r}?" if near else plugins.missing_mend(type_),
+        f"nothing installed provides the type {type_!a}", mend=plugins.missing_mend(type_)
     )
 
 

@@ -12,10 +12,13 @@ from typing import Any, ClassVar, Final, TypeAlias
 
 import click
 
-from outpost_core.cli.render import clean, clean_lines, fit, money
+from outpost_core.cli.render import clean, clean_lines, fit, money, terminal_width
 
-#: lines of a tool's output that are shown, and the cells of each.
+#: lines of a tool's output that are shown.
 _LINES: Final = 6
+#: characters of a line that are looked at, and cells of it that are shown where no terminal's
+#: width says it.
+_LONGEST: Final = 1000
 _CELLS: Final = 160
 #: arguments of tools that say most, the best first.
 _TELLING: Final = (
@@ -292,7 +295,7 @@ def _call(name: str, arguments: Record) -> str:
         return _command(command)
     told = next((_text(arguments.get(key)) for key in _TELLING if _text(arguments.get(key))), "")
     told = told or (json.dumps(arguments, ensure_ascii=False) if arguments else "")
-    line = fit(clean(f"{name or 'tool'} {told[: 4 * _CELLS]}"), _CELLS)
+    line = _cut(clean(f"{name or 'tool'} {told[:_LONGEST]}"))
     return click.style(f"● {line}", fg="cyan")
 
 
@@ -301,15 +304,20 @@ def _output(content: object, *, failed: bool) -> str:
     if isinstance(content, list):
         content = "\n".join(_text(part.get("text")) for part in _mappings(content))
     lines = _said(content).rstrip().split("\n")
-    shown = [f"  {fit(line[: 4 * _CELLS], _CELLS)}" for line in lines[:_LINES] if line or lines[1:]]
+    shown = [f"  {_cut(line)}" for line in lines[:_LINES] if line or lines[1:]]
     if len(lines) > _LINES:
         shown.append(f"  … {len(lines) - _LINES} more lines")
     text = "\n".join(shown)
     return _red(text) if failed else dim(text)
 
 
+def _cut(line: str) -> str:
+    """Return the beginning of a line, so that with a mark before it it fits the terminal."""
+    return fit(line[:_LONGEST], (terminal_width() or _CELLS) - 2)
+
+
 def _unknown(record: Record) -> str:
-    return dim(fit(clean(json.dumps(record, ensure_ascii=False)[: 4 * _CELLS]), _CELLS))
+    return dim(_cut(clean(json.dumps(record, ensure_ascii=False)[:_LONGEST])))
 
 
 def _unwrapped(command: str) -> str:

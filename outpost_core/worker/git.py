@@ -26,6 +26,8 @@ NETWORK_TIMEOUT = float(os.environ.get("OUTPOST_GIT_TIMEOUT", "1800"))
 RETRY_DELAYS = tuple(
     float(part) for part in os.environ.get("OUTPOST_GIT_RETRY", "1,3,9,20").split(",") if part
 )
+#: The code of a program that is not there, as in a shell.
+MISSING = 127
 _KILL = 9
 _ERROR_BYTES = 65536
 
@@ -68,7 +70,6 @@ _PERMANENT = (
     "couldn't find remote ref",
     "protocol.ext.allow",
     "transport 'ext' not allowed",
-    "fatal: git is not installed",
 )
 
 
@@ -91,7 +92,8 @@ class Done:
     def transient(self) -> bool:
         """Whether trying again may help: not when a push was refused for what it is."""
         refused = self.out.startswith(b"!") or b"\n!" in self.out
-        return self.code != 0 and not refused and not any(mark in self.err for mark in _PERMANENT)
+        failed = self.code not in (0, MISSING)
+        return failed and not refused and not any(mark in self.err for mark in _PERMANENT)
 
 
 def run(
@@ -130,7 +132,7 @@ def run(
             os.close(fd)
         missing = error.errno == errno.ENOENT
         said = "is not installed" if missing else f"cannot be started: {error.strerror}"
-        return Done(127, b"", f"fatal: {argv[0]} {said}")
+        return Done(MISSING if missing else 126, b"", f"fatal: {argv[0]} {said}")
     os.close(out_write)
     os.close(err_write)
     try:

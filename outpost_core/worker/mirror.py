@@ -16,7 +16,7 @@ import os
 import time
 
 from outpost_core.errors import WorkerError
-from outpost_core.worker.git import Done, Git, persistently, read, write
+from outpost_core.worker.git import MISSING, Done, Git, persistently, read, write
 from outpost_core.worker.names import split_rig
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
@@ -217,6 +217,8 @@ def _ask(git: Git, report: Callable[[str], None]) -> Snapshot:
     if done.code:
         error = git.error(done, "read the rig", "workspace_failed")
         error.mend = "check the address, and that this machine may read it: git ls-remote URL"
+        if done.code == MISSING:
+            error.mend = "install git on the outpost"
         raise error
     write(os.path.join(git.git_dir, "outpost-snapshot"), f"{stamp}\n{done.text}\n")
     seen = Snapshot(git.git_dir)

@@ -98,6 +98,8 @@ def test_config_check(outpost):
     said = outpost.json("config", "check")
     assert said["ok"]
     assert "outpost-ssh" in said["warnings"][0]
+    outpost.config.write_text("outposts:\n  - {name: far, type: fakee}\n")
+    assert "did you mean 'fake'?" in outpost.json("config", "check")["warnings"][0]
 
 
 def test_config_check_shows_the_place_of_a_mistake(outpost):

@@ -39,7 +39,7 @@ def test_backends_show_broken_packages(outpost):
 
 def test_backends_of_an_unknown_type(outpost):
     error = outpost.json("backends", "fakee", code=4)["error"]
-    assert error["mend"] == "did you mean 'fake'?"
+    assert error["mend"].startswith("did you mean 'fake'? ")
 
 
 def test_ping_says_who_is_well(outpost):
@@ -128,3 +128,9 @@ def test_the_watch_keeps_what_ends_in_view(outpost, monkeypatch):
 def test_slots_of_a_missing_type_are_not_said_to_be_unlimited(outpost):
     outpost.config.write_text("outposts:\n  - {name: far, type: ssh, max_workers: 8}\n")
     assert "∞" not in outpost.ok("list")
+
+
+def test_doctor_says_once_that_a_type_is_missing(outpost):
+    outpost.config.write_text("outposts:\n  - {name: far, type: ssh}\n")
+    findings = outpost.json("doctor", code=1)["findings"]
+    assert [f["check"] for f in findings if f["scope"] == "far"] == ["ping"]
