@@ -194,7 +194,7 @@ def outpost_event(event: Event) -> None:
 
 @hookspec
 def outpost_commands() -> Sequence[click.Command]:
-    """Return further commands for the `outpost` command line."""
+    """Return further commands for the `outpost` command line; see the guide «Add a command»."""
     raise NotImplementedError
 
 

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
@@ -144,6 +146,18 @@ def test_commands_of_plugins_are_merged_in(outpost):
     assert outpost.ok("greet") == "hello\n"
     assert "hijacked" not in outpost.ok("list")
     assert "no commands today" in outpost.run("--help").stderr
+
+
+def test_the_command_of_the_guide(outpost):
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "add-a-command.md"
+    plugin = ModuleType("my_commands")
+    exec(guide.read_text().split("```python\n")[1].partition("```")[0], plugin.__dict__)
+    outpost.plugins = [plugin]
+    outpost.spawn("a")
+    assert "List the outposts where nothing runs." in outpost.ok("--help")
+    assert outpost.ok("idle") == "there\n"
+    assert outpost.json("idle", "--type", "fake") == {"idle": ["there"]}
+    assert outpost.json("idle", "--typ", "x", code=2)["error"]["mend"] == "outpost idle --help"
 
 
 def test_colours_can_be_switched_off(outpost, monkeypatch):
