@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from outpost_core.config import Config, find_config, load_config
 from outpost_core.errors import (
-    ConflictError,
     LedgerError,
     NotFoundError,
     OutpostError,
@@ -27,6 +26,7 @@ from outpost_core.policy import DefaultPolicy
 
 if TYPE_CHECKING:
     from outpost_core.agents import AgentPreset
+    from outpost_core.intake import Intake
     from outpost_core.orders import OrderRequest
     from outpost_core.placement import Placement
     from outpost_core.recovery import Recovery
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
         Explanation,
         Finding,
         Health,
-        Issue,
         Json,
         Message,
         Order,
@@ -195,41 +194,23 @@ class Manager:
 
     # --- orders -------------------------------------------------------------------------------
 
+    @property
+    def intake(self) -> Intake:
+        """What turns a request into an order."""
+        from outpost_core.intake import Intake
+
+        return Intake(
+            defaults=self.config.defaults,
+            plugins=self.plugins,
+            ledger=self.ledger,
+            environ=self._environ,
+            cwd=self._cwd,
+            trouble=self._trouble,
+        )
+
     def agents(self) -> dict[str, AgentPreset]:
-        """Return every agent preset, built in and from plugins; a plugin's wins.
-
-        Of several plugins that one wins which pluggy asks first. What is no preset is left out.
-        """
-        from outpost_core.agents import PRESETS, AgentPreset
-
-        presets: dict[str, AgentPreset] = {}
-        for more in self.plugins.each("outpost_agents", self._trouble):
-            for name, preset in more.items() if isinstance(more, Mapping) else [("", more)]:
-                if isinstance(preset, AgentPreset):
-                    presets.setdefault(name, preset)
-                else:
-                    error = TypeError(f"a {type(preset).__name__} is no agent preset")
-                    self._trouble(f"outpost_agents {name}", error)
-        return {**PRESETS, **presets}
-
-    def find_issue(self, issue: str, rig: str | None) -> Issue | None:
-        """Ask the plugins, then beads, what an issue is; None when nobody knows it.
-
-        Raises:
-            OutpostError: beads is there and failed.
-        """
-        from outpost_core.types import Issue
-
-        for answer in self.plugins.each("outpost_issue", self._trouble, issue_id=issue, rig=rig):
-            if isinstance(answer, Issue):
-                return answer
-        from outpost_core.issues import BeadsIssues
-
-        return BeadsIssues().outpost_issue(issue_id=issue, rig=rig)
-
-    def _trouble(self, who: str, error: Exception) -> None:
-        """Keep what a plugin raised, for doctor."""
-        self.observer_errors.append(f"{who}: {type(error).__name__}: {error}")
+        """Return every agent preset, built in and from plugins; a plugin's wins."""
+        return self.intake.agents()
 
     def order(self, request: OrderRequest) -> Order:
         """Build and check the order of a request; chooses the attempt.
@@ -241,41 +222,11 @@ class Manager:
             UsageError: something in it is wrong.
             ConflictError: `again` while the last attempt still runs.
         """
-        from outpost_core.orders import Surroundings, make_order
+        return self.intake.order(request)
 
-        attempt, resume = self._attempt(request)
-        around = Surroundings(
-            defaults=self.config.defaults,
-            presets=self.agents(),
-            find_issue=self.find_issue,
-            environ=self._environ,
-            cwd=self._cwd,
-            attempt=attempt,
-            resume=resume,
-        )
-        return make_order(request, around)
-
-    def _attempt(self, request: OrderRequest) -> tuple[int, str | None]:
-        if request.attempt is not None:
-            if request.again:
-                raise UsageError(
-                    "both --attempt and --again were given", mend="give one of the two"
-                )
-            if not 1 <= request.attempt <= 999_999:
-                raise UsageError(f"attempt {request.attempt} is not between 1 and 999999")
-        from outpost_core.types import check_issue_id
-
-        check_issue_id(request.issue)
-        earlier = {w.attempt: w for w in self.ledger.attempts(request.issue)}
-        last = max(earlier, default=0)
-        if request.again and last and not earlier[last].state.terminal:
-            raise ConflictError(
-                f"{earlier[last].id} still runs at {earlier[last].outpost}",
-                mend=f"outpost stop {earlier[last].id} first, or follow it: outpost logs -f"
-                f" {earlier[last].id}",
-            )
-        attempt = request.attempt or (last + 1 if request.again else max(last, 1))
-        return attempt, _kept(earlier, attempt)
+    def _trouble(self, who: str, error: Exception) -> None:
+        """Keep what a plugin raised, for doctor."""
+        self.observer_errors.append(f"{who}: {type(error).__name__}: {error}")
 
     # --- placing ------------------------------------------------------------------------------
 
@@ -611,14 +562,3 @@ class Manager:
             self.ledger.note(event)
         for _ in self.plugins.each("outpost_event", self._trouble, event=event):
             pass
-
-
-def _kept(earlier: Mapping[int, Worker], attempt: int) -> str | None:
-    """Return the newest checkpoint of the attempts before, back to the last delivered one."""
-    for number in range(attempt - 1, 0, -1):
-        result = earlier[number].result if number in earlier else None
-        if result is not None and result.commit is not None:
-            return None
-        if result is not None and result.checkpoint and result.checkpoint.startswith("refs/"):
-            return result.checkpoint
-    return None

@@ -1,0 +1,119 @@
+"""From a request to an order: which agent, which issue, which attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from outpost_core.agents import PRESETS, AgentPreset
+from outpost_core.errors import ConflictError, UsageError
+from outpost_core.issues import BeadsIssues
+from outpost_core.orders import OrderRequest, Surroundings, make_order
+from outpost_core.types import Issue, Order, Worker, check_issue_id
+
+if TYPE_CHECKING:
+    from outpost_core.config import Defaults
+    from outpost_core.ledger import Ledger
+    from outpost_core.plugins import Plugins
+
+
+@dataclass(kw_only=True, eq=False)
+class Intake:
+    """Takes requests.
+
+    Args:
+        defaults: of the configuration.
+        plugins: who is asked for presets and issues.
+        ledger: what attempts there were.
+        environ: where secrets come from.
+        cwd: where relative paths start.
+        trouble: is told a plugin's name and what it raised.
+    """
+
+    defaults: Defaults
+    plugins: Plugins
+    ledger: Ledger
+    environ: Mapping[str, str]
+    cwd: Path
+    trouble: Callable[[str, Exception], None]
+
+    def agents(self) -> dict[str, AgentPreset]:
+        """Return every agent preset, built in and from plugins; a plugin's wins.
+
+        Of several plugins that one wins which pluggy asks first. What is no preset is left out.
+        """
+        presets: dict[str, AgentPreset] = {}
+        for more in self.plugins.each("outpost_agents", self.trouble):
+            for name, preset in more.items() if isinstance(more, Mapping) else [("", more)]:
+                if isinstance(preset, AgentPreset):
+                    presets.setdefault(name, preset)
+                else:
+                    error = TypeError(f"a {type(preset).__name__} is no agent preset")
+                    self.trouble(f"outpost_agents {name}", error)
+        return {**PRESETS, **presets}
+
+    def find_issue(self, issue: str, rig: str | None) -> Issue | None:
+        """Ask the plugins, then beads, what an issue is; None when nobody knows it.
+
+        Raises:
+            OutpostError: beads is there and failed.
+        """
+        for answer in self.plugins.each("outpost_issue", self.trouble, issue_id=issue, rig=rig):
+            if isinstance(answer, Issue):
+                return answer
+        return BeadsIssues().outpost_issue(issue_id=issue, rig=rig)
+
+    def order(self, request: OrderRequest) -> Order:
+        """Build and check the order of a request; chooses the attempt.
+
+        Without `attempt` and `again` it is the last attempt there was (so that asking twice is
+        the same worker), else the first.
+
+        Raises:
+            UsageError: something in it is wrong.
+            ConflictError: `again` while the last attempt still runs.
+        """
+        attempt, resume = self._attempt(request)
+        around = Surroundings(
+            defaults=self.defaults,
+            presets=self.agents(),
+            find_issue=self.find_issue,
+            environ=self.environ,
+            cwd=self.cwd,
+            attempt=attempt,
+            resume=resume,
+        )
+        return make_order(request, around)
+
+    def _attempt(self, request: OrderRequest) -> tuple[int, str | None]:
+        if request.attempt is not None:
+            if request.again:
+                raise UsageError(
+                    "both --attempt and --again were given", mend="give one of the two"
+                )
+            if not 1 <= request.attempt <= 999_999:
+                raise UsageError(f"attempt {request.attempt} is not between 1 and 999999")
+        check_issue_id(request.issue)
+        earlier = {w.attempt: w for w in self.ledger.attempts(request.issue)}
+        last = max(earlier, default=0)
+        if request.again and last and not earlier[last].state.terminal:
+            raise ConflictError(
+                f"{earlier[last].id} still runs at {earlier[last].outpost}",
+                mend=f"outpost stop {earlier[last].id} first, or follow it: outpost logs -f"
+                f" {earlier[last].id}",
+            )
+        attempt = request.attempt or (last + 1 if request.again else max(last, 1))
+        return attempt, _kept(earlier, attempt)
+
+
+def _kept(earlier: Mapping[int, Worker], attempt: int) -> str | None:
+    """Return the newest checkpoint of the attempts before, back to the last delivered one."""
+    for number in range(attempt - 1, 0, -1):
+        result = earlier[number].result if number in earlier else None
+        if result is not None and result.commit is not None:
+            return None
+        if result is not None and result.checkpoint and result.checkpoint.startswith("refs/"):
+            return result.checkpoint
+    return None
