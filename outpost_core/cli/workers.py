@@ -119,14 +119,15 @@ def _next_step(worker: Worker) -> str:
     result = worker.result
     if result is None or worker.state in (State.DONE, State.STOPPED):
         return ""
-    if result.checkpoint:
-        return f"outpost spawn {worker.issue} --again goes on from there"
     if result.reason == "command_not_found":
         from outpost_core.agents import PRESETS
 
         preset = PRESETS.get(worker.agent)
         return preset.install if preset else "a worker sees the PATH of the outpost: outpost doctor"
-    return f"outpost logs {worker.id}" if worker.state is State.FAILED else ""
+    look = f"outpost logs {worker.id}"
+    if result.checkpoint:
+        return f"{look}; the same command with --again goes on from what is kept"
+    return look if worker.state is State.FAILED else ""
 
 
 # --- show --------------------------------------------------------------------------------------

@@ -162,7 +162,11 @@ def find_config(
         if path is not None:
             found = cwd / _expanded(path)
             if not _exists(found):
-                raise ConfigError(f"there is no such file, which {why} names", file=str(found))
+                raise ConfigError(
+                    f"there is no such file, which {why} names",
+                    file=str(found),
+                    mend="name another, or let outpost add write it",
+                )
             return found, why
     for path, why in _usual_places(environ, cwd):
         if _exists(path):
