@@ -109,7 +109,7 @@ class Overview:
             detail=detail,
             mend=mend,
             active=active.get(entry.name, 0),
-            max_workers=entry.options.max_workers if entry.options else None,
+            max_workers=_max_workers(entry),
             capabilities=declared,
             since=note.since if note else None,
             heard_at=note.heard_at if note else None,
@@ -219,6 +219,14 @@ def _is_tight(sheet: Candidate, more: int) -> bool:
     if slots is not None and sheet.active + more > slots:
         return True
     return cap is not None and sheet.spent + more * sheet.cost > cap
+
+
+def _max_workers(entry: OutpostConfig) -> int | None:
+    """Return an outpost's slots, as its file says them where its type is missing."""
+    if entry.options is not None:
+        return entry.options.max_workers
+    said = entry.raw.get("max_workers")
+    return said if isinstance(said, int) and not isinstance(said, bool) else None
 
 
 def _unavailable(view: OutpostView, now: float) -> str:
