@@ -63,7 +63,8 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
     click.option("--cpu", type=float, metavar="CORES", help="What it needs, for the placement."),
     click.option("--memory", metavar="SIZE", help="What it needs, for the placement: 2GiB."),
     click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="This very attempt."),
-    click.option("--again", is_flag=True, help="The next attempt, from the last one's rescued work."),
+    click.option("--again", is_flag=True,
+                 help="The attempt after the last one, from its rescued work."),
 )  # fmt: skip
 
 
