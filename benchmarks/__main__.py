@@ -5,6 +5,7 @@ Usage: python -m benchmarks [NAME …]   (startup workers status ledger logs)
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -49,6 +50,8 @@ MEASUREMENTS: dict[str, Callable[[], list[Row]]] = {
 
 def main(names: list[str]) -> None:
     """Measure what is named, or everything; only everything is written to the page."""
+    # Byte code is kept, as it is wherever Outpost was installed.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     rows: list[Row] = []
     for name in names or MEASUREMENTS:
         print(f"measuring {name} …", file=sys.stderr)
