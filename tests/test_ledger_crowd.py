@@ -365,6 +365,23 @@ def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path):
     assert ledger.reserve([item("gt-2")])[0].outcome is Outcome.RESERVED
 
 
+def test_a_disk_too_full_even_to_open_it_is_told_as_such(tmp_path, monkeypatch):
+    """SQLite calls it an I/O error when its shared index cannot grow."""
+
+    def on_a_full_disk(*_, **__):
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+        raise error
+
+    monkeypatch.setattr(sqlite3, "connect", on_a_full_disk)
+    with pytest.raises(LedgerError, match="cannot be written"):
+        Ledger(tmp_path)
+    full = os.statvfs_result((4096, 4096, 100, 3, 3, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: full)
+    with pytest.raises(LedgerError, match="no space is left"):
+        Ledger(tmp_path)
+
+
 def test_a_ledger_does_not_cross_a_fork(tmp_path):
     code, out = run(
         """

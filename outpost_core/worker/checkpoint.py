@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 
 from outpost_core.worker.changes import look, stage
-from outpost_core.worker.git import Git, read, write
+from outpost_core.worker.git import NETWORK_TIMEOUT, Git, read, write
 from outpost_core.worker.workspace import (
     CHECKPOINT_MARK,
     checkpoint_ref,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 #: Seconds that the push of one checkpoint may take; the next one tries again.
-PUSH_TIMEOUT = 120.0
+PUSH_TIMEOUT = min(120.0, NETWORK_TIMEOUT)
 _IDENTITY = {
     "GIT_AUTHOR_NAME": "outpost",
     "GIT_AUTHOR_EMAIL": "outpost@localhost",

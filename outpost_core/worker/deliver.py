@@ -13,7 +13,7 @@ from outpost_core.errors import OutpostError, WorkerError
 from outpost_core.worker import checkpoint
 from outpost_core.worker.changes import Changes, stage
 from outpost_core.worker.git import Done, Git, persistently, write
-from outpost_core.worker.mending import mend
+from outpost_core.worker.mending import has_files, mend
 from outpost_core.worker.mirror import mirror_path
 from outpost_core.worker.names import redact
 from outpost_core.worker.workspace import credentials, repository
@@ -334,6 +334,8 @@ def _keep(order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -
     try:
         saved = checkpoint.save(order, folder, workspace)
     except (OutpostError, OSError) as error:
+        if not has_files(folder):
+            return ""
         why = redact(str(error), order["rig"])
         return f"the work stays in {os.path.join(folder, 'work')} ({why})"
     place = saved["ref"] or saved["kept"]

@@ -49,7 +49,8 @@ def mend(
     changes, why = _usable(git, workspace)
     if changes is not None:
         return changes, ""
-    _check_tree(folder)
+    if not has_files(folder):
+        raise WorkerError("the agent removed its working tree", reason="commit_failed")
     kept = _restore(order, folder, workspace)
     note = f"its .git could not be used ({why}) and was made anew"
     return look(git), f"{note}; the old one is {kept}" if kept else note
@@ -91,14 +92,12 @@ def _broken(git: Git) -> bool:
     return git.run("status", "--porcelain", "--untracked-files=no").code == 128
 
 
-def _check_tree(folder: str) -> None:
-    work = os.path.join(folder, "work")
+def has_files(folder: str) -> bool:
+    """Whether there is anything in the working tree besides `.git`."""
     try:
-        if any(name != ".git" for name in os.listdir(work)):
-            return
+        return any(name != ".git" for name in os.listdir(os.path.join(folder, "work")))
     except OSError:
-        pass
-    raise WorkerError("the agent removed its working tree", reason="commit_failed")
+        return False
 
 
 def _restore(order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> str:

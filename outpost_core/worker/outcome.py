@@ -163,4 +163,5 @@ def add_rescue(result: dict[str, Any], answer: Mapping[str, Any], where: str | N
     result["checkpoint"] = where
     if "answer" not in answer:
         why = answer.get("error", {}).get("message", "it took too long")
-        result["message"] += f" (the last work is only in the working tree: {why})"
+        if why not in result["message"]:  # the delivery may have said it
+            result["message"] += f" (the last work is only in the working tree: {why})"
