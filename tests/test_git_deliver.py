@@ -471,6 +471,14 @@ class TestPushFails:
 
         assert worker.deliver(report)["reason"] == "ok"
 
+    def test_another_push_of_the_same_was_quicker(self, rig: GitRig, worker: GitWorker) -> None:
+        """As when a killed delivery is done again while its push is still arriving."""
+        mark = rig.folder / "mark"
+        rig.hook("update", f'[ -e {mark} ] || {{ touch {mark}; git update-ref "$1" "$3"; }}')
+        worker.write("mine", "1")
+        delivered(worker)
+        assert mark.exists()
+
     def test_the_rig_stays_away(self, rig: GitRig, worker: GitWorker) -> None:
         (rig.path / "config").write_text("[core\n")
         worker.write("new", "1")

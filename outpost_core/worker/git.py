@@ -72,6 +72,9 @@ _PERMANENT = (
     "transport 'ext' not allowed",
 )
 
+#: What a remote says to a push while another one moves the same branch.
+_RACES = ("reference already exists", "but expected", ".lock': File exists")
+
 
 class Done:
     """How a command ended: `code` (negative for a signal), `out` in bytes, `err` as text."""

@@ -87,6 +87,7 @@ class Helpers:
         stage = self._begin(call, report or _silent)
         answer = self._wait(stage, limit, after_stop)
         if again and not answer and not stage.ended:  # perhaps memory ran out
+            self._tree.end(0.0)  # what it had started would be in the way
             answer = self._wait(self._begin(call, report or _silent), limit, after_stop)
         return answer
 
