@@ -95,6 +95,8 @@ class Done:
     def transient(self) -> bool:
         """Whether trying again may help: not when a push was refused for what it is."""
         refused = self.out.startswith(b"!") or b"\n!" in self.out
+        if refused and any(mark in self.err for mark in _RACES):
+            return True
         failed = self.code not in (0, MISSING)
         return failed and not refused and not any(mark in self.err for mark in _PERMANENT)
 
