@@ -98,8 +98,7 @@ def rescue(root: Path, folder: Path, result: Result) -> str | None:
         from outpost_core.worker import checkpoint
 
         saved = checkpoint.save(order, str(folder), workspace, ended=True)
-        if saved["kept"] or not saved["nothing"]:
-            where = saved["kept"] or saved["ref"]
+        where = saved["kept"] or saved["ref"] or where
     bundle = folder / BUNDLE
     if bundle.exists():  # the remote did not take it, so it would go with the folder
         bundle.chmod(0o600)

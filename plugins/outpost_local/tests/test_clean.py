@@ -86,6 +86,19 @@ def test_where_the_rig_takes_nothing_the_work_is_kept_as_a_bundle(tmux_place, ri
     asyncio.run(main())
 
 
+def test_what_the_rig_takes_after_all_is_said_to_be_there(tmux_place, rig):
+    async def main():
+        outpost = tmux_place.make()
+        script = f"echo 2 > file; mv {rig} {rig}.away; exit 1"
+        await tmux_place.run(outpost, rig_order(tmux_place, rig, script))
+        rig.with_name(f"{rig.name}.away").rename(rig)
+        cleaned = await outpost.outpost_clean("gt-1.1", False)
+        assert (cleaned.removed, cleaned.rescued) == (True, "refs/outpost/gt-1.1")
+        assert git(rig, "show", f"{cleaned.rescued}:file") == "2"
+
+    asyncio.run(main())
+
+
 def test_a_broken_repository_is_kept(tmux_place, rig):
     async def main():
         outpost = tmux_place.make()
