@@ -52,7 +52,8 @@ _NOTED = frozenset({"refused", "stop", "unfinished"})
 class Manager:
     """What a program holds to work with outposts.
 
-    Use it as an async context manager; reading methods without `async` ask no outpost.
+    Use it as an async context manager, or as a plain one where no outpost is asked: methods without
+    `async` ask none.
 
     Args:
         config: what is configured.
@@ -112,6 +113,12 @@ class Manager:
         path, _ = find_config(config, env, here)
         loaded = load_config(path, found.backends)
         return cls(loaded, found, state or state_dir(env), env, here)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     async def __aenter__(self) -> Self:
         return self

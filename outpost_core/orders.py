@@ -311,6 +311,11 @@ def _prompt(request: OrderRequest, issue: Issue, branch: str, cwd: Path) -> str:
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise UsageError(f"the prompt file {file} cannot be read: {why}") from error
+    if request.command is None and not issue.title and not issue.text.strip():
+        raise UsageError(
+            f"nobody knows the issue {issue.id}, so there is nothing to tell the agent",
+            mend="add --title, --prompt or --prompt-file, or check the id: bd show " + issue.id,
+        )
     text = f"\n{issue.text.strip()}\n" if issue.text.strip() else ""
     title = f": {issue.title}" if issue.title else ""
     return _no_nul(PROMPT.format(id=issue.id, branch=branch, title=title, text=text))

@@ -110,6 +110,7 @@ def test_every_command_and_flag_that_is_shown_exists(block: Block) -> None:
     assert lines, "a console block shows at least one command"
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
+        words = words[: words.index("|") if "|" in words else None]
         context = click.Context(cli, info_name="outpost")
         command: click.Command = cli
         while isinstance(command, click.Group) and words and not words[0].startswith("-"):

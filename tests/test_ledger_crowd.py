@@ -18,6 +18,22 @@ from outpost_core.ledger import Ledger, Outcome, Reservation, schema, store
 from outpost_core.ledger.store import Store
 from outpost_core.types import Agent, Issue, Order, State, WorkerStatus
 
+_opened: list[Ledger] = []
+
+
+def open_ledger(folder: Path) -> Ledger:
+    """Open a ledger that the end of the test closes."""
+    _opened.append(Ledger(folder))
+    return _opened[-1]
+
+
+@pytest.fixture(autouse=True)
+def _close_ledgers():
+    yield
+    while _opened:
+        _opened.pop().close()
+
+
 CHECKOUT = Path(__file__).parents[1]
 PROCESSES = 8
 
@@ -91,7 +107,7 @@ print(json.dumps([
     outcomes = [outcome for one in got for outcome in one]
     assert outcomes.count("reserved") == 20
     assert outcomes.count("full") == PROCESSES * 25 - 20
-    assert Ledger(tmp_path / "new").active() == {"local": 20}
+    assert open_ledger(tmp_path / "new").active() == {"local": 20}
 
 
 def test_a_crowd_that_comes_and_goes_never_passes_slots_or_cost_cap(tmp_path):
@@ -120,7 +136,7 @@ print(json.dumps(seen))
         tmp_path,
     )
     assert {"reserved"} <= {outcome for one in got for outcome in one}
-    ledger = Ledger(tmp_path)
+    ledger = open_ledger(tmp_path)
     assert ledger.active() == {}
     assert 0 < ledger.spent(0)["local"] <= 2.5
 
@@ -149,11 +165,11 @@ ledger.close()
         tmp_path,
     )
     assert got == ["reserved"] * PROCESSES
-    assert len(Ledger(tmp_path / "deep" / "state").workers()) == PROCESSES
+    assert len(open_ledger(tmp_path / "deep" / "state").workers()) == PROCESSES
 
 
 def test_a_crowd_records_one_end_once(tmp_path):
-    Ledger(tmp_path).reserve([item("gt-1", cost=1.0)])
+    open_ledger(tmp_path).reserve([item("gt-1", cost=1.0)])
     got = crowd(
         """
 ledger = Ledger(Path(sys.argv[1]))
@@ -166,7 +182,7 @@ print(json.dumps([worker.result.cost_usd for worker in ledger.record("local", [s
         tmp_path,
     )
     (winner,) = [costs for costs in got if costs]
-    worker = Ledger(tmp_path).worker("gt-1.1")
+    worker = open_ledger(tmp_path).worker("gt-1.1")
     assert [worker.cost_settled] == [worker.result.cost_usd] == winner
     assert worker.state is worker.result.state
 
@@ -191,13 +207,13 @@ print("finished")
 
 
 def test_sigkill_at_every_statement_leaves_all_or_nothing(tmp_path):
-    Ledger(tmp_path / "start").reserve([item("gt-1")])
+    open_ledger(tmp_path / "start").reserve([item("gt-1")])
     seen = set()
     for step in range(1, 100):
         folder = tmp_path / str(step)
         shutil.copytree(tmp_path / "start", folder)
         code, out = run(KILLED, folder, step)
-        ledger = Ledger(folder)
+        ledger = open_ledger(folder)
         found = {worker.id for worker in ledger.workers()}
         told = [event.kind for event in ledger.events("gt-2.1")]
         assert found in ({"gt-1.1"}, {"gt-1.1", "gt-2.1", "gt-3.1"})
@@ -214,7 +230,7 @@ def test_sigkill_at_every_statement_leaves_all_or_nothing(tmp_path):
 
 
 def test_a_killed_holder_of_the_lock_blocks_nobody(tmp_path):
-    Ledger(tmp_path).close()
+    open_ledger(tmp_path).close()
     child = start(
         """
 ledger = Ledger(Path(sys.argv[1]))
@@ -239,7 +255,7 @@ with ledger._store.write() as db:
 
 
 def test_a_ledger_of_an_older_version_is_brought_forward(tmp_path):
-    Ledger(tmp_path).reserve([item("gt-1")])
+    open_ledger(tmp_path).reserve([item("gt-1")])
     newer = [*schema.MIGRATIONS, ["ALTER TABLE workers ADD COLUMN mood TEXT DEFAULT 'fine'"]]
     store = Store(tmp_path, migrations=newer)
     assert store.read("SELECT id, mood FROM workers") == [("gt-1.1", "fine")]
@@ -249,11 +265,11 @@ def test_a_ledger_of_an_older_version_is_brought_forward(tmp_path):
 
 
 def test_a_migration_that_fails_changes_nothing(tmp_path):
-    Ledger(tmp_path).reserve([item("gt-1")])
+    open_ledger(tmp_path).reserve([item("gt-1")])
     broken = [*schema.MIGRATIONS, ["ALTER TABLE workers ADD COLUMN mood", "NO SQL"]]
     with pytest.raises(LedgerError):
         Store(tmp_path, migrations=broken)
-    ledger = Ledger(tmp_path)
+    ledger = open_ledger(tmp_path)
     assert [worker.id for worker in ledger.workers()] == ["gt-1.1"]
     assert ledger.reserve([item("gt-2")])[0].outcome is Outcome.RESERVED
 
@@ -263,13 +279,13 @@ def test_a_newer_ledger_is_left_as_it_is(tmp_path):
     Store(tmp_path, migrations=newer).close()
     before = (tmp_path / "ledger.db").read_bytes()
     with pytest.raises(LedgerError, match=f"version {len(newer)}") as caught:
-        Ledger(tmp_path)
+        open_ledger(tmp_path)
     assert "upgrade" in caught.value.mend
     assert (tmp_path / "ledger.db").read_bytes() == before
 
 
 def test_an_open_ledger_that_is_migrated_meanwhile_is_written_no_more(tmp_path):
-    old = Ledger(tmp_path)
+    old = open_ledger(tmp_path)
     Store(tmp_path, migrations=[*schema.MIGRATIONS, ["CREATE TABLE future (x)"]]).close()
     with pytest.raises(LedgerError, match="upgrade"):
         old.reserve([item("gt-1")])
@@ -284,19 +300,19 @@ def test_another_programs_database_is_not_taken(tmp_path):
     db.execute("CREATE TABLE bookmarks (x)")
     db.close()
     with pytest.raises(LedgerError, match="another program"):
-        Ledger(tmp_path)
+        open_ledger(tmp_path)
 
 
 def test_a_file_that_is_no_database_is_left_as_it_is(tmp_path):
     (tmp_path / "ledger.db").write_bytes(b"my shopping list\n" * 100)
     with pytest.raises(LedgerError, match="damaged") as caught:
-        Ledger(tmp_path)
+        open_ledger(tmp_path)
     assert "move it away" in caught.value.mend
     assert (tmp_path / "ledger.db").read_bytes() == b"my shopping list\n" * 100
 
 
 def test_a_file_damaged_in_the_middle_is_told_when_it_is_met(tmp_path):
-    ledger = Ledger(tmp_path)
+    ledger = open_ledger(tmp_path)
     ledger.reserve([item(f"gt-{n}") for n in range(200)])
     ledger.close()
     file = tmp_path / "ledger.db"
@@ -305,32 +321,32 @@ def test_a_file_damaged_in_the_middle_is_told_when_it_is_met(tmp_path):
         damaged.seek(4096)
         damaged.write(b"\xff" * (size - 4096))
     with pytest.raises(LedgerError, match="damaged"):
-        Ledger(tmp_path).workers()
+        open_ledger(tmp_path).workers()
 
 
 def test_an_empty_file_becomes_a_ledger(tmp_path):
     (tmp_path / "ledger.db").touch()
-    assert Ledger(tmp_path).workers() == []
+    assert open_ledger(tmp_path).workers() == []
 
 
 def test_a_folder_in_the_place_of_the_file(tmp_path):
     (tmp_path / "ledger.db").mkdir()
     with pytest.raises(LedgerError, match="cannot be written") as caught:
-        Ledger(tmp_path)
+        open_ledger(tmp_path)
     assert "OUTPOST_STATE" in caught.value.mend
 
 
 def test_a_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / "state").touch()
     with pytest.raises(LedgerError, match="cannot be written"):
-        Ledger(tmp_path / "state")
+        open_ledger(tmp_path / "state")
 
 
 @pytest.mark.parametrize("made", ["with a ledger", "empty"])
 def test_a_folder_that_may_not_be_written(tmp_path, made):
     """Root may write everywhere: there the child becomes nobody first."""
     if made == "with a ledger":
-        Ledger(tmp_path).reserve([item("gt-1")])
+        open_ledger(tmp_path).reserve([item("gt-1")])
     tmp_path.chmod(0o555)
     try:
         code, out = run(
@@ -353,7 +369,7 @@ except LedgerError as error:
 
 
 def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path):
-    ledger = Ledger(tmp_path)
+    ledger = open_ledger(tmp_path)
     ledger.reserve([item("gt-1")])
     pages = ledger._store.read("PRAGMA page_count")[0][0]
     ledger._store.read(f"PRAGMA max_page_count = {pages}")
@@ -375,11 +391,11 @@ def test_a_disk_too_full_even_to_open_it_is_told_as_such(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sqlite3, "connect", on_a_full_disk)
     with pytest.raises(LedgerError, match="cannot be written"):
-        Ledger(tmp_path)
+        open_ledger(tmp_path)
     full = os.statvfs_result((4096, 4096, 100, 3, 3, 0, 0, 0, 0, 255))
     monkeypatch.setattr(os, "statvfs", lambda _: full)
     with pytest.raises(LedgerError, match="no space is left"):
-        Ledger(tmp_path)
+        open_ledger(tmp_path)
 
 
 def test_a_ledger_does_not_cross_a_fork(tmp_path):
@@ -411,14 +427,14 @@ def test_a_database_that_cannot_be_shared_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sqlite3, "connect", on_a_network_disk)
     with pytest.raises(LedgerError, match="cannot share it") as caught:
-        Ledger(tmp_path)
+        open_ledger(tmp_path)
     assert "local disk" in caught.value.mend
 
 
 def test_threads_of_one_process_share_a_ledger(tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 
-    ledger = Ledger(tmp_path)
+    ledger = open_ledger(tmp_path)
     with ThreadPoolExecutor(8) as pool:
         answers = list(
             pool.map(lambda n: ledger.reserve([item(f"gt-{n}", max_workers=10)])[0], range(40))

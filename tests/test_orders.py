@@ -42,7 +42,7 @@ def make(tmp_path: Path) -> Make:
         surroundings: dict[str, Any] = {
             "defaults": Defaults(),
             "presets": PRESETS,
-            "find_issue": lambda issue, rig: None,
+            "find_issue": lambda issue, rig: Issue(id=issue, title="Mend it"),
             "environ": {},
             "cwd": tmp_path,
             "attempt": 1,
@@ -154,7 +154,7 @@ def test_the_password_of_an_origin_travels_apart_too(make: Make, repo: Path) -> 
     git(repo, "remote", "add", "origin", "https://me:hunter22@example.com/x.git")
     seen = []
     around = {"cwd": repo, "find_issue": lambda issue, rig: seen.append(rig)}
-    assert make(around).rig == seen[0] == "https://example.com/x.git"
+    assert make(around, title="x").rig == seen[0] == "https://example.com/x.git"
 
 
 def test_a_refused_url_does_not_show_its_password(make: Make) -> None:
@@ -227,7 +227,7 @@ def test_the_prompt_holds_the_issue_word_for_word(make: Make) -> None:
     assert "Work on issue gt-1: Fix {text} in {branch}.\n" in prompt
     assert "\nBody {id} {0}\n" in prompt
     assert "on the branch polecat/gt-1." in prompt
-    assert "Work on issue gt-1.\n" in make(rig=URL).prompt, "nothing known, nothing made up"
+    assert "Work on issue gt-1: Mend it.\n" in make(rig=URL).prompt, "nothing known, nothing made up"
 
 
 def test_prompts_come_from_one_place(make: Make, tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_branch_and_message_are_templates(make: Make) -> None:
     assert order.delivery.message == "Fix {text} in {branch} (gt-1) {other}"
     plain = make(rig=URL, branch="mine").delivery
     assert plain is not None
-    assert (plain.branch, plain.message) == ("mine", "gt-1: work by an agent")
+    assert (plain.branch, plain.message) == ("mine", "gt-1: Mend it")
     for branch in ("-x", "a..b", "refs/heads/x", "HEAD", "a b", "x.lock"):
         with pytest.raises(UsageError, match="cannot be a branch"):
             make(rig=URL, branch=branch)
@@ -347,3 +347,12 @@ def test_errors_of_others_pass_as_they_are(make: Make) -> None:
 
     with pytest.raises(NotFoundError):
         make({"find_issue": nobody}, rig=URL)
+
+
+def test_an_agent_is_not_paid_to_be_told_nothing(make: Make) -> None:
+    nobody: dict[str, Any] = {"find_issue": lambda issue, rig: None}
+    with pytest.raises(UsageError, match="nothing to tell the agent") as caught:
+        make(nobody, rig=URL)
+    assert "--title" in caught.value.mend
+    for said in ({"title": "Mend it"}, {"prompt": "Mend it"}, {"command": ("make", "mend")}):
+        assert make(nobody, rig=URL, **said).issue.id == "gt-1"

@@ -100,7 +100,8 @@ def types(ctx: click.Context) -> Choices:
 @_choices
 def agents(ctx: click.Context) -> Choices:
     """Complete the name of an agent, built in or from a plugin."""
-    presets = current(ctx).manager().agents()
+    with current(ctx).manager() as manager:
+        presets = manager.agents()
     return [(name, preset.summary) for name, preset in presets.items()]
 
 
@@ -134,7 +135,7 @@ def _ids(found: Iterable[Worker]) -> Choices:
 
 
 def _known(ctx: click.Context, *, active: bool | None = None) -> list[Worker]:
-    manager = current(ctx).manager()
-    if not (manager.state / "ledger.db").exists():
-        return []
-    return manager.ledger.workers(active=active, limit=_LIMIT)
+    with current(ctx).manager() as manager:
+        if not (manager.state / "ledger.db").exists():
+            return []
+        return manager.ledger.workers(active=active, limit=_LIMIT)

@@ -33,7 +33,8 @@ def list_(session: Session) -> None:
     Example:
       outpost list --json
     """
-    views = session.manager().outposts()
+    with session.manager() as manager:
+        views = manager.outposts()
     session.answer(lambda: {"outposts": _shapes(views)}, lambda: outpost_lines(views))
 
 

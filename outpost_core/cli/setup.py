@@ -78,11 +78,8 @@ def conformance(session: Session, name: str, groups: tuple[str, ...]) -> None:
     for group in groups:
         if group not in GROUPS:
             raise UsageError(f"there is no group {group!a}", mend=suggest(group, GROUPS))
-    manager = session.manager()
-    try:
+    with session.manager() as manager:
         target = testing.target_from_manager(manager, name)
-    finally:
-        manager.close()
     results = testing.run_suite(
         target,
         groups=groups or None,

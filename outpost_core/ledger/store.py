@@ -225,7 +225,11 @@ class Store:
                 mend=f"make {self.path.parent} a folder that you can write to, or let"
                 " $OUTPOST_STATE name another one",
             )
-        return LedgerError(f"the ledger {self.path} failed ({error}); nothing was changed")
+        return LedgerError(
+            f"the ledger {self.path} failed ({error}); nothing was changed",
+            mend="if that stays so, move it away together with its -wal and -shm files; a new one"
+            " learns the workers again from their outposts",
+        )
 
     def _is_full(self) -> bool:
         """Whether the disk has no room for SQLite's own files, which it calls an I/O error."""

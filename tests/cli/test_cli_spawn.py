@@ -236,7 +236,18 @@ def test_a_command_outside_of_a_repository_is_told_so(outpost):
 def test_a_missing_agent_says_how_to_get_it(outpost):
     missing = Result(state=State.FAILED, reason="command_not_found", exit_code=127)
     outpost.here.script("a.1", Script(after=0.0, result=missing))
-    words = ("spawn", "a", "--no-rig", "--on", "here", "--agent", "claude", "--wait")
+    words = (
+        "spawn",
+        "a",
+        "--title",
+        "x",
+        "--no-rig",
+        "--on",
+        "here",
+        "--agent",
+        "claude",
+        "--wait",
+    )
     assert "→ npm install -g @anthropic-ai/claude-code" in outpost.ok(*words, code=1)
 
 

@@ -195,7 +195,9 @@ def test_stop_forgets_only_where_nobody_can_be_asked(ended):
 def test_logs_of_an_agent_for_people_or_as_they_are(outpost, readable):
     log = b'{"type":"thread.started","thread_id":"t-1"}\n{"type":"turn.completed","usage":{}}\n'
     outpost.here.script("a.1", Script(output=log, after=0.0))
-    outpost.ok("spawn", "a", "--no-rig", "--on", "here", "--agent", "codex", "--wait")
+    outpost.ok(
+        "spawn", "a", "--title", "x", "--no-rig", "--on", "here", "--agent", "codex", "--wait"
+    )
     shown = {"--readable": "codex · session t-1\n✓ \n", "--raw": log.decode()}
     assert outpost.ok("logs", "a", readable) == shown[readable]
     assert outpost.ok("logs", "a") == log.decode()
