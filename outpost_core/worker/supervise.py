@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 _LOCK_PATIENCE = 10.0
 #: Seconds between two looks whether the worker's folder is still there.
 _LOOK_EVERY = 5.0
+#: Seconds after which the size of our terminal is asked for again: Linux tells of a new size
+#: shortly before it can be read.
+_SIZE_SETTLES = 0.1
 #: Seconds of silence after which an interactive agent counts as idle.
 _IDLE_AFTER = 10.0
 
@@ -98,6 +101,7 @@ class Supervisor:
         self._output: Output | None = None
         self._made_helpers: Helpers | None = None
         self._began = self._agent_began = self._save_at = self._look_at = 0.0
+        self._resize_at = 0.0
         self._ending = ""  # why the agent is being ended
         self._shown = ""
         self._agent: dict[str, Any] | None = None
@@ -319,6 +323,9 @@ class Supervisor:
                 if not claim.exists(self._folder):  # removed: nobody can see or stop it any more
                     self._stopping.grace = 0.0
                     self._stopping.tell("terminated")
+            elif what == "resize":
+                self._resize_at = 0.0
+                self._resize()
             elif what == "idle":
                 self._say("idle", "has been silent for a while", "agent")
             elif what == "working":
@@ -343,6 +350,8 @@ class Supervisor:
             due.append((last + self._limits["idle_timeout"], "idle_timeout"))
         if self._workspace is not None and self._limits["checkpoint_every"]:
             due.append((self._save_at, "save"))
+        if self._resize_at:
+            due.append((self._resize_at, "resize"))
         if self._output.relay:
             idle_at = last + _IDLE_AFTER
             if self._shown != "idle":
@@ -381,12 +390,16 @@ class Supervisor:
         if number == _signal.SIGCHLD:
             self._tree.reap()
         elif number == _signal.SIGWINCH:
-            if self._output and self._output.relay:
-                self._output.relay.resize()
+            self._resize()
+            self._resize_at = time.monotonic() + _SIZE_SETTLES
         elif self._stopping.look(self._folder):
             self._tree.hurry(self._stopping.grace)
         elif not self._stopping.asked():
             self._stopping.tell("terminated")
+
+    def _resize(self) -> None:
+        if self._output and self._output.relay:
+            self._output.relay.resize()
 
     def _helpers(self) -> Helpers:
         if self._made_helpers is None:

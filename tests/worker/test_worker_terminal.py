@@ -106,8 +106,12 @@ def test_a_relay_to_the_supervisors_terminal(far, python, screen):
     os.write(view.master, b"typed\r")
     far.wait(lambda: b"got typed 90 30" in view.read())
     view.size(40, 120)
-    os.write(view.master, b"wide\r")
-    far.wait(lambda: b"got wide 120 40" in view.read())
+
+    def wide():
+        os.write(view.master, b"wide\r")
+        return b"got wide 120 40" in view.read()
+
+    far.wait(wide)
     _nudge(folder, b"nudged\r")
     far.wait(lambda: b"got nudged" in view.read())
     os.write(view.master, b"end\r")
