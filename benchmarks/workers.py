@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.harness import Row, ms
@@ -158,18 +159,38 @@ def measure(sizes: tuple[int, ...] = (1, 10, 100, 300), repository_workers: int 
                 met=ours / raw <= 3 if n == max(sizes) else None,
             )
         )
-    rig = make_rig(1000)
-    try:
-        raw = raw_git(repository_workers, rig)
-        ours = outposts(repository_workers, rig)
-    finally:
-        shutil.rmtree(rig.parent)
-    rows.append(
-        Row(
-            what=f"repository of 1,000 files, each, N = {repository_workers}",
-            ours=ms(ours),
-            against=f"git worktree add + commit + push {ms(raw)}",
-            ratio=ours / raw,
-        )
-    )
+    rows.append(in_memory(lambda: repository(repository_workers)))
     return rows
+
+
+def in_memory(measurement: Callable[[], Row]) -> Row:
+    """Measure on tmpfs where there is one: a disk of a virtual machine varies tenfold, and most of
+    this work is writing files.
+    """
+    memory = Path("/dev/shm")
+    before = tempfile.tempdir
+    tempfile.tempdir = str(memory) if os.access(memory, os.W_OK) else before
+    try:
+        return measurement()
+    finally:
+        tempfile.tempdir = before
+
+
+def repository(n: int) -> Row:
+    """Measure (c), the better of three rounds for both, each with a rig of its own."""
+
+    def once(measurement: Callable[[int, Path], float]) -> float:
+        rig = make_rig(1000)
+        try:
+            return measurement(n, rig)
+        finally:
+            shutil.rmtree(rig.parent)
+
+    rounds = [(once(raw_git), once(outposts)) for _ in range(3)]
+    raw, ours = (min(times) for times in zip(*rounds, strict=True))
+    return Row(
+        what=f"repository of 1,000 files on tmpfs, pushed and seen, each, N = {n}",
+        ours=ms(ours),
+        against=f"git worktree add + commit + push {ms(raw)}",
+        ratio=ours / raw,
+    )
