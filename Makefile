@@ -27,7 +27,7 @@ imports:
 docs:  ## regenerate the references, then build the site into site/
 	@scripts/setup test
 	@$(BIN)/python scripts/docs.py
-	@$(BIN)/mkdocs build --strict --quiet
+	@$(BIN)/mkdocs build --strict
 
 wheels:  ## build every wheel, install only them into an empty environment, run the demo there
 	@scripts/setup test

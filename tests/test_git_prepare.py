@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,6 +111,18 @@ def test_the_default_branch_may_change(rig: GitRig) -> None:
     rig.git("symbolic-ref", "HEAD", "refs/heads/trunk", cwd=rig.path)
     space = rig.worker("gt-2").prepare()
     assert (space["base_commit"], space["base_branch"]) == (tip, "trunk")
+
+
+@pytest.mark.parametrize(("name", "content"), [("config", "[core"), ("shallow", "rubbish\n")])
+def test_a_damaged_mirror_is_told_with_its_cure(rig: GitRig, name: str, content: str) -> None:
+    rig.worker().prepare()
+    (mirror_of(rig) / name).write_text(content)
+    rig.commit({"x": "1"})
+    with pytest.raises(WorkerError) as caught:
+        rig.worker(issue="gt-2").prepare()
+    assert f"rm -r {mirror_of(rig)}" in str(caught.value)
+    shutil.rmtree(mirror_of(rig))
+    assert rig.worker(issue="gt-3").prepare()["base_commit"] == rig.tip("main")
 
 
 class TestBase:

@@ -32,6 +32,13 @@ _HEX = frozenset("0123456789abcdef")
 _MANY_PACKS = 40
 
 
+#: What git says of a repository that is broken here, rather than of the remote.
+_DAMAGE = (
+    "bad config", "bad object", "corrupt", "did not send all necessary objects", "loose object",
+    "not a git repository", "object file", "packfile", "shallow", "unresolved delta",
+)  # fmt: skip
+
+
 class Snapshot:
     """The remote as it was told, and what of it the mirror holds.
 
@@ -129,10 +136,16 @@ def sync(
         _make(path)
         git = Git(path, credentials=credentials, rig=rig)
         seen = Snapshot(path)
-        if not asked <= seen.stamp <= time.monotonic_ns():
-            report("asking the rig for its branches")
-            seen = _ask(git, report)
-        _Fetch(git, depth, report, lock.note).provide(seen, base)
+        try:
+            if not asked <= seen.stamp <= time.monotonic_ns():
+                report("asking the rig for its branches")
+                seen = _ask(git, report)
+            _Fetch(git, depth, report, lock.note).provide(seen, base)
+        except WorkerError as error:
+            # Not made anew by itself: running workers borrow what is still good in it.
+            if any(sign in error.message for sign in _DAMAGE):
+                error.mend = f"this mirror is damaged; when no worker of the rig runs: rm -r {path}"
+            raise
         seen.shallow = read(os.path.join(path, "shallow"))
     return seen
 
