@@ -16,6 +16,7 @@ import os
 import time
 
 from outpost_core.errors import WorkerError
+from outpost_core.worker import process
 from outpost_core.worker.git import MISSING, Done, Git, persistently, read, write
 from outpost_core.worker.names import split_rig
 
@@ -192,16 +193,18 @@ class _Lock:
 
     def note(self, pid: int) -> None:
         """Write down a git that writes to the mirror."""
-        os.pwrite(self._fd, f"{pid} {_start_time(pid)}\n".encode(), 0)
+        os.pwrite(self._fd, f"{pid} {process.start_time(pid)}\n".encode(), 0)
 
 
 def _recover(path: str, note: str) -> None:
     """End the git of a holder that died, and remove the lock files that it left."""
     pid, _, started = note.strip().partition(" ")
-    if pid.isdigit() and started and _start_time(int(pid)) == started:
-        os.killpg(int(pid), _KILL)
+    if pid.isdigit() and started.isdigit() and int(started):
+        leader, start = int(pid), int(started)
+        if process.start_time(leader) == start:
+            os.killpg(leader, _KILL)
         deadline = time.monotonic() + 10
-        while _start_time(int(pid)) == started and time.monotonic() < deadline:
+        while process.start_time(leader) == start and time.monotonic() < deadline:
             time.sleep(0.01)
     remove_locks(path)
 
@@ -214,12 +217,6 @@ def remove_locks(git_dir: str) -> None:
         for name in files:
             if name.endswith(".lock"):
                 os.unlink(os.path.join(folder, name))
-
-
-def _start_time(pid: int) -> str:
-    """Return when a running process began, in ticks; "" when it has ended or nobody can say."""
-    fields = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return fields[19] if fields and fields[0] != "Z" else ""
 
 
 def _ask(git: Git, report: Callable[[str], None]) -> Snapshot:
