@@ -141,7 +141,7 @@ class Store:
         for pragma in ("foreign_keys = ON", "synchronous = FULL", f"cache_size = -{_CACHE_KIB}"):
             self._patiently(partial(db.execute, f"PRAGMA {pragma}"))
         try:
-            if self._patiently(lambda: schema.check(db, self._version)):
+            if self._patiently(self._is_current):
                 return
             (mode,) = self._patiently(lambda: db.execute("PRAGMA journal_mode = WAL").fetchone())
             if mode != "wal":
@@ -164,6 +164,14 @@ class Store:
                 f"{self.path} is a database of another program, not a ledger of Outpost",
                 mend="move it away, or let $OUTPOST_STATE name another folder",
             ) from None
+
+    def _is_current(self) -> bool:
+        """Look at the file as it is at one moment: another process may be making it right now."""
+        self._db.execute("BEGIN")
+        try:
+            return schema.check(self._db, self._version)
+        finally:
+            self._db.execute("ROLLBACK")
 
     def _patiently(self, action: Callable[[], T]) -> T:
         """Do it as soon as no other process is in the way.
