@@ -249,7 +249,7 @@ MUTANTS: Final = tuple(
         (DoneWhenUnreachable, "list.unreachable_is_not_dead", "answered ['done']"),
         (AdoptsAnyOrder, "spawn.refuses_another_order", "The other order was answered"),
         (IgnoresOffset, "logs.resumes_at_any_offset", "From 1 of"),
-        (DiesWithController, "crash.worker_outlives_its_controller", "lost"),
+        (DiesWithController, "crash.worker_outlives_its_controller", "The worker is lost"),
         (SecretInArgv, "security.secret_in_no_argv", "has it"),
         (FollowNeverEnds, "logs.follow_ends", "It did not end"),
         (HidesExit137, "outcome.exit_137", "'done'"),

@@ -35,7 +35,7 @@ async def _outlives(trial: Trial, number: int) -> None:
     trial.release()
     (result,) = await trial.ended(order)
     got = (result.state, result.exit_code)
-    expect(got == (State.DONE, 0), f"The worker ended as {got}: {result.message}")
+    expect(got == (State.DONE, 0), f"The worker is {got[0]}, exit {got[1]}: {result.message}")
     await trial.ran_once(order)
 
 
