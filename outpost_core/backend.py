@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+from outpost_core.errors import UnsupportedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,24 @@ class BuildContext:
     config_dir: Path | None = None
 
 
+class Dialogue(Protocol):
+    """How a backend talks to the person who adds an outpost."""
+
+    #: `--trust-on-first-use` was said: what is shown may be believed without a question.
+    trust: bool
+
+    def say(self, line: str) -> None:
+        """Show one line."""
+
+    def confirm(self, question: str) -> bool:
+        """Ask a yes-or-no question; False where nobody can be asked."""
+
+
+Introduce: TypeAlias = Callable[
+    [str, Any, "BuildContext", Dialogue], Awaitable[Mapping[str, Any]]
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Backend:
     """One outpost type.
@@ -88,6 +108,9 @@ class Backend:
             only when first used.
         summary: one line for `outpost backends`.
         capabilities: what its outposts can at most do.
+        introduce: `(name, options, context, dialogue)` → options to write besides what the user
+            gave; called by `outpost add` before anything is written, to look at the place and
+            pin its identity. Raises an OutpostError when it is not to be added.
     """
 
     type: str
@@ -95,6 +118,7 @@ class Backend:
     build: Callable[[str, Any, BuildContext], Outpost]
     summary: str
     capabilities: frozenset[str] = frozenset()
+    introduce: Introduce | None = None
 
 
 class Outpost:
@@ -116,6 +140,16 @@ class Outpost:
         self.name = name
         self.options = options
         self.context = context
+
+    async def viewer(self, worker: str) -> list[str]:
+        """Return the argv that shows the worker on a terminal of the machine that it is on.
+
+        For outposts that can be served to another machine; the caller runs it on a terminal.
+
+        Raises:
+            UnsupportedError: there is no such program.
+        """
+        raise UnsupportedError(f"{worker} cannot be shown on a terminal of {self.name}")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"

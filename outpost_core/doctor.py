@@ -97,7 +97,7 @@ async def _outpost(manager: Manager, name: str) -> Found:
     found = [(name, finding)]
     try:
         if manager.fleet.supports(name, "doctor"):
-            more = await manager.fleet.ask(name, "outpost_doctor", timeout=DOCTOR_TIMEOUT)
+            more = await manager.fleet.ask(name, "outpost_doctor", timeout=DOCTOR_TIMEOUT, rig=None)
             if not (isinstance(more, Sequence) and all(isinstance(one, Finding) for one in more)):
                 raise PluginError(
                     f"outpost_doctor of {name!r} answered something else than findings"

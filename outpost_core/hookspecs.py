@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # annotations alone: `outpost --help` loads none of it
         Issue,
         Message,
         Order,
+        Step,
         WorkerStatus,
     )
 
@@ -137,7 +138,21 @@ async def outpost_peek(worker: str, lines: int) -> str:
 
 @hookspec
 async def outpost_mail(message: Message) -> None:
-    """Deliver a message to someone at this outpost."""
+    """Deliver a message to someone at this outpost.
+
+    The same message (by its `id`) may be handed over again after a lost answer, and is delivered
+    once as far as the far side can know.
+
+    Raises:
+        UsageError: it can never be delivered (no such address); it is not tried again.
+        UnreachableError: nothing is known.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+async def outpost_inbox(identity: str) -> Sequence[Message]:
+    """Return the messages that wait for `identity` here, oldest first; "" for everybody's."""
     raise NotImplementedError
 
 
@@ -148,8 +163,26 @@ def outpost_price(order: Order) -> float:
 
 
 @hookspec
-async def outpost_doctor() -> Sequence[Finding]:
-    """Look at everything a worker needs here and say what is missing, with the mend."""
+async def outpost_doctor(rig: str | None) -> Sequence[Finding]:
+    """Look at everything a worker needs here and say what is missing, with the mend.
+
+    Args:
+        rig: also whether a branch could be pushed to this repository from there; None: not asked.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def outpost_bootstrap(agents: Sequence[str], dry_run: bool) -> AsyncIterator[Step]:
+    """Install what a worker needs here, as far as that is allowed (an async generator).
+
+    Idempotent: what is there is left alone. Yields each step when it begins (`doing`), and again
+    when it has ended.
+
+    Args:
+        agents: names of agent presets to install.
+        dry_run: change nothing; yield what would be done (`would`).
+    """
     raise NotImplementedError
 
 
@@ -206,8 +239,10 @@ CAPABILITIES: Final[Mapping[str, str]] = {
     "nudge": "outpost_nudge",
     "peek": "outpost_peek",
     "mail": "outpost_mail",
+    "inbox": "outpost_inbox",
     "price": "outpost_price",
     "doctor": "outpost_doctor",
+    "bootstrap": "outpost_bootstrap",
 }
 #: capabilities without a hook of their own: what an order may ask of an outpost.
 TRAITS: Final[Mapping[str, str]] = {

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 GROUP: Final = "outpost"
 #: hook → how the manager uses its answer.
-_ASYNC_GENERATORS: Final = frozenset({"outpost_logs"})
+_ASYNC_GENERATORS: Final = frozenset({"outpost_logs", "outpost_bootstrap"})
 _PLAIN: Final = frozenset({"outpost_price"})
 #: types that our own packages build, for the advice when nothing provides them.
-_KNOWN_TYPES: Final = frozenset({"local", "ssh", "cloudrun", "k8s"})
+_KNOWN_TYPES: Final = frozenset({"local", "exec", "ssh", "cloudrun", "k8s"})
 
 
 class EntryPoint(Protocol):

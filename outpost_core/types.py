@@ -453,14 +453,46 @@ class Cleaned:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One step of `outpost bootstrap`.
+
+    Args:
+        name: what it is about (`tmux`).
+        state: `ok` it was there, `would` it would be done, `doing`, `done`, `failed`, or `skipped`
+            because an earlier step failed or it is not allowed.
+        detail: what was found or done.
+        mend: what a person can do about a failed or skipped one.
+    """
+
+    name: str
+    state: str
+    detail: str = ""
+    mend: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """Mail to someone at an outpost."""
+    """Mail to someone at an outpost.
+
+    Args:
+        to: the address there (`gastown/polecat`, `mayor/`).
+        subject: one line.
+        body: the text.
+        sender: who it is from.
+        priority: 0 to 4; 0 is the highest.
+        id: its identity, the same at every try to deliver it; "" for one that has none.
+        sent_at: when it was written; None when nobody said.
+        read: the receiver has seen it.
+    """
 
     to: str
     subject: str
     body: str = ""
     sender: str = "overseer"
     priority: int = 2
+    id: str = ""
+    sent_at: float | None = None
+    read: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -309,7 +309,7 @@ class FakeOutpost(Outpost):
         return self.options.price
 
     @hookimpl
-    async def outpost_doctor(self) -> Sequence[Finding]:
+    async def outpost_doctor(self, rig: str | None) -> Sequence[Finding]:  # noqa: ARG002
         """Find that memory is there."""
         await self._answer("outpost_doctor")
         return [Finding(check="memory", ok=True, detail="this outpost lives in memory")]

@@ -221,7 +221,7 @@ class LocalOutpost(Outpost):
         return await asyncio.to_thread(console.tail, folder / files.LOG, lines)
 
     @hookimpl
-    async def outpost_doctor(self) -> Sequence[Finding]:
+    async def outpost_doctor(self, rig: str | None) -> Sequence[Finding]:
         """Look at everything that a worker needs on this machine."""
         from outpost_local import doctor
 

@@ -1,0 +1,1 @@
+"""Outpost backend for SSH hosts: the local outpost, run on the far machine."""

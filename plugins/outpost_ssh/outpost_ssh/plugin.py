@@ -1,0 +1,37 @@
+"""The entry point of the package: says what it builds, and imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from outpost_core.backend import Backend, BuildContext
+from outpost_core.hookspecs import hookimpl
+from outpost_ssh.options import CAPABILITIES, SshOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from outpost_ssh.outpost import SshOutpost
+
+OUTPOST_API = 1
+
+
+def build(name: str, options: SshOptions, context: BuildContext) -> SshOutpost:
+    """Build one configured SSH outpost; opens nothing."""
+    from outpost_ssh.outpost import SshOutpost
+
+    return SshOutpost(name, options, context)
+
+
+@hookimpl
+def outpost_backends() -> Mapping[str, Backend]:
+    """Return the type `ssh`."""
+    return {
+        "ssh": Backend(
+            type="ssh",
+            options=SshOptions,
+            build=build,
+            summary="a host that is reached over SSH: the local outpost, run on the far machine",
+            capabilities=CAPABILITIES,
+        )
+    }
