@@ -171,25 +171,10 @@ class LocalOutpost(Outpost):
         """Show the worker's tmux session on the caller's terminal; headless ones read-only.
 
         Raises:
-            NotFoundError: there is no such worker.
-            UnsupportedError: it runs without tmux.
-            UsageError: it has ended, or the caller has no terminal.
-            OutpostError: its terminal is gone.
+            UsageError: the caller has no terminal.
+            OutpostError: what `viewer` raises.
         """
-        folder = self._known(worker)
-        self._check_running(worker, folder)
-        if self._tmux is None or (folder / NO_TERMINAL).exists():
-            raise UnsupportedError(
-                f"{worker} runs without tmux, so there is nothing to attach to",
-                mend=f"outpost logs -f {worker}",
-            )
-        if not await asyncio.to_thread(self._tmux.has, worker):
-            raise OutpostError(
-                f"the terminal of {worker} is gone (its tmux session was ended); the work goes on",
-                mend=f"outpost logs -f {worker}",
-            )
-        argv = self._tmux.attach_argv(worker, read_only=not _interactive(folder))
-        return await console.attach(worker, argv)
+        return await console.attach(worker, await self.viewer(worker))
 
     @hookimpl
     async def outpost_nudge(self, worker: str, text: str) -> None:
@@ -232,6 +217,29 @@ class LocalOutpost(Outpost):
     async def outpost_close(self) -> None:
         """Collect ended children; nothing is held open between calls."""
         self._detached.reap()
+
+    async def viewer(self, worker: str) -> list[str]:
+        """Return the command that shows the worker's tmux session; headless ones read-only.
+
+        Raises:
+            NotFoundError: there is no such worker.
+            UnsupportedError: it runs without tmux.
+            UsageError: it has ended.
+            OutpostError: its terminal is gone.
+        """
+        folder = self._known(worker)
+        self._check_running(worker, folder)
+        if self._tmux is None or (folder / NO_TERMINAL).exists():
+            raise UnsupportedError(
+                f"{worker} runs without tmux, so there is nothing to attach to",
+                mend=f"outpost logs -f {worker}",
+            )
+        if not await asyncio.to_thread(self._tmux.has, worker):
+            raise OutpostError(
+                f"the terminal of {worker} is gone (its tmux session was ended); the work goes on",
+                mend=f"outpost logs -f {worker}",
+            )
+        return self._tmux.attach_argv(worker, read_only=not _interactive(folder))
 
     # --- inside ------------------------------------------------------------------------------
 

@@ -10,10 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from outpost_core.errors import OutpostError, UsageError
+from outpost_core.errors import NotFoundError, OutpostError, UsageError
 from outpost_core.types import State
 
 TICKS = """
@@ -187,6 +188,28 @@ def test_a_viewer_of_a_headless_worker_cannot_end_it(tmux_place, terminals):
         await place.end(outpost)
         with pytest.raises(UsageError, match="has ended"):
             await outpost.outpost_attach("gt-1.1")
+
+    asyncio.run(main())
+
+
+def test_the_viewer_is_told_to_whoever_runs_it_elsewhere(tmux_place):
+    place = tmux_place
+
+    async def main():
+        outpost = place.make()
+        await outpost.outpost_spawn(place.python(TICKS))
+        await outpost.outpost_spawn(place.python(TICKS, issue="gt-2", interactive=True))
+        watched, typed = await outpost.viewer("gt-1.1"), await outpost.viewer("gt-2.1")
+        assert Path(watched[0]).name == "tmux"
+        assert "-r" in watched  # whoever looks at a headless worker can not type into it
+        assert "-r" not in typed
+        for worker in ("gt-1.1", "gt-2.1"):
+            await outpost.outpost_stop(worker, 1)
+        await place.end(outpost)
+        with pytest.raises(UsageError, match="has ended"):
+            await outpost.viewer("gt-1.1")
+        with pytest.raises(NotFoundError):
+            await outpost.viewer("gt-3.1")
 
     asyncio.run(main())
 
