@@ -40,6 +40,12 @@ _armed = os.environ.get("OUTPOST_FAULT", "")
 together: list[int] = []
 
 
+def arm(name: str) -> None:
+    """Make this process, and what it starts, die at the point `name`; for tests only."""
+    global _armed  # noqa: PLW0603 - one process has one
+    _armed = os.environ["OUTPOST_FAULT"] = name
+
+
 def point(name: str) -> None:
     """Die here with SIGKILL if this fault was asked for, else do nothing."""
     if name == _armed:
