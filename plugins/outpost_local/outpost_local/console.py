@@ -108,11 +108,7 @@ async def attach(worker: str, argv: list[str]) -> int:
     Raises:
         UsageError: there is no terminal.
     """
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError(
-            f"attaching to {worker} needs a terminal",
-            mend=f"use `outpost logs -f {worker}` or `outpost peek {worker}`",
-        )
+    check_terminal(worker)
     # Inside another tmux, $TMUX would make ours refuse to nest.
     env = {name: value for name, value in os.environ.items() if not name.startswith("TMUX")}
     if "TMUX_TMPDIR" in os.environ:  # where the server's socket is
@@ -125,6 +121,19 @@ async def attach(worker: str, argv: list[str]) -> int:
             process.terminate()  # only the viewer: the worker goes on
         await process.wait()
         raise
+
+
+def check_terminal(worker: str) -> None:
+    """Make sure that this program has a terminal to show `worker` on.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
+        raise UsageError(
+            f"attaching to {worker} needs a terminal",
+            mend=f"use `outpost logs -f {worker}` or `outpost peek {worker}`",
+        )
 
 
 def check_interactive(worker: str, interactive: bool) -> None:
