@@ -33,6 +33,23 @@ FAR = (
     "worker.verified",  # the remote's commit was seen, no result is written
     "worker.finished",  # result.json is there
 )
+#: The near program, where the rig is a path of its own machine and the worker is on another one.
+RIG = (
+    "rig.noted",  # what is to come home is written down, nothing was sent
+    "rig.packed",  # what the other machine lacks is in a file here
+    "rig.uploaded",  # all of it is there, but not in the repository there
+    "rig.taken",  # the repository there has it; nothing was spawned
+    "rig.fetched",  # the ended worker's commits are in a repository aside
+    "rig.homed",  # they are in the rig; the other machine has not been told
+    "rig.told",  # the worker is shown as done; the note is still there
+)
+#: The same, on the machine of the worker.
+HOSTED = (
+    "hosted.indexed",  # the objects are there, no ref was moved
+    "hosted.noted",  # it is written down which values of refs are to be known as the near side's
+    "hosted.applied",  # the refs are moved
+    "hosted.home",  # it is written that the work is home
+)
 
 _armed = os.environ.get("OUTPOST_FAULT", "")
 

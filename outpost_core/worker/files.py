@@ -24,7 +24,7 @@ WORKERS = "workers"
 RIGS = "rigs"
 
 ORDER = "order.json"  # wire.to_json(order) with "digest" and "wire"; no value of a secret
-LAUNCH = "launch.json"  # {"env", "root", "boot"}: what the agent's environment is made from
+LAUNCH = "launch.json"  # {"env", "root", "boot"} for the agent's environment; "rig": see `order`
 SECRETS = "secrets.json"  # {name: value}; gone before the agent runs
 CREDENTIALS = "git-credentials"  # user and password of the rig, for git's credential store
 PROMPT = "prompt.md"
@@ -56,6 +56,18 @@ def load(folder: str, name: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def order(folder: str) -> dict[str, Any] | None:
+    """Return the order as it is to be worked on; None when it is missing or not whole.
+
+    Its rig is the one that `launch.json` names, where it names one: a repository of another
+    machine is worked on through its copy here, while `order.json` stays what was ordered.
+    """
+    value = load(folder, ORDER)
+    if value is not None and value.get("rig") is not None:
+        value["rig"] = (load(folder, LAUNCH) or {}).get("rig") or value["rig"]
+    return value
 
 
 def store(folder: str, name: str, value: dict[str, Any], *, sync: bool = False) -> None:

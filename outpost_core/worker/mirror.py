@@ -301,7 +301,8 @@ class _Fetch:
         if ref and not ref.startswith((_HEADS, _TAGS)):
             refspecs.append(f"+{ref}:{_own(ref)}")
         deeper = ["--unshallow"] if self.shallow else []
-        self._must([*deeper, "--prune"], *refspecs)
+        # a rig may itself be a shallow clone: its history begins where it begins there
+        self._must([*deeper, "--prune", "--update-shallow"], *refspecs)
         self._learn(seen, ref, all_refs=True)
 
     def _must(self, options: list[str], *refspecs: str) -> None:

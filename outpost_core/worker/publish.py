@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import outpost_core.worker.boot as boot
 from outpost_core import faults, wire
@@ -30,7 +31,9 @@ _PASSED = frozenset(
 _PASSED_BEGINNINGS = ("LC_", "XDG_")
 
 
-def publish(root: Path, order: Order, env: Mapping[str, str]) -> tuple[Path, bool]:
+def publish(
+    root: Path, order: Order, env: Mapping[str, str], *, rig: str | None = None
+) -> tuple[Path, bool]:
     """Make the folder of the order's worker, or adopt the one that is there.
 
     Any number of processes may do this at once for the same order: one makes it, the others
@@ -40,6 +43,7 @@ def publish(root: Path, order: Order, env: Mapping[str, str]) -> tuple[Path, boo
         root: where workers live; made when missing.
         order: the order; values of its secrets go to a file of their own.
         env: the base of the agent's environment, see `base_env`.
+        rig: where the order's rig is on this machine; None when the order itself says it.
 
     Returns:
         The folder, and True when this call made it.
@@ -59,7 +63,7 @@ def publish(root: Path, order: Order, env: Mapping[str, str]) -> tuple[Path, boo
     made = staging / f"{os.getpid()}.{os.urandom(8).hex()}"
     made.mkdir(mode=0o700)
     try:
-        _fill(made, root, order, digest, env)
+        _fill(made, root, order, digest, env, rig)
         faults.point("local.staged")
         try:
             made.rename(folder)
@@ -74,10 +78,24 @@ def publish(root: Path, order: Order, env: Mapping[str, str]) -> tuple[Path, boo
     return folder, True
 
 
-def _fill(folder: Path, root: Path, order: Order, digest: str, env: Mapping[str, str]) -> None:
+def _fill(
+    folder: Path,
+    root: Path,
+    order: Order,
+    digest: str,
+    env: Mapping[str, str],
+    rig: str | None,
+) -> None:
     path = str(folder)
-    launch = {"env": dict(env), "root": str(root.absolute()), "boot": process.boot_id()}
-    files.write(f"{path}/{files.LAUNCH}", dumps(launch).encode("ascii"))
+    launch: dict[str, Any] = {
+        "env": dict(env),
+        "root": str(root.absolute()),
+        "boot": process.boot_id(),
+    }
+    if rig is not None:
+        launch["rig"] = rig
+    # a rescue after a restart of the machine needs to know where the rig is
+    files.write(f"{path}/{files.LAUNCH}", dumps(launch).encode("ascii"), sync=rig is not None)
     if order.prompt:
         prompt = order.prompt.encode("utf-8", "surrogateescape")
         files.write(f"{path}/{files.PROMPT}", prompt)
@@ -88,7 +106,7 @@ def _fill(folder: Path, root: Path, order: Order, digest: str, env: Mapping[str,
     body = wire.to_json(order)
     assert isinstance(body, dict)
     about = {**body, "digest": digest, "wire": wire.WIRE_VERSION}
-    # only the order outlives a restart of the machine, after which the rest is never used
+    # it outlives a restart of the machine, after which most of the rest is never used
     files.write(f"{path}/{files.ORDER}", dumps(about).encode("ascii"), sync=True)
 
 

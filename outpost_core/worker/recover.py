@@ -82,7 +82,7 @@ def _recover(path: str) -> None:
 
 
 def _conclude(path: str) -> dict[str, Any]:
-    order = files.load(path, files.ORDER)
+    order = files.order(path)
     assert order is not None
     launched = files.load(path, files.LAUNCH) or {}
     ended = files.load(path, files.AGENT)

@@ -50,7 +50,7 @@ def run(folder: str) -> int:
     lock = _lock(folder)
     if lock < 0 or claim.exists(folder) or claim.finished(folder):
         return _refuse(folder, "has begun before, and never begins again")
-    order = files.load(folder, files.ORDER)
+    order = files.order(folder)
     launched = files.load(folder, files.LAUNCH)
     if order is None or launched is None:
         return _refuse(folder, "has no readable order")

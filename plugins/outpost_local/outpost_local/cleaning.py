@@ -92,7 +92,7 @@ def rescue(root: Path, folder: Path, result: Result) -> str | None:
         OutpostError: it could not be saved.
     """
     where = result.checkpoint
-    order = files.load(str(folder), files.ORDER)
+    order = files.order(str(folder))
     workspace = files.load(str(folder), files.WORKSPACE)
     if order is not None and workspace is not None:
         from outpost_core.worker import checkpoint

@@ -97,7 +97,9 @@ class LocalOutpost(Outpost):
         if not folder.exists():
             guards.check(self.root, self.options.memory_floor, self.options.disk_floor)
         try:
-            await asyncio.to_thread(publish.publish, self.root, order, self._agent_env)
+            await asyncio.to_thread(
+                publish.publish, self.root, order, self._agent_env, rig=self._rig(order)
+            )
         except OSError as error:
             why = f"{folder} cannot be written: {error.strerror}"
             if folder.exists():
@@ -242,6 +244,10 @@ class LocalOutpost(Outpost):
         return self._tmux.attach_argv(worker, read_only=not _interactive(folder))
 
     # --- inside ------------------------------------------------------------------------------
+
+    def _rig(self, order: Order) -> str | None:
+        """Return where the order's rig is on this machine; None when the order itself says it."""
+        return None
 
     def _folder(self, worker: str) -> Path:
         return self.root / files.WORKERS / worker

@@ -1,0 +1,457 @@
+"""One repository of another machine, as a bare copy on this one: workers start from it and push
+to it.
+
+`<root>/hosted/<key>.git` shows the other machine's branches and tags as they were when it last
+sent them, and besides them what workers here have delivered and is not home yet. Which value of a
+ref came from where is written in its `outpost-known` file: only what is known to be the other
+machine's is ever moved or removed, so that no delivery gets lost. Objects are never pruned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from outpost_core import faults
+from outpost_core.errors import SpawnRefusedError, UsageError, WorkerError
+from outpost_core.types import Json
+from outpost_core.worker import files
+from outpost_core.worker.git import Git, environment, read, write
+from outpost_core.worker.leanjson import loads
+
+HOSTED = "hosted"
+#: Refs that follow the other machine's, also when they go away there.
+OWN = ("refs/heads/", "refs/tags/", "refs/outpost/")
+#: Longest first line of what is sent: about 400,000 refs.
+LONGEST_HEAD = 64 << 20
+_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,39}-[0-9a-f]{32}", re.ASCII)
+_OID = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?", re.ASCII)
+_KNOWN = "outpost-known"
+#: Seconds after which a lock file of git is of a process that is gone.
+_OLD_LOCK = 600.0
+#: From so many changed refs on they are packed; from so many packs on those are joined.
+_MANY = 500
+_MANY_PACKS = 60
+_RETRIES = 5
+
+
+class MissingError(WorkerError):
+    """What was sent builds on objects that are not here."""
+
+
+def local_path(rig: str | None) -> str | None:
+    """Return the path of a rig that is on the machine of who ordered; None for another rig."""
+    if rig is None:
+        return None
+    if rig.startswith("file:///"):
+        rig = rig.removeprefix("file://")
+        if "%" in rig:  # as git reads it
+            from urllib.parse import unquote
+
+            rig = unquote(rig, errors="surrogateescape")
+    return rig if rig.startswith("/") else None
+
+
+def key_of(controller: str, path: str) -> str:
+    """Return the name of a repository's copy: told by its own name, unique by whose it is.
+
+    Args:
+        controller: identity of the program's state on the other machine.
+        path: where the repository is there.
+    """
+    told = f"{controller}\0{path}".encode("utf-8", "surrogateescape")
+    name = path.rstrip("/").rpartition("/")[2].removesuffix(".git")
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name)[:40]
+    return f"{name.lstrip('.-') or 'rig'}-{hashlib.sha256(told).hexdigest()[:32]}"
+
+
+def check_oid(text: object) -> str:
+    """Return `text` when it is the whole hash of an object.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if isinstance(text, str) and _OID.fullmatch(text):
+        return text
+    raise UsageError(f"{ascii(text)[:80]} is not the hash of an object")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A repository's refs as they are sent.
+
+    Args:
+        format: `sha1` or `sha256`.
+        head: `ref: refs/heads/…`, or the commit of a detached HEAD, or "".
+        refs: every ref that is shown, with its object.
+        shallow: commits whose parents are not there.
+    """
+
+    format: str
+    head: str
+    refs: Mapping[str, str]
+    shallow: Sequence[str] = ()
+
+    @classmethod
+    def parse(cls, line: bytes) -> Snapshot:
+        """Read the first line of what was sent.
+
+        Raises:
+            UsageError: it is no such line.
+        """
+        try:
+            told = loads(line.decode("ascii"))
+            refs, head = told["refs"], told["head"]
+            if told["format"] not in ("sha1", "sha256") or not isinstance(refs, dict):
+                raise ValueError("its format or its refs")
+            for name, value in refs.items():
+                if not name.startswith("refs/") or any(c <= " " or c == "\x7f" for c in name):
+                    raise ValueError(f"the ref {name[:80]!a}")
+                check_oid(value)
+            if not head.startswith("ref: refs/heads/") and head:
+                check_oid(head)
+            shallow = [check_oid(value) for value in told["shallow"]]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"a repository was sent that cannot be read: {error}") from error
+        return cls(format=told["format"], head=head, refs=refs, shallow=shallow)
+
+    @property
+    def objects(self) -> list[str]:
+        """Every object that is named, once."""
+        more = [self.head] if _OID.fullmatch(self.head) else []
+        return [*dict.fromkeys([*self.refs.values(), *more])]
+
+
+class Hosted:
+    """A copy; it may not exist yet.
+
+    Args:
+        root: the state root.
+        key: its name, see `key_of`.
+
+    Raises:
+        UsageError: that cannot be a name.
+    """
+
+    def __init__(self, root: Path, key: object) -> None:
+        if not isinstance(key, str) or not _KEY.fullmatch(key) or ".." in key:
+            raise UsageError(f"{ascii(key)[:80]} cannot be the name of a hosted repository")
+        self.key = key
+        self.path = root.absolute() / HOSTED / f"{key}.git"
+        self._git = Git(str(self.path))
+
+    @property
+    def exists(self) -> bool:
+        """Whether it was made."""
+        return (self.path / "HEAD").exists()
+
+    @property
+    def digest(self) -> str:
+        """What it was last made equal to; "" when that is not certain."""
+        return read(str(self.path / _KNOWN)).partition("\n")[0]
+
+    def tips(self) -> list[str]:
+        """Return objects that are here with all that they need."""
+        return sorted(set(self.refs().values()))
+
+    def refs(self) -> dict[str, str]:
+        """Return every ref with its object."""
+        if not self.exists:
+            return {}
+        form = "--format=%(objectname) %(refname)"
+        told = self._git.must("for-each-ref", form, doing="read it", reason="internal").text
+        pairs = (line.partition(" ") for line in told.splitlines())
+        return {name: value for value, _, name in pairs}
+
+    # --- what comes from the other machine ----------------------------------------------------
+
+    def take(self, file: Path) -> None:
+        """Become what was sent.
+
+        Args:
+            file: a line of JSON (a `Snapshot`), then a pack of what is not here.
+
+        Raises:
+            MissingError: it builds on what is not here.
+            SpawnRefusedError: it cannot be taken, and why.
+            UsageError: that is not what the file holds.
+        """
+        with file.open("rb") as stream:
+            line = stream.readline(LONGEST_HEAD)
+            sent = Snapshot.parse(line)
+            with self.lock():
+                self._make(sent.format)
+                try:
+                    os.lseek(stream.fileno(), len(line), os.SEEK_SET)
+                    self._index(stream)
+                    faults.point("hosted.indexed")
+                    self._make_shallow(sent.shallow)
+                    self._check(sent)
+                    self._apply(sent, hashlib.sha256(line).hexdigest())
+                except OSError as error:
+                    raise _refused(f"{self.path.name}: {error.strerror or error}") from error
+                except WorkerError as error:
+                    if isinstance(error, MissingError):
+                        raise
+                    raise _refused(error.message) from error
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep others from changing it at the same time (workers push to it all the while)."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        name = self.path.with_suffix(".lock")
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            self._sweep()
+            yield
+        finally:
+            os.close(fd)
+
+    def _sweep(self) -> None:
+        """Remove lock files that a git left which did not live to its end."""
+        oldest = time.time() - _OLD_LOCK
+        for path in (*self.path.glob("*.lock"), *self.path.glob("refs/**/*.lock")):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+
+    def _make(self, form: str) -> None:
+        sha256 = form == "sha256"
+        if self.exists:
+            if ("objectformat = sha256" in read(str(self.path / "config"))) != sha256:
+                raise _refused(f"{self.path} holds a repository of another object format")
+            return
+        for name in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "hooks"):
+            (self.path / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path.chmod(0o700)
+        lines = [
+            "[core]",
+            f"\trepositoryformatversion = {int(sha256)}",
+            "\tbare = true",
+            *(["[extensions]", "\tobjectformat = sha256"] if sha256 else []),
+            "[gc]",
+            "\tauto = 0",
+            "[receive]",
+            "\tautogc = false",
+            # an order may begin at a commit that no branch holds
+            "[uploadpack]",
+            "\tallowAnySHA1InWant = true",
+        ]
+        write(str(self.path / "config"), "\n".join(lines) + "\n")
+        write(str(self.path / "HEAD"), "ref: refs/heads/main\n")
+
+    def _index(self, stream: IO[bytes]) -> None:
+        """Take the objects of the pack at which the stream stands."""
+        head = os.pread(stream.fileno(), 12, os.lseek(stream.fileno(), 0, os.SEEK_CUR))
+        if head[8:] in (b"", b"\0\0\0\0"):
+            return
+        done = self._plumb("index-pack", "--stdin", "--fix-thin", stdin=stream)
+        if done.returncode:
+            words = os.fsdecode(done.stderr).strip()[-300:]
+            if "unresolved delta" in words:
+                raise MissingError(words, reason="workspace_failed")
+            raise WorkerError(f"could not take the repository: {words}", reason="workspace_failed")
+        packs = self.path / "objects" / "pack"
+        if sum(1 for _ in packs.iterdir()) > 3 * _MANY_PACKS:
+            self._git.run("repack", "--geometric=2", "-d", "-q")
+
+    def _plumb(
+        self, *args: str, stdin: IO[bytes] | None = None, text: bytes = b""
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run git with an open file or a text as its input."""
+        argv = ["git", "-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0", *args]
+        env = {**environment(os.environ), "GIT_DIR": str(self.path)}
+        with contextlib.ExitStack() as stack:
+            if stdin is None:
+                stdin = stack.enter_context(tempfile.TemporaryFile())
+                stdin.write(text)
+                stdin.seek(0)
+            try:
+                return subprocess.run(
+                    argv,
+                    cwd=self.path,
+                    env=env,
+                    stdin=stdin,
+                    capture_output=True,
+                    start_new_session=True,
+                    check=False,
+                )
+            except FileNotFoundError as error:
+                raise WorkerError("git is not installed", reason="workspace_failed") from error
+
+    def _make_shallow(self, sent: Sequence[str]) -> None:
+        """Let history end where it ends there, and where it has to end here for older commits."""
+        path = str(self.path / "shallow")
+        old = read(path).split()
+        if not old and not sent:
+            return
+        keep = dict.fromkeys(sent)
+        for commit in old:
+            if commit not in keep and not self._has_parents(commit):
+                keep[commit] = None
+        if list(keep) == old:
+            return
+        if keep:
+            write(path, "".join(f"{commit}\n" for commit in keep))
+        else:
+            files.discard(path)
+
+    def _has_parents(self, commit: str) -> bool:
+        text = self._git.run("cat-file", "commit", commit).text.partition("\n\n")[0]
+        parents = [line[7:] for line in text.splitlines() if line.startswith("parent ")]
+        return all(not self._git.run("cat-file", "-e", parent).code for parent in parents)
+
+    def _check(self, sent: Snapshot) -> None:
+        """See that all is here that the sent refs need."""
+        if not sent.objects:
+            return
+        asked = "".join(f"{value}\n" for value in sent.objects).encode()
+        argv = ("rev-list", "--quiet", "--objects", "--stdin", "--not", "--all")
+        done = self._plumb(*argv, text=asked)
+        if done.returncode:
+            words = os.fsdecode(done.stderr).strip()[-300:]
+            raise MissingError(f"objects are missing: {words}", reason="workspace_failed")
+
+    def _apply(self, sent: Snapshot, digest: str) -> None:
+        known = self._known()
+        both = {name: {*known.get(name, ()), value} for name, value in sent.refs.items()}
+        self._note({**known, **both})
+        faults.point("hosted.noted")
+        for _ in range(_RETRIES):
+            now = self.refs()
+            gone = [
+                (name, value)
+                for name, value in now.items()
+                if name.startswith(OWN) and name not in sent.refs and value in known.get(name, ())
+            ]
+            moved = [
+                (name, value, now.get(name, ""))
+                for name, value in sent.refs.items()
+                if now.get(name) != value and self._is_theirs(now.get(name), value, both[name])
+            ]
+            if self._move(gone, moved):
+                break
+        else:  # a name in the way of another (`a` and `a/b`): what can be moved is moved
+            for one in gone:
+                self._move([one], [])
+            for each in moved:
+                self._move([], [each])
+        if len(moved) > _MANY:
+            self._git.run("pack-refs", "--all")
+        self._point_head(sent.head)
+        faults.point("hosted.applied")
+        self._note({name: {value} for name, value in sent.refs.items()}, digest)
+
+    def _is_theirs(self, now: str | None, new: str, known: set[str]) -> bool:
+        """Whether a ref may go to its new value: nothing of a worker would be lost by that."""
+        if now is None or now in known:
+            return True
+        return not self._git.run("merge-base", "--is-ancestor", now, new).code
+
+    def _move(self, gone: Iterable[tuple[str, str]], moved: Iterable[tuple[str, str, str]]) -> bool:
+        """Move refs from the values that were seen; False when a worker was quicker."""
+        deleted = "".join(f"delete {name}\0{value}\0" for name, value in gone)
+        # an empty old value says that the ref must not be there
+        updated = "".join(
+            f"update {name}\0{new}\0{old or '0' * len(new)}\0" for name, new, old in moved
+        )
+        for text in (deleted, updated):
+            if text:
+                done = self._plumb(
+                    "update-ref", "--no-deref", "-z", "--stdin", text=os.fsencode(text)
+                )
+                if done.returncode:
+                    return False
+        return True
+
+    def _point_head(self, head: str) -> None:
+        now = read(str(self.path / "HEAD")).strip()
+        if head and head != now:
+            if head.startswith("ref: "):
+                self._git.run("symbolic-ref", "HEAD", head.removeprefix("ref: "))
+            else:
+                self._git.run("update-ref", "--no-deref", "HEAD", head)
+
+    # --- what is known to be the other machine's ----------------------------------------------
+
+    def _known(self) -> dict[str, set[str]]:
+        known: dict[str, set[str]] = {}
+        for line in read(str(self.path / _KNOWN)).splitlines()[1:]:
+            value, _, name = line.partition(" ")
+            known.setdefault(name, set()).add(value)
+        return known
+
+    def _note(self, known: Mapping[str, Iterable[str]], digest: str = "") -> None:
+        lines = [f"{value} {name}\n" for name in known for value in known[name]]
+        write(str(self.path / _KNOWN), f"{digest}\n{''.join(lines)}")
+
+    def learn(self, came_home: Mapping[str, str]) -> None:
+        """Note that values of refs are on the other machine now: those refs follow it again."""
+        with self.lock():
+            known = self._known()
+            for name, value in came_home.items():
+                known[name] = {*known.get(name, ()), value}
+            self._note(known, self.digest)
+
+    # --- what goes to the other machine -------------------------------------------------------
+
+    def pack(self, wanted: Sequence[str], file: Path, *, whole: bool) -> None:
+        """Write a pack with commits and what the other machine lacks for them.
+
+        Args:
+            wanted: the commits.
+            file: where it goes.
+            whole: with all of their history, as if nothing were there.
+
+        Raises:
+            WorkerError: it cannot be made.
+        """
+        lines = [f"{value}\n" for value in wanted]
+        if not whole:
+            known = {value for values in self._known().values() for value in values}
+            lines += [f"^{value}\n" for value in known]
+        argv = ["pack-objects", "--revs", "--stdout", "--thin", "--delta-base-offset", "-q"]
+        with file.open("wb") as out:
+            env = {**environment(os.environ), "GIT_DIR": str(self.path)}
+            done = subprocess.run(
+                ["git", *argv],
+                cwd=self.path,
+                env=env,
+                input="".join(lines).encode(),
+                stdout=out,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                check=False,
+            )
+        if done.returncode:
+            words = os.fsdecode(done.stderr).strip()[-300:]
+            raise WorkerError(f"the work cannot be packed: {words}", reason="internal")
+
+
+def _refused(why: str) -> SpawnRefusedError:
+    return SpawnRefusedError(
+        f"the repository cannot be kept there: {why}", mend="see disk and git of that machine"
+    )
+
+
+def told(value: Mapping[str, Json], name: str, kind: type) -> object:
+    """Return one parameter of a request.
+
+    Raises:
+        UsageError: it is missing or of another type.
+    """
+    found = value.get(name)
+    if type(found) is not kind:
+        raise UsageError(f"{name!r} is missing or not of the type {kind.__name__}")
+    return found

@@ -1,0 +1,474 @@
+"""The far side of rigs that are paths of the machine that orders.
+
+Such a repository is kept here as a copy (`hosted.py`); a worker works on the copy, and its
+result is held back until the near side has fetched the work and has seen it in its own repository.
+All requests can be repeated: what is uploaded is named by its content and goes on where it
+stopped, and what was written once is found again.
+
+Requests (each parameter is checked; the peer is trusted with nothing but its own repositories):
+
+- `x-rig-refs {key, digest, after}` → `{same, tips, next}`: is the copy equal to that digest, and
+  what does it hold;
+- `x-rig-put {key, sha256, size, offset, data}` → `{offset}`: one chunk of an upload, and how much
+  is there;
+- `x-rig-take {key, sha256}` → `{missing}`: let the copy become what was uploaded;
+- `x-rig-want {worker, whole, key}` → `{branch, commit, checkpoint, sha256, size, data}`: what is
+  to be fetched of a worker;
+- `x-rig-get {worker, sha256, offset}` → `{data}`: one chunk of that;
+- `x-rig-home {worker, branch, commit, checkpoint, refused}` → the worker's status: it is fetched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import dataclasses
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from outpost_core import faults, wire
+from outpost_core.backend import BuildContext
+from outpost_core.errors import (
+    ConflictError,
+    NotFoundError,
+    SpawnRefusedError,
+    UsageError,
+    WorkerError,
+)
+from outpost_core.hookspecs import hookimpl
+from outpost_core.types import (
+    Cleaned,
+    Json,
+    Order,
+    Result,
+    State,
+    WorkerStatus,
+    split_worker_id,
+)
+from outpost_core.worker import files, status
+from outpost_core.worker.names import check_branch
+from outpost_core.worker.workspace import checkpoint_ref
+from outpost_local.options import LocalOptions
+from outpost_local.outpost import LocalOutpost
+from outpost_ssh.far.hosted import (
+    HOSTED,
+    Hosted,
+    MissingError,
+    check_oid,
+    key_of,
+    local_path,
+    told,
+)
+
+#: What a worker is shown as that has ended and whose work is not home yet.
+WAITS: Final = "waits to be fetched"
+#: In a worker's folder: `{"branch", "commit", "checkpoint", "refused", "at"}`, its work is home.
+HOME: Final = "home.json"
+#: Bytes of a chunk before base64.
+CHUNK: Final = 512 * 1024
+#: Seconds that a chunk waits for those before it.
+_IN_ORDER = 5.0
+#: Seconds after which what nobody fetched or finished is removed; it can be made again.
+_STALE = 86400.0
+#: Bytes of disk that an upload leaves free.
+_RESERVE = 64 << 20
+#: Objects in one answer.
+_PAGE = 8000
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+class HostingOutpost(LocalOutpost):
+    """The local outpost, for workers whose rig may be a copy of one on another machine."""
+
+    #: Identity of the near program's state, from its hello; "" for one that hosts nothing here.
+    controller: str = ""
+
+    def __init__(self, name: str, options: LocalOptions, context: BuildContext) -> None:
+        super().__init__(name, options, context)
+        # ended workers that are shown as such, so that their files are not read again
+        self._shown: dict[str, tuple[tuple[str, float | None], WorkerStatus]] = {}
+
+    def _rig(self, order: Order) -> str | None:
+        path = local_path(order.rig)
+        if path is None or not self.controller:
+            return None
+        hosted = Hosted(self.root, key_of(self.controller, path))
+        return str(hosted.path) if hosted.exists else None
+
+    def _looked_at(self, found: WorkerStatus) -> WorkerStatus:
+        seen = super()._looked_at(found)
+        return seen if seen.result is None else self._as_home(seen)
+
+    def _as_home(self, seen: WorkerStatus) -> WorkerStatus:
+        """Return an ended worker's status with what is known of its way home."""
+        assert seen.result is not None
+        known = self._shown.get(seen.id)
+        if known is not None and known[0] == (seen.digest, seen.result.finished_at):
+            return known[1]
+        folder = self._folder(seen.id)
+        home = files.load(str(folder), HOME)
+        if home is None and copy_of(folder) is not None and _to_fetch(seen.id, seen.result):
+            return dataclasses.replace(seen, state=State.WORKING, detail=WAITS, result=None)
+        shown = seen if home is None else _at_home(seen, home)
+        self._shown[seen.id] = ((seen.digest, seen.result.finished_at), shown)
+        return shown
+
+    def folder_of(self, worker: str) -> Path:
+        """Return the folder of a worker; raises NotFoundError when there is none."""
+        return self._known(worker)
+
+    def show(self, worker: str) -> WorkerStatus:
+        """Return a worker's status as `outpost_list` shows it."""
+        return self._looked_at(status.read(self._known(worker)))
+
+    @hookimpl
+    async def outpost_clean(self, worker: str, force: bool) -> Cleaned:
+        """Remove an ended worker's files; not before its work was fetched, unless forced."""
+        where = await asyncio.to_thread(self._not_home, worker)
+        if where and not force:
+            return Cleaned(removed=False, detail=f"its work {WAITS}; until then it is in {where}")
+        cleaned: Cleaned = await super().outpost_clean(worker=worker, force=force)
+        if cleaned.removed:
+            self._shown.pop(worker, None)
+            if where:
+                detail = f"its work was not fetched; it stays on that machine in {where}"
+                cleaned = dataclasses.replace(
+                    cleaned, rescued=cleaned.rescued or where, detail=cleaned.detail or detail
+                )
+        return cleaned
+
+    def _not_home(self, worker: str) -> str:
+        """Return where the unfetched work of an ended worker is; "" when there is none."""
+        try:
+            folder = self._known(worker)
+            found = status.read(folder)
+        except NotFoundError:
+            return ""
+        copy = copy_of(folder)
+        if copy is None or found.result is None or (folder / HOME).exists():
+            return ""
+        result = found.result
+        if not _to_fetch(worker, result):
+            return ""
+        return f"{copy}, {result.branch or result.checkpoint}"
+
+
+def copy_of(folder: Path) -> Path | None:
+    """Return the copy that a worker works on; None when its rig is no copy."""
+    rig = (files.load(str(folder), files.LAUNCH) or {}).get("rig")
+    return Path(rig) if rig else None
+
+
+def _to_fetch(worker: str, result: Result) -> bool:
+    return bool(result.commit) or result.checkpoint == checkpoint_ref(worker)
+
+
+def _at_home(seen: WorkerStatus, home: Mapping[str, Any]) -> WorkerStatus:
+    result = seen.result
+    assert result is not None
+    branch, checkpoint = home.get("branch"), home.get("checkpoint")
+    if home.get("refused"):
+        result = dataclasses.replace(
+            result,
+            state=State.FAILED,
+            reason="push_failed",
+            message=str(home["refused"]),
+            branch=None,
+            commit=None,
+            checkpoint=checkpoint,
+        )
+    else:
+        message = result.message
+        if branch != result.branch:
+            message += f"; at home it is {branch}, since {result.branch} has other work there"
+        result = dataclasses.replace(result, branch=branch, message=message)
+    return dataclasses.replace(seen, state=result.state, detail=result.reason, result=result)
+
+
+# --- the copy follows the repository ----------------------------------------------------------
+
+
+async def refs(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
+    """Say whether a copy is equal to what its owner has, and what it holds."""
+    hosted = Hosted(outpost.root, params.get("key"))
+    digest, after = told(params, "digest", str), str(params.get("after") or "")
+    if hosted.digest == digest:
+        return {"same": True, "tips": [], "next": None}
+    tips = [tip for tip in await asyncio.to_thread(hosted.tips) if tip > after]
+    more = tips[_PAGE - 1] if len(tips) > _PAGE else None
+    return {"same": False, "tips": [*tips[:_PAGE]], "next": more}
+
+
+async def put(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
+    """Take one chunk of an upload; answers how much of it is there now."""
+    file = _upload(outpost, params)
+    size, offset = _count(params, "size"), _count(params, "offset")
+    data = _bytes(params.get("data", ""))
+    if offset + len(data) > size:
+        raise UsageError("a chunk goes beyond the end of its upload")
+    deadline = time.monotonic() + _IN_ORDER
+    while True:
+        there = await asyncio.to_thread(_append, outpost, file, offset, data, size)
+        if there >= offset or time.monotonic() > deadline:
+            return {"offset": there}
+        await asyncio.sleep(0.005)
+
+
+def _append(outpost: HostingOutpost, file: Path, offset: int, data: bytes, size: int) -> int:
+    """Append a chunk where it is the next one; returns the size that there is."""
+    import fcntl
+
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _no_room(file, error.strerror or str(error)) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        there = os.fstat(fd).st_size
+        if there == 0:
+            _sweep(file.parent)
+            # twice: the pack as it came, and in the copy
+            free = shutil.disk_usage(file.parent).free - outpost.options.disk_floor
+            if free < 2 * size + min(_RESERVE, size):
+                file.unlink()
+                raise _no_room(file, f"{2 * size} bytes are needed, {max(free, 0)} are free")
+        if there == offset and data:
+            try:
+                os.lseek(fd, there, os.SEEK_SET)
+                files.write_all(fd, data)
+            except OSError as error:
+                file.unlink()  # a full disk is of no use to anybody
+                raise _no_room(file, error.strerror or str(error)) from error
+            there += len(data)
+        return there
+    finally:
+        os.close(fd)
+
+
+def _no_room(file: Path, why: str) -> SpawnRefusedError:
+    return SpawnRefusedError(
+        f"the repository cannot be kept there: {file.parent}: {why}",
+        mend="make room on that machine: outpost clean",
+    )
+
+
+async def take(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
+    """Let a copy become what was uploaded; `missing` says on what it builds that is not there."""
+    hosted, file = Hosted(outpost.root, params.get("key")), _upload(outpost, params)
+    try:
+        await asyncio.to_thread(_take, hosted, file)
+    except MissingError as error:
+        return {"missing": error.message}
+    return {"missing": None}
+
+
+def _take(hosted: Hosted, file: Path) -> None:
+    try:
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            stream.seek(0)
+            head = hashlib.sha256(stream.readline()).hexdigest()
+    except FileNotFoundError:
+        raise MissingError("it was not uploaded", reason="workspace_failed") from None
+    if digest != file.name.rpartition(".")[2]:
+        file.unlink(missing_ok=True)
+        raise MissingError("it did not arrive as it was sent", reason="workspace_failed")
+    try:
+        if hosted.digest != head:
+            hosted.take(file)
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _upload(outpost: HostingOutpost, params: Mapping[str, Json]) -> Path:
+    hosted, digest = Hosted(outpost.root, params.get("key")), params.get("sha256")
+    if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+        raise UsageError(f"{ascii(digest)[:80]} is not a SHA-256")
+    return outpost.root / HOSTED / "incoming" / f"{hosted.key}.{digest}"
+
+
+# --- the work goes home -----------------------------------------------------------------------
+
+
+async def want(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
+    """Say what is to be fetched of a worker; a small pack comes along at once.
+
+    With `key`, the worker may be cleaned already: then it is what its checkpoint there holds.
+    """
+    worker, whole = _worker(params), bool(params.get("whole"))
+    return await asyncio.to_thread(_want, outpost, worker, params.get("key"), whole)
+
+
+def _want(outpost: HostingOutpost, worker: str, key: Json, whole: bool) -> Json:
+    branch = commit = checkpoint = None
+    ref = checkpoint_ref(worker)
+    try:
+        folder = outpost.folder_of(worker)
+    except NotFoundError:
+        if key is None:
+            raise
+        hosted = Hosted(outpost.root, key)
+        checkpoint = hosted.refs().get(ref)
+    else:
+        hosted = _hosted_of(outpost, folder)
+        result = status.read(folder).result
+        if result is None or result.finished_at is None:
+            raise UsageError(f"{worker} has not ended yet")
+        branch, commit = result.branch, result.commit
+        if result.checkpoint == ref:
+            checkpoint = hosted.refs().get(ref)
+    answer: dict[str, Json] = {"branch": branch, "commit": commit, "checkpoint": checkpoint}
+    wanted = [value for value in (commit, checkpoint) if value]
+    if not wanted:
+        return {**answer, "sha256": None, "size": 0, "data": ""}
+    place = _outgoing(outpost, worker)
+    asked = {**answer, "whole": whole}
+    made = files.load(str(place), "about.json")
+    if made is None or made.get("asked") != asked or not (place / str(made["sha256"])).exists():
+        made = _pack(hosted, place, wanted, asked)
+    answer |= {"sha256": made["sha256"], "size": made["size"], "data": ""}
+    if made["size"] <= CHUNK:
+        answer["data"] = base64.b64encode((place / made["sha256"]).read_bytes()).decode("ascii")
+    return answer
+
+
+def _pack(
+    hosted: Hosted, place: Path, wanted: list[str], asked: Mapping[str, Json]
+) -> dict[str, Any]:
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _sweep(place.parent)
+    place.mkdir(mode=0o700, exist_ok=True)
+    staged = place / f".{os.getpid()}.{os.urandom(4).hex()}"
+    try:
+        hosted.pack(wanted, staged, whole=bool(asked["whole"]))
+        with staged.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        about = {"asked": dict(asked), "sha256": digest, "size": staged.stat().st_size}
+        staged.rename(place / digest)
+        files.store(str(place), "about.json", about)
+    except OSError as error:
+        why = f"the work cannot be packed: {error.strerror or error}"
+        raise WorkerError(why, reason="disk_full") from error
+    finally:
+        staged.unlink(missing_ok=True)
+    return about
+
+
+async def get(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
+    """Return one chunk of what `want` told."""
+    digest, offset = params.get("sha256"), _count(params, "offset")
+    if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+        raise UsageError(f"{ascii(digest)[:80]} is not a SHA-256")
+    file = _outgoing(outpost, _worker(params)) / digest
+    try:
+        data = await asyncio.to_thread(_read, file, offset)
+    except FileNotFoundError:
+        raise NotFoundError("that pack is gone", mend="ask for it anew") from None
+    return {"data": base64.b64encode(data).decode("ascii")}
+
+
+def _read(file: Path, offset: int) -> bytes:
+    with file.open("rb", buffering=0) as stream:
+        os.utime(file.parent)  # it is in use
+        return os.pread(stream.fileno(), CHUNK, offset)
+
+
+async def home(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
+    """Take it down that a worker's work is in the repository at home; show how it ended."""
+    return await asyncio.to_thread(_home, outpost, params)
+
+
+def _home(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
+    worker = _worker(params)
+    folder = outpost.folder_of(worker)
+    result = status.read(folder).result
+    hosted = _hosted_of(outpost, folder)
+    if result is None or result.finished_at is None:
+        raise UsageError(f"{worker} has not ended yet")
+    branch, commit, refused = (params.get(name) for name in ("branch", "commit", "refused"))
+    checkpoint = params.get("checkpoint")
+    if commit != result.commit:
+        raise ConflictError(f"{worker} ended with another commit than {ascii(commit)[:80]}")
+    if (branch is None) != (result.branch is None or bool(refused)):
+        raise UsageError("a branch is to be told exactly where there is one")
+    if branch is not None and check_branch(str(branch)) == result.branch and commit:
+        hosted.learn({f"refs/heads/{branch}": check_oid(commit)})
+    if checkpoint is not None:
+        hosted.learn({checkpoint_ref(worker): check_oid(checkpoint)})
+    if not (folder / HOME).exists():
+        about = {
+            "branch": branch,
+            "commit": commit,
+            "checkpoint": checkpoint_ref(worker) if checkpoint else None,
+            "refused": str(refused)[:900] if refused else None,
+            "at": time.time(),
+        }
+        files.store(str(folder), HOME, about, sync=True)
+    faults.point("hosted.home")
+    shutil.rmtree(_outgoing(outpost, worker), ignore_errors=True)
+    return wire.to_json(outpost.show(worker))
+
+
+def _hosted_of(outpost: HostingOutpost, folder: Path) -> Hosted:
+    copy = copy_of(folder)
+    if copy is None:
+        raise UsageError(f"the rig of {folder.name} is no copy of another machine's")
+    return Hosted(outpost.root, copy.name.removesuffix(".git"))
+
+
+def _outgoing(outpost: HostingOutpost, worker: str) -> Path:
+    return outpost.root / HOSTED / "outgoing" / worker
+
+
+def _sweep(folder: Path) -> None:
+    oldest = time.time() - _STALE
+    for entry in folder.iterdir():
+        try:
+            if entry.stat().st_mtime >= oldest:
+                continue
+        except OSError:
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def _worker(params: Mapping[str, Json]) -> str:
+    worker = str(told(params, "worker", str))
+    split_worker_id(worker)
+    return worker
+
+
+def _count(params: Mapping[str, Json], name: str) -> int:
+    value = told(params, name, int)
+    assert isinstance(value, int)
+    if value < 0:
+        raise UsageError(f"{name} is negative")
+    return value
+
+
+def _bytes(text: Json) -> bytes:
+    try:
+        return base64.b64decode(str(text), validate=True)
+    except (binascii.Error, ValueError):
+        raise UsageError("a chunk is not base64") from None
+
+
+#: Further methods of the far server.
+METHODS: Final[Mapping[str, Callable[[Any, Mapping[str, Json]], Awaitable[Json]]]] = {
+    "x-rig-refs": refs,
+    "x-rig-put": put,
+    "x-rig-take": take,
+    "x-rig-want": want,
+    "x-rig-get": get,
+    "x-rig-home": home,
+}
