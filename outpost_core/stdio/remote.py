@@ -1,0 +1,487 @@
+"""An outpost object whose other half answers at the end of a byte stream.
+
+The stream is only a way to ask: it is opened when something is asked, and opened anew when it
+broke. What can be repeated is repeated once; a log goes on where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import random
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+from outpost_core import wire
+from outpost_core.backend import BuildContext, Outpost, OutpostOptions
+from outpost_core.errors import (
+    ConflictError,
+    NotFoundError,
+    OutpostError,
+    PluginError,
+    SpawnRefusedError,
+    UnreachableError,
+    UnsupportedError,
+    UsageError,
+)
+from outpost_core.hookspecs import CAPABILITIES, TRAITS, hookimpl
+from outpost_core.stdio.client import Client
+from outpost_core.stdio.protocol import (
+    MAX_FRAME,
+    BrokenChannelError,
+    FrameTooLargeError,
+    clean,
+)
+from outpost_core.types import Cleaned, Finding, Health, Json, Message, Order, WorkerStatus
+
+T = TypeVar("T")
+
+#: Bytes of a log that are asked for at once; as base64 they fit a line.
+CHUNK: Final = (MAX_FRAME - 1024) // 4 * 3
+#: Seconds that a follower's request waits for output.
+WAIT: Final = 20.0
+#: Seconds without any byte after which a call that is given up takes the line for dead.
+SILENCE: Final = 5.0
+#: Seconds between two tries to follow a log at an outpost that cannot be reached, at most.
+MOST_PAUSE: Final = 15.0
+#: capability → its method, where they are called differently.
+_METHODS: Final = {"attach": "viewer"}
+
+
+class StdioOutpost(Outpost):
+    """An outpost that is served by a program at the other end of a byte stream.
+
+    A subclass gives `connect`, and `capabilities`. It may call further methods of its server
+    with `call`, and override a hook, marked with `@hookimpl` again.
+    """
+
+    def __init__(self, name: str, options: OutpostOptions, context: BuildContext) -> None:
+        super().__init__(name, options, context)
+        self._client: Client | None = None
+        self._connecting: asyncio.Task[Client] | None = None
+        self._followers = 0
+        self._seen: dict[str, tuple[Json, WorkerStatus]] = {}
+
+    # --- the channel ------------------------------------------------------------------------
+
+    async def connect(self) -> Client:
+        """Open a channel to the server. Called when there is none, never twice at once.
+
+        Raises:
+            UnreachableError: it could not be opened; says `sent=False`.
+            OutpostError: the server does not want to serve.
+        """
+        raise NotImplementedError
+
+    def given_up(self, client: Client, why: str) -> None:
+        """End a channel on which nothing is heard; a subclass also drops what is below it.
+
+        Args:
+            client: the channel.
+            why: goes on after the peer's name.
+        """
+        client.drop(why)
+
+    async def client(self) -> Client:
+        """Return the live channel, opened now if there is none.
+
+        Raises:
+            OutpostError: as of `connect`.
+        """
+        if self._client is not None and not self._client.closed.is_set():
+            return self._client
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect())
+            self._connecting.add_done_callback(lambda task: task.cancelled() or task.exception())
+        # all that wait share one try, and one that leaves does not take it from the others
+        return await asyncio.shield(self._connecting)
+
+    async def _connect(self) -> Client:
+        try:
+            self._client = await self.connect()
+            return self._client
+        finally:
+            self._connecting = None
+
+    async def call(
+        self, method: str, params: Mapping[str, Json] | None = None, *, repeat: bool = True
+    ) -> Json:
+        """Ask the server, on a new channel if there is none or it breaks.
+
+        A call that is cancelled after seconds in which nothing was heard takes the channel for
+        dead, so that the next call opens a new one.
+
+        Args:
+            method: its name.
+            params: its arguments.
+            repeat: ask once more when the channel broke before an answer came. Only for what may
+                be done twice.
+
+        Raises:
+            UnreachableError: no answer; `sent` is False only when certainly nothing was asked.
+            UnsupportedError: the server has no such method.
+            OutpostError: what the server answered.
+        """
+        return await self._asked(method, params, repeat=repeat, patience=SILENCE)
+
+    async def _asked(
+        self,
+        method: str,
+        params: Mapping[str, Json] | None,
+        *,
+        repeat: bool,
+        patience: float,
+        deadline: float | None = None,
+    ) -> Json:
+        broken: UnreachableError | None = None
+        while True:
+            try:
+                client = await self.client()
+                self._check_offered(client, method)
+                return await self._exchange(client, method, params, patience, deadline)
+            except BrokenChannelError as error:
+                if not repeat and error.sent:
+                    raise
+                if broken is not None:
+                    error.sent = error.sent or broken.sent
+                    raise
+                broken = error
+            except OutpostError as error:
+                if broken is not None and broken.sent:
+                    raise _in_doubt(error, broken, method) from error
+                raise
+
+    async def _exchange(
+        self,
+        client: Client,
+        method: str,
+        params: Mapping[str, Json] | None,
+        patience: float,
+        deadline: float | None,
+    ) -> Json:
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(deadline):
+                return await client.call(method, params)
+        except (TimeoutError, asyncio.CancelledError) as error:
+            silent = time.monotonic() - max(begun, client.heard)
+            if silent >= patience and not client.closed.is_set():
+                self.given_up(client, f"has not been heard of for {silent:.0f} s")
+            if isinstance(error, TimeoutError):
+                raise BrokenChannelError(
+                    f"{client.peer} did not answer {method} within {deadline:g} s"
+                ) from None
+            raise
+
+    def _check_offered(self, client: Client, method: str) -> None:
+        if method not in client.hello.methods:
+            raise UnsupportedError(
+                f"the program of {self.name} ({client.hello.server}) has no method {method!r}",
+                mend=f"outpost doctor {self.name} compares what is declared with what it offers",
+            )
+
+    # --- required -----------------------------------------------------------------------------
+
+    @hookimpl
+    async def outpost_spawn(self, order: Order) -> WorkerStatus:
+        """Hand the order over, with the values of its secrets apart from it.
+
+        Raises:
+            SpawnRefusedError: nothing was started.
+            ConflictError: the id exists with another order.
+            UnreachableError: nothing is known, unless it says `sent=False`.
+            UnsupportedError: the server does not offer what the order needs.
+        """
+        client = await self.client()
+        self._check_needs(client, order)
+        try:
+            return self._read(WorkerStatus, await self.call("spawn", spawn_params(order)), "spawn")
+        except FrameTooLargeError as error:
+            raise SpawnRefusedError(error.message, mend=error.mend) from error
+
+    def _check_needs(self, client: Client, order: Order) -> None:
+        rig = order.rig is not None
+        needs = {
+            "secrets": bool(order.secrets),
+            "interactive": order.agent.interactive,
+            "rig": rig,
+        }
+        for trait, needed in needs.items():
+            if needed and trait not in client.hello.capabilities:
+                raise UnsupportedError(
+                    f"the program of {self.name} ({client.hello.server}) does not offer {trait!r},"
+                    f" which {order.worker} needs",
+                    mend=f"outpost doctor {self.name}",
+                )
+
+    @hookimpl
+    async def outpost_list(self) -> Sequence[WorkerStatus]:
+        """Return all workers, read page by page where there are many."""
+        for _ in range(3):
+            with suppress(NotFoundError):  # a page of a list that the server has forgotten
+                return await self._list_once()
+        raise UnreachableError(
+            f"{self.name} forgets its list while it is read", mend=f"outpost doctor {self.name}"
+        )
+
+    async def _list_once(self) -> list[WorkerStatus]:
+        seen: dict[str, tuple[Json, WorkerStatus]] = {}
+        async for item in self._pages("list", "workers", {}):
+            name = item.get("id") if isinstance(item, dict) else None
+            before = self._seen.get(name) if isinstance(name, str) else None
+            if before is not None and before[0] == item:  # to compare is cheap, to build is not
+                seen[before[1].id] = before
+            else:
+                status = self._read(WorkerStatus, item, "list")
+                seen[status.id] = (item, status)
+        self._seen = seen
+        return [status for _, status in seen.values()]
+
+    async def _pages(
+        self, method: str, key: str, params: Mapping[str, Json]
+    ) -> AsyncIterator[Json]:
+        cursor: Json = None
+        while True:
+            more: dict[str, Json] = {} if cursor is None else {"after": cursor}
+            page = self._object(await self.call(method, {**params, **more}), method)
+            items, before, cursor = page.get(key), cursor, page.get("next")
+            if not isinstance(items, list) or not isinstance(cursor, str | None):
+                raise self._odd(method)
+            for item in items:
+                yield item
+            if cursor is None:
+                return
+            if cursor == before or not items:
+                raise self._odd(method)
+
+    @hookimpl
+    async def outpost_ping(self) -> Health:
+        """Ask whether a worker could be started there now."""
+        return self._read(Health, await self.call("ping"), "ping")
+
+    @hookimpl
+    async def outpost_logs(self, worker: str, offset: int, follow: bool) -> AsyncIterator[bytes]:
+        """Yield the worker's output from byte `offset` on, across broken channels.
+
+        With `follow`, an outpost that cannot be reached is waited for, however long.
+
+        Raises:
+            NotFoundError: there is no such worker.
+            UnreachableError: no answer, without `follow`.
+        """
+        pause = Pause()
+        self._followers += follow
+        asking = self._ask_log(worker, offset, follow)
+        try:
+            while True:
+                begun = time.monotonic()
+                try:
+                    data, end = await asking
+                except UnreachableError:
+                    if not follow:
+                        raise
+                    await pause.longer()
+                    asking = self._ask_log(worker, offset, follow)
+                    continue
+                offset += len(data)
+                over = end or not (data or follow)
+                if not over:
+                    if data:
+                        pause.reset()
+                    elif time.monotonic() - begun < 0.05:  # a server that does not wait
+                        await pause.short()
+                    # asked for already while the caller looks at what there is
+                    asking = self._ask_log(worker, offset, follow)
+                if data:
+                    yield data
+                if over:
+                    return
+        finally:
+            self._followers -= follow
+            asking.cancel()
+            await asyncio.wait({asking})
+            _ = asking.cancelled() or asking.exception()
+
+    def _ask_log(self, worker: str, offset: int, follow: bool) -> asyncio.Task[tuple[bytes, bool]]:
+        return asyncio.create_task(self._log_piece(worker, offset, follow))
+
+    async def _log_piece(self, worker: str, offset: int, follow: bool) -> tuple[bytes, bool]:
+        client = await self.client()
+        wait = self._wait(client.hello.inflight) if follow else 0.0
+        params: dict[str, Json] = {"worker": worker, "offset": offset, "max": CHUNK, "wait": wait}
+        late = wait + 15.0
+        answer = self._object(
+            await self._asked("logs", params, repeat=True, patience=late - 0.1, deadline=late),
+            "logs",
+        )
+        data, end = answer.get("data"), answer.get("end")
+        if not isinstance(data, str) or not isinstance(end, bool):
+            raise self._odd("logs")
+        try:
+            piece = binascii.a2b_base64(data, strict_mode=True)
+        except ValueError:
+            raise self._odd("logs") from None
+        if len(piece) > CHUNK:
+            raise self._odd("logs")
+        return piece, end
+
+    def _wait(self, inflight: int) -> float:
+        """Return how long a follower's request may wait, so that others find a place too."""
+        if inflight == 1:
+            return 0.0
+        if self._followers <= inflight // 2:
+            return WAIT
+        return 1.0 if self._followers < inflight else 0.1
+
+    @hookimpl
+    async def outpost_stop(self, worker: str, grace: float) -> None:
+        """Ask for the worker's end."""
+        await self.call("stop", {"worker": worker, "grace": grace})
+
+    # --- optional -----------------------------------------------------------------------------
+
+    @hookimpl
+    async def outpost_clean(self, worker: str, force: bool) -> Cleaned:
+        """Remove an ended worker's files there."""
+        answer = await self.call("clean", {"worker": worker, "force": force})
+        return self._read(Cleaned, answer, "clean")
+
+    @hookimpl
+    async def outpost_nudge(self, worker: str, text: str) -> None:
+        """Type into the worker's terminal; asked once only, since twice would be typed twice."""
+        await self.call("nudge", {"worker": worker, "text": text}, repeat=False)
+
+    @hookimpl
+    async def outpost_peek(self, worker: str, lines: int) -> str:
+        """Return the last lines of the worker's screen."""
+        answer = self._object(await self.call("peek", {"worker": worker, "lines": lines}), "peek")
+        if not isinstance(answer.get("text"), str):
+            raise self._odd("peek")
+        return str(answer["text"])
+
+    @hookimpl
+    async def outpost_mail(self, message: Message) -> None:
+        """Hand a message over; one without an id is never handed over twice."""
+        await self.call("mail", {"message": wire.to_json(message)}, repeat=bool(message.id))
+
+    @hookimpl
+    async def outpost_inbox(self, identity: str) -> Sequence[Message]:
+        """Return the messages that wait there."""
+        pages = self._pages("inbox", "messages", {"identity": identity})
+        return [self._read(Message, item, "inbox") async for item in pages]
+
+    @hookimpl
+    async def outpost_doctor(self, rig: str | None) -> Sequence[Finding]:
+        """Compare what is declared with what the server offers, and ask it for its own view."""
+        client = await self.client()
+        hello = client.hello
+        findings = [Finding(check="program", ok=True, detail=hello.server)]
+        lacking = sorted(self.capabilities - self.offered(client))
+        if lacking:
+            findings.append(
+                Finding(
+                    check="capabilities",
+                    ok=False,
+                    detail=f"the program does not offer {', '.join(lacking)}",
+                    mend=f"take out what it lacks from `capabilities` of {self.name}, or use a"
+                    " version of the program that has it",
+                )
+            )
+        if "doctor" in hello.methods:
+            answer = self._object(await self.call("doctor", {"rig": rig}), "doctor")
+            found = answer.get("findings")
+            if not isinstance(found, list):
+                raise self._odd("doctor")
+            findings += [self._read(Finding, item, "doctor") for item in found]
+        return findings
+
+    def offered(self, client: Client) -> frozenset[str]:
+        """Return the capabilities that the server offers, or that need nothing of it."""
+        hello = client.hello
+        methods = {c for c in CAPABILITIES if _METHODS.get(c, c) in hello.methods}
+        return frozenset(methods | (hello.capabilities & TRAITS.keys()) | {"doctor", "price"})
+
+    async def viewer(self, worker: str) -> list[str]:
+        """Return the argv that shows the worker on a terminal of the server's machine."""
+        answer = self._object(await self.call("viewer", {"worker": worker}), "viewer")
+        argv = answer.get("argv")
+        words = [word for word in argv if isinstance(word, str)] if isinstance(argv, list) else []
+        if not words or words != argv or any("\0" in word for word in words):
+            raise self._odd("viewer")
+        return words
+
+    @hookimpl
+    async def outpost_close(self) -> None:
+        """End the channel; workers go on."""
+        connecting, client, self._client = self._connecting, self._client, None
+        if connecting is not None:
+            connecting.cancel()
+            await asyncio.wait({connecting})
+        if client is not None:
+            await client.aclose()
+
+    # --- what the server says -----------------------------------------------------------------
+
+    def _read(self, kind: type[T], data: Json, method: str) -> T:
+        try:
+            return wire.from_json(kind, data)
+        except (UsageError, RecursionError) as error:
+            raise self._odd(method, str(error)) from None
+
+    def _object(self, data: Json, method: str) -> dict[str, Json]:
+        if not isinstance(data, dict):
+            raise self._odd(method)
+        return data
+
+    def _odd(self, method: str, why: str = "") -> PluginError:
+        return PluginError(
+            f"the program of {self.name} answered {method} with something odd"
+            + (f": {clean(why, 200)}" if why else ""),
+            mend="this is a defect of the program, see docs/reference/protocol.md",
+        )
+
+
+class Pause:
+    """Waits between two tries, longer each time up to a bound, and never in step with others."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin again with short waits: something was heard."""
+        self._next, self._short = 0.5, 0.02
+
+    async def longer(self) -> None:
+        """Wait before trying again to reach somebody."""
+        await asyncio.sleep(self._next * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+        self._next = min(self._next * 2, MOST_PAUSE)
+
+    async def short(self) -> None:
+        """Wait before asking again somebody who answers."""
+        await asyncio.sleep(self._short)
+        self._short = min(self._short * 1.3, 0.25)
+
+
+def spawn_params(order: Order) -> dict[str, Any]:
+    """Return the params of `spawn`: the order, the values of its secrets, and its digest."""
+    return {
+        "order": wire.to_json(order),
+        "secrets": {name: order.secrets[name] for name in order.secrets},
+        "digest": wire.digest(order),
+    }
+
+
+def _in_doubt(error: OutpostError, broken: UnreachableError, method: str) -> OutpostError:
+    """Return what is to be raised when the repeated request was answered with an error.
+
+    The first one may still be at work over there: a refusal of the second proves nothing.
+    """
+    if isinstance(error, UnreachableError) or (
+        method == "spawn" and not isinstance(error, ConflictError)
+    ):
+        return UnreachableError(
+            f"{broken.message}; asked again: {error.message}", mend=error.mend, sent=True
+        )
+    return error
