@@ -1,18 +1,18 @@
-"""A person at a worker: attach, nudge and peek."""
+"""A person at a worker: attach (as in the core), nudge and peek."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import fcntl
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Final
 
-from outpost_core.errors import OutpostError, UnsupportedError, UsageError
+from outpost_core.errors import OutpostError, UnsupportedError
+from outpost_core.viewer import attach as attach
+from outpost_core.viewer import check_terminal as check_terminal
 from outpost_core.worker import files
 
 #: Between a text and its Enter: programs that see both at once take them for a pasted line.
@@ -100,40 +100,6 @@ async def _open_fifo(worker: str, path: Path) -> int:
 def _write(fifo: int, data: bytes) -> None:
     while data:
         data = data[os.write(fifo, data) :]
-
-
-async def attach(worker: str, argv: list[str]) -> int:
-    """Run the viewer `argv` on this process's terminal; return its exit code.
-
-    Raises:
-        UsageError: there is no terminal.
-    """
-    check_terminal(worker)
-    # Inside another tmux, $TMUX would make ours refuse to nest.
-    env = {name: value for name, value in os.environ.items() if not name.startswith("TMUX")}
-    if "TMUX_TMPDIR" in os.environ:  # where the server's socket is
-        env["TMUX_TMPDIR"] = os.environ["TMUX_TMPDIR"]
-    process = await asyncio.create_subprocess_exec(*argv, env=env)
-    try:
-        return await process.wait()
-    except asyncio.CancelledError:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()  # only the viewer: the worker goes on
-        await process.wait()
-        raise
-
-
-def check_terminal(worker: str) -> None:
-    """Make sure that this program has a terminal to show `worker` on.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
-        raise UsageError(
-            f"attaching to {worker} needs a terminal",
-            mend=f"use `outpost logs -f {worker}` or `outpost peek {worker}`",
-        )
 
 
 def check_interactive(worker: str, interactive: bool) -> None:
