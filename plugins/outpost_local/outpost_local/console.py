@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from outpost_core.errors import OutpostError, UnsupportedError
-from outpost_core.viewer import attach as attach
-from outpost_core.viewer import check_terminal as check_terminal
+from outpost_core.viewer import attach, check_terminal
 from outpost_core.worker import files
+
+__all__ = ["attach", "check_interactive", "check_terminal", "nudge", "plain", "tail"]
 
 #: Between a text and its Enter: programs that see both at once take them for a pasted line.
 ENTER_PAUSE: Final = 0.3
