@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from outpost_core.errors import OutpostError, UnreachableError
-from outpost_local import console
+from outpost_core.viewer import check_terminal
 from outpost_ssh import terminal
 from outpost_ssh.far import view
 
@@ -54,18 +54,18 @@ class Place(Protocol):
 
     name: str
 
-    async def call(self, method: str, params: Mapping[str, Json] | None = None) -> Json:
-        """Ask the far server something."""
+    async def viewer(self, worker: str) -> list[str]:
+        """Ask the far server which program shows the worker."""
 
 
-async def attach(place: Place, line: Line, command: str, worker: str, timeout: float) -> int:
+async def attach(worker: str, place: Place, line: Line, *, command: str, timeout: float) -> int:
     """Give this program's terminal to a worker until the user detaches, or it ends.
 
     Args:
+        worker: its id.
         place: the outpost; its far server names the viewer.
         line: the connection to its host.
         command: starts a far Python that runs the source on the first line of its input.
-        worker: its id.
         timeout: seconds that the viewer may take to start.
 
     Returns:
@@ -77,8 +77,8 @@ async def attach(place: Place, line: Line, command: str, worker: str, timeout: f
         UnreachableError: the line broke; the terminal is as it was, and the worker goes on.
         OutpostError: the viewer did not start.
     """
-    console.check_terminal(worker)
-    argv = _words(place.name, await place.call("viewer", {"worker": worker}))
+    check_terminal(worker)
+    argv = await place.viewer(worker)
     near = terminal.Terminal()
     columns, rows, *_ = near.size()
     kind = os.environ.get("TERM") or "dumb"
@@ -99,15 +99,6 @@ def source() -> bytes:
     """Return the far half as one line of Python source."""
     packed = base64.b64encode(zlib.compress(Path(view.__file__).read_bytes(), 9))
     return b"import base64,zlib;exec(zlib.decompress(base64.b64decode(%r)))\n" % packed.decode()
-
-
-def _words(name: str, answer: Json) -> list[str]:
-    argv = answer.get("argv") if isinstance(answer, dict) else None
-    if isinstance(argv, list) and argv and all(isinstance(word, str) for word in argv):
-        return [str(word) for word in argv]
-    raise OutpostError(
-        f"{name} did not say which program shows the worker", mend=f"outpost doctor {name}"
-    )
 
 
 async def _begin(
@@ -145,10 +136,9 @@ async def _pass(
             process.change_terminal_size(*near.size())
 
     async def show() -> None:
-        data = first
-        while data:
+        await near.write(first)
+        while data := await process.stdout.read(65536):
             await near.write(data)
-            data = await process.stdout.read(65536)
 
     async def type_() -> None:
         while data := await near.read():

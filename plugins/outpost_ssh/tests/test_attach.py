@@ -1,0 +1,442 @@
+"""A far terminal on a near one: a real sshd between them, and a real terminal at each end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from outpost_core.testing.sshd import Sshd, sshd
+
+DEADLINE = 30.0
+
+#: A program that attaches on its own terminal; the far side's answer comes from the test.
+NEAR = """
+import asyncio, fcntl, json, sys, termios
+import asyncssh
+from outpost_core.errors import OutpostError
+from outpost_ssh import loader
+from outpost_ssh.attach import attach
+
+host, port, user, key, known_hosts, argv, python = json.loads(sys.argv[1])
+if sys.stdin.isatty() and len(sys.argv) < 3:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+class Line:
+    async def open(self, command, *, term, modes):
+        return await self.connection.create_process(
+            command, encoding=None, term_type=term[0], term_size=term[1:], term_modes=dict(modes)
+        )
+
+class Place:
+    name = "vm1"
+    async def viewer(self, worker):
+        assert worker == "gt-1.1"
+        return argv
+
+async def main():
+    line = Line()
+    async with asyncssh.connect(
+        host, port, username=user, client_keys=[key], known_hosts=known_hosts, config=None
+    ) as line.connection:
+        return await attach(
+            "gt-1.1", Place(), line, command=loader.command(python), timeout=10
+        )
+
+try:
+    code = asyncio.run(main())
+except OutpostError as error:
+    print(error, file=sys.stderr)
+    code = error.exit_code
+print("the shell goes on")
+sys.exit(code)
+"""
+
+#: The beginning of every far program: its terminal as a viewer has it.
+FAR = """
+import os, signal, sys, termios, time, tty
+def say(text): os.write(1, text.encode())
+def size():
+    s = os.get_terminal_size(0)
+    return f"<{s.columns}x{s.lines}>"
+"""
+
+
+class Near:
+    """A program on a terminal of its own, and the person at it."""
+
+    def __init__(self, argv: Sequence[str], env: dict[str, str], columns: int, rows: int) -> None:
+        self.master, self.slave = os.openpty()
+        self.resize(columns, rows)
+        self.before = termios.tcgetattr(self.slave)
+        self.seen = bytearray()
+        self.process = subprocess.Popen(
+            argv, stdin=self.slave, stdout=self.slave, stderr=self.slave, env=env,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def resize(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def type(self, keys: bytes) -> None:
+        while keys:
+            keys = keys[os.write(self.master, keys) :]
+
+    def look(self, seconds: float = 0.05) -> None:
+        if select.select([self.master], [], [], seconds)[0]:
+            self.seen += os.read(self.master, 65536)
+
+    def until(self, wanted: bytes) -> bytes:
+        """Look until something is shown; return all that was shown up to there."""
+        deadline = time.monotonic() + DEADLINE
+        start = 0
+        while (at := self.seen.find(wanted, start)) < 0:
+            start = max(0, len(self.seen) - len(wanted))
+            assert time.monotonic() < deadline, self.seen[-3000:]
+            assert self.process.poll() is None or self._more(), self.seen[-3000:]
+            self.look()
+        shown = bytes(self.seen[: at + len(wanted)])
+        del self.seen[: at + len(wanted)]
+        return shown
+
+    def _more(self) -> bool:
+        return bool(select.select([self.master], [], [], 0.2)[0])
+
+    def end(self) -> int:
+        """Look until the program has ended; return its exit code."""
+        deadline = time.monotonic() + DEADLINE
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, self.seen[-3000:]
+            self.look()
+        while self._more():
+            self.look()
+        return self.process.returncode
+
+    def as_before(self) -> bool:
+        return termios.tcgetattr(self.slave) == self.before
+
+    def close(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        self.process.wait()
+        for fd in (self.master, self.slave):
+            os.close(fd)
+
+
+class Room:
+    """A near and a far side."""
+
+    def __init__(self, server: Sshd, folder: Path) -> None:
+        self.server = server
+        self.folder = folder
+        self.opened: list[Near] = []
+
+    def close(self) -> None:
+        for near in self.opened:
+            near.close()
+
+    def command(self, argv: Sequence[str], python: str = "python3") -> list[str]:
+        server = self.server
+        spec = [
+            *(server.host, server.port, server.user, str(server.key), str(server.known_hosts)),
+            *(list(argv), python),
+        ]
+        script = self.folder / "near.py"
+        script.write_text(NEAR)
+        return [sys.executable, str(script), json.dumps(spec)]
+
+    def attach(
+        self,
+        argv: Sequence[str] | str,
+        *,
+        columns: int = 90,
+        rows: int = 30,
+        python: str = "python3",
+        **env: str,
+    ) -> Near:
+        """Attach to a far program, or to the text of one in Python."""
+        if isinstance(argv, str):
+            far = self.folder / "far.py"
+            far.write_text(FAR + argv)
+            argv = [sys.executable, "-I", "-S", str(far)]
+        environ = {name: value for name, value in os.environ.items() if name != "TMUX"}
+        environ |= {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"} | env
+        near = Near(self.command(argv, python), environ, columns, rows)
+        self.opened.append(near)
+        return near
+
+
+@pytest.fixture
+def rooms(tmp_path: Path) -> Iterator[Callable[..., Room]]:
+    """Make rooms with a server of their own."""
+    with contextlib.ExitStack() as stack:
+
+        def make(**options: object) -> Room:
+            server = stack.enter_context(sshd(tmp_path / "sshd", **options))  # type: ignore[arg-type]
+            room = Room(server, tmp_path)
+            stack.callback(room.close)
+            return room
+
+        yield make
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    with sshd(tmp_path_factory.mktemp("sshd")) as one:
+        yield one
+
+
+@pytest.fixture
+def room(server: Sshd, tmp_path: Path) -> Iterator[Room]:
+    """A room at the server that all of these share."""
+    room = Room(server, tmp_path)
+    yield room
+    room.close()
+
+
+def test_every_byte_passes_both_ways(room):
+    near = room.attach(
+        """
+tty.setraw(0)
+say("<go>")
+keys = b""
+while len(keys) < 1024:
+    keys += os.read(0, 4096)
+os.write(1, keys + b"<end>")
+"""
+    )
+    near.until(b"<go>")
+    every = bytes(range(256)) * 4
+    near.type(every)
+    assert near.until(b"<end>") == every + b"<end>"
+    assert near.end() == 0
+    assert near.as_before()
+
+
+def test_the_size_and_its_changes_arrive(room):
+    near = room.attach(
+        """
+signal.signal(signal.SIGWINCH, lambda *_: say(size()))
+say(size() + "<go>")
+while True:
+    time.sleep(0.05)
+""",
+        columns=97,
+        rows=31,
+    )
+    assert b"<97x31>" in near.until(b"<go>")
+    near.resize(120, 40)
+    near.until(b"<120x40>")
+    near.resize(61, 17)
+    near.until(b"<61x17>")
+
+
+def test_the_exit_code_is_that_of_the_viewer(room):
+    near = room.attach("say('bye'); sys.exit(7)")
+    assert near.end() == 7
+    assert b"bye" in near.seen
+    assert near.as_before()
+
+
+def test_a_viewer_that_a_signal_ends_gives_the_code_of_a_shell(room):
+    near = room.attach("say('\\x1b[?1002h'); os.kill(os.getpid(), signal.SIGKILL)")
+    assert near.end() == 128 + signal.SIGKILL
+    assert b"\x1b[?1002l" in near.seen
+    assert near.as_before()
+
+
+def test_the_far_program_finds_a_usual_terminal(room):
+    near = room.attach(
+        """
+mode = termios.tcgetattr(0)
+say(f"{bool(mode[3] & termios.ECHO)} {bool(mode[3] & termios.ICANON)}"
+    f" {bool(mode[3] & termios.ISIG)} {bool(mode[0] & termios.ICRNL)} {mode[6][termios.VERASE]!r}")
+say(f" {os.environ['TERM']} {os.environ.get('COLORTERM')} {os.isatty(0)} {os.ttyname(1)[:8]}")
+say(" read " + input())
+""",
+        COLORTERM="truecolor",
+    )
+    near.until(b"True True True True b'\\x7f' xterm-256color truecolor True /dev/pts")
+    near.type(b"lines\r")
+    near.until(b"read lines")
+    assert near.end() == 0
+
+
+def test_a_terminal_that_the_far_side_does_not_know_is_taken_for_the_nearest(room):
+    shown = "say(os.environ['TERM'] + '<end>')"
+    assert b"xterm-256color" in room.attach(shown, TERM="xterm-of-tomorrow").until(b"<end>")
+    assert b"screen-256color" in room.attach(shown, TERM="tmux-of-tomorrow").until(b"<end>")
+    assert b"xterm-256color" in room.attach(shown, TERM="../../etc/x").until(b"<end>")
+    assert b"vt100" in room.attach(shown, TERM="vt100").until(b"<end>")
+
+
+def test_accents_are_shown_where_the_near_terminal_shows_them(rooms):
+    room = rooms(env={"LC_ALL": "C"})
+    shown = "say(str(os.environ.get('LC_ALL')) + str(os.environ.get('LC_CTYPE')) + '<end>')"
+    assert b"NoneC.UTF-8" in room.attach(shown).until(b"<end>")
+    assert b"CNone" in room.attach(shown, LC_ALL="C").until(b"<end>")
+
+
+def test_what_a_login_prints_is_not_shown(rooms):
+    noise = "printf 'WELCOME %s\\n' to the machine; seq 5000"
+    room = rooms(extra=[f'ForceCommand {noise}; exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"'])
+    near = room.attach("say('<go>'); say(input())")
+    assert near.until(b"<go>") == b"<go>"
+    near.type(b"hello\r")
+    near.until(b"hello")
+    assert near.end() == 0
+    assert b"WELCOME" not in near.seen
+
+
+def test_a_server_that_ignores_terminal_modes_shows_the_request_to_nobody(rooms):
+    meddling = "stty sane"
+    room = rooms(extra=[f'ForceCommand {meddling}; exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"'])
+    near = room.attach("say('<go>'); say(input())")
+    assert near.until(b"<go>") == b"<go>"
+
+
+def test_keys_that_are_typed_early_are_not_lost(room):
+    near = room.attach("time.sleep(0.3); say('<go>' + input() + '<end>')")
+    near.type(b"early\r")
+    assert b"early" in near.until(b"<end>")
+
+
+def test_a_far_side_without_python_is_told_with_its_words(room):
+    near = room.attach("say('never')", python="python-of-tomorrow")
+    assert near.end() == 1
+    assert b"the viewer of gt-1.1 ended with 127" in near.seen
+    assert b"python-of-tomorrow" in near.seen
+    assert near.as_before()
+
+
+def test_a_viewer_that_is_missing_is_told_with_its_name(room):
+    near = room.attach(["/nowhere/tmux", "attach"])
+    assert near.end() == 1
+    assert b"/nowhere/tmux is not installed" in near.seen
+    assert b"outpost logs -f gt-1.1" in near.seen
+
+
+FULL_SCREEN = """
+tty.setraw(0)
+say("\\x1b[?1049h\\x1b[2J\\x1b[?1;1000;1006h\\x1b[?2004h\\x1b[?25l\\x1b[31m\\x1b[5 q")
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+say("<go>")
+while os.read(0, 1) != b"":
+    pass
+"""
+
+
+def undone(seen: bytes) -> bool:
+    told = (b"?1000l", b"?1006l", b"?2004l", b"?1l", b"?25h", b"[0m", b"[0 q")
+    return all(part in seen for part in told) and seen.index(b"?1049l") > seen.index(b"?2004l")
+
+
+def test_a_dropped_line_gives_the_terminal_back_and_says_what_goes_on(room):
+    near = room.attach(FULL_SCREEN)
+    near.until(b"<go>")
+    room.server.drop_sessions()
+    assert near.end() == 5
+    assert undone(near.seen)
+    assert b"the line to vm1 broke" in near.seen
+    assert b"gt-1.1 goes on" in near.seen
+    assert b"outpost attach gt-1.1" in near.seen
+    assert near.seen.index(b"?1049l") < near.seen.index(b"the line")
+    assert near.as_before()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_gives_the_terminal_back_before_it_ends_the_program(room, number):
+    near = room.attach(FULL_SCREEN)
+    near.until(b"<go>")
+    near.process.send_signal(number)
+    near.end()
+    assert near.process.returncode in (-number, 1)  # of Ctrl-C, Python makes an error
+    assert undone(near.seen)
+    assert near.as_before()
+
+
+def test_a_program_that_was_stopped_and_goes_on_has_its_terminal_again(room):
+    near = room.attach("tty.setraw(0)\nsay('<go>')\nsay(repr(os.read(0, 9)))\n")
+    near.until(b"<go>")
+    near.process.send_signal(signal.SIGSTOP)
+    termios.tcsetattr(near.slave, termios.TCSANOW, near.before)  # as a shell does
+    near.process.send_signal(signal.SIGCONT)
+    deadline = time.monotonic() + DEADLINE
+    while near.as_before():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    near.type(b"\x03")
+    near.until(b"b'\\x03'")
+    assert near.end() == 0
+    assert near.as_before()
+
+
+def test_a_near_terminal_that_goes_away_ends_the_attach_alone(room, tmp_path):
+    ended = tmp_path / "ended"
+    near = room.attach(
+        f"""
+def end(*_):
+    open({str(ended)!r}, "w").close()
+    os._exit(0)
+signal.signal(signal.SIGHUP, end)
+say("<go>")
+while True:
+    time.sleep(0.05)
+"""
+    )
+    near.until(b"<go>")
+    os.close(near.master)
+    os.close(near.slave)
+    near.master = os.open(os.devnull, os.O_RDWR)
+    near.slave = os.dup(near.master)
+    assert near.process.wait(DEADLINE) == -signal.SIGHUP
+    deadline = time.monotonic() + DEADLINE
+    while not ended.exists():  # the far viewer was told that its terminal has gone
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_terminal_that_does_not_read_holds_up_the_far_program_and_loses_nothing(room, tmp_path):
+    written = tmp_path / "written"
+    near = room.attach(
+        f"""
+import hashlib
+tty.setraw(0)
+say("<go>")
+piece = os.urandom(65536)
+for number in range(128):
+    sent = memoryview(piece)
+    while sent:
+        sent = sent[os.write(1, sent):]
+open({str(written)!r}, "w").close()
+say("<end>" + hashlib.sha256(piece * 128).hexdigest() + "<done>")
+"""
+    )
+    near.until(b"<go>")
+    time.sleep(1)
+    assert not written.exists()
+    output, _, digest = near.until(b"<done>").removesuffix(b"<done>").rpartition(b"<end>")
+    assert hashlib.sha256(output).hexdigest() == digest.decode()
+
+
+def test_without_a_terminal_nothing_is_asked(room, tmp_path):
+    command = room.command(["/bin/true"])
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert done.returncode == 2
+    assert "attaching to gt-1.1 needs a terminal" in done.stderr
+    assert "outpost logs -f gt-1.1" in done.stderr
