@@ -125,6 +125,7 @@ class Loader:
         self._word = secrets.token_hex(8)
         self._rest = b""
         self._noise = b""
+        self._heard = 0
 
     async def start(self) -> str:
         """Bring the far server up; the channel is its own then.
@@ -175,23 +176,22 @@ class Loader:
                     if word == self._word:
                         answer, _, said = rest.partition(" ")
                         return answer, said
-                    self._noise = (self._noise + line + b"\n")[-_PIECE:]
+                    self._noise += line + b"\n"
         except TimeoutError:
             raise self._unfit(
                 f"its Python did not answer within {timeout:g} s{self._quoted()}"
             ) from None
 
     async def _read_line(self) -> bytes:
-        seen = 0
         while b"\n" not in self._rest:
             data = await self._reader.read(4096)
-            seen += len(data)
+            self._heard += len(data)
             if not data:
                 self._noise += self._rest
                 self._rest = b""
                 raise self._unfit(await self._say_why())
             self._rest += data
-            if len(self._rest) + len(self._noise) > MOST_NOISE:
+            if self._heard > MOST_NOISE:
                 self._noise += self._rest
                 raise self._unfit(f"its login shell does not stop printing{self._quoted()}")
         line, _, self._rest = self._rest.partition(b"\n")
