@@ -11,19 +11,6 @@ from collections.abc import Sequence
 from outpost_core.errors import OutpostError, UsageError
 
 
-def check_terminal(worker: str) -> None:
-    """Make sure that this program has a terminal to show `worker` on.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
-        raise UsageError(
-            f"attaching to {worker} needs a terminal",
-            mend=f"use `outpost logs -f {worker}` or `outpost peek {worker}`",
-        )
-
-
 async def attach(worker: str, argv: Sequence[str]) -> int:
     """Run the viewer `argv` on this process's terminal; return its exit code.
 
