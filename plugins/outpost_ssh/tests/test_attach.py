@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import hashlib
 import json
 import os
 import select
+import shlex
 import signal
 import struct
 import subprocess
@@ -19,22 +21,23 @@ from pathlib import Path
 
 import pytest
 
+from outpost_core.backend import BuildContext
 from outpost_core.testing.sshd import Sshd, sshd
+from outpost_core.types import Agent, Issue, Order, State
+from outpost_local.options import LocalOptions, Mode
+from outpost_local.outpost import LocalOutpost
 
 DEADLINE = 30.0
 
 #: A program that attaches on its own terminal; the far side's answer comes from the test.
 NEAR = """
-import asyncio, fcntl, json, sys, termios
+import asyncio, json, sys
 import asyncssh
 from outpost_core.errors import OutpostError
 from outpost_ssh import loader
 from outpost_ssh.attach import attach
 
 host, port, user, key, known_hosts, argv, python = json.loads(sys.argv[1])
-if sys.stdin.isatty() and len(sys.argv) < 3:
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
 class Line:
     async def open(self, command, *, term, modes):
         return await self.connection.create_process(
@@ -84,8 +87,8 @@ class Near:
         self.before = termios.tcgetattr(self.slave)
         self.seen = bytearray()
         self.process = subprocess.Popen(
-            argv, stdin=self.slave, stdout=self.slave, stderr=self.slave, env=env,
-            start_new_session=True,
+            ["setsid", "--ctty", *argv],
+            stdin=self.slave, stdout=self.slave, stderr=self.slave, env=env,
         )  # fmt: skip
 
     def resize(self, columns: int, rows: int) -> None:
@@ -172,9 +175,15 @@ class Room:
             far = self.folder / "far.py"
             far.write_text(FAR + argv)
             argv = [sys.executable, "-I", "-S", str(far)]
+        return self.attach_with(self.command(argv, python), columns, rows, **env)
+
+    def attach_with(
+        self, command: Sequence[str], columns: int = 90, rows: int = 30, **env: str
+    ) -> Near:
+        """Run a command on a new near terminal."""
         environ = {name: value for name, value in os.environ.items() if name != "TMUX"}
         environ |= {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"} | env
-        near = Near(self.command(argv, python), environ, columns, rows)
+        near = Near(command, environ, columns, rows)
         self.opened.append(near)
         return near
 
@@ -440,3 +449,111 @@ def test_without_a_terminal_nothing_is_asked(room, tmp_path):
     assert done.returncode == 2
     assert "attaching to gt-1.1 needs a terminal" in done.stderr
     assert "outpost logs -f gt-1.1" in done.stderr
+
+
+AGENT = """
+import os, signal, tty
+def say(text): os.write(1, text.encode())
+def resized(*_):
+    size = os.get_terminal_size(0)
+    say(f"<{size.columns}x{size.lines}>")
+signal.signal(signal.SIGWINCH, resized)
+tty.setraw(0)
+say("\x1b[38;5;208mORANGE\x1b[0m \x1b[?1000h\x1b[?1006h \xe4\xf6\xfc ready ")
+while True:
+    keys = os.read(0, 100)
+    say(f"[{keys.hex()}]")
+    if keys == b"q":
+        break
+"""
+
+
+class Tmux:
+    """A worker in a real tmux, as the far side has it."""
+
+    def __init__(self, root: Path) -> None:
+        context = BuildContext(state_dir=root)
+        self.outpost = LocalOutpost("far", LocalOptions(mode=Mode.TMUX), context)
+        agent = Agent(argv=(sys.executable, "-I", "-S", "-c", AGENT), interactive=True)
+        order = Order(issue=Issue(id="gt-1"), agent=agent)
+        asyncio.run(self.outpost.outpost_spawn(order))
+        self.viewer = asyncio.run(self.outpost.viewer("gt-1.1"))
+
+    def state(self) -> State:
+        (status,) = asyncio.run(self.outpost.outpost_list())
+        return status.state
+
+    def close(self) -> None:
+        asyncio.run(self.outpost.outpost_stop("gt-1.1", 1))
+        deadline = time.monotonic() + DEADLINE
+        while not self.state().terminal:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        socket = self.viewer[self.viewer.index("-L") + 1]  # tmux leaves its name
+        folder = Path(os.environ.get("TMUX_TMPDIR", "/tmp")) / f"tmux-{os.getuid()}"
+        (folder / socket).unlink(missing_ok=True)
+
+
+@pytest.fixture
+def tmux(tmp_path: Path) -> Iterator[Tmux]:
+    one = Tmux(tmp_path / "far")
+    yield one
+    one.close()
+
+
+def test_a_worker_in_tmux_is_seen_typed_to_and_left(room, tmux):
+    near = room.attach(tmux.viewer)
+    shown = near.until(b"ready")
+    assert b"38;5;208m" in shown
+    assert "äöü".encode() in shown
+    assert b"\x1b[?1000h" in shown
+    near.type(b"\x03")  # Ctrl-C is the agent's
+    near.until(b"[03]")
+    near.type("ß".encode())
+    near.until(b"[c39f]")
+    near.type(b"\x1b[<0;5;3M")  # a click
+    near.until(b"[1b5b3c303b353b334d]")
+    near.resize(100, 40)
+    near.until(b"<100x39>")  # tmux takes a row
+    near.type(b"\x02d")
+    assert near.end() == 0
+    assert b"detached" in near.seen
+    assert b"the shell goes on" in near.seen
+    assert near.as_before()
+    assert tmux.state() in (State.WORKING, State.IDLE)
+
+
+def test_the_end_of_the_worker_ends_the_attach(room, tmux):
+    near = room.attach(tmux.viewer)
+    near.until(b"ready")
+    near.type(b"q")
+    assert near.end() == 0
+    assert near.as_before()
+
+
+def test_a_dropped_line_leaves_the_worker_and_the_terminal_whole(room, tmux):
+    near = room.attach(tmux.viewer)
+    near.until(b"ready")
+    room.server.drop_sessions()
+    assert near.end() == 5
+    assert near.seen.index(b"?1000l") < near.seen.index(b"?1049l")
+    assert near.as_before()
+    assert tmux.state() in (State.WORKING, State.IDLE)
+    again = room.attach(tmux.viewer)
+    again.until(b"ready")
+
+
+def test_within_a_tmux_of_ones_own(room, tmux, tmp_path):
+    inner = shlex.join(room.command(tmux.viewer))
+    outer = ["tmux", "-S", str(tmp_path / "near"), "-f", "/dev/null", "new-session"]
+    near = room.attach_with([*outer, f"{inner}; echo code $?; read x"])
+    assert b"38;5;208m" in near.until(b"ready")
+    near.type(b"x")
+    near.until(b"[78]")
+    near.resize(100, 40)
+    near.until(b"<100x38>")  # each tmux takes a row
+    near.type(b"\x02\x02d")
+    near.until(b"code 0")
+    near.type(b"\r")
+    assert near.end() == 0
+    assert tmux.state() in (State.WORKING, State.IDLE)
