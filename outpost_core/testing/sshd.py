@@ -63,7 +63,7 @@ class Sshd:
         self.max_startups = max_startups
         self.extra = list(extra)
         self.env = dict(env or {})
-        self._within = list(within)
+        self.within = list(within)
         self._daemon: subprocess.Popen[bytes] | None = None
         self._left: set[tuple[int, str]] = set()  # sessions that outlived their server
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ class Sshd:
     @property
     def pid(self) -> int | None:
         """The process id of the server, or None while it does not run."""
-        return None if self._daemon is None else self._daemon.pid
+        return None if self._daemon is None else _server_of(self._daemon.pid)
 
     def rekey(self, *, trusted: bool = False) -> None:
         """Gives the server another host key, from its next start on.
@@ -116,7 +116,7 @@ class Sshd:
             _PRIVILEGE_SEPARATION.mkdir(mode=0o755, exist_ok=True)
         with self.log.open("ab") as log:
             self._daemon = subprocess.Popen(
-                [*self._within, program, "-D", "-e", "-f", str(self.config)],
+                [*self.within, program, "-D", "-e", "-f", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -140,8 +140,11 @@ class Sshd:
         daemon, self._daemon = self._daemon, None
         found = set(self._left)
         if daemon is not None:
-            daemon.send_signal(signal.SIGSTOP)  # so that no connection begins unseen
-            found |= _session_processes(daemon.pid)
+            server = _server_of(daemon.pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(server, signal.SIGSTOP)  # so that no connection begins unseen
+                found |= _session_processes(server)
+                os.kill(server, signal.SIGKILL)
             daemon.kill()
             daemon.wait()
         if sessions:
@@ -165,9 +168,7 @@ class Sshd:
         return len(found)
 
     def _sessions(self) -> set[tuple[int, str]]:
-        return self._left | (
-            set() if self._daemon is None else _session_processes(self._daemon.pid)
-        )
+        return self._left | (set() if self.pid is None else _session_processes(self.pid))
 
     def _listens(self) -> bool:
         try:
@@ -286,17 +287,35 @@ def _stat(pid: int) -> tuple[str, int, str] | None:
     return text[text.index("(") + 1 : text.rindex(")")], int(fields[1]), fields[19]
 
 
-def _session_processes(daemon: int) -> set[tuple[int, str]]:
-    """The processes of all connections of a server, each with its start.
-
-    They are the server's own processes, and all that runs in a session which one of them opened.
-    """
+def _processes() -> tuple[dict[int, tuple[str, int, str] | None], dict[int, list[int]]]:
+    """All processes, and the children of each."""
     numbers = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     known = {pid: _stat(pid) for pid in numbers}
     children: dict[int, list[int]] = {}
     for pid, stat in known.items():
         if stat is not None:
             children.setdefault(stat[1], []).append(pid)
+    return known, children
+
+
+def _server_of(pid: int) -> int:
+    """The server that was started through other commands, such as nsenter, from process `pid`."""
+    known, children = _processes()
+    todo = [pid]
+    for candidate in todo:
+        stat = known.get(candidate)
+        if stat is not None and stat[0].startswith("sshd"):
+            return candidate
+        todo += children.get(candidate, [])
+    return pid
+
+
+def _session_processes(daemon: int) -> set[tuple[int, str]]:
+    """The processes of all connections of a server, each with its start.
+
+    They are the server's own processes, and all that runs in a session which one of them opened.
+    """
+    known, children = _processes()
     found: set[tuple[int, str]] = set()
     leaders: set[int] = set()
     todo = [(daemon, pid) for pid in children.get(daemon, [])]
