@@ -173,6 +173,10 @@ class Hosted:
         pairs = (line.partition(" ") for line in told.splitlines())
         return {name: value for value, _, name in pairs}
 
+    def shallow(self) -> list[str]:
+        """Return the commits whose parents are not here."""
+        return read(str(self.path / "shallow")).split()
+
     # --- what comes from the other machine ----------------------------------------------------
 
     def take(self, file: Path) -> None:

@@ -7,11 +7,12 @@ stopped, and what was written once is found again.
 
 Requests (each parameter is checked; the peer is trusted with nothing but its own repositories):
 
-- `x-rig-refs {key, digest, after}` → `{same, tips, next}`: is the copy equal to that digest, and
-  what does it hold;
+- `x-rig-refs {key, digest, after}` → `{same, tips, next, shallow}`: is the copy equal to that
+  digest, and what does it hold;
 - `x-rig-put {key, sha256, size, offset, data}` → `{offset}`: one chunk of an upload, and how much
   is there;
 - `x-rig-take {key, sha256}` → `{missing}`: let the copy become what was uploaded;
+- `x-rig-there {worker}` → whether there is such a worker;
 - `x-rig-want {worker, whole, key}` → `{branch, commit, checkpoint, sha256, size, data}`: what is
   to be fetched of a worker;
 - `x-rig-get {worker, sha256, offset}` → `{data}`: one chunk of that;
@@ -200,10 +201,11 @@ async def refs(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
     hosted = Hosted(outpost.root, params.get("key"))
     digest, after = told(params, "digest", str), str(params.get("after") or "")
     if hosted.digest == digest:
-        return {"same": True, "tips": [], "next": None}
+        return {"same": True, "tips": [], "next": None, "shallow": []}
     tips = [tip for tip in await asyncio.to_thread(hosted.tips) if tip > after]
     more = tips[_PAGE - 1] if len(tips) > _PAGE else None
-    return {"same": False, "tips": [*tips[:_PAGE]], "next": more}
+    shallow: list[Json] = [] if after else [*hosted.shallow()]
+    return {"same": False, "tips": [*tips[:_PAGE]], "next": more, "shallow": shallow}
 
 
 async def put(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
@@ -293,6 +295,14 @@ def _upload(outpost: HostingOutpost, params: Mapping[str, Json]) -> Path:
     if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
         raise UsageError(f"{ascii(digest)[:80]} is not a SHA-256")
     return outpost.root / HOSTED / "incoming" / f"{hosted.key}.{digest}"
+
+
+async def there(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
+    """Say whether there is a worker of that id, so that its spawn is not refused any more."""
+    try:
+        return (await asyncio.to_thread(outpost.folder_of, _worker(params))).is_dir()
+    except NotFoundError:
+        return False
 
 
 # --- the work goes home -----------------------------------------------------------------------
@@ -468,6 +478,7 @@ METHODS: Final[Mapping[str, Callable[[Any, Mapping[str, Json]], Awaitable[Json]]
     "x-rig-refs": refs,
     "x-rig-put": put,
     "x-rig-take": take,
+    "x-rig-there": there,
     "x-rig-want": want,
     "x-rig-get": get,
     "x-rig-home": home,

@@ -1,0 +1,341 @@
+"""The near side of rigs that are paths of this machine: they go there, and the work comes back.
+
+Before a spawn, `prepare` brings a copy of the repository at the outpost up to date and writes down
+which rig the worker's work belongs to. After a list, `bring_home` fetches what has ended there and
+brings it into the rig; only then does the outpost show such a worker as ended. In between, this
+machine may be away for as long as it likes.
+
+All of it goes through `StdioOutpost.call`, in frames of the control channel; `far/rigs.py` is the
+other half and says what is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
+
+from outpost_core import faults, wire
+from outpost_core.errors import OutpostError, SpawnRefusedError, UnreachableError
+from outpost_core.types import Cleaned, Json, Order, WorkerStatus
+from outpost_core.worker import files
+from outpost_ssh.far.hosted import Snapshot, key_of, local_path
+from outpost_ssh.homing import Homing
+from outpost_ssh.localrig import GitError, LocalRig, digest_of
+
+if TYPE_CHECKING:
+    from outpost_core.stdio.remote import StdioOutpost
+
+#: Bytes of one chunk before base64, and how many are under way at once.
+CHUNK: Final = 512 * 1024
+WINDOW: Final = 4
+#: Seconds that a spawn waits for its repository; the upload then goes on behind it.
+PATIENCE: Final = 100.0
+#: Seconds after which what is left of an upload is removed.
+_STALE: Final = 7 * 86400.0
+_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+
+
+async def prepare(outpost: StdioOutpost, order: Order) -> None:
+    """Bring an order's rig to the outpost, if it is a repository of this machine, before a spawn.
+
+    Args:
+        outpost: where it is to run.
+        order: the order; one with another kind of rig is left alone.
+
+    Raises:
+        SpawnRefusedError: the repository cannot be brought there; nothing was spawned by this.
+        UnreachableError: there is no answer; says `sent=False`, since no spawn was asked for.
+    """
+    await _of(outpost).prepare(order)
+
+
+async def bring_home(
+    outpost: StdioOutpost, statuses: Sequence[WorkerStatus]
+) -> Sequence[WorkerStatus]:
+    """Bring ended workers' work into the rigs here; return the statuses with what came of it.
+
+    Work that takes longer goes on behind; its worker is shown as waiting until then.
+
+    Args:
+        outpost: whose workers they are.
+        statuses: what it listed.
+    """
+    return await _of(outpost).homing.bring(statuses)
+
+
+async def before_clean(outpost: StdioOutpost, worker: str) -> None:
+    """Write down that a worker is being cleaned: a rescue may leave a checkpoint to be fetched."""
+    _of(outpost).homing.cleaning(worker)
+
+
+async def after_clean(outpost: StdioOutpost, worker: str, cleaned: Cleaned) -> Cleaned:
+    """Fetch what cleaning a worker has rescued there."""
+    return await _of(outpost).homing.cleaned(worker, cleaned)
+
+
+async def close(outpost: StdioOutpost) -> None:
+    """Break off what is under way; it goes on with the next program that asks."""
+    mine = _ALL.pop(outpost, None)
+    if mine is not None:
+        await mine.close()
+
+
+def controller_id(state_dir: Path) -> str:
+    """Return the identity of this state folder, made at the first call; for the server's hello.
+
+    Raises:
+        OSError: it can be neither read nor written.
+    """
+    path = state_dir / "controller"
+    for _ in range(2):
+        with contextlib.suppress(OSError, ValueError):
+            known = path.read_text("ascii").strip()
+            if _ID.fullmatch(known):
+                return known
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        staged = state_dir / f".controller.{os.getpid()}.{secrets.token_hex(4)}"
+        try:
+            files.write(str(staged), secrets.token_hex(16).encode("ascii"), sync=True)
+            if path.exists():  # there, and not readable as what it should be
+                staged.replace(path)
+            else:
+                with contextlib.suppress(FileExistsError):
+                    os.link(staged, path)
+        finally:
+            staged.unlink(missing_ok=True)
+    return path.read_text("ascii").strip()
+
+
+_ALL: WeakKeyDictionary[StdioOutpost, Rigs] = WeakKeyDictionary()
+
+
+def _of(outpost: StdioOutpost) -> Rigs:
+    if outpost not in _ALL:
+        _ALL[outpost] = Rigs(outpost)
+    return _ALL[outpost]
+
+
+class Rigs:
+    """What one outpost object does about rigs of this machine.
+
+    Args:
+        outpost: the outpost; it is not kept alive by this.
+    """
+
+    def __init__(self, outpost: StdioOutpost) -> None:
+        from weakref import proxy
+
+        self._outpost: StdioOutpost = proxy(outpost)
+        self._folder = outpost.context.state_dir / "hosted"
+        self._controller = ""
+        self._pushers: dict[str, _Pusher] = {}
+        self.homing = Homing(self._outpost, self._folder, self._key)
+
+    def _key(self, path: str) -> str:
+        self._controller = self._controller or controller_id(self._folder.parent)
+        return key_of(self._controller, path)
+
+    async def prepare(self, order: Order) -> None:
+        """As `prepare` says."""
+        path = local_path(order.rig)
+        rig = LocalRig.at(path) if path is not None else None
+        if path is None or rig is None or order.delivery is None:
+            return  # what is no repository here is taken for a path of that machine
+        try:
+            await self._prepare(order, path, rig)
+        except UnreachableError as error:
+            raise UnreachableError(error.message, mend=error.mend, sent=False) from error
+        except SpawnRefusedError:
+            # it may be there from an earlier try, whose answer was lost
+            if not await self._outpost.call("x-rig-there", {"worker": order.worker}):
+                raise
+
+    async def _prepare(self, order: Order, path: str, rig: LocalRig) -> None:
+        try:
+            self.homing.note(order, wire.digest(order), path)
+            faults.point("rig.noted")
+            pusher = self._pushers.get(path)
+            if pusher is None:
+                pusher = _Pusher(self._outpost, rig, self._key(path), self._folder / "outgoing")
+                self._pushers[path] = pusher
+            await pusher.push(order.base)
+        except GitError as error:
+            raise SpawnRefusedError(error.message, mend=error.mend) from error
+        except OSError as error:
+            why = f"{path} cannot be sent to {self._outpost.name}: {error.strerror or error}"
+            raise SpawnRefusedError(why, mend="make room for a pack in the state folder") from error
+
+    async def close(self) -> None:
+        """Break off everything."""
+        await asyncio.gather(
+            self.homing.close(), *(pusher.close() for pusher in self._pushers.values())
+        )
+
+
+class _Pusher:
+    """Keeps one copy at one outpost up to date.
+
+    Many callers at once share a push; one that comes while a push is under way shares the next,
+    which sees everything that was in the rig when it came.
+    """
+
+    def __init__(self, outpost: StdioOutpost, rig: LocalRig, key: str, folder: Path) -> None:
+        self._outpost = outpost
+        self._rig = rig
+        self._key = key
+        self._folder = folder
+        self._extra: dict[str, str] = {}
+        self._running: asyncio.Task[None] | None = None
+        self._next: asyncio.Task[None] | None = None
+        self._sent = self._size = 0
+
+    async def push(self, base: str | None) -> None:
+        """Return when the copy holds what the rig held at this call, and the base."""
+        self._extra.update(await self._rig.beside(base))
+        if self._next is None:
+            self._next = asyncio.create_task(self._after(self._running))
+            self._next.add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            await asyncio.wait_for(asyncio.shield(self._next), PATIENCE)
+        except TimeoutError:
+            raise UnreachableError(
+                f"{self._rig.path} is still on its way to {self._outpost.name}:"
+                f" {self._sent >> 20} of {self._size >> 20} MiB are there",
+                mend="spawn it again in a while: it goes on where it is",
+                sent=False,
+            ) from None
+
+    async def close(self) -> None:
+        """Break off what is under way; what was uploaded stays there for the next time."""
+        tasks = [task for task in (self._next, self._running) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _after(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait({before})
+        self._running, self._next = self._next, None
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        async with _locked(self._folder / f"{self._key}.lock"):
+            await self._push()
+
+    async def _push(self) -> None:
+        snapshot = await self._rig.snapshot(self._extra.items())
+        digest = digest_of(snapshot)
+        have: list[str] = []
+        after: Json = None
+        deeper = False
+        while True:
+            answer = _answer(
+                await self._outpost.call(
+                    "x-rig-refs", {"key": self._key, "digest": digest, "after": after}
+                )
+            )
+            if answer.get("same"):
+                return
+            have += [str(tip) for tip in answer.get("tips") or ()]
+            # where history begins later there than here, what is there is not all that it needs
+            deeper = deeper or not set(answer.get("shallow") or ()) <= set(snapshot.shallow)
+            after = answer.get("next")
+            if not after:
+                break
+        missing = ""
+        have = [] if deeper else have
+        for known in (have, []) if have else ([],):
+            file = await self._packed(snapshot, digest, known)
+            faults.point("rig.packed")
+            name = await self._upload(file)
+            faults.point("rig.uploaded")
+            told = _answer(
+                await self._outpost.call("x-rig-take", {"key": self._key, "sha256": name})
+            )
+            file.unlink(missing_ok=True)
+            missing = str(told.get("missing") or "")
+            if not missing:
+                faults.point("rig.taken")
+                return
+        raise SpawnRefusedError(
+            f"{self._rig.path} cannot be kept at {self._outpost.name}: {missing}",
+            mend=f"git -C {self._rig.path} fsck",
+        )
+
+    async def _packed(self, snapshot: Snapshot, digest: str, have: Sequence[str]) -> Path:
+        """Return the file to upload: an earlier one that was not finished, or a new one."""
+        about = hashlib.sha256("\n".join([digest, *have]).encode()).hexdigest()
+        file = self._folder / f"{self._key}.{about[:16]}.pack"
+        oldest = time.time() - _STALE
+        for other in self._folder.glob("*.pack"):
+            with contextlib.suppress(FileNotFoundError):
+                if other != file and other.stat().st_mtime < oldest:
+                    other.unlink()
+        if not file.exists():
+            await self._rig.pack(snapshot, have, file)
+        return file
+
+    async def _upload(self, file: Path) -> str:
+        with file.open("rb") as stream:
+            name = await asyncio.to_thread(
+                lambda: hashlib.file_digest(stream, "sha256").hexdigest()
+            )
+            self._size, self._sent = os.fstat(stream.fileno()).st_size, 0
+            there = await self._put(stream.fileno(), name, 0, 0)
+            while there < self._size:
+                starts = range(there, min(there + WINDOW * CHUNK, self._size), CHUNK)
+                ends = await asyncio.gather(
+                    *(self._put(stream.fileno(), name, start, CHUNK) for start in starts)
+                )
+                if max(ends) <= there:
+                    raise UnreachableError(
+                        f"{self._outpost.name} does not take more of {self._rig.path}", sent=False
+                    )
+                self._sent = there = min(max(ends), self._size)
+        return name
+
+    async def _put(self, fd: int, name: str, offset: int, count: int) -> int:
+        data = await asyncio.to_thread(os.pread, fd, count, offset)
+        asked: dict[str, Json] = {
+            "key": self._key,
+            "sha256": name,
+            "size": self._size,
+            "offset": offset,
+            "data": base64.b64encode(data).decode("ascii"),
+        }
+        there = _answer(await self._outpost.call("x-rig-put", asked)).get("offset")
+        if type(there) is not int or there < 0:
+            raise UnreachableError(f"{self._outpost.name} answered nonsense to an upload")
+        return there
+
+
+def _answer(value: Json) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    raise OutpostError(f"an object was expected as the answer, not {json.dumps(value)[:80]}")
+
+
+@contextlib.asynccontextmanager
+async def _locked(path: Path) -> AsyncIterator[None]:
+    """Hold a lock against other programs; it falls with this one."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(0.02)
+        yield
+    finally:
+        os.close(fd)
