@@ -84,6 +84,9 @@ class StdioOutpost(Outpost):
         """
         client.drop(why)
 
+    async def explain(self, error: OutpostError) -> None:
+        """Add to the message of an error what is known of why the channel broke."""
+
     async def client(self) -> Client:
         """Return the live channel, opened now if there is none.
 
@@ -142,10 +145,9 @@ class StdioOutpost(Outpost):
                 self._check_offered(client, method)
                 return await self._exchange(client, method, params, patience, deadline)
             except BrokenChannelError as error:
-                if not repeat and error.sent:
-                    raise
-                if broken is not None:
-                    error.sent = error.sent or broken.sent
+                if broken is not None or (error.sent and not repeat):
+                    error.sent = error.sent or (broken is not None and broken.sent)
+                    await self.explain(error)
                     raise
                 broken = error
             except OutpostError as error:

@@ -1,0 +1,117 @@
+"""The exec outpost: a program that is started when something is asked, and spoken to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from outpost_core import viewer
+from outpost_core.backend import BuildContext
+from outpost_core.errors import OutpostError
+from outpost_core.hookspecs import hookimpl
+from outpost_core.stdio.client import Client
+from outpost_core.stdio.remote import StdioOutpost
+from outpost_exec.options import ExecOptions
+from outpost_exec.program import Program
+
+#: Tells the program a private folder for what it keeps.
+STATE: str = "OUTPOST_STATE_DIR"
+#: What tests ask for: a crash, once.
+_FAULT: str = "OUTPOST_FAULT"
+
+
+class ExecOutpost(StdioOutpost):
+    """An outpost behind a program's standard input and output.
+
+    Args:
+        name: the configured name.
+        options: its options.
+        context: its state folder is handed to the program.
+    """
+
+    type = "exec"
+    options: ExecOptions
+
+    def __init__(self, name: str, options: ExecOptions, context: BuildContext) -> None:
+        super().__init__(name, options, context)
+        self.capabilities = frozenset({*options.capabilities, "doctor"})
+        self._program: Program | None = None
+        self._starts = 0
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def connect(self) -> Client:
+        """Start the program and greet it.
+
+        Raises:
+            UnreachableError: it cannot be executed, or does not answer as it should.
+            OutpostError: its own reason not to serve.
+        """
+        options = self.options
+        home = self.context.config_dir or Path.cwd()
+        folder = self.context.state_dir.absolute()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        env = {**os.environ, **options.env, STATE: str(folder)}
+        if self._starts:  # a crash that was asked for happened in the first one
+            env.pop(_FAULT, None)
+        self._starts += 1
+        cwd = home / options.cwd.expanduser() if options.cwd else home
+        program = await Program.start(self.name, options.command, env, cwd)
+        try:
+            client = await Client.start(
+                self.name,
+                program.stdout,
+                program.stdin,
+                name=self.name,
+                options={**options.options},
+                timeout=options.start_timeout,
+            )
+        except BaseException as error:
+            if isinstance(error, OutpostError):
+                await _add_last_words(error, program)
+            self._end_later(program, None)
+            raise
+        self._program = program
+        self._end_later(program, client)
+        return client
+
+    def _end_later(self, program: Program, client: Client | None) -> None:
+        """End the program once nobody can speak to it any more."""
+
+        async def end() -> None:
+            if client is not None:
+                await client.closed.wait()
+            await program.end()
+
+        task = asyncio.create_task(end())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def explain(self, error: OutpostError) -> None:
+        """Add what the program said last."""
+        if self._program is not None:
+            await _add_last_words(error, self._program)
+
+    @hookimpl
+    async def outpost_attach(self, worker: str) -> int:
+        """Run the viewer that the program names on the caller's terminal.
+
+        Raises:
+            UsageError: the caller has no terminal.
+            OutpostError: what the program answered.
+        """
+        viewer.check_terminal(worker)
+        return await viewer.attach(worker, await self.viewer(worker))
+
+    @hookimpl
+    async def outpost_close(self) -> None:
+        """End the program; its workers go on."""
+        await super().outpost_close()
+        while self._ending:
+            await asyncio.wait(self._ending)
+
+
+async def _add_last_words(error: OutpostError, program: Program) -> None:
+    if words := await program.last_words():
+        error.message = f"{error.message}; {words}"
+        error.args = (error.message,)
