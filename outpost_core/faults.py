@@ -16,6 +16,11 @@ NEAR = (
     "manager.spawned",  # the backend has accepted, the ledger does not know it yet
     "manager.recorded",  # the ledger says starting; the caller has not been answered
 )
+#: Mail, in the process that sends it.
+MAIL = (
+    "mail.posted",  # the message is in the outbox; nobody was asked
+    "mail.delivered",  # the outpost has it, the outbox does not know it yet
+)
 #: The local backend's spawn, also in the caller's process (over SSH: in the far server).
 LOCAL = (
     "local.staged",  # order, prompt and secrets are in a staging folder

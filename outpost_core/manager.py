@@ -27,6 +27,8 @@ from outpost_core.policy import DefaultPolicy
 if TYPE_CHECKING:
     from outpost_core.agents import AgentPreset
     from outpost_core.intake import Intake
+    from outpost_core.ledger import Letter
+    from outpost_core.mail import Mail
     from outpost_core.orders import OrderRequest
     from outpost_core.placement import Placement
     from outpost_core.recovery import Recovery
@@ -195,9 +197,18 @@ class Manager:
             fleet=self.fleet,
             ledger=self.ledger,
             recovery=self.recovery,
+            mail=self.mail,
             tell=self._tell,
             answer_timeout=self.config.defaults.answer_timeout,
         )
+
+    @property
+    def mail(self) -> Mail:
+        """What delivers mail."""
+        from outpost_core.mail import PATIENCE, Mail
+
+        patience = max(PATIENCE, self.config.defaults.answer_timeout)
+        return Mail(fleet=self.fleet, ledger=self.ledger, tell=self._tell, patience=patience)
 
     # --- orders -------------------------------------------------------------------------------
 
@@ -490,16 +501,6 @@ class Manager:
             int, worker.outpost, "outpost_attach", timeout=float("inf"), worker=worker.id
         )
 
-    async def mail(self, outpost: str, message: Message) -> None:
-        """Deliver a message to someone at an outpost."""
-        self.fleet.require(outpost, "mail")
-        await self.fleet.ask(
-            outpost,
-            "outpost_mail",
-            timeout=self.config.defaults.answer_timeout,
-            message=message,
-        )
-
     async def _running(self, ref: str, capability: str) -> Worker:
         worker = await self.worker(ref)
         self.fleet.require(worker.outpost, capability)
@@ -546,13 +547,99 @@ class Manager:
             self._say("cleaned", worker, rescued=cleaned.rescued)
         return cleaned
 
+    # --- mail -------------------------------------------------------------------------------------
+
+    async def send_mail(self, outpost: str, message: Message) -> Letter:
+        """Keep a message in the outbox and try to deliver it to someone at an outpost.
+
+        Returns:
+            the letter: `delivered`, `waiting` (nobody was found; it is tried again), or `failed`.
+
+        Raises:
+            UsageError: something in it can not be delivered; nothing was written.
+            NotFoundError: no outpost has that name; nothing was written.
+            UnsupportedError: the outpost takes no mail; nothing was written.
+        """
+        return await self.mail.send(outpost, message)
+
+    async def inbox(
+        self, names: Iterable[str] | None = None, identity: str = ""
+    ) -> dict[str, Sequence[Message] | OutpostError]:
+        """Ask outposts for the mail that waits there, for `identity` or ("") for everybody."""
+        return await self.mail.inbox(names, identity)
+
+    def outbox(self, *, all: bool = False) -> list[Letter]:  # noqa: A002
+        """Return the mail that is not delivered, oldest first; `all`: also what lately was."""
+        return self.ledger.outbox.letters(all=all)
+
+    async def flush_mail(self, names: Iterable[str] | None = None) -> list[Letter]:
+        """Try all mail that waits, now; return what was tried, as it is afterwards.
+
+        Raises:
+            NotFoundError: no outpost has such a name.
+        """
+        wanted = None if names is None else [self.fleet.configured(name).name for name in names]
+        return await self.mail.flush(wanted)
+
+    def drop_mail(self, ref: str) -> Letter:
+        """Forget mail by its id or the beginning of it, delivered or not.
+
+        Raises:
+            NotFoundError: there is none.
+            UsageError: several begin so.
+        """
+        found = [one for one in self.outbox(all=True) if ref and one.id.startswith(ref)]
+        if len(found) > 1 and not any(one.id == ref for one in found):
+            raise UsageError(f"{len(found)} mails begin with {ref!a}", mend="say more of the id")
+        if not found or not self.ledger.outbox.drop(found[0].id):
+            raise NotFoundError(
+                f"there is no mail {ref[:80]!a}", mend="outpost mail outbox --all lists it"
+            )
+        return found[0]
+
     # --- health of everything -----------------------------------------------------------------
 
-    async def doctor(self, name: str | None = None) -> list[tuple[str, Finding]]:
-        """Look at packages, configuration, ledger and outposts; each finding with its subject."""
+    async def doctor(
+        self, name: str | None = None, *, rig: str | None = None
+    ) -> list[tuple[str, Finding]]:
+        """Look at packages, configuration, ledger and outposts; each finding with its subject.
+
+        Args:
+            name: an outpost; None for everything.
+            rig: also whether workers there could push to this repository.
+        """
         from outpost_core.doctor import examine
 
-        return await examine(self, name)
+        return await examine(self, name, rig=rig)
+
+    def rig(self, said: str | None) -> str | None:
+        """Return the rig that `said` names, else the one around the current folder, if any.
+
+        Raises:
+            UsageError: it is no repository.
+        """
+        from outpost_core.orders import enclosing_rig, find_rig
+
+        return find_rig(said, self._cwd) if said else enclosing_rig(self._cwd)
+
+    def bootstrap(
+        self, name: str, agents: Sequence[str] | None = None, *, dry_run: bool = False
+    ) -> AsyncIterator[Step]:
+        """Yield the steps that install what a worker needs at an outpost.
+
+        Args:
+            name: the outpost.
+            agents: presets to install; None for the configuration's agent.
+            dry_run: change nothing.
+
+        Raises:
+            NotFoundError: no outpost has that name.
+            UnsupportedError: it cannot be set up from here.
+            UsageError: there is no such agent.
+        """
+        from outpost_core.bootstrap import steps
+
+        return steps(self, name, agents, dry_run=dry_run)
 
     def _say(self, kind: str, worker: Worker, **data: Json) -> None:
         from outpost_core.types import Event

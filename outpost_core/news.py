@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from outpost_core.ticket import Tell
 
 
-def heard(ledger: Ledger, tell: Tell, outpost: str, *, trouble: str | None, at: float) -> None:
+def heard(ledger: Ledger, tell: Tell, outpost: str, *, trouble: str | None, at: float) -> bool:
     """Write down whether an outpost answered, and tell when that is not as it was.
 
     Args:
@@ -20,10 +20,15 @@ def heard(ledger: Ledger, tell: Tell, outpost: str, *, trouble: str | None, at: 
         outpost: its name.
         trouble: why it did not answer; None when it did.
         at: when it was asked.
+
+    Returns:
+        whether it is not as it was.
     """
-    if ledger.set_reachable(outpost, trouble is None, trouble or "", at):
+    changed = ledger.set_reachable(outpost, trouble is None, trouble or "", at)
+    if changed:
         kind = "reachable" if trouble is None else "unreachable"
         tell(Event(kind=kind, at=at, outpost=outpost, data={"detail": trouble or ""}))
+    return changed
 
 
 def state_event(worker: Worker, at: float) -> Event:

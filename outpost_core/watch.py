@@ -15,6 +15,7 @@ from outpost_core.types import Health, Result, State, Worker, WorkerStatus
 if TYPE_CHECKING:
     from outpost_core.fleet import Fleet
     from outpost_core.ledger import Ledger
+    from outpost_core.mail import Mail
     from outpost_core.recovery import Recovery
     from outpost_core.ticket import Tell
 
@@ -30,6 +31,7 @@ class Watch:
         fleet: the outposts.
         ledger: the record.
         recovery: finishes spawns that a crash interrupted.
+        mail: is told who answers, to deliver what waits for them.
         tell: is told every change.
         answer_timeout: seconds that one outpost may take to answer.
     """
@@ -37,6 +39,7 @@ class Watch:
     fleet: Fleet
     ledger: Ledger
     recovery: Recovery
+    mail: Mail
     tell: Tell
     answer_timeout: float
 
@@ -70,11 +73,12 @@ class Watch:
             return error
         except OutpostError as error:
             return error
-        self._heard(name, None, asked_at)
+        again = self._heard(name, None, asked_at)
+        await self.mail.answered([name], [name] if again else ())
         return health
 
-    def _heard(self, name: str, trouble: str | None, at: float) -> None:
-        heard(self.ledger, self.tell, name, trouble=trouble, at=at)
+    def _heard(self, name: str, trouble: str | None, at: float) -> bool:
+        return heard(self.ledger, self.tell, name, trouble=trouble, at=at)
 
     async def refresh(self, names: Iterable[str]) -> dict[str, OutpostError]:
         """Ask outposts for their workers, take the news over, finish interrupted spawns.
@@ -85,18 +89,21 @@ class Watch:
         asked_at = time.time()
         answers = await self.fleet.list_all(names, timeout=self.answer_timeout)
         errors: dict[str, OutpostError] = {}
+        again = []
         for name, answer in answers.items():
             if not isinstance(answer, OutpostError):
+                if self._heard(name, None, asked_at):
+                    again.append(name)
                 self._take(name, answer, asked_at)
                 continue
             errors[name] = answer
             if isinstance(answer, UnreachableError):
                 self._heard(name, answer.message, asked_at)
         await self.recovery.finish(answers.keys() - errors.keys())
+        await self.mail.answered(answers.keys() - errors.keys(), again)
         return errors
 
     def _take(self, name: str, statuses: Sequence[WorkerStatus], asked_at: float) -> None:
-        self._heard(name, None, asked_at)
         changed = self.ledger.record(name, self._certain(statuses))
         gone = self.ledger.missing(name, {status.id for status in statuses}, asked_at)
         if gone:

@@ -2,7 +2,8 @@
 
 `book` is what the rest uses; `store` holds the file and its locks, `schema` the tables, `rows`
 what a row means, `money` what a dollar is, `reserve`, `claims` and `record` the three kinds of
-change. Names load when they are first used: describing outposts needs few of them.
+change to workers, `outbox` the mail. Names load when they are first used: describing outposts needs
+few of them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from outpost_core.ledger.book import Ledger as Ledger
     from outpost_core.ledger.book import OutpostNote as OutpostNote
     from outpost_core.ledger.claims import Claim as Claim
+    from outpost_core.ledger.outbox import Letter as Letter
+    from outpost_core.ledger.outbox import Outbox as Outbox
     from outpost_core.ledger.reserve import Answer as Answer
     from outpost_core.ledger.reserve import Outcome as Outcome
     from outpost_core.ledger.reserve import Reservation as Reservation
@@ -22,6 +25,8 @@ _HOMES = {
     "Answer": "reserve",
     "Claim": "claims",
     "Ledger": "book",
+    "Letter": "outbox",
+    "Outbox": "outbox",
     "Outcome": "reserve",
     "OutpostNote": "book",
     "Reservation": "reserve",

@@ -20,6 +20,7 @@ from outpost_core.ledger.store import Store
 
 if TYPE_CHECKING:  # what describes outposts needs none of it, and is waited for by a person
     from outpost_core.ledger.claims import Claim
+    from outpost_core.ledger.outbox import Outbox
     from outpost_core.ledger.reserve import Answer, Reservation
     from outpost_core.types import Event, Explanation, Order, Worker, WorkerStatus
 
@@ -63,6 +64,13 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self._store = Store(folder)
+
+    @property
+    def outbox(self) -> Outbox:
+        """The mail that was written here."""
+        from outpost_core.ledger.outbox import Outbox
+
+        return Outbox(self._store)
 
     def close(self) -> None:
         """Let go of the file."""

@@ -100,8 +100,32 @@ _V1: Final = (
     ) WITHOUT ROWID""",
 )
 
+_V2: Final = (
+    # Mail that was written here; see `outbox`. Kept with its text until it is delivered.
+    """CREATE TABLE outbox (
+        id TEXT PRIMARY KEY,
+        outpost TEXT NOT NULL,
+        recipient TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        body TEXT NOT NULL,
+        sender TEXT NOT NULL,
+        priority INTEGER NOT NULL,
+        written_at REAL NOT NULL,
+        tries INTEGER NOT NULL DEFAULT 0,
+        error TEXT NOT NULL DEFAULT '',
+        tried_at REAL,
+        next_try REAL NOT NULL DEFAULT 0,
+        delivered_at REAL,
+        failed_at REAL,
+        owner TEXT NOT NULL DEFAULT '',
+        claimed_until REAL NOT NULL DEFAULT 0
+    )""",
+    """CREATE INDEX outbox_waiting ON outbox (outpost, next_try, claimed_until)
+        WHERE delivered_at IS NULL AND failed_at IS NULL""",
+)
+
 #: `MIGRATIONS[v]` brings a ledger from version `v` to `v + 1`; the last one makes it current.
-MIGRATIONS: Final[Sequence[Sequence[str]]] = (_V1,)
+MIGRATIONS: Final[Sequence[Sequence[str]]] = (_V1, _V2)
 
 
 class NewerSchemaError(Exception):

@@ -22,6 +22,7 @@ from outpost_core import wire
 from outpost_core.backend import Backend, BuildContext, Outpost, OutpostOptions, option
 from outpost_core.errors import ConflictError, NotFoundError, SpawnRefusedError, UnreachableError
 from outpost_core.hookspecs import API_VERSION, CAPABILITIES, TRAITS, hookimpl
+from outpost_core.message import check, is_for
 from outpost_core.types import (
     Cleaned,
     Finding,
@@ -85,6 +86,7 @@ class _World:
     due: dict[str, tuple[float, Result]] = field(default_factory=dict)
     scripts: dict[str, Script] = field(default_factory=dict)
     orders: dict[str, Order] = field(default_factory=dict)
+    mails: list[Message] = field(default_factory=list)
     listed: list[WorkerStatus] | None = None
     refusal: str = ""
     cut: str = ""
@@ -100,9 +102,9 @@ class FakeOutpost(Outpost):
         context: only its folder's path is used, as the name of the shared memory.
 
     Attributes:
-        calls: `(hook, worker or "")` for each call, in order.
-        mails: messages delivered.
+        calls: `(hook, worker, address or "")` for each call, in order.
         nudges: `(worker, text)` typed.
+        installed: agents that bootstrap has installed.
     """
 
     type = "fake"
@@ -120,8 +122,8 @@ class FakeOutpost(Outpost):
         super().__init__(name, options, context or BuildContext(state_dir=Path("/nonexistent")))
         self.capabilities = frozenset(options.capabilities)
         self.calls: list[tuple[str, str]] = []
-        self.mails: list[Message] = []
         self.nudges: list[tuple[str, str]] = []
+        self.installed: set[str] = set()
         self._world = world or new_world(options)
 
     @classmethod
@@ -140,6 +142,11 @@ class FakeOutpost(Outpost):
                 WorkerStatus(id=worker, state=state, started_at=now, updated_at=now, result=result)
             )
         return outpost
+
+    @property
+    def mails(self) -> list[Message]:
+        """Messages that were delivered, each once."""
+        return self._world.mails
 
     # --- how it behaves ---------------------------------------------------------------------
 
@@ -299,9 +306,17 @@ class FakeOutpost(Outpost):
 
     @hookimpl
     async def outpost_mail(self, message: Message) -> None:
-        """Remember the message."""
-        await self._answer("outpost_mail")
-        self.mails.append(message)
+        """Remember the message, unless it is there."""
+        await self._answer("outpost_mail", message.to)
+        check(message)
+        if not message.id or all(one.id != message.id for one in self.mails):
+            self.mails.append(message)
+
+    @hookimpl
+    async def outpost_inbox(self, identity: str) -> Sequence[Message]:
+        """Return what was remembered."""
+        await self._answer("outpost_inbox", identity)
+        return [one for one in self.mails if not identity or is_for(one.to, identity)]
 
     @hookimpl
     def outpost_price(self, order: Order) -> float:  # noqa: ARG002

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from outpost_core import faults
 from outpost_core.backend import BuildContext, Outpost
@@ -30,13 +30,26 @@ from outpost_core.errors import (
     UsageError,
 )
 from outpost_core.hookspecs import hookimpl
-from outpost_core.types import Cleaned, Finding, Health, Order, State, WorkerStatus, split_worker_id
-from outpost_core.worker import files, logs, publish, status, stop
-from outpost_local import cleaning, console, guards
+from outpost_core.types import (
+    Cleaned,
+    Finding,
+    Health,
+    Message,
+    Order,
+    State,
+    Step,
+    WorkerStatus,
+    split_worker_id,
+)
+from outpost_core.worker import cleaning, files, logs, publish, status, stop
+from outpost_local import console, guards
 from outpost_local.detached import Detached
 from outpost_local.launcher import Launcher
 from outpost_local.options import CAPABILITIES, LocalOptions, Mode
 from outpost_local.tmux import Tmux, TmuxError
+
+if TYPE_CHECKING:
+    from outpost_local.mail import Mailbox
 
 #: In the folder of a worker that was started without tmux.
 NO_TERMINAL = "no-terminal"
@@ -208,6 +221,21 @@ class LocalOutpost(Outpost):
         return await asyncio.to_thread(console.tail, folder / files.LOG, lines)
 
     @hookimpl
+    async def outpost_mail(self, message: Message) -> None:
+        """Deliver a message through `gt` where a town has it, else into its file.
+
+        Raises:
+            UsageError: it can never be delivered.
+            UnreachableError: it was not, or nobody can say; it may come again.
+        """
+        await asyncio.to_thread(self._mailbox().deliver, message)
+
+    @hookimpl
+    async def outpost_inbox(self, identity: str) -> Sequence[Message]:
+        """Return the messages for someone here, oldest first; "" for everybody's."""
+        return await asyncio.to_thread(self._mailbox().inbox, identity)
+
+    @hookimpl
     async def outpost_doctor(self, rig: str | None) -> Sequence[Finding]:
         """Look at everything that a worker needs on this machine."""
         from outpost_local import doctor
@@ -248,6 +276,11 @@ class LocalOutpost(Outpost):
     def _rig(self, order: Order) -> str | None:
         """Return where the order's rig is on this machine; None when the order itself says it."""
         return None
+
+    def _mailbox(self) -> Mailbox:
+        from outpost_local.mail import Mailbox
+
+        return Mailbox(self.root, _resolve(self.options.town_path, self.context), self._agent_env)
 
     def _folder(self, worker: str) -> Path:
         return self.root / files.WORKERS / worker
