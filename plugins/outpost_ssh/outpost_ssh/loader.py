@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from outpost_core.errors import UnreachableError, UsageError
+from outpost_core.errors import OutpostError, UnreachableError, UsageError
 from outpost_ssh import package
 
 if TYPE_CHECKING:
@@ -144,9 +144,11 @@ class Loader:
             if answer == "need":
                 await self._send_package()
                 answer, said = await self._answer(PATIENCE)
-        except OSError as error:
-            why = await self._say_why()
-            raise self._unfit(f"the line broke while it was prepared ({error}){why}") from error
+        except OutpostError:
+            raise
+        except Exception as error:  # each kind of stream has its own
+            told = str(error) or type(error).__name__
+            raise self._unfit(f"the line broke while it was prepared: {told}") from error
         if answer == "ready":
             return said
         raise self._explained(said)

@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,7 +62,8 @@ class Far:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             start_new_session=True,
         )  # fmt: skip
-        assert process.stdin and process.stdout and process.stderr
+        assert process.stdin
+        assert process.stdout
 
         async def ended() -> loader.Ended:
             assert process.stderr

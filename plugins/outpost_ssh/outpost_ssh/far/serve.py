@@ -22,8 +22,8 @@ from outpost_core.hookspecs import hookimpl
 from outpost_core.stdio import server
 from outpost_core.worker import publish
 from outpost_local.options import LocalOptions, Mode
-from outpost_local.outpost import LocalOutpost
-from outpost_ssh.far import login
+from outpost_ssh.far import login, rigs
+from outpost_ssh.far.rigs import HostingOutpost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,6 +39,7 @@ class FarOptions:
     """What the near side says in its hello.
 
     Args:
+        controller: identity of the near program's state, for its own repositories.
         mode: see `outpost_local.options.Mode`.
         state_path: where workers live, instead of the login's own place.
         town_path: as for a local outpost, and so are all others but the last.
@@ -49,6 +50,7 @@ class FarOptions:
         fault: in tests, the point at which to die.
     """
 
+    controller: str = ""
     mode: str = "auto"
     state_path: str | None = None
     town_path: str | None = None
@@ -59,7 +61,7 @@ class FarOptions:
     fault: str = ""
 
 
-class FarOutpost(LocalOutpost):
+class FarOutpost(HostingOutpost):
     """The workers of a far machine's login, on that machine."""
 
     type = "ssh-far"
@@ -129,7 +131,9 @@ def build(name: str, options: Mapping[str, Json]) -> FarOutpost:
     # found before a profile is asked: the place must not depend on what is installed
     root = Path(asked.state_path).expanduser() if asked.state_path else state_root(os.environ)
     context = BuildContext(state_dir=root.absolute(), config_dir=Path.home())
-    return FarOutpost(name, local, context)
+    outpost = FarOutpost(name, local, context)
+    outpost.controller = asked.controller
+    return outpost
 
 
 def state_root(environ: Mapping[str, str]) -> Path:
@@ -141,4 +145,4 @@ def state_root(environ: Mapping[str, str]) -> Path:
 
 def main() -> int:
     """Serve until the near side hangs up; workers go on."""
-    return server.main(build, server=f"outpost-ssh {__version__}")
+    return server.main(build, server=f"outpost-ssh {__version__}", extra=rigs.METHODS)

@@ -1,0 +1,271 @@
+"""The SSH outpost: a local outpost that runs on the far machine, and a channel to it.
+
+One channel of one supervised connection carries all verbs, each in one round trip. What is true
+about a worker is in its folder over there: this object can end, or its line break, at any moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from outpost_core.hookspecs import hookimpl
+from outpost_core.stdio.client import Client
+from outpost_core.stdio.remote import StdioOutpost
+from outpost_core.types import Cleaned, Finding, Message, Order, Step, WorkerStatus
+from outpost_local.options import Mode
+from outpost_ssh.loader import Ended, Loader, command
+from outpost_ssh.options import CAPABILITIES, SshOptions
+
+if TYPE_CHECKING:
+    import asyncssh
+
+    from outpost_core.backend import BuildContext
+    from outpost_core.types import Json
+    from outpost_ssh.link import Link
+
+#: Seconds that the clocks may differ before moments are told by ours.
+SAME_TIME: Final = 2.0
+#: Bytes of what a far program writes to stderr that are kept, to be quoted.
+_STDERR: Final = 4096
+
+#: Whether a far server of this program has been told the fault that tests ask for.
+_fault_told = False
+
+
+class SshOutpost(StdioOutpost):
+    """Workers on a host that is reached over SSH.
+
+    Args:
+        name: the configured name.
+        options: its options.
+        context: where what belongs to this side is kept.
+    """
+
+    type = "ssh"
+    options: SshOptions
+
+    def __init__(self, name: str, options: SshOptions, context: BuildContext) -> None:
+        super().__init__(name, options, context)
+        process = options.mode is Mode.PROCESS
+        self.capabilities = CAPABILITIES - {"attach"} if process else CAPABILITIES
+        self._link: Link | None = None
+        self._tails: set[asyncio.Task[None]] = set()
+        self._skew = 0.0
+
+    # --- the line -----------------------------------------------------------------------------
+
+    def link(self) -> Link:
+        """Return the connection to the host, which other outposts may share; opens nothing."""
+        if self._link is None:
+            from outpost_ssh.hub import link_for
+
+            self._link = link_for(self.name, self.options, self.context)
+        return self._link
+
+    async def connect(self) -> Client:
+        """Start a far server on a new channel; it is installed there when it is not yet.
+
+        Raises:
+            UnreachableError: that is not possible, and why; `sent` is False.
+            UsageError: the options or the host's key do not allow it.
+        """
+        link = self.link()
+        process = await link.open(command(self.options.python))
+        tail = _Tail(process)
+        self._tails.add(tail.task)
+        tail.task.add_done_callback(self._tails.discard)
+        try:
+            loader = Loader(
+                self.name,
+                link.peer,
+                process.stdout,
+                process.stdin,
+                ended=tail.ended,
+                timeout=self.options.connect_timeout,
+            )
+            await loader.start()
+            client = await Client.start(
+                link.peer,
+                process.stdout,
+                process.stdin,
+                name=self.name,
+                options=await asyncio.to_thread(self._hello),
+                timeout=self.options.connect_timeout,
+            )
+        except BaseException:
+            process.close()
+            raise
+        self._set_clock(client.hello.skew)
+        return client
+
+    def _hello(self) -> dict[str, Json]:
+        """Return what the far server is to know; read by `outpost_ssh.far.serve.FarOptions`."""
+        from outpost_ssh import rigs
+
+        options = self.options
+        return {
+            "controller": rigs.controller_id(self.context.state_dir),
+            "mode": options.mode.value,
+            "state_path": _text(options.state_path),
+            "town_path": _text(options.town_path),
+            "agent_path": [*options.agent_path],
+            "pass_env": [*options.pass_env],
+            "memory_floor": options.memory_floor,
+            "disk_floor": options.disk_floor,
+            "fault": _fault(),
+        }
+
+    def given_up(self, client: Client, why: str) -> None:
+        """End a channel on which nothing is heard, and the connection below it."""
+        super().given_up(client, why)
+        if self._link is not None:
+            self._link.drop(why)
+
+    # --- moments ------------------------------------------------------------------------------
+
+    def _set_clock(self, skew: float) -> None:
+        # small changes are those of the line: moments that were told stay as they are
+        if abs(skew - self._skew) > SAME_TIME:
+            self._skew = skew if abs(skew) > SAME_TIME else 0.0
+
+    def _here(self, moment: float | None) -> float | None:
+        return None if moment is None else moment - self._skew
+
+    def _by_our_clock(self, status: WorkerStatus) -> WorkerStatus:
+        """Return a status with its moments as a clock here would have shown them."""
+        if not self._skew:
+            return status
+        result = status.result
+        if result is not None:
+            result = replace(
+                result,
+                started_at=self._here(result.started_at),
+                finished_at=self._here(result.finished_at),
+            )
+        return replace(
+            status,
+            started_at=self._here(status.started_at),
+            updated_at=self._here(status.updated_at),
+            result=result,
+        )
+
+    # --- hooks ----------------------------------------------------------------------------------
+
+    @hookimpl
+    async def outpost_spawn(self, order: Order) -> WorkerStatus:
+        """Hand the order over, after its rig when that is a repository of this machine.
+
+        Raises:
+            SpawnRefusedError: nothing was started.
+            ConflictError: the id exists with another order.
+            UnreachableError: nothing is known, unless it says `sent=False`.
+        """
+        if order.rig is not None and order.rig.startswith("/"):
+            from outpost_ssh import rigs
+
+            await rigs.prepare(self, order)
+        return self._by_our_clock(await super().outpost_spawn(order))
+
+    @hookimpl
+    async def outpost_list(self) -> Sequence[WorkerStatus]:
+        """Return all workers; work for repositories of this machine is brought home first."""
+        from outpost_ssh import rigs
+
+        found = await rigs.bring_home(self, await super().outpost_list())
+        return [self._by_our_clock(status) for status in found] if self._skew else found
+
+    @hookimpl
+    async def outpost_clean(self, worker: str, force: bool) -> Cleaned:
+        """Remove an ended worker's files there, and fetch what that has rescued."""
+        from outpost_ssh import rigs
+
+        await rigs.before_clean(self, worker)
+        return await rigs.after_clean(self, worker, await super().outpost_clean(worker, force))
+
+    @hookimpl
+    async def outpost_attach(self, worker: str) -> int:
+        """Give the caller's terminal to the worker; return the exit code of the viewer."""
+        from outpost_ssh import attach
+
+        return await attach.attach(
+            worker,
+            self,
+            self.link(),
+            command=command(self.options.python),
+            timeout=self.options.connect_timeout,
+        )
+
+    @hookimpl
+    async def outpost_inbox(self, identity: str) -> Sequence[Message]:
+        """Return the messages that wait there."""
+        found = await super().outpost_inbox(identity)
+        if not self._skew:
+            return found
+        return [replace(message, sent_at=self._here(message.sent_at)) for message in found]
+
+    @hookimpl
+    async def outpost_doctor(self, rig: str | None) -> Sequence[Finding]:
+        """Look at the line and at everything that a worker needs there."""
+        return await super().outpost_doctor(rig)
+
+    @hookimpl
+    async def outpost_bootstrap(self, agents: Sequence[str], dry_run: bool) -> AsyncIterator[Step]:
+        """Install what a worker needs there, as far as that is allowed."""
+        from outpost_ssh import bootstrap
+
+        async with contextlib.aclosing(bootstrap.bootstrap(self, agents, dry_run)) as steps:
+            async for step in steps:
+                yield step
+
+    @hookimpl
+    async def outpost_close(self) -> None:
+        """Let go of the channel and of the connection; workers go on."""
+        from outpost_ssh import rigs
+
+        await rigs.close(self)
+        await super().outpost_close()
+        link, self._link = self._link, None
+        if link is not None:
+            await link.aclose()
+        for tail in [*self._tails]:
+            tail.cancel()
+        await asyncio.gather(*self._tails, return_exceptions=True)
+
+
+class _Tail:
+    """Reads what a far program writes to stderr, so that it never waits for us; keeps the end."""
+
+    def __init__(self, process: asyncssh.SSHClientProcess[bytes]) -> None:
+        self._process = process
+        self._kept = b""
+        self.task = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        with contextlib.suppress(Exception):  # the line's own; whoever asks something is told
+            while data := await self._process.stderr.read(_STDERR):
+                self._kept = (self._kept + data)[-_STDERR:]
+
+    async def ended(self) -> Ended:
+        """Wait for the program's end, and say how it ended."""
+        with contextlib.suppress(Exception):
+            await self._process.wait_closed()
+        await asyncio.wait({self.task}, timeout=1.0)
+        status = self._process.exit_status
+        return Ended(status=status, stderr=self._kept.decode("utf-8", "replace"))
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _fault() -> str:
+    """Return the point at which tests have a far process die: the first server only is told."""
+    global _fault_told  # noqa: PLW0603 - of one program
+    fault = "" if _fault_told else os.environ.get("OUTPOST_FAULT", "")
+    _fault_told = True
+    return fault
