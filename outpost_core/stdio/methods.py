@@ -138,19 +138,16 @@ class Methods:
         return call
 
     async def _spawn(self, params: Params) -> Json:
-        values = params.get("secrets", {})
-        if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
-            raise UsageError("`secrets` of the request is not a map of text")
-        secrets: dict[str, str] = {name: str(value) for name, value in values.items()}
+        secrets = secrets_of(params)
         try:
-            order = _order(params, secrets)
+            order = order_of(params, secrets)
             return wire.to_json(await self._outpost.outpost_spawn(order=order))
         except OutpostError as error:
-            _mask(error, secrets)
+            mask(error, secrets)
             raise
         except Exception as error:  # noqa: BLE001 - whatever it says, it may say a secret
             trouble = OutpostError(f"{type(error).__name__}: {error}")
-            _mask(trouble, secrets)
+            mask(trouble, secrets)
             raise trouble from None
 
     async def _list(self, params: Params) -> Raw:
@@ -303,7 +300,19 @@ async def _next(stream: AsyncIterator[bytes]) -> bytes | None:
     return None
 
 
-def _order(params: Params, secrets: Mapping[str, str]) -> Order:
+def secrets_of(params: Params) -> dict[str, str]:
+    """Return the values of the secrets of a request to spawn.
+
+    Raises:
+        UsageError: they are no map of text.
+    """
+    values = params.get("secrets", {})
+    if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
+        raise UsageError("`secrets` of the request is not a map of text")
+    return {name: str(value) for name, value in values.items()}
+
+
+def order_of(params: Params, secrets: Mapping[str, str]) -> Order:
     """Return the order of a request, with the values of its secrets.
 
     Raises:
@@ -334,7 +343,7 @@ def _lean(value: Json) -> Json:
     return {key: _lean(item) for key, item in value.items() if item is not None}
 
 
-def _mask(error: OutpostError, secrets: Mapping[str, str]) -> None:
+def mask(error: OutpostError, secrets: Mapping[str, str]) -> None:
     """Take the values of secrets out of an error's text, whoever wrote it."""
     values: Iterable[str] = sorted(secrets.values(), key=len, reverse=True)
     for value in values:

@@ -1,4 +1,4 @@
-"""`python -m outpost_core.worker run|recover|stop|status FOLDER`."""
+"""`python -m outpost_core.worker run|recover|stop|status|clean FOLDER`, or `… publish ROOT`."""
 
 from __future__ import annotations
 

@@ -11,17 +11,21 @@ from outpost_core import wire
 from outpost_core.errors import OutpostError
 
 _USAGE = """\
-usage: python -m outpost_core.worker run FOLDER
+usage: python -m outpost_core.worker publish ROOT <REQUEST
+       python -m outpost_core.worker run FOLDER
        python -m outpost_core.worker recover FOLDER
        python -m outpost_core.worker stop FOLDER [--grace SECONDS]
        python -m outpost_core.worker status FOLDER
+       python -m outpost_core.worker clean FOLDER [--force]
 """
 
 
 def main(argv: list[str]) -> int:
-    """Run `recover`, `stop` or `status`, print JSON, and return the exit code."""
+    """Run any verb but `run`, print JSON, and return the exit code."""
     try:
         match argv:
+            case ["publish", root]:
+                return _publish(Path(os.path.abspath(root)))
             case ["recover", folder]:
                 from outpost_core.worker.recover import recover
 
@@ -36,12 +40,54 @@ def main(argv: list[str]) -> int:
                 from outpost_core.worker.status import read
 
                 print(wire.dumps(read(Path(os.path.abspath(folder)))))
+            case ["clean", folder, *flags] if flags in ([], ["--force"]):
+                from outpost_core.worker.cleaning import clean
+
+                path = Path(os.path.abspath(folder))
+                print(wire.dumps(clean(path.parent.parent, path, force=bool(flags))))
             case _:
                 sys.stderr.write(_USAGE)
                 return 2
     except OutpostError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
+    return 0
+
+
+def _publish(root: Path) -> int:
+    """Make or adopt the worker of a `spawn` request, for programs in other languages.
+
+    Reads the request's params (`order`, `secrets`, `digest`) from standard input. Prints its
+    folder, whether it was made just now, whether it has begun, the argv that begins it, and its
+    status; or an error as the protocol has it (see docs/reference/protocol.md).
+    """
+    from outpost_core.errors import UsageError
+    from outpost_core.stdio import methods, protocol
+    from outpost_core.types import Json, State
+    from outpost_core.worker import publish, status
+
+    secrets: dict[str, str] = {}
+    try:
+        try:
+            params = protocol.decode(sys.stdin.buffer.read())
+        except protocol.FrameError as error:
+            raise UsageError(f"the request cannot be read: {error}") from None
+        secrets = methods.secrets_of(params)
+        order = methods.order_of(params, secrets)
+        folder, made = publish.publish(root, order, publish.base_env(os.environ))
+        found = status.read(folder)
+        about = wire.to_json(found)
+        assert isinstance(about, dict)
+        if found.started_at is None and found.result is None:
+            about["state"] = State.QUEUED.value
+        begun = status.started(folder)
+        answer: dict[str, Json] = {"folder": str(folder), "made": made, "begun": begun}
+        answer |= {"command": [*publish.command(folder)], "status": about}
+    except OutpostError as error:
+        methods.mask(error, secrets)
+        print(protocol.text({"error": protocol.error_to_json(error)}).decode())
+        return error.exit_code
+    print(protocol.text(answer).decode())
     return 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from outpost_core.types import Delivery, State
-from outpost_local import cleaning
+from outpost_core.worker import cleaning
 
 
 def git(folder: Path, *argv: str) -> str:

@@ -19,8 +19,7 @@ from outpost_core.agents import PRESETS
 from outpost_core.config import Defaults
 from outpost_core.orders import OrderRequest, Surroundings, make_order
 from outpost_core.types import Order, Result, State
-from outpost_core.worker import files, publish, recover
-from outpost_local import cleaning
+from outpost_core.worker import cleaning, files, publish, recover
 
 USER, PASSWORD = "me", "pass-w0rd-canary"
 
