@@ -1,17 +1,21 @@
-"""Finishing the spawns of processes that died: at once, patiently, and never twice at a time."""
+"""Finishing what others began: the spawns of processes that died, and stops that came too early.
+
+At once, patiently, and never twice at a time.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from outpost_core.errors import OutpostError
+from outpost_core.givenup import GivenUp
 from outpost_core.ledger import Claim
 from outpost_core.ticket import ASKED_FOR, Ticket
-from outpost_core.types import Event, Secrets, Worker
+from outpost_core.types import Event, Secrets, Worker, WorkerStatus
 
 if TYPE_CHECKING:
     from outpost_core.ledger import Ledger
@@ -40,15 +44,27 @@ class Recovery:
     _at_work: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     #: worker → when it may be tried again (monotonic), and the pause before that
     _failed: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _given_up: GivenUp = field(init=False)
 
-    async def finish(self, reachable: Iterable[str]) -> None:
+    def __post_init__(self) -> None:
+        self._given_up = GivenUp(
+            fleet=self.placement.fleet,
+            ledger=self.ledger,
+            tell=self.placement.tell,
+            patience=self.patience,
+        )
+
+    async def finish(self, answers: Mapping[str, Sequence[WorkerStatus]]) -> None:
         """Finish every spawn whose process died, first at the outpost where it was reserved.
 
+        What a stop gave up before it was started, and was started after all, is stopped.
+
         Args:
-            reachable: outposts that have just answered.
+            answers: what each outpost that has just answered says of its workers.
         """
         self.placement.pay()
-        names, now = set(reachable), time.monotonic()
+        await self._given_up.stop(answers)
+        names, now = set(answers), time.monotonic()
         begun = []
         for worker in self.ledger.orphans():
             due, _ = self._failed.get(worker.id, (now, 0.0))

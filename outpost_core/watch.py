@@ -89,18 +89,20 @@ class Watch:
         asked_at = time.time()
         answers = await self.fleet.list_all(names, timeout=self.answer_timeout)
         errors: dict[str, OutpostError] = {}
+        told: dict[str, Sequence[WorkerStatus]] = {}
         again = []
         for name, answer in answers.items():
             if not isinstance(answer, OutpostError):
                 if self._heard(name, None, asked_at):
                     again.append(name)
                 self._take(name, answer, asked_at)
+                told[name] = answer
                 continue
             errors[name] = answer
             if isinstance(answer, UnreachableError):
                 self._heard(name, answer.message, asked_at)
-        await self.recovery.finish(answers.keys() - errors.keys())
-        await self.mail.answered(answers.keys() - errors.keys(), again)
+        await self.recovery.finish(told)
+        await self.mail.answered(told, again)
         return errors
 
     def _take(self, name: str, statuses: Sequence[WorkerStatus], asked_at: float) -> None:

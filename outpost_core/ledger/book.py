@@ -419,6 +419,13 @@ class Ledger:
         gone = [worker for worker, owner in found if not alive[owner.partition("/")[0]]]
         return self.workers(ids=gone) if gone else []
 
+    def never_begun(self) -> dict[tuple[str, str], str]:
+        """Return the digests of workers that were stopped before they began, by (outpost, id)."""
+        found = self._store.read(
+            "SELECT outpost, id, digest FROM workers WHERE state = 'stopped' AND started_at IS NULL"
+        )
+        return {(outpost, worker): digest for outpost, worker, digest in found}
+
     def order(self, id: str) -> Order | None:  # noqa: A002 - the word of the glossary
         """Return a worker's order, its secrets without values; None when it is not known."""
         from outpost_core.types import Order

@@ -122,6 +122,9 @@ _V2: Final = (
     )""",
     """CREATE INDEX outbox_waiting ON outbox (outpost, next_try, claimed_until)
         WHERE delivered_at IS NULL AND failed_at IS NULL""",
+    # The few that were stopped before they began: see `givenup`.
+    """CREATE INDEX workers_never_begun ON workers (outpost, digest)
+        WHERE state = 'stopped' AND started_at IS NULL""",
 )
 
 #: `MIGRATIONS[v]` brings a ledger from version `v` to `v + 1`; the last one makes it current.
