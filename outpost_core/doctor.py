@@ -18,21 +18,22 @@ Found = list[tuple[str, Finding]]
 DOCTOR_TIMEOUT = 60.0
 
 
-async def examine(manager: Manager, name: str | None = None) -> Found:
+async def examine(manager: Manager, name: str | None = None, *, rig: str | None = None) -> Found:
     """Examine one outpost, or everything.
 
     Args:
         manager: the open manager.
         name: an outpost; None for packages, configuration, ledger and all outposts.
+        rig: outposts are also asked whether workers there could push to it.
 
     Returns:
         `(subject, finding)` pairs; the subject is `packages`, `config`, `ledger`, `git` or an
         outpost's name.
     """
     if name is not None:
-        return await _outpost(manager, manager.fleet.configured(name).name)
+        return await _outpost(manager, manager.fleet.configured(name).name, rig)
     found = [*_packages(manager), _config(manager), _ledger(manager), _git()]
-    each = await asyncio.gather(*(_outpost(manager, n) for n in manager.fleet.names))
+    each = await asyncio.gather(*(_outpost(manager, n, rig) for n in manager.fleet.names))
     for findings in each:
         found += findings
     found += [
@@ -86,7 +87,7 @@ def _git() -> tuple[str, Finding]:
     )
 
 
-async def _outpost(manager: Manager, name: str) -> Found:
+async def _outpost(manager: Manager, name: str, rig: str | None) -> Found:
     health = await _ping(manager, name)
     if isinstance(health, Health):
         took = f", answered in {health.latency * 1000:.0f} ms" if health.latency else ""
@@ -97,7 +98,7 @@ async def _outpost(manager: Manager, name: str) -> Found:
     found = [(name, finding)]
     try:
         if manager.fleet.supports(name, "doctor"):
-            more = await manager.fleet.ask(name, "outpost_doctor", timeout=DOCTOR_TIMEOUT, rig=None)
+            more = await manager.fleet.ask(name, "outpost_doctor", timeout=DOCTOR_TIMEOUT, rig=rig)
             if not (isinstance(more, Sequence) and all(isinstance(one, Finding) for one in more)):
                 raise PluginError(
                     f"outpost_doctor of {name!r} answered something else than findings"

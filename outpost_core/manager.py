@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Json,
         Message,
         Order,
+        Step,
         Worker,
     )
     from outpost_core.watch import Watch

@@ -183,7 +183,7 @@ def _rig(request: OrderRequest, cwd: Path, *, needed: bool) -> str | None:
         return None
     if request.rig:
         return find_rig(request.rig, cwd)
-    here = _enclosing_rig(cwd)
+    here = enclosing_rig(cwd)
     if here is None and needed:
         raise UsageError(
             "no repository was named, and this folder is in none",
@@ -230,7 +230,7 @@ def _repository(path: Path) -> str:
     raise UsageError(f"{path} is not a git repository", mend=mend)
 
 
-def _enclosing_rig(cwd: Path) -> str | None:
+def enclosing_rig(cwd: Path) -> str | None:
     """Return `origin` of the repository around `cwd`, else its path; None outside of one."""
     if _git(cwd, "rev-parse", "--is-bare-repository") == "true":
         top = _git(cwd, "rev-parse", "--absolute-git-dir")

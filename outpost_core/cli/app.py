@@ -28,6 +28,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "attach": ("contact:attach", "Give this terminal to a worker; detach any time."),
         "peek": ("contact:peek", "Print what a worker's terminal shows."),
         "nudge": ("contact:nudge", "Type a line into an interactive worker."),
+        "mail": ("mail:mail", "Send mail to someone at an outpost, and read it."),
         "stop": ("contact:stop", "End workers, after rescuing their unpushed work."),
         "clean": ("workers:clean", "Remove the files of workers whose work is delivered."),
     },
@@ -40,6 +41,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "backends": ("outposts:backends", "List the installed types, and unusable packages."),
     },
     "Set-up": {
+        "bootstrap": ("bootstrap:bootstrap", "Install what workers need at an outpost."),
         "doctor": ("setup:doctor", "Check everything that workers need, and say how to mend it."),
         "demo": ("demo:demo", "Run the main job for real, in a throw-away folder."),
         "config": ("edit:config", "Check or show the configuration."),

@@ -11,24 +11,42 @@ from outpost_core.cli.session import Session, command
 from outpost_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Iterator
 
+    from outpost_core.manager import Manager
     from outpost_core.testing import CheckResult
     from outpost_core.types import Finding
 
 
 @command("doctor")
 @click.argument("name", required=False, metavar="[OUTPOST]", shell_complete=complete.outposts)
-def doctor(session: Session, name: str | None) -> None:
+@click.option(
+    "--rig",
+    metavar="RIG",
+    shell_complete=complete.folders,
+    help="Also whether workers could push to this repository (URL or path); the one"
+    " around this folder by default.",
+)
+@click.option("--no-rig", is_flag=True, help="Ask about no repository.")  # fmt: skip
+def doctor(session: Session, name: str | None, rig: str | None, no_rig: bool) -> None:
     """Check everything that workers need, and say how to mend it.
 
-    Exit code 1 when something has to be mended.
+    With an outpost named, that too: whether a branch could be pushed to the repository from
+    there. Exit code 1 when something has to be mended.
 
     \b
-    Example:
-      outpost doctor local
+    Examples:
+      outpost doctor
+      outpost doctor local --rig git@example.com:team/app.git
     """
-    findings = session.run(lambda manager: manager.doctor(name))
+    if rig and no_rig:
+        raise UsageError("both --rig and --no-rig were given", mend="give one of the two")
+
+    def work(manager: Manager) -> Awaitable[list[tuple[str, Finding]]]:
+        asked = not no_rig and (rig is not None or name is not None)
+        return manager.doctor(name, rig=manager.rig(rig) if asked else None)
+
+    findings = session.run(work)
     well = all(finding.ok is not False for _, finding in findings)
 
     def data() -> object:

@@ -14,13 +14,23 @@ from outpost_core.cli.edge import error_shape
 from outpost_core.errors import OutpostError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from outpost_core.ledger import Letter
     from outpost_core.overview import OutpostView
     from outpost_core.plugins import PluginReport
     from outpost_core.testing import CheckResult
     from outpost_core.ticket import Spawned
-    from outpost_core.types import Cleaned, Event, Explanation, Finding, Health, Worker
+    from outpost_core.types import (
+        Cleaned,
+        Event,
+        Explanation,
+        Finding,
+        Health,
+        Message,
+        Step,
+        Worker,
+    )
 
 Shape = dict[str, Any]
 
@@ -82,6 +92,23 @@ EXPLANATION: Final[Shape] = {
         }
     ],
     "attempts": [{"outpost": "that was tried and did not take it", "error": "what it said"}],
+}
+LETTER: Final[Shape] = {
+    "id": "the message's own",
+    "outpost": "where it goes",
+    "to": "the address there",
+    "from": "who it is from",
+    "subject": "one line",
+    "body": "the text",
+    "priority": "0 to 4, 0 is the highest",
+    "state": "delivered, waiting or failed",
+    "tries": "how often nobody was found",
+    "error": "what came of the last try, or an empty text",
+    "written_at": "when it was written",
+    "tried_at": "when it was last tried, or null",
+    "next_try_at": "when it is tried again by itself, or null",
+    "delivered_at": "when the outpost had it, or null",
+    "failed_at": "when it was refused for ever, or null",
 }
 ERROR: Final[Shape] = {
     "code": "the exit code",
@@ -157,6 +184,30 @@ SHAPES: Final[Mapping[str, Shape]] = {
     "attach": {"worker": "its id", "exit_code": "of the viewer"},
     "peek": {"worker": "its id", "text": "what its terminal shows"},
     "nudge": {"worker": "its id", "text": "what was typed"},
+    "mail send": {"letter": LETTER},
+    "mail inbox": {
+        "outposts": [
+            {
+                "outpost": "its name",
+                "messages": [
+                    {
+                        "id": "the message's own there",
+                        "to": "the address there",
+                        "from": "who it is from",
+                        "subject": "one line",
+                        "body": "the text",
+                        "priority": "0 to 4, 0 is the highest",
+                        "sent_at": "when it was written, or null",
+                        "read": "whether the receiver has seen it",
+                    }
+                ],
+                "error": "null, or the error when it gave no answer",
+            }
+        ]
+    },
+    "mail outbox": {"letters": [LETTER]},
+    "mail flush": {"letters": [LETTER]},
+    "mail drop": {"letter": LETTER},
     "stop": {"stopped": ["ids whose end is asked for"], "refused": [
         {"worker": "its id", "error": ERROR}
     ]},
@@ -180,6 +231,21 @@ SHAPES: Final[Mapping[str, Shape]] = {
                 "ok": "true, false to be mended, null worth knowing",
                 "detail": "what was found",
                 "mend": "what to do",
+            }
+        ],
+    },
+    "bootstrap": {
+        "outpost": "its name",
+        "ok": "whether no step failed",
+        "dry_run": "whether nothing was changed",
+        "steps": [
+            {
+                "name": "what it is about",
+                "state": "ok (it was there), would (with --dry-run), done, failed, or skipped"
+                " (not allowed, or an earlier step failed)",
+                "detail": "what was found or done",
+                "mend": "what to do about a failed or skipped one",
+                "seconds": "how long it took",
             }
         ],
     },
@@ -343,9 +409,52 @@ def cleaned(worker: str, answer: Cleaned | OutpostError) -> Shape:
     return {"worker": worker, **_plain(answer), "error": None}
 
 
+def step(step: Step, seconds: float) -> Shape:
+    """Return the shape of a step of bootstrap."""
+    return {**_plain(step), "seconds": round(seconds, 3)}
+
+
 def finding(scope: str, finding: Finding) -> Shape:
     """Return the shape of a line of `doctor`."""
     return {"scope": scope, **_plain(finding)}
+
+
+def letter(letter: Letter) -> Shape:
+    """Return the shape of a letter in the outbox."""
+    message = letter.message
+    waits = letter.state == "waiting"
+    return {
+        "id": message.id,
+        "outpost": letter.outpost,
+        "to": message.to,
+        "from": message.sender,
+        "subject": message.subject,
+        "body": message.body,
+        "priority": message.priority,
+        "state": letter.state,
+        "tries": letter.tries,
+        "error": letter.error,
+        "written_at": moment(message.sent_at),
+        "tried_at": moment(letter.tried_at),
+        "next_try_at": moment(letter.next_try) if waits and letter.next_try else None,
+        "delivered_at": moment(letter.delivered_at),
+        "failed_at": moment(letter.failed_at),
+    }
+
+
+def inbox(name: str, answer: Sequence[Message] | OutpostError) -> Shape:
+    """Return the shape of one outpost's mail."""
+    if isinstance(answer, OutpostError):
+        return {"outpost": name, "messages": [], "error": error_shape(answer)}
+    messages = [
+        {
+            "id": one.id, "to": one.to, "from": one.sender, "subject": one.subject,
+            "body": one.body, "priority": one.priority, "sent_at": moment(one.sent_at),
+            "read": one.read,
+        }
+        for one in answer
+    ]  # fmt: skip
+    return {"outpost": name, "messages": messages, "error": None}
 
 
 def check(result: CheckResult) -> Shape:

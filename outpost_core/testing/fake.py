@@ -31,6 +31,7 @@ from outpost_core.types import (
     Order,
     Result,
     State,
+    Step,
     WorkerStatus,
 )
 
@@ -328,6 +329,18 @@ class FakeOutpost(Outpost):
         """Find that memory is there."""
         await self._answer("outpost_doctor")
         return [Finding(check="memory", ok=True, detail="this outpost lives in memory")]
+
+    @hookimpl
+    async def outpost_bootstrap(self, agents: Sequence[str], dry_run: bool) -> AsyncIterator[Step]:
+        """Pretend to install each agent, once."""
+        await self._answer("outpost_bootstrap")
+        for agent in agents:
+            yield Step(name=f"agent {agent}", state="doing")
+            there = agent in self.installed
+            if not dry_run:
+                self.installed.add(agent)
+            state = "ok" if there else "would" if dry_run else "done"
+            yield Step(name=f"agent {agent}", state=state, detail="in memory")
 
     # --- inside -----------------------------------------------------------------------------
 

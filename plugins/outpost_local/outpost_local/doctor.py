@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from outpost_core.agents import PRESETS
+from outpost_core.errors import OutpostError
 from outpost_core.types import Finding
 from outpost_local import guards
 from outpost_local.options import LocalOptions, Mode
@@ -21,15 +22,18 @@ _TMUX_NEEDED: Final = (3, 0)
 _GIT_NEEDED: Final = (2, 25)
 
 
-async def examine(root: Path, options: LocalOptions, path: str) -> list[Finding]:
+async def examine(
+    root: Path, options: LocalOptions, path: str, rig: str | None = None
+) -> list[Finding]:
     """Return the findings of `outpost doctor`.
 
     Args:
         root: the state root.
         options: the outpost's options.
         path: the PATH that agents get.
+        rig: whether it can be pushed to, too.
     """
-    findings = await asyncio.gather(_tmux(options.mode), _git(path), _linger())
+    findings = await asyncio.gather(_tmux(options.mode), _git(path), _linger(), _rig(rig))
     return [
         *findings[:2],
         _python(),
@@ -40,6 +44,7 @@ async def examine(root: Path, options: LocalOptions, path: str) -> list[Finding]
         findings[2],
         *_town(options.town_path),
         *_agents(path),
+        *findings[3],
     ]
 
 
@@ -113,6 +118,17 @@ async def _linger() -> Finding:
         detail="systemd may end workers when you log out (linger is off)",
         mend="loginctl enable-linger",
     )
+
+
+async def _rig(rig: str | None) -> list[Finding]:
+    if rig is None:
+        return []
+    from outpost_local.rigcheck import CHECK, push_rights
+
+    try:
+        return [await asyncio.to_thread(push_rights, rig)]
+    except OutpostError as error:
+        return [Finding(check=CHECK, ok=False, detail=error.message, mend=error.mend)]
 
 
 def _python() -> Finding:

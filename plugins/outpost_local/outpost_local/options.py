@@ -12,7 +12,7 @@ from outpost_core.backend import OutpostOptions, option
 #: What a local outpost can at most do; without tmux, `attach` is missing.
 CAPABILITIES: Final = frozenset(
     (
-        *("clean", "attach", "nudge", "peek", "doctor"),
+        *("clean", "attach", "nudge", "peek", "mail", "inbox", "doctor", "bootstrap"),
         *("interactive", "checkpoint", "rig", "local_rig", "secrets"),
     )
 )

@@ -91,6 +91,10 @@ class LocalOutpost(Outpost):
         if self.options.agent_path:
             own = [str(Path(folder).expanduser()) for folder in self.options.agent_path]
             env["PATH"] = os.pathsep.join([*own, env.get("PATH", os.defpath)])
+        # What people install for themselves is not on the PATH of every login.
+        user = str(Path.home() / ".local" / "bin")
+        if user not in (path := env.get("PATH", os.defpath)).split(os.pathsep):
+            env["PATH"] = os.pathsep.join([path, user])
         if town := _resolve(self.options.town_path, context):
             env["GT_ROOT"] = env["GT_TOWN_ROOT"] = str(town)
         return env
@@ -241,7 +245,21 @@ class LocalOutpost(Outpost):
         from outpost_local import doctor
 
         path = self._agent_env.get("PATH", os.defpath)
-        return await doctor.examine(self.root, self.options, path)
+        return await doctor.examine(self.root, self.options, path, rig)
+
+    @hookimpl
+    async def outpost_bootstrap(self, agents: Sequence[str], dry_run: bool) -> AsyncIterator[Step]:
+        """Install what a worker needs on this machine, as far as that goes without a password."""
+        from outpost_local.setup.here import HereShell, bootstrap
+
+        async for step in bootstrap(
+            HereShell(),
+            agents,
+            dry_run,
+            town=_resolve(self.options.town_path, self.context),
+            doctor=lambda: self.outpost_doctor(rig=None),
+        ):
+            yield step
 
     @hookimpl
     async def outpost_close(self) -> None:
