@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from outpost_core import faults
 from outpost_core.testing import MUTANTS, OutpostSuite, Target
+from outpost_core.testing.mutants import Mutant
 from outpost_core.testing.registry import all_checks, run_check
 from outpost_exec.options import ExecOptions
 
 SERVED = Path(__file__).parent / "served.py"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "outpost.js"
+EXAMPLE_CAPABILITIES = ("rig", "local_rig", "checkpoint", "secrets", "interactive", "clean")
 REFERENCE = ("rig", "local_rig", "checkpoint", "secrets")
 LOCAL = (*REFERENCE, "clean", "nudge", "peek", "interactive")
 
 
-def make_target(state: Path, command: tuple[str, ...], capabilities: tuple[str, ...]) -> Target:
+def make_target(
+    state: Path, command: tuple[str, ...], capabilities: tuple[str, ...], **sizes: Any
+) -> Target:
     return Target(
         type="exec",
         provider="outpost_exec.plugin",
@@ -25,11 +33,12 @@ def make_target(state: Path, command: tuple[str, ...], capabilities: tuple[str, 
         state=state,
         # what dies at a point of `local.*` is the program, whose request is repeated
         fault_points=faults.NEAR + faults.FAR,
+        **sizes,
     )
 
 
-def served(state: Path, kind: str, capabilities: tuple[str, ...], **sizes: float) -> Target:
-    return make_target(state, (sys.executable, str(SERVED), kind), capabilities)
+def served(state: Path, kind: str, capabilities: tuple[str, ...], **sizes: Any) -> Target:
+    return make_target(state, (sys.executable, str(SERVED), kind), capabilities, **sizes)
 
 
 class TestReference(OutpostSuite):
@@ -44,8 +53,21 @@ class TestLocal(OutpostSuite):
         return served(tmp_path, "local", LOCAL)
 
 
+class TestAnotherLanguage(OutpostSuite):
+    @pytest.fixture
+    def target(self, tmp_path: Path) -> Target:
+        node = shutil.which("node")
+        assert node is not None, "the example is JavaScript: install Node"
+        target = make_target(tmp_path, (node, str(EXAMPLE)), EXAMPLE_CAPABILITIES)
+        # each worker's folder is made by a program of its own there: a tenth of a second of work
+        options = dataclasses.replace(target.options, env={"OUTPOST_PYTHON": sys.executable})
+        return dataclasses.replace(target, options=options, spawns=40, listed=150)
+
+
 #: Those that can only be seen where the outpost itself can be cut off.
 NEEDS_CUT = {"mutant-done-when-unreachable"}
+#: Those that fail in another way behind the protocol: a log that begins anew never ends.
+SAYING = {"mutant-ignores-offset": "did not finish"}
 
 
 @pytest.mark.parametrize(
@@ -53,8 +75,9 @@ NEEDS_CUT = {"mutant-done-when-unreachable"}
     [mutant for mutant in MUTANTS if mutant.outpost.type not in NEEDS_CUT],
     ids=lambda mutant: mutant.outpost.__name__,
 )
-def test_a_mutant_behind_the_protocol_is_caught(mutant, tmp_path: Path) -> None:
+def test_a_mutant_behind_the_protocol_is_caught(mutant: Mutant, tmp_path: Path) -> None:
     (check,) = (check for check in all_checks() if check.id == mutant.caught_by)
-    result = run_check(check, served(tmp_path, mutant.outpost.type, REFERENCE))
+    target = served(tmp_path, mutant.outpost.type, REFERENCE, within=5.0)
+    result = run_check(check, target)
     assert result.status == "failed", result
-    assert mutant.saying in result.detail
+    assert SAYING.get(mutant.outpost.type, mutant.saying) in result.detail

@@ -1,0 +1,388 @@
+#!/usr/bin/env node
+// A complete outpost in one file of JavaScript, without dependencies.
+//
+// It speaks the protocol of docs/reference/protocol.md on its standard input and output, and runs
+// workers on this machine. In outposts.yaml:
+//
+//     outposts:
+//       - name: node
+//         type: exec
+//         command: [node, /path/to/outpost.js]
+//         capabilities: [rig, local_rig, checkpoint, secrets, interactive, clean]
+//
+// What is hard about a worker (one clone and one agent per order, checkpoints, delivery, a process
+// tree that ends as a whole) is done by Outpost's own far side, a Python module that this program
+// calls: `python3 -m outpost_core.worker publish|stop|recover|clean`. Where that is not wanted, only
+// the functions under "workers" have to be written anew.
+
+"use strict";
+
+const { spawn } = require("node:child_process");
+const fs = require("node:fs");
+const path = require("node:path");
+
+const MAX_FRAME = 1 << 20; // longest line either side sends here, in bytes with its line end
+const INFLIGHT = 8; // requests that are worked on at once
+const ROOT = process.env.OUTPOST_STATE_DIR || path.join(process.cwd(), "state");
+const PYTHON = process.env.OUTPOST_PYTHON || "python3";
+
+// --- errors: a kind from the protocol's table, a message, and what to do next ---------------------
+
+class Trouble extends Error {
+  constructor(kind, message, mend = "", sent = true) {
+    super(message);
+    this.told = { kind, message, mend, ...(kind === "unreachable" && { sent }) };
+  }
+}
+
+// --- lines: one JSON object each ------------------------------------------------------------------
+
+let greeted = false;
+let running = 0;
+let ended = false; // the other side has gone: finish, then go too
+let waiting = Buffer.alloc(0); // the beginning of a line whose end has not come
+const queue = []; // lines that wait for a place among those INFLIGHT
+const givingUp = new Map(); // id of a request that can be broken off → how
+
+function send(frame) {
+  const line = JSON.stringify(frame) + "\n";
+  // pipes are written synchronously by Node: a slow reader slows us down, and nothing piles up
+  process.stdout.write(line);
+}
+
+function breakOff(message) {
+  send({ outpost: 1, error: { kind: "usage", message } });
+  process.exit(2);
+}
+
+process.stdin.on("data", (chunk) => {
+  const end = chunk.indexOf(10);
+  if (end < 0) {
+    waiting = Buffer.concat([waiting, chunk]);
+  } else {
+    let start = 0;
+    for (let at = end; at >= 0; at = chunk.indexOf(10, start)) {
+      const line = Buffer.concat([waiting, chunk.subarray(start, at)]);
+      waiting = Buffer.alloc(0);
+      start = at + 1;
+      take(line);
+    }
+    waiting = chunk.subarray(start);
+  }
+  if (waiting.length >= MAX_FRAME) breakOff("a line is too long");
+});
+
+process.stdin.on("end", () => {
+  ended = true;
+  for (const giveUp of givingUp.values()) giveUp();
+  goWhenDone();
+});
+
+process.stdout.on("error", () => process.exit(1));
+
+function goWhenDone() {
+  if (ended && running === 0) process.exit(0); // workers go on
+}
+
+function take(line) {
+  if (line.length >= MAX_FRAME) breakOff("a line is too long");
+  if (line.length === 0) return;
+  let frame;
+  try {
+    frame = JSON.parse(line.toString("utf8"));
+  } catch {
+    breakOff("a line is not JSON");
+  }
+  if (frame === null || typeof frame !== "object" || Array.isArray(frame)) {
+    breakOff("a line is no JSON object");
+  }
+  if (!greeted) return hello(frame);
+  if ("cancel" in frame) {
+    givingUp.get(frame.cancel)?.();
+    return;
+  }
+  if (!Number.isInteger(frame.id) || typeof frame.method !== "string") {
+    breakOff("a request lacks its id or its method");
+  }
+  if (frame.method === "bye") {
+    send({ id: frame.id, result: null });
+    process.stdin.pause();
+    ended = true;
+    return goWhenDone();
+  }
+  queue.push(frame);
+  work();
+}
+
+function hello(frame) {
+  if (frame.outpost !== 1) {
+    const message = "this program speaks version 1 of the protocol";
+    send({ outpost: 1, error: { kind: "unsupported", message } });
+    process.exit(2);
+  }
+  greeted = true;
+  send({
+    outpost: 1,
+    hello: {
+      nonce: frame.hello.nonce,
+      server: `outpost.js on node ${process.version}`,
+      capabilities: ["rig", "local_rig", "checkpoint", "secrets", "interactive", "clean"],
+      methods: [...Object.keys(methods), "bye"],
+      inflight: INFLIGHT,
+      max_frame: MAX_FRAME,
+      time: Date.now() / 1000,
+    },
+  });
+}
+
+function work() {
+  while (queue.length > 0 && running < INFLIGHT) {
+    running += 1;
+    answer(queue.shift()).finally(() => {
+      running -= 1;
+      work();
+      goWhenDone();
+    });
+  }
+  // back-pressure: whoever asks for more than we can do at once is not listened to
+  if (queue.length > 0) process.stdin.pause();
+  else if (!ended) process.stdin.resume();
+}
+
+async function answer({ id, method, params = {} }) {
+  let frame;
+  try {
+    if (!Object.hasOwn(methods, method)) {
+      throw new Trouble("unsupported", `there is no method ${JSON.stringify(method)}`);
+    }
+    frame = { id, result: (await methods[method](params, id)) ?? null };
+  } catch (error) {
+    frame = { id, error: error.told ?? { kind: "internal", message: String(error) } };
+  }
+  givingUp.delete(id);
+  if (!ended || method !== "logs") send(frame);
+}
+
+// --- the methods ----------------------------------------------------------------------------------
+
+const methods = {
+  // Create or adopt: `publish` makes the worker's folder, or finds the very same order there.
+  async spawn(params) {
+    const { code, out, err } = await worker(["publish", ROOT], JSON.stringify(params));
+    if (code === null) throw new Trouble("unreachable", "the helper was killed");
+    let made;
+    try {
+      made = JSON.parse(out);
+    } catch {
+      throw new Trouble("unreachable", `the helper failed: ${err.slice(-500)}`, `see ${PYTHON}`);
+    }
+    if (made.error) throw Object.assign(new Error(), { told: made.error });
+    // Not begun: it is new, or whoever made it was killed before it came to this line. The first
+    // supervisor claims the attempt for ever, so one too many does no harm.
+    if (!made.begun) start(made.command);
+    return made.status;
+  },
+
+  // Every worker, in the order of their names, in pages that fit a line.
+  list({ after = null, limit = Infinity }) {
+    const workers = [];
+    let room = MAX_FRAME - 1024;
+    let next = null;
+    for (const name of names().sort()) {
+      if (after !== null && name <= after) continue;
+      const status = look(name);
+      if (status === null) continue;
+      room -= Buffer.byteLength(JSON.stringify(status)) + 1;
+      if (workers.length > 0 && (room < 0 || workers.length >= limit)) {
+        next = workers.at(-1).id;
+        break;
+      }
+      workers.push(status);
+    }
+    return { workers, next };
+  },
+
+  ping() {
+    return { ok: true, detail: `node ${process.version}` };
+  },
+
+  // A long poll: answers as soon as there is something, or after `wait` seconds.
+  async logs({ worker: name, offset, max = 1 << 19, wait = 0 }, id) {
+    const folder = known(name);
+    const most = Math.min(Math.max(max, 1), ((MAX_FRAME - 1024) / 4) * 3);
+    const until = Date.now() + Math.min(wait, 60) * 1000;
+    let givenUp = false;
+    givingUp.set(id, () => (givenUp = true));
+    for (let pause = 4; ; pause = Math.min(pause * 1.3, 100)) {
+      // asked before reading: what was written before the end is then read for certain
+      const over = fs.existsSync(path.join(folder, "result.json"));
+      const data = readFrom(path.join(folder, "output.log"), offset, most);
+      if (data.length > 0) return { data: data.toString("base64"), end: false };
+      if (over) return { data: "", end: true };
+      if (!over && Date.now() >= until) {
+        look(name); // a worker whose supervisor is gone comes to its end by this
+        return { data: "", end: false };
+      }
+      if (givenUp) throw new Trouble("cancelled", "it was cancelled");
+      await new Promise((go) => setTimeout(go, pause));
+    }
+  },
+
+  async stop({ worker: name, grace }) {
+    if (!isWorker(name)) return; // stopping what is not there is fine
+    await done(await worker(["stop", folderOf(name), "--grace", String(grace)]));
+    look(name);
+  },
+
+  async clean({ worker: name, force = false }) {
+    if (!isWorker(name)) return { removed: true };
+    const out = await done(await worker(["clean", folderOf(name), ...(force ? ["--force"] : [])]));
+    return JSON.parse(out);
+  },
+};
+
+// --- workers: a folder each, as outpost_core.worker keeps them ------------------------------------
+
+const ID = /^[A-Za-z0-9][A-Za-z0-9._-]{0,95}\.[1-9][0-9]{0,5}$/;
+const endedWorkers = new Map(); // name → [inode of its folder, its status]
+const digests = new Map(); // likewise, its order's digest
+const recovering = new Map(); // name → when its recovery was started last
+
+function folderOf(name) {
+  return path.join(ROOT, "workers", name);
+}
+
+function isWorker(name) {
+  // an id of that shape cannot leave the folder; `..` in it is only two dots within a name
+  return ID.test(name) && fs.existsSync(path.join(folderOf(name), "order.json"));
+}
+
+function known(name) {
+  if (isWorker(name)) return folderOf(name);
+  throw new Trouble("not_found", `there is no worker ${JSON.stringify(name).slice(0, 120)}`);
+}
+
+function names() {
+  try {
+    return fs.readdirSync(path.join(ROOT, "workers"));
+  } catch {
+    return [];
+  }
+}
+
+function load(name, file) {
+  try {
+    return JSON.parse(fs.readFileSync(path.join(folderOf(name), file), "utf8"));
+  } catch {
+    return null;
+  }
+}
+
+function inode(name) {
+  try {
+    return fs.statSync(folderOf(name)).ino;
+  } catch {
+    return null;
+  }
+}
+
+function readFrom(file, offset, most) {
+  let fd;
+  try {
+    fd = fs.openSync(file, "r");
+  } catch {
+    return Buffer.alloc(0); // it has not printed anything
+  }
+  try {
+    const data = Buffer.allocUnsafe(Math.min(most, Math.max(fs.fstatSync(fd).size - offset, 0)));
+    return data.subarray(0, data.length && fs.readSync(fd, data, 0, data.length, offset));
+  } finally {
+    fs.closeSync(fd);
+  }
+}
+
+// What is true of a worker is in its folder, and in whether its supervisor lives.
+function look(name) {
+  const folder = inode(name);
+  if (folder === null) return null;
+  const [then, status] = endedWorkers.get(name) ?? [];
+  if (then === folder) return status;
+  if (digests.get(name)?.[0] !== folder) {
+    const order = load(name, "order.json");
+    if (order === null) return null;
+    digests.set(name, [folder, order.digest]);
+  }
+  const about = { id: name, digest: digests.get(name)[1] };
+  const claim = load(name, "supervisor.json");
+  const alive = claim !== null && lives(claim);
+  const now = load(name, "state.json") ?? {};
+  const result = load(name, "result.json"); // read last: a supervisor writes it before it ends
+  if (result !== null) {
+    const { state, reason: detail, started_at, finished_at: updated_at } = result;
+    const told = { ...about, state, detail, started_at, updated_at, result };
+    endedWorkers.set(name, [folder, told]);
+    return told;
+  }
+  const started_at = claim?.at ?? null;
+  if (alive) {
+    const { state = "starting", detail = "", updated_at = started_at } = now;
+    return { ...about, state, detail, started_at, updated_at };
+  }
+  const rebooted = load(name, "launch.json")?.boot !== bootId();
+  if (claim !== null || rebooted) recover(name);
+  // Never an end that is not certain: its recovery may still find that the work is done.
+  if (claim === null) return { ...about, state: "queued", detail: "waits for its supervisor" };
+  return { ...about, state: "working", detail: "recovering", started_at };
+}
+
+// What a dead supervisor left is delivered or rescued, and its processes ended.
+function recover(name) {
+  if (Date.now() - (recovering.get(name) ?? -Infinity) < 30_000) return;
+  recovering.set(name, Date.now());
+  start([PYTHON, "-m", "outpost_core.worker", "recover", folderOf(name)]);
+}
+
+function bootId() {
+  return fs.readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
+}
+
+function lives({ pid, start: began, boot }) {
+  try {
+    // behind the name in parentheses: the state, and as the 20th word the moment of its start
+    const stat = fs.readFileSync(`/proc/${pid}/stat`, "utf8");
+    const words = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    return boot === bootId() && !"ZX".includes(words[0]) && Number(words[19]) === began;
+  } catch {
+    return false;
+  }
+}
+
+// Starts what outlives this program: in a session of its own, holding none of our pipes.
+function start([program, ...args]) {
+  const child = spawn(program, args, { detached: true, stdio: "ignore" });
+  child.on("error", () => {}); // the next spawn or list tries again
+  child.unref();
+}
+
+// Runs a verb of the far side to its end. Secrets are in its input, never among its arguments.
+function worker(args, input = "") {
+  const { OUTPOST_FAULT, ...env } = process.env; // a crash that tests ask for is a worker's
+  return new Promise((resolve) => {
+    const child = spawn(PYTHON, ["-m", "outpost_core.worker", ...args], { env });
+    const out = [];
+    const err = [];
+    child.stdout.on("data", (chunk) => out.push(chunk));
+    child.stderr.on("data", (chunk) => err.push(chunk));
+    child.stdin.on("error", () => {});
+    child.on("error", (error) => resolve({ code: 127, out: "", err: String(error) }));
+    child.on("close", (code) =>
+      resolve({ code, out: Buffer.concat(out).toString(), err: Buffer.concat(err).toString() }),
+    );
+    child.stdin.end(input);
+  });
+}
+
+function done({ code, out, err }) {
+  if (code === 0) return out;
+  throw new Trouble(code === null ? "unreachable" : "internal", err.slice(-500) || "it was killed");
+}
