@@ -195,10 +195,10 @@ class Relay:
                 return
             limit = self.cut_after[way]
             room = len(data) if limit is None else max(limit - line.passed[way], 0)
-            writer.write(data[:room])
-            await writer.drain()
             line.passed[way] += len(data[:room])
             self._passed[way] += len(data[:room])
+            writer.write(data[:room])
+            await writer.drain()
             if room < len(data):
                 # What was let through must arrive before the reset overtakes it.
                 await asyncio.sleep(0.05)
