@@ -27,7 +27,7 @@ from outpost_core.errors import NotFoundError, OutpostError
 from outpost_core.types import Cleaned, Json, Order, State, WorkerStatus
 from outpost_core.worker import files
 from outpost_core.worker.workspace import checkpoint_ref
-from outpost_ssh.far.hosted import check_oid
+from outpost_ssh.far.hosted import check_oid, private
 from outpost_ssh.far.rigs import WAITS
 from outpost_ssh.localrig import GitError, LocalRig, RefusedError
 
@@ -106,7 +106,7 @@ class Homing:
                 with contextlib.suppress(FileNotFoundError):
                     os.utime(self._folder / place / f"{name}.json")
                     return
-        (self._folder / _WAITING).mkdir(mode=0o700, parents=True, exist_ok=True)
+        private(self._folder / _WAITING)
         about = {
             "worker": order.worker,
             "rig": path,
@@ -138,7 +138,7 @@ class Homing:
 
     def _move(self, name: str, before: str, after: str) -> None:
         """Move a note, unless another program did."""
-        (self._folder / after).mkdir(mode=0o700, parents=True, exist_ok=True)
+        private(self._folder / after)
         with contextlib.suppress(FileNotFoundError):
             (self._folder / before / f"{name}.json").rename(self._folder / after / f"{name}.json")
 
@@ -318,7 +318,7 @@ class Homing:
         if not (isinstance(digest, str) and type(size) is int and 0 <= size < 1 << 50):
             raise OutpostError(f"{self._outpost.name} answered nonsense")
         folder = self._folder / "incoming"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private(folder)
         name = hashlib.sha256(digest.encode()).hexdigest()[:16]
         file = folder / f"{note.name}.{name}.pack"
         with file.open("ab") as out:
@@ -369,7 +369,7 @@ class Homing:
     def _mine(self, name: str) -> Iterator[bool]:
         """Hold a worker's lock; False when another program is at it."""
         folder = self._folder / "locks"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private(folder)
         fd = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:

@@ -22,7 +22,7 @@ from typing import IO, Final
 from outpost_core.errors import OutpostError
 from outpost_core.worker.git import environment, read
 from outpost_core.worker.names import redact
-from outpost_ssh.far.hosted import OWN, Snapshot
+from outpost_ssh.far.hosted import OWN, Snapshot, private
 
 _SETTINGS: Final = (
     *("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "gc.auto=0"),
@@ -276,7 +276,7 @@ class LocalRig:
         await self.look()
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         for name in ("objects/info", "objects/pack", "refs/heads", "hooks"):
-            (folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+            private(folder / name)
         sha256 = self._format == "sha256"
         config = f"[core]\n\trepositoryformatversion = {int(sha256)}\n\tbare = true\n"
         if sha256:

@@ -30,7 +30,7 @@ from outpost_core import faults, wire
 from outpost_core.errors import OutpostError, SpawnRefusedError, UnreachableError
 from outpost_core.types import Cleaned, Json, Order, WorkerStatus
 from outpost_core.worker import files
-from outpost_ssh.far.hosted import Snapshot, key_of, local_path
+from outpost_ssh.far.hosted import Snapshot, key_of, local_path, private
 from outpost_ssh.homing import Homing
 from outpost_ssh.localrig import GitError, LocalRig, digest_of
 
@@ -104,7 +104,7 @@ def controller_id(state_dir: Path) -> str:
             known = path.read_text("ascii").strip()
             if _ID.fullmatch(known):
                 return known
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private(state_dir)
         staged = state_dir / f".controller.{os.getpid()}.{secrets.token_hex(4)}"
         try:
             files.write(str(staged), secrets.token_hex(16).encode("ascii"), sync=True)
@@ -228,7 +228,7 @@ class _Pusher:
         if before is not None:
             await asyncio.wait({before})
         self._running, self._next = self._next, None
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private(self._folder)
         async with _locked(self._folder / f"{self._key}.lock"):
             await self._push()
 

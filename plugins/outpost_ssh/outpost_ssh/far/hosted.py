@@ -86,6 +86,13 @@ def check_oid(text: object) -> str:
     raise UsageError(f"{ascii(text)[:80]} is not the hash of an object")
 
 
+def private(folder: Path) -> None:
+    """Make a folder and those above it that are missing, for nobody else to read."""
+    if not folder.is_dir():
+        private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """A repository's refs as they are sent.
@@ -212,7 +219,7 @@ class Hosted:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keep others from changing it at the same time (workers push to it all the while)."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private(self.path.parent)
         name = self.path.with_suffix(".lock")
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -237,8 +244,7 @@ class Hosted:
                 raise _refused(f"{self.path} holds a repository of another object format")
             return
         for name in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "hooks"):
-            (self.path / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.path.chmod(0o700)
+            private(self.path / name)
         lines = [
             "[core]",
             f"\trepositoryformatversion = {int(sha256)}",

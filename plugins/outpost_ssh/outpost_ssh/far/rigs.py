@@ -65,6 +65,7 @@ from outpost_ssh.far.hosted import (
     check_oid,
     key_of,
     local_path,
+    private,
     told,
 )
 
@@ -228,7 +229,7 @@ def _append(outpost: HostingOutpost, file: Path, offset: int, data: bytes, size:
     import fcntl
 
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private(file.parent)
         fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise _no_room(file, error.strerror or str(error)) from error
@@ -353,9 +354,9 @@ def _want(outpost: HostingOutpost, worker: str, key: Json, whole: bool) -> Json:
 def _pack(
     hosted: Hosted, place: Path, wanted: list[str], asked: Mapping[str, Json]
 ) -> dict[str, Any]:
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private(place.parent)
     _sweep(place.parent)
-    place.mkdir(mode=0o700, exist_ok=True)
+    private(place)
     staged = place / f".{os.getpid()}.{os.urandom(4).hex()}"
     try:
         hosted.pack(wanted, staged, whole=bool(asked["whole"]))
@@ -409,10 +410,12 @@ def _home(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
         raise ConflictError(f"{worker} ended with another commit than {ascii(commit)[:80]}")
     if (branch is None) != (result.branch is None or bool(refused)):
         raise UsageError("a branch is to be told exactly where there is one")
-    if branch is not None and check_branch(str(branch)) == result.branch and commit:
-        hosted.learn({f"refs/heads/{branch}": check_oid(commit)})
+    if branch is not None:
+        check_branch(str(branch))
+    came_home = {f"refs/heads/{result.branch}": result.commit} if result.commit else {}
     if checkpoint is not None:
-        hosted.learn({checkpoint_ref(worker): check_oid(checkpoint)})
+        came_home[checkpoint_ref(worker)] = check_oid(checkpoint)
+    hosted.learn(came_home)
     if not (folder / HOME).exists():
         about = {
             "branch": branch,
