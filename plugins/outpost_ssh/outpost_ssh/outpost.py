@@ -165,7 +165,7 @@ class SshOutpost(StdioOutpost):
             ConflictError: the id exists with another order.
             UnreachableError: nothing is known, unless it says `sent=False`.
         """
-        if order.rig is not None and order.rig.startswith("/"):
+        if order.rig is not None:
             from outpost_ssh import rigs
 
             await rigs.prepare(self, order)
@@ -211,7 +211,9 @@ class SshOutpost(StdioOutpost):
     @hookimpl
     async def outpost_doctor(self, rig: str | None) -> Sequence[Finding]:
         """Look at the line and at everything that a worker needs there."""
-        return await super().outpost_doctor(rig)
+        from outpost_ssh import doctor
+
+        return await doctor.examine(self, rig, super().outpost_doctor)
 
     @hookimpl
     async def outpost_bootstrap(self, agents: Sequence[str], dry_run: bool) -> AsyncIterator[Step]:
