@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from outpost_core.backend import OutpostOptions, option
+from outpost_core.errors import UsageError
+from outpost_local.options import Mode
 
 #: What an SSH outpost can at most do.
 CAPABILITIES: Final = frozenset(
@@ -15,6 +20,118 @@ CAPABILITIES: Final = frozenset(
         *("interactive", "checkpoint", "rig", "local_rig", "secrets"),
     )
 )
+
+#: A name, an address (IPv6 with its zone too), or an alias. It reaches a shell in ProxyCommand.
+_HOST: Final = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_.:%-]{0,254}", re.ASCII)
+#: A login name; `DOMAIN\user` and `user@realm` are names too.
+_USER: Final = re.compile(r"[A-Za-z0-9_.](?:[A-Za-z0-9_.@+\\-]{0,126}[A-Za-z0-9_.@+-])?", re.ASCII)
+_HOP: Final = re.compile(
+    r"(?:ssh://)?(?:(?P<user>[^@\s]+)@)?(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^:@\[\]\s]+))"
+    r"(?::(?P<port>[0-9]{1,5}))?",
+    re.ASCII,
+)
+#: It goes into the one command line that is sent to sshd, so nothing that a shell reads is in it.
+_PYTHON: Final = re.compile(r"(?:~/)?[A-Za-z0-9_./+][A-Za-z0-9_./+-]{0,254}", re.ASCII)
+_KEY: Final = re.compile(
+    r"(?P<type>[a-z0-9@.-]{3,64})[ \t]+(?P<data>[A-Za-z0-9+/]+={0,2})", re.ASCII
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hop:
+    """One host to go through.
+
+    Args:
+        host: its name, address or alias.
+        user: login name there; None: what the client configuration says.
+        port: port of its sshd; None: what the client configuration says.
+    """
+
+    host: str
+    user: str | None = None
+    port: int | None = None
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return (
+            (f"{self.user}@" if self.user else "") + host + (f":{self.port}" if self.port else "")
+        )
+
+
+def check_host(host: str, what: str = "host") -> str:
+    """Return a host's name as it was given, when it can be one.
+
+    Raises:
+        UsageError: it has characters that no host name has, or begins with a dash.
+    """
+    if _HOST.fullmatch(host):
+        return host
+    mend = (
+        "a name, an address, or an alias of the SSH configuration; letters, digits and _.:%- only"
+    )
+    if re.fullmatch(r"[A-Za-z0-9_.+-]+@[A-Za-z0-9_.:-]+", host, re.ASCII):
+        mend = f"write the login name by itself: user: {host.partition('@')[0]}"
+    raise UsageError(f"{what} {host[:80]!a} is not the name of a host", mend=mend)
+
+
+def check_user(user: str, what: str = "user") -> str:
+    """Return a login name as it was given, when it can be one.
+
+    Raises:
+        UsageError: it has characters that no login name has, or begins with a dash.
+    """
+    if _USER.fullmatch(user):
+        return user
+    raise UsageError(
+        f"{what} {user[:80]!a} is not a login name", mend="letters, digits and _.@+- only"
+    )
+
+
+def hops(text: str | None) -> tuple[Hop, ...]:
+    """Read `[USER@]HOST[:PORT]`, several of them with commas between; the nearest is the first.
+
+    Args:
+        text: what was written; `none`, as OpenSSH has it, and None give no hop.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if text is None or text.lower() == "none":
+        return ()
+    found = []
+    for word in text.split(","):
+        match = _HOP.fullmatch(word)
+        if match is None or not 0 < int(match["port"] or 22) <= 65535:
+            raise UsageError(
+                f"proxy_jump {word[:80]!a} is not a host to go through",
+                mend="write [USER@]HOST[:PORT], several with commas between",
+            )
+        host = check_host(match["v6"] or match["host"], "proxy_jump")
+        user = None if match["user"] is None else check_user(match["user"], "proxy_jump")
+        found.append(Hop(host=host, user=user, port=int(match["port"]) if match["port"] else None))
+    return tuple(found)
+
+
+def _check_python(python: str) -> None:
+    if not _PYTHON.fullmatch(python):
+        raise UsageError(
+            f"python {python[:80]!a} is not a command",
+            mend="a name such as python3.12, or a path without spaces",
+        )
+
+
+def _check_key(key: str) -> None:
+    mend = "it is the first two words of /etc/ssh/ssh_host_ed25519_key.pub there"
+    match = _KEY.match(key)
+    if "\n" in key or match is None:
+        raise UsageError("host_key is not a public key such as `ssh-ed25519 AAAA…`", mend=mend)
+    try:
+        data = base64.b64decode(match["data"], validate=True)
+    except binascii.Error:
+        data = b""
+    named = match["type"].encode()
+    if data[: len(named) + 4] != len(named).to_bytes(4, "big") + named or len(data) < 40:
+        raise UsageError(f"host_key is not a whole {match['type']} key", mend=mend)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +147,9 @@ class SshOptions(OutpostOptions):
         default=None, metavar="FILE",
     )  # fmt: skip
     proxy_jump: str | None = option(
-        "host to go through, as [USER@]HOST[:PORT]", default=None, metavar="HOST"
+        "host to go through, as [USER@]HOST[:PORT]; several with commas between",
+        default=None,
+        metavar="HOST",
     )
     known_hosts: Path | None = option(
         "file of known host keys; else what `config` says, else ~/.ssh/known_hosts",
@@ -59,6 +178,10 @@ class SshOptions(OutpostOptions):
     town_url: str | None = option(
         "where `outpost bootstrap` clones the town from", default=None, metavar="URL"
     )
+    mode: Mode = option(
+        "tmux: a session per worker; process: detached, without attach; auto: tmux if it is there",
+        default=Mode.AUTO,
+    )
     state_path: Path | None = option(
         "where workers live there, if not under ~/.local/state/outpost",
         default=None, metavar="FOLDER",
@@ -79,3 +202,21 @@ class SshOptions(OutpostOptions):
         "refuse to start a worker when less disk space is free there",
         default=256 * 1024 * 1024, min=0, unit="bytes", metavar="SIZE",
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant, and what could mean something else to a shell.
+
+        Raises:
+            UsageError: a value is hostile or mistaken; the configuration adds its line.
+        """
+        check_host(self.host)
+        if self.user is not None:
+            check_user(self.user)
+        hops(self.proxy_jump)
+        _check_python(self.python)
+        if self.host_key is not None:
+            _check_key(self.host_key)
+        if self.town_url is not None and (
+            self.town_url.startswith("-") or not self.town_url.isprintable()
+        ):
+            raise UsageError(f"town_url {self.town_url[:80]!a} is not the address of a repository")
