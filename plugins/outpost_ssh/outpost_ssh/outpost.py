@@ -126,6 +126,10 @@ class SshOutpost(StdioOutpost):
         if self._link is not None:
             self._link.drop(why)
 
+    def offered(self, client: Client) -> frozenset[str]:
+        """Return what can be had there; a far machine is set up from this side."""
+        return super().offered(client) | {"bootstrap"}
+
     # --- moments ------------------------------------------------------------------------------
 
     def _set_clock(self, skew: float) -> None:

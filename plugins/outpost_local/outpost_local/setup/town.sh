@@ -1,7 +1,12 @@
 # shellcheck shell=sh
 # town: a clone of the Gas Town workspace. Arguments: MODE PATH SOURCE [BUNDLE]: a URL, or words
 # for people and a file that `receive.sh` brought.
-alive() { kill -0 "$1" 2>/dev/null || [ -d "/proc/$1" ]; }
+# alive PID: whether that process runs; one that waits for its parent to hear of its end does not.
+alive() {
+  case $(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null) in
+    '' | [ZX]*) return 1 ;;
+  esac
+}
 
 main() {
   mode=$1 source=$3 bundle=${4:-}

@@ -1,0 +1,31 @@
+"""Shell scripts of the set-up on the far machine, for what must work where Python is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from outpost_local.setup.course import Ran
+
+if TYPE_CHECKING:
+    from outpost_ssh.link import Link
+
+
+class FarShell:
+    """Runs scripts on the far machine.
+
+    Args:
+        link: the connection.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def run(self, text: str, args: Sequence[str], timeout: float) -> Ran:
+        """Run a script; its parameters travel in its text, and in no command line.
+
+        Raises:
+            UnreachableError: the line broke, or it did not end in time.
+        """
+        done = await self._link.script(text, *args, timeout=timeout)
+        return Ran(code=done.code, out=done.stdout, err=done.stderr)
