@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import select
 import shlex
 import signal
-import struct
 import subprocess
 import sys
 import termios
@@ -20,14 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from nearkit import AGENT, DEADLINE, Near
 
 from outpost_core.backend import BuildContext
 from outpost_core.testing.sshd import Sshd, sshd
 from outpost_core.types import Agent, Issue, Order, State
 from outpost_local.options import LocalOptions, Mode
 from outpost_local.outpost import LocalOutpost
-
-DEADLINE = 30.0
 
 #: A program that attaches on its own terminal; the far side's answer comes from the test.
 NEAR = """
@@ -76,67 +72,6 @@ def size():
     s = os.get_terminal_size(0)
     return f"<{s.columns}x{s.lines}>"
 """
-
-
-class Near:
-    """A program on a terminal of its own, and the person at it."""
-
-    def __init__(self, argv: Sequence[str], env: dict[str, str], columns: int, rows: int) -> None:
-        self.master, self.slave = os.openpty()
-        self.resize(columns, rows)
-        self.before = termios.tcgetattr(self.slave)
-        self.seen = bytearray()
-        self.process = subprocess.Popen(
-            ["setsid", "--ctty", *argv],
-            stdin=self.slave, stdout=self.slave, stderr=self.slave, env=env,
-        )  # fmt: skip
-
-    def resize(self, columns: int, rows: int) -> None:
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    def type(self, keys: bytes) -> None:
-        while keys:
-            keys = keys[os.write(self.master, keys) :]
-
-    def look(self, seconds: float = 0.05) -> None:
-        if select.select([self.master], [], [], seconds)[0]:
-            self.seen += os.read(self.master, 65536)
-
-    def until(self, wanted: bytes) -> bytes:
-        """Look until something is shown; return all that was shown up to there."""
-        deadline = time.monotonic() + DEADLINE
-        start = 0
-        while (at := self.seen.find(wanted, start)) < 0:
-            start = max(0, len(self.seen) - len(wanted))
-            assert time.monotonic() < deadline, self.seen[-3000:]
-            assert self.process.poll() is None or self._more(), self.seen[-3000:]
-            self.look()
-        shown = bytes(self.seen[: at + len(wanted)])
-        del self.seen[: at + len(wanted)]
-        return shown
-
-    def _more(self) -> bool:
-        return bool(select.select([self.master], [], [], 0.2)[0])
-
-    def end(self) -> int:
-        """Look until the program has ended; return its exit code."""
-        deadline = time.monotonic() + DEADLINE
-        while self.process.poll() is None:
-            assert time.monotonic() < deadline, self.seen[-3000:]
-            self.look()
-        while self._more():
-            self.look()
-        return self.process.returncode
-
-    def as_before(self) -> bool:
-        return termios.tcgetattr(self.slave) == self.before
-
-    def close(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
-        self.process.wait()
-        for fd in (self.master, self.slave):
-            os.close(fd)
 
 
 class Room:
@@ -449,23 +384,6 @@ def test_without_a_terminal_nothing_is_asked(room, tmp_path):
     assert done.returncode == 2
     assert "attaching to gt-1.1 needs a terminal" in done.stderr
     assert "outpost logs -f gt-1.1" in done.stderr
-
-
-AGENT = """
-import os, signal, tty
-def say(text): os.write(1, text.encode())
-def resized(*_):
-    size = os.get_terminal_size(0)
-    say(f"<{size.columns}x{size.lines}>")
-signal.signal(signal.SIGWINCH, resized)
-tty.setraw(0)
-say("\x1b[38;5;208mORANGE\x1b[0m \x1b[?1000h\x1b[?1006h \xe4\xf6\xfc ready ")
-while True:
-    keys = os.read(0, 100)
-    say(f"[{keys.hex()}]")
-    if keys == b"q":
-        break
-"""
 
 
 class Tmux:
