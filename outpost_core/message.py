@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from json import dumps
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import UsageError
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 MAX_BODY: Final = 256 * 1024
 MAX_SUBJECT: Final = 500
 MAX_ADDRESS: Final = 200
+
+#: Characters that a body may have as JSON: lines between programs are bounded.
+_MAX_WIRE: Final = 3 * MAX_BODY
 
 #: Gas Town's words for priorities, by number; it has no word for 4 and says `low`.
 PRIORITIES: Final = ("urgent", "high", "normal", "low", "low")
@@ -103,6 +107,11 @@ def _check_body(body: str) -> None:
         raise UsageError(
             f"the body of the mail has {size} bytes, at most {MAX_BODY} are allowed",
             mend="put it into a file that the receiver can fetch, and mail its place",
+        )
+    if size * 6 > _MAX_WIRE and len(dumps(body)) > _MAX_WIRE:
+        raise UsageError(
+            "the body of the mail is mostly control characters",
+            mend="mail is text; put files where the receiver can fetch them",
         )
 
 

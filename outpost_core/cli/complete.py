@@ -91,6 +91,22 @@ def outposts(ctx: click.Context) -> Choices:
 
 
 @_choices
+def addresses(ctx: click.Context) -> Choices:
+    """Complete the outpost that an address for mail begins with."""
+    config, _, _ = current(ctx).load_config()
+    return [(f"{entry.name}:", entry.type) for entry in config.outposts]
+
+
+@_choices
+def undelivered(ctx: click.Context) -> Choices:
+    """Complete the id of mail that is not delivered."""
+    with current(ctx).manager() as manager:
+        if not (manager.state / "ledger.db").exists():
+            return []
+        return [(one.id, f"to {one.outpost}:{one.message.to}") for one in manager.outbox()]
+
+
+@_choices
 def types(ctx: click.Context) -> Choices:
     """Complete an installed outpost type."""
     backends = current(ctx).plugins().backends

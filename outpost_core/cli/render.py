@@ -21,7 +21,7 @@ COLOURS: Final = {
     "queued": "cyan", "starting": "cyan", "working": "blue", "idle": "yellow", "done": "green",
     "failed": "red", "stopped": "yellow", "lost": "magenta", "unreachable": "red",
     "ready": "green", "ok": "green", "missing": "yellow", "broken": "red", "yes": "green",
-    "no": "yellow",
+    "no": "yellow", "delivered": "green", "waiting": "yellow",
 }  # fmt: skip
 #: a column is not made narrower than this.
 _NARROWEST: Final = 6

@@ -1,4 +1,4 @@
-"""Twelve outposts, each broken in one way that users have suffered from.
+"""Thirteen outposts, each broken in one way that users have suffered from.
 
 They are what the conformance kit is tested with: each must fail the check that is meant for it.
 The module is a backend package; every mutant is an outpost type of its own.
@@ -23,7 +23,7 @@ from outpost_core.backend import Backend
 from outpost_core.errors import ConflictError, NotFoundError, UnreachableError
 from outpost_core.hookspecs import API_VERSION, hookimpl
 from outpost_core.testing.reference import ReferenceOptions, ReferenceOutpost
-from outpost_core.types import Order, Result, State, WorkerStatus
+from outpost_core.types import Message, Order, Result, State, WorkerStatus
 from outpost_core.worker import files, publish, status
 
 OUTPOST_API: Final = API_VERSION
@@ -216,6 +216,16 @@ class ForgetsInterruptedSpawn(ReferenceOutpost):
         return status.read(folder) if folder.exists() else await super().outpost_spawn(order)
 
 
+class DeliversTwice(ReferenceOutpost):
+    """Takes a message that comes again after a lost answer for a new one."""
+
+    type = "mutant-delivers-twice"
+
+    def keep(self, message: Message) -> None:
+        """Keep it under a name of its own."""
+        super().keep(replace(message, id=os.urandom(8).hex()))
+
+
 def _children(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -255,6 +265,7 @@ MUTANTS: Final = tuple(
         (HidesExit137, "outcome.exit_137", "'done'"),
         (ChangesTheEnd, "outcome.terminal_never_changes", "'stopped'"),
         (ForgetsInterruptedSpawn, "faults.spawn_killed_at_local_published", "did not end"),
+        (DeliversTwice, "mail.delivered_once", "It is there 4 times"),
     )
 )
 

@@ -2,12 +2,13 @@
 
 Workers are detached processes of this machine, each in its folder; the far side does the work.
 Backend authors can read it as the shortest answer to every check, and `mutants` break it in
-twelve ways. The module is a backend package: it offers the type `reference`.
+thirteen ways. The module is a backend package: it offers the type `reference`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -15,12 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from outpost_core import faults
+from outpost_core import faults, wire
 from outpost_core.backend import Backend, BuildContext, Outpost, OutpostOptions
 from outpost_core.errors import NotFoundError, UnreachableError, UsageError
 from outpost_core.hookspecs import API_VERSION, hookimpl
+from outpost_core.message import check, is_for
 from outpost_core.testing.target import Target
-from outpost_core.types import Health, Order, State, WorkerStatus, split_worker_id
+from outpost_core.types import Health, Message, Order, State, WorkerStatus, split_worker_id
 from outpost_core.worker import files, publish, recover, status, stop
 
 OUTPOST_API: Final = API_VERSION
@@ -37,7 +39,9 @@ class ReferenceOutpost(Outpost):
     """Workers on this machine, as detached processes."""
 
     type = "reference"
-    capabilities = frozenset({"rig", "local_rig", "checkpoint", "secrets", "price"})
+    capabilities = frozenset(
+        {"rig", "local_rig", "checkpoint", "secrets", "price", "mail", "inbox"}
+    )
 
     def __init__(self, name: str, options: OutpostOptions, context: BuildContext) -> None:
         super().__init__(name, options, context)
@@ -95,6 +99,24 @@ class ReferenceOutpost(Outpost):
         await asyncio.to_thread(stop.request, folder, grace)
 
     @hookimpl
+    async def outpost_mail(self, message: Message) -> None:
+        """Keep the message in a file that has its id as name."""
+        self.check_line()
+        check(message)
+        self.keep(message)
+
+    @hookimpl
+    async def outpost_inbox(self, identity: str) -> Sequence[Message]:
+        """Read every file."""
+        self.check_line()
+        found = []
+        for path in (self.root / "mail").glob("*.json"):
+            message = wire.from_json(Message, json.loads(path.read_text("utf-8")))
+            if not identity or is_for(message.to, identity):
+                found.append(message)
+        return sorted(found, key=lambda one: one.sent_at or 0.0)
+
+    @hookimpl
     def outpost_price(self, order: Order) -> float:  # noqa: ARG002 - the hook has it
         """Nothing costs anything here."""
         return 0.0
@@ -105,6 +127,13 @@ class ReferenceOutpost(Outpost):
         """Raise UnreachableError while the line is cut."""
         if (self.root / CUT).exists():
             raise UnreachableError(f"{self.name}: the line is cut", mend="remove the file `cut`")
+
+    def keep(self, message: Message) -> None:
+        """Write a message down; the same one again is the same file."""
+        folder = self.root / "mail"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        said: Any = wire.to_json(message)
+        files.store(str(folder), f"{message.id}.json", said)
 
     def start(self, folder: Path) -> None:
         """Start a worker's supervisor as a detached process."""

@@ -28,6 +28,7 @@ GROUPS: Final = (
     "crash",
     "faults",
     "security",
+    "mail",
     "scale",
 )
 
@@ -40,6 +41,7 @@ _MODULES: Final = (
     "stop",
     "crash",
     "security",
+    "mail",
     "scale",
 )
 
