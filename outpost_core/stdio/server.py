@@ -94,8 +94,9 @@ async def serve(
                 "time": time.time(),
             }
             # the first line end is for a login shell that printed something without one
-            writer.write(b"\n" + frame({"outpost": PROTOCOL, "hello": said}))
-            await writer.drain()
+            with contextlib.suppress(OSError):  # then reading says that the client is gone
+                writer.write(b"\n" + frame({"outpost": PROTOCOL, "hello": said}))
+                await writer.drain()
             await _Session(methods, lines, writer, takes).run()
         finally:
             if hasattr(outpost, "outpost_close"):
@@ -160,6 +161,8 @@ class _Session:
         except FrameError as error:
             await _refuse(self._writer, UsageError(str(error)))
             raise
+        except OSError:  # the client is gone, less politely
+            return
         finally:
             await self._finish()
 

@@ -47,8 +47,10 @@ class Peer:
         self.reader, self.writer = stream
 
     async def heard(self) -> dict[str, Any]:
-        """The next line, as JSON."""
-        return json.loads(await self.reader.readuntil(b"\n"))
+        """The next line that is not empty, as JSON."""
+        while (line := await self.reader.readuntil(b"\n")) == b"\n":
+            pass
+        return json.loads(line)
 
     async def requests(self) -> AsyncIterator[dict[str, Any]]:
         while line := await self.reader.readline():
