@@ -17,10 +17,10 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from outpost_core import faults, wire
 from outpost_core.errors import NotFoundError, OutpostError
@@ -42,9 +42,13 @@ _PATIENCE: Final = 3.0
 _PAUSE_MIN, _PAUSE_MAX = 0.5, 30.0
 #: Seconds after which a note is forgotten whose worker the outpost does not have.
 _STALE: Final = 86400.0
+#: Seconds between two looks for a checkpoint of a worker that is at work.
+LIVE_EVERY: Final = 60.0
 #: Chunks that are asked for at once.
 _WINDOW: Final = 4
 _WAITING, _HOME, _CLEANING = "waiting", "home", "cleaning"
+
+Work: TypeAlias = Coroutine[Any, Any, WorkerStatus | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,7 @@ class _Note:
         rig: path of the repository.
         branch: the branch that was ordered.
         attempt: number of the attempt.
+        kept: checkpoints of the worker that have come home while it was at work.
     """
 
     name: str
@@ -64,6 +69,7 @@ class _Note:
     rig: str
     branch: str
     attempt: int
+    kept: tuple[str, ...] = ()
 
     def branches(self, commit: str, told: str) -> list[str]:
         """Return where a commit may go: first where the outpost has put it, if that may be."""
@@ -134,6 +140,7 @@ class Homing:
             rig=told["rig"],
             branch=told["branch"],
             attempt=told["attempt"],
+            kept=tuple(told.get("kept", ())),
         )
 
     def _move(self, name: str, before: str, after: str) -> None:
@@ -159,30 +166,31 @@ class Homing:
             if status is None:
                 self._forget_old(name)
             elif status.state.terminal or status.detail.startswith(WAITS):
-                begun[name] = self._begin(name, status)
+                begun[name] = self._begin(name, self._home(name, status))
         for name in cleaning:
             if name not in there:
-                begun[name] = self._begin(name, None)
-        tasks = {task for task in begun.values() if task is not None}
+                begun[name] = self._begin(name, self._rescued(name))
+        live = [name for name in waiting if name in there and name not in begun]
+        looks = [self._begin(name, self._checkpoint(name)) for name in live if self._is_due(name)]
+        tasks = {task for task in (*begun.values(), *looks) if task is not None}
         if tasks:
             await asyncio.wait(tasks, timeout=_PATIENCE)
         return [self._shown(status, begun) for status in statuses] if begun else statuses
 
-    def _begin(self, name: str, status: WorkerStatus | None) -> asyncio.Task[Any] | None:
+    def _begin(self, name: str, work: Work) -> asyncio.Task[WorkerStatus | None] | None:
         task = self._tasks.get(name)
-        if task is not None and not task.done():
-            return task
         due, _, _ = self._failed.get(name, (0.0, 0.0, ""))
-        if time.monotonic() < due:
-            return None
-        work = self._home(name, status) if status is not None else self._rescued(name)
+        busy = task is not None and not task.done()
+        if busy or time.monotonic() < due:
+            work.close()
+            return task if busy else None
         task = self._tasks[name] = asyncio.create_task(self._guarded(name, work))
         return task
 
-    async def _guarded(self, name: str, work: Any) -> WorkerStatus | None:
+    async def _guarded(self, name: str, work: Work) -> WorkerStatus | None:
         try:
             async with self._slots:
-                done: WorkerStatus | None = await work
+                done = await work
         except (OutpostError, OSError) as error:
             why = error.message if isinstance(error, OutpostError) else str(error)
             _, pause, _ = self._failed.get(name, (0.0, _PAUSE_MIN / 2, ""))
@@ -196,7 +204,7 @@ class Homing:
         return done
 
     def _shown(
-        self, status: WorkerStatus, begun: Mapping[str, asyncio.Task[Any] | None]
+        self, status: WorkerStatus, begun: Mapping[str, asyncio.Task[WorkerStatus | None] | None]
     ) -> WorkerStatus:
         name = f"{status.id}.{status.digest[:16]}"
         if name not in begun:
@@ -210,6 +218,17 @@ class Homing:
         detail = f"{WAITS}: {why}" if why else WAITS
         # law 3: what is not seen in the rig is not done, whatever is said of it
         return dataclasses.replace(status, state=State.WORKING, detail=detail, result=None)
+
+    def _is_due(self, name: str) -> bool:
+        """Whether it is time to look for a checkpoint of a worker that is at work."""
+        path = self._folder / _WAITING / f"{name}.json"
+        try:
+            due = time.time() - path.stat().st_mtime > LIVE_EVERY
+            if due:
+                os.utime(path)
+        except FileNotFoundError:
+            return False
+        return due
 
     def _forget_old(self, name: str) -> None:
         """Forget a note whose spawn never came to be; a repeated spawn would write it anew."""
@@ -230,6 +249,8 @@ class Homing:
             if rig is None:
                 raise GitError(f"there is no repository at {note.rig} any more")
             if await _is_home(rig, status):
+                if status.result is not None and status.result.checkpoint is None:
+                    await rig.drop(checkpoint_ref(note.worker), note.kept)
                 self._move(name, _WAITING, _HOME)
                 return status
             told = await self._fetched(rig, note, {"worker": note.worker})
@@ -243,11 +264,14 @@ class Homing:
                 except RefusedError as error:
                     refused, checkpoint = error.message, commit
             if checkpoint:
-                await rig.keep(self._aside(name), checkpoint, checkpoint_ref(note.worker))
+                ref = checkpoint_ref(note.worker)
+                await rig.keep(self._aside(name), checkpoint, ref, note.kept)
                 if refused:
                     refused += f"; the work is kept in {checkpoint_ref(note.worker)}"
             if branch is not None and not await rig.holds(branch, commit):
                 raise GitError(f"{branch} in {note.rig} was pushed and is not there")
+            if not checkpoint:
+                await rig.drop(checkpoint_ref(note.worker), note.kept)
             faults.point("rig.homed")
             asked: dict[str, Json] = {
                 "worker": note.worker,
@@ -263,6 +287,25 @@ class Homing:
             self._move(name, _WAITING, _HOME)
             self._tidy(name)
             return _by_this_clock(shown, status)
+
+    async def _checkpoint(self, name: str) -> None:
+        """Fetch the last checkpoint of a worker that is at work: its machine may not come back."""
+        with self._mine(name) as mine:
+            note = self._read(_WAITING, name) if mine else None
+            rig = LocalRig.at(note.rig) if note else None
+            if note is None or rig is None:
+                return
+            ref = checkpoint_ref(note.worker)
+            there = (await rig.git("rev-parse", "--quiet", "--verify", ref)).text
+            known = there if there in note.kept else None
+            asked: dict[str, Json] = {"worker": note.worker, "live": True, "known": known}
+            checkpoint = (await self._fetched(rig, note, asked))["checkpoint"]
+            if checkpoint and checkpoint != known:
+                about = files.load(str(self._folder / _WAITING), f"{name}.json")
+                about = {**(about or {}), "kept": [*note.kept, checkpoint]}
+                files.store(str(self._folder / _WAITING), f"{name}.json", about, sync=True)
+                await rig.keep(self._aside(name), checkpoint, ref, note.kept)
+            self._tidy(name)
 
     async def _rescued(self, name: str) -> None:
         """Fetch the checkpoint that cleaning a worker has left at the outpost."""

@@ -309,13 +309,21 @@ class LocalRig:
                 return branch
             answer = _answer(done)
             if not ("[rejected]" in answer or "checked out" in answer):
-                if "[remote rejected]" in answer and "lock" not in done.err:
+                # a lock is let go of; a branch in the place of a folder of branches stays
+                for_now = "lock" in done.err and "cannot create" not in done.err
+                if "[remote rejected]" in answer and not for_now:
                     raise RefusedError(f"{self.path} does not take {branch}: {_said(done, answer)}")
                 raise GitError(f"could not push {branch} to {self.path}: {_said(done, answer)}")
         raise RefusedError(f"{', '.join(branches)} in {self.path} have other work")
 
-    async def keep(self, aside: Path, commit: str, ref: str) -> None:
+    async def keep(self, aside: Path, commit: str, ref: str, ours: Sequence[str] = ()) -> None:
         """Bring a commit in under a ref of Outpost's own; an unrelated one there is moved aside.
+
+        Args:
+            aside: where the commit is.
+            commit: the commit.
+            ref: the ref.
+            ours: earlier values of it, which the commit takes the place of.
 
         Raises:
             GitError: it could not be done.
@@ -324,11 +332,18 @@ class LocalRig:
         if done.code and "[rejected]" in _answer(done):
             old = (await self.git("rev-parse", "--quiet", "--verify", ref)).text
             if old:
-                await self._push(aside, f"{old}:{ref}-{old[:8]}")
+                if old not in ours:
+                    await self._push(aside, f"{old}:{ref}-{old[:8]}")
                 done = await self._push(aside, f"{commit}:{ref}", f"--force-with-lease={ref}:{old}")
         if done.code:
             why = _said(done, _answer(done))
             raise GitError(f"could not keep {ref} in {self.path}: {why}")
+
+    async def drop(self, ref: str, ours: Sequence[str]) -> None:
+        """Remove a ref of Outpost's own that is not needed any more, unless it is another's."""
+        old = (await self.git("rev-parse", "--quiet", "--verify", ref)).text
+        if old in ours:
+            await self.git("update-ref", "--no-deref", "-d", ref, old)
 
     async def _push(self, aside: Path, refspec: str, *options: str) -> Done:
         quiet = ("--porcelain", "--no-recurse-submodules", "--no-verify", *options)

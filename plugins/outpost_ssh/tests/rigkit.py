@@ -180,7 +180,7 @@ class Laptop:
             attempt=attempt,
             rig=str(rig or self.rig.path),
             delivery=delivery,
-            limits=Limits(grace=1.0, checkpoint_every=0.0),
+            limits=Limits(grace=1.0, checkpoint_every=more.pop("checkpoint_every", 0.0)),
             **more,
         )
 

@@ -11,6 +11,7 @@ from rigkit import Laptop, at_laptop
 
 from outpost_core.errors import SpawnRefusedError, UnreachableError
 from outpost_core.types import State
+from outpost_ssh import homing
 
 HOLD = "while :; do sleep 0.1; done"
 
@@ -160,6 +161,48 @@ def test_a_worker_that_changes_nothing_ends_without_a_way_home(tmp_path: Path) -
         assert result is not None
         assert (result.reason, result.branch) == ("nothing_to_commit", None)
         assert "x-rig-want" not in outpost.calls
+
+    at_laptop(tmp_path, test)
+
+
+def test_checkpoints_of_a_worker_at_work_come_home_and_go_when_it_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(laptop: Laptop) -> None:
+        monkeypatch.setattr(homing, "LIVE_EVERY", 0.0)
+        rig, ref = laptop.rig, "refs/outpost/gt-1.1"
+        outpost = laptop.open()
+        script = "echo 1 >n; while [ ! -e ../go ]; do sleep 0.1; done; echo 2 >n;"
+        script += "while [ ! -e ../end ]; do sleep 0.1; done"
+        await outpost.outpost_spawn(laptop.order(script, checkpoint_every=0.2))
+        folder = laptop.far / "workers" / "gt-1.1"
+        await laptop.until(outpost, lambda _: rig.tip(ref) is not None)
+        assert rig.show(ref, "n") == "1"
+        (folder / "go").touch()
+        await laptop.until(outpost, lambda _: rig.show(ref, "n") == "2")
+        (folder / "end").touch()
+        result = (await laptop.end(outpost))["gt-1.1"].result
+        assert result is not None
+        assert (result.state, result.checkpoint) == (State.DONE, None)
+        assert rig.git("for-each-ref", "refs/outpost", cwd=rig.path) == ""
+        assert rig.show("polecat/gt-1", "n") == "2"
+
+    at_laptop(tmp_path, test)
+
+
+def test_a_branch_in_the_place_of_a_folder_of_branches_keeps_the_work_and_says_so(
+    tmp_path: Path,
+) -> None:
+    async def test(laptop: Laptop) -> None:
+        outpost = laptop.open()
+        order = laptop.order("echo new >new.txt")
+        await outpost.outpost_spawn(order)
+        await laptop.ended_there(order.worker)
+        laptop.rig.git("branch", "polecat", "main", cwd=laptop.rig.path)
+        result = (await laptop.end(outpost))[order.worker].result
+        assert result is not None
+        assert (result.state, result.reason) == (State.FAILED, "push_failed")
+        assert laptop.rig.show("refs/outpost/gt-1.1", "new.txt") == "new"
 
     at_laptop(tmp_path, test)
 

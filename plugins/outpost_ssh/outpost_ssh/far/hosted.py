@@ -15,7 +15,6 @@ import hashlib
 import os
 import re
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -280,6 +279,8 @@ class Hosted:
         self, *args: str, stdin: IO[bytes] | None = None, text: bytes = b""
     ) -> subprocess.CompletedProcess[bytes]:
         """Run git with an open file or a text as its input."""
+        import tempfile  # seldom needed
+
         argv = ["git", "-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0", *args]
         env = {**environment(os.environ), "GIT_DIR": str(self.path)}
         with contextlib.ExitStack() as stack:

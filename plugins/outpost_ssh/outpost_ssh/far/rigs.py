@@ -13,8 +13,8 @@ Requests (each parameter is checked; the peer is trusted with nothing but its ow
   is there;
 - `x-rig-take {key, sha256}` → `{missing}`: let the copy become what was uploaded;
 - `x-rig-there {worker}` → whether there is such a worker;
-- `x-rig-want {worker, whole, key}` → `{branch, commit, checkpoint, sha256, size, data}`: what is
-  to be fetched of a worker;
+- `x-rig-want {worker, whole, key, live, known}` → `{branch, commit, checkpoint, sha256, size,
+  data}`: what is to be fetched of a worker;
 - `x-rig-get {worker, sha256, offset}` → `{data}`: one chunk of that;
 - `x-rig-home {worker, branch, commit, checkpoint, refused}` → the worker's status: it is fetched.
 """
@@ -312,13 +312,14 @@ async def there(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
 async def want(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
     """Say what is to be fetched of a worker; a small pack comes along at once.
 
-    With `key`, the worker may be cleaned already: then it is what its checkpoint there holds.
+    With `key`, the worker may be cleaned already: then it is what its checkpoint there holds. With
+    `live` it is the last checkpoint of one that has not ended, unless that is `known`.
     """
-    worker, whole = _worker(params), bool(params.get("whole"))
-    return await asyncio.to_thread(_want, outpost, worker, params.get("key"), whole)
+    return await asyncio.to_thread(_want, outpost, _worker(params), params)
 
 
-def _want(outpost: HostingOutpost, worker: str, key: Json, whole: bool) -> Json:
+def _want(outpost: HostingOutpost, worker: str, params: Mapping[str, Json]) -> Json:
+    key, whole = params.get("key"), bool(params.get("whole"))
     branch = commit = checkpoint = None
     ref = checkpoint_ref(worker)
     try:
@@ -331,13 +332,15 @@ def _want(outpost: HostingOutpost, worker: str, key: Json, whole: bool) -> Json:
     else:
         hosted = _hosted_of(outpost, folder)
         result = status.read(folder).result
-        if result is None or result.finished_at is None:
-            raise UsageError(f"{worker} has not ended yet")
-        branch, commit = result.branch, result.commit
-        if result.checkpoint == ref:
+        ended = result is not None and result.finished_at is not None
+        if ended == bool(params.get("live")):
+            raise UsageError(f"{worker} has {'ended' if ended else 'not ended yet'}")
+        if result is not None and ended:
+            branch, commit = result.branch, result.commit
+        if not ended or (result is not None and result.checkpoint == ref):
             checkpoint = hosted.refs().get(ref)
     answer: dict[str, Json] = {"branch": branch, "commit": commit, "checkpoint": checkpoint}
-    wanted = [value for value in (commit, checkpoint) if value]
+    wanted = [value for value in (commit, checkpoint) if value and value != params.get("known")]
     if not wanted:
         return {**answer, "sha256": None, "size": 0, "data": ""}
     place = _outgoing(outpost, worker)
