@@ -18,7 +18,7 @@ MAX_SUBJECT: Final = 500
 MAX_ADDRESS: Final = 200
 
 #: Characters that a body may have as JSON: lines between programs are bounded.
-_MAX_WIRE: Final = 3 * MAX_BODY
+_MAX_WIRE: Final = 3 * MAX_BODY + 1024
 
 #: Gas Town's words for priorities, by number; it has no word for 4 and says `low`.
 PRIORITIES: Final = ("urgent", "high", "normal", "low", "low")

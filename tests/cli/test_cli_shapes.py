@@ -29,9 +29,15 @@ CALLS: dict[str, tuple[str, ...]] = {
     "attach": ("gt-2",),
     "peek": ("gt-2",),
     "nudge": ("gt-2", "hello"),
+    "mail send": ("here:mayor/", "-s", "hello"),
+    "mail inbox": (),
+    "mail outbox": ("--all",),
+    "mail flush": (),
+    "mail drop": ("{letter}",),
     "stop": ("gt-2",),
     "clean": (),
     "doctor": (),
+    "bootstrap": ("here",),
     "config check": (),
     "config show": (),
     "completion": ("bash",),
@@ -41,7 +47,10 @@ ELSEWHERE = {"demo", "conformance"}
 
 
 def test_every_command_has_a_documented_shape():
-    commands = {name for name in COMMANDS if name != "config"} | {"config check", "config show"}
+    groups = {"config", "mail"}
+    commands = {name for name in COMMANDS if name not in groups}
+    commands |= {"config check", "config show"}
+    commands |= {f"mail {verb}" for verb in ("send", "inbox", "outbox", "flush", "drop")}
     assert set(shapes.SHAPES) == commands
     assert set(CALLS) == commands - ELSEWHERE
 
@@ -64,7 +73,9 @@ def test_the_answer_has_the_documented_shape(outpost, name):
     outpost.here.finish("gt-1.1")
     outpost.spawn("gt-2")
     outpost.ok("workers")
-    answer = outpost.json(*name.split(), *CALLS[name])
+    letter = outpost.json("mail", "send", "here:mayor/", "-s", "hi")["letter"]["id"]
+    words = [word.format(letter=letter) for word in CALLS[name]]
+    answer = outpost.json(*name.split(), *words)
     documented = dict(shapes.SHAPES[name])
     if name == "logs":
         documented.pop("base64")

@@ -29,7 +29,15 @@ NEAR_ONLY: Final = frozenset(
             f"outpost_core/{name}"
             for name in (
                 *("cli", "config", "ledger", "testing", "conditions.py", "doctor.py", "fleet.py"),
-                *("intake.py", "issues.py", "manager.py", "nearest.py", "news.py", "options.py"),
+                *(
+                    "intake.py",
+                    "issues.py",
+                    "mail.py",
+                    "manager.py",
+                    "nearest.py",
+                    "news.py",
+                    "options.py",
+                ),
                 *("orders.py", "overview.py", "paths.py", "placement.py", "plugins.py"),
                 *("policy.py", "recovery.py", "ticket.py", "units.py", "watch.py"),
                 *("stdio/client.py", "stdio/remote.py"),

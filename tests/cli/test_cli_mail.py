@@ -1,0 +1,52 @@
+"""`outpost mail`: what it says, and with which exit code."""
+
+from __future__ import annotations
+
+
+def test_a_delivered_message_is_said_so_and_shows_in_the_inbox(outpost):
+    said = outpost.ok("mail", "send", "here:gastown/polecat", "-s", "Tests fail", "-m", "See CI.")
+    assert said == "delivered to here:gastown/polecat\n"
+    assert "Tests fail" in outpost.ok("mail", "inbox", "here", "--identity", "gastown/polecat")
+    assert "See CI." in outpost.ok("mail", "inbox", "--full")
+    assert outpost.ok("mail", "inbox", "there") == "no mail\n"
+
+
+def test_the_text_may_come_from_standard_input(outpost):
+    outpost.ok("mail", "send", "here:mayor/", "-s", "x", "--stdin", stdin="a\nb\n")
+    outpost.ok("mail", "send", "here:mayor/", "-s", "x", "-m", "-", stdin="c")
+    assert [one.body for one in outpost.here.mails] == ["a\nb\n", "c"]
+
+
+def test_priorities_are_numbers_or_gas_towns_words(outpost):
+    for word in ("P0", "urgent", "3", "low"):
+        outpost.ok("mail", "send", "here:mayor/", "-s", "x", "--priority", word)
+    assert [one.priority for one in outpost.here.mails] == [0, 0, 3, 3]
+
+
+def test_what_waits_is_said_so_with_exit_code_5(outpost):
+    outpost.here.cut()
+    result = outpost.run("mail", "send", "here:mayor/", "-s", "x")
+    assert result.exit_code == 5
+    assert "waits in the outbox" in result.stderr
+    assert "outpost mail outbox shows it" in result.stderr
+    assert "the line is cut" in outpost.ok("mail", "outbox")
+    outpost.here.restore()
+    assert "delivered" in outpost.ok("mail", "flush")
+    assert outpost.ok("mail", "outbox") == "no mail waits\n"
+
+
+def test_an_address_without_an_outpost_names_those_that_there_are(outpost):
+    result = outpost.run("mail", "send", "mayor/", "-s", "x")
+    assert result.exit_code == 2
+    assert "here:mayor/" in result.stderr
+    assert "here, there" in result.stderr
+    result = outpost.run("mail", "send", "her:mayor/", "-s", "x")
+    assert result.exit_code == 4
+    assert "did you mean 'here'?" in result.stderr
+
+
+def test_drop_forgets_by_the_beginning_of_an_id(outpost):
+    outpost.here.cut()
+    letter = outpost.json("mail", "send", "here:mayor/", "-s", "x", code=5)["letter"]
+    outpost.ok("mail", "drop", letter["id"][:12])
+    assert outpost.ok("mail", "drop", letter["id"], code=4) == ""
