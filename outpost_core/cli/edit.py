@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from outpost_core.cli import complete, render
+from outpost_core.cli import complete, dialogue, render
 from outpost_core.cli.options import assignments
 from outpost_core.cli.outposts import missing_type
 from outpost_core.cli.session import Command, Group, Session, command, current
@@ -68,8 +68,19 @@ def _add_command(backend: Backend) -> Command:
     fields = option_fields(backend.options)
 
     @click.pass_context
-    def run(ctx: click.Context, /, outpost_name: str, **said: Any) -> None:
-        _add(current(ctx), backend, outpost_name, _values(fields, said))
+    def run(
+        ctx: click.Context,
+        /,
+        outpost_name: str,
+        trust: bool = False,
+        no_check: bool = False,
+        **said: Any,
+    ) -> None:
+        values = _values(fields, said)
+        if backend.introduce is None:
+            _add(current(ctx), backend, outpost_name, values)
+        else:
+            _introduce(ctx, backend, outpost_name, values, None if no_check else trust)
 
     return Command(
         backend.type,
@@ -77,6 +88,7 @@ def _add_command(backend: Backend) -> Command:
         params=[
             click.Argument(["outpost_name"], metavar="NAME"),
             *(_flag(field) for field in fields),
+            *(dialogue.flags() if backend.introduce is not None else ()),
         ],
         short_help=backend.summary,
         help=f"Add an outpost of the type {backend.type}: {backend.summary}.\n\n"
@@ -151,6 +163,36 @@ def _add(session: Session, backend: Backend, name: str, values: dict[str, Any]) 
         lambda: {"added": name, "type": backend.type, "file": str(path)},
         lambda: [f"added {name} to {path}", f"  → outpost doctor {name}"],
     )
+
+
+def _introduce(
+    ctx: click.Context, backend: Backend, name: str, values: dict[str, Any], trust: bool | None
+) -> None:
+    """Look at a place, and write it down with what was found; `trust` None: without a look."""
+    from outpost_core.config import add_outpost
+
+    session = current(ctx)
+    path = _file(session)
+    found: dict[str, Any] = {}
+    if trust is not None:
+        found = dict(dialogue.introduce(session, backend, name, values, path, trust))
+    add_outpost(path, backend.type, name, values | found, session.plugins().backends)
+    bootstrap = "bootstrap" in backend.capabilities
+    session.answer(
+        lambda: {
+            "added": name,
+            "type": backend.type,
+            "file": str(path),
+            "checked": trust is not None,
+            "found": found,
+        },
+        lambda: [
+            f"added {name} to {path}",
+            f"  → outpost {'bootstrap' if bootstrap else 'doctor'} {name}",
+        ],
+    )
+    if bootstrap and trust is not None:
+        dialogue.offer_bootstrap(ctx, session, name)
 
 
 def _file(session: Session) -> Path:

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import yaml
 
-from outpost_core.backend import Backend
+from outpost_core.backend import Backend, OutpostOptions
 from outpost_core.config.marks import Document, Node, plain, read_text
 from outpost_core.config.read import parse_config
 from outpost_core.config.text import append_item, append_section, drop_item, replace
@@ -56,6 +56,45 @@ def add(
         ConfigError: the name is taken, an option is wrong, or the file cannot be changed; it is
             as it was.
     """
+    _change(path, _adding(path, type, name, values, backends), backends, "added")
+
+
+def planned(
+    path: Path,
+    type: str,  # noqa: A002
+    name: str,
+    values: Mapping[str, Json],
+    backends: Mapping[str, Backend],
+) -> OutpostOptions:
+    """Return the options that an outpost would have if `add` wrote it; writes nothing.
+
+    The arguments are those of `add`.
+
+    Raises:
+        ConfigError: `add` would refuse it.
+    """
+    try:
+        text = read_text(path)
+    except FileNotFoundError:
+        text = ""
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot be read: {error}", file=str(path)) from None
+    text = _adding(path, type, name, values, backends)(text.replace("\r\n", "\n"))
+    _check(path, text, backends, "added")
+    made = parse_config(Document(str(path), text), backends, path).outposts[-1]
+    assert made.name == name
+    assert made.options is not None
+    return made.options
+
+
+def _adding(
+    path: Path,
+    type: str,  # noqa: A002
+    name: str,
+    values: Mapping[str, Json],
+    backends: Mapping[str, Backend],
+) -> Callable[[str], str]:
+    """Return the edit that `add` makes."""
     given = {key: value for key, value in values.items() if value is not None}
     entry = _render(type, name, given, backends.get(type))
 
@@ -91,7 +130,7 @@ def add(
         _expect_added(document, before, entries)
         return text
 
-    _change(path, edit, backends, "added")
+    return edit
 
 
 def remove(path: Path, name: str, backends: Mapping[str, Backend], *, prune: bool = False) -> None:

@@ -33,6 +33,22 @@ def known_as(host: str, port: int) -> str:
     return host if port == _PORT else f"[{host}]:{port}"
 
 
+class UnknownHostKeyError(UnreachableError):
+    """The host showed a key, and nothing is known about it.
+
+    Args:
+        message: see `OutpostError`.
+        mend: see `OutpostError`.
+        key: the key that was shown, as `ssh-ed25519 AAAA…`.
+        fingerprint: what people compare.
+    """
+
+    def __init__(self, message: str, *, mend: str, key: str, fingerprint: str) -> None:
+        super().__init__(message, mend=mend, sent=False)
+        self.key = key
+        self.fingerprint = fingerprint
+
+
 @dataclass(kw_only=True)
 class HostKeys:
     """What one host may show. One object a connection attempt; it keeps what was shown.
@@ -44,6 +60,7 @@ class HostKeys:
         pinned: the only accepted key, as text.
         files: files of known hosts, the user's own first; missing ones do not matter.
         outpost: the name of the outpost, for the mend.
+        jump: the host is only gone through, so its key cannot be pinned.
 
     Attributes:
         shown: the key that the host showed, when it was not accepted.
@@ -56,6 +73,7 @@ class HostKeys:
     pinned: str | None = None
     files: Sequence[Path] = ()
     outpost: str = ""
+    jump: bool = False
     shown: asyncssh.SSHKey | None = None
     authority: asyncssh.SSHKey | None = None
 
@@ -119,6 +137,10 @@ class HostKeys:
         else:
             message = f"the host key of {peer} is not known here: {fingerprint(shown)}"
             mend = self._accept()
+            if not self.jump and self.shown is not None:
+                return UnknownHostKeyError(
+                    message, mend=mend, key=key_text(shown), fingerprint=fingerprint(shown)
+                )
         return UnreachableError(message, mend=mend, sent=False)
 
     @property
@@ -159,10 +181,10 @@ class HostKeys:
         )
 
     def _accept(self) -> str:
+        pin = f", or: outpost add ssh {self.outpost or 'NAME'} … --trust-on-first-use"
         return (
             "compare it with what `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` says there;"
-            " then connect once with ssh, or:"
-            f" outpost add ssh {self.outpost or 'NAME'} … --trust-on-first-use"
+            f" then connect once with ssh{'' if self.jump else pin}"
         )
 
 

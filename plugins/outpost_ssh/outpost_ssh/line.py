@@ -214,6 +214,7 @@ class Line:
                 pinned=self.target.host_key,
                 files=resolved.known_hosts,
                 outpost=self.target.outpost,
+                jump=self.target.jump,
             ),
             command=resolved.proxy_command or "",
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from outpost_core.backend import Backend, BuildContext
+from outpost_core.backend import Backend, BuildContext, Dialogue
 from outpost_core.hookspecs import hookimpl
 from outpost_ssh.options import CAPABILITIES, SshOptions
 
@@ -23,6 +23,15 @@ def build(name: str, options: SshOptions, context: BuildContext) -> SshOutpost:
     return SshOutpost(name, options, context)
 
 
+async def introduce(
+    name: str, options: SshOptions, context: BuildContext, dialogue: Dialogue
+) -> Mapping[str, Any]:
+    """Look at a host before it is added; see `outpost_ssh.introduce`."""
+    from outpost_ssh import introduce as module
+
+    return await module.introduce(name, options, context, dialogue)
+
+
 @hookimpl
 def outpost_backends() -> Mapping[str, Backend]:
     """Return the type `ssh`."""
@@ -33,5 +42,6 @@ def outpost_backends() -> Mapping[str, Backend]:
             build=build,
             summary="a host that is reached over SSH: the local outpost, run on the far machine",
             capabilities=CAPABILITIES,
+            introduce=introduce,
         )
     }
