@@ -119,7 +119,10 @@ async def _begin(
             while mark not in seen:
                 data = await process.stdout.read(65536)
                 if not data:
-                    raise _not_started(worker, seen, await _code(process))
+                    code = await _code(process)
+                    if code is None:
+                        raise ConnectionResetError
+                    raise _not_started(worker, seen, code)
                 seen = seen[-_NOISE:] + data
     except TimeoutError:
         raise _not_started(worker, seen, None) from None
@@ -203,7 +206,8 @@ def _not_started(worker: str, seen: bytes, code: int | None) -> OutpostError:
 
 
 def _dropped(name: str, worker: str, error: Exception | None) -> UnreachableError:
-    why = f" ({_CONTROLS.sub(' ', str(error))})" if error is not None and str(error) else ""
+    said = _CONTROLS.sub(" ", str(error or ""))
+    why = f" ({said[0].lower()}{said[1:]})" if said else ""
     return UnreachableError(
         f"the line to {name} broke{why}; {worker} goes on", mend=f"outpost attach {worker}"
     )
