@@ -149,7 +149,7 @@ class Host:
         init.stdout.close()
         self.sshd.kill()
         with contextlib.suppress(subprocess.CalledProcessError):  # may be gone with its peer
-            _ip("link", "del", self._link)
+            _ip("link", "del", self._link, quiet=True)
 
     def reboot(self) -> None:
         """End the host and all of its processes, and start it again with another boot id."""
@@ -322,8 +322,11 @@ def lab(folder: Path | None = None) -> Iterator[Lab]:
         yield stack.enter_context(Lab(folder))
 
 
-def _ip(*argv: str) -> None:
-    subprocess.run(["ip", *argv], check=True, stdin=subprocess.DEVNULL, timeout=_TIMEOUT)
+def _ip(*argv: str, quiet: bool = False) -> None:
+    stderr = subprocess.DEVNULL if quiet else None
+    subprocess.run(
+        ["ip", *argv], check=True, stdin=subprocess.DEVNULL, stderr=stderr, timeout=_TIMEOUT
+    )
 
 
 def _libc(name: str, *arguments: int) -> None:

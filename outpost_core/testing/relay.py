@@ -28,6 +28,7 @@ class _Line:
     near: asyncio.StreamWriter
     far: asyncio.StreamWriter
     passed: dict[Way, int] = field(default_factory=lambda: {"up": 0, "down": 0})
+    frozen: bool = False
 
     def abort(self) -> None:
         for writer in (self.near, self.far):
@@ -101,6 +102,10 @@ class Relay:
         """Undo `hold`; what was held arrives."""
         self._do(self._gate(ways or ("up", "down"), True))
 
+    def freeze(self) -> None:
+        """Let nothing through on the connections that there are, for ever; new ones are fine."""
+        self._do(self._freeze())
+
     def half_close(self, way: Way) -> None:
         """End one direction of all connections in an orderly way; the other goes on."""
         self._do(self._half_close(way))
@@ -133,6 +138,10 @@ class Relay:
     async def _gate(self, ways: tuple[Way, ...], open_: bool) -> None:
         for way in ways:
             self._gates[way].set() if open_ else self._gates[way].clear()
+
+    async def _freeze(self) -> None:
+        for line in self._open:
+            line.frozen = True
 
     async def _half_close(self, way: Way) -> None:
         for line in self._open:
@@ -190,6 +199,8 @@ class Relay:
             if (pause := due - self._loop.time()) > 0:
                 await asyncio.sleep(pause)
             await self._gates[way].wait()
+            if line.frozen:
+                await asyncio.Event().wait()  # until it is cut
             if not data:
                 writer.write_eof()
                 return
