@@ -21,6 +21,7 @@ from outpost_ssh.failures import Attempt, plain
 from outpost_ssh.hostkeys import HostKeys
 from outpost_ssh.keys import identity
 from outpost_ssh.login import Login
+from outpost_ssh.prompt import prompt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -258,7 +259,7 @@ class Line:
             connection = await self.connection()
             end = end or time.monotonic() + self.timeout
             try:
-                async with asyncio.timeout(max(end - time.monotonic(), 0)):
+                async with asyncio.timeout(max(end - time.monotonic(), 0)), prompt(connection):
                     return await connection.create_process(command, encoding=None, **how)
             except TimeoutError:
                 took = format_duration(self.timeout)
