@@ -40,6 +40,10 @@ T = TypeVar("T")
 
 #: Bytes of a log that are asked for at once; as base64 they fit a line.
 CHUNK: Final = (MAX_FRAME - 1024) // 4 * 3
+#: Bytes that are asked for at least, on a line that breaks before a longer piece is through.
+SMALLEST: Final = 16 * 1024
+#: So many full pieces in a row make the next one longer again.
+_STEADY: Final = 4
 #: Seconds that a follower's request waits for output.
 WAIT: Final = 20.0
 #: Seconds without any byte after which a call that is given up takes the line for dead.
@@ -274,19 +278,25 @@ class StdioOutpost(Outpost):
             UnreachableError: no answer, without `follow`.
         """
         pause = Pause()
+        size, full = CHUNK, 0
         self._followers += follow
-        asking = self._ask_log(worker, offset, follow)
+        asking = self._ask_log(worker, offset, follow, size)
         try:
             while True:
                 begun = time.monotonic()
                 try:
                     data, end = await asking
-                except UnreachableError:
+                except UnreachableError as error:
                     if not follow:
                         raise
+                    if error.sent:  # it may not last for as much as that
+                        size, full = max(size // 4, SMALLEST), 0
                     await pause.longer()
-                    asking = self._ask_log(worker, offset, follow)
+                    asking = self._ask_log(worker, offset, follow, size)
                     continue
+                full = full + 1 if len(data) == size else 0
+                if full == _STEADY:
+                    size, full = min(size * 2, CHUNK), 0
                 offset += len(data)
                 over = end or not (data or follow)
                 if not over:
@@ -295,7 +305,7 @@ class StdioOutpost(Outpost):
                     elif time.monotonic() - begun < 0.05:  # a server that does not wait
                         await pause.short()
                     # asked for already while the caller looks at what there is
-                    asking = self._ask_log(worker, offset, follow)
+                    asking = self._ask_log(worker, offset, follow, size)
                 if data:
                     yield data
                 if over:
@@ -306,13 +316,17 @@ class StdioOutpost(Outpost):
             await asyncio.wait({asking})
             _ = asking.cancelled() or asking.exception()
 
-    def _ask_log(self, worker: str, offset: int, follow: bool) -> asyncio.Task[tuple[bytes, bool]]:
-        return asyncio.create_task(self._log_piece(worker, offset, follow))
+    def _ask_log(
+        self, worker: str, offset: int, follow: bool, size: int
+    ) -> asyncio.Task[tuple[bytes, bool]]:
+        return asyncio.create_task(self._log_piece(worker, offset, follow, size))
 
-    async def _log_piece(self, worker: str, offset: int, follow: bool) -> tuple[bytes, bool]:
+    async def _log_piece(
+        self, worker: str, offset: int, follow: bool, size: int
+    ) -> tuple[bytes, bool]:
         client = await self.client()
         wait = self._wait(client.hello.inflight) if follow else 0.0
-        params: dict[str, Json] = {"worker": worker, "offset": offset, "max": CHUNK, "wait": wait}
+        params: dict[str, Json] = {"worker": worker, "offset": offset, "max": size, "wait": wait}
         late = wait + 15.0
         answer = self._object(
             await self._asked("logs", params, repeat=True, patience=late - 0.1, deadline=late),
@@ -325,7 +339,7 @@ class StdioOutpost(Outpost):
             piece = binascii.a2b_base64(data, strict_mode=True)
         except ValueError:
             raise self._odd("logs") from None
-        if len(piece) > CHUNK:
+        if len(piece) > size:
             raise self._odd("logs")
         return piece, end
 
