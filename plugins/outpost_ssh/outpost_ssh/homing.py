@@ -1,8 +1,7 @@
 """Bringing ended workers' work from an outpost into the rigs of this machine.
 
-What is to come home is a file `<state>/hosted/waiting/<worker>.<digest>.json`, written before the
-spawn, which says the rig and the branch: what the outpost says decides neither. Each step can be
-repeated, by this program or another one, and a lock keeps two programs from doing it at once.
+What is to come home was written down before the spawn (`notes.py`). Each step can be repeated, by
+this program or another one, and a lock keeps two programs from doing it at once.
 """
 
 from __future__ import annotations
@@ -18,18 +17,17 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from outpost_core import faults, wire
 from outpost_core.errors import NotFoundError, OutpostError
-from outpost_core.types import Cleaned, Json, Order, State, WorkerStatus
-from outpost_core.worker import files
+from outpost_core.types import Cleaned, Json, State, WorkerStatus
 from outpost_core.worker.workspace import checkpoint_ref
-from outpost_ssh.far.hosted import check_oid, private
-from outpost_ssh.far.rigs import WAITS
+from outpost_ssh.far.hosting import WAITS
+from outpost_ssh.far.snapshot import check_oid, private
 from outpost_ssh.localrig import GitError, LocalRig, RefusedError
+from outpost_ssh.notes import CLEANING, HOME, WAITING, Note, Notes, name_of
 
 if TYPE_CHECKING:
     from outpost_core.stdio.remote import StdioOutpost
@@ -40,42 +38,11 @@ _AT_ONCE: Final = 4
 _PATIENCE: Final = 3.0
 #: Seconds until what failed is tried again: at first, and at most.
 _PAUSE_MIN, _PAUSE_MAX = 0.5, 30.0
-#: Seconds after which a note is forgotten whose worker the outpost does not have.
-_STALE: Final = 86400.0
 #: Seconds between two looks for a checkpoint of a worker that is at work.
 LIVE_EVERY: Final = 60.0
 #: Chunks that are asked for at once.
 _WINDOW: Final = 4
-_WAITING, _HOME, _CLEANING = "waiting", "home", "cleaning"
-
 Work: TypeAlias = Coroutine[Any, Any, WorkerStatus | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Note:
-    """What is to come home.
-
-    Args:
-        name: `<worker>.<digest>`, its beginning.
-        worker: the worker's id.
-        rig: path of the repository.
-        branch: the branch that was ordered.
-        attempt: number of the attempt.
-        kept: checkpoints of the worker that have come home while it was at work.
-    """
-
-    name: str
-    worker: str
-    rig: str
-    branch: str
-    attempt: int
-    kept: tuple[str, ...] = ()
-
-    def branches(self, commit: str, told: str) -> list[str]:
-        """Return where a commit may go: first where the outpost has put it, if that may be."""
-        beside = f"{self.branch}-{self.attempt}"
-        names = [self.branch, beside, f"{beside}-{commit[:8]}"]
-        return names[names.index(told) :] if told in names else names
 
 
 class Homing:
@@ -90,6 +57,7 @@ class Homing:
     def __init__(self, outpost: StdioOutpost, folder: Path, key: Callable[[str], str]) -> None:
         self._outpost = outpost
         self._folder = folder
+        self.notes = Notes(folder)
         self._key = key
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._tasks: dict[str, asyncio.Task[WorkerStatus | None]] = {}
@@ -97,81 +65,30 @@ class Homing:
         self._failed: dict[str, tuple[float, float, str]] = {}
         self._progress: dict[str, str] = {}
 
-    # --- notes ----------------------------------------------------------------------------------
-
-    def note(self, order: Order, digest: str, path: str) -> None:
-        """Write down, before a spawn, which rig the work belongs to.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        assert order.delivery is not None
-        name = f"{order.worker}.{digest[:16]}"
-        for place in (_WAITING, _HOME):
-            if (self._folder / place / f"{name}.json").exists():
-                with contextlib.suppress(FileNotFoundError):
-                    os.utime(self._folder / place / f"{name}.json")
-                    return
-        private(self._folder / _WAITING)
-        about = {
-            "worker": order.worker,
-            "rig": path,
-            "branch": order.delivery.branch,
-            "attempt": order.attempt,
-        }
-        files.store(str(self._folder / _WAITING), f"{name}.json", about, sync=True)
-        files.sync_folder(str(self._folder / _WAITING))
-
-    def _notes(self, place: str) -> list[str]:
-        """Return the names of the notes in a place."""
-        try:
-            found = os.listdir(self._folder / place)  # noqa: PTH208 - names are all that is needed
-        except FileNotFoundError:
-            return []
-        return [name[:-5] for name in found if name.endswith(".json") and name[0] != "."]
-
-    def _read(self, place: str, name: str) -> _Note | None:
-        told = files.load(str(self._folder / place), f"{name}.json")
-        if told is None:
-            return None
-        return _Note(
-            name=name,
-            worker=told["worker"],
-            rig=told["rig"],
-            branch=told["branch"],
-            attempt=told["attempt"],
-            kept=tuple(told.get("kept", ())),
-        )
-
-    def _move(self, name: str, before: str, after: str) -> None:
-        """Move a note, unless another program did."""
-        private(self._folder / after)
-        with contextlib.suppress(FileNotFoundError):
-            (self._folder / before / f"{name}.json").rename(self._folder / after / f"{name}.json")
-
-    def _forget(self, name: str, place: str) -> None:
-        (self._folder / place / f"{name}.json").unlink(missing_ok=True)
-
     # --- after a list ---------------------------------------------------------------------------
 
     async def bring(self, statuses: Sequence[WorkerStatus]) -> Sequence[WorkerStatus]:
         """Bring home what has ended; return the statuses with what came of it."""
-        waiting, cleaning = self._notes(_WAITING), self._notes(_CLEANING)
+        waiting, cleaning = self.notes.names(WAITING), self.notes.names(CLEANING)
         if not waiting and not cleaning:
             return statuses
-        there = {f"{status.id}.{status.digest[:16]}": status for status in statuses}
+        there = {name_of(status): status for status in statuses}
         begun = {}
         for name in waiting:
             status = there.get(name)
             if status is None:
-                self._forget_old(name)
+                self.notes.forget_old(name)
             elif status.state.terminal or status.detail.startswith(WAITS):
                 begun[name] = self._begin(name, self._home(name, status))
         for name in cleaning:
             if name not in there:
                 begun[name] = self._begin(name, self._rescued(name))
         live = [name for name in waiting if name in there and name not in begun]
-        looks = [self._begin(name, self._checkpoint(name)) for name in live if self._is_due(name)]
+        looks = [
+            self._begin(name, self._checkpoint(name))
+            for name in live
+            if self.notes.is_due(name, LIVE_EVERY)
+        ]
         tasks = {task for task in (*begun.values(), *looks) if task is not None}
         if tasks:
             await asyncio.wait(tasks, timeout=_PATIENCE)
@@ -206,7 +123,7 @@ class Homing:
     def _shown(
         self, status: WorkerStatus, begun: Mapping[str, asyncio.Task[WorkerStatus | None] | None]
     ) -> WorkerStatus:
-        name = f"{status.id}.{status.digest[:16]}"
+        name = name_of(status)
         if name not in begun:
             return status
         task = self._tasks.get(name)
@@ -219,30 +136,12 @@ class Homing:
         # law 3: what is not seen in the rig is not done, whatever is said of it
         return dataclasses.replace(status, state=State.WORKING, detail=detail, result=None)
 
-    def _is_due(self, name: str) -> bool:
-        """Whether it is time to look for a checkpoint of a worker that is at work."""
-        path = self._folder / _WAITING / f"{name}.json"
-        try:
-            due = time.time() - path.stat().st_mtime > LIVE_EVERY
-            if due:
-                os.utime(path)
-        except FileNotFoundError:
-            return False
-        return due
-
-    def _forget_old(self, name: str) -> None:
-        """Forget a note whose spawn never came to be; a repeated spawn would write it anew."""
-        with contextlib.suppress(FileNotFoundError):
-            age = time.time() - (self._folder / _WAITING / f"{name}.json").stat().st_mtime
-            if age > _STALE:
-                self._forget(name, _WAITING)
-
     # --- one worker -----------------------------------------------------------------------------
 
     async def _home(self, name: str, status: WorkerStatus) -> WorkerStatus | None:
         """Bring one worker's work home; None when another program is at it."""
         with self._mine(name) as mine:
-            note = self._read(_WAITING, name) if mine else None
+            note = self.notes.read(WAITING, name) if mine else None
             if note is None:
                 return status if mine and status.state.terminal else None
             rig = LocalRig.at(note.rig)
@@ -251,7 +150,7 @@ class Homing:
             if await _is_home(rig, status):
                 if status.result is not None and status.result.checkpoint is None:
                     await rig.drop(checkpoint_ref(note.worker), note.kept)
-                self._move(name, _WAITING, _HOME)
+                self.notes.move(name, WAITING, HOME)
                 return status
             told = await self._fetched(rig, note, {"worker": note.worker})
             branch, refused = None, None
@@ -284,14 +183,14 @@ class Homing:
             if shown.id != note.worker or shown.digest != status.digest:
                 raise OutpostError(f"{self._outpost.name} answered of another worker")
             faults.point("rig.told")
-            self._move(name, _WAITING, _HOME)
+            self.notes.move(name, WAITING, HOME)
             self._tidy(name)
             return _by_this_clock(shown, status)
 
     async def _checkpoint(self, name: str) -> None:
         """Fetch the last checkpoint of a worker that is at work: its machine may not come back."""
         with self._mine(name) as mine:
-            note = self._read(_WAITING, name) if mine else None
+            note = self.notes.read(WAITING, name) if mine else None
             rig = LocalRig.at(note.rig) if note else None
             if note is None or rig is None:
                 return
@@ -301,16 +200,14 @@ class Homing:
             asked: dict[str, Json] = {"worker": note.worker, "live": True, "known": known}
             checkpoint = (await self._fetched(rig, note, asked))["checkpoint"]
             if checkpoint and checkpoint != known:
-                about = files.load(str(self._folder / _WAITING), f"{name}.json")
-                about = {**(about or {}), "kept": [*note.kept, checkpoint]}
-                files.store(str(self._folder / _WAITING), f"{name}.json", about, sync=True)
+                self.notes.keep(note, checkpoint)
                 await rig.keep(self._aside(name), checkpoint, ref, note.kept)
-            self._tidy(name)
+            self._tidy(name, ended=False)
 
     async def _rescued(self, name: str) -> None:
         """Fetch the checkpoint that cleaning a worker has left at the outpost."""
         with self._mine(name) as mine:
-            note = self._read(_CLEANING, name) if mine else None
+            note = self.notes.read(CLEANING, name) if mine else None
             rig = LocalRig.at(note.rig) if note else None
             if note is None:
                 return
@@ -320,10 +217,10 @@ class Homing:
                 if told["checkpoint"]:
                     ref = checkpoint_ref(note.worker)
                     await rig.keep(self._aside(name), told["checkpoint"], ref)
-            self._forget(name, _CLEANING)
+            self.notes.forget(name, CLEANING)
             self._tidy(name)
 
-    async def _fetched(self, rig: LocalRig, note: _Note, asked: dict[str, Json]) -> dict[str, Any]:
+    async def _fetched(self, rig: LocalRig, note: Note, asked: dict[str, Json]) -> dict[str, Any]:
         """Have what is asked for in a repository aside of the rig; return what it is.
 
         Only commits are taken over, by their hashes: no name and no ref from there counts.
@@ -353,7 +250,7 @@ class Homing:
             return {**wanted, "branch": str(told.get("branch") or "")}
         raise AssertionError("not reached")
 
-    async def _download(self, note: _Note, told: Mapping[str, Any]) -> Path | None:
+    async def _download(self, note: Note, told: Mapping[str, Any]) -> Path | None:
         """Return the file with the pack that was told of, whole."""
         digest, size = told.get("sha256"), told.get("size")
         if digest is None:
@@ -402,11 +299,12 @@ class Homing:
     def _aside(self, name: str) -> Path:
         return self._folder / "incoming" / f"{name}.git"
 
-    def _tidy(self, name: str) -> None:
+    def _tidy(self, name: str, *, ended: bool = True) -> None:
         shutil.rmtree(self._aside(name), ignore_errors=True)
         for left in (self._folder / "incoming").glob(f"{name}.*.pack"):
             left.unlink(missing_ok=True)
-        (self._folder / "locks" / name).unlink(missing_ok=True)
+        if ended:  # while its note is there, all programs have to meet at the same lock
+            (self._folder / "locks" / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _mine(self, name: str) -> Iterator[bool]:
@@ -428,19 +326,16 @@ class Homing:
 
     def cleaning(self, worker: str) -> None:
         """Note that a worker is being cleaned, so that a crash forgets nothing it rescued."""
-        for name in self._notes(_HOME):
-            if name.rpartition(".")[0] == worker:
-                self._move(name, _HOME, _CLEANING)
+        for name in self.notes.of(HOME, worker):
+            self.notes.move(name, HOME, CLEANING)
 
     async def cleaned(self, worker: str, cleaned: Cleaned) -> Cleaned:
         """Fetch what a clean has rescued; a worker that was not removed is as before."""
-        for name in self._notes(_CLEANING):
-            if name.rpartition(".")[0] != worker:
-                continue
+        for name in self.notes.of(CLEANING, worker):
             if not cleaned.removed:
-                self._move(name, _CLEANING, _HOME)
+                self.notes.move(name, CLEANING, HOME)
             elif cleaned.rescued != checkpoint_ref(worker):
-                self._forget(name, _CLEANING)
+                self.notes.forget(name, CLEANING)
             else:
                 with contextlib.suppress(NotFoundError):
                     await self._guarded(name, self._rescued(name))
@@ -448,9 +343,8 @@ class Homing:
                     why = f"{cleaned.rescued} {WAITS}: {self._failed[name][2]}"
                     cleaned = dataclasses.replace(cleaned, detail=why)
         if cleaned.removed:
-            for name in self._notes(_WAITING):  # it was forced
-                if name.rpartition(".")[0] == worker:
-                    self._forget(name, _WAITING)
+            for name in self.notes.of(WAITING, worker):  # it was forced
+                self.notes.forget(name, WAITING)
         return cleaned
 
     async def close(self) -> None:

@@ -22,7 +22,7 @@ from typing import IO, Final
 from outpost_core.errors import OutpostError
 from outpost_core.worker.git import environment, read
 from outpost_core.worker.names import redact
-from outpost_ssh.far.hosted import OWN, Snapshot, private
+from outpost_ssh.far.snapshot import OWN, Snapshot, private
 
 _SETTINGS: Final = (
     *("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "gc.auto=0"),

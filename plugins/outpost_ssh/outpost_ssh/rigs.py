@@ -30,7 +30,7 @@ from outpost_core import faults, wire
 from outpost_core.errors import OutpostError, SpawnRefusedError, UnreachableError
 from outpost_core.types import Cleaned, Json, Order, WorkerStatus
 from outpost_core.worker import files
-from outpost_ssh.far.hosted import Snapshot, key_of, local_path, private
+from outpost_ssh.far.snapshot import Snapshot, key_of, local_path, private
 from outpost_ssh.homing import Homing
 from outpost_ssh.localrig import GitError, LocalRig, digest_of
 
@@ -164,7 +164,7 @@ class Rigs:
 
     async def _prepare(self, order: Order, path: str, rig: LocalRig) -> None:
         try:
-            self.homing.note(order, wire.digest(order), path)
+            self.homing.notes.write(order, wire.digest(order), path)
             faults.point("rig.noted")
             pusher = self._pushers.get(path)
             if pusher is None:

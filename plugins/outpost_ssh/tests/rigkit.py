@@ -38,7 +38,8 @@ from pathlib import Path
 from outpost_core.backend import BuildContext
 from outpost_core.stdio import server
 from outpost_local.options import LocalOptions, Mode
-from outpost_ssh.far.rigs import METHODS, HostingOutpost
+from outpost_ssh.far.hosting import HostingOutpost
+from outpost_ssh.far.rigs import METHODS
 
 def build(name, options):
     local = LocalOptions(mode=Mode.PROCESS, disk_floor=int(options["disk_floor"]))

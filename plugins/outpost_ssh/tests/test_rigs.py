@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -369,6 +370,21 @@ def test_the_same_order_spawned_again_is_the_same_worker(tmp_path: Path) -> None
         again = await laptop.open().outpost_spawn(order)
         assert again.result == status.result
         assert (laptop.far / "workers" / order.worker / "runs").read_text() == "run\n"
+
+    at_laptop(tmp_path, test)
+
+
+def test_an_order_whose_machine_was_wiped_runs_and_comes_home_again(tmp_path: Path) -> None:
+    async def test(laptop: Laptop) -> None:
+        order = laptop.order("echo new >new.txt; date +%N >>new.txt")
+        first = await laptop.run(laptop.open(), order)
+        shutil.rmtree(laptop.far)
+        second = await laptop.run(laptop.open(), order)
+        assert first.result is not None
+        assert second.result is not None
+        assert second.result.commit != first.result.commit
+        assert laptop.rig.tip("polecat/gt-1") == first.result.commit
+        assert laptop.rig.tip(str(second.result.branch)) == second.result.commit
 
     at_laptop(tmp_path, test)
 

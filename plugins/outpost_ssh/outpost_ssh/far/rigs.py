@@ -1,7 +1,7 @@
 """The far side of rigs that are paths of the machine that orders.
 
 Such a repository is kept here as a copy (`hosted.py`); a worker works on the copy, and its
-result is held back until the near side has fetched the work and has seen it in its own repository.
+result is held back (`hosting.py`) until the near side has seen the work in its own repository.
 All requests can be repeated: what is uploaded is named by its content and goes on where it
 stopped, and what was written once is found again.
 
@@ -24,7 +24,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import dataclasses
 import hashlib
 import os
 import re
@@ -35,7 +34,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from outpost_core import faults, wire
-from outpost_core.backend import BuildContext
 from outpost_core.errors import (
     ConflictError,
     NotFoundError,
@@ -43,36 +41,14 @@ from outpost_core.errors import (
     UsageError,
     WorkerError,
 )
-from outpost_core.hookspecs import hookimpl
-from outpost_core.types import (
-    Cleaned,
-    Json,
-    Order,
-    Result,
-    State,
-    WorkerStatus,
-    split_worker_id,
-)
+from outpost_core.types import Json, split_worker_id
 from outpost_core.worker import files, status
 from outpost_core.worker.names import check_branch
 from outpost_core.worker.workspace import checkpoint_ref
-from outpost_local.options import LocalOptions
-from outpost_local.outpost import LocalOutpost
-from outpost_ssh.far.hosted import (
-    HOSTED,
-    Hosted,
-    MissingError,
-    check_oid,
-    key_of,
-    local_path,
-    private,
-    told,
-)
+from outpost_ssh.far.hosted import HOSTED, Hosted, MissingError
+from outpost_ssh.far.hosting import HOME, HostingOutpost, copy_of
+from outpost_ssh.far.snapshot import check_oid, private, told
 
-#: What a worker is shown as that has ended and whose work is not home yet.
-WAITS: Final = "waits to be fetched"
-#: In a worker's folder: `{"branch", "commit", "checkpoint", "refused", "at"}`, its work is home.
-HOME: Final = "home.json"
 #: Bytes of a chunk before base64.
 CHUNK: Final = 512 * 1024
 #: Seconds that a chunk waits for those before it.
@@ -84,114 +60,6 @@ _RESERVE = 64 << 20
 #: Objects in one answer.
 _PAGE = 8000
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
-
-
-class HostingOutpost(LocalOutpost):
-    """The local outpost, for workers whose rig may be a copy of one on another machine."""
-
-    #: Identity of the near program's state, from its hello; "" for one that hosts nothing here.
-    controller: str = ""
-
-    def __init__(self, name: str, options: LocalOptions, context: BuildContext) -> None:
-        super().__init__(name, options, context)
-        # ended workers that are shown as such, so that their files are not read again
-        self._shown: dict[str, tuple[tuple[str, float | None], WorkerStatus]] = {}
-
-    def _rig(self, order: Order) -> str | None:
-        path = local_path(order.rig)
-        if path is None or not self.controller:
-            return None
-        hosted = Hosted(self.root, key_of(self.controller, path))
-        return str(hosted.path) if hosted.exists else None
-
-    def _looked_at(self, found: WorkerStatus) -> WorkerStatus:
-        seen = super()._looked_at(found)
-        return seen if seen.result is None else self._as_home(seen)
-
-    def _as_home(self, seen: WorkerStatus) -> WorkerStatus:
-        """Return an ended worker's status with what is known of its way home."""
-        assert seen.result is not None
-        known = self._shown.get(seen.id)
-        if known is not None and known[0] == (seen.digest, seen.result.finished_at):
-            return known[1]
-        folder = self._folder(seen.id)
-        home = files.load(str(folder), HOME)
-        if home is None and copy_of(folder) is not None and _to_fetch(seen.id, seen.result):
-            return dataclasses.replace(seen, state=State.WORKING, detail=WAITS, result=None)
-        shown = seen if home is None else _at_home(seen, home)
-        self._shown[seen.id] = ((seen.digest, seen.result.finished_at), shown)
-        return shown
-
-    def folder_of(self, worker: str) -> Path:
-        """Return the folder of a worker; raises NotFoundError when there is none."""
-        return self._known(worker)
-
-    def show(self, worker: str) -> WorkerStatus:
-        """Return a worker's status as `outpost_list` shows it."""
-        return self._looked_at(status.read(self._known(worker)))
-
-    @hookimpl
-    async def outpost_clean(self, worker: str, force: bool) -> Cleaned:
-        """Remove an ended worker's files; not before its work was fetched, unless forced."""
-        where = await asyncio.to_thread(self._not_home, worker)
-        if where and not force:
-            return Cleaned(removed=False, detail=f"its work {WAITS}; until then it is in {where}")
-        cleaned: Cleaned = await super().outpost_clean(worker=worker, force=force)
-        if cleaned.removed:
-            self._shown.pop(worker, None)
-            if where:
-                detail = f"its work was not fetched; it stays on that machine in {where}"
-                cleaned = dataclasses.replace(
-                    cleaned, rescued=cleaned.rescued or where, detail=cleaned.detail or detail
-                )
-        return cleaned
-
-    def _not_home(self, worker: str) -> str:
-        """Return where the unfetched work of an ended worker is; "" when there is none."""
-        try:
-            folder = self._known(worker)
-            found = status.read(folder)
-        except NotFoundError:
-            return ""
-        copy = copy_of(folder)
-        if copy is None or found.result is None or (folder / HOME).exists():
-            return ""
-        result = found.result
-        if not _to_fetch(worker, result):
-            return ""
-        return f"{copy}, {result.branch or result.checkpoint}"
-
-
-def copy_of(folder: Path) -> Path | None:
-    """Return the copy that a worker works on; None when its rig is no copy."""
-    rig = (files.load(str(folder), files.LAUNCH) or {}).get("rig")
-    return Path(rig) if rig else None
-
-
-def _to_fetch(worker: str, result: Result) -> bool:
-    return bool(result.commit) or result.checkpoint == checkpoint_ref(worker)
-
-
-def _at_home(seen: WorkerStatus, home: Mapping[str, Any]) -> WorkerStatus:
-    result = seen.result
-    assert result is not None
-    branch, checkpoint = home.get("branch"), home.get("checkpoint")
-    if home.get("refused"):
-        result = dataclasses.replace(
-            result,
-            state=State.FAILED,
-            reason="push_failed",
-            message=str(home["refused"]),
-            branch=None,
-            commit=None,
-            checkpoint=checkpoint,
-        )
-    else:
-        message = result.message
-        if branch != result.branch:
-            message += f"; at home it is {branch}, since {result.branch} has other work there"
-        result = dataclasses.replace(result, branch=branch, message=message)
-    return dataclasses.replace(seen, state=result.state, detail=result.reason, result=result)
 
 
 # --- the copy follows the repository ----------------------------------------------------------

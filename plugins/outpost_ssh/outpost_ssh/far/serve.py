@@ -23,7 +23,7 @@ from outpost_core.stdio import server
 from outpost_core.worker import publish
 from outpost_local.options import LocalOptions, Mode
 from outpost_ssh.far import login, rigs
-from outpost_ssh.far.rigs import HostingOutpost
+from outpost_ssh.far.hosting import HostingOutpost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
