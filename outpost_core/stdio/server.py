@@ -188,6 +188,8 @@ class _Session:
         if method in _LOOKING:
             self._looking[number] = task
         task.add_done_callback(lambda _: self._done(number))
+        # a task that is cancelled before it has begun never answers
+        await asyncio.sleep(0)
         return True
 
     def _done(self, number: int) -> None:

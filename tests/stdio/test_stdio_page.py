@@ -1,0 +1,69 @@
+"""The dialogue on the protocol's page is what a real server says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from stdiokit import Bare, Peer, pair
+
+from outpost_core.errors import NotFoundError
+from outpost_core.stdio.protocol import _KINDS
+from outpost_core.stdio.server import serve
+from outpost_core.types import Health, State, WorkerStatus
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "protocol.md"
+
+
+class Example(Bare):
+    async def outpost_list(self) -> list[WorkerStatus]:
+        return [WorkerStatus(id="gt-1.1", state=State.WORKING, digest="d1")]
+
+    async def outpost_ping(self) -> Health:
+        return Health(ok=True, detail="all is well")
+
+    async def outpost_logs(self, worker: str, offset: int, follow: bool) -> AsyncIterator[bytes]:
+        if worker != "gt-1.1":
+            raise NotFoundError(f"there is no worker {worker}")
+        if data := b"hello\n"[offset:]:
+            yield data
+        if follow:
+            await asyncio.Event().wait()
+
+
+def test_the_dialogue_is_what_a_server_says() -> None:
+    found = re.search(r"```dialogue\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    assert found is not None
+    lines = [(line[0], json.loads(line[2:])) for line in found[1].splitlines()]
+    assert len(lines) > 10
+
+    async def run() -> None:
+        near, far = await pair()
+        peer = Peer(near)
+        serving = asyncio.create_task(serve(lambda *_: Example(), *far, server="example 1"))
+        for who, frame in lines:
+            if who == ">":
+                await peer.say(frame)
+                continue
+            said: dict[str, Any] = await asyncio.wait_for(peer.heard(), 5)
+            if "hello" in said:
+                said["hello"]["time"] = frame["hello"]["time"]
+                said["hello"]["methods"].sort()
+            assert said == frame
+        await serving
+        peer.close()
+
+    asyncio.run(run())
+
+
+def test_the_page_names_every_kind_of_error_and_every_method() -> None:
+    page = PAGE.read_text("utf-8")
+    errors, methods = page.partition("## Errors")[2], page.partition("## Methods")[2]
+    assert all(f"`{kind}`" in errors for kind in _KINDS)
+    for method in ("spawn", "list", "ping", "logs", "stop", "clean", "viewer", "nudge", "peek",
+                   "mail", "inbox", "doctor", "bye"):  # fmt: skip
+        assert f"| `{method}` |" in methods
