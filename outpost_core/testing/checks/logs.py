@@ -7,7 +7,7 @@ import hashlib
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
-from outpost_core.errors import NotFoundError
+from outpost_core.errors import NotFoundError, UnreachableError
 from outpost_core.testing.registry import check
 from outpost_core.testing.trial import HOLD, expect
 from outpost_core.types import Limits
@@ -103,6 +103,37 @@ async def follow_is_live(trial: Trial) -> None:
                     if not trial.target.shared:
                         return
     expect(got == b"early\nlate\n", f"It gave {got!r}.")
+
+
+@check("logs", needs=("cut", "shared"), patience=4.0)
+async def follow_across_a_cut(trial: Trial) -> None:
+    """When an outpost is unreachable for a moment, a follower loses and doubles no byte, whether
+    it waits or says so and is started again from where it was.
+    """
+    order = trial.sh(f"{_NUMBERS}; {HOLD}; printf end")
+    await trial.spawn(order)
+    got, cut, over = b"", False, False
+    while not over:
+        stream = trial.outpost.outpost_logs(worker=order.worker, offset=len(got), follow=True)
+        try:
+            async with aclosing(stream):
+                async for chunk in stream:
+                    got += chunk
+                    if len(got) >= len(_NUMBERED) and not cut:
+                        cut = True
+                        _cut_for_a_moment(trial)
+            over = True
+        except UnreachableError:
+            await asyncio.sleep(0.05)
+    expect(got == _NUMBERED + b"end", f"{len(got)} bytes came, the end is {got[-24:]!r}.")
+
+
+def _cut_for_a_moment(trial: Trial) -> None:
+    assert trial.target.cut is not None
+    assert trial.target.restore is not None
+    trial.target.cut()
+    trial.target.restore()
+    trial.release()
 
 
 @check("logs")

@@ -224,7 +224,8 @@ class SshOutpost(StdioOutpost):
         """Install what a worker needs there, as far as that is allowed."""
         from outpost_ssh import bootstrap
 
-        async with contextlib.aclosing(bootstrap.bootstrap(self, agents, dry_run)) as steps:
+        taken = bootstrap.bootstrap(self, agents, dry_run)
+        async with contextlib.aclosing(taken) as steps:  # type: ignore[type-var]
             async for step in steps:
                 yield step
 

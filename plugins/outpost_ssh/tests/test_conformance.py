@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sshmutants
 
 from outpost_core import faults
 from outpost_core.testing import OutpostSuite, Target
+from outpost_core.testing.registry import all_checks, run_check
 from outpost_core.testing.sshd import Sshd, sshd
 from outpost_local.options import Mode
 from outpost_ssh.options import SshOptions
+from outpost_ssh.outpost import SshOutpost
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +65,33 @@ class TestProcess(OutpostSuite):
     @pytest.fixture
     def target(self, server: Sshd, tmp_path: Path) -> Target:
         return make_target(server, Mode.PROCESS, tmp_path)
+
+
+@pytest.mark.parametrize("mode", [Mode.TMUX, Mode.PROCESS])
+def test_no_check_is_passed_over_but_that_of_a_price(
+    server: Sshd, tmp_path: Path, mode: Mode
+) -> None:
+    target = make_target(server, mode, tmp_path)
+    passed_over = {one.id for one in all_checks() if one.needs - target.capabilities}
+    assert passed_over == {"list.price_is_pure"}
+
+
+@pytest.mark.parametrize(
+    ("outpost", "caught_by", "saying"),
+    sshmutants.MUTANTS,
+    ids=[outpost.__name__ for outpost, _, _ in sshmutants.MUTANTS],
+)
+def test_a_broken_near_side_is_caught(
+    server: Sshd,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    outpost: type[SshOutpost],
+    caught_by: str,
+    saying: str,
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # for the kit's other programs
+    (check,) = (check for check in all_checks() if check.id == caught_by)
+    target = make_target(server, Mode.TMUX, tmp_path, type=outpost.type, provider="sshmutants")
+    result = run_check(check, target)
+    assert result.status == "failed", result
+    assert saying in result.detail
