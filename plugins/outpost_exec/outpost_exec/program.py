@@ -68,7 +68,7 @@ class Program:
                 start_new_session=True,
             )
         except OSError as error:
-            what = "its folder" if error.filename == str(cwd) else "its program"
+            what = "its folder" if str(error.filename) == str(cwd) else "its program"
             raise UnreachableError(
                 f"{name} cannot be started: {what} {clean(str(error.filename or argv[0]), 200)!r}:"
                 f" {error.strerror}",
@@ -91,7 +91,7 @@ class Program:
         if code is not None:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             ended = f"its program ended with {how}"
-        said = clean(self._said.decode("utf-8", "replace"))
+        said = clean(self._said.decode("utf-8", "replace"), KEPT)
         said = f"it said: {said}" if said else ""
         return "; ".join(part for part in (ended, said) if part)
 
