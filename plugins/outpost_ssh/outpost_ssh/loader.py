@@ -208,6 +208,8 @@ class Loader:
             end = Ended(status=None)
         if end.status in (126, 127):
             return f"its Python cannot be started{self._quoted(end.stderr)}"
+        if "unknown option: -i" in end.stderr.lower():  # every Python 3 has `-I`
+            return "its Python is a Python 2, and 3.11 or newer is needed"
         if end.status is None:
             return f"the line broke before its Python answered{self._quoted(end.stderr)}"
         return f"its Python ended with exit code {end.status}{self._quoted(end.stderr)}"

@@ -305,6 +305,14 @@ def loader_text(source: str) -> str:
     return base64.b64encode(zlib.compress(source.encode(), 9)).decode()
 
 
+def test_a_python_2_is_told_as_that(far: Far, tmp_path: Path) -> None:
+    path = tmp_path / "python"
+    path.write_text("#!/bin/sh\necho 'Unknown option: -I' >&2; exit 2\n")  # as 2.7.18 does
+    path.chmod(0o755)
+    far.python = str(path)
+    assert "its Python is a Python 2" in asyncio.run(far.refused()).message
+
+
 def test_an_old_python_hands_over_to_a_newer_one(far: Far, tmp_path: Path) -> None:
     far.python = str(old_python(tmp_path))
     newer = tmp_path / "bin"
