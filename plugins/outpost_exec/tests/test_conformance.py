@@ -14,7 +14,7 @@ from outpost_core import faults
 from outpost_core.testing import MUTANTS, OutpostSuite, Target
 from outpost_core.testing.mutants import Mutant
 from outpost_core.testing.registry import all_checks, run_check
-from outpost_exec.options import ExecOptions
+from outpost_exec.options import CAPABILITIES, ExecOptions
 
 SERVED = Path(__file__).parent / "served.py"
 EXAMPLE = Path(__file__).parents[3] / "examples" / "outpost.js"
@@ -77,7 +77,8 @@ SAYING = {"mutant-ignores-offset": "did not finish"}
 )
 def test_a_mutant_behind_the_protocol_is_caught(mutant: Mutant, tmp_path: Path) -> None:
     (check,) = (check for check in all_checks() if check.id == mutant.caught_by)
-    target = served(tmp_path, mutant.outpost.type, REFERENCE, within=5.0)
+    declared = tuple(mutant.outpost.capabilities & CAPABILITIES)
+    target = served(tmp_path, mutant.outpost.type, declared, within=5.0)
     result = run_check(check, target)
     assert result.status == "failed", result
     assert SAYING.get(mutant.outpost.type, mutant.saying) in result.detail
