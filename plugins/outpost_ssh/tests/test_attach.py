@@ -20,6 +20,7 @@ import pytest
 from nearkit import AGENT, DEADLINE, Near
 
 from outpost_core.backend import BuildContext
+from outpost_core.testing.relay import Relay
 from outpost_core.testing.sshd import Sshd, sshd
 from outpost_core.types import Agent, Issue, Order, State
 from outpost_local.options import LocalOptions, Mode
@@ -77,9 +78,12 @@ def size():
 class Room:
     """A near and a far side."""
 
-    def __init__(self, server: Sshd, folder: Path) -> None:
+    def __init__(self, server: Sshd, relay: Relay, folder: Path) -> None:
         self.server = server
+        self.relay = relay
         self.folder = folder
+        self.known_hosts = folder / "known_hosts"
+        self.known_hosts.write_text(f"[{relay.host}]:{relay.port} {server.host_key}\n")
         self.opened: list[Near] = []
 
     def close(self) -> None:
@@ -89,8 +93,8 @@ class Room:
     def command(self, argv: Sequence[str], python: str = "python3") -> list[str]:
         server = self.server
         spec = [
-            *(server.host, server.port, server.user, str(server.key), str(server.known_hosts)),
-            *(list(argv), python),
+            *(self.relay.host, self.relay.port, server.user, str(server.key)),
+            *(str(self.known_hosts), list(argv), python),
         ]
         script = self.folder / "near.py"
         script.write_text(NEAR)
@@ -130,7 +134,8 @@ def rooms(tmp_path: Path) -> Iterator[Callable[..., Room]]:
 
         def make(**options: object) -> Room:
             server = stack.enter_context(sshd(tmp_path / "sshd", **options))  # type: ignore[arg-type]
-            room = Room(server, tmp_path)
+            relay = stack.enter_context(Relay(server.host, server.port))
+            room = Room(server, relay, tmp_path)
             stack.callback(room.close)
             return room
 
@@ -146,9 +151,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 @pytest.fixture
 def room(server: Sshd, tmp_path: Path) -> Iterator[Room]:
     """A room at the server that all of these share."""
-    room = Room(server, tmp_path)
-    yield room
-    room.close()
+    with Relay(server.host, server.port) as relay:
+        room = Room(server, relay, tmp_path)
+        yield room
+        room.close()
 
 
 def test_every_byte_passes_both_ways(room):
@@ -291,7 +297,7 @@ def undone(seen: bytes) -> bool:
 def test_a_dropped_line_gives_the_terminal_back_and_says_what_goes_on(room):
     near = room.attach(FULL_SCREEN)
     near.until(b"<go>")
-    room.server.drop_sessions()
+    room.relay.cut()
     assert near.end() == 5
     assert undone(near.seen)
     assert b"the line to vm1 broke" in near.seen
@@ -452,7 +458,7 @@ def test_the_end_of_the_worker_ends_the_attach(room, tmux):
 def test_a_dropped_line_leaves_the_worker_and_the_terminal_whole(room, tmux):
     near = room.attach(tmux.viewer)
     near.until(b"ready")
-    room.server.drop_sessions()
+    room.relay.cut()
     assert near.end() == 5
     assert near.seen.index(b"?1000l") < near.seen.index(b"?1049l")
     assert near.as_before()
