@@ -112,7 +112,8 @@ def test_what_apt_was_killed_in_is_finished_first(tmp_path: Path) -> None:
     machine.program(
         "apt-get",
         f'echo "apt-get $1" >>"{asked}"\n[ -e "{machine.home}/mended" ] || exit 100\n'
-        f'printf "#!/bin/sh\\necho tmux 3.3a\\n" >"{machine.bin}/tmux"; chmod +x {machine.bin}/tmux',
+        f'printf "#!/bin/sh\\necho tmux 3.3a\\n" >"{machine.bin}/tmux"\n'
+        f'chmod +x "{machine.bin}/tmux"',
     )
     assert machine.ask("program", "apply", "tmux", "-V", "3.0").state == "done"
     words = asked.read_text().splitlines()
@@ -223,7 +224,7 @@ def test_a_password_of_the_towns_address_stays_here(tmp_path: Path) -> None:
     assert source.url == "https://example.com/hq.git"
 
 
-# --- the right to push ------------------------------------------------------------------------------
+# --- the right to push --------------------------------------------------------------------
 
 
 def bare(path: Path) -> Path:
