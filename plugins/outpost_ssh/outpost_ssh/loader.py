@@ -147,8 +147,8 @@ class Loader:
         except OutpostError:
             raise
         except Exception as error:  # each kind of stream has its own
-            told = str(error) or type(error).__name__
-            raise self._unfit(f"the line broke while it was prepared: {told}") from error
+            # a program that ended at once is the likelier reason, and says more
+            raise self._unfit(await self._say_why()) from error
         if answer == "ready":
             return said
         raise self._explained(said)
