@@ -101,8 +101,8 @@ class _JsonWriter:
 def attach(session: Session, worker: str) -> None:
     """Give this terminal to a worker; detach any time.
 
-    Detaching leaves the worker running. At a local outpost it is tmux's: C-b d, and from
-    within a tmux of your own C-b C-b d.
+    Detaching leaves the worker running. At local and SSH outposts it is tmux's: C-b d, and
+    from within a tmux of your own C-b C-b d.
 
     \b
     Example:

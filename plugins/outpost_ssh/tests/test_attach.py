@@ -470,7 +470,8 @@ def test_a_dropped_line_leaves_the_worker_and_the_terminal_whole(room, tmux):
 def test_within_a_tmux_of_ones_own(room, tmux, tmp_path):
     inner = shlex.join(room.command(tmux.viewer))
     outer = ["tmux", "-S", str(tmp_path / "near"), "-f", "/dev/null", "new-session"]
-    near = room.attach_with([*outer, f"{inner}; echo code $?; read x"])
+    alone = (";", "set-option", "destroy-unattached", "on")  # it ends with its terminal
+    near = room.attach_with([*outer, f"{inner}; echo code $?; read x", *alone])
     assert b"38;5;208m" in near.until(b"ready")
     near.type(b"x")
     near.until(b"[78]")
