@@ -110,7 +110,8 @@ def offer_bootstrap(ctx: click.Context, session: Session, name: str) -> None:
     group = root.command
     assert isinstance(group, click.Group)
     found = group.get_command(root, "bootstrap")
-    if found is not None and can_ask(session) and click.confirm("Bootstrap it now?", err=True):
-        found.main(
-            [name], prog_name=f"{root.info_name} bootstrap", parent=root, standalone_mode=False
-        )
+    if found is None or not can_ask(session) or not click.confirm("Bootstrap it now?", err=True):
+        return
+    name_of = f"{root.info_name} bootstrap"
+    if code := found.main([name], prog_name=name_of, parent=root, standalone_mode=False):
+        ctx.exit(code)

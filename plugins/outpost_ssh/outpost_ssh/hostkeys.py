@@ -90,9 +90,12 @@ class HostKeys:
     def entries(self) -> list[Entry]:
         """Return the lines of the files of known hosts that speak of the host."""
         found = list(find(self.files, self._name))
-        if self._name != self.host and not any(entry.marker != "@revoked" for entry in found):
-            found += find(self.files, self.host)  # as OpenSSH: a key may be known without a port
-        return found
+        if self._name == self.host:
+            return found
+        bare = list(find(self.files, self.host))
+        if any(entry.marker != "@revoked" for entry in found):
+            return found + [entry for entry in bare if entry.marker == "@revoked"]
+        return found + bare  # as OpenSSH: a key may be known without a port
 
     def algorithms(self) -> list[str]:
         """Return the kinds of key to ask the host for: known ones, then all others.
