@@ -74,17 +74,17 @@ def load_one(loader: Callable[[], Any], package: str = "outpost-toy") -> PluginR
     return report
 
 
-def test_installed_local_backend_is_found_and_its_sdk_is_not_imported() -> None:
+def test_installed_backends_are_found_and_their_sdks_are_not_imported() -> None:
     import subprocess
     import sys
 
     code = (
         "import sys; from outpost_core.plugins import Plugins; p = Plugins.load();"
         "print(sorted(p.backends), [r.reason for r in p.reports if not r.ok],"
-        " [m for m in ('libtmux', 'asyncio', 'sqlite3', 'yaml') if m in sys.modules])"
+        " [m for m in ('libtmux', 'asyncssh', 'asyncio', 'sqlite3', 'yaml') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['local'] [] []"
+    assert done.stdout.strip() == "['exec', 'local', 'ssh'] [] []"
 
 
 def test_a_good_plugin_is_reported_with_its_package_and_types() -> None:
