@@ -82,7 +82,7 @@ class World:
     def cli(self, *args: str, state: str = "state") -> subprocess.CompletedProcess[str]:
         """Run the command line on the configuration of `manager`."""
         return subprocess.run(
-            [sys.executable, "-m", "outpost_core.cli", *args],
+            [str(Path(sys.executable).with_name("outpost")), *args],
             env={
                 **self.environ(),
                 "OUTPOST_CONFIG": str(self.folder / f"outposts-{state}.yaml"),

@@ -14,7 +14,10 @@ from outpost_core.errors import UnreachableError
 from outpost_core.types import Health, State, Worker
 
 #: What a worker prints: 26 letters and a number, so that a byte lost or doubled shows.
-COUNT = 'i=0; while [ $i -lt {lines} ]; do echo "$i abcdefghijklmnopqrstuvwxyz"; i=$((i+1)); {then}\ndone'
+COUNT = """i=0
+while [ $i -lt {lines} ]; do
+  echo "$i abcdefghijklmnopqrstuvwxyz"; i=$((i+1)); {then}
+done"""
 
 
 def counted(lines: int) -> bytes:
@@ -91,9 +94,10 @@ def test_a_cut_host_keeps_its_workers_as_last_known_and_the_policy_takes_the_nex
             await manager.workers()
             assert manager.find("gt-1").unreachable_since == since
             shown = await asyncio.to_thread(w.cli, "workers")
+            assert shown.returncode == 0, shown
             line = next(line for line in shown.stdout.splitlines() if "gt-1.1" in line)
             assert "working" in line
-            assert "unreachable" in line
+            assert "unreachable" in line, shown.stdout
             one.restore()
             await until(lambda: _reachable(manager, "gt-1"))
             w.go.touch()
