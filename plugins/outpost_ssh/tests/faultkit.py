@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from outpost_core.manager import Manager
-from outpost_core.testing.netlab import Host, Lab, lab
+from outpost_core.testing.netlab import NETWORK, Host, Lab, lab
 from outpost_core.testing.relay import Relay
 from outpost_core.types import Agent, Issue, Order, State, Worker
 
@@ -94,6 +94,24 @@ class World:
             text=True,
             timeout=DEADLINE,
         )
+
+    def serve(self, repository: Path) -> str:
+        """Serve a repository to the hosts, also to push to; return its URL."""
+        daemon = subprocess.Popen(
+            [
+                *("git", "daemon", "--export-all", "--enable=receive-pack", "--reuseaddr"),
+                *(f"--listen={NETWORK}.1", f"--base-path={repository.parent}"),
+                *("--log-destination=none", str(repository.parent)),
+            ],
+            stdin=subprocess.DEVNULL,
+        )
+
+        def end() -> None:
+            daemon.terminate()
+            daemon.wait()
+
+        self._stack.callback(end)
+        return f"git://{NETWORK}.1/{repository.name}"
 
     # --- workers ------------------------------------------------------------------------------
 
