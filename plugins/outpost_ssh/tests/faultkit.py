@@ -79,10 +79,15 @@ class World:
         """Return an environment with nothing of who runs the tests."""
         return {"HOME": str(self.home), "PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
 
+    @property
+    def outpost(self) -> Path:
+        """The command line's program."""
+        return Path(sys.executable).with_name("outpost")
+
     def cli(self, *args: str, state: str = "state") -> subprocess.CompletedProcess[str]:
         """Run the command line on the configuration of `manager`."""
         return subprocess.run(
-            [str(Path(sys.executable).with_name("outpost")), *args],
+            [str(self.outpost), *args],
             env={
                 **self.environ(),
                 "OUTPOST_CONFIG": str(self.folder / f"outposts-{state}.yaml"),
