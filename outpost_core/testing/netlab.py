@@ -90,6 +90,7 @@ class Host:
         self.boots = 0
         self._home_size = home_size
         self._link = f"lab{number}"
+        self._card = f"02:00:00:00:00:{number:02x}"
         self._init: subprocess.Popen[bytes] | None = None
         self._pid = 0
         path = f"{self.bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -125,7 +126,9 @@ class Host:
             self.halt()
             raise RuntimeError(f"host {self.name} did not start; see the output above")
         self._pid = int(Path(f"/proc/{outer}/task/{outer}/children").read_text().split()[0])
-        _ip(*f"link add {self._link} type veth peer name eth0 netns {self._pid}".split())
+        # the same card after a reboot: others remember its address on the wire
+        card = f"address {self._card} netns {self._pid}"
+        _ip(*f"link add {self._link} type veth peer name eth0 {card}".split())
         _ip("link", "set", self._link, "master", _BRIDGE, "up")
         for command in (
             "link set lo up",
@@ -147,6 +150,7 @@ class Host:
         assert init.stdout is not None
         init.stdout.read()  # until process 1, which holds the other end, is gone
         init.stdout.close()
+        self._pid = 0
         self.sshd.kill()
         with contextlib.suppress(subprocess.CalledProcessError):  # may be gone with its peer
             _ip("link", "del", self._link, quiet=True)
@@ -212,9 +216,10 @@ class Host:
 
     def processes(self) -> dict[int, str]:
         """Return what runs on the host besides its init and its sshd: pid here, command line."""
-        if self._init is None:
+        try:
+            space = Path(f"/proc/{self._pid}/ns/pid").readlink()
+        except OSError:  # it does not run
             return {}
-        space = Path(f"/proc/{self._pid}/ns/pid").readlink()
         found = {}
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == self._pid:
