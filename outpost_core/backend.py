@@ -92,9 +92,7 @@ class Dialogue(Protocol):
         """Ask a yes-or-no question; False where nobody can be asked."""
 
 
-Introduce: TypeAlias = Callable[
-    [str, Any, "BuildContext", Dialogue], Awaitable[Mapping[str, Any]]
-]
+Introduce: TypeAlias = Callable[[str, Any, "BuildContext", Dialogue], Awaitable[Mapping[str, Any]]]
 
 
 @dataclass(frozen=True, kw_only=True)

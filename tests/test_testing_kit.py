@@ -82,9 +82,9 @@ def test_what_is_not_declared_is_neither_run_nor_a_failure(tmp_path: Path) -> No
     async def never(trial: Trial) -> None:
         raise AssertionError
 
-    result = run_check(a_check(never, "attach", "mail"), reference_target(tmp_path))
+    result = run_check(a_check(never, "attach", "nudge"), reference_target(tmp_path))
     assert (result.status, result.ok) == ("not declared", True)
-    assert result.detail == "attach, mail is not declared"
+    assert result.detail == "attach, nudge is not declared"
 
 
 def test_a_suite_runs_groups_in_order_and_tells_each_result(tmp_path: Path) -> None:

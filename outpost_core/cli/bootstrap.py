@@ -43,11 +43,11 @@ _TICK: Final = 0.5
 @click.option("--dry-run", is_flag=True,
               help="Change nothing; say what would be done.")  # fmt: skip
 def bootstrap(session: Session, name: str, agents: tuple[str, ...], dry_run: bool) -> None:
-    """Install what workers need at an outpost, as far as that is allowed there.
+    """Install what workers need at an outpost.
 
-    git, tmux, Python, agents, and a clone of the town at `town_path`. What is there is left
-    alone, so it can be run again at any time; what needs a password is said and not done. Exit
-    code 1 when a step failed.
+    git, tmux, Python, agents, and a clone of the town at `town_path`, as far as that is allowed
+    there. What is there is left alone, so it can be run again at any time; what needs a password
+    is said and not done. Exit code 1 when a step failed.
 
     \b
     Examples:

@@ -291,7 +291,7 @@ class LocalOutpost(Outpost):
 
     # --- inside ------------------------------------------------------------------------------
 
-    def _rig(self, order: Order) -> str | None:
+    def _rig(self, order: Order) -> str | None:  # noqa: ARG002 - one who inherits looks at it
         """Return where the order's rig is on this machine; None when the order itself says it."""
         return None
 

@@ -79,7 +79,7 @@ class _Far:
         options = self._outpost.options
         if options.town_path is None:
             return
-        path = str(options.town_path)
+        path = options.town_path
         near = town.near_town(self._outpost.context.config_dir, os.environ, Path.cwd())
 
         async def clone() -> Answer:

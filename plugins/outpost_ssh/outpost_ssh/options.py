@@ -171,7 +171,7 @@ class SshOptions(OutpostOptions):
         "time between questions whether the host is there; three unanswered ones drop the line",
         default=15.0, unit="duration", min=0.1,
     )  # fmt: skip
-    town_path: Path | None = option(
+    town_path: str | None = option(
         "the Gas Town workspace there; agents get it as GT_ROOT and GT_TOWN_ROOT",
         default=None, metavar="FOLDER",
     )  # fmt: skip
@@ -182,7 +182,7 @@ class SshOptions(OutpostOptions):
         "tmux: a session per worker; process: detached, without attach; auto: tmux if it is there",
         default=Mode.AUTO,
     )
-    state_path: Path | None = option(
+    state_path: str | None = option(
         "where workers live there, if not under ~/.local/state/outpost",
         default=None, metavar="FOLDER",
     )  # fmt: skip

@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from outpost_core.hookspecs import hookimpl
 from outpost_core.stdio.client import Client
@@ -111,8 +111,8 @@ class SshOutpost(StdioOutpost):
         return {
             "controller": rigs.controller_id(self.context.state_dir),
             "mode": options.mode.value,
-            "state_path": _text(options.state_path),
-            "town_path": _text(options.town_path),
+            "state_path": options.state_path,
+            "town_path": options.town_path,
             "agent_path": [*options.agent_path],
             "pass_env": [*options.pass_env],
             "memory_floor": options.memory_floor,
@@ -264,10 +264,6 @@ class _Tail:
         await asyncio.wait({self.task}, timeout=1.0)
         status = self._process.exit_status
         return Ended(status=status, stderr=self._kept.decode("utf-8", "replace"))
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
 
 
 def _fault() -> str:

@@ -175,7 +175,7 @@ def test_a_bare_machine_gets_everything_and_a_second_run_finds_it_there(bare: Ba
 
 def test_a_dry_run_changes_nothing(bare: Bare, town: Path) -> None:
     before = bare.listing()
-    said = bare.bootstrap(dry_run=True, config_dir=town / "config", town_path=Path("~/ai"))
+    said = bare.bootstrap(dry_run=True, config_dir=town / "config", town_path="~/ai")
     for name in ("python", "git", "tmux", "package", "agent claude", "town", "town config"):
         assert said[name].state == "would", said
     assert bare.listing() == before
@@ -216,7 +216,7 @@ def test_a_town_without_a_remote_goes_as_a_bundle_with_its_config(bare: Bare, to
     git(town, "add", "mayor")
     git(town, "commit", "-qm", "big")
     bare.have("python3", "git", "tmux")
-    said = bare.bootstrap(config_dir=town / "config", town_path=Path("~/ai"))
+    said = bare.bootstrap(config_dir=town / "config", town_path="~/ai")
     assert states(said)["town"] == "done", said
     far = bare.home / "ai"
     assert (far / "mayor" / "big").read_bytes() == big
@@ -229,7 +229,7 @@ def test_a_town_without_a_remote_goes_as_a_bundle_with_its_config(bare: Bare, to
     assert kept == ["agents.json", "extra.json"]
     assert "api-token.json" in said["town config"].detail
     assert not (bare.home / ".cache" / "outpost" / "town.bundle").exists()
-    again = bare.bootstrap(config_dir=town / "config", town_path=Path("~/ai"))
+    again = bare.bootstrap(config_dir=town / "config", town_path="~/ai")
     assert states(again)["town"] == states(again)["town config"] == "ok"
 
 
@@ -237,7 +237,7 @@ def test_a_town_is_cloned_from_its_address(bare: Bare, town: Path, tmp_path: Pat
     remote = tmp_path / "town.git"
     git(town, "clone", "-q", "--bare", ".", str(remote))
     bare.have("python3", "git", "tmux")
-    said = bare.bootstrap(town_path=bare.home / "deep" / "ai", town_url=f"file://{remote}")
+    said = bare.bootstrap(town_path=str(bare.home / "deep" / "ai"), town_url=f"file://{remote}")
     assert said["town"].state == "done", said
     assert git(bare.home / "deep" / "ai", "remote", "get-url", "origin") == f"file://{remote}"
 
@@ -246,7 +246,7 @@ def test_another_folder_at_town_path_is_left_alone(bare: Bare, town: Path) -> No
     bare.have("python3", "git", "tmux")
     (bare.home / "ai").mkdir()
     (bare.home / "ai" / "mine").touch()
-    said = bare.bootstrap(config_dir=town / "config", town_path=Path("~/ai"))
+    said = bare.bootstrap(config_dir=town / "config", town_path="~/ai")
     assert said["town"].state == "failed"
     assert "move it away" in said["town"].mend
     assert [path.name for path in (bare.home / "ai").iterdir()] == ["mine"]
@@ -258,7 +258,7 @@ def test_what_is_no_town_is_not_kept(bare: Bare, tmp_path: Path) -> None:
     git(other, "init", "-q")
     git(other, "commit", "-q", "--allow-empty", "-m", "x")
     bare.have("python3", "git", "tmux")
-    said = bare.bootstrap(town_path=Path("~/ai"), town_url=f"file://{other}")
+    said = bare.bootstrap(town_path="~/ai", town_url=f"file://{other}")
     assert said["town"].state == "failed"
     assert "no Gas Town workspace" in said["town"].detail
     assert [path.name for path in bare.home.iterdir() if "ai" in path.name] == []
@@ -278,7 +278,7 @@ def test_killed_in_the_middle_of_a_clone_it_is_completed_by_the_next_run(
     )
 
     async def killed() -> None:
-        outpost = bare.outpost(town / "config", town_path=Path("~/ai"))
+        outpost = bare.outpost(town / "config", town_path="~/ai")
 
         async def go() -> None:
             async for _ in outpost.outpost_bootstrap(agents=[], dry_run=False):
@@ -296,7 +296,7 @@ def test_killed_in_the_middle_of_a_clone_it_is_completed_by_the_next_run(
     assert not (bare.home / "ai").exists()
     (bare.bin / "git").unlink()
     bare.have("git")
-    said = bare.bootstrap(config_dir=town / "config", town_path=Path("~/ai"))
+    said = bare.bootstrap(config_dir=town / "config", town_path="~/ai")
     assert said["town"].state == "done", said
     left = [path.name for path in bare.home.iterdir() if path.name.startswith(".ai")]
     assert left == []

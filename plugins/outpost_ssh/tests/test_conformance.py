@@ -43,7 +43,7 @@ def make_target(server: Sshd, mode: Mode, state: Path, **more: object) -> Target
             config=Path(os.devnull),
             python=sys.executable,
             mode=mode,
-            state_path=state / "outposts" / "conformance" / "far",
+            state_path=str(state / "outposts" / "conformance" / "far"),
         ),
         "state": state,
         "cut": server.kill,

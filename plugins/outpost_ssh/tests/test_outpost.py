@@ -397,7 +397,7 @@ def test_agents_have_the_environment_of_a_login(host: Host) -> None:
     )
 
     async def work() -> None:
-        outpost = host.make(pass_env=("KEY",), town_path=Path("~/ai"))
+        outpost = host.make(pass_env=("KEY",), town_path="~/ai")
         await outpost.outpost_spawn(
             Order(issue=Issue(id="gt-1"), agent=Agent(argv=("special-agent",)))
         )
@@ -555,3 +555,14 @@ def test_nothing_heavy_is_imported_before_a_host_is_asked(tmp_path: Path, argv: 
     )  # fmt: skip
     assert done.stdout.endswith("heavy []\n"), done.stdout + done.stderr
     assert "exit 0" in done.stdout or "exit None" in done.stdout
+
+
+def test_a_far_folder_is_meant_as_the_far_login_means_it(host: Host) -> None:
+    async def work() -> None:
+        outpost = host.make(state_path="workers", town_path="~/ai")
+        await outpost.outpost_spawn(order("echo $GT_ROOT"))
+        await host.end(outpost, "gt-1.1")
+        log = (host.home / "workers/workers/gt-1.1/output.log").read_text()
+        assert log == f"{host.home}/ai\n"
+
+    host.run(work)

@@ -122,18 +122,23 @@ def build(name: str, options: Mapping[str, Json]) -> FarOutpost:
         faults.arm(asked.fault)
     local = LocalOptions(
         mode=mode,
-        town_path=Path(asked.town_path) if asked.town_path else None,
+        town_path=_there(asked.town_path),
         agent_path=asked.agent_path,
         pass_env=asked.pass_env,
         memory_floor=asked.memory_floor,
         disk_floor=asked.disk_floor,
     )
     # found before a profile is asked: the place must not depend on what is installed
-    root = Path(asked.state_path).expanduser() if asked.state_path else state_root(os.environ)
+    root = _there(asked.state_path) or state_root(os.environ)
     context = BuildContext(state_dir=root.absolute(), config_dir=Path.home())
     outpost = FarOutpost(name, local, context)
     outpost.controller = asked.controller
     return outpost
+
+
+def _there(path: str | None) -> Path | None:
+    """Return a folder as the login here means it: `~` and relative ones are in its home."""
+    return Path.home() / Path(path).expanduser() if path else None
 
 
 def state_root(environ: Mapping[str, str]) -> Path:
