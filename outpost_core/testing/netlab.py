@@ -260,7 +260,11 @@ class Lab:
         if missing:
             raise RuntimeError(f"{', '.join(missing)} missing; scripts/setup test installs them")
         self._before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        _libc("unshare", _CLONE_NEWNET)
+        try:
+            _libc("unshare", _CLONE_NEWNET)
+        except OSError as error:
+            os.close(self._before)
+            raise RuntimeError(f"no network namespaces here (a container?): {error}") from error
         try:
             _ip("link", "set", "lo", "up")
             _ip("link", "add", _BRIDGE, "type", "bridge")

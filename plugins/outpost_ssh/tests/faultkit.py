@@ -147,18 +147,22 @@ class World:
         found = {host.name: host.processes() for host in self.net.hosts.values()}
         return {name: there for name, there in found.items() if there}
 
-    def close(self) -> None:
-        """End the lines; what workers wait for is there. Nothing may be left on any host."""
+    def check(self) -> None:
+        """Let the lines be well and the workers end; nothing may be left on any host then."""
         self.go.touch()
-        self._stack.close()
+        self.close()
         for host in self.net.hosts.values():
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # one that a test switched off
                 host.restore()
                 host.undrop()
         deadline = time.monotonic() + 10
         while (left := self.left()) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not left, f"left running: {left}"
+
+    def close(self) -> None:
+        """End the lines and the servers of this side."""
+        self._stack.close()
 
 
 @contextlib.contextmanager
@@ -169,8 +173,11 @@ def world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         monkeypatch.setenv("HOME", str(made.home))
         for name in ("SSH_AUTH_SOCK", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
             monkeypatch.delenv(name, raising=False)
-        yield made
-        made.close()
+        try:
+            yield made
+            made.check()
+        finally:
+            made.close()
 
 
 async def until(true: Callable[[], Awaitable[bool] | bool], what: str = "") -> None:

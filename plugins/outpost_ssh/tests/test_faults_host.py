@@ -67,15 +67,16 @@ def test_a_worker_of_a_host_that_rebooted_is_lost_and_its_pushed_checkpoint_is_n
     assert w.ran("gt-1") == 2
 
 
-def test_a_reboot_that_nobody_saw_is_seen_by_the_next_program(w: World) -> None:
+@pytest.mark.parametrize("mode", ["tmux", "process"])
+def test_a_reboot_that_nobody_saw_is_seen_by_the_next_program(w: World, mode: str) -> None:
     host = w.net.host("vm1")
 
     async def main() -> None:
-        async with w.manager(w.entry(host)) as manager:
+        async with w.manager(w.entry(host, mode=mode)) as manager:
             await manager.spawn(w.order("gt-1", w.waiting()))
             await working(manager, "gt-1")
         host.reboot()
-        async with w.manager(w.entry(host)) as manager:
+        async with w.manager(w.entry(host, mode=mode)) as manager:
             (worker,) = await ended(manager, "gt-1")
             assert worker.state is State.LOST
             assert manager.outposts()[0].active == 0
@@ -109,6 +110,32 @@ def test_a_login_shell_that_never_gets_to_us_is_quoted(w: World) -> None:
             answer = (await manager.ping())["vm1"]
             assert isinstance(answer, UnreachableError)
             assert "This account is closed" in answer.message
+
+    asyncio.run(main())
+
+
+def test_a_login_that_may_run_nothing_is_quoted(w: World) -> None:
+    host = w.net.host("vm1", extra=["ForceCommand echo This account is for files only."])
+
+    async def main() -> None:
+        async with w.manager(w.entry(host)) as manager:
+            answer = (await manager.ping())["vm1"]
+            assert isinstance(answer, UnreachableError)
+            assert "This account is for files only." in answer.message
+
+    asyncio.run(main())
+
+
+def test_a_home_that_cannot_be_written_to_is_named(w: World) -> None:
+    host = w.net.host("vm1", home_size="8m")
+    host.run("mount", "-o", "remount,ro", str(host.home))
+
+    async def main() -> None:
+        async with w.manager(w.entry(host)) as manager:
+            answer = (await manager.ping())["vm1"]
+            assert isinstance(answer, OutpostError)
+            assert "Read-only file system" in answer.message
+            assert str(host.home) in answer.message
 
     asyncio.run(main())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -251,6 +252,35 @@ def test_a_long_log_gets_through_a_line_that_never_lasts_for_one_piece_of_it(w: 
             assert await read(manager, "gt-1", follow=True) == counted(30_000)
 
     asyncio.run(main())
+
+
+def test_the_command_line_follows_a_log_and_waits_across_a_restart_of_sshd(w: World) -> None:
+    host = w.net.host("vm1")
+    script = COUNT.format(lines=300, then="sleep 0.01")
+    manager = w.manager(w.entry(host))
+    environ = {**w.environ(), "OUTPOST_CONFIG": str(w.folder / "outposts-state.yaml"),
+               "OUTPOST_STATE": str(w.folder / "state")}  # fmt: skip
+
+    async def spawn() -> None:
+        async with manager:
+            await manager.spawn(w.order("gt-1", script))
+            await working(manager, "gt-1")
+
+    asyncio.run(spawn())
+    programs = [
+        subprocess.Popen(
+            [str(w.outpost), *args], env=environ, cwd=w.folder,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for args in (("logs", "--follow", "gt-1"), ("wait", "gt-1"))
+    ]  # fmt: skip
+    for _ in range(3):
+        time.sleep(1)
+        host.sshd.restart()
+    said = [program.communicate(timeout=60) for program in programs]
+    assert [program.returncode for program in programs] == [0, 0], said
+    assert said[0][0] == counted(300)
+    assert b"Traceback" not in said[0][1] + said[1][1]
 
 
 def test_a_slow_line_only_takes_longer(w: World) -> None:

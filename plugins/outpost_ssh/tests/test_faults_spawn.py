@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from faultkit import World, ended, read, until, working, world
 
 from outpost_core import wire
 from outpost_core.errors import OutpostError, PlacementError, UnreachableError
-from outpost_core.types import Health, Order, State
+from outpost_core.testing.gitrig import GitRig
+from outpost_core.types import Delivery, Health, Order, State
 
 PACKAGES = ".cache/outpost/far"
 
@@ -75,6 +77,72 @@ def test_a_worker_whose_reply_was_lost_for_long_is_in_doubt_and_then_adopted(w: 
 
     asyncio.run(main())
     assert w.ran("gt-1") == 1
+
+
+def test_an_order_that_a_dead_line_swallowed_is_handed_over_again(w: World) -> None:
+    host = w.net.host("vm1")
+    line = w.relay(host)
+
+    async def main() -> None:
+        async with w.manager(w.entry(host, line)) as manager:
+            await manager.ping()
+            line.freeze()
+            spawned = await manager.spawn(w.order("gt-1", "true"))
+            assert spawned.worker.outpost == "vm1"
+            assert (await ended(manager, "gt-1"))[0].state is State.DONE
+            assert manager.outposts()[0].active == 0
+
+    asyncio.run(main())
+    assert w.ran("gt-1") == 1
+    assert line.lines == 2
+
+
+def test_work_on_a_repository_of_this_machine_gets_there_and_back_over_a_flapping_line(
+    w: World,
+) -> None:
+    host = w.net.host("vm1")
+    line = w.relay(host, rate=300_000)
+    (w.folder / "git").mkdir()
+    rig = GitRig(w.folder / "git", {"big.bin": os.urandom(150_000).hex()})
+    orders = [
+        w.order(
+            f"gt-{i}",
+            f"echo {i} > {i}.txt; head -c 100000 /dev/urandom > {i}.bin",
+            rig=str(rig.path),
+            delivery=Delivery(branch=f"polecat/gt-{i}", message="m"),
+        )
+        for i in range(3)
+    ]
+
+    async def flap() -> None:
+        for lasted in range(1, 9):  # at last long enough for the whole repository
+            await asyncio.sleep(0.25 * lasted)
+            await asyncio.to_thread(line.cut)
+
+    async def main() -> None:
+        async with w.manager(w.entry(host, line)) as manager:
+            await manager.ping()
+            flapping = asyncio.create_task(flap())
+            pending = orders
+            for _ in range(20):
+                answers = await manager.spawn_many(pending, on="vm1")
+                pending = [
+                    order for order, answer in zip(pending, answers, strict=True)
+                    if isinstance(answer, OutpostError)
+                ]  # fmt: skip
+                if not pending:
+                    break
+                await until(lambda: _answers(manager))
+            assert not pending
+            workers = await ended(manager, *(order.worker for order in orders))
+            flapping.cancel()
+            assert [worker.state for worker in workers] == [State.DONE] * 3
+
+    asyncio.run(main())
+    assert [w.ran(order.issue.id) for order in orders] == [1] * 3
+    for i in range(3):
+        assert rig.show(f"polecat/gt-{i}", f"{i}.txt") == str(i)
+    assert line.lines >= 2
 
 
 _SPAWNER = """
