@@ -93,8 +93,15 @@ def introduce(
         return asyncio.run(_talk(backend, name, options, context, Talk(session, trust=trust)))
     except OutpostError as error:
         error.message += f"\n{name} was not added"
-        error.mend += f"{'; or' if error.mend else ''} {NO_CHECK} adds it without trying".lstrip()
+        error.mend = _or(error.mend, f"{NO_CHECK} adds it without trying")
         raise
+
+
+def _or(mend: str, other: str) -> str:
+    """Return two ways out as one line."""
+    if not mend:
+        return other
+    return f"{mend} Or: {other}" if mend.endswith("?") else f"{mend}; or: {other}"
 
 
 async def _talk(

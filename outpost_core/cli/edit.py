@@ -15,7 +15,7 @@ from outpost_core.cli.session import Command, Group, Session, command, current
 from outpost_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from outpost_core.backend import Backend
     from outpost_core.config import OptionField
@@ -65,7 +65,9 @@ add = _Types(
 def _add_command(backend: Backend) -> Command:
     from outpost_core.config import option_fields
 
-    fields = option_fields(backend.options)
+    fields = sorted(option_fields(backend.options), key=lambda field: not field.required)
+    flags = [_flag(field) for field in fields]
+    needed = "".join(f" {flag.opts[0]} {flag.metavar}" for flag in flags if flag.required)
 
     @click.pass_context
     def run(
@@ -87,12 +89,12 @@ def _add_command(backend: Backend) -> Command:
         callback=run,
         params=[
             click.Argument(["outpost_name"], metavar="NAME"),
-            *(_flag(field) for field in fields),
+            *flags,
             *(dialogue.flags() if backend.introduce is not None else ()),
         ],
         short_help=backend.summary,
         help=f"Add an outpost of the type {backend.type}: {backend.summary}.\n\n"
-        f"\b\nExample:\n  outpost add {backend.type} NAME --max-workers 4",
+        f"\b\nExample:\n  outpost add {backend.type} NAME{needed} --max-workers 4",
     )
 
 
@@ -112,6 +114,8 @@ def _flag(field: OptionField) -> click.Option:
 
 def _help(field: OptionField) -> str:
     text = field.help[:1].upper() + field.help[1:]
+    if field.type in (tuple, dict):
+        text += "; again for more"
     default = field.show(field.default)
     if field.required or default in (None, "", [], {}):
         return f"{text}."
@@ -141,7 +145,7 @@ def _metavar(field: OptionField) -> str:
     return kinds[field.type]
 
 
-def _values(fields: tuple[OptionField, ...], said: dict[str, Any]) -> dict[str, Any]:
+def _values(fields: Sequence[OptionField], said: dict[str, Any]) -> dict[str, Any]:
     """Return the options that were said, as they are to be written."""
     values = {}
     for field in fields:

@@ -74,11 +74,11 @@ def planned(
         ConfigError: `add` would refuse it.
     """
     try:
-        text = read_text(path)
+        path.stat()
     except FileNotFoundError:
-        text = ""
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot be read: {error}", file=str(path)) from None
+        text = ""  # `add` will make it
+    else:
+        text = read_text(path)
     text = _adding(path, type, name, values, backends)(text.replace("\r\n", "\n"))
     _check(path, text, backends, "added")
     made = parse_config(Document(str(path), text), backends, path).outposts[-1]

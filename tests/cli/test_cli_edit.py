@@ -1,5 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from outpost_core.backend import Backend, OutpostOptions, option
+from outpost_core.hookspecs import hookimpl
+from outpost_core.testing.fake import FakeOutpost
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needy(OutpostOptions):
+    price: float = option("what it costs", default=0.0)
+    host: str = option("where it is", metavar="HOST")
+    words: tuple[str, ...] = option("some words", metavar="WORD")
+
 
 def test_add_shows_the_options_of_a_type(outpost):
     assert "fake" in outpost.ok("add", "--help")
@@ -120,3 +133,17 @@ def test_config_show_says_where_values_come_from(outpost):
     assert origins["outposts.here.max_workers"].startswith(f"{outpost.config}:2:")
     assert origins["defaults.agent"] == "built in"
     assert "outposts.yaml:2:" in outpost.ok("config", "show")
+
+
+def test_the_help_of_a_type_begins_with_what_it_requires(outpost):
+    needy = Backend(type="needy", options=Needy, build=FakeOutpost, summary="needs a lot")
+
+    class Package:
+        @hookimpl
+        def outpost_backends(self):
+            return {"needy": needy}
+
+    outpost.plugins.append(Package())
+    text = " ".join(outpost.ok("add", "needy", "--help").split())
+    assert "outpost add needy NAME --host HOST --words WORD --max-workers 4" in text
+    assert "--words WORD Some words; again for more. [required] --max-workers N" in text

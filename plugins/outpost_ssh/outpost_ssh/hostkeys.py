@@ -161,7 +161,7 @@ class HostKeys:
         name = self.outpost or "NAME"
         if self.pinned is not None:
             where = "pinned as host_key"
-            mend = f"put the new key into host_key of {name} in outposts.yaml: {key_text(shown)}"
+            mend = f"pin the new key as host_key of {name}: {key_text(shown)}"
         else:
             where = f"known from {_places(entries)}"
             names = [n for n in (self._name, self.host) if any(find(self.files, n))]

@@ -69,6 +69,13 @@ def test_a_key_that_is_trusted_on_first_use_is_shown_and_pinned(server, file):
     assert "→ outpost bootstrap vm1" in done.stdout
 
 
+def test_the_first_outpost_of_all_makes_the_file(server, file):
+    file.unlink()
+    done = add(server, file, "--trust-on-first-use")
+    assert done.exit_code == 0, done.stderr
+    assert written(file).host_key == server.host_key
+
+
 def test_an_unknown_key_without_a_word_is_refused_and_nothing_is_written(server, file):
     done = add(server, file)
     assert done.exit_code == 5
