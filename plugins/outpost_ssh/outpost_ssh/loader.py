@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import re
 import secrets
@@ -148,6 +149,7 @@ class Loader:
             raise
         except Exception as error:  # each kind of stream has its own
             # a program that ended at once is the likelier reason, and says more
+            await self._hear_out()
             raise self._unfit(await self._say_why()) from error
         if answer == "ready":
             return said
@@ -198,6 +200,15 @@ class Loader:
                 raise self._unfit(f"its login shell does not stop printing{self._quoted()}")
         line, _, self._rest = self._rest.partition(b"\n")
         return line
+
+    async def _hear_out(self) -> None:
+        """Read what was printed before the end, to be quoted."""
+        self._noise += self._rest
+        self._rest = b""
+        with contextlib.suppress(Exception):  # each kind of stream has its own
+            async with asyncio.timeout(1):
+                while len(self._noise) < MOST_NOISE and (data := await self._reader.read(4096)):
+                    self._noise += data
 
     async def _say_why(self) -> str:
         """Say how the program ended that was to start the far server."""
