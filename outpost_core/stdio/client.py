@@ -156,9 +156,9 @@ class Client:
                 f" {self.hello.max_frame}",
                 mend="make the prompt or the issue's text shorter",
             )
-        if not self.closed.is_set():
-            await self._slots.acquire()
+        await self._slots.acquire()
         if self.closed.is_set():
+            self._slots.release()  # the next one that waits for its turn sees it, too
             raise BrokenChannelError(f"{self.peer} {self._why}", sent=False)
         future: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
@@ -188,8 +188,7 @@ class Client:
                 self._writer.write(frame({"id": self._last_id + 1, "method": "bye", "params": {}}))
         self._end("was closed")
         self._reading.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._reading
+        await asyncio.wait({self._reading})
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -240,9 +239,7 @@ class Client:
             if not future.done():
                 future.set_exception(BrokenChannelError(f"{self.peer} {why}", sent=True))
         self._waiting.clear()
-        # all that wait for their turn see that it is over, and let the next one see it
-        for _ in range(_MOST_INFLIGHT):
-            self._slots.release()
+        self._slots.release()
         with contextlib.suppress(Exception):
             self._writer.close()
 

@@ -311,6 +311,19 @@ def test_an_end_fails_all_that_is_under_way_and_all_that_waits() -> None:
     asyncio.run(run())
 
 
+def test_an_end_fails_all_that_wait_however_many_they_are() -> None:
+    async def run() -> None:
+        client, peer = await connected(inflight=1)
+        calls = [asyncio.create_task(client.call("list")) for _ in range(3000)]
+        await peer.heard()
+        peer.close()
+        ends = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 10)
+        assert {type(end) for end in ends} == {BrokenChannelError}
+        await client.aclose()
+
+    asyncio.run(run())
+
+
 def test_a_cancelled_call_says_so_and_its_answer_is_dropped() -> None:
     async def run() -> None:
         client, peer = await connected(inflight=1)

@@ -7,6 +7,7 @@ sessions, and the one attempt to connect that all callers wait for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -258,10 +259,15 @@ class Line:
         while True:
             connection = await self.connection()
             end = end or time.monotonic() + self.timeout
+            asked = asyncio.ensure_future(connection.create_process(command, encoding=None, **how))
             try:
                 async with asyncio.timeout(max(end - time.monotonic(), 0)), prompt(connection):
-                    return await connection.create_process(command, encoding=None, **how)
+                    return await asyncio.shield(asked)
+            except asyncio.CancelledError:
+                self._hub.spawn(_let_go(asked))
+                raise
             except TimeoutError:
+                self._hub.spawn(_let_go(asked))
                 took = format_duration(self.timeout)
                 self.drop(f"no answer within {took}")
                 raise UnreachableError(
@@ -311,3 +317,12 @@ class Line:
             await process.wait_closed()
         finally:
             self._slots.release()
+
+
+async def _let_go(asked: asyncio.Future[asyncssh.SSHClientProcess[bytes]]) -> None:
+    """End a session that nobody waits for any more, once the host has given it.
+
+    Asking cannot be broken off: the host would keep the session for as long as the connection.
+    """
+    with contextlib.suppress(Exception):
+        (await asked).close()

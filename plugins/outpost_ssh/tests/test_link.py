@@ -127,6 +127,22 @@ def test_sessions_are_at_most_eight_and_one_that_ends_makes_room(server):
     run(work)
 
 
+def test_sessions_that_are_given_up_while_they_are_asked_for_are_no_longer_held(server):
+    async def work() -> None:
+        async with linked(options(server)) as made:
+            connection = await made.connection()
+            for _ in range(12):  # sshd allows ten
+                asking = asyncio.create_task(made.open("cat"))
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                asking.cancel()
+                await asyncio.wait({asking})
+            assert [await (await made.open("echo")).stdout.read() for _ in range(8)] == [b"\n"] * 8
+            assert await made.connection() is connection
+
+    run(work)
+
+
 def test_a_host_with_few_sessions_is_asked_again_until_one_is_free(tmp_path):
     with sshd(tmp_path / "few", max_sessions=2) as server:
 
