@@ -7,14 +7,10 @@ this program or another one, and a lock keeps two programs from doing it at once
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import os
-import shutil
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,9 +21,10 @@ from outpost_core.errors import NotFoundError, OutpostError
 from outpost_core.types import Cleaned, Json, State, WorkerStatus
 from outpost_core.worker.workspace import checkpoint_ref
 from outpost_ssh.far.hosting import WAITS
-from outpost_ssh.far.snapshot import check_oid, private
+from outpost_ssh.far.snapshot import private
+from outpost_ssh.fetching import Fetching
 from outpost_ssh.localrig import GitError, LocalRig, RefusedError
-from outpost_ssh.notes import CLEANING, HOME, WAITING, Note, Notes, name_of
+from outpost_ssh.notes import CLEANING, HOME, WAITING, Notes, name_of
 
 if TYPE_CHECKING:
     from outpost_core.stdio.remote import StdioOutpost
@@ -40,8 +37,6 @@ _PATIENCE: Final = 3.0
 _PAUSE_MIN, _PAUSE_MAX = 0.5, 30.0
 #: Seconds between two looks for a checkpoint of a worker that is at work.
 LIVE_EVERY: Final = 60.0
-#: Chunks that are asked for at once.
-_WINDOW: Final = 4
 Work: TypeAlias = Coroutine[Any, Any, WorkerStatus | None]
 
 
@@ -63,7 +58,7 @@ class Homing:
         self._tasks: dict[str, asyncio.Task[WorkerStatus | None]] = {}
         #: name → when it may be tried again (monotonic), the pause before that, and why it failed
         self._failed: dict[str, tuple[float, float, str]] = {}
-        self._progress: dict[str, str] = {}
+        self._fetching = Fetching(outpost, folder)
 
     # --- after a list ---------------------------------------------------------------------------
 
@@ -72,12 +67,16 @@ class Homing:
         waiting, cleaning = self.notes.names(WAITING), self.notes.names(CLEANING)
         if not waiting and not cleaning:
             return statuses
+        for name in self._tasks.keys() - {*waiting, *cleaning}:
+            if self._tasks[name].done():
+                del self._tasks[name]
         there = {name_of(status): status for status in statuses}
         begun = {}
         for name in waiting:
             status = there.get(name)
             if status is None:
-                self.notes.forget_old(name)
+                if self.notes.forget_old(name):
+                    self._done(name)
             elif status.state.terminal or status.detail.startswith(WAITS):
                 begun[name] = self._begin(name, self._home(name, status))
         for name in cleaning:
@@ -116,7 +115,7 @@ class Homing:
             return None
         finally:
             work.close()
-            self._progress.pop(name, None)
+            self._fetching.progress.pop(name, None)
         self._failed.pop(name, None)
         return done
 
@@ -131,7 +130,7 @@ class Homing:
             done: WorkerStatus | None = task.result()
             if done is not None:
                 return done
-        why = self._progress.get(name) or self._failed.get(name, (0.0, 0.0, ""))[2]
+        why = self._fetching.progress.get(name) or self._failed.get(name, (0.0, 0.0, ""))[2]
         detail = f"{WAITS}: {why}" if why else WAITS
         # law 3: what is not seen in the rig is not done, whatever is said of it
         return dataclasses.replace(status, state=State.WORKING, detail=detail, result=None)
@@ -151,20 +150,21 @@ class Homing:
                 if status.result is not None and status.result.checkpoint is None:
                     await rig.drop(checkpoint_ref(note.worker), note.kept)
                 self.notes.move(name, WAITING, HOME)
+                self._done(name)
                 return status
-            told = await self._fetched(rig, note, {"worker": note.worker})
+            told = await self._fetching.fetch(rig, note, {"worker": note.worker})
             branch, refused = None, None
             commit, checkpoint = told["commit"], told["checkpoint"]
             if commit:
                 try:
                     branch = await rig.push(
-                        self._aside(name), commit, note.branches(commit, told["branch"])
+                        self._fetching.aside(name), commit, note.branches(commit, told["branch"])
                     )
                 except RefusedError as error:
                     refused, checkpoint = error.message, commit
             if checkpoint:
                 ref = checkpoint_ref(note.worker)
-                await rig.keep(self._aside(name), checkpoint, ref, note.kept)
+                await rig.keep(self._fetching.aside(name), checkpoint, ref, note.kept)
                 if refused:
                     refused += f"; the work is kept in {checkpoint_ref(note.worker)}"
             if branch is not None and not await rig.holds(branch, commit):
@@ -184,7 +184,7 @@ class Homing:
                 raise OutpostError(f"{self._outpost.name} answered of another worker")
             faults.point("rig.told")
             self.notes.move(name, WAITING, HOME)
-            self._tidy(name)
+            self._done(name)
             return _by_this_clock(shown, status)
 
     async def _checkpoint(self, name: str) -> None:
@@ -198,11 +198,11 @@ class Homing:
             there = (await rig.git("rev-parse", "--quiet", "--verify", ref)).text
             known = there if there in note.kept else None
             asked: dict[str, Json] = {"worker": note.worker, "live": True, "known": known}
-            checkpoint = (await self._fetched(rig, note, asked))["checkpoint"]
+            checkpoint = (await self._fetching.fetch(rig, note, asked))["checkpoint"]
             if checkpoint and checkpoint != known:
                 self.notes.keep(note, checkpoint)
-                await rig.keep(self._aside(name), checkpoint, ref, note.kept)
-            self._tidy(name, ended=False)
+                await rig.keep(self._fetching.aside(name), checkpoint, ref, note.kept)
+            self._fetching.tidy(name)
 
     async def _rescued(self, name: str) -> None:
         """Fetch the checkpoint that cleaning a worker has left at the outpost."""
@@ -213,98 +213,19 @@ class Homing:
                 return
             if rig is not None:
                 asked: dict[str, Json] = {"worker": note.worker, "key": self._key(note.rig)}
-                told = await self._fetched(rig, note, asked)
+                told = await self._fetching.fetch(rig, note, asked)
                 if told["checkpoint"]:
                     ref = checkpoint_ref(note.worker)
-                    await rig.keep(self._aside(name), told["checkpoint"], ref)
+                    await rig.keep(self._fetching.aside(name), told["checkpoint"], ref)
+                    asked["checkpoint"] = told["checkpoint"]
+                    await self._outpost.call("x-rig-home", asked)
             self.notes.forget(name, CLEANING)
-            self._tidy(name)
+            self._done(name)
 
-    async def _fetched(self, rig: LocalRig, note: Note, asked: dict[str, Json]) -> dict[str, Any]:
-        """Have what is asked for in a repository aside of the rig; return what it is.
-
-        Only commits are taken over, by their hashes: no name and no ref from there counts.
-        """
-        for whole in (False, True):
-            told = await self._outpost.call("x-rig-want", {**asked, "whole": whole})
-            if not isinstance(told, dict):
-                raise OutpostError(f"{self._outpost.name} answered nonsense")
-            wanted = {
-                name: check_oid(told[name]) if told.get(name) else None
-                for name in ("commit", "checkpoint")
-            }
-            pack = await self._download(note, told)
-            aside = self._aside(note.name)
-            try:
-                await rig.receive(aside, pack)
-                for value in filter(None, wanted.values()):
-                    await _check_whole(aside, value)
-            except GitError:
-                if whole:
-                    raise
-                continue  # what it builds on was removed here meanwhile
-            finally:
-                if pack is not None:
-                    pack.unlink(missing_ok=True)
-            faults.point("rig.fetched")
-            return {**wanted, "branch": str(told.get("branch") or "")}
-        raise AssertionError("not reached")
-
-    async def _download(self, note: Note, told: Mapping[str, Any]) -> Path | None:
-        """Return the file with the pack that was told of, whole."""
-        digest, size = told.get("sha256"), told.get("size")
-        if digest is None:
-            return None
-        if not (isinstance(digest, str) and type(size) is int and 0 <= size < 1 << 50):
-            raise OutpostError(f"{self._outpost.name} answered nonsense")
-        folder = self._folder / "incoming"
-        private(folder)
-        name = hashlib.sha256(digest.encode()).hexdigest()[:16]
-        file = folder / f"{note.name}.{name}.pack"
-        with file.open("ab") as out:
-            if told.get("data"):
-                out.truncate(0)
-                out.write(_bytes(told["data"], size))
-            there = out.tell()
-            while there < size:
-                self._progress[note.name] = f"{there >> 20} of {size >> 20} MiB"
-                chunks = await asyncio.gather(
-                    *(
-                        self._chunk(note.worker, digest, there, part)
-                        for part in range(_WINDOW)
-                        if there + part * _CHUNK < size
-                    )
-                )
-                for chunk in chunks:
-                    if not chunk or there + len(chunk) > size:
-                        raise OutpostError(f"{self._outpost.name} sent a pack of another size")
-                    out.write(chunk)
-                    there += len(chunk)
-        with file.open("rb") as stream:
-            got = await asyncio.to_thread(lambda: hashlib.file_digest(stream, "sha256").hexdigest())
-        if got != digest:
-            file.unlink()
-            raise OutpostError("a pack did not arrive as it was told of", mend="it is tried again")
-        return file
-
-    async def _chunk(self, worker: str, digest: str, there: int, part: int) -> bytes:
-        asked: dict[str, Json] = {
-            "worker": worker,
-            "sha256": digest,
-            "offset": there + part * _CHUNK,
-        }
-        told = await self._outpost.call("x-rig-get", asked)
-        return _bytes(told.get("data") if isinstance(told, dict) else None, _CHUNK)
-
-    def _aside(self, name: str) -> Path:
-        return self._folder / "incoming" / f"{name}.git"
-
-    def _tidy(self, name: str, *, ended: bool = True) -> None:
-        shutil.rmtree(self._aside(name), ignore_errors=True)
-        for left in (self._folder / "incoming").glob(f"{name}.*.pack"):
-            left.unlink(missing_ok=True)
-        if ended:  # while its note is there, all programs have to meet at the same lock
-            (self._folder / "locks" / name).unlink(missing_ok=True)
+    def _done(self, name: str) -> None:
+        """Remove what was needed; while its note is there, all programs meet at the same lock."""
+        self._fetching.tidy(name)
+        (self._folder / "locks" / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _mine(self, name: str) -> Iterator[bool]:
@@ -354,10 +275,6 @@ class Homing:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
 
-#: Bytes of one chunk before base64, as the outpost cuts them.
-_CHUNK: Final = 512 * 1024
-
-
 async def _is_home(rig: LocalRig, status: WorkerStatus) -> bool:
     """Whether an ended worker's work is seen in the rig, or there is none to be seen."""
     result = status.result
@@ -368,19 +285,6 @@ async def _is_home(rig: LocalRig, status: WorkerStatus) -> bool:
         there = await rig.git("rev-parse", "--quiet", "--verify", ref)
         return result.checkpoint != ref or not there.code
     return result.branch is not None and await rig.holds(result.branch, result.commit)
-
-
-async def _check_whole(aside: Path, commit: str) -> None:
-    """See that a commit is there with all that it needs."""
-    from outpost_ssh.localrig import git
-
-    kind = await git(aside, aside, "cat-file", "-t", commit)
-    if kind.text != "commit":
-        raise GitError(f"{commit} came without its commit")
-    argv = ("rev-list", "--quiet", "--objects", commit, "--not", "--alternate-refs")
-    done = await git(aside, aside, *argv)
-    if done.code:
-        raise GitError(f"{commit} came without what it needs: {done.words}")
 
 
 def _by_this_clock(shown: WorkerStatus, status: WorkerStatus) -> WorkerStatus:
@@ -403,13 +307,3 @@ def _by_this_clock(shown: WorkerStatus, status: WorkerStatus) -> WorkerStatus:
         updated_at=None if shown.updated_at is None else shown.updated_at + shift,
         result=result,
     )
-
-
-def _bytes(text: object, most: int) -> bytes:
-    try:
-        data = base64.b64decode(text if isinstance(text, str) else "", validate=True)
-    except (binascii.Error, ValueError):
-        raise OutpostError("a chunk of a pack is not base64") from None
-    if len(data) > most:
-        raise OutpostError("a chunk of a pack is too long")
-    return data

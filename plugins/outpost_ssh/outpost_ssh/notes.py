@@ -140,11 +140,17 @@ class Notes:
         """Remove a note."""
         self._path(place, name).unlink(missing_ok=True)
 
-    def forget_old(self, name: str) -> None:
-        """Forget a note whose spawn never came to be; a repeated spawn would write it anew."""
+    def forget_old(self, name: str) -> bool:
+        """Forget a note whose spawn never came to be; a repeated spawn would write it anew.
+
+        Returns:
+            Whether it was old enough, and is gone.
+        """
         with contextlib.suppress(FileNotFoundError):
-            if time.time() - self._path(WAITING, name).stat().st_mtime > _STALE:
-                self.forget(name, WAITING)
+            if time.time() - self._path(WAITING, name).stat().st_mtime <= _STALE:
+                return False
+            self.forget(name, WAITING)
+        return True
 
     def is_due(self, name: str, every: float) -> bool:
         """Whether a waiting worker was not looked at for some seconds; then it is now."""

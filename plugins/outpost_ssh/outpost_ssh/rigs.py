@@ -259,9 +259,8 @@ class _Pusher:
             faults.point("rig.packed")
             name = await self._upload(file)
             faults.point("rig.uploaded")
-            told = _answer(
-                await self._outpost.call("x-rig-take", {"key": self._key, "sha256": name})
-            )
+            asked: dict[str, Json] = {"key": self._key, "sha256": name, "digest": digest}
+            told = _answer(await self._outpost.call("x-rig-take", asked))
             file.unlink(missing_ok=True)
             missing = str(told.get("missing") or "")
             if not missing:

@@ -69,6 +69,29 @@ class Hosted:
         """What it was last made equal to; "" when that is not certain."""
         return read(str(self.path / _KNOWN)).partition("\n")[0]
 
+    def follows(self, digest: str) -> bool:
+        """Whether the copy is equal to what its owner has; then it is in use from now on."""
+        if not self.exists:
+            return False
+        with self.lock():  # against its removal
+            same = self.digest == digest
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(self.path / _KNOWN)
+            return same
+
+    @property
+    def used(self) -> float:
+        """When its owner last asked for it; now when there is none."""
+        for path in (self.path / _KNOWN, self.path):
+            with contextlib.suppress(FileNotFoundError):
+                return path.stat().st_mtime
+        return time.time()
+
+    def unsent(self) -> dict[str, str]:
+        """Return the refs with work that is not known to be on the other machine."""
+        known = self._known()
+        return {name: at for name, at in self.refs().items() if at not in known.get(name, ())}
+
     def tips(self) -> list[str]:
         """Return objects that are here with all that they need."""
         return sorted(set(self.refs().values()))
@@ -123,13 +146,21 @@ class Hosted:
         """Keep others from changing it at the same time (workers push to it all the while)."""
         private(self.path.parent)
         name = self.path.with_suffix(".lock")
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            self._sweep()
-            yield
-        finally:
-            os.close(fd)
+        while True:
+            fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                if not _is_file(fd, name):
+                    continue  # it went with the copy that it was for
+                self._sweep()
+                yield
+                return
+            finally:
+                os.close(fd)
+
+    def unlock_for_good(self) -> None:
+        """Remove the lock file of a copy that was removed. The caller holds the lock."""
+        self.path.with_suffix(".lock").unlink(missing_ok=True)
 
     def _sweep(self) -> None:
         """Remove lock files that a git left which did not live to its end."""
@@ -351,6 +382,14 @@ class Hosted:
         if done.returncode:
             words = os.fsdecode(done.stderr).strip()[-300:]
             raise WorkerError(f"the work cannot be packed: {words}", reason="internal")
+
+
+def _is_file(fd: int, path: Path) -> bool:
+    """Whether an open file is the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _refused(why: str) -> SpawnRefusedError:

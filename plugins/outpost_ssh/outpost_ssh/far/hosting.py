@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from outpost_core.worker import files, status
 from outpost_core.worker.workspace import checkpoint_ref
 from outpost_local.options import LocalOptions
 from outpost_local.outpost import LocalOutpost
+from outpost_ssh.far import unused
 from outpost_ssh.far.hosted import Hosted
 from outpost_ssh.far.snapshot import key_of, local_path
 
@@ -38,6 +40,16 @@ class HostingOutpost(LocalOutpost):
         super().__init__(name, options, context)
         # ended workers that are shown as such, so that their files are not read again
         self._shown: dict[str, tuple[tuple[str, float | None], WorkerStatus]] = {}
+        self._sweeping: asyncio.Task[None] | None = None
+        self._next_sweep = 0.0
+
+    @hookimpl
+    async def outpost_list(self) -> Sequence[WorkerStatus]:
+        """Return all workers; now and then, what nobody uses any more is removed behind it."""
+        if time.monotonic() >= self._next_sweep:
+            self._next_sweep = time.monotonic() + unused.STALE
+            self._sweeping = asyncio.create_task(asyncio.to_thread(unused.sweep, self.root))
+        return await super().outpost_list()
 
     def _rig(self, order: Order) -> str | None:
         path = local_path(order.rig)

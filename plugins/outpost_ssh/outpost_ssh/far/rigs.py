@@ -11,12 +11,13 @@ Requests (each parameter is checked; the peer is trusted with nothing but its ow
   digest, and what does it hold;
 - `x-rig-put {key, sha256, size, offset, data}` → `{offset}`: one chunk of an upload, and how much
   is there;
-- `x-rig-take {key, sha256}` → `{missing}`: let the copy become what was uploaded;
+- `x-rig-take {key, sha256, digest}` → `{missing}`: let the copy become what was uploaded;
 - `x-rig-there {worker}` → whether there is such a worker;
 - `x-rig-want {worker, whole, key, live, known}` → `{branch, commit, checkpoint, sha256, size,
   data}`: what is to be fetched of a worker;
 - `x-rig-get {worker, sha256, offset}` → `{data}`: one chunk of that;
-- `x-rig-home {worker, branch, commit, checkpoint, refused}` → the worker's status: it is fetched.
+- `x-rig-home {worker, branch, commit, checkpoint, refused}` → the worker's status: it is fetched;
+  with `key` for one that is cleaned: its checkpoint is fetched.
 """
 
 from __future__ import annotations
@@ -48,13 +49,12 @@ from outpost_core.worker.workspace import checkpoint_ref
 from outpost_ssh.far.hosted import HOSTED, Hosted, MissingError
 from outpost_ssh.far.hosting import HOME, HostingOutpost, copy_of
 from outpost_ssh.far.snapshot import check_oid, private, told
+from outpost_ssh.far.unused import INCOMING, OUTGOING, sweep_stale
 
 #: Bytes of a chunk before base64.
 CHUNK: Final = 512 * 1024
 #: Seconds that a chunk waits for those before it.
 _IN_ORDER = 5.0
-#: Seconds after which what nobody fetched or finished is removed; it can be made again.
-_STALE = 86400.0
 #: Bytes of disk that an upload leaves free.
 _RESERVE = 64 << 20
 #: Objects in one answer.
@@ -69,7 +69,7 @@ async def refs(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
     """Say whether a copy is equal to what its owner has, and what it holds."""
     hosted = Hosted(outpost.root, params.get("key"))
     digest, after = told(params, "digest", str), str(params.get("after") or "")
-    if hosted.digest == digest:
+    if await asyncio.to_thread(hosted.follows, str(digest)):
         return {"same": True, "tips": [], "next": None, "shallow": []}
     tips = [tip for tip in await asyncio.to_thread(hosted.tips) if tip > after]
     more = tips[_PAGE - 1] if len(tips) > _PAGE else None
@@ -105,7 +105,7 @@ def _append(outpost: HostingOutpost, file: Path, offset: int, data: bytes, size:
         fcntl.flock(fd, fcntl.LOCK_EX)
         there = os.fstat(fd).st_size
         if there == 0:
-            _sweep(file.parent)
+            sweep_stale(file.parent)
             # twice: the pack as it came, and in the copy
             free = shutil.disk_usage(file.parent).free - outpost.options.disk_floor
             if free < 2 * size + min(_RESERVE, size):
@@ -134,20 +134,23 @@ def _no_room(file: Path, why: str) -> SpawnRefusedError:
 async def take(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
     """Let a copy become what was uploaded; `missing` says on what it builds that is not there."""
     hosted, file = Hosted(outpost.root, params.get("key")), _upload(outpost, params)
+    digest = str(told(params, "digest", str))
     try:
-        await asyncio.to_thread(_take, hosted, file)
+        await asyncio.to_thread(_take, hosted, file, digest)
     except MissingError as error:
         return {"missing": error.message}
     return {"missing": None}
 
 
-def _take(hosted: Hosted, file: Path) -> None:
+def _take(hosted: Hosted, file: Path, wanted: str) -> None:
     try:
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             stream.seek(0)
             head = hashlib.sha256(stream.readline()).hexdigest()
     except FileNotFoundError:
+        if hosted.digest == wanted:
+            return  # taken before, and the answer was lost
         raise MissingError("it was not uploaded", reason="workspace_failed") from None
     if digest != file.name.rpartition(".")[2]:
         file.unlink(missing_ok=True)
@@ -163,7 +166,7 @@ def _upload(outpost: HostingOutpost, params: Mapping[str, Json]) -> Path:
     hosted, digest = Hosted(outpost.root, params.get("key")), params.get("sha256")
     if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
         raise UsageError(f"{ascii(digest)[:80]} is not a SHA-256")
-    return outpost.root / HOSTED / "incoming" / f"{hosted.key}.{digest}"
+    return outpost.root / HOSTED / INCOMING / f"{hosted.key}.{digest}"
 
 
 async def there(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
@@ -226,7 +229,7 @@ def _pack(
     hosted: Hosted, place: Path, wanted: list[str], asked: Mapping[str, Json]
 ) -> dict[str, Any]:
     private(place.parent)
-    _sweep(place.parent)
+    sweep_stale(place.parent)
     private(place)
     staged = place / f".{os.getpid()}.{os.urandom(4).hex()}"
     try:
@@ -270,7 +273,15 @@ async def home(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
 
 def _home(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
     worker = _worker(params)
-    folder = outpost.folder_of(worker)
+    try:
+        folder = outpost.folder_of(worker)
+    except NotFoundError:
+        if params.get("key") is None:
+            raise
+        hosted = Hosted(outpost.root, params["key"])
+        if hosted.exists:
+            hosted.learn({checkpoint_ref(worker): check_oid(params.get("checkpoint"))})
+        return None
     result = status.read(folder).result
     hosted = _hosted_of(outpost, folder)
     if result is None or result.finished_at is None:
@@ -309,21 +320,7 @@ def _hosted_of(outpost: HostingOutpost, folder: Path) -> Hosted:
 
 
 def _outgoing(outpost: HostingOutpost, worker: str) -> Path:
-    return outpost.root / HOSTED / "outgoing" / worker
-
-
-def _sweep(folder: Path) -> None:
-    oldest = time.time() - _STALE
-    for entry in folder.iterdir():
-        try:
-            if entry.stat().st_mtime >= oldest:
-                continue
-        except OSError:
-            continue
-        if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
+    return outpost.root / HOSTED / OUTGOING / worker
 
 
 def _worker(params: Mapping[str, Json]) -> str:

@@ -1,0 +1,151 @@
+"""Fetching a worker's commits from an outpost into a repository aside of the rig they are for.
+
+What came is checked there, object by object, before anything of it gets near the rig.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from outpost_core import faults
+from outpost_core.errors import OutpostError
+from outpost_core.types import Json
+from outpost_ssh.far.snapshot import check_oid, private
+from outpost_ssh.localrig import GitError, LocalRig, git
+from outpost_ssh.notes import Note
+
+if TYPE_CHECKING:
+    from outpost_core.stdio.remote import StdioOutpost
+
+#: Bytes of one chunk before base64, as the outpost cuts them, and how many are asked for at once.
+_CHUNK: Final = 512 * 1024
+_WINDOW: Final = 4
+
+
+class Fetching:
+    """What one outpost object fetches.
+
+    Args:
+        outpost: the outpost.
+        folder: where the notes are; packs and repositories aside are in `incoming` there.
+    """
+
+    def __init__(self, outpost: StdioOutpost, folder: Path) -> None:
+        self._outpost = outpost
+        self._folder = folder
+        #: How far a long download is, by the name of its note.
+        self.progress: dict[str, str] = {}
+
+    def aside(self, name: str) -> Path:
+        """Return where the repository aside is for a note."""
+        return self._folder / "incoming" / f"{name}.git"
+
+    def tidy(self, name: str) -> None:
+        """Remove what was fetched for a note."""
+        shutil.rmtree(self.aside(name), ignore_errors=True)
+        for left in (self._folder / "incoming").glob(f"{name}.*.pack"):
+            left.unlink(missing_ok=True)
+
+    async def fetch(self, rig: LocalRig, note: Note, asked: dict[str, Json]) -> dict[str, Any]:
+        """Have what is asked for in a repository aside of the rig; return what it is.
+
+        Only commits are taken over, by their hashes: no name and no ref from there counts.
+        """
+        for whole in (False, True):
+            told = await self._outpost.call("x-rig-want", {**asked, "whole": whole})
+            if not isinstance(told, dict):
+                raise OutpostError(f"{self._outpost.name} answered nonsense")
+            wanted = {
+                name: check_oid(told[name]) if told.get(name) else None
+                for name in ("commit", "checkpoint")
+            }
+            pack = await self._download(note, told)
+            aside = self.aside(note.name)
+            try:
+                await rig.receive(aside, pack)
+                for value in filter(None, wanted.values()):
+                    await _check_whole(aside, value)
+            except GitError:
+                if whole:
+                    raise
+                continue  # what it builds on was removed here meanwhile
+            finally:
+                if pack is not None:
+                    pack.unlink(missing_ok=True)
+            faults.point("rig.fetched")
+            return {**wanted, "branch": str(told.get("branch") or "")}
+        raise AssertionError("not reached")
+
+    async def _download(self, note: Note, told: Mapping[str, Any]) -> Path | None:
+        """Return the file with the pack that was told of, whole."""
+        digest, size = told.get("sha256"), told.get("size")
+        if digest is None:
+            return None
+        if not (isinstance(digest, str) and type(size) is int and 0 <= size < 1 << 50):
+            raise OutpostError(f"{self._outpost.name} answered nonsense")
+        folder = self._folder / "incoming"
+        private(folder)
+        name = hashlib.sha256(digest.encode()).hexdigest()[:16]
+        file = folder / f"{note.name}.{name}.pack"
+        with file.open("ab") as out:
+            if told.get("data"):
+                out.truncate(0)
+                out.write(_bytes(told["data"], size))
+            there = out.tell()
+            while there < size:
+                self.progress[note.name] = f"{there >> 20} of {size >> 20} MiB"
+                chunks = await asyncio.gather(
+                    *(
+                        self._chunk(note.worker, digest, there, part)
+                        for part in range(_WINDOW)
+                        if there + part * _CHUNK < size
+                    )
+                )
+                for chunk in chunks:
+                    if not chunk or there + len(chunk) > size:
+                        raise OutpostError(f"{self._outpost.name} sent a pack of another size")
+                    out.write(chunk)
+                    there += len(chunk)
+        with file.open("rb") as stream:
+            got = await asyncio.to_thread(lambda: hashlib.file_digest(stream, "sha256").hexdigest())
+        if got != digest:
+            file.unlink()
+            raise OutpostError("a pack did not arrive as it was told of", mend="it is tried again")
+        return file
+
+    async def _chunk(self, worker: str, digest: str, there: int, part: int) -> bytes:
+        asked: dict[str, Json] = {
+            "worker": worker,
+            "sha256": digest,
+            "offset": there + part * _CHUNK,
+        }
+        told = await self._outpost.call("x-rig-get", asked)
+        return _bytes(told.get("data") if isinstance(told, dict) else None, _CHUNK)
+
+
+async def _check_whole(aside: Path, commit: str) -> None:
+    """See that a commit is there with all that it needs."""
+    kind = await git(aside, aside, "cat-file", "-t", commit)
+    if kind.text != "commit":
+        raise GitError(f"{commit} came without its commit")
+    argv = ("rev-list", "--quiet", "--objects", commit, "--not", "--alternate-refs")
+    done = await git(aside, aside, *argv)
+    if done.code:
+        raise GitError(f"{commit} came without what it needs: {done.words}")
+
+
+def _bytes(text: object, most: int) -> bytes:
+    try:
+        data = base64.b64decode(text if isinstance(text, str) else "", validate=True)
+    except (binascii.Error, ValueError):
+        raise OutpostError("a chunk of a pack is not base64") from None
+    if len(data) > most:
+        raise OutpostError("a chunk of a pack is too long")
+    return data
