@@ -18,7 +18,7 @@ from asyncssh.config import ConfigParseError
 
 from outpost_core.errors import UsageError
 from outpost_ssh.failures import plain
-from outpost_ssh.options import Hop, SshOptions, check_host, check_user, hops
+from outpost_ssh.options import CONNECT_TIMEOUT, Hop, SshOptions, check_host, check_user, hops
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,8 @@ class Target:
         host_key: the pinned host key.
         config: the client configuration, when it was said.
         forward_agent: sessions may use this machine's agent.
-        connect_timeout: seconds for connecting; None: what the configuration says, else 10.
+        connect_timeout: seconds for connecting; None: what the configuration says, else
+            `CONNECT_TIMEOUT`.
         keepalive: seconds between questions whether the host is there.
         base: the folder that relative paths are relative to.
         jump: it is only gone through; `ssh_key` is then one more key, not the only one.
@@ -69,7 +70,6 @@ class Target:
     @classmethod
     def of(cls, name: str, options: SshOptions, base: Path | None) -> Target:
         """Return the target of an outpost."""
-        default = SshOptions.__dataclass_fields__["connect_timeout"].default
         chosen = options.connect_timeout
         return cls(
             host=options.host,
@@ -81,7 +81,7 @@ class Target:
             host_key=options.host_key,
             config=options.config,
             forward_agent=options.forward_agent,
-            connect_timeout=None if chosen == default else chosen,
+            connect_timeout=None if chosen == CONNECT_TIMEOUT else chosen,
             keepalive=options.keepalive,
             base=base,
             outpost=name,
@@ -162,7 +162,7 @@ def resolve(target: Target) -> Resolved:
     said = config.get("ProxyJump") if target.proxy_jump is None else target.proxy_jump
     way = hops(str(said) if said else None)
     command = None if way or target.proxy_jump is not None else config.get("ProxyCommand")
-    timeout = target.connect_timeout or config.get("ConnectTimeout") or 10.0
+    timeout = target.connect_timeout or config.get("ConnectTimeout") or CONNECT_TIMEOUT
     return Resolved(
         host=host,
         port=prepared.port,

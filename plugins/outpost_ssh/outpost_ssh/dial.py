@@ -7,11 +7,14 @@ import contextlib
 import itertools
 import os
 import socket
-from typing import TYPE_CHECKING, Final
+import threading
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+#: As `socket.getaddrinfo` tells it.
+_Address: TypeAlias = tuple[int, int, int, str, tuple[Any, ...]]
 #: Seconds after which the next address of a name is tried besides the ones before it.
 _STAGGER: Final = 0.25
 #: No more of what a ProxyCommand says is kept.
@@ -33,7 +36,7 @@ async def dial(
         OSError: no address could be connected to; that of the first one.
     """
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+    found = await _addresses(host, port, family)
     waiting: set[asyncio.Task[socket.socket]] = set()
     errors: list[BaseException] = []
     addresses = _mixed(found)
@@ -62,9 +65,37 @@ async def dial(
     raise errors[0]
 
 
-async def _dial_one(
-    info: tuple[int, int, int, str, tuple[object, ...]], local: tuple[str, int] | None
-) -> socket.socket:
+async def _addresses(host: str, port: int, family: int) -> Sequence[_Address]:
+    """Look a name up, on a thread of its own that nobody has to wait for.
+
+    The loop's own threads are few and waited for at the end: names for which no name server
+    answers would hold up other hosts, and this program's exit.
+    """
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[Sequence[_Address]] = loop.create_future()
+
+    def tell(answer: Sequence[_Address] | Exception) -> None:
+        if found.done():
+            return
+        if isinstance(answer, Exception):
+            found.set_exception(answer)
+        else:
+            found.set_result(answer)
+
+    def look() -> None:
+        answer: Sequence[_Address] | Exception
+        try:
+            answer = socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:  # the latter: a label that is empty or too long
+            answer = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(tell, answer)
+
+    threading.Thread(target=look, name=f"look up {host}", daemon=True).start()
+    return await found
+
+
+async def _dial_one(info: _Address, local: tuple[str, int] | None) -> socket.socket:
     family, kind, protocol, _, address = info
     made = socket.socket(family, kind, protocol)
     try:
@@ -78,9 +109,7 @@ async def _dial_one(
     return made
 
 
-def _mixed(
-    found: Sequence[tuple[int, int, int, str, tuple[object, ...]]],
-) -> list[tuple[int, int, int, str, tuple[object, ...]]]:
+def _mixed(found: Sequence[_Address]) -> list[_Address]:
     """Return the addresses with their families in turn, the preferred family first."""
     first = [info for info in found if info[0] == found[0][0]]
     other = [info for info in found if info[0] != found[0][0]]
@@ -164,6 +193,10 @@ class Proxy:
             await self._process.wait()
         self._listener.cancel()
         await asyncio.gather(self._listener, return_exceptions=True)
+        # a process of the command's own may hold the other end of its pipe
+        transport = getattr(self._process, "_transport", None)
+        if transport is not None:
+            transport.close()
 
     async def _listen(self) -> None:
         assert self._process.stderr is not None

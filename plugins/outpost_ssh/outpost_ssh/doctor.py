@@ -36,7 +36,7 @@ async def examine(
         rig: whether it could be pushed to from there, too; a path of this machine is pushed here.
         far: asks the far side's own doctor.
     """
-    found = [*_files(outpost.options)]
+    found = _key(outpost)
     link = outpost.link()
     try:
         await link.connection()
@@ -58,11 +58,11 @@ async def examine(
     return found
 
 
-def _files(options: SshOptions) -> list[Finding]:
-    """Look at the private key that is configured."""
-    if options.ssh_key is None:
+def _key(outpost: SshOutpost) -> list[Finding]:
+    """Look at the key that is configured; a public one means what an agent holds."""
+    if outpost.options.ssh_key is None:
         return []
-    key = options.ssh_key.expanduser()
+    key = (outpost.context.config_dir or Path()) / outpost.options.ssh_key.expanduser()
     if not key.is_file():
         return [
             Finding(
@@ -72,7 +72,7 @@ def _files(options: SshOptions) -> list[Finding]:
                 mend=f"correct ssh_key, or make one: ssh-keygen -t ed25519 -f {key}",
             )
         ]
-    if key.stat().st_mode & 0o077:
+    if key.stat().st_mode & 0o077 and b"PRIVATE KEY" in key.read_bytes():
         detail = f"other users can read {key}"
         return [Finding(check="key", ok=False, detail=detail, mend=f"chmod 600 {key}")]
     return [Finding(check="key", ok=True, detail=str(key))]

@@ -60,11 +60,12 @@ class Hub:
                 del self._lines[line.target]
             await line.aclose()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Do something in the background, and keep hold of it."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 _hubs: dict[asyncio.AbstractEventLoop, Hub] = {}

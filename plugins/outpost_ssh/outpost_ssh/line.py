@@ -22,10 +22,11 @@ from outpost_ssh.failures import Attempt, plain
 from outpost_ssh.hostkeys import HostKeys
 from outpost_ssh.keys import identity
 from outpost_ssh.login import Login
+from outpost_ssh.options import CONNECT_TIMEOUT
 from outpost_ssh.prompt import prompt
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
 
     from outpost_ssh.clientconfig import Target
     from outpost_ssh.dial import Proxy
@@ -109,7 +110,7 @@ class Line:
         self.target = target
         self.users = 0
         self.peer = f"{target.user}@{target.host}" if target.user else target.host
-        self.timeout = target.connect_timeout or 10.0
+        self.timeout = target.connect_timeout or CONNECT_TIMEOUT
         self.why = ""
         self._hub = hub
         self._slots = asyncio.Semaphore(SESSIONS)
@@ -117,6 +118,7 @@ class Line:
         self._connecting: asyncio.Task[asyncssh.SSHClientConnection] | None = None
         self._before: Line | None = None
         self._proxy: Proxy | None = None
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def connection(self) -> asyncssh.SSHClientConnection:
         """Return the connection, made now when there is none.
@@ -166,16 +168,17 @@ class Line:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         connection = self._connection
-        if connection is None:
-            return
-        self._gone("closed")
-        connection.close()
-        try:
-            async with asyncio.timeout(1):
+        if connection is not None:
+            self._gone("closed")
+            connection.close()
+            try:
+                async with asyncio.timeout(1):
+                    await connection.wait_closed()
+            except TimeoutError:
+                connection.abort()
                 await connection.wait_closed()
-        except TimeoutError:
-            connection.abort()
-            await connection.wait_closed()
+        if self._ending:  # a ProxyCommand that outlives the event loop is heard of at exit
+            await asyncio.wait(self._ending)
 
     def lost(
         self, connection: asyncssh.SSHClientConnection | None, error: Exception | None
@@ -188,10 +191,16 @@ class Line:
         self._connection, self.why = None, why
         before, self._before = self._before, None
         if before is not None:
-            self._hub.spawn(self._hub.release(before))
+            self._end(self._hub.release(before))
         proxy, self._proxy = self._proxy, None
         if proxy is not None:
-            self._hub.spawn(proxy.aclose())
+            self._end(proxy.aclose())
+
+    def _end(self, what: Coroutine[Any, Any, None]) -> None:
+        """Let go of something that the connection stood on; `aclose` waits for that."""
+        task = self._hub.spawn(what)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     def _connected(self, task: asyncio.Task[asyncssh.SSHClientConnection]) -> None:
         if self._connecting is task:
@@ -235,7 +244,7 @@ class Line:
             connection = await login.run()
         except BaseException:
             if before is not None:
-                self._hub.spawn(self._hub.release(before))
+                self._end(self._hub.release(before))
             raise
         self._connection, self.why = connection, ""
         self._before, self._proxy = before, login.proxy

@@ -21,6 +21,10 @@ CAPABILITIES: Final = frozenset(
     )
 )
 
+#: Seconds for connecting when nothing says how many; less than `answer_timeout`, so that of a
+#: host that is not there the cause is told, and not only that it did not answer.
+CONNECT_TIMEOUT: Final = 8.0
+
 #: A name, an address (IPv6 with its zone too), or an alias. It reaches a shell in ProxyCommand.
 _HOST: Final = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_.:%-]{0,254}", re.ASCII)
 #: A login name; `DOMAIN\user` and `user@realm` are names too.
@@ -165,7 +169,7 @@ class SshOptions(OutpostOptions):
     python: str = option("the far Python, 3.11 or newer", default="python3", metavar="COMMAND")
     forward_agent: bool = option("let workers there use this machine's SSH agent", default=False)
     connect_timeout: float = option(
-        "time that connecting may take", default=10.0, unit="duration", min=0.1
+        "time that connecting may take", default=CONNECT_TIMEOUT, unit="duration", min=0.1
     )
     keepalive: float = option(
         "time between questions whether the host is there; three unanswered ones drop the line",

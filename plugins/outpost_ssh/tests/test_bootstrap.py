@@ -13,13 +13,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from outpost_core.backend import BuildContext
 from outpost_core.testing.sshd import Sshd, sshd
-from outpost_core.types import Step
+from outpost_core.types import Finding, Step
 from outpost_ssh.options import SshOptions
 from outpost_ssh.outpost import SshOutpost
 
@@ -323,6 +324,28 @@ def test_doctor_answers_where_python_is_missing(bare: Bare) -> None:
         assert found[check].ok is False, found
     assert found["tmux"].ok is None
     assert "outpost bootstrap vm1" in found["python"].mend
+
+
+def test_doctor_finds_a_key_beside_the_configuration_and_lets_a_public_one_be_read(
+    bare: Bare,
+) -> None:
+    bare.server.key.chmod(0o600)
+    public = bare.server.key.with_suffix(".pub")
+    public.chmod(0o644)
+
+    async def main(key: str) -> Finding:
+        context = BuildContext(state_dir=bare.folder / "near", config_dir=bare.server.folder)
+        options = replace(bare.options(), ssh_key=Path(key))
+        outpost = SshOutpost("vm1", options, context)
+        try:
+            return (await outpost.outpost_doctor(rig=None))[0]
+        finally:
+            await outpost.outpost_close()
+
+    for key in (bare.server.key.name, public.name):
+        found = asyncio.run(main(key))
+        assert found.check == "key"
+        assert found.ok is True, found
 
 
 def test_doctor_tells_of_the_line_and_of_push_rights(bare: Bare, tmp_path: Path) -> None:
