@@ -48,6 +48,7 @@ class ServerHello:
         max_frame: longest line that it takes, in bytes.
         time: its clock, seconds since the epoch.
         skew: seconds that its clock is ahead of ours, as far as that can be known.
+        silence: seconds without a word from here after which it ends; None when it never does.
     """
 
     server: str
@@ -57,6 +58,7 @@ class ServerHello:
     max_frame: int
     time: float
     skew: float
+    silence: float | None = None
 
 
 class Client:
@@ -79,6 +81,7 @@ class Client:
         self._last_id = 0
         self._why = ""
         self._reading = asyncio.create_task(self._read())
+        self._beating = asyncio.create_task(self._beat(hello.silence)) if hello.silence else None
 
     @classmethod
     async def start(
@@ -188,7 +191,7 @@ class Client:
                 self._writer.write(frame({"id": self._last_id + 1, "method": "bye", "params": {}}))
         self._end("was closed")
         self._reading.cancel()
-        await asyncio.wait({self._reading})
+        await asyncio.wait({task for task in (self._reading, self._beating) if task is not None})
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -199,6 +202,13 @@ class Client:
         if number in self._waiting and not self.closed.is_set():
             with contextlib.suppress(Exception):
                 self._writer.write(frame({"cancel": number}))
+
+    async def _beat(self, silence: float) -> None:
+        """Say something that means nothing, so that the server knows that somebody is here."""
+        while not self.closed.is_set():
+            await asyncio.sleep(silence / 5)
+            with contextlib.suppress(Exception):  # reading says that it is gone
+                self._writer.write(frame({"cancel": 0}))
 
     async def _read(self) -> None:
         try:
@@ -240,6 +250,8 @@ class Client:
                 future.set_exception(BrokenChannelError(f"{self.peer} {why}", sent=True))
         self._waiting.clear()
         self._slots.release()
+        if self._beating is not None:
+            self._beating.cancel()
         with contextlib.suppress(Exception):
             self._writer.close()
 
@@ -253,7 +265,9 @@ async def _greet(
     options: Mapping[str, Json],
 ) -> ServerHello:
     nonce = secrets.token_hex(16)
-    said: Json = {"nonce": nonce, "max_frame": MAX_FRAME, "name": name, "options": {**options}}
+    said: Json = {
+        "nonce": nonce, "max_frame": MAX_FRAME, "name": name, "beats": True, "options": {**options}
+    }  # fmt: skip
     writer.write(frame({"outpost": PROTOCOL, "hello": said}))
     await writer.drain()
     room = MAX_NOISE
@@ -306,6 +320,9 @@ def _hello(peer: str, found: dict[str, Any], nonce: str) -> ServerHello:
         raise FrameError(f"`inflight` in its hello is {quoted(repr(inflight).encode())}")
     if type(longest) is not int or longest < _SMALLEST_FRAME:
         raise FrameError(f"`max_frame` in its hello is {quoted(repr(longest).encode())}")
+    silence = hello.get("silence")
+    if silence is not None and (type(silence) not in (int, float) or not 1 <= silence < 1e9):
+        raise FrameError(f"`silence` in its hello is {quoted(repr(silence).encode())}")
     if type(moment) not in (int, float) or not 0 <= moment < 1e12:
         raise FrameError(f"`time` in its hello is {quoted(repr(moment).encode())}")
     return ServerHello(
@@ -316,6 +333,7 @@ def _hello(peer: str, found: dict[str, Any], nonce: str) -> ServerHello:
         max_frame=longest,
         time=float(moment),
         skew=moment - time.time(),
+        silence=silence,
     )
 
 

@@ -40,6 +40,9 @@ INFLIGHT: Final = 32
 TAKES: Final = 8 * MAX_FRAME
 #: Seconds for what is under way when the client has gone.
 FINISH: Final = 10.0
+#: Seconds without a word from a client that had promised to give some, until it is taken for gone:
+#: behind a line that was cut, nobody ever ends the stream.
+SILENCE: Final = 300.0
 #: Methods that only look, and so can be broken off at any time.
 _LOOKING: Final = frozenset({"list", "ping", "logs", "peek", "inbox", "doctor", "viewer"})
 _SMALLEST_FRAME: Final = 4096
@@ -54,6 +57,7 @@ async def serve(
     *,
     server: str,
     extra: Mapping[str, Handler] | None = None,
+    silence: float = SILENCE,
 ) -> None:
     """Serve one client until it says goodbye or its stream ends; workers go on.
 
@@ -64,6 +68,8 @@ async def serve(
         writer: to the client; is closed at the end.
         server: this program and its version, for people.
         extra: further methods by name (`x-…`), as functions of the outpost and the params.
+        silence: seconds after which a client is taken for gone that has said nothing, if its
+            hello promised that it would.
 
     Raises:
         FrameError: the client broke the protocol; it was told so.
@@ -71,11 +77,15 @@ async def serve(
     lines = Lines(reader, TAKES)
     try:
         try:
-            line = await lines.next()
+            async with asyncio.timeout(silence):
+                line = await lines.next()
             if line is None:
                 return
-            name, options, nonce, takes = _hello(decode(line))
+            said_hello = decode(line)
+            name, options, nonce, takes = _hello(said_hello)
             outpost = build(name, options)
+        except TimeoutError:
+            return
         except OutpostError as error:
             await _refuse(writer, error)
             return
@@ -92,12 +102,14 @@ async def serve(
                 "inflight": INFLIGHT,
                 "max_frame": TAKES,
                 "time": time.time(),
+                "silence": silence,
             }
             # the first line end is for a login shell that printed something without one
             with contextlib.suppress(OSError):  # then reading says that the client is gone
                 writer.write(b"\n" + frame({"outpost": PROTOCOL, "hello": said}))
                 await writer.drain()
-            await _Session(methods, lines, writer, takes).run()
+            beats = said_hello["hello"].get("beats") is True
+            await _Session(methods, lines, writer, takes).run(silence if beats else None)
         finally:
             if hasattr(outpost, "outpost_close"):
                 await outpost.outpost_close()
@@ -147,13 +159,21 @@ class _Session:
         self._slots = asyncio.Semaphore(INFLIGHT)
         self._looking: dict[int, asyncio.Task[None]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._waits_since = 0.0
+        self._silent = False
 
-    async def run(self) -> None:
+    async def run(self, silence: float | None) -> None:
         """Answer until the client goes.
+
+        Args:
+            silence: seconds without a word after which it is taken for gone; None for never.
 
         Raises:
             FrameError: it broke the protocol.
         """
+        this = asyncio.current_task()
+        assert this is not None, "runs in a task"
+        watch = asyncio.create_task(self._watch(this, silence)) if silence else None
         try:
             while (line := await self._lines.next()) is not None:
                 if line and not await self._take(decode(line)):
@@ -163,8 +183,24 @@ class _Session:
             raise
         except OSError:  # the client is gone, less politely
             return
+        except asyncio.CancelledError:
+            if not self._silent:
+                raise
+            this.uncancel()
         finally:
+            if watch is not None:
+                watch.cancel()
             await self._finish()
+
+    async def _watch(self, reading: asyncio.Task[Any], silence: float) -> None:
+        """Break off the reading once nothing was heard for that long; not while nobody reads."""
+        while True:
+            await asyncio.sleep(silence / 10)
+            heard = max(self._lines.heard, self._waits_since)
+            if not self._slots.locked() and time.monotonic() - heard > silence:
+                self._silent = True
+                reading.cancel()
+                return
 
     async def _take(self, asked: dict[str, Any]) -> bool:
         """Begin with one request; return False when it was the last."""
@@ -182,7 +218,11 @@ class _Session:
         if method == "bye":
             await self._send(number, "result", Raw(b"null"))
             return False
-        await self._slots.acquire()
+        if self._slots.locked():
+            await self._slots.acquire()
+            self._waits_since = time.monotonic()  # what it said meanwhile was not read
+        else:
+            await self._slots.acquire()
         task = asyncio.create_task(self._serve(number, method, params))
         self._tasks[number] = task
         if method in _LOOKING:

@@ -420,3 +420,24 @@ def test_a_peer_that_reads_nothing_holds_up_the_caller_and_fills_no_memory() -> 
         peer.close()
 
     asyncio.run(run())
+
+
+def test_a_server_that_ends_in_silence_is_told_that_somebody_is_here() -> None:
+    async def run() -> None:
+        client, peer = await connected(silence=1)
+        assert await asyncio.wait_for(peer.heard(), 5) == {"cancel": 0}
+        peer.close()
+        await client.aclose()
+
+    asyncio.run(run())
+
+
+def test_a_server_that_does_not_care_for_silence_hears_nothing_of_it() -> None:
+    async def run() -> None:
+        client, peer = await connected()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(peer.heard(), 0.5)
+        peer.close()
+        await client.aclose()
+
+    asyncio.run(run())

@@ -632,3 +632,48 @@ def test_a_broken_client_is_told_on_both_streams() -> None:
     assert b"broke the protocol" in done.stderr
     assert b"Traceback" not in done.stderr
     assert done.returncode == 2
+
+
+def _ended_by_silence(hello: dict[str, Any], say: dict[str, Any] | None) -> bool:
+    """Whether a server ends itself within a second, of a client that says no more than `say`."""
+
+    async def run() -> bool:
+        near, far = await pair()
+        peer = Peer(near)
+        serving = asyncio.create_task(serve(lambda *_: Bare(), *far, server="x", silence=0.2))
+        await peer.say(hello)
+        assert "hello" in await peer.heard()
+        for _ in range(20):
+            if say is not None and not serving.done():
+                await peer.say(say)
+            await asyncio.wait({serving}, timeout=0.05)
+        ended = serving.done()
+        peer.close()
+        await asyncio.wait_for(serving, 5)
+        return ended
+
+    return asyncio.run(run())
+
+
+BEATS = {"outpost": 1, "hello": {"nonce": "n", "name": "vm1", "options": {}, "beats": True}}
+
+
+def test_a_client_that_promised_to_be_heard_and_is_not_is_taken_for_gone() -> None:
+    assert _ended_by_silence(BEATS, None)
+
+
+def test_a_client_that_keeps_its_promise_is_served_on() -> None:
+    assert not _ended_by_silence(BEATS, {"cancel": 0})
+
+
+def test_a_client_that_promised_nothing_may_be_silent() -> None:
+    assert not _ended_by_silence(HELLO, None)
+
+
+def test_a_server_that_is_greeted_by_nobody_ends() -> None:
+    async def run() -> None:
+        near, far = await pair()
+        await asyncio.wait_for(serve(lambda *_: Bare(), *far, server="x", silence=0.1), 5)
+        near[1].close()
+
+    asyncio.run(run())
