@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 from linkkit import agent, home, keygen, linked, options, refused, run, said, server
@@ -240,7 +241,10 @@ def test_a_proxy_command_is_a_command_of_a_shell(server, home, tmp_path):
         assert said(alias()) == "hello\n"
         assert marker.exists()
     left = ["pgrep", "-f", str(bastion.known_hosts)]
-    assert subprocess.run(left, stdout=subprocess.DEVNULL).returncode == 1
+    deadline = time.monotonic() + 10  # it ends because its standard input does
+    while (code := subprocess.run(left, stdout=subprocess.DEVNULL).returncode) != 1:
+        assert time.monotonic() < deadline, code
+        time.sleep(0.05)
 
 
 def test_what_a_proxy_command_says_is_told_when_it_fails(server, home):
