@@ -129,6 +129,8 @@ def _flag_type(field: OptionField) -> click.ParamType[Any]:
         return click.Choice(field.choices)
     if field.unit:
         return click.STRING  # the validation of the file reads `30m` and `2GiB`
+    if field.type is Path:
+        return click.Path()  # for the sake of completion; it need not exist
     if field.type is int:
         return click.INT
     if field.type is float:
@@ -246,9 +248,12 @@ def _refuse_running(session: Session, name: str) -> None:
     from outpost_core.errors import ConflictError
 
     async def work(manager: Manager) -> list[str]:
-        if name in manager.fleet.names:
+        def active() -> list[str]:
+            return [worker.id for worker in manager.ledger.workers(outpost=name, active=True)]
+
+        if active() and name in manager.fleet.names:
             await manager.refresh([name])  # an outpost that is down is known by its last words
-        return [worker.id for worker in manager.ledger.workers(outpost=name, active=True)]
+        return active()
 
     if ids := session.run(work):
         shown = " ".join(ids[:10]) + (" …" if len(ids) > 10 else "")

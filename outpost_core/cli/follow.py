@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import time
 from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
 from outpost_core.cli.terminal import TerminalFilter
-from outpost_core.errors import UnreachableError
+from outpost_core.errors import OutpostError, UnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 #: seconds before a dropped line is tried again.
 RETRY = 2.0
 
+#: seconds without output before the outpost is asked whether it is there, and at most between
+#: two questions.
+SILENCE = 3.0
+ASK_AGAIN = 15.0
 
 #: prints `(chunk, final)`.
 Write: TypeAlias = "Callable[[bytes, bool], None]"
@@ -39,18 +45,58 @@ async def follow(
     """
     import asyncio
 
+    heard = _Heard()
+    silence = asyncio.create_task(_tell_silence(manager, worker, heard, progress))
+    try:
+        while True:
+            try:
+                async for chunk in manager.logs(worker, offset, follow=True):
+                    heard.at = time.monotonic()
+                    progress.hush()
+                    offset += len(chunk)
+                    write(chunk, False)
+            except UnreachableError as error:
+                progress.line(f"{worker}: {error.message}; it goes on, trying again")
+                await asyncio.sleep(RETRY)
+            else:
+                write(b"", True)
+                return
+    finally:
+        silence.cancel()
+        await asyncio.wait({silence})
+
+
+class _Heard:
+    """When a followed worker last printed something (`time.monotonic`)."""
+
+    def __init__(self) -> None:
+        self.at = time.monotonic()
+
+
+async def _tell_silence(manager: Manager, worker: str, heard: _Heard, progress: Progress) -> None:
+    """Say so when nothing is printed because the outpost does not answer.
+
+    An outpost that resumes a log by itself does not say when it waits for its line.
+    """
+    import asyncio
+
+    told, pause, row = None, SILENCE, None
     while True:
-        try:
-            async for chunk in manager.logs(worker, offset, follow=True):
-                progress.hush()
-                offset += len(chunk)
-                write(chunk, False)
-        except UnreachableError as error:
-            progress.line(f"{worker}: {error.message}; it goes on, trying again")
-            await asyncio.sleep(RETRY)
-        else:
-            write(b"", True)
-            return
+        with contextlib.suppress(OutpostError):  # a ledger that fails is told elsewhere
+            row = manager.ledger.worker(worker)
+            if row is not None and row.unreachable_since != told:
+                told = row.unreachable_since
+                answers = "answers again" if told is None else "does not answer; waiting for it"
+                progress.line(f"{worker}: {row.outpost} {answers}")
+        before = heard.at
+        await asyncio.sleep(pause)
+        if heard.at != before:
+            pause = SILENCE
+            continue
+        pause = min(pause * 2, ASK_AGAIN)
+        if row is not None:
+            with contextlib.suppress(OutpostError):
+                await manager.refresh([row.outpost])
 
 
 def writer(*, kind: str = "", to_stderr: bool = False, readable: bool | None = None) -> Write:

@@ -184,7 +184,8 @@ def _inbox_lines(
         for one in answer
     ]
     if not found:
-        yield "no mail"
+        if not any(isinstance(answer, OutpostError) for answer in answers.values()):
+            yield "no mail"  # else nobody knows
         return
     if not full:
         yield from render.table(

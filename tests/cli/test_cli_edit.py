@@ -79,6 +79,11 @@ def test_remove(outpost):
     assert "there" in result.stderr
 
 
+def test_remove_asks_nobody_where_no_worker_is_known(outpost):
+    outpost.ok("remove", "there")
+    assert outpost.there.calls == []
+
+
 def test_remove_is_refused_while_workers_there_run(outpost):
     outpost.spawn("a")
     error = outpost.json("remove", "here", code=2)["error"]

@@ -35,6 +35,15 @@ def test_what_waits_is_said_so_with_exit_code_5(outpost):
     assert outpost.ok("mail", "outbox") == "no mail waits\n"
 
 
+def test_an_inbox_that_cannot_be_asked_is_not_called_empty(outpost):
+    outpost.here.cut()
+    result = outpost.run("mail", "inbox", "here")
+    assert result.exit_code == 5
+    assert result.stdout == ""
+    assert "the line is cut" in result.stderr
+    assert outpost.ok("mail", "inbox", "there") == "no mail\n"
+
+
 def test_an_address_without_an_outpost_names_those_that_there_are(outpost):
     result = outpost.run("mail", "send", "mayor/", "-s", "x")
     assert result.exit_code == 2

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -173,6 +174,28 @@ def test_following_goes_on_after_a_dropped_line(ended, monkeypatch):
     assert result.stdout == "abcdef"
     assert "the line is cut; it goes on, trying again" in result.stderr
     assert offsets == [0, 3]
+
+
+def test_following_says_that_the_outpost_does_not_answer_while_the_log_is_silent(
+    outpost, monkeypatch
+):
+    outpost.spawn("s")
+    monkeypatch.setattr("outpost_core.cli.follow.SILENCE", 0.01)
+
+    async def logs(self, ref, offset=0, follow=False):
+        for change in (lambda: outpost.here.cut("a cut"), outpost.here.restore):
+            before = self.ledger.worker("s.1").unreachable_since
+            change()
+            while self.ledger.worker("s.1").unreachable_since == before:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+        yield b"abc"
+
+    monkeypatch.setattr("outpost_core.manager.Manager.logs", logs)
+    result = outpost.run("logs", "-f", "s")
+    assert result.stdout == "abc"
+    said = ["s.1: here does not answer; waiting for it", "s.1: here answers again"]
+    assert result.stderr.splitlines() == said
 
 
 def test_logs_of_a_cleaned_worker_say_so(ended):

@@ -39,7 +39,7 @@ class ExecOptions(OutpostOptions):
         default=(), metavar="WORD",
     )  # fmt: skip
     start_timeout: float = option(
-        "time that the program has to start and answer", default=10.0, unit="duration", min=0.1
+        "time that the program has to start and answer", default=8.0, unit="duration", min=0.1
     )
 
     def __post_init__(self) -> None:

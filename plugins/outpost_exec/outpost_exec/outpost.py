@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from outpost_core import viewer
@@ -12,7 +13,8 @@ from outpost_core.errors import OutpostError
 from outpost_core.hookspecs import hookimpl
 from outpost_core.stdio.client import Client
 from outpost_core.stdio.remote import StdioOutpost
-from outpost_exec.options import ExecOptions
+from outpost_core.types import Finding
+from outpost_exec.options import CAPABILITIES, ExecOptions
 from outpost_exec.program import Program
 
 #: Tells the program a private folder for what it keeps.
@@ -102,6 +104,24 @@ class ExecOutpost(StdioOutpost):
         """
         viewer.check_terminal(worker)
         return await viewer.attach(worker, await self.viewer(worker))
+
+    @hookimpl
+    async def outpost_doctor(self, rig: str | None) -> Sequence[Finding]:
+        """Compare what the program offers with what is configured, and ask it for its own view."""
+        findings = list(await super().outpost_doctor(rig))
+        offered = self.offered(await self.client()) & CAPABILITIES - self.capabilities
+        if offered:
+            all_of_them = ", ".join(sorted(offered | {*self.options.capabilities}))
+            findings.append(
+                Finding(
+                    check="capabilities",
+                    ok=None,
+                    detail=f"the program offers, and the configuration does not say:"
+                    f" {', '.join(sorted(offered))}",
+                    mend=f"capabilities: [{all_of_them}] for {self.name} in outposts.yaml",
+                )
+            )
+        return findings
 
     @hookimpl
     async def outpost_close(self) -> None:

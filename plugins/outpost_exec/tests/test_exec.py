@@ -215,3 +215,15 @@ def test_the_file_gives_lists_and_maps(tmp_path: Path) -> None:
     assert outpost.options == ExecOptions(
         command=("node", "x.js"), env={"A": "b"}, options={"c": "d"}, start_timeout=60.0
     )
+
+
+def test_doctor_names_what_the_program_offers_and_the_file_does_not_say(tmp_path: Path) -> None:
+    async def findings(outpost: ExecOutpost) -> dict[str, Any]:
+        return {finding.check: finding for finding in await outpost.outpost_doctor(None)}
+
+    found = using(script(tmp_path, ONE_PING), findings)["capabilities"]
+    assert found.ok is None
+    assert found.detail.endswith(": attach")
+    assert found.mend == "capabilities: [attach] for vm1 in outposts.yaml"
+    said = script(tmp_path, ONE_PING, capabilities=("attach",))
+    assert "capabilities" not in using(said, findings)

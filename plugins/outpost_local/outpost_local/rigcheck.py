@@ -69,7 +69,7 @@ def _ask(rig: str, shown: str, folder: Path, timeout: float) -> Finding:
         return Finding(
             check=CHECK,
             ok=False,
-            detail=f"{shown} cannot be read from here: {git.words(read)}",
+            detail=f"{shown} cannot be read: {git.words(read)}",
             mend=_mend(read, rig),
         )
     branch = f"refs/heads/outpost-doctor-{secrets.token_hex(6)}"
