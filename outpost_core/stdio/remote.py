@@ -65,6 +65,7 @@ class StdioOutpost(Outpost):
         super().__init__(name, options, context)
         self._client: Client | None = None
         self._connecting: asyncio.Task[Client] | None = None
+        self._closed = False
         self._followers = 0
         self._seen: dict[str, tuple[Json, WorkerStatus]] = {}
 
@@ -95,22 +96,27 @@ class StdioOutpost(Outpost):
         """Return the live channel, opened now if there is none.
 
         Raises:
+            UnreachableError: the outpost was closed.
             OutpostError: as of `connect`.
         """
+        if self._closed:  # what is still under way must not open it again
+            raise UnreachableError(f"{self.name} was closed", sent=False)
         if self._client is not None and not self._client.closed.is_set():
             return self._client
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect())
-            self._connecting.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._connecting.add_done_callback(self._connected)
         # all that wait share one try, and one that leaves does not take it from the others
         return await asyncio.shield(self._connecting)
 
     async def _connect(self) -> Client:
-        try:
-            self._client = await self.connect()
-            return self._client
-        finally:
-            self._connecting = None
+        self._client = await self.connect()
+        return self._client
+
+    def _connected(self, task: asyncio.Task[Client]) -> None:
+        self._connecting = None
+        if not task.cancelled():
+            task.exception()  # seen, also when nobody waits any more
 
     async def call(
         self, method: str, params: Mapping[str, Json] | None = None, *, repeat: bool = True
@@ -271,11 +277,12 @@ class StdioOutpost(Outpost):
     async def outpost_logs(self, worker: str, offset: int, follow: bool) -> AsyncIterator[bytes]:
         """Yield the worker's output from byte `offset` on, across broken channels.
 
-        With `follow`, an outpost that cannot be reached is waited for, however long.
+        With `follow`, an outpost that cannot be reached is waited for, however long, until it is
+        closed.
 
         Raises:
             NotFoundError: there is no such worker.
-            UnreachableError: no answer, without `follow`.
+            UnreachableError: no answer, without `follow`; or the outpost was closed.
         """
         pause = Pause()
         size, full = CHUNK, 0
@@ -287,7 +294,7 @@ class StdioOutpost(Outpost):
                 try:
                     data, end = await asking
                 except UnreachableError as error:
-                    if not follow:
+                    if not follow or self._closed:
                         raise
                     if error.sent:  # it may not last for as much as that
                         size, full = max(size // 4, SMALLEST), 0
@@ -430,7 +437,8 @@ class StdioOutpost(Outpost):
 
     @hookimpl
     async def outpost_close(self) -> None:
-        """End the channel; workers go on."""
+        """End the channel for good; workers go on."""
+        self._closed = True
         connecting, client, self._client = self._connecting, self._client, None
         if connecting is not None:
             connecting.cancel()

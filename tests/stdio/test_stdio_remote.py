@@ -471,6 +471,31 @@ def test_a_follower_waits_for_an_outpost_that_is_away_and_a_reader_does_not(
     asyncio.run(run())
 
 
+def test_an_outpost_that_was_closed_is_not_opened_again_by_those_who_still_follow_or_ask(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(remote.Pause, "longer", lambda self: asyncio.sleep(0.001))
+
+    class Slow(Inner):
+        async def outpost_ping(self) -> Health:
+            await asyncio.sleep(1)
+            return Health(ok=True)
+
+    async def run() -> None:
+        async with served(Slow()) as outpost:
+            tasks = [
+                asyncio.create_task(read(outpost, follow=True)),
+                asyncio.create_task(outpost.outpost_ping()),
+            ]
+            await asyncio.sleep(0.1)
+            await outpost.outpost_close()
+            for end in await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5):
+                assert isinstance(end, UnreachableError)
+            assert outpost.connects == 1
+
+    asyncio.run(run())
+
+
 def test_a_log_of_nobody_is_not_found_followed_or_not() -> None:
     async def run() -> None:
         async with served(Inner()) as outpost:
