@@ -437,6 +437,21 @@ class TestTheRemoteBranch:
         assert "currently checked out" in error.message
 
 
+@pytest.mark.parametrize(
+    "cause",
+    [
+        "ssh: Could not resolve hostname git.example: Name or service not known",
+        "me@git.example: Permission denied (publickey).",
+        "Host key verification failed.",
+    ],
+)
+def test_what_ssh_said_is_quoted_beside_gits_own_words(tmp_path: Path, cause: str) -> None:
+    fatal = "fatal: Could not read from remote repository."
+    err = f"{cause}\n{fatal}\n\nPlease make sure you have the correct access rights.\n"
+    said = git.Git(str(tmp_path)).words(git.Done(128, b"", err))
+    assert said == f"{cause}; {fatal}"
+
+
 class TestPushFails:
     def test_a_hook_refuses(self, rig: GitRig, worker: GitWorker) -> None:
         rig.hook("pre-receive", "echo not on a Friday >&2; exit 1")

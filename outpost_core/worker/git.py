@@ -72,6 +72,10 @@ _PERMANENT = (
     "transport 'ext' not allowed",
 )
 
+#: Lines that say why git failed begin so; those of ssh say more than git's own words below them.
+_CAUSES = ("fatal:", "error:", "remote:", "!", "ssh:", "Host key verification failed")
+_DENIED = "Permission denied ("
+
 #: What a remote says to a push while another one moves the same branch.
 _RACES = ("reference already exists", "but expected", ".lock': File exists")
 
@@ -295,7 +299,7 @@ class Git:
     def words(self, done: Done) -> str:
         """Return the lines of git's errors that say the cause, at most 600 characters."""
         lines = [line.strip() for line in done.err.splitlines() if line.strip()]
-        marked = [line for line in lines if line.startswith(("fatal:", "error:", "remote:", "!"))]
+        marked = [line for line in lines if line.startswith(_CAUSES) or _DENIED in line]
         text = "; ".join((marked or lines)[-6:]) or f"git ended with {done.code}"
         return redact(text, self._rig)[-600:]
 
