@@ -163,7 +163,7 @@ class SshOptions(OutpostOptions):
         "the host's only accepted public key, as `ssh-ed25519 AAAA…`", default=None, metavar="KEY"
     )
     config: Path | None = option(
-        "OpenSSH client configuration; else ~/.ssh/config where it is there",
+        "OpenSSH client configuration, not outposts.yaml; else ~/.ssh/config where it is there",
         default=None, metavar="FILE",
     )  # fmt: skip
     python: str = option("the far Python, 3.11 or newer", default="python3", metavar="COMMAND")
