@@ -46,13 +46,12 @@ from outpost_local import console, guards
 from outpost_local.detached import Detached
 from outpost_local.launcher import Launcher
 from outpost_local.options import CAPABILITIES, LocalOptions, Mode
-from outpost_local.tmux import Tmux, TmuxError
+from outpost_local.starting import NO_TERMINAL, Starter, fault, terminal_gone
+from outpost_local.tmux import Tmux
 
 if TYPE_CHECKING:
     from outpost_local.mail import Mailbox
 
-#: In the folder of a worker that was started without tmux.
-NO_TERMINAL = "no-terminal"
 #: Seconds after which a supervisor that has not begun, or a recovery that left no result, is
 #: started again: both may have been killed in their first milliseconds.
 AGAIN = 30.0
@@ -80,7 +79,8 @@ class LocalOutpost(Outpost):
         self._agent_env = self._make_agent_env(context)
         self._tmux = Tmux(self.root, frozenset(publish.base_env(os.environ))) if tmux else None
         self._detached = Detached()
-        self._launcher = Launcher(self._start)
+        self._starter = Starter(name, self.root, options.mode, self._tmux, self._detached)
+        self._launcher = Launcher(self._starter.start)
         self._scanning = threading.Lock()
         self._scanned: dict[str, Any] = {}
         self._try_again: dict[tuple[str, str], float] = {}  # (verb, worker) → time.monotonic()
@@ -322,46 +322,6 @@ class LocalOutpost(Outpost):
         if state.terminal:
             raise UsageError(f"{worker} has ended ({state})", mend=f"outpost logs {worker}")
 
-    def _start(self, folders: Sequence[Path]) -> list[Exception | None]:
-        """Start supervisors; the launcher calls this in a thread with all that wait."""
-        failed: dict[str, str] = {}
-        if self._tmux is not None:
-            argvs = {folder.name: publish.command(folder) for folder in folders}
-            try:
-                failed = self._tmux.start(
-                    argvs, _fault(), lambda worker: status.started(self._folder(worker))
-                )
-            except TmuxError as error:
-                failed = dict.fromkeys(argvs, error.message)
-            if self.options.mode is Mode.TMUX:
-                return [
-                    self._withdraw(folder, failed[folder.name]) if folder.name in failed else None
-                    for folder in folders
-                ]
-        return [
-            self._start_detached(folder) if self._tmux is None or folder.name in failed else None
-            for folder in folders
-        ]
-
-    def _start_detached(self, folder: Path) -> Exception | None:
-        try:
-            (folder / NO_TERMINAL).touch(mode=0o600)
-            self._detached.start(publish.command(folder), publish.base_env(os.environ) | _fault())
-        except OSError as error:
-            return self._withdraw(folder, f"its process cannot be started: {error.strerror}")
-        return None
-
-    def _withdraw(self, folder: Path, why: str) -> Exception | None:
-        """Take back a worker that could not be started, so that another outpost may have it."""
-        with cleaning.locked(folder) as mine:
-            if not mine or status.started(folder):
-                return None  # somebody else started it
-            cleaning.discard(self.root, folder)
-        cleaning.empty_trash(self.root)
-        return SpawnRefusedError(
-            f"{folder.name} cannot be started: {why}", mend=f"outpost doctor {self.name}"
-        )
-
     def _list(self) -> list[WorkerStatus]:
         with self._scanning:
             return [self._looked_at(found) for found in status.scan(self.root, self._scanned)]
@@ -375,7 +335,7 @@ class LocalOutpost(Outpost):
         if found.started_at is None:
             self._launch_forgotten(found)
             return dataclasses.replace(found, state=State.QUEUED)
-        if _terminal_gone(self._folder(found.id)):
+        if terminal_gone(self._folder(found.id)):
             detail = f"{found.detail}; terminal gone" if found.detail else "terminal gone"
             return dataclasses.replace(found, detail=detail)
         return found
@@ -391,7 +351,7 @@ class LocalOutpost(Outpost):
         except FileNotFoundError:  # cleaned meanwhile
             return
         if age > AGAIN and self._is_due("run", found.id):
-            self._start([folder])
+            self._starter.start([folder])
 
     def _recover(self, found: WorkerStatus) -> WorkerStatus:
         """Start the recovery of a vanished supervisor's worker, unless one is at it."""
@@ -399,7 +359,7 @@ class LocalOutpost(Outpost):
         with cleaning.locked(folder) as free:
             start = free and self._is_due("recover", found.id)
         if start:
-            env = publish.base_env(os.environ) | _fault()
+            env = publish.base_env(os.environ) | fault()
             self._detached.start(publish.command(folder, "recover"), env)
         return dataclasses.replace(
             found,
@@ -423,30 +383,9 @@ def _resolve(path: Path | None, context: BuildContext) -> Path | None:
     return ((context.config_dir or Path.cwd()) / path.expanduser()).absolute()
 
 
-def _fault() -> dict[str, str]:
-    """Return what tests tell the far side about where to crash."""
-    fault = os.environ.get("OUTPOST_FAULT")
-    return {"OUTPOST_FAULT": fault} if fault else {}
-
-
 def _interactive(folder: Path) -> bool:
     order = json.loads((folder / files.ORDER).read_text("utf-8"))
     return bool(order["agent"]["interactive"])
-
-
-def _terminal_gone(folder: Path) -> bool:
-    """Whether a living worker that was started in tmux has lost its terminal.
-
-    The kernel takes the terminal from a session whose other end was closed, so this needs no
-    question to tmux.
-    """
-    try:
-        claim = json.loads((folder / files.CLAIM).read_text("utf-8"))
-        stat = Path(f"/proc/{claim['pid']}/stat").read_text("utf-8", "replace")
-        terminal = int(stat.rpartition(")")[2].split()[4])
-    except (OSError, ValueError, KeyError):
-        return False  # it ended meanwhile
-    return terminal == 0 and not (folder / NO_TERMINAL).exists()
 
 
 async def _tmux_version() -> str:
