@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from outpost_core import children
 from outpost_core.errors import UnreachableError
 from outpost_core.stdio.protocol import MAX_FRAME, clean
 
 #: Bytes of its standard error that are kept.
 KEPT: Final = 4096
-#: Seconds that a program has to end by itself once its input has ended, and after TERM.
+#: Seconds that a program has to end by itself once its input has ended.
 ENOUGH: Final = 3.0
-TERM_ENOUGH: Final = 1.0
 
 
 class Program:
@@ -84,7 +81,7 @@ class Program:
 
     async def last_words(self) -> str:
         """Return how it ended and what it said last, for an error; "" when it lives in silence."""
-        if await self._gone(0.5):
+        if await children.gone(self._process, 0.5):
             await asyncio.wait({self._listening}, timeout=0.2)
         code = self._process.returncode
         ended = ""
@@ -100,37 +97,7 @@ class Program:
         try:
             with contextlib.suppress(Exception):
                 self.stdin.close()
-            if not await self._gone(ENOUGH):
-                self._kill(signal.SIGTERM)
-                if not await self._gone(TERM_ENOUGH):
-                    self._kill(signal.SIGKILL)
-                    await self._gone(TERM_ENOUGH)
+            await children.end(self._process, ENOUGH)
         finally:
-            self._kill(signal.SIGKILL)
             self._listening.cancel()
             await asyncio.wait({self._listening})
-            self._close_pipes()
-
-    async def _gone(self, seconds: float) -> bool:
-        """Wait until the process has ended; return whether it has.
-
-        Not with `wait()`: some versions of Python let that wait for the pipes too, whose other
-        ends a worker may have inherited.
-        """
-        deadline, pause = time.monotonic() + seconds, 0.002
-        while self._process.returncode is None and time.monotonic() < deadline:
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, 0.05)
-        return self._process.returncode is not None
-
-    def _kill(self, number: int) -> None:
-        """Signal it and what it keeps in its group; what has ended is left alone."""
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
-
-    def _close_pipes(self) -> None:
-        """Let go of the pipes: a child of the program may hold their other ends."""
-        transport = getattr(self._process, "_transport", None)
-        if transport is not None:
-            transport.close()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from outpost_core import children
 from outpost_core.backend import BuildContext
 from outpost_core.config import load_config
 from outpost_core.errors import ConfigError, OutpostError, UnreachableError, UsageError
@@ -139,7 +140,7 @@ def test_a_program_that_ignores_its_end_is_killed_and_reaped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(program, "ENOUGH", 0.1)
-    monkeypatch.setattr(program, "TERM_ENOUGH", 0.1)
+    monkeypatch.setattr(children, "_ENOUGH", 0.1)
     code = (
         "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         + ONE_PING

@@ -10,6 +10,8 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from outpost_core import children
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -182,21 +184,11 @@ class Proxy:
 
     async def aclose(self) -> None:
         """End the command, and wait for it."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(2):
-                await self._process.wait()
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
-        self._listener.cancel()
-        await asyncio.gather(self._listener, return_exceptions=True)
-        # a process of the command's own may hold the other end of its pipe
-        transport = getattr(self._process, "_transport", None)
-        if transport is not None:
-            transport.close()
+        try:
+            await children.end(self._process)
+        finally:
+            self._listener.cancel()
+            await asyncio.wait({self._listener})
 
     async def _listen(self) -> None:
         assert self._process.stderr is not None
