@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 #: Bytes of one chunk before base64, as the outpost cuts them, and how many are asked for at once.
 _CHUNK: Final = 512 * 1024
 _WINDOW: Final = 4
+#: Bytes of this machine's disk that no download takes.
+_SPARE: Final = 64 << 20
 
 
 class Fetching:
@@ -94,11 +96,15 @@ class Fetching:
         private(folder)
         name = hashlib.sha256(digest.encode()).hexdigest()[:16]
         file = folder / f"{note.name}.{name}.pack"
+        for other in folder.glob(f"{note.name}.*.pack"):
+            if other != file:  # begun, and is another one by now
+                other.unlink(missing_ok=True)
         with file.open("ab") as out:
             if told.get("data"):
                 out.truncate(0)
                 out.write(_bytes(told["data"], size))
             there = out.tell()
+            self._check_room(folder, size - there)
             while there < size:
                 self.progress[note.name] = f"{there >> 20} of {size >> 20} MiB"
                 chunks = await asyncio.gather(
@@ -119,6 +125,15 @@ class Fetching:
             file.unlink()
             raise OutpostError("a pack did not arrive as it was told of", mend="it is tried again")
         return file
+
+    def _check_room(self, folder: Path, size: int) -> None:
+        room = shutil.disk_usage(folder).free - _SPARE
+        if size > max(room, 0) and size > _CHUNK:
+            raise OutpostError(
+                f"{size >> 20} MiB are to come from {self._outpost.name}, and there is room for"
+                f" {max(room, 0) >> 20} MiB in {folder}",
+                mend="make room there; it is tried again",
+            )
 
     async def _chunk(self, worker: str, digest: str, there: int, part: int) -> bytes:
         asked: dict[str, Json] = {

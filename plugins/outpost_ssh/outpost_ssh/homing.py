@@ -21,10 +21,10 @@ from outpost_core.errors import NotFoundError, OutpostError
 from outpost_core.types import Cleaned, Json, State, WorkerStatus
 from outpost_core.worker.workspace import checkpoint_ref
 from outpost_ssh.far.hosting import WAITS
-from outpost_ssh.far.snapshot import private
+from outpost_ssh.far.snapshot import check_oid, private
 from outpost_ssh.fetching import Fetching
 from outpost_ssh.localrig import GitError, LocalRig, RefusedError
-from outpost_ssh.notes import CLEANING, HOME, WAITING, Notes, name_of
+from outpost_ssh.notes import CLEANING, HOME, WAITING, Note, Notes, name_of
 
 if TYPE_CHECKING:
     from outpost_core.stdio.remote import StdioOutpost
@@ -93,6 +93,16 @@ class Homing:
             await asyncio.wait(tasks, timeout=_PATIENCE)
         return [self._shown(status, begun) for status in statuses] if begun else statuses
 
+    async def spawned(self, status: WorkerStatus) -> WorkerStatus:
+        """Return the answer to a spawn; what has ended already is brought home first."""
+        name = name_of(status)
+        if not status.state.terminal or self.notes.read(WAITING, name) is None:
+            return status
+        task = self._begin(name, self._home(name, status))
+        if task is not None:
+            await asyncio.wait({task}, timeout=_PATIENCE)
+        return self._shown(status, {name: task})
+
     def _begin(self, name: str, work: Work) -> asyncio.Task[WorkerStatus | None] | None:
         task = self._tasks.get(name)
         due, _, _ = self._failed.get(name, (0.0, 0.0, ""))
@@ -140,13 +150,13 @@ class Homing:
     async def _home(self, name: str, status: WorkerStatus) -> WorkerStatus | None:
         """Bring one worker's work home; None when another program is at it."""
         with self._mine(name) as mine:
-            note = self.notes.read(WAITING, name) if mine else None
+            note = self._note(WAITING, name) if mine else None
             if note is None:
                 return status if mine and status.state.terminal else None
             rig = LocalRig.at(note.rig)
             if rig is None:
                 raise GitError(f"there is no repository at {note.rig} any more")
-            if await _is_home(rig, status):
+            if await _is_home(rig, note, status):
                 if status.result is not None and status.result.checkpoint is None:
                     await rig.drop(checkpoint_ref(note.worker), note.kept)
                 self.notes.move(name, WAITING, HOME)
@@ -180,17 +190,24 @@ class Homing:
                 "refused": refused,
             }
             shown = wire.from_json(WorkerStatus, await self._outpost.call("x-rig-home", asked))
-            if shown.id != note.worker or shown.digest != status.digest:
-                raise OutpostError(f"{self._outpost.name} answered of another worker")
+            await self._check_shown(rig, note, status, shown)
             faults.point("rig.told")
             self.notes.move(name, WAITING, HOME)
             self._done(name)
             return _by_this_clock(shown, status)
 
+    async def _check_shown(
+        self, rig: LocalRig, note: Note, status: WorkerStatus, shown: WorkerStatus
+    ) -> None:
+        if shown.id != note.worker or shown.digest != status.digest:
+            raise OutpostError(f"{self._outpost.name} answered of another worker")
+        if not await _is_home(rig, note, shown):
+            raise OutpostError(f"{self._outpost.name} tells of other work than what came home")
+
     async def _checkpoint(self, name: str) -> None:
         """Fetch the last checkpoint of a worker that is at work: its machine may not come back."""
         with self._mine(name) as mine:
-            note = self.notes.read(WAITING, name) if mine else None
+            note = self._note(WAITING, name) if mine else None
             rig = LocalRig.at(note.rig) if note else None
             if note is None or rig is None:
                 return
@@ -207,7 +224,7 @@ class Homing:
     async def _rescued(self, name: str) -> None:
         """Fetch the checkpoint that cleaning a worker has left at the outpost."""
         with self._mine(name) as mine:
-            note = self.notes.read(CLEANING, name) if mine else None
+            note = self._note(CLEANING, name) if mine else None
             rig = LocalRig.at(note.rig) if note else None
             if note is None:
                 return
@@ -221,6 +238,13 @@ class Homing:
                     await self._outpost.call("x-rig-home", asked)
             self.notes.forget(name, CLEANING)
             self._done(name)
+
+    def _note(self, place: str, name: str) -> Note | None:
+        """Return a note whose lock is held; what looking for one that is gone has made goes too."""
+        note = self.notes.read(place, name)
+        if note is None:
+            self._done(name)
+        return note
 
     def _done(self, name: str) -> None:
         """Remove what was needed; while its note is there, all programs meet at the same lock."""
@@ -275,16 +299,21 @@ class Homing:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
 
-async def _is_home(rig: LocalRig, status: WorkerStatus) -> bool:
+async def _is_home(rig: LocalRig, note: Note, status: WorkerStatus) -> bool:
     """Whether an ended worker's work is seen in the rig, or there is none to be seen."""
     result = status.result
-    if result is None:
+    if result is None or status.state is not result.state or not status.state.terminal:
         return False
     if result.commit is None:
+        if result.state is State.DONE and result.reason != "nothing_to_commit":
+            return False
         ref = checkpoint_ref(status.id)
         there = await rig.git("rev-parse", "--quiet", "--verify", ref)
         return result.checkpoint != ref or not there.code
-    return result.branch is not None and await rig.holds(result.branch, result.commit)
+    # any commit of the rig is seen in it: what counts is the branch that was ordered
+    return result.branch in note.branches(check_oid(result.commit), "") and await rig.holds(
+        result.branch, result.commit
+    )
 
 
 def _by_this_clock(shown: WorkerStatus, status: WorkerStatus) -> WorkerStatus:

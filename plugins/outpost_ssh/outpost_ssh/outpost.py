@@ -173,6 +173,8 @@ class SshOutpost(StdioOutpost):
             from outpost_ssh import rigs
 
             await rigs.prepare(self, order)
+            status = await rigs.spawned(self, await super().outpost_spawn(order))
+            return self._by_our_clock(status)
         return self._by_our_clock(await super().outpost_spawn(order))
 
     @hookimpl

@@ -61,6 +61,16 @@ async def prepare(outpost: StdioOutpost, order: Order) -> None:
     await _of(outpost).prepare(order)
 
 
+async def spawned(outpost: StdioOutpost, status: WorkerStatus) -> WorkerStatus:
+    """Return the answer to a spawn; what has ended already is brought home first (law 3).
+
+    Args:
+        outpost: whose worker it is.
+        status: what it answered.
+    """
+    return await _of(outpost).homing.spawned(status)
+
+
 async def bring_home(
     outpost: StdioOutpost, statuses: Sequence[WorkerStatus]
 ) -> Sequence[WorkerStatus]:

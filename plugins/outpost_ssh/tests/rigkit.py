@@ -122,7 +122,7 @@ class PipeOutpost(StdioOutpost):
     @hookimpl
     async def outpost_spawn(self, order: Order) -> WorkerStatus:
         await rigs.prepare(self, order)
-        return await super().outpost_spawn(order)
+        return await rigs.spawned(self, await super().outpost_spawn(order))
 
     @hookimpl
     async def outpost_list(self) -> Sequence[WorkerStatus]:
