@@ -48,6 +48,7 @@ class HostingOutpost(LocalOutpost):
         """Return all workers; now and then, what nobody uses any more is removed behind it."""
         if time.monotonic() >= self._next_sweep:
             self._next_sweep = time.monotonic() + unused.STALE
+            self._shown.clear()  # other servers have cleaned some of them meanwhile
             self._sweeping = asyncio.create_task(asyncio.to_thread(unused.sweep, self.root))
         return await super().outpost_list()
 
