@@ -25,7 +25,7 @@ from outpost_core.errors import (
     UnsupportedError,
 )
 from outpost_core.plugins import Plugins
-from outpost_core.stdio import remote
+from outpost_core.stdio import caller, remote
 from outpost_core.stdio.client import Client
 from outpost_core.stdio.remote import StdioOutpost
 from outpost_core.types import Health, Json, Message, Order, Secrets, State, WorkerStatus
@@ -351,7 +351,7 @@ def test_an_odd_piece_of_a_log_is_refused(result: Json) -> None:
 
 
 def test_a_call_given_up_after_silence_drops_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "SILENCE", 0.05)
+    monkeypatch.setattr(caller, "SILENCE", 0.05)
 
     async def run() -> None:
         outpost = Scripted(silence, answers({"ok": True}))
