@@ -304,7 +304,7 @@ class Trial:
         """Expect that the controller dies at its fault point, if the target passes that."""
         _, err = await child.communicate()
         if child.returncode == 0 and fault not in self.target.fault_points:
-            self.notes.append(f"it does not pass {fault}")
+            self.notes.append(f"the program that asks does not pass {fault}")
             return
         expect(
             child.returncode == -9,
