@@ -42,6 +42,8 @@ _STEADY: Final = 4
 WAIT: Final = 20.0
 #: Seconds between two tries to follow a log at an outpost that cannot be reached, at most.
 MOST_PAUSE: Final = 15.0
+#: Workers or messages of one list; more are taken for a list that never ends.
+_MOST_ITEMS: Final = 200_000
 #: capability → its method, where they are called differently.
 _METHODS: Final = {"attach": "viewer"}
 
@@ -119,6 +121,7 @@ class StdioOutpost(Caller):
         self, method: str, key: str, params: Mapping[str, Json]
     ) -> AsyncIterator[Json]:
         cursor: Json = None
+        count = 0
         while True:
             more: dict[str, Json] = {} if cursor is None else {"after": cursor}
             page = self._object(await self.call(method, {**params, **more}), method)
@@ -129,8 +132,11 @@ class StdioOutpost(Caller):
                 yield item
             if cursor is None:
                 return
+            count += len(items)
             if cursor == before or not items:
                 raise self._odd(method)
+            if count >= _MOST_ITEMS:
+                raise self._odd(method, f"a list of more than {_MOST_ITEMS} without an end")
 
     @hookimpl
     async def outpost_ping(self) -> Health:

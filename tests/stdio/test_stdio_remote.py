@@ -648,3 +648,23 @@ def test_a_followed_log_survives_servers_that_are_killed(
         await outpost.end()
 
     asyncio.run(run())
+
+
+def test_a_list_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_MOST_ITEMS", 50)
+
+    class Endless(Served):
+        pages = 0
+
+        async def call(self, method: str, *_: Any, **__: Any) -> Json:
+            self.pages += 1
+            one: Json = {"id": f"a-{self.pages}.1", "state": "working", "digest": "d"}
+            return {"workers": [one] * 10, "next": str(self.pages)}
+
+    async def run() -> None:
+        outpost = Endless(Bare())
+        with pytest.raises(PluginError, match="without an end"):
+            await outpost.outpost_list()
+        assert outpost.pages == 5
+
+    asyncio.run(run())

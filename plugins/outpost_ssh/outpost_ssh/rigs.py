@@ -44,6 +44,8 @@ WINDOW: Final = 4
 PATIENCE: Final = 100.0
 #: Seconds after which what is left of an upload is removed.
 _STALE: Final = 7 * 86400.0
+#: Answers in which a copy's commits are told, many thousands in each; more never end.
+_MOST_PAGES: Final = 256
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
@@ -247,6 +249,7 @@ class _Pusher:
         digest = digest_of(snapshot)
         have: list[str] = []
         after: Json = None
+        pages = 0
         deeper = False
         while True:
             answer = _answer(
@@ -262,6 +265,12 @@ class _Pusher:
             after = answer.get("next")
             if not after:
                 break
+            pages += 1
+            if pages >= _MOST_PAGES:
+                raise SpawnRefusedError(
+                    f"{self._outpost.name} tells of commits without an end",
+                    mend=f"outpost doctor {self._outpost.name}",
+                )
         missing = ""
         have = [] if deeper else have
         for known in (have, []) if have else ([],):

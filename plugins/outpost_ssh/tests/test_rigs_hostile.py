@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from rigkit import Laptop, at_laptop
 
+from outpost_core.errors import SpawnRefusedError
 from outpost_core.types import Json, State
 
 HOLD = "while :; do sleep 0.1; done"
@@ -204,5 +205,18 @@ def test_nonsense_about_a_pack_is_told_and_changes_nothing(
         del outpost.lies["x-rig-want"]
         assert (await laptop.end(outpost))["gt-1.1"].state is State.DONE
         assert not [*(laptop.near / "hosted/incoming").iterdir()]
+
+    at_laptop(tmp_path, test)
+
+
+def test_commits_that_are_told_without_an_end_are_not_listened_to(tmp_path: Path) -> None:
+    async def test(laptop: Laptop) -> None:
+        outpost = laptop.open()
+        told = iter(range(10**6))
+        outpost.lies["x-rig-refs"] = lambda _: {"tips": ["0" * 40], "next": str(next(told))}
+        with pytest.raises(SpawnRefusedError, match="tells of commits without an end"):
+            await outpost.outpost_spawn(laptop.order(WORK))
+        outpost.lies.clear()
+        assert (await laptop.run(outpost, laptop.order(WORK))).state is State.DONE
 
     at_laptop(tmp_path, test)
