@@ -311,6 +311,8 @@ class LocalRig:
             if not ("[rejected]" in answer or "checked out" in answer):
                 # a lock is let go of; a branch in the place of a folder of branches stays
                 for_now = "lock" in done.err and "cannot create" not in done.err
+                # a disk that is full or read-only takes nothing, no kept ref either
+                for_now = for_now or "unpacker error" in answer
                 if "[remote rejected]" in answer and not for_now:
                     raise RefusedError(f"{self.path} does not take {branch}: {_said(done, answer)}")
                 raise GitError(f"could not push {branch} to {self.path}: {_said(done, answer)}")

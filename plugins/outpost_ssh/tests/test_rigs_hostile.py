@@ -27,7 +27,7 @@ def ended(told: Any, **result: Any) -> Any:
 
 
 def refs(laptop: Laptop) -> str:
-    return laptop.rig.git("for-each-ref")
+    return laptop.rig.git("for-each-ref", cwd=laptop.rig.path)
 
 
 @pytest.mark.parametrize("branch", ["main", "polecat/gt-1", "../heads/main", None])
@@ -218,5 +218,22 @@ def test_commits_that_are_told_without_an_end_are_not_listened_to(tmp_path: Path
             await outpost.outpost_spawn(laptop.order(WORK))
         outpost.lies.clear()
         assert (await laptop.run(outpost, laptop.order(WORK))).state is State.DONE
+
+    at_laptop(tmp_path, test)
+
+
+def test_a_repository_that_cannot_be_written_to_now_gets_the_work_later(tmp_path: Path) -> None:
+    async def test(laptop: Laptop) -> None:
+        outpost = laptop.open()
+        await outpost.outpost_spawn(laptop.order("head -c 300000 /dev/urandom >new.txt"))
+        await laptop.ended_there("gt-1.1")
+        config = laptop.rig.path / "config"
+        before = config.read_text()
+        config.write_text(before + "[receive]\n\tmaxInputSize = 1000\n")
+        (seen,) = await outpost.outpost_list()
+        assert seen.state is State.WORKING
+        assert "could not push polecat/gt-1" in seen.detail
+        config.write_text(before)
+        assert (await laptop.end(outpost))["gt-1.1"].state is State.DONE
 
     at_laptop(tmp_path, test)
