@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from outpost_ssh.hub import link_for
+from outpost_ssh.connection.hub import link_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +32,7 @@ async def introduce(
         UnreachableError: its key is not believed, has changed, or the login failed.
         UsageError: the options do not allow a connection.
     """
-    from outpost_ssh.hostkeys import UnknownHostKeyError
+    from outpost_ssh.connection.hostkeys import UnknownHostKeyError
 
     try:
         await _try(name, options, context, dialogue)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from outpost_core.backend import BuildContext
     from outpost_core.types import Json
-    from outpost_ssh.link import Link
+    from outpost_ssh.connection.link import Link
 
 #: Seconds that the clocks may differ before moments are told by ours.
 SAME_TIME: Final = 2.0
@@ -62,7 +62,7 @@ class SshOutpost(StdioOutpost):
     def link(self) -> Link:
         """Return the connection to the host, which other outposts may share; opens nothing."""
         if self._link is None:
-            from outpost_ssh.hub import link_for
+            from outpost_ssh.connection.hub import link_for
 
             self._link = link_for(self.name, self.options, self.context)
         return self._link

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from outpost_local.setup.course import Ran
 
 if TYPE_CHECKING:
-    from outpost_ssh.link import Link
+    from outpost_ssh.connection.link import Link
 
 
 class FarShell:

@@ -17,8 +17,8 @@ import pytest
 from outpost_core.backend import BuildContext
 from outpost_core.errors import OutpostError
 from outpost_core.testing.sshd import Sshd, sshd
-from outpost_ssh.hub import link_for
-from outpost_ssh.link import Link
+from outpost_ssh.connection.hub import link_for
+from outpost_ssh.connection.link import Link
 from outpost_ssh.options import SshOptions
 
 

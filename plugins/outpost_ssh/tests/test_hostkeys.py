@@ -10,7 +10,7 @@ from linkkit import home, keygen, options, refused, said, server
 
 from outpost_core.errors import UnreachableError
 from outpost_core.testing.sshd import Sshd
-from outpost_ssh.knownhosts import speaks_of
+from outpost_ssh.connection.knownhosts import speaks_of
 
 __all__ = ["home", "server"]
 

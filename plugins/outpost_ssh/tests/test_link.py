@@ -16,13 +16,13 @@ from linkkit import agent, home, keygen, link, linked, listener, options, refuse
 
 from outpost_core.errors import UnreachableError, UsageError
 from outpost_core.testing.sshd import sshd
-from outpost_ssh import hub as hubs
-from outpost_ssh.link import SHELL
+from outpost_ssh.connection import hub as hubs
+from outpost_ssh.connection.link import SHELL
 from outpost_ssh.options import SshOptions
 
 __all__ = ["home", "server"]
 
-PACKAGE = Path(hubs.__file__).parent
+PACKAGE = Path(hubs.__file__).parents[1]
 
 
 # --- a connection ---------------------------------------------------------------------------------
@@ -241,7 +241,8 @@ def test_verification_cannot_be_switched_off_in_the_sources():
 def test_building_a_link_imports_no_asyncssh():
     code = (
         "import sys; from pathlib import Path; from outpost_core.backend import BuildContext\n"
-        "from outpost_ssh.hub import link_for; from outpost_ssh.options import SshOptions\n"
+        "from outpost_ssh.connection.hub import link_for\n"
+        "from outpost_ssh.options import SshOptions\n"
         "link_for('a', SshOptions(host='h'), BuildContext(state_dir=Path('/x')))\n"
         "assert 'asyncssh' not in sys.modules"
     )
@@ -288,7 +289,8 @@ def test_no_route_is_said_so():
     code = (
         "import asyncio, os\nfrom pathlib import Path\n"
         "from outpost_core.backend import BuildContext\nfrom outpost_core.errors import *\n"
-        "from outpost_ssh.hub import link_for\nfrom outpost_ssh.options import SshOptions\n"
+        "from outpost_ssh.connection.hub import link_for\n"
+        "from outpost_ssh.options import SshOptions\n"
         "async def work():\n"
         "    o = SshOptions(host='10.9.9.9', config=Path(os.devnull), user='steve')\n"
         "    try: await link_for('a', o, BuildContext(state_dir=Path('/x'))).connection()\n"

@@ -12,7 +12,7 @@ from rigkit import Laptop, at_laptop
 
 from outpost_core.errors import SpawnRefusedError, UnreachableError
 from outpost_core.types import State
-from outpost_ssh import homing
+from outpost_ssh.rigs import homing
 
 HOLD = "while :; do sleep 0.1; done"
 

@@ -31,8 +31,8 @@ from outpost_core.errors import OutpostError, SpawnRefusedError, UnreachableErro
 from outpost_core.types import Cleaned, Json, Order, WorkerStatus
 from outpost_core.worker import files
 from outpost_ssh.far.snapshot import Snapshot, key_of, local_path, private
-from outpost_ssh.homing import Homing
-from outpost_ssh.localrig import GitError, LocalRig, digest_of
+from outpost_ssh.rigs.homing import Homing
+from outpost_ssh.rigs.localrig import GitError, LocalRig, digest_of
 
 if TYPE_CHECKING:
     from outpost_core.stdio.remote import StdioOutpost

@@ -18,8 +18,8 @@ from outpost_core import faults
 from outpost_core.errors import OutpostError
 from outpost_core.types import Json
 from outpost_ssh.far.snapshot import check_oid, private
-from outpost_ssh.localrig import GitError, LocalRig, git
-from outpost_ssh.notes import Note
+from outpost_ssh.rigs.localrig import GitError, LocalRig, git
+from outpost_ssh.rigs.notes import Note
 
 if TYPE_CHECKING:
     from outpost_core.stdio.remote import StdioOutpost

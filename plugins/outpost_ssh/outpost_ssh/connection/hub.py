@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from outpost_ssh.link import Link
+from outpost_ssh.connection.link import Link
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from outpost_core.backend import BuildContext
-    from outpost_ssh.clientconfig import Target
-    from outpost_ssh.line import Line
+    from outpost_ssh.connection.clientconfig import Target
+    from outpost_ssh.connection.line import Line
     from outpost_ssh.options import SshOptions
 
 
@@ -36,7 +36,7 @@ class Hub:
     """All lines of one event loop."""
 
     def __init__(self) -> None:
-        from outpost_ssh.login import Gates
+        from outpost_ssh.connection.login import Gates
 
         self.gates = Gates()
         self._lines: dict[Target, Line] = {}
@@ -44,7 +44,7 @@ class Hub:
 
     def hold(self, target: Target) -> Line:
         """Return the line to a target, to be given back by `release`."""
-        from outpost_ssh.line import Line
+        from outpost_ssh.connection.line import Line
 
         line = self._lines.get(target)
         if line is None:

@@ -16,7 +16,7 @@ from outpost_core.errors import OutpostError, UnreachableError, UsageError
 from outpost_core.units import format_duration
 
 if TYPE_CHECKING:
-    from outpost_ssh.hostkeys import HostKeys
+    from outpost_ssh.connection.hostkeys import HostKeys
 
 #: No more of what the other side says than this is quoted.
 _QUOTED: Final = 200

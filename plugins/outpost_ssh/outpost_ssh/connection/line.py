@@ -17,20 +17,20 @@ import asyncssh
 
 from outpost_core.errors import OutpostError, UnreachableError
 from outpost_core.units import format_duration
-from outpost_ssh.clientconfig import resolve
-from outpost_ssh.failures import Attempt, plain
-from outpost_ssh.hostkeys import HostKeys
-from outpost_ssh.keys import identity
-from outpost_ssh.login import Login
+from outpost_ssh.connection.clientconfig import resolve
+from outpost_ssh.connection.failures import Attempt, plain
+from outpost_ssh.connection.hostkeys import HostKeys
+from outpost_ssh.connection.keys import identity
+from outpost_ssh.connection.login import Login
+from outpost_ssh.connection.prompt import prompt
 from outpost_ssh.options import CONNECT_TIMEOUT
-from outpost_ssh.prompt import prompt
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
-    from outpost_ssh.clientconfig import Target
-    from outpost_ssh.dial import Proxy
-    from outpost_ssh.hub import Hub
+    from outpost_ssh.connection.clientconfig import Target
+    from outpost_ssh.connection.dial import Proxy
+    from outpost_ssh.connection.hub import Hub
 
 #: Sessions that one connection carries at once; OpenSSH allows 10 by default.
 SESSIONS: Final = 8

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncssh
 
 from outpost_core.errors import UsageError
-from outpost_ssh.failures import plain
+from outpost_ssh.connection.failures import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from outpost_ssh.clientconfig import Target
+    from outpost_ssh.connection.clientconfig import Target
 
 _USUAL: Final = ("id_ed25519", "id_ed25519_sk", "id_ecdsa", "id_ecdsa_sk", "id_rsa")
 #: No longer key is read.

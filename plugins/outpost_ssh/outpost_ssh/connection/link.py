@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     import asyncssh
 
-    from outpost_ssh.hub import Hub
-    from outpost_ssh.line import Line
+    from outpost_ssh.connection.hub import Hub
+    from outpost_ssh.connection.line import Line
     from outpost_ssh.options import SshOptions
 
 #: The one command line of scripts: all that varies goes over standard input.
@@ -162,8 +162,8 @@ class Link:
             await self._hub.release(line)
 
     def _held(self) -> Line:
-        from outpost_ssh.clientconfig import Target
-        from outpost_ssh.hub import hub
+        from outpost_ssh.connection.clientconfig import Target
+        from outpost_ssh.connection.hub import hub
 
         now = hub()
         if self._line is None or self._hub is not now:  # another event loop: that line is gone
@@ -180,7 +180,7 @@ class Link:
         if code is None:
             raise self._broke(None)
         if not began:
-            from outpost_ssh.failures import plain
+            from outpost_ssh.connection.failures import plain
 
             said = plain(stderr or out.decode("utf-8", "replace")) or "nothing"
             raise UnreachableError(
@@ -190,7 +190,7 @@ class Link:
         return Completed(code=code, stdout=stdout, stderr=stderr)
 
     def _broke(self, error: BaseException | None) -> UnreachableError:
-        from outpost_ssh.failures import plain
+        from outpost_ssh.connection.failures import plain
 
         why = self.why or plain(error or "the host ended it")
         return UnreachableError(f"the connection to {self.peer} broke: {why}")

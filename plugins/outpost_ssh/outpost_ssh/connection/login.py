@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncssh
 
-from outpost_ssh.dial import Proxy, dial, speaks
-from outpost_ssh.failures import explain
-from outpost_ssh.keys import held
+from outpost_ssh.connection.dial import Proxy, dial, speaks
+from outpost_ssh.connection.failures import explain
+from outpost_ssh.connection.keys import held
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from outpost_ssh.clientconfig import Resolved, Target
-    from outpost_ssh.failures import Attempt
-    from outpost_ssh.keys import Identity
+    from outpost_ssh.connection.clientconfig import Resolved, Target
+    from outpost_ssh.connection.failures import Attempt
+    from outpost_ssh.connection.keys import Identity
 
 #: Connects and logins at a time.
 AT_ONCE: Final = 5

@@ -22,9 +22,9 @@ from outpost_core.types import Cleaned, Json, State, WorkerStatus
 from outpost_core.worker.workspace import checkpoint_ref
 from outpost_ssh.far.hosting import WAITS
 from outpost_ssh.far.snapshot import check_oid, private
-from outpost_ssh.fetching import Fetching
-from outpost_ssh.localrig import GitError, LocalRig, RefusedError
-from outpost_ssh.notes import CLEANING, HOME, WAITING, Note, Notes, name_of
+from outpost_ssh.rigs.fetching import Fetching
+from outpost_ssh.rigs.localrig import GitError, LocalRig, RefusedError
+from outpost_ssh.rigs.notes import CLEANING, HOME, WAITING, Note, Notes, name_of
 
 if TYPE_CHECKING:
     from outpost_core.stdio.remote import StdioOutpost

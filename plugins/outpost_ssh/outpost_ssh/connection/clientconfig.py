@@ -17,7 +17,7 @@ import asyncssh
 from asyncssh.config import ConfigParseError
 
 from outpost_core.errors import UsageError
-from outpost_ssh.failures import plain
+from outpost_ssh.connection.failures import plain
 from outpost_ssh.options import CONNECT_TIMEOUT, Hop, SshOptions, check_host, check_user, hops
 
 if TYPE_CHECKING:

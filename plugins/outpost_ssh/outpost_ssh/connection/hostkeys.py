@@ -15,7 +15,7 @@ import asyncssh
 from asyncssh.public_key import get_default_certificate_algs, get_default_public_key_algs
 
 from outpost_core.errors import UnreachableError, UsageError
-from outpost_ssh.knownhosts import Entry, find
+from outpost_ssh.connection.knownhosts import Entry, find
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
