@@ -335,6 +335,32 @@ def test_controllers_with_the_same_path_keep_apart(tmp_path: Path) -> None:
     at_laptop(tmp_path, test)
 
 
+def test_work_that_nobody_fetches_is_given_up_by_a_stop_from_another_machine(
+    tmp_path: Path,
+) -> None:
+    async def test(laptop: Laptop) -> None:
+        mine, other = laptop.open(), laptop.open()
+        other.context = type(other.context)(state_dir=laptop.folder / "near2")
+        order = laptop.order("echo new >new.txt")
+        await mine.outpost_spawn(order)
+        await laptop.ended_there(order.worker)
+        await mine.outpost_stop(order.worker, 1.0)  # one's own is brought home all the same
+        (waiting,) = await other.outpost_list()
+        assert waiting.state is State.WORKING
+        await other.outpost_stop(order.worker, 1.0)
+        (given_up,) = await other.outpost_list()
+        assert given_up.state is State.STOPPED
+        assert given_up.result is not None
+        (copy,) = laptop.copies()
+        assert given_up.result.checkpoint == f"{copy}, polecat/gt-1"
+        assert laptop.rig.git("rev-parse", "polecat/gt-1", cwd=copy)  # law 5
+        assert await mine.outpost_list() == [given_up]  # whoever looks, and for ever
+        await other.outpost_stop(order.worker, 1.0)
+        assert await laptop.open().outpost_list() == [given_up]
+
+    at_laptop(tmp_path, test)
+
+
 def test_several_programs_bring_home_at_the_same_time(tmp_path: Path) -> None:
     async def test(laptop: Laptop) -> None:
         first = laptop.open()

@@ -6,7 +6,10 @@ A worker whose rig is such a copy is shown as ended when its work is home, not b
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +29,8 @@ from outpost_ssh.far.snapshot import key_of, local_path
 
 #: What a worker is shown as that has ended and whose work is not home yet.
 WAITS: Final = "waits to be fetched"
-#: In a worker's folder: `{"branch", "commit", "checkpoint", "refused", "at"}`, its work is home.
+#: In a worker's folder: `{"branch", "commit", "checkpoint", "refused", "at"}`, its work is home;
+#: or `{"given_up", "at"}`, where its work stays that is not waited for any more.
 HOME: Final = "home.json"
 
 
@@ -86,6 +90,25 @@ class HostingOutpost(LocalOutpost):
         return self._looked_at(status.read(self._known(worker)))
 
     @hookimpl
+    async def outpost_stop(self, worker: str, grace: float) -> None:
+        """End the worker; one of another machine that only waits is not waited for any more.
+
+        Its machine may never come back, and until then it would hold a slot everywhere.
+        """
+        await super().outpost_stop(worker=worker, grace=grace)
+        await asyncio.to_thread(self._give_up, worker)
+
+    def _give_up(self, worker: str) -> None:
+        where = self._not_home(worker)
+        if where:
+            folder = self._known(worker)
+            rig = (files.load(str(folder), files.ORDER) or {}).get("rig")
+            copy, path = copy_of(folder), local_path(rig)
+            assert copy is not None
+            if path is None or copy.name != f"{key_of(self.controller, path)}.git":
+                store_once(folder, {"given_up": where, "at": time.time()})
+
+    @hookimpl
     async def outpost_clean(self, worker: str, force: bool) -> Cleaned:
         """Remove an ended worker's files; not before its work was fetched, unless forced."""
         where = await asyncio.to_thread(self._not_home, worker)
@@ -123,6 +146,17 @@ def copy_of(folder: Path) -> Path | None:
     return Path(rig) if rig else None
 
 
+def store_once(folder: Path, home: dict[str, Any]) -> None:
+    """Write a worker's `HOME` unless it is there: what was told of it never changes."""
+    made = f".{HOME}.{os.getpid()}.{threading.get_ident()}"
+    try:
+        files.store(str(folder), made, home, sync=True)
+        with contextlib.suppress(FileExistsError):
+            os.link(folder / made, folder / HOME)
+    finally:
+        files.discard(str(folder / made))
+
+
 def _to_fetch(worker: str, result: Result) -> bool:
     return bool(result.commit) or result.checkpoint == checkpoint_ref(worker)
 
@@ -131,7 +165,18 @@ def _at_home(seen: WorkerStatus, home: Mapping[str, Any]) -> WorkerStatus:
     result = seen.result
     assert result is not None
     branch, checkpoint = home.get("branch"), home.get("checkpoint")
-    if home.get("refused"):
+    if where := home.get("given_up"):
+        result = dataclasses.replace(
+            result,
+            state=State.STOPPED,
+            reason="stopped",
+            message=f"it was stopped from another machine while its work {WAITS}; the work stays"
+            f" in {where}",
+            branch=None,
+            commit=None,
+            checkpoint=str(where),
+        )
+    elif home.get("refused"):
         result = dataclasses.replace(
             result,
             state=State.FAILED,

@@ -47,7 +47,7 @@ from outpost_core.worker import files, status
 from outpost_core.worker.names import check_branch
 from outpost_core.worker.workspace import checkpoint_ref
 from outpost_ssh.far.hosted import HOSTED, Hosted, MissingError
-from outpost_ssh.far.hosting import HOME, HostingOutpost, copy_of
+from outpost_ssh.far.hosting import HOME, HostingOutpost, copy_of, store_once
 from outpost_ssh.far.snapshot import check_oid, private, told
 from outpost_ssh.far.unused import INCOMING, OUTGOING, sweep_stale
 
@@ -306,7 +306,7 @@ def _home(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
             "refused": str(refused)[:900] if refused else None,
             "at": time.time(),
         }
-        files.store(str(folder), HOME, about, sync=True)
+        store_once(folder, about)
     faults.point("hosted.home")
     shutil.rmtree(_outgoing(outpost, worker), ignore_errors=True)
     return wire.to_json(outpost.show(worker))
