@@ -58,7 +58,7 @@ def worker_lines(workers: Sequence[Worker]) -> Iterator[str]:
             (
                 worker.id,
                 worker.state.value,
-                worker.outpost + (" (unreachable)" if worker.unreachable_since else ""),
+                _where(worker),
                 render.age(worker.created_at),
                 _detail(worker),
                 worker.title or "-",
@@ -68,6 +68,11 @@ def worker_lines(workers: Sequence[Worker]) -> Iterator[str]:
         keep=("worker", "status"),
         colour=("status",),
     )
+
+
+def _where(worker: Worker) -> str:
+    since = worker.unreachable_since
+    return f"{worker.outpost} (unreachable for {render.age(since)})" if since else worker.outpost
 
 
 def _detail(worker: Worker) -> str:
