@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
-from outpost_core.errors import OutpostError, PluginError, UsageError
+from outpost_core.errors import PluginError, UsageError
 from outpost_core.nearest import suggest
 from outpost_core.types import Step
 
@@ -41,21 +41,11 @@ async def steps(
         if agent not in presets:
             raise UsageError(f"there is no agent named {agent!a}", mend=suggest(agent, presets))
     manager.fleet.require(name, "bootstrap")
-    hook = manager.plugins.hook_of(name, "outpost_bootstrap")
-    try:
-        stream = hook(agents=wanted, dry_run=dry_run)[0]
-        try:
-            async for step in stream:
-                if not (isinstance(step, Step) and step.state in STATES):
-                    raise PluginError(f"outpost_bootstrap of {name!r} yielded {ascii(step)[:120]}")
-                yield step
-        finally:
-            with suppress(RuntimeError):
-                await stream.aclose()
-    except OutpostError:
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"outpost {name!r} failed in outpost_bootstrap: {type(error).__name__}: {error}",
-            mend=f"outpost doctor {name}; this is a defect of its package",
-        ) from error
+    stream = manager.fleet.stream(
+        name, "outpost_bootstrap", timeout=None, agents=wanted, dry_run=dry_run
+    )
+    async with aclosing(stream) as found:
+        async for step in found:
+            if not (isinstance(step, Step) and step.state in STATES):
+                raise PluginError(f"outpost_bootstrap of {name!r} yielded {ascii(step)[:120]}")
+            yield step

@@ -5,7 +5,15 @@ timeout and its own error, so that a dead or hanging one never delays or breaks 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -309,26 +317,50 @@ class Fleet:
             OutpostError: what the outpost raised.
             PluginError: it raised something else, or yielded something else than bytes.
         """
+        from contextlib import aclosing
+
+        each = None if follow else timeout
+        stream = self.stream(
+            name, "outpost_logs", timeout=each, worker=worker, offset=offset, follow=follow
+        )
+        async with aclosing(stream) as chunks:
+            async for chunk in chunks:
+                if not isinstance(chunk, bytes | bytearray | memoryview):
+                    raise PluginError(f"outpost_logs of {name!r} yielded a {type(chunk).__name__}")
+                yield bytes(chunk)
+
+    async def stream(
+        self, name: str, hook: str, *, timeout: float | None, **arguments: Any
+    ) -> AsyncGenerator[Any, None]:
+        """Yield what an outpost's asynchronous generator yields, unchecked.
+
+        Args:
+            name: the outpost.
+            hook: the hook's name.
+            timeout: seconds for each item; None for no limit.
+            arguments: the hook's.
+
+        Raises:
+            UnreachableError: no item in time.
+            OutpostError: what the outpost raised.
+            PluginError: it raised something else.
+        """
         from contextlib import suppress
 
         self.outpost(name)
-        hook = self.plugins.hook_of(name, "outpost_logs")
+        caller = self.plugins.hook_of(name, hook)
         try:
-            stream = hook(worker=worker, offset=offset, follow=follow)[0]
+            stream = caller(**arguments)[0]
             try:
                 while True:
                     step = anext(stream)
                     try:
-                        chunk = await (
-                            step if follow else self._bounded(name, "outpost_logs", step, timeout)
+                        item = await (
+                            step if timeout is None else self._bounded(name, hook, step, timeout)
                         )
                     except StopAsyncIteration:
                         return
-                    if not isinstance(chunk, bytes | bytearray | memoryview):
-                        raise PluginError(
-                            f"outpost_logs of {name!r} yielded a {type(chunk).__name__}"
-                        )
-                    yield bytes(chunk)
+                    yield item
             finally:
                 with suppress(RuntimeError):  # one that hangs is cancelled, and still runs
                     await stream.aclose()
@@ -336,7 +368,7 @@ class Fleet:
             raise
         except Exception as error:
             raise PluginError(
-                f"outpost {name!r} failed in outpost_logs: {type(error).__name__}: {error}",
+                f"outpost {name!r} failed in {hook}: {type(error).__name__}: {error}",
                 mend=f"outpost doctor {name}; this is a defect of its package",
             ) from error
 

@@ -12,7 +12,6 @@ import os
 import time
 
 from outpost_core.worker import files, process
-from outpost_core.worker.leanjson import dumps
 
 
 def lock(folder: str) -> int:
@@ -43,15 +42,7 @@ def take(folder: str) -> bool:
         "boot": process.boot_id(),
         "at": time.time(),
     }
-    temporary = os.path.join(folder, f".claim.{pid}")
-    try:
-        files.write(temporary, dumps(claim).encode("ascii"))
-        os.link(temporary, os.path.join(folder, files.CLAIM))
-    except FileExistsError:
-        return False
-    finally:
-        files.discard(temporary)
-    return True
+    return files.store_once(folder, files.CLAIM, claim)
 
 
 def exists(folder: str) -> bool:

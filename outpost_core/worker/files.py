@@ -12,6 +12,7 @@ Everything here is imported by the lean supervisor: `os` and nothing heavier.
 from __future__ import annotations
 
 import os
+from _thread import get_ident
 
 from outpost_core.worker.leanjson import dumps, loads
 
@@ -89,6 +90,34 @@ def store(folder: str, name: str, value: dict[str, Any], *, sync: bool = False) 
     except OSError:
         discard(temporary)
         raise
+
+
+def store_once(folder: str, name: str, value: dict[str, Any], *, sync: bool = False) -> bool:
+    """Write a JSON object to `folder/name`, whole, unless there is one: it never changes again.
+
+    Any number of threads and processes may try at once; by `link`, one of them wins.
+
+    Args:
+        folder: the worker's folder.
+        name: one of the names above, or of a backend's own.
+        value: what to write.
+        sync: reach the disk before it shows.
+
+    Returns:
+        Whether it is this one that stands there now.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}.{get_ident()}")
+    try:
+        write(temporary, dumps(value).encode("ascii"), sync=sync)
+        os.link(temporary, os.path.join(folder, name))
+    except FileExistsError:
+        return False
+    finally:
+        discard(temporary)
+    return True
 
 
 def write(path: str, data: bytes, *, sync: bool = False) -> None:

@@ -6,10 +6,7 @@ A worker whose rig is such a copy is shown as ended when its work is home, not b
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
-import os
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -106,7 +103,8 @@ class HostingOutpost(LocalOutpost):
             copy, path = copy_of(folder), local_path(rig)
             assert copy is not None
             if path is None or copy.name != f"{key_of(self.controller, path)}.git":
-                store_once(folder, {"given_up": where, "at": time.time()})
+                about = {"given_up": where, "at": time.time()}
+                files.store_once(str(folder), HOME, about, sync=True)
 
     @hookimpl
     async def outpost_clean(self, worker: str, force: bool) -> Cleaned:
@@ -144,17 +142,6 @@ def copy_of(folder: Path) -> Path | None:
     """Return the copy that a worker works on; None when its rig is no copy."""
     rig = (files.load(str(folder), files.LAUNCH) or {}).get("rig")
     return Path(rig) if rig else None
-
-
-def store_once(folder: Path, home: dict[str, Any]) -> None:
-    """Write a worker's `HOME` unless it is there: what was told of it never changes."""
-    made = f".{HOME}.{os.getpid()}.{threading.get_ident()}"
-    try:
-        files.store(str(folder), made, home, sync=True)
-        with contextlib.suppress(FileExistsError):
-            os.link(folder / made, folder / HOME)
-    finally:
-        files.discard(str(folder / made))
 
 
 def _to_fetch(worker: str, result: Result) -> bool:

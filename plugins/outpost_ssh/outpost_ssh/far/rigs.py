@@ -47,7 +47,7 @@ from outpost_core.worker import files, status
 from outpost_core.worker.names import check_branch
 from outpost_core.worker.workspace import checkpoint_ref
 from outpost_ssh.far.hosted import HOSTED, Hosted, MissingError
-from outpost_ssh.far.hosting import HOME, HostingOutpost, copy_of, store_once
+from outpost_ssh.far.hosting import HOME, HostingOutpost, copy_of
 from outpost_ssh.far.snapshot import check_oid, private, told
 from outpost_ssh.far.unused import INCOMING, OUTGOING, sweep_stale
 
@@ -298,15 +298,14 @@ def _home(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
     if checkpoint is not None:
         came_home[checkpoint_ref(worker)] = check_oid(checkpoint)
     hosted.learn(came_home)
-    if not (folder / HOME).exists():
-        about = {
-            "branch": branch,
-            "commit": commit,
-            "checkpoint": checkpoint_ref(worker) if checkpoint else None,
-            "refused": str(refused)[:900] if refused else None,
-            "at": time.time(),
-        }
-        store_once(folder, about)
+    about = {
+        "branch": branch,
+        "commit": commit,
+        "checkpoint": checkpoint_ref(worker) if checkpoint else None,
+        "refused": str(refused)[:900] if refused else None,
+        "at": time.time(),
+    }
+    files.store_once(str(folder), HOME, about, sync=True)
     faults.point("hosted.home")
     shutil.rmtree(_outgoing(outpost, worker), ignore_errors=True)
     return wire.to_json(outpost.show(worker))
