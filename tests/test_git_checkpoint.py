@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,22 @@ def test_only_what_is_new(rig: GitRig, worker: GitWorker) -> None:
     tip = worker.commit("b", "1")
     assert worker.save()["commit"] == tip == rig.tip(REF)
     assert worker.save()["nothing"]
+
+
+def test_a_change_of_the_same_size_in_the_second_of_the_checkout(
+    rig: GitRig, worker: GitWorker
+) -> None:
+    changed, index = worker.work / "README", worker.work / ".git/index"
+    then = changed.stat().st_mtime - 10
+    worker.git("config", "core.trustctime", "false")  # nobody can set a file's ctime
+    os.utime(changed, (then, then))
+    worker.git("update-index", "--refresh")
+    os.utime(index, (then, then))
+    changed.write_text("hallo\n")
+    os.utime(changed, (then, then))
+    assert worker.unpushed()
+    worker.save()
+    assert rig.git("show", f"{REF}:README", cwd=rig.path) == "hallo"
 
 
 def test_while_the_agent_holds_its_index(rig: GitRig, worker: GitWorker) -> None:

@@ -157,15 +157,7 @@ def _find(
     index = os.path.join(folder, f"checkpoint-{os.getpid()}.index")
     env = {"GIT_INDEX_FILE": index}
     try:
-        try:
-            # With the agent's index, git knows which files it need not read again.
-            with (
-                open(os.path.join(git.git_dir, "index"), "rb") as theirs,
-                open(index, "wb") as ours,
-            ):
-                ours.write(theirs.read())
-        except FileNotFoundError:
-            pass
+        _copy_index(os.path.join(git.git_dir, "index"), index)
         changes = look(git, env)
         now = ""
         if changes.dirty:
@@ -188,6 +180,23 @@ def _find(
         reason="commit_failed",
     )
     return _Found(now, changes.head, bool(commits.out))
+
+
+def _copy_index(theirs: str, ours: str) -> None:
+    """Copy the agent's index, if there is one: it tells which files git need not read again.
+
+    The time of the index belongs to what it says: git reads a file again that was written in the
+    same second as the index or later. With a copy that looks younger it would miss a change of the
+    same size in the second of the checkout (https://git-scm.com/docs/racy-git).
+    """
+    try:
+        with open(theirs, "rb") as source, open(ours, "wb") as copy:
+            copy.write(source.read())
+            copy.flush()
+            written = os.fstat(source.fileno())
+            os.utime(copy.fileno(), ns=(written.st_atime_ns, written.st_mtime_ns))
+    except FileNotFoundError:
+        pass
 
 
 def _commit(git: Git, order: Mapping[str, Any], found: _Found, workspace: Mapping[str, Any]) -> str:
