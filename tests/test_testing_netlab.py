@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from outpost_core.testing.netlab import Host, Lab, lab
+from outpost_core.testing.processes import mentioning, outliving
 from outpost_core.testing.sshd import Sshd
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -124,23 +125,7 @@ def test_a_killed_test_program_takes_its_hosts_along(tmp_path: Path) -> None:
     program = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE)
     assert program.stdout is not None
     assert program.stdout.readline() == b"up\n"
-    assert _mentioning(folder)
+    assert mentioning(folder)
     program.send_signal(signal.SIGKILL)
     program.communicate()
-    deadline = time.monotonic() + 10
-    while _mentioning(folder) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert _mentioning(folder) == []
-
-
-def _mentioning(folder: Path) -> list[str]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                line = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if os.fsencode(folder) in line:
-                found.append(line.decode(errors="replace"))
-    return found
+    assert outliving(folder, 10) == {}

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
+from outpost_core.testing.processes import command_lines
 from outpost_core.testing.sshd import Sshd
 
 NETWORK: Final = "10.77.0"
@@ -221,14 +222,13 @@ class Host:
         except OSError:  # it does not run
             return {}
         found = {}
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == self._pid:
+        for entry, arguments in command_lines():
+            line = arguments.replace(b"\0", b" ").strip()
+            if not line or line.startswith((b"sshd", b"/usr/sbin/sshd")):
                 continue
             with contextlib.suppress(OSError):
-                if (entry / "ns/pid").readlink() == space:
-                    line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").strip()
-                    if line and not line.startswith((b"sshd", b"/usr/sbin/sshd")):
-                        found[int(entry.name)] = line.decode(errors="replace")
+                if (entry / "ns/pid").readlink() == space and int(entry.name) != self._pid:
+                    found[int(entry.name)] = line.decode(errors="replace")
         return found
 
     def _enter(self) -> list[str]:

@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
+
+from outpost_core.testing.processes import outliving
 
 OUTPOST = [sys.executable, "-c", "from outpost_core.cli import main; main()"]
 
@@ -32,26 +33,6 @@ def run(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedP
     )
 
 
-def left_in(folder: Path) -> list[str]:
-    """Return the command lines of processes that mention a folder, once they had time to end."""
-    deadline = time.monotonic() + 20
-    while (found := processes_in(folder)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return found
-
-
-def processes_in(folder: Path) -> list[str]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if str(folder) in line:
-            found.append(line)
-    return found
-
-
 def test_the_demo_does_the_main_job_and_leaves_nothing(own_tmp):
     done = run("demo", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -63,7 +44,7 @@ def test_the_demo_does_the_main_job_and_leaves_nothing(own_tmp):
     assert "agent: working on demo-1" in said["log"]
     assert said["folder"] is None
     assert [p for p in own_tmp.iterdir() if p.name.startswith("outpost-demo-")] == []
-    assert left_in(own_tmp) == []
+    assert outliving(own_tmp, 20) == {}
 
 
 def test_the_demo_shows_branch_diff_log_and_result(own_tmp):
@@ -82,7 +63,7 @@ def test_the_demo_shows_branch_diff_log_and_result(own_tmp):
         capture_output=True, text=True, check=True, timeout=30,
     )  # fmt: skip
     assert heads.stdout.split() == ["main", "polecat/demo-1"]
-    assert left_in(own_tmp) == []
+    assert outliving(own_tmp, 20) == {}
 
 
 def test_the_demo_without_git_says_what_to_install(own_tmp, tmp_path):
@@ -134,4 +115,4 @@ def test_ctrl_c_leaves_a_real_worker_that_can_be_found_again(own_tmp):
     assert run(*state, "wait", "gt-1").returncode == 0
     assert run(*state, "logs", "-f", "gt-1").stdout == "begun\nended\n"
     assert run(*state, "clean").stdout == "gt-1.1: cleaned\n"
-    assert left_in(own_tmp) == []
+    assert outliving(own_tmp, 20) == {}

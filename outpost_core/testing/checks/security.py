@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 import stat
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from outpost_core import wire
 from outpost_core.errors import NotFoundError, OutpostError, UsageError
+from outpost_core.testing.processes import ArgumentsWatch
 from outpost_core.testing.registry import check
 from outpost_core.testing.trial import HOLD, expect
 from outpost_core.types import Secrets
@@ -49,24 +49,11 @@ async def secret_in_no_argv(trial: Trial) -> None:
     """While a worker starts and works, no process has the secret in its arguments."""
     canary = _canary()
     order = _secret_order(trial, f"echo up >$CF_FOLDER/up; {HOLD}", canary)
-    done, seen = threading.Event(), set[str]()
-
-    def watch() -> None:
-        while not done.is_set():
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                with suppress(OSError):
-                    if canary.encode() in path.read_bytes():
-                        seen.add(path.parent.name)
-
-    watching = asyncio.create_task(asyncio.to_thread(watch))
-    try:
+    with ArgumentsWatch(canary) as watch:
         await trial.spawn(order)
         await trial.seen("up")
         await asyncio.sleep(0.1)
-    finally:
-        done.set()
-        await watching
-    expect(not seen, f"Process {', '.join(sorted(seen))} has it.")
+    expect(not watch.seen, f"Process {', '.join(map(str, sorted(watch.seen)))} has it.")
 
 
 @check("security", needs=_NEEDS)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from outpost_core.backend import BuildContext
+from outpost_core.testing.processes import mentioning
 from outpost_core.types import Agent, Issue, Order, WorkerStatus
 from outpost_local.options import LocalOptions, Mode
 from outpost_local.outpost import LocalOutpost
@@ -102,16 +103,7 @@ class Place:
 
     def processes(self) -> dict[int, str]:
         """Living processes that belong to this state, by their arguments or environment."""
-        mark = os.fsencode(self.root)
-        found = {}
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == os.getpid():
-                continue
-            with contextlib.suppress(OSError):
-                said = (entry / "cmdline").read_bytes()
-                if mark in said or mark in (entry / "environ").read_bytes():
-                    found[int(entry.name)] = said.replace(b"\0", b" ").decode(errors="replace")
-        return found
+        return mentioning(self.root)
 
     def supervisor(self, worker: str) -> int:
         from outpost_core.worker import files

@@ -14,6 +14,7 @@ import pytest
 
 from outpost_core.backend import BuildContext
 from outpost_core.errors import UnreachableError
+from outpost_core.testing.processes import entries
 from outpost_core.types import Finding, Step
 from outpost_local import rigcheck
 from outpost_local.options import LocalOptions
@@ -181,13 +182,13 @@ def test_noise_is_no_answer_and_a_password_is_not_shown(machine: Machine) -> Non
 def running(group: int) -> list[str]:
     """The processes of a group that have not ended."""
     found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for entry in entries():
         try:
-            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+            state, _, its_group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
         except OSError:
             continue
         if int(its_group) == group and state not in "ZX":
-            found.append(str(stat))
+            found.append(entry.name)
     return found
 
 

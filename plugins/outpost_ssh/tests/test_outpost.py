@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -26,6 +25,7 @@ from outpost_core.errors import (
     UnreachableError,
     UsageError,
 )
+from outpost_core.testing.processes import ArgumentsWatch, mentioning, outliving
 from outpost_core.testing.sshd import Sshd, sshd
 from outpost_core.types import Agent, Delivery, Issue, Limits, Order, Secrets, State, WorkerStatus
 from outpost_ssh import outpost as module
@@ -123,25 +123,7 @@ def host(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     name = hashlib.sha256(os.fsencode(made.root)).hexdigest()[:12]
     folder = Path(os.environ.get("TMUX_TMPDIR", "/tmp")) / f"tmux-{os.getuid()}"
     (folder / f"outpost-{name}").unlink(missing_ok=True)  # tmux leaves it
-    assert not left(tmp_path)
-
-
-def left(folder: Path) -> dict[int, str]:
-    """Return living processes that have something to do with a folder, after a moment's wait."""
-    mark, deadline = os.fsencode(folder), time.monotonic() + 5
-    while True:
-        found = {}
-        for entry in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                said = (entry / "cmdline").read_bytes()
-                if (
-                    int(entry.name) != os.getpid()
-                    and mark in said + (entry / "environ").read_bytes()
-                ):
-                    found[int(entry.name)] = said.replace(b"\0", b" ").decode(errors="replace")
-        if not found or time.monotonic() > deadline:
-            return found
-        time.sleep(0.05)
+    assert not outliving(tmp_path)
 
 
 # --- the verbs ------------------------------------------------------------------------------------
@@ -301,14 +283,8 @@ def test_a_far_server_that_is_killed_is_started_again(host: Host) -> None:
 
 
 def far_servers(host: Host) -> list[int]:
-    home = os.fsencode(f"HOME={host.home}")
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            said = (entry / "cmdline").read_bytes()
-            if b"outpost_ssh/far/boot.py" in said and home in (entry / "environ").read_bytes():
-                found.append(int(entry.name))
-    return found
+    here = mentioning(f"HOME={host.home}")
+    return [pid for pid, line in here.items() if "outpost_ssh/far/boot.py" in line]
 
 
 def test_two_controllers_that_spawn_the_same_order_run_it_once(host: Host) -> None:
@@ -428,32 +404,20 @@ def test_a_login_shell_that_hangs_is_done_without(
 
 def test_secrets_are_in_no_argv_and_in_no_file_that_stays(host: Host) -> None:
     secret = "s3cr3t-" + os.urandom(8).hex()
-    done, seen = threading.Event(), set[str]()
-
-    def watch() -> None:
-        while not done.is_set():
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                with contextlib.suppress(OSError):
-                    if secret.encode() in path.read_bytes():
-                        seen.add(path.parent.name)
 
     async def work() -> None:
         outpost = host.make()
-        watching = asyncio.create_task(asyncio.to_thread(watch))
-        try:
+        with ArgumentsWatch(secret) as watch:
             mine = order("echo $TOKEN | wc -c; sleep 0.2", secrets=Secrets({"TOKEN": secret}))
             await outpost.outpost_spawn(mine)
             assert secret not in repr(vars(outpost))
             await host.end(outpost, "gt-1.1")
-        finally:
-            done.set()
-            await watching
         assert (host.root / "workers/gt-1.1/output.log").read_text() == f"{len(secret) + 1}\n"
         for folder in (host.server.folder, host.near):
             for path in folder.rglob("*"):
                 if path.is_file():
                     assert secret.encode() not in path.read_bytes(), path
-        assert not seen
+        assert not watch.seen
 
     host.run(work)
 
