@@ -1,0 +1,178 @@
+"""Who takes an order, who is asked next, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from managerkit import Make, order, run
+
+from outpost_core.errors import NotFoundError, OutpostError, PlacementError, PluginError
+from outpost_core.hookspecs import hookimpl
+from outpost_core.manager import Manager
+from outpost_core.testing import FakeOutpost
+from outpost_core.testing.fake import FakeOptions
+from outpost_core.types import Candidate, Event, Order
+
+
+def test_the_first_in_the_file_takes_it_and_the_reason_is_kept(make: Make) -> None:
+    a, b = FakeOutpost("a"), FakeOutpost("b")
+    seen: list[Event] = []
+
+    async def body(manager: Manager) -> None:
+        spawned = await manager.spawn(order(), progress=seen.append)
+        assert (spawned.worker.outpost, spawned.adopted) == ("a", False)
+        kept = manager.ledger.explanation("gt-1.1")
+        assert kept is not None
+        assert [(v.outpost, v.rank) for v in kept.verdicts] == [("a", 1), ("b", 2)]
+
+    run(make(a, b), body)
+    assert [event.kind for event in seen] == ["placed", "reserved", "starting", "spawned"]
+
+
+def test_a_refusal_and_a_cut_line_fall_back_with_their_reasons(make: Make) -> None:
+    a, b, c = FakeOutpost("a"), FakeOutpost("b"), FakeOutpost("c")
+    a.refuse("no memory")
+    b.cut("no route")
+
+    async def body(manager: Manager) -> None:
+        spawned = await manager.spawn(order())
+        assert spawned.worker.outpost == "c"
+        assert [name for name, _ in spawned.explanation.attempts] == ["a", "b"]
+        assert "no memory" in spawned.explanation.attempts[0][1]
+        assert manager.ledger.active() == {"c": 1}
+        assert [v.state for v in manager.outposts()] == ["unknown", "unreachable", "unknown"]
+
+    run(make(a, b, c), body)
+
+
+def test_an_unreachable_outpost_is_avoided_for_a_while(make: Make) -> None:
+    a, b = FakeOutpost("a"), FakeOutpost("b")
+    a.cut()
+
+    async def body(manager: Manager) -> None:
+        await manager.spawn(order("gt-1"))
+        asked = len(a.calls)
+        await manager.spawn(order("gt-2"))
+        assert len(a.calls) == asked, "it was not asked again"
+
+    run(make(a, b), body)
+
+
+def test_when_nobody_takes_it_nothing_stays_and_each_reason_is_said(make: Make) -> None:
+    a, b = FakeOutpost("a", FakeOptions(capabilities=())), FakeOutpost("b")
+    b.refuse("full house")
+
+    async def body(manager: Manager) -> None:
+        with pytest.raises(PlacementError) as caught:
+            await manager.spawn(order(rig="https://example.com/x.git"))
+        assert "full house" in str(caught.value)
+        assert "a: cannot" in str(caught.value)
+        assert caught.value.exit_code == 3
+        assert manager.ledger.worker("gt-1.1") is None
+        assert manager.ledger.active() == {}
+        b.refuse("")
+        assert (await manager.spawn(order(rig="https://example.com/x.git"))).worker.outpost == "b"
+
+    run(make(a, b), body)
+
+
+def test_a_policy_plugin_decides_within_the_hard_limits(make: Make) -> None:
+    class Last:
+        @hookimpl
+        def outpost_assign(self, order: Order, candidates: Sequence[Candidate]) -> list[str]:
+            return [c.name for c in reversed(candidates)]
+
+    a, b, c = FakeOutpost("a"), FakeOutpost("b"), FakeOutpost("c", FakeOptions(capabilities=()))
+
+    async def body(manager: Manager) -> None:
+        spawned = await manager.spawn(order(rig="https://example.com/x.git"))
+        assert spawned.worker.outpost == "b", "c cannot do it, whatever the plugin says"
+
+    run(make(a, b, c, plugin=Last()), body)
+
+
+def test_a_broken_policy_plugin_is_named(make: Make) -> None:
+    class Broken:
+        @hookimpl
+        def outpost_assign(self, order: Order, candidates: Sequence[Candidate]) -> list[str]:
+            raise RuntimeError("no idea")
+
+    async def body(manager: Manager) -> None:
+        with pytest.raises(OutpostError, match="RuntimeError: no idea"):
+            await manager.spawn(order())
+
+    run(make(FakeOutpost("a"), plugin=Broken()), body)
+
+
+def test_a_policy_that_answers_nonsense_is_named(make: Make) -> None:
+    class Odd:
+        @hookimpl
+        def outpost_assign(self, order: Order, candidates: Sequence[Candidate]) -> Any:
+            return [["a"]]
+
+    async def body(manager: Manager) -> None:
+        with pytest.raises(PluginError, match="TypeError"):
+            await manager.spawn(order())
+
+    run(make(FakeOutpost("a"), plugin=Odd()), body)
+
+
+@pytest.mark.parametrize("price", [-1.0, float("nan"), 1e12, "x", None])
+def test_a_price_that_is_none_is_its_outposts_trouble(make: Make, price: Any) -> None:
+    class Dear(FakeOutpost):
+        @hookimpl
+        def outpost_price(self, order: Order) -> Any:
+            return price
+
+    async def body(manager: Manager) -> None:
+        spawned = await manager.spawn(order())
+        assert spawned.worker.outpost == "b"
+        assert "outpost_price" in spawned.explanation.verdicts[-1].reason
+
+    run(make(Dear("a"), FakeOutpost("b")), body)
+
+
+def test_a_missing_type_is_listed_with_advice_and_passed_over(make: Make) -> None:
+    config = "outposts:\n  - {name: far, type: ssh, host: 10.0.0.5}\n  - {name: a, type: fake}\n"
+
+    async def body(manager: Manager) -> None:
+        far = manager.outposts()[0]
+        assert (far.state, far.mend) == ("missing", "pip install outpost-ssh")
+        assert (await manager.spawn(order())).worker.outpost == "a"
+        assert [v.state for v in await manager.refresh()] == ["missing", "ready"]
+
+    run(make(FakeOutpost("a"), config=config), body)
+
+
+def test_on_names_the_outpost_and_an_unknown_one_is_said(make: Make) -> None:
+    a, b = FakeOutpost("alpha"), FakeOutpost("beta")
+
+    async def body(manager: Manager) -> None:
+        assert (await manager.spawn(order(), on="beta")).worker.outpost == "beta"
+        with pytest.raises(NotFoundError, match="bet") as caught:
+            await manager.spawn(order("gt-2"), on="bet")
+        assert "beta" in caught.value.mend
+
+    run(make(a, b), body)
+
+
+def test_an_outpost_may_be_called_policy(make: Make) -> None:
+    async def body(manager: Manager) -> None:
+        assert (await manager.spawn(order())).worker.outpost == "policy"
+
+    run(make(FakeOutpost("policy")), body)
+
+
+def test_explain_asks_everyone_and_changes_nothing(make: Make) -> None:
+    a, b = FakeOutpost("a"), FakeOutpost("b")
+    a.cut("no route")
+
+    async def body(manager: Manager) -> None:
+        told = await manager.explain(order())
+        assert [(v.outpost, v.eligible) for v in told.verdicts] == [("b", True), ("a", False)]
+        assert "no route" in told.verdicts[1].reason
+        assert manager.ledger.workers() == []
+
+    run(make(a, b), body)
