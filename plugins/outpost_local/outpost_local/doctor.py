@@ -8,10 +8,11 @@ import platform
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from outpost_core.agents import PRESETS
+from outpost_core.agents import PRESETS, AgentPreset
 from outpost_core.errors import OutpostError
 from outpost_core.types import Finding
 from outpost_local import guards
@@ -23,7 +24,12 @@ _GIT_NEEDED: Final = (2, 25)
 
 
 async def examine(
-    root: Path, options: LocalOptions, path: str, rig: str | None = None
+    root: Path,
+    options: LocalOptions,
+    path: str,
+    rig: str | None = None,
+    *,
+    installs: Callable[[AgentPreset], str],
 ) -> list[Finding]:
     """Return the findings of `outpost doctor`.
 
@@ -32,6 +38,7 @@ async def examine(
         options: the outpost's options.
         path: the PATH that agents get.
         rig: whether it can be pushed to, too.
+        installs: the command that installs an agent, as whoever reads the findings can give it.
     """
     findings = await asyncio.gather(_tmux(options.mode), _git(path), _linger(), _rig(rig))
     return [
@@ -43,7 +50,7 @@ async def examine(
         _disk(root, options.disk_floor),
         findings[2],
         *_town(options.town_path),
-        *_agents(path),
+        *_agents(path, installs),
         *findings[3],
     ]
 
@@ -217,7 +224,7 @@ def _town(town: Path | None) -> list[Finding]:
     ]
 
 
-def _agents(path: str) -> list[Finding]:
+def _agents(path: str, installs: Callable[[AgentPreset], str]) -> list[Finding]:
     findings = []
     for name, preset in PRESETS.items():
         argv = preset.headless or preset.interactive or (name,)
@@ -226,7 +233,7 @@ def _agents(path: str) -> list[Finding]:
             Finding(check=f"agent {name}", ok=True, detail=found)
             if found
             else Finding(
-                check=f"agent {name}", ok=None, detail="not installed", mend=preset.install
+                check=f"agent {name}", ok=None, detail="not installed", mend=installs(preset)
             )
         )
     return findings

@@ -50,6 +50,7 @@ from outpost_local.starting import NO_TERMINAL, Starter, fault, terminal_gone
 from outpost_local.tmux import Tmux
 
 if TYPE_CHECKING:
+    from outpost_core.agents import AgentPreset
     from outpost_local.mail import Mailbox
 
 #: Seconds after which a supervisor that has not begun, or a recovery that left no result, is
@@ -245,7 +246,11 @@ class LocalOutpost(Outpost):
         from outpost_local import doctor
 
         path = self._agent_env.get("PATH", os.defpath)
-        return await doctor.examine(self.root, self.options, path, rig)
+        return await doctor.examine(self.root, self.options, path, rig, installs=self.agent_install)
+
+    def agent_install(self, agent: AgentPreset) -> str:
+        """Return the command that installs an agent here, for who reads the doctor's findings."""
+        return agent.install
 
     @hookimpl
     async def outpost_bootstrap(self, agents: Sequence[str], dry_run: bool) -> AsyncIterator[Step]:

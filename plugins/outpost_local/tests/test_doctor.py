@@ -14,7 +14,12 @@ from outpost_local.options import LocalOptions, Mode
 
 def examine(root: Path, path: str = "", **options) -> dict:
     found = asyncio.run(
-        doctor.examine(root, LocalOptions(**options), path or os.environ.get("PATH", ""))
+        doctor.examine(
+            root,
+            LocalOptions(**options),
+            path or os.environ.get("PATH", ""),
+            installs=lambda agent: agent.install,
+        )
     )
     return {finding.check: finding for finding in found}
 

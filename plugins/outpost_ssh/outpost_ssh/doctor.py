@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,7 +48,7 @@ async def examine(
     try:
         found.append(await _latency(outpost))
         found += [await _clock(outpost), await _package()]
-        found += [_from_here(outpost.name, one) for one in await far(None if here else rig)]
+        found += await far(None if here else rig)
     except OutpostError as error:
         found.append(Finding(check="far side", ok=False, detail=error.message, mend=error.mend))
         found += await _without_python(outpost)
@@ -57,14 +56,6 @@ async def examine(
         detail = f"{redact(str(rig))} is of this machine: work comes here and is pushed from here"
         found.append(Finding(check="rig", ok=True, detail=detail))
     return found
-
-
-def _from_here(name: str, finding: Finding) -> Finding:
-    """Say how an agent is installed there from here."""
-    kind, _, agent = finding.check.partition(" ")
-    if kind != "agent" or finding.ok:
-        return finding
-    return replace(finding, mend=f"outpost bootstrap {name} --agent {agent}")
 
 
 def _key(outpost: SshOutpost) -> list[Finding]:

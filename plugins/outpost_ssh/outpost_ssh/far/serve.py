@@ -28,6 +28,7 @@ from outpost_ssh.far.hosting import HostingOutpost
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from outpost_core.agents import AgentPreset
     from outpost_core.types import Finding, Health, Json, Order, WorkerStatus
 
 #: Programs that a worker needs; one that sshd's PATH lacks may be in the login's.
@@ -93,6 +94,10 @@ class FarOutpost(HostingOutpost):
         """Look at everything that a worker needs on this machine, as a worker would see it."""
         await self.log_in()
         return await super().outpost_doctor(rig)
+
+    def agent_install(self, agent: AgentPreset) -> str:
+        """Return the command of the near side: who reads the findings sits there."""
+        return f"outpost bootstrap {self.name} --agent {agent.name}"
 
     async def log_in(self) -> None:
         """Give the agents that start from now on what a login shell sets up; once."""
