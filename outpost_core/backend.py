@@ -6,9 +6,12 @@ import builtins
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from outpost_core.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from outpost_core.config import Defaults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,17 @@ class OutpostOptions:
         default=None,
         metadata={"help": "USD that may be reserved and spent here in any hour", "min": 0},
     )
+
+    def warnings(self, defaults: Defaults) -> Mapping[str, str]:  # noqa: ARG002
+        """Return what is allowed and hardly meant, for `outpost config check`; pure.
+
+        Args:
+            defaults: the section `defaults` of the same file.
+
+        Returns:
+            For the name of an option, what comes of its value, and what to write instead.
+        """
+        return {}
 
 
 def option(

@@ -92,7 +92,8 @@ One YAML file. It is looked for at `--config`, at `$OUTPOST_CONFIG`, at `config/
 the Gas Town around the current folder, and in the user's configuration folder
 (`~/.config/outpost/outposts.yaml`); the first that exists is used. With none, there is one
 outpost: this machine. `outpost config show` says which file was read and where each value came
-from; `outpost config check` reads it and says what is wrong, with line and column.
+from; `outpost config check` reads it and says what is wrong, and what is hardly meant,
+with line and column.
 
 ```yaml
 outposts:

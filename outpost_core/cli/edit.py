@@ -277,20 +277,24 @@ config = Group(
 def check(session: Session) -> None:
     """Check outposts.yaml.
 
-    A mistake is shown with its line and column; exit code 2.
+    A mistake is shown with its line and column; exit code 2. What is allowed and hardly meant is
+    a warning.
 
     \b
     Example:
       outpost config check --config ./outposts.yaml
     """
+    from outpost_core.config import warnings as of_options
+
     loaded, path, why = session.load_config()
     plugins = session.plugins()
     warnings = [
-        f"{entry.name}: nothing installed provides the type {entry.type!r}:"
+        f"{entry.origin}: {entry.name}: nothing installed provides the type {entry.type!r}:"
         f" {plugins.missing_mend(entry.type)}"
         for entry in loaded.outposts
         if entry.options is None
     ]
+    warnings += of_options(loaded)
 
     def lines() -> Iterator[str]:
         yield (

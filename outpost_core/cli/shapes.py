@@ -278,7 +278,7 @@ SHAPES: Final[Mapping[str, Shape]] = {
         "chosen_by": "why that file",
         "outposts": "how many",
         "overrides": "how many",
-        "warnings": ["what will not work as it is"],
+        "warnings": ["where, and what will not work as it is or is hardly meant"],
     },
     "config show": {
         "file": "the file, or null",

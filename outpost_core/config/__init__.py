@@ -37,6 +37,7 @@ __all__ = [
     "option_fields",
     "remove_outpost",
     "settings",
+    "warnings",
 ]
 
 FILE_NAME: Final = "outposts.yaml"
@@ -222,6 +223,20 @@ def settings(config: Config) -> list[Setting]:
     for each in option_fields(Defaults):
         add(f"defaults.{each.name}", each.show(getattr(config.defaults, each.name)))
     return found
+
+
+def warnings(config: Config) -> list[str]:
+    """Return what the options of outposts warn of, each with where its value was written.
+
+    Of a value that is built in, the place is that of the outpost.
+    """
+    return [
+        f"{config.origins.get(f'outposts.{outpost.name}.{key}', outpost.origin)}:"
+        f" {outpost.name}: {text}"
+        for outpost in config.outposts
+        if outpost.options is not None
+        for key, text in outpost.options.warnings(config.defaults).items()
+    ]
 
 
 def add_outpost(

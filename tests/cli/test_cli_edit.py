@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from outpost_core.backend import Backend, OutpostOptions, option
 from outpost_core.hookspecs import hookimpl
-from outpost_core.testing.fake import FakeOutpost
+from outpost_core.testing.fake import FakeOptions, FakeOutpost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +118,22 @@ def test_config_check(outpost):
     assert "outpost-ssh" in said["warnings"][0]
     outpost.config.write_text("outposts:\n  - {name: far, type: fakee}\n")
     assert "did you mean 'fake'?" in outpost.json("config", "check")["warnings"][0]
+
+
+def test_config_check_shows_the_place_of_a_warning(outpost, monkeypatch):
+    def warnings(options, defaults):
+        return {"max_workers": f"{options.max_workers} in {defaults.answer_timeout:.0f} s"}
+
+    monkeypatch.setattr(FakeOptions, "warnings", warnings)
+    outpost.config.write_text(
+        "outposts:\n  - {name: far, type: ssh}\n  - name: here\n    type: fake\n"
+        "    max_workers: 99\n  - {name: there, type: fake}\n"
+    )
+    missing, written, built_in = outpost.json("config", "check")["warnings"]
+    assert missing.startswith(f"{outpost.config}:2:5: far: nothing installed provides")
+    assert written == f"{outpost.config}:5:18: here: 99 in 10 s"
+    assert built_in == f"{outpost.config}:6:5: there: None in 10 s"
+    assert f"warning: {written}" in outpost.ok("config", "check")
 
 
 def test_config_check_shows_the_place_of_a_mistake(outpost):

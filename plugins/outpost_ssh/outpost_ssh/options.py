@@ -5,13 +5,18 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from outpost_core.backend import OutpostOptions, option
 from outpost_core.errors import UsageError
+from outpost_core.units import format_duration
 from outpost_local.options import Mode
+
+if TYPE_CHECKING:
+    from outpost_core.config import Defaults
 
 #: What an SSH outpost can at most do.
 CAPABILITIES: Final = frozenset(
@@ -224,3 +229,15 @@ class SshOptions(OutpostOptions):
             self.town_url.startswith("-") or not self.town_url.isprintable()
         ):
             raise UsageError(f"town_url {self.town_url[:80]!a} is not the address of a repository")
+
+    def warnings(self, defaults: Defaults) -> Mapping[str, str]:
+        """Warn of a host that is given up before it can be said why it does not answer."""
+        if self.connect_timeout < defaults.answer_timeout:
+            return {}
+        connect = format_duration(self.connect_timeout)
+        answer = format_duration(defaults.answer_timeout)
+        return {
+            "connect_timeout": f"connecting may take {connect}, and answer_timeout ends all waiting"
+            f" after {answer}: of a host that is not there it is told only that it did not answer,"
+            " and not why; make connect_timeout less, or answer_timeout more"
+        }
