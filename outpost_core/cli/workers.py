@@ -358,7 +358,8 @@ def exit_code(workers: Sequence[Worker]) -> int:
 def clean(session: Session, workers: tuple[str, ...], all_: bool, force: bool) -> None:
     """Remove the files of workers whose work is delivered.
 
-    Without WORKER: all that are done. Unpushed work is rescued first, or nothing is removed.
+    Without WORKER: all that are done and were ordered here; what another machine ordered is left
+    to it. Unpushed work is rescued first, or nothing is removed.
 
     \b
     Example:
@@ -369,11 +370,17 @@ def clean(session: Session, workers: tuple[str, ...], all_: bool, force: bool) -
     if force and not workers:
         raise click.UsageError("--force needs the ids of the workers that may lose work")
 
+    others: list[str] = []
+
     async def work(manager: Manager) -> dict[str, Cleaned | OutpostError]:
         ids: Sequence[str] = workers
         if not ids:
             ended = [State.DONE] if not all_ else [state for state in State if state.terminal]
-            ids = [w.id for w in await manager.workers(all=True) if w.state in ended]
+            found = [w.id for w in await manager.workers(all=True) if w.state in ended]
+            # whoever ordered the others may not have seen their end: to it they would be lost
+            ours = manager.ledger.ordered(found)
+            ids = [worker for worker in found if worker in ours]
+            others.extend(worker for worker in found if worker not in ours)
         return dict([await _clean_one(manager, worker, force) for worker in ids])
 
     answers = session.run(work)
@@ -381,6 +388,9 @@ def clean(session: Session, workers: tuple[str, ...], all_: bool, force: bool) -
         lambda: {"cleaned": [shapes.cleaned(w, answer) for w, answer in answers.items()]},
         lambda: _clean_lines(answers),
     )
+    if others:
+        session.note(f"left to who ordered them: {render.clean(' '.join(others))}")
+        session.note(f"  → outpost clean {render.clean(others[0])} removes one all the same")
     errors = [answer for answer in answers.values() if isinstance(answer, OutpostError)]
     kept = any(not isinstance(a, OutpostError) and not a.removed for a in answers.values())
     click.get_current_context().exit(errors[0].exit_code if errors else int(kept))

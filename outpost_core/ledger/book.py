@@ -432,6 +432,12 @@ class Ledger:
 
         return self._stored(Order, "body", id)
 
+    def ordered(self, ids: Collection[str]) -> set[str]:
+        """Return those of the ids that were ordered here; the others an outpost told of."""
+        wanted = set(ids)
+        found = self._store.read("SELECT DISTINCT worker FROM events WHERE body IS NOT NULL")
+        return {worker for (worker,) in found if worker in wanted}
+
     def explanation(self, id: str) -> Explanation | None:  # noqa: A002 - the word of the glossary
         """Return why a worker went where it is; None when it is not known."""
         from outpost_core.types import Explanation

@@ -131,6 +131,26 @@ def test_clean_takes_what_is_delivered(ended):
     assert ended.ok("clean") == "nothing to clean\n"
 
 
+def test_clean_leaves_what_another_machine_ordered_unless_it_is_named(ended, tmp_path):
+    """It may not have seen the end yet: the work is done, and must not become lost to it."""
+    ours, theirs = ended.state, tmp_path / "theirs"
+    ended.state = theirs
+    ended.spawn("shared")
+    ended.here.finish("shared.1")
+    ended.state = ours
+    said = ended.run("clean", "--all")
+    assert said.exit_code == 0
+    assert "shared.1" not in said.stdout
+    assert "shared.1" in said.stderr
+    ended.state = theirs
+    for _ in range(2):
+        ended.ok("workers")
+    (worker,) = ended.json("wait", "shared")["workers"]
+    assert worker["status"] == "done"
+    ended.state = ours
+    assert ended.ok("clean", "shared.1") == "shared.1: cleaned\n"
+
+
 def test_clean_by_name(ended):
     (said,) = ended.json("clean", "busy", code=2)["cleaned"]
     assert not said["removed"]
