@@ -54,5 +54,6 @@ async def end(process: asyncio.subprocess.Process, patience: float = 0.0) -> Non
 
 def _tell(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
     if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
+        # macOS refuses the signal, too, when all of the group has ended and nobody reaped it yet
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)

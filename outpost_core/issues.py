@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -143,7 +144,8 @@ def _show(bd: str, issue_id: str, folder: Path) -> str:
     try:
         out, err = process.communicate(timeout=BD_TIMEOUT)
     except BaseException as error:
-        os.killpg(process.pid, signal.SIGKILL)  # its helpers hold our pipes, too
+        with contextlib.suppress(OSError):  # it has ended: macOS says so by a refusal
+            os.killpg(process.pid, signal.SIGKILL)  # its helpers hold our pipes, too
         process.communicate()
         if isinstance(error, subprocess.TimeoutExpired):
             raise OutpostError(

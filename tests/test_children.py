@@ -68,3 +68,21 @@ def test_a_child_that_goes_on_with_the_pipes_holds_up_nobody() -> None:
                 os.kill(child, signal.SIGKILL)
 
     asyncio.run(run())
+
+
+def test_a_group_that_may_not_be_signalled_any_more_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """macOS answers so for a group whose processes have all ended, and are not reaped yet."""
+
+    def refuse(pid: int, number: int) -> None:
+        os.kill(pid, number)
+        raise PermissionError
+
+    async def run() -> None:
+        process = await started("import time; print(1, flush=True); time.sleep(60)")
+        monkeypatch.setattr(children.os, "killpg", refuse)
+        await asyncio.wait_for(children.end(process), 10)
+        assert process.returncode == -signal.SIGTERM
+
+    asyncio.run(run())

@@ -3,7 +3,8 @@
 A pid alone names nothing for long: it is reused. Together with the start time of its process and
 the boot of its machine it does, so these three are what is recorded and compared.
 
-On a system without `/proc` nothing can be found out: every process counts as gone.
+On a system without `/proc` nothing can be found out: every process counts as gone. So no worker
+is started there; who asks about other processes there asks `identity`.
 """
 
 from __future__ import annotations

@@ -145,15 +145,13 @@ def _python() -> Finding:
 
 
 def _system() -> Finding:
-    missing = [path for path in ("/proc/self/stat", "/proc/sys/kernel/random/boot_id")
-               if not Path(path).exists()]  # fmt: skip
-    if missing:
-        return Finding(
-            check="system",
-            ok=False,
-            detail=f"{missing[0]} is missing: process trees cannot be followed",
-            mend="run workers on Linux, or mount /proc",
-        )
+    if why := guards.unfit():
+        mend = "mount /proc" if platform.system() == "Linux" else guards.ELSEWHERE
+        return Finding(check="system", ok=False, detail=why, mend=mend)
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    if not boot.exists():
+        detail = f"{boot} is missing: a restart of this machine cannot be noticed"
+        return Finding(check="system", ok=False, detail=detail, mend="let all of /proc be seen")
     return Finding(check="system", ok=True, detail=f"{platform.system()} {platform.release()}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
 from outpost_core.errors import SpawnRefusedError
 
@@ -47,6 +48,18 @@ def _group(proc: Path, cgroup: Path) -> int | None:
     return max(0, limit - used + int(statistics.get("inactive_file", 0)))
 
 
+def unfit(proc: Path = Path("/proc")) -> str:
+    """Return why no worker can run on this machine at all, or "" when one can."""
+    if (proc / "self" / "stat").exists():
+        return ""
+    kind = os.uname().sysname
+    return f"this machine ({kind}) has no /proc, by which the processes of workers are known"
+
+
+#: What to do where `unfit` says something.
+ELSEWHERE: Final = "use a machine with Linux: outpost add ssh NAME --host HOST"
+
+
 def free_disk(folder: Path) -> int:
     """Return the bytes that this user may still write where `folder` is or will be made.
 
@@ -84,11 +97,13 @@ def shortage(root: Path, memory_floor: int | None, disk_floor: int) -> str:
 
 
 def check(root: Path, memory_floor: int | None, disk_floor: int) -> None:
-    """Refuse one more worker when memory or disk is short.
+    """Refuse one more worker when none can run here, or memory or disk is short.
 
     Raises:
-        SpawnRefusedError: with the figures.
+        SpawnRefusedError: with the cause, or the figures.
     """
+    if why := unfit():
+        raise SpawnRefusedError(why, mend=ELSEWHERE)
     if why := shortage(root, memory_floor, disk_floor):
         raise SpawnRefusedError(
             why, mend="wait for workers to end, clean ended ones, or lower the floor"

@@ -108,7 +108,7 @@ class LocalOutpost(Outpost):
 
         Raises:
             ConflictError: the id exists with another order.
-            SpawnRefusedError: memory or disk is short, or it cannot be started at all.
+            SpawnRefusedError: memory or disk is short, or no worker can run here.
             UnreachableError: the folder is there, but the disk failed under it.
         """
         folder = self._folder(order.worker)
@@ -142,6 +142,8 @@ class LocalOutpost(Outpost):
         memory = guards.available_memory()
         why = guards.shortage(self.root, self.options.memory_floor, self.options.disk_floor)
         mend = "outpost clean, or lower the floor" if why else ""
+        if unfit := guards.unfit():
+            return Health(ok=False, detail=unfit, mend=guards.ELSEWHERE, free_memory=memory)
         if self._tmux is None:
             detail = "detached processes"
         elif shutil.which("tmux") is None:
@@ -309,7 +311,12 @@ class LocalOutpost(Outpost):
         return self.root / files.WORKERS / worker
 
     def _known(self, worker: str) -> Path:
-        """Return the folder of a worker that is there; raise NotFoundError otherwise."""
+        """Return the folder of a worker that is there.
+
+        Raises:
+            NotFoundError: it is not.
+            UnreachableError: nothing can be known of it, since there is no `/proc`.
+        """
         try:
             split_worker_id(worker)
             folder = self._folder(worker)
@@ -320,7 +327,13 @@ class LocalOutpost(Outpost):
                 f"{ascii(worker)[1:-1]} is not a worker of {self.name}",
                 mend="outpost workers --all",
             )
+        self._check_system(worker)
         return folder
+
+    def _check_system(self, worker: str) -> None:
+        """Tell nothing of a worker where its living supervisor would be taken for a dead one."""
+        if why := guards.unfit():
+            raise UnreachableError(f"nothing can be known of {worker}: {why}", mend="mount /proc")
 
     def _check_running(self, worker: str, folder: Path) -> None:
         state = self._looked_at(status.read(folder)).state
@@ -328,6 +341,11 @@ class LocalOutpost(Outpost):
             raise UsageError(f"{worker} has ended ({state})", mend=f"outpost logs {worker}")
 
     def _list(self) -> list[WorkerStatus]:
+        if guards.unfit():
+            workers = self.root / files.WORKERS
+            for folder in workers.iterdir() if workers.is_dir() else ():
+                self._check_system(folder.name)
+            return []
         with self._scanning:
             return [self._looked_at(found) for found in status.scan(self.root, self._scanned)]
 

@@ -241,6 +241,16 @@ class Loader:
     def _explained(self, said: str) -> UnreachableError:
         """Turn what the loader said into an error."""
         code, _, what = said.partition(" ")
+        if code == "system" and what != "Linux":
+            return self._unfit(
+                f"it runs {what}, and workers need Linux, whose /proc tells of their processes",
+                "use a Linux machine or container; nothing was changed there",
+            )
+        if code == "system":
+            return self._unfit(
+                "its /proc cannot be read, which tells of the processes of workers",
+                "mount /proc there; nothing was changed there",
+            )
         if code == "old":
             return self._unfit(
                 f"its Python is {what}, and 3.11 or newer is needed",

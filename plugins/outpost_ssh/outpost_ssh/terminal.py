@@ -30,7 +30,7 @@ _KEYS: Final = {
     6: termios.VEOL, 7: termios.VEOL2, 8: termios.VSTART, 9: termios.VSTOP, 10: termios.VSUSP,
 }  # fmt: skip
 _IUTF8, _ISIG, _ICANON, _ICRNL, _ECHO = 42, 50, 51, 36, 53
-#: Set in `c_iflag` when the kernel is to rub out whole characters (Linux and macOS differ).
+#: Set in `c_iflag` when the kernel is to rub out whole characters (the same on Linux and macOS).
 _C_IUTF8: Final = 0o40000
 #: `\e[?1049h` and its like, and the beginning of one at the end of a piece.
 _MODES: Final = re.compile(rb"\x1b\[\?([0-9;]{1,40})([hl])")

@@ -398,3 +398,24 @@ def test_a_silent_machine_is_given_up(far: Far) -> None:
                 await started.start()
 
     asyncio.run(wait())
+
+
+def test_a_machine_that_is_not_linux_is_refused_before_anything_is_changed(
+    far: Far, tmp_path: Path
+) -> None:
+    """The real reason on a Mac, told by a Python that is made to see what one sees there."""
+    fake = tmp_path / "python3"
+    fake.write_text(
+        f"""#!/bin/sh
+exec {sys.executable} -I -S -c 'import os
+os.access = lambda path, mode: not path.startswith("/proc") and os.path.exists(path)
+os.uname = lambda: ("Darwin", "mac", "23.1.0", "", "arm64")
+exec(open(0, "rb", 0, closefd=False).readline())'
+"""
+    )
+    fake.chmod(0o755)
+    far.python = str(fake)
+    error = asyncio.run(far.refused())
+    assert "it runs Darwin, and workers need Linux, whose /proc" in error.message
+    assert "nothing was changed there" in error.mend
+    assert not far.home.exists()

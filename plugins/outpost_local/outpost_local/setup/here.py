@@ -99,7 +99,11 @@ async def bootstrap(
         doctor: looks at everything at the end.
     """
     course = Course(shell=shell, dry_run=dry_run)
-    for group in (steps.system(course), steps.programs(course), steps.account(course, agents)):
+    async for step in steps.system(course):
+        yield step
+    if course.states["system"] == "failed":
+        return
+    for group in (steps.programs(course), steps.account(course, agents)):
         async for step in group:
             yield step
     if town is not None:

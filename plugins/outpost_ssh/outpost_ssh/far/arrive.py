@@ -58,6 +58,8 @@ class Arrival:
         """Become the far server; returns only when that is not possible."""
         place = ""
         try:
+            if not os.access("/proc/self/stat", os.R_OK):
+                raise Unfit("system", os.uname()[0])
             if sys.version_info < OLDEST:
                 self.hand_over()
             place = self.place()

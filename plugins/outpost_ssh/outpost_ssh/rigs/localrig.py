@@ -110,8 +110,9 @@ async def git(
     try:
         said, err = await child.communicate(text)
     except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, 9)
+        if child.returncode is None:
+            with contextlib.suppress(OSError):  # it has ended: macOS says so by a refusal
+                os.killpg(child.pid, 9)
         await child.wait()
         raise
     return Done(code=child.returncode or 0, out=said or b"", err=err.decode(errors="replace"))
