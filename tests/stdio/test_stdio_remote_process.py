@@ -16,7 +16,8 @@ from outpost_core.backend import BuildContext, OutpostOptions
 from outpost_core.stdio import remote
 from outpost_core.stdio.client import Client
 from outpost_core.stdio.remote import StdioOutpost
-from outpost_core.types import State, WorkerStatus
+from outpost_core.testing.waiting import ended
+from outpost_core.types import State
 
 PROGRAM = Path(__file__).parents[2] / "plugins" / "outpost_exec" / "tests" / "served.py"
 
@@ -52,15 +53,6 @@ class Process(StdioOutpost):
         return [await process.wait() for process in self.processes]
 
 
-async def ended(outpost: StdioOutpost, worker: str) -> WorkerStatus:
-    for _ in range(1500):
-        for status in await outpost.outpost_list():
-            if status.id == worker and status.state.terminal:
-                return status
-        await asyncio.sleep(0.02)
-    raise AssertionError("it did not end")
-
-
 @pytest.mark.parametrize("fault", ["local.staged", "local.published", "local.launched"])
 def test_a_server_killed_in_the_middle_of_a_spawn_leaves_one_worker_that_runs_once(
     fault: str, tmp_path: Path
@@ -72,7 +64,7 @@ def test_a_server_killed_in_the_middle_of_a_spawn_leaves_one_worker_that_runs_on
         await one.outpost_spawn(asked)
         assert len(one.processes) == 2
         await two.outpost_spawn(asked)  # another program adopts it
-        status = await ended(two, asked.worker)
+        status = (await ended(two, asked.worker))[asked.worker]
         assert status.state is State.DONE
         assert runs.read_text() == "run\n"
         assert (await one.end(), await two.end()) == ([-9, 0], [0])

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from outpost_core.backend import BuildContext
+from outpost_core.testing import waiting
 from outpost_core.testing.processes import mentioning
 from outpost_core.types import Agent, Issue, Order, WorkerStatus
 from outpost_local.options import LocalOptions, Mode
@@ -58,23 +59,13 @@ class Place:
         return (self.folder(worker) / "output.log").read_bytes()
 
     async def until(
-        self,
-        outpost: LocalOutpost,
-        good: Callable[[WorkerStatus], bool],
-        *workers: str,
+        self, outpost: LocalOutpost, good: Callable[[WorkerStatus], bool], *workers: str
     ) -> dict[str, WorkerStatus]:
         """Ask until all the workers (default: all there are) are good; fail at a deadline."""
-        deadline = time.monotonic() + DEADLINE
-        while True:
-            found = {status.id: status for status in await outpost.outpost_list()}
-            asked = [found.get(worker) for worker in workers or found]
-            if all(status is not None and good(status) for status in asked):
-                return found
-            assert time.monotonic() < deadline, found
-            await asyncio.sleep(0.02)
+        return await waiting.listed(outpost, good, *workers, seconds=DEADLINE)
 
     async def end(self, outpost: LocalOutpost, *workers: str) -> dict[str, WorkerStatus]:
-        return await self.until(outpost, lambda status: status.state.terminal, *workers)
+        return await waiting.ended(outpost, *workers, seconds=DEADLINE)
 
     async def run(self, outpost: LocalOutpost, order: Order) -> WorkerStatus:
         await outpost.outpost_spawn(order)

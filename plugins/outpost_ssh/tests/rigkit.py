@@ -16,6 +16,7 @@ from outpost_core.errors import UnreachableError
 from outpost_core.hookspecs import hookimpl
 from outpost_core.stdio.client import Client
 from outpost_core.stdio.remote import StdioOutpost
+from outpost_core.testing import waiting
 from outpost_core.testing.gitrig import GitRig
 from outpost_core.types import (
     Agent,
@@ -189,18 +190,11 @@ class Laptop:
         self, outpost: PipeOutpost, good: Callable[[WorkerStatus], bool], *workers: str
     ) -> dict[str, WorkerStatus]:
         """List until all the workers (default: all there are) are good; fail at a deadline."""
-        deadline = time.monotonic() + DEADLINE
-        while True:
-            found = {status.id: status for status in await outpost.outpost_list()}
-            asked = [found.get(worker) for worker in workers or found]
-            if all(status is not None and good(status) for status in asked):
-                return found
-            assert time.monotonic() < deadline, found
-            await asyncio.sleep(0.02)
+        return await waiting.listed(outpost, good, *workers, seconds=DEADLINE)
 
     async def end(self, outpost: PipeOutpost, *workers: str) -> dict[str, WorkerStatus]:
         """List until the workers have ended."""
-        return await self.until(outpost, lambda status: status.state.terminal, *workers)
+        return await waiting.ended(outpost, *workers, seconds=DEADLINE)
 
     async def run(self, outpost: PipeOutpost, order: Order) -> WorkerStatus:
         """Spawn and list until it has ended."""

@@ -25,6 +25,7 @@ from outpost_core.errors import (
     UnreachableError,
     UsageError,
 )
+from outpost_core.testing import waiting
 from outpost_core.testing.processes import ArgumentsWatch, mentioning, outliving
 from outpost_core.testing.sshd import Sshd, sshd
 from outpost_core.types import Agent, Delivery, Issue, Limits, Order, Secrets, State, WorkerStatus
@@ -78,27 +79,14 @@ class Host:
                 for status in await last.outpost_list():
                     if not status.state.terminal:
                         await last.outpost_stop(status.id, 0.0)
-                await self.until(last, lambda status: status.state.terminal)
+                await waiting.ended(last, seconds=DEADLINE)
                 for made in self.made:
                     await made.outpost_close()
 
         return asyncio.run(all_of_it())
 
-    async def until(
-        self, outpost: SshOutpost, good: Callable[[WorkerStatus], bool], *workers: str
-    ) -> dict[str, WorkerStatus]:
-        deadline = time.monotonic() + DEADLINE
-        while True:
-            found = {status.id: status for status in await outpost.outpost_list()}
-            asked = [found.get(worker) for worker in workers or found]
-            if all(status is not None and good(status) for status in asked):
-                return found
-            assert time.monotonic() < deadline, found
-            await asyncio.sleep(0.02)
-
     async def end(self, outpost: SshOutpost, worker: str) -> WorkerStatus:
-        found = await self.until(outpost, lambda status: status.state.terminal, worker)
-        return found[worker]
+        return (await waiting.ended(outpost, worker, seconds=DEADLINE))[worker]
 
 
 def order(script: str = "exit 0", issue: str = "gt-1", **more: Any) -> Order:
