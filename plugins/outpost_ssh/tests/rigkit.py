@@ -208,6 +208,15 @@ class Laptop:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.02)
 
+    async def unfetched(
+        self, script: str = "echo new >new.txt", **more: Any
+    ) -> tuple[PipeOutpost, Order]:
+        """Return an outpost, and an order whose worker has ended there with work not yet here."""
+        outpost, order = self.open(), self.order(script, **more)
+        await outpost.outpost_spawn(order)
+        await self.ended_there(order.worker)
+        return outpost, order
+
     def copies(self) -> list[Path]:
         """Return the hosted repositories."""
         return sorted((self.far / "hosted").glob("*.git"))

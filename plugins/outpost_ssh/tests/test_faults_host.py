@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from faultkit import World, ended, read, until, working, world
+from faultkit import World, ended, read, until, working
 
 from outpost_core.errors import OutpostError, PlacementError, UnreachableError
 from outpost_core.testing.gitrig import GitRig
 from outpost_core.types import Delivery, Health, Limits, State
-
-
-@pytest.fixture
-def w(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with world(tmp_path, monkeypatch) as made:
-        yield made
 
 
 @pytest.mark.parametrize("where", ["served", "here"])

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from faultkit import World, ended, read, until, working, world
+from faultkit import World, ended, read, until, working
 
 from outpost_core.errors import UnreachableError
 from outpost_core.types import Health, State, Worker
@@ -23,12 +21,6 @@ done"""
 
 def counted(lines: int) -> bytes:
     return b"".join(b"%d abcdefghijklmnopqrstuvwxyz\n" % i for i in range(lines))
-
-
-@pytest.fixture
-def w(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with world(tmp_path, monkeypatch) as made:
-        yield made
 
 
 def test_a_killed_sshd_ends_no_worker_and_the_next_question_is_answered(w: World) -> None:

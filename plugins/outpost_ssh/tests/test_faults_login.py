@@ -6,21 +6,14 @@ import asyncio
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from faultkit import World, ended, read, until, working, world
+from faultkit import World, ended, read, until, working
 
 from outpost_core.errors import OutpostError, UnreachableError
 from outpost_core.types import Health, State
-
-
-@pytest.fixture
-def w(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with world(tmp_path, monkeypatch) as made:
-        yield made
 
 
 def told(w: World, entry: dict[str, Any], code: int = 5) -> str:

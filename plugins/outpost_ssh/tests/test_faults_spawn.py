@@ -6,11 +6,10 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faultkit import World, ended, read, until, working, world
+from faultkit import World, ended, read, until, working
 
 from outpost_core import wire
 from outpost_core.errors import OutpostError, PlacementError, UnreachableError
@@ -18,12 +17,6 @@ from outpost_core.testing.gitrig import GitRig
 from outpost_core.types import Delivery, Health, Order, State
 
 PACKAGES = ".cache/outpost/far"
-
-
-@pytest.fixture
-def w(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with world(tmp_path, monkeypatch) as made:
-        yield made
 
 
 def test_a_worker_whose_reply_was_lost_is_found_by_the_same_call(w: World) -> None:

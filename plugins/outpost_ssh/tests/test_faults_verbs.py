@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from faultkit import World, ended, read, until, working, world
+from faultkit import World, ended, read, until, working
 
 from outpost_core.errors import OutpostError, PlacementError, UnreachableError
 from outpost_core.types import Health, Message, State
-
-
-@pytest.fixture
-def w(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with world(tmp_path, monkeypatch) as made:
-        yield made
 
 
 def test_a_line_is_typed_once_though_its_reply_was_lost(w: World) -> None:

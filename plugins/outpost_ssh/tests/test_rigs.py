@@ -54,10 +54,7 @@ def test_a_worker_ends_while_this_machine_is_away(tmp_path: Path) -> None:
 
 def test_it_is_not_done_before_the_commit_is_seen_here(tmp_path: Path) -> None:
     async def test(laptop: Laptop) -> None:
-        outpost = laptop.open()
-        order = laptop.order("echo new >new.txt")
-        await outpost.outpost_spawn(order)
-        await laptop.ended_there(order.worker)
+        outpost, order = await laptop.unfetched()
         laptop.rig.path.rename(laptop.folder / "elsewhere")
         (seen,) = await outpost.outpost_list()
         assert seen.state is State.WORKING
@@ -73,10 +70,7 @@ def test_it_is_not_done_before_the_commit_is_seen_here(tmp_path: Path) -> None:
 
 def test_a_branch_that_moved_meanwhile_is_left_alone(tmp_path: Path) -> None:
     async def test(laptop: Laptop) -> None:
-        outpost = laptop.open()
-        order = laptop.order("echo new >new.txt")
-        await outpost.outpost_spawn(order)
-        await laptop.ended_there(order.worker)
+        outpost, order = await laptop.unfetched()
         mine = laptop.rig.commit({"mine": "x\n"}, "polecat/gt-1")
         result = (await laptop.end(outpost))[order.worker].result
         assert result is not None
@@ -195,10 +189,7 @@ def test_a_branch_in_the_place_of_a_folder_of_branches_keeps_the_work_and_says_s
     tmp_path: Path,
 ) -> None:
     async def test(laptop: Laptop) -> None:
-        outpost = laptop.open()
-        order = laptop.order("echo new >new.txt")
-        await outpost.outpost_spawn(order)
-        await laptop.ended_there(order.worker)
+        outpost, order = await laptop.unfetched()
         laptop.rig.git("branch", "polecat", "main", cwd=laptop.rig.path)
         result = (await laptop.end(outpost))[order.worker].result
         assert result is not None
@@ -222,10 +213,7 @@ def test_a_failed_agent_s_work_comes_home_as_a_checkpoint(tmp_path: Path) -> Non
 def test_a_kept_ref_of_other_work_is_moved_aside_not_overwritten(tmp_path: Path) -> None:
     async def test(laptop: Laptop) -> None:
         old = laptop.rig.commit({"old": "x\n"}, "old")
-        outpost = laptop.open()
-        order = laptop.order("echo half >half.txt; exit 3")
-        await outpost.outpost_spawn(order)
-        await laptop.ended_there(order.worker)
+        outpost, _ = await laptop.unfetched("echo half >half.txt; exit 3")
         laptop.rig.git("update-ref", "refs/outpost/gt-1.1", old, cwd=laptop.rig.path)
         await laptop.end(outpost)
         assert laptop.rig.show("refs/outpost/gt-1.1", "half.txt") == "half"
@@ -293,10 +281,7 @@ def test_history_that_was_rewritten_here_is_rewritten_there(tmp_path: Path) -> N
 
 def test_what_is_not_home_yet_is_not_overwritten_by_what_is_sent(tmp_path: Path) -> None:
     async def test(laptop: Laptop) -> None:
-        outpost = laptop.open()
-        order = laptop.order("echo new >new.txt")
-        await outpost.outpost_spawn(order)
-        await laptop.ended_there(order.worker)
+        outpost, _ = await laptop.unfetched()
         mine = laptop.rig.commit({"mine": "x\n"}, "polecat/gt-1")
         other = laptop.order("true", issue="gt-2")
         await outpost.outpost_spawn(other)
@@ -429,10 +414,7 @@ def test_the_order_and_its_digest_stay_as_they_were_given(tmp_path: Path) -> Non
 
 def test_work_that_is_not_home_is_not_cleaned_without_force(tmp_path: Path) -> None:
     async def test(laptop: Laptop) -> None:
-        outpost = laptop.open()
-        order = laptop.order("echo new >new.txt")
-        await outpost.outpost_spawn(order)
-        await laptop.ended_there(order.worker)
+        outpost, order = await laptop.unfetched()
         (copy,) = laptop.copies()
         cleaned = await outpost.outpost_clean(order.worker, False)
         assert not cleaned.removed

@@ -138,10 +138,7 @@ def test_a_history_that_was_removed_here_meanwhile_comes_back_with_the_work(tmp_
     async def test(laptop: Laptop) -> None:
         rig = laptop.rig
         side = rig.commit({"side": "x\n"}, "side")
-        outpost = laptop.open()
-        order = laptop.order("echo new >new.txt", base="side")
-        await outpost.outpost_spawn(order)
-        await laptop.ended_there(order.worker)
+        outpost, _ = await laptop.unfetched(base="side")
         rig.git("push", "-q", "origin", ":side")
         rig.git("reflog", "expire", "--expire=now", "--all", cwd=rig.path)
         rig.git("gc", "-q", "--prune=now", cwd=rig.path)
@@ -235,15 +232,6 @@ def test_a_far_disk_that_fills_up_on_the_way_refuses_the_order(tmp_path: Path) -
 # --- a far side that lies -------------------------------------------------------------------------
 
 
-async def _ended(laptop: Laptop) -> PipeOutpost:
-    """Return an outpost with an ended worker, whose work is not home."""
-    outpost = laptop.open()
-    order = laptop.order("echo new >new.txt")
-    await outpost.outpost_spawn(order)
-    await laptop.ended_there(order.worker)
-    return outpost
-
-
 def _refs(laptop: Laptop) -> str:
     return laptop.rig.git("for-each-ref", cwd=laptop.rig.path)
 
@@ -254,7 +242,7 @@ def _refs(laptop: Laptop) -> str:
 def test_the_branch_is_ours_to_choose(tmp_path: Path, branch: str) -> None:
     async def test(laptop: Laptop) -> None:
         main = laptop.rig.tip("main")
-        outpost = await _ended(laptop)
+        outpost, _ = await laptop.unfetched()
         outpost.lies["x-rig-want"] = lambda answer: {**_dict(answer), "branch": branch}
         await laptop.end(outpost)
         assert laptop.rig.show("polecat/gt-1", "new.txt") == "new"
@@ -289,7 +277,7 @@ def _dict(value: Json) -> dict[str, Json]:
 def test_nonsense_moves_nothing_here_and_is_told(tmp_path: Path, lie: dict[str, Json]) -> None:
     async def test(laptop: Laptop) -> None:
         before = _refs(laptop)
-        outpost = await _ended(laptop)
+        outpost, _ = await laptop.unfetched()
         outpost.lies["x-rig-want"] = lambda answer: {**_dict(answer), **lie}
         (seen,) = await outpost.outpost_list()
         assert seen.state is State.WORKING
@@ -306,7 +294,7 @@ def test_nonsense_moves_nothing_here_and_is_told(tmp_path: Path, lie: dict[str, 
 def test_a_commit_that_is_a_blob_is_no_commit(tmp_path: Path) -> None:
     async def test(laptop: Laptop) -> None:
         blob = laptop.rig.git("rev-parse", "main:README")
-        outpost = await _ended(laptop)
+        outpost, _ = await laptop.unfetched()
         outpost.lies["x-rig-want"] = lambda answer: {**_dict(answer), "commit": blob}
         (seen,) = await outpost.outpost_list()
         assert seen.state is State.WORKING
@@ -317,7 +305,7 @@ def test_a_commit_that_is_a_blob_is_no_commit(tmp_path: Path) -> None:
 
 def test_more_than_was_asked_for_does_not_get_in(tmp_path: Path) -> None:
     async def test(laptop: Laptop) -> None:
-        outpost = await _ended(laptop)
+        outpost, _ = await laptop.unfetched()
         (copy,) = laptop.copies()
         tree = laptop.rig.git("rev-parse", "main^{tree}", cwd=copy)
         more = laptop.rig.git("commit-tree", "-m", "more", tree, cwd=copy)
@@ -341,7 +329,7 @@ def test_more_than_was_asked_for_does_not_get_in(tmp_path: Path) -> None:
 
 def test_objects_that_do_harm_are_not_taken(tmp_path: Path) -> None:
     async def test(laptop: Laptop) -> None:
-        outpost = await _ended(laptop)
+        outpost, _ = await laptop.unfetched()
         (copy,) = laptop.copies()
         git = laptop.rig.git
         blob = git("rev-parse", "main:README", cwd=copy)
@@ -362,7 +350,7 @@ def test_objects_that_do_harm_are_not_taken(tmp_path: Path) -> None:
 
 def test_an_end_that_is_only_said_is_not_believed(tmp_path: Path) -> None:
     async def test(laptop: Laptop) -> None:
-        outpost = await _ended(laptop)
+        outpost, _ = await laptop.unfetched()
         (laptop.far / "workers" / "gt-1.1" / "home.json").write_text(
             json.dumps({"branch": "polecat/gt-1", "commit": "0" * 40, "checkpoint": None})
         )
