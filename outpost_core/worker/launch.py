@@ -12,17 +12,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 _DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
-#: Signals that the supervisor (or Python) ignores or handles, and the agent must not inherit so.
-_RESET = [
-    _signal.SIGHUP,
-    _signal.SIGINT,
-    _signal.SIGTERM,
-    _signal.SIGCHLD,
-    _signal.SIGPIPE,
-    _signal.SIGXFSZ,
-    _signal.SIGWINCH,
-    _signal.SIGTTOU,
-]
+#: Signals that the supervisor (or Python, or a script with `&`, or nohup before it) ignores or
+#: handles, and the agent must not inherit so: all that can be handled.
+_RESET = [number for number in range(1, 32) if number not in (_signal.SIGKILL, _signal.SIGSTOP)]
 
 
 #: Bytes of a prompt above which an argument only names its file: Linux takes 128 KiB an argument

@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -173,6 +174,20 @@ print(json.dumps({
     assert len(said["fds"]) == 4  # 0, 1, 2 and the listing itself
     assert said["ignored"] == [13, 25]  # Python's own
     assert said["blocked"] == []
+
+
+def test_the_agent_hears_what_the_starter_of_its_supervisor_ignored(far, python):
+    """As nohup ignores hang-ups, and a script interrupts for what it puts into the background."""
+    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGTSTP)
+
+    def ignore():
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+
+    code = "import signal; print(*(signal.getsignal(n) == signal.SIG_IGN for n in NUMBERS))"
+    code = code.replace("NUMBERS", repr(tuple(map(int, numbers))))
+    folder, _ = far.run(far.order(python, "-c", code), preexec_fn=ignore)
+    assert (folder / "output.log").read_text().split() == ["False"] * len(numbers)
 
 
 def test_secrets_are_nowhere_but_with_the_agent(far, tmp_path):
