@@ -194,10 +194,14 @@ class _Session:
 
     async def _watch(self, reading: asyncio.Task[Any], silence: float) -> None:
         """Break off the reading once nothing was heard for that long; not while nobody reads."""
+        pause, looked = silence / 10, time.monotonic()
         while True:
-            await asyncio.sleep(silence / 10)
+            await asyncio.sleep(pause)
+            before, looked = looked, time.monotonic()
+            if looked - before > 2 * pause:  # we were held up, and so was the reading
+                self._waits_since = looked
             heard = max(self._lines.heard, self._waits_since)
-            if not self._slots.locked() and time.monotonic() - heard > silence:
+            if not self._slots.locked() and looked - heard > silence:
                 self._silent = True
                 reading.cancel()
                 return

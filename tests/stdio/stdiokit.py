@@ -18,6 +18,9 @@ from outpost_core.stdio.remote import StdioOutpost
 from outpost_core.stdio.server import serve
 from outpost_core.types import Agent, Issue, Order, WorkerStatus
 
+#: Seconds until what has to come is taken for missing; much more than a loaded machine needs.
+PATIENCE = 30.0
+
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 HELLO: dict[str, Any] = {
@@ -76,7 +79,7 @@ class Peer:
 
 
 async def start(near: Stream, **options: Any) -> Client:
-    timeout = options.pop("timeout", 5.0)
+    timeout = options.pop("timeout", PATIENCE)
     return await Client.start(
         "peer", *near, name="vm1", options=options.pop("options", {}), timeout=timeout
     )

@@ -7,11 +7,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from serverkit import HELLO
-from stdiokit import Bare, Peer, pair
+from stdiokit import PATIENCE, Bare, Peer, pair
 
 from outpost_core.stdio.server import serve
 
@@ -62,8 +63,10 @@ def test_a_broken_client_is_told_on_both_streams() -> None:
     assert done.returncode == 2
 
 
-def _ended_by_silence(hello: dict[str, Any], say: dict[str, Any] | None) -> bool:
-    """Whether a server ends itself within a second, of a client that says no more than `say`."""
+def _ended_by_silence(
+    hello: dict[str, Any], say: dict[str, Any] | None, within: float = 1.0
+) -> bool:
+    """Whether a server ends itself in time, of a client that says no more than `say`."""
 
     async def run() -> bool:
         near, far = await pair()
@@ -71,13 +74,14 @@ def _ended_by_silence(hello: dict[str, Any], say: dict[str, Any] | None) -> bool
         serving = asyncio.create_task(serve(lambda *_: Bare(), *far, server="x", silence=0.2))
         await peer.say(hello)
         assert "hello" in await peer.heard()
-        for _ in range(20):
-            if say is not None and not serving.done():
+        until = time.monotonic() + within
+        while not serving.done() and time.monotonic() < until:
+            if say is not None:
                 await peer.say(say)
             await asyncio.wait({serving}, timeout=0.05)
         ended = serving.done()
         peer.close()
-        await asyncio.wait_for(serving, 5)
+        await asyncio.wait_for(serving, PATIENCE)
         return ended
 
     return asyncio.run(run())
@@ -87,11 +91,32 @@ BEATS = {"outpost": 1, "hello": {"nonce": "n", "name": "vm1", "options": {}, "be
 
 
 def test_a_client_that_promised_to_be_heard_and_is_not_is_taken_for_gone() -> None:
-    assert _ended_by_silence(BEATS, None)
+    assert _ended_by_silence(BEATS, None, within=PATIENCE)
 
 
 def test_a_client_that_keeps_its_promise_is_served_on() -> None:
     assert not _ended_by_silence(BEATS, {"cancel": 0})
+
+
+def test_time_in_which_the_server_itself_did_not_run_is_no_silence() -> None:
+    """As on a machine that was suspended: what the client says arrives shortly after."""
+
+    async def run() -> None:
+        near, far = await pair()
+        peer = Peer(near)
+        serving = asyncio.create_task(serve(lambda *_: Bare(), *far, server="x", silence=0.2))
+        await peer.say(BEATS)
+        assert "hello" in await peer.heard()
+        await asyncio.sleep(0.05)
+        time.sleep(0.5)
+        await asyncio.sleep(0.05)
+        await peer.say({"id": 1, "method": "list", "params": {}})
+        assert "result" in await asyncio.wait_for(peer.heard(), PATIENCE)
+        assert not serving.done()
+        peer.close()
+        await asyncio.wait_for(serving, PATIENCE)
+
+    asyncio.run(run())
 
 
 def test_a_client_that_promised_nothing_may_be_silent() -> None:
@@ -101,7 +126,7 @@ def test_a_client_that_promised_nothing_may_be_silent() -> None:
 def test_a_server_that_is_greeted_by_nobody_ends() -> None:
     async def run() -> None:
         near, far = await pair()
-        await asyncio.wait_for(serve(lambda *_: Bare(), *far, server="x", silence=0.1), 5)
+        await asyncio.wait_for(serve(lambda *_: Bare(), *far, server="x", silence=0.1), PATIENCE)
         near[1].close()
 
     asyncio.run(run())
