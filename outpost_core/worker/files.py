@@ -83,7 +83,7 @@ def store(folder: str, name: str, value: dict[str, Any], *, sync: bool = False) 
     Raises:
         OSError: it could not be written; the old one stays.
     """
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}")
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}.{get_ident()}")
     try:
         write(temporary, dumps(value).encode("ascii"), sync=sync)
         os.rename(temporary, os.path.join(folder, name))

@@ -8,12 +8,13 @@ import shutil
 import signal
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from outpost_core.errors import NotFoundError
 from outpost_core.types import Secrets, State
-from outpost_core.worker import process, stop
+from outpost_core.worker import files, process, stop
 
 #: Starts children in every way that has ever leaked one, and writes their pids to files.
 TREE = """
@@ -115,8 +116,8 @@ def test_the_time_limit(far):
 
 
 def test_the_limit_of_silence(far):
-    script = "for i in 1 2 3 4 5; do echo $i; sleep 0.2; done; sleep 300"
-    limits = {"idle_timeout": 0.8, "grace": 5}
+    script = "for i in 1 2 3 4 5; do echo $i; sleep 0.5; done; sleep 300"
+    limits = {"idle_timeout": 2, "grace": 5}
     folder, result = far.run(far.shell(script, limits=limits))
     assert (result.state, result.reason) == (State.FAILED, "idle_timeout")
     assert _log(folder) == b"1\n2\n3\n4\n5\n"
@@ -145,6 +146,19 @@ def test_stops_and_starts_at_once(far, tmp_path):
         asking.join()
         assert far.result(folder).state is State.STOPPED
         assert not far.left(folder)
+
+
+def test_stops_from_many_threads_of_one_program_are_written_whole(tmp_path):
+    """A server asks for each stop in a thread; none may see or take away what another writes."""
+
+    def ask(number):
+        for _ in range(300):
+            files.store(str(tmp_path), files.STOP, {"grace": number, "reason": "x" * 5000})
+            assert files.load(str(tmp_path), files.STOP) is not None
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(ask, range(4)))
+    assert os.listdir(tmp_path) == [files.STOP]
 
 
 def test_stopping_is_idempotent_and_ends_leave_it_alone(far):
