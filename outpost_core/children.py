@@ -15,6 +15,8 @@ import time
 
 #: Seconds until a signal that ends a program is taken for not heard.
 _ENOUGH = 1.0
+#: Seconds until a program that was killed is given up: the system is slow, or waits for a disk.
+_KILLED = 5.0
 
 
 async def gone(process: asyncio.subprocess.Process, seconds: float) -> bool:
@@ -44,7 +46,7 @@ async def end(process: asyncio.subprocess.Process, patience: float = 0.0) -> Non
         _tell(process, signal.SIGTERM)
         if not await gone(process, _ENOUGH):
             _tell(process, signal.SIGKILL)
-            await gone(process, _ENOUGH)
+            await gone(process, _KILLED)
     finally:
         _tell(process, signal.SIGKILL)
         transport = getattr(process, "_transport", None)

@@ -33,7 +33,7 @@ def test_a_program_that_ignores_term_is_killed(monkeypatch: pytest.MonkeyPatch) 
         )
         assert process.stdout is not None
         await process.stdout.readline()
-        await asyncio.wait_for(children.end(process), 10)
+        await asyncio.wait_for(children.end(process), 30)
         assert process.returncode == -signal.SIGKILL
 
     asyncio.run(run())
@@ -44,7 +44,7 @@ def test_one_that_ends_by_itself_in_time_is_not_signalled() -> None:
         process = await started("import sys; sys.stdin.read(); sys.exit(7)")
         assert process.stdin is not None
         process.stdin.close()
-        await asyncio.wait_for(children.end(process, 10), 10)
+        await asyncio.wait_for(children.end(process, 30), 60)
         assert process.returncode == 7
 
     asyncio.run(run())
@@ -60,7 +60,7 @@ def test_a_child_that_goes_on_with_the_pipes_holds_up_nobody() -> None:
         assert process.stdout is not None
         child = int(await process.stdout.readline())
         try:
-            await asyncio.wait_for(children.end(process), 10)
+            await asyncio.wait_for(children.end(process), 30)
             assert process.returncode == -signal.SIGTERM
             os.kill(child, 0)  # it is its own master
         finally:

@@ -116,6 +116,9 @@ def test_what_is_held_arrives_when_it_is_released(echo: int) -> None:
         sock.settimeout(0.3)
         with pytest.raises(TimeoutError):
             sock.recv(1)
+        deadline = time.monotonic() + 30
+        while line.passed("up") < 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert line.passed("up") == 1
         line.release("down")
         sock.settimeout(10)

@@ -47,7 +47,7 @@ def mentioning(mark: str | Path) -> dict[int, str]:
     return found
 
 
-def outliving(mark: str | Path, seconds: float = 5) -> dict[int, str]:
+def outliving(mark: str | Path, seconds: float = 20) -> dict[int, str]:
     """Return what `mentioning` still finds once those processes had `seconds` to end."""
     deadline = time.monotonic() + seconds
     while (found := mentioning(mark)) and time.monotonic() < deadline:

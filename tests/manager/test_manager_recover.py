@@ -117,26 +117,31 @@ def test_a_spawn_that_cannot_be_finished_is_not_tried_at_every_look(make: Make) 
 
 def test_a_slow_spawn_is_finished_behind_whoever_looks(make: Make) -> None:
     class Slow(FakeOutpost):
+        go: asyncio.Event
+
         @hookimpl
         async def outpost_spawn(self, order: Order) -> WorkerStatus:
-            await asyncio.sleep(0.5)
+            await self.go.wait()
             return await super().outpost_spawn(order)
 
     a = Slow("a")
     config = "outposts:\n  - {name: a, type: fake}\ndefaults: {answer_timeout: 0.1}\n"
 
     async def body(manager: Manager) -> None:
+        a.go = asyncio.Event()
         dead_reservation(manager, order(), "a")
         for _ in range(3):
             await manager.refresh()
         (worker,) = await manager.wait(["gt-1"], timeout=0.05)
         assert worker.state is State.STARTING
+        a.go.set()
         async with asyncio.timeout(30):
             while manager.ledger.worker("gt-1.1").state is not State.WORKING:  # type: ignore[union-attr]
                 await asyncio.sleep(0.01)
         assert [hook for hook, _ in a.calls].count("outpost_spawn") == 1
 
     async def leave(manager: Manager) -> None:
+        a.go = asyncio.Event()
         dead_reservation(manager, order("gt-2"), "a")
         await manager.refresh()
 
@@ -187,7 +192,9 @@ def test_a_cancelled_spawn_leaves_its_row_to_whoever_comes(make: Make) -> None:
 
     async def body(manager: Manager) -> None:
         task = asyncio.ensure_future(manager.spawn_many([order("gt-1"), order("gt-2")]))
-        await asyncio.sleep(0.05)
+        async with asyncio.timeout(30):
+            while [hook for hook, _ in a.calls].count("outpost_spawn") < 2:
+                await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from stdiokit import Bare, Peer, pair
+from stdiokit import PATIENCE, Bare, Peer, pair
 
 from outpost_core import wire
 from outpost_core.backend import Outpost
@@ -85,17 +85,15 @@ async def talking(
     finally:
         peer.close()
         with contextlib.suppress(FrameError):
-            await asyncio.wait_for(task, 20)
+            await asyncio.wait_for(task, PATIENCE)
 
 
 async def ask(peer: Peer, method: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
     await peer.say({"id": 1, "method": method, "params": {**(params or {})}})
-    return await asyncio.wait_for(peer.heard(), 5)
+    return await asyncio.wait_for(peer.heard(), PATIENCE)
 
 
 async def until(true: Any) -> None:
-    for _ in range(2000):
-        if true():
-            return
-        await asyncio.sleep(0.002)
-    raise AssertionError("it did not come to that")
+    async with asyncio.timeout(PATIENCE):
+        while not true():
+            await asyncio.sleep(0.002)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from stdiokit import Bare, Peer, pair
+from stdiokit import PATIENCE, Bare, Peer, pair
 
 from outpost_core.errors import NotFoundError
 from outpost_core.stdio.protocol import _KINDS
@@ -49,7 +49,7 @@ def test_the_dialogue_is_what_a_server_says() -> None:
             if who == ">":
                 await peer.say(frame)
                 continue
-            said: dict[str, Any] = await asyncio.wait_for(peer.heard(), 5)
+            said: dict[str, Any] = await asyncio.wait_for(peer.heard(), PATIENCE)
             if "hello" in said:
                 said["hello"]["time"] = frame["hello"]["time"]
                 said["hello"]["methods"].sort()

@@ -138,6 +138,7 @@ def test_a_call_given_up_after_silence_drops_the_line(monkeypatch: pytest.Monkey
 
     async def run() -> None:
         outpost = Scripted(silence, answers({"ok": True}))
+        await outpost.client()
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(outpost.outpost_ping(), 0.2)
         assert len(outpost.given) == 1

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pytest
 from remotekit import Inner, Scripted, answers, read
-from stdiokit import Peer, Served, served
+from stdiokit import PATIENCE, Peer, Served, served
 
 from outpost_core.errors import NotFoundError, UnreachableError
 from outpost_core.stdio import remote
@@ -38,7 +38,7 @@ def test_a_log_is_byte_exact_across_lines_that_break_at_random(
         async with served(inner) as outpost:
             growing = asyncio.create_task(grow(inner))
             cutting = asyncio.create_task(cut(outpost))
-            got = await asyncio.wait_for(read(outpost, follow=True), 60)
+            got = await asyncio.wait_for(read(outpost, follow=True), PATIENCE)
             cutting.cancel()
             await growing
             assert got == whole
@@ -60,7 +60,7 @@ def test_a_follower_waits_for_an_outpost_that_is_away_and_a_reader_does_not(
         await asyncio.sleep(0.05)
         assert not following.done()
         outpost.plays = [answers({"data": "", "end": True})]
-        assert await asyncio.wait_for(following, 5) == b""
+        assert await asyncio.wait_for(following, PATIENCE) == b""
         await outpost.end()
 
     asyncio.run(run())
@@ -71,9 +71,12 @@ def test_an_outpost_that_was_closed_is_not_opened_again_by_those_who_still_follo
 ) -> None:
     monkeypatch.setattr(remote.Pause, "longer", lambda self: asyncio.sleep(0.001))
 
+    asked = asyncio.Event()
+
     class Slow(Inner):
         async def outpost_ping(self) -> Health:
-            await asyncio.sleep(1)
+            asked.set()
+            await asyncio.Event().wait()
             return Health(ok=True)
 
     async def run() -> None:
@@ -82,9 +85,11 @@ def test_an_outpost_that_was_closed_is_not_opened_again_by_those_who_still_follo
                 asyncio.create_task(read(outpost, follow=True)),
                 asyncio.create_task(outpost.outpost_ping()),
             ]
-            await asyncio.sleep(0.1)
+            await asyncio.wait_for(asked.wait(), PATIENCE)
             await outpost.outpost_close()
-            for end in await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5):
+            for end in await asyncio.wait_for(
+                asyncio.gather(*tasks, return_exceptions=True), PATIENCE
+            ):
                 assert isinstance(end, UnreachableError)
             assert outpost.connects == 1
 
@@ -108,9 +113,9 @@ def test_more_followers_than_places_leave_room_for_other_calls() -> None:
         async with served(inner) as outpost:
             followers = [asyncio.create_task(read(outpost, follow=True)) for _ in range(80)]
             await asyncio.sleep(0.1)
-            assert (await asyncio.wait_for(outpost.outpost_ping(), 10)).ok
+            assert (await asyncio.wait_for(outpost.outpost_ping(), PATIENCE)).ok
             inner.text, inner.over = b"the end", True
-            assert set(await asyncio.wait_for(asyncio.gather(*followers), 60)) == {b"the end"}
+            assert set(await asyncio.wait_for(asyncio.gather(*followers), PATIENCE)) == {b"the end"}
 
     asyncio.run(run())
 
@@ -143,7 +148,7 @@ def test_a_follower_that_leaves_breaks_its_request_off() -> None:
             async with aclosing(stream):
                 assert await anext(stream) == b"early"
             client = await outpost.client()
-            await asyncio.wait_for(client.call("ping"), 5)
+            await asyncio.wait_for(client.call("ping"), PATIENCE)
             for _ in range(500):
                 if not client._waiting:
                     break

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from remotekit import read
-from stdiokit import order
+from stdiokit import PATIENCE, order
 
 from outpost_core.backend import BuildContext, OutpostOptions
 from outpost_core.stdio import remote
@@ -90,7 +90,7 @@ def test_a_followed_log_survives_servers_that_are_killed(
         asked = order("gt-1", "/bin/sh", "-c", script)
         await outpost.outpost_spawn(asked)
         killing = asyncio.create_task(kill(outpost))
-        got = await asyncio.wait_for(read(outpost, follow=True), 60)
+        got = await asyncio.wait_for(read(outpost, follow=True), PATIENCE)
         killing.cancel()
         await asyncio.gather(killing, return_exceptions=True)
         assert got == "".join(f"line {n}\n" for n in range(300)).encode()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from serverkit import HELLO, Recorder, ask, talking, until
-from stdiokit import Peer, order, pair
+from stdiokit import PATIENCE, Peer, order, pair
 
 from outpost_core import wire
 from outpost_core.backend import Outpost
@@ -32,7 +32,7 @@ def answer_to(*lines: bytes) -> dict[str, Any]:
         for line in lines:
             await peer.raw(line)
         peer.writer.write_eof()
-        said = await asyncio.wait_for(peer.reader.read(), 5)
+        said = await asyncio.wait_for(peer.reader.read(), PATIENCE)
         with contextlib.suppress(FrameError):
             await task
         peer.close()
@@ -258,12 +258,12 @@ def test_a_client_that_breaks_the_protocol_is_told_and_left(line: bytes) -> None
             await until(lambda: outpost.held)
             with contextlib.suppress(ConnectionError):
                 await peer.raw(line)
-            said = await asyncio.wait_for(peer.heard(), 5)
+            said = await asyncio.wait_for(peer.heard(), PATIENCE)
             assert said["outpost"] == 1
             assert said["error"]["kind"] == "usage"
             outpost.hold.set()
             with pytest.raises(FrameError):
-                await asyncio.wait_for(task, 5)
+                await asyncio.wait_for(task, PATIENCE)
         assert outpost.finished == 1  # what was begun came to its end
         assert outpost.closed
 

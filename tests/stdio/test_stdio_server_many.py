@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from serverkit import Recorder, ask, talking, until
+from stdiokit import PATIENCE
 
 from outpost_core.stdio.server import INFLIGHT
 from outpost_core.types import State, WorkerStatus
@@ -61,7 +62,7 @@ def test_a_cancelled_look_is_broken_off_and_answered() -> None:
             await peer.say({"id": 5, "method": "logs", "params": params})
             await until(lambda: outpost.held)
             await peer.say({"cancel": 5})
-            answer = await asyncio.wait_for(peer.heard(), 5)
+            answer = await asyncio.wait_for(peer.heard(), PATIENCE)
             assert answer["id"] == 5
             assert answer["error"]["kind"] == "cancelled"
             assert outpost.broken_off == 1
@@ -98,7 +99,7 @@ def test_at_the_clients_end_looks_are_broken_off_and_the_rest_is_finished() -> N
             await until(lambda: outpost.broken_off)
             assert not outpost.closed
             outpost.hold.set()
-            await asyncio.wait_for(task, 5)
+            await asyncio.wait_for(task, PATIENCE)
         assert outpost.finished == 1
         assert outpost.closed
 
@@ -110,7 +111,7 @@ def test_goodbye_is_answered_and_ends_it() -> None:
         outpost = Recorder()
         async with talking(outpost) as (peer, task):
             assert await ask(peer, "bye") == {"id": 1, "result": None}
-            await asyncio.wait_for(task, 5)
+            await asyncio.wait_for(task, PATIENCE)
             assert await peer.reader.read() == b""
         assert outpost.closed
 

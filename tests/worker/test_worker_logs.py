@@ -89,7 +89,7 @@ def test_following_ends_when_the_supervisor_is_gone(far):
 def test_following_ends_with_a_stop(far):
     folder = far.publish(far.shell("echo before; sleep 300"))
     far.start(folder)
-    far.working(folder)
+    far.wait(lambda: (folder / "output.log").exists() and (folder / "output.log").stat().st_size)
     stop.request(folder, 5)
     assert _read(folder, follow=True) == b"before\n"
     never = far.publish(far.order("/bin/true"))

@@ -69,14 +69,14 @@ def test_the_work_of_a_failed_agent_is_rescued(far, rig):
 
 @pytest.mark.parametrize("how", ["stop", "timeout", "terminated"])
 def test_work_is_rescued_before_the_end(far, rig, how):
-    limits = {"timeout": 1.0 if how == "timeout" else None, "grace": 5}
+    limits = {"timeout": 3.0 if how == "timeout" else None, "grace": 20}
     script = "trap 'echo late > late; exit 1' TERM; echo half > b; while :; do sleep 0.05; done"
     order = _order(far, rig, script, limits=limits)
     folder = far.publish(order)
     running = far.start(folder)
     far.wait(lambda: (folder / "work" / "b").exists())
     if how == "stop":
-        stop.request(folder, 5)
+        stop.request(folder, 20)
     elif how == "terminated":
         running.terminate()
     running.wait(30)

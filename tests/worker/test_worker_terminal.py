@@ -151,7 +151,9 @@ def test_headless_output_is_shown_too(far, screen):
     view = screen(folder)
     view.running.wait(30)
     assert _log(folder) == b"plain ***\non stderr\nno terminal\n"
-    assert view.read() == _log(folder).replace(b"\n", b"\r\n")
+    shown = _log(folder).replace(b"\n", b"\r\n")
+    far.wait(lambda: len(view.read()) >= len(shown))  # Linux hands it over in its own time
+    assert view.read() == shown
 
 
 def test_a_terminal_that_nobody_reads_stops_nothing(far, screen):
@@ -183,8 +185,10 @@ def test_silence_makes_an_interactive_agent_idle(far, python):
     running = far.start(folder, patch="supervise._IDLE_AFTER = 0.3")
     far.wait(lambda: far.status(folder).state is State.IDLE)
     for _ in range(3):
+        before = far.status(folder).updated_at
         _nudge(folder, b"x\r")
-        far.wait(lambda: far.status(folder).state is State.WORKING)
+        far.wait(lambda before=before: far.status(folder).updated_at > before)
+        # idle is said again only after it was working, which may last for too short to be seen
         far.wait(lambda: far.status(folder).state is State.IDLE)
     _nudge(folder, b"end\r")
     running.wait(30)

@@ -123,7 +123,7 @@ def places(tmp_path: Path) -> Iterator[Callable[..., Place]]:
     yield make
     left: dict[int, str] = {}
     for place in made:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + DEADLINE
         while (left_here := _left(place)) and time.monotonic() < deadline:
             time.sleep(0.05)
         left |= left_here
