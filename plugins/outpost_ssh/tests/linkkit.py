@@ -121,10 +121,13 @@ def keygen(path: Path, *words: str) -> Path:
 def agent(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Path]:
     """A real ssh-agent of the test's own."""
     where = folder / "agent"
-    process = subprocess.Popen(["ssh-agent", "-D", "-a", where], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        ["ssh-agent", "-D", "-a", where], stdout=subprocess.PIPE, encoding="utf-8"
+    )
     try:
-        while not where.exists():
-            pass
+        assert process.stdout is not None
+        with process.stdout:  # its first line comes when it listens; the socket is there earlier
+            assert process.stdout.readline()
         with monkeypatch.context() as context:
             context.setenv("SSH_AUTH_SOCK", str(where))
             yield where
