@@ -112,13 +112,20 @@ def test_what_apt_was_killed_in_is_finished_first(tmp_path: Path) -> None:
     machine.program("dpkg", f'echo "dpkg $*" >>"{asked}"; touch "{machine.home}/mended"')
     machine.program(
         "apt-get",
-        f'echo "apt-get $1" >>"{asked}"\n[ -e "{machine.home}/mended" ] || exit 100\n'
+        f'case "$*" in *--fix-broken) echo "apt-get $1 --fix-broken" ;; *) echo "apt-get $1" ;;'
+        f' esac >>"{asked}"\n[ -e "{machine.home}/mended" ] || exit 100\n'
         f'printf "#!/bin/sh\\necho tmux 3.3a\\n" >"{machine.bin}/tmux"\n'
         f'chmod +x "{machine.bin}/tmux"',
     )
     assert machine.ask("program", "apply", "tmux", "-V", "3.0").state == "done"
     words = asked.read_text().splitlines()
-    assert words == ["apt-get install", "dpkg --configure -a", "apt-get update", "apt-get install"]
+    assert words == [
+        "apt-get install",
+        "dpkg --configure -a",
+        "apt-get install --fix-broken",
+        "apt-get update",
+        "apt-get install",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -132,11 +139,108 @@ def test_versions_are_compared_as_numbers(machine: Machine, said: str, state: st
 
 
 def test_the_newest_python_that_is_there_is_found(machine: Machine) -> None:
-    machine.program("python3", "exit 1")
+    machine.program("python3", 'case "$*" in *version_info*) exit 1 ;; esac')
     (machine.bin / "python3.12").symlink_to(os.path.realpath(sys.executable))
     answer = machine.ask("python", "look", "python3")
     assert answer.state == "ok"
     assert answer.facts["python"] == "python3.12"
+
+
+def test_a_python_that_nothing_starts_is_not_enough(machine: Machine) -> None:
+    # As a package manager that was killed leaves it. An old `python3` would hand over.
+    (machine.bin / "python3.12").symlink_to(os.path.realpath(sys.executable))
+    answer = machine.ask("python", "look", "python3")
+    assert (answer.state, answer.mend) == ("skipped", f"name it: python: {machine.bin}/python3.12")
+    assert answer.detail.startswith("not installed; python3.12 is there")
+    assert machine.ask("python", "look", "python3.12").state == "ok"
+    machine.program(
+        "apt-get",
+        f'printf "#!/bin/sh\\nexec python3.12 \\"\\$@\\"\\n" >"{machine.bin}/python3"\n'
+        f'chmod +x "{machine.bin}/python3"',
+    )
+    assert machine.ask("python", "apply", "python3").state == "done"
+
+
+def test_a_python_without_its_library_is_not_enough(machine: Machine) -> None:
+    real = os.path.realpath(sys.executable)
+    machine.program("python3", f'case "$*" in *asyncio*) exit 1 ;; esac; exec {real} "$@"')
+    asked = machine.home / "asked"
+    machine.program("apt-get", f'echo "$*" >>"{asked}"; exit 100')
+    answer = machine.ask("python", "apply", "python3")
+    assert answer.state == "failed"
+    assert answer.detail.startswith("python3 lacks parts of its standard library")
+    assert asked.read_text().splitlines()[0].endswith(" python3")
+    (machine.bin / "python3.12").symlink_to(real)  # nothing hands over to it
+    assert machine.ask("python", "apply", "python3").mend.startswith("name it: python: ")
+
+
+LOCKED = "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 7 (apt-get)"
+
+
+@pytest.mark.parametrize("busy", [2, 99])
+def test_whoever_fetches_the_lists_of_packages_is_waited_for(tmp_path: Path, busy: int) -> None:
+    machine = Machine(tmp_path, ("dash",))
+    asked = machine.home / "asked"
+    (machine.bin / "sleep").unlink()
+    machine.program("sleep", ":")  # the wait between two tries
+    machine.program(
+        "apt-get",
+        f'echo "$1" >>"{asked}"; tries=$(sed -n /update/p "{asked}" | wc -l)\n'
+        f'if [ "$1" = update ]; then [ "$tries" -gt {busy} ] ||'
+        f' {{ echo "{LOCKED}" >&2; exit 100; }}'
+        f'\nelif [ "$tries" -gt {busy} ]; then printf "#!/bin/sh\\necho tmux 3.3a\\n" '
+        f'>"{machine.bin}/tmux"; chmod +x "{machine.bin}/tmux"\n'
+        'else echo "E: Unable to locate package tmux" >&2; exit 100; fi',
+    )
+    answer = machine.ask("program", "apply", "tmux", "-V", "3.0")
+    tries = asked.read_text().splitlines().count("update")
+    if busy == 2:
+        assert (answer.state, tries) == ("done", 3), answer
+    else:
+        assert (answer.state, tries) == ("failed", 13), answer
+        assert "could not be fetched: E: Could not get lock" in answer.detail
+        assert "apt-get update" in answer.mend
+
+
+def test_lists_that_cannot_be_fetched_are_not_a_system_that_has_nothing(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, ("dash",))
+    asked = machine.home / "asked"
+    machine.program(  # apt says so, and ends with 0
+        "apt-get",
+        f'echo "$1" >>"{asked}"; [ "$1" != update ] || {{\n'
+        'echo "W: Failed to fetch http://mirror.test/InRelease  Could not connect" >&2\n'
+        'echo "W: Some index files failed to download." >&2; exit 0; }\n'
+        'echo "E: Unable to locate package" >&2; exit 100',
+    )
+    for step in (("program", "apply", "git", "--version", "2.25"), ("python", "apply", "python3")):
+        asked.unlink(missing_ok=True)
+        answer = machine.ask(*step)
+        assert answer.state == "failed"
+        assert "could not be fetched: W: Failed to fetch http://mirror.test" in answer.detail
+        assert "from 3.11 on" not in answer.detail
+        assert asked.read_text().splitlines().count("update") == 1  # for all names of Python
+
+
+def test_a_system_whose_python_is_too_old_says_which_it_has(machine: Machine) -> None:
+    old = 'case "$*" in *exit*) exit 1 ;; *print*) echo 3.9.2 ;; esac'
+    machine.program(
+        "apt-get",
+        f'case "$*" in *python3) ;; *) exit 100 ;; esac\n'
+        f'cat >"{machine.bin}/python3" <<"END"\n#!/bin/sh\n{old}\nEND\n'
+        f'chmod +x "{machine.bin}/python3"',
+    )
+    answer = machine.ask("python", "apply", "python3")
+    assert answer.state == "failed"
+    assert answer.detail.startswith("3.9.2 is too old, and this system has none from 3.11 on")
+
+
+def test_where_there_is_no_sudo_nobody_is_told_to_use_it(machine: Machine) -> None:
+    (machine.bin / "id").unlink()
+    machine.program("id", "case $1 in -u) echo 1000 ;; *) echo steve ;; esac")
+    machine.program("apt-get", ":")
+    answer = machine.ask("program", "apply", "git", "--version", "2.25")
+    assert answer.detail == "not installed, and there is no sudo here"
+    assert answer.mend == "as root: apt-get install -y git"
 
 
 def test_parameters_are_never_read_as_shell(machine: Machine) -> None:
@@ -161,6 +265,25 @@ def test_an_agent_that_does_not_run_is_said_so(machine: Machine) -> None:
     answer = machine.ask("agent", "apply", "claude", "@anthropic-ai/claude-code")
     assert answer.state == "failed"
     assert "claude --version" in answer.mend
+
+
+NPM_SAYS = """npm ERR! code 1
+npm ERR! SyntaxError: Unexpected token '.'
+npm ERR!     at wrapSafe (internal/modules/cjs/loader.js:915:16)
+npm ERR!     at internal/main/run_main_module.js:17:47
+
+npm ERR! A complete log of this run can be found in:
+npm ERR!     /home/steve/.npm/_logs/2026-11-27T09_15_21_257Z-debug.log"""
+
+
+def test_an_agent_that_node_is_too_old_for_says_so(machine: Machine) -> None:
+    machine.program("npm", f"cat >&2 <<'END'\n{NPM_SAYS}\nEND\nexit 1")
+    machine.program("node", "echo v12.22.12")
+    answer = machine.ask("agent", "apply", "claude", "@anthropic-ai/claude-code")
+    assert answer.state == "failed"
+    assert "Node.js v12.22.12, which may be too old" in answer.detail
+    assert answer.detail.endswith("SyntaxError: Unexpected token '.'")
+    assert "Node.js 22" in answer.mend
 
 
 def test_a_script_that_hangs_is_ended_with_all_that_it_started(machine: Machine) -> None:

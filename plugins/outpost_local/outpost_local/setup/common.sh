@@ -35,12 +35,21 @@ at_least() {
     { [ "$at_least_major" -eq "${1%.*}" ] && [ "$at_least_minor" -ge "${1#*.}" ]; }
 }
 
-# Sets `as_root` to the words that run a command as root; fails where that needs a password.
+# Sets `as_root` to the words that run a command as root; where that cannot be done, fails and sets
+# `no_root` to why.
 find_root() {
   as_root=
   [ "$(id -u)" -ne 0 ] || return 0
-  as_root="sudo -n"
-  have sudo && sudo -n true 2>/dev/null
+  as_root="sudo -n" no_root="there is no sudo here"
+  have sudo || return 1
+  no_root="sudo asks for a password here"
+  sudo -n true 2>/dev/null
+}
+
+# Prints what a person types before a command that root must run.
+by_root() {
+  if [ "$(id -u)" -eq 0 ]; then return 0; fi
+  if have sudo; then echo "sudo "; else echo "as root: "; fi
 }
 
 # Sets `path` to a folder as the configuration names it; what is not absolute is below HOME.
@@ -74,11 +83,7 @@ install_command() {
 }
 
 # Prints what a person types to install packages.
-by_hand() {
-  by_hand_sudo="sudo "
-  [ "$(id -u)" -ne 0 ] || by_hand_sudo=
-  echo "$by_hand_sudo$(install_command) $*"
-}
+by_hand() { echo "$(by_root)$(install_command) $*"; }
 
 # may_install MODE PACKAGE…: goes on where it may be done; answers `would` or `skipped` elsewhere.
 may_install() {
@@ -86,7 +91,7 @@ may_install() {
   shift
   find_manager || answer skipped "not installed, and no package manager that is known here" \
     "install $* in this system's way"
-  find_root || answer skipped "not installed, and sudo asks for a password here" "$(by_hand "$@")"
+  find_root || answer skipped "not installed, and $no_root" "$(by_hand "$@")"
   [ "$may_install_mode" = apply ] ||
     answer would "install $* with $manager${as_root:+ as root}"
 }
@@ -97,14 +102,49 @@ install() {
   case $manager in
     apt-get)
       apt_get "$@" && return 0
+      if [ -n "$apt_mended" ]; then return 1; fi
+      apt_mended=yes
       if have dpkg; then $as_root dpkg --configure -a; fi
-      $as_root apt-get update -q || true
+      apt_get --fix-broken
+      apt_update
       apt_get "$@"
       ;;
     pacman) $as_root $(install_command) "$@" || $as_root pacman -Sy --noconfirm --needed "$@" ;;
     apk) $as_root apk add "$@" || { $as_root apk update && $as_root apk add "$@"; } ;;
     *) $as_root $(install_command) "$@" ;;
   esac
+}
+
+# Whether this script has put apt right already: once is enough for all packages that it tries.
+apt_mended=
+# What apt said when it could not fetch its lists of packages; "" when it could.
+unfetched=
+
+# Fetches apt's lists. Somebody else who does (a new machine, by itself) is waited for, at most two
+# minutes: `DPkg::Lock::Timeout` is not about the lock of the lists.
+apt_update() {
+  for apt_update_try in 1 2 3 4 5 6 7 8 9 10 11 12 13; do
+    [ "$apt_update_try" -eq 1 ] || sleep 10
+    # shellcheck disable=SC2086 # words on purpose
+    apt_update_said=$($as_root apt-get update -q 2>&1)
+    unfetched=$(printf '%s\n' "$apt_update_said" |
+      sed -n -e '/^[EW]: Could not get lock/p' -e '/^[EW]: Failed to fetch/p' | head -n 1)
+    case $unfetched in
+      *": Could not get lock"*) ;;
+      *) break ;;
+    esac
+  done
+  printf '%s\n' "$apt_update_said" >&2
+}
+
+# could_not_install PROGRAM [PACKAGE]: ends the script.
+could_not_install() {
+  if [ -n "$unfetched" ]; then
+    printf '%s\n' "$unfetched" >&2
+    answer failed "$1 could not be installed, since the lists of packages could not be fetched" \
+      "$(by_root)apt-get update there; then run this again"
+  fi
+  answer failed "$1 could not be installed" "$(by_hand "${2:-$1}")"
 }
 
 apt_get() {

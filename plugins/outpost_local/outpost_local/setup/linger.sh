@@ -21,5 +21,5 @@ main() {
     fi
   fi
   answer skipped "systemd may end workers at logout, and linger may not be set here" \
-    "sudo loginctl enable-linger $user"
+    "$(by_root)loginctl enable-linger $user"
 }

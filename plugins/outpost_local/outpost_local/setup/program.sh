@@ -11,9 +11,7 @@ main() {
   may_install "$mode" "$program"
   install "$program"
   hash -r
-  if ! have "$program"; then
-    answer failed "$program could not be installed" "$(by_hand "$program")"
-  fi
+  have "$program" || could_not_install "$program"
   now=$("$program" "$flag" 2>&1 | head -n 1)
   if at_least "$wanted" "$now"; then answer "done" "installed: $now"; fi
   answer failed "$now is too old, and this system has no newer one" \
