@@ -219,7 +219,8 @@ class Ledger:
                 split_worker_id(worker)
             except UsageError:
                 strangers.add(worker)
-        strangers |= self._existing([worker for worker in unknown if worker not in strangers])
+        asked = [worker for worker in unknown if worker not in strangers]
+        strangers |= self._among(asked, "SELECT id FROM workers WHERE id")
         return [status for status in news if status.id not in strangers]
 
     def missing(self, outpost: str, seen: Collection[str], before: float) -> list[Worker]:
@@ -434,9 +435,7 @@ class Ledger:
 
     def ordered(self, ids: Collection[str]) -> set[str]:
         """Return those of the ids that were ordered here; the others an outpost told of."""
-        wanted = set(ids)
-        found = self._store.read("SELECT DISTINCT worker FROM events WHERE body IS NOT NULL")
-        return {worker for (worker,) in found if worker in wanted}
+        return self._among(ids, "SELECT worker FROM events WHERE body IS NOT NULL AND worker")
 
     def explanation(self, id: str) -> Explanation | None:  # noqa: A002 - the word of the glossary
         """Return why a worker went where it is; None when it is not known."""
@@ -491,16 +490,13 @@ class Ledger:
     def _unreachable(self) -> dict[str, float]:
         return dict(self._store.read("SELECT name, since FROM outposts WHERE NOT reachable"))
 
-    def _existing(self, ids: Sequence[str]) -> set[str]:
-        """Return those of the ids that the ledger has."""
-        found: set[str] = set()
-        for start in range(0, len(ids), _CHUNK):
-            part = ids[start : start + _CHUNK]
+    def _among(self, ids: Collection[str], sql: str) -> set[str]:
+        """Return those of the ids that a query finds, which ends in the column that has them."""
+        asked, found = [*ids], set[str]()
+        for start in range(0, len(asked), _CHUNK):
+            part = asked[start : start + _CHUNK]
             marks = ",".join("?" * len(part))
-            found.update(
-                row[0]
-                for row in self._store.read(f"SELECT id FROM workers WHERE id IN ({marks})", part)  # noqa: S608
-            )
+            found.update(row[0] for row in self._store.read(f"{sql} IN ({marks})", part))
         return found
 
     def _stored(self, kind: type[T], column: str, worker: str) -> T | None:
