@@ -22,15 +22,19 @@ is still a prompt. What each output means is read by `worker.agentout`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import UnsupportedError, UsageError
 from outpost_core.hookspecs import hookimpl
 from outpost_core.types import Agent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+#: What can be the name of a model or of a session: it never looks like a flag.
+_VALUE: Final = re.compile(r"[A-Za-z0-9][\w.:/@\[\]+-]{0,199}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +44,8 @@ class AgentPreset:
     Args:
         name: what `--agent` takes.
         headless: program and arguments for work without a person; None when it cannot.
-            `{prompt}`, `{prompt_file}` and `{issue}` are replaced on the far side.
+            `{prompt}`, `{prompt_file}` and `{issue}` are replaced on the far side. Further
+            arguments go where `{args}` stands, else before a lone `--`, else to the end.
         interactive: the same for a terminal; None when it cannot.
         output: how the headless output is read (see `types.Agent`).
         env: variables that it always gets.
@@ -50,6 +55,11 @@ class AgentPreset:
             that a key never reaches another server than the caller's own agent would use.
         summary: one line for lists.
         install: the command that installs it.
+        resume: program and arguments that go on with a session of before, headless; `{session}`
+            is replaced by its id. None when it cannot.
+        model_args: arguments that choose a model; `{model}` is replaced. Empty when it cannot.
+        budget_args: arguments that let the agent itself keep within `{budget}` USD. Empty when
+            it cannot.
     """
 
     name: str
@@ -61,6 +71,9 @@ class AgentPreset:
     forward: tuple[str, ...] = ()
     summary: str = ""
     install: str = ""
+    resume: tuple[str, ...] | None = None
+    model_args: tuple[str, ...] = ()
+    budget_args: tuple[str, ...] = ()
 
 
 _CLAUDE_TOOLS = "Bash,Edit,NotebookEdit,Skill,Task,WebFetch,WebSearch,Write"
@@ -81,6 +94,12 @@ _PRESETS = (
         forward=("ANTHROPIC_BASE_URL", "ANTHROPIC_MODEL"),
         summary="Claude Code by Anthropic",
         install="npm install -g @anthropic-ai/claude-code",
+        resume=(
+            *("claude", "-p", "--resume", "{session}", "--output-format", "stream-json"),
+            *("--verbose", *_CLAUDE_RIGHTS, "--", "{prompt}"),
+        ),
+        model_args=("--model", "{model}"),
+        budget_args=("--max-budget-usd", "{budget}"),
     ),
     AgentPreset(
         name="codex",
@@ -94,6 +113,11 @@ _PRESETS = (
         forward=("OPENAI_BASE_URL",),
         summary="Codex CLI by OpenAI",
         install="npm install -g @openai/codex",
+        resume=(
+            *("codex", "exec", "resume", "--json", "--skip-git-repo-check"),
+            *("--dangerously-bypass-approvals-and-sandbox", "--", "{session}", "{prompt}"),
+        ),
+        model_args=("--model", "{model}"),
     ),
     AgentPreset(
         name="gemini",
@@ -109,6 +133,7 @@ _PRESETS = (
         forward=("GOOGLE_GEMINI_BASE_URL", "GEMINI_MODEL"),
         summary="Gemini CLI by Google",
         install="npm install -g @google/gemini-cli",
+        model_args=("--model", "{model}"),
     ),
     AgentPreset(
         name="opencode",
@@ -119,6 +144,8 @@ _PRESETS = (
         secrets=("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "OPENCODE_API_KEY"),
         summary="opencode, for models of many providers",
         install="npm install -g opencode-ai",
+        resume=("opencode", "run", "--format", "json", "--session={session}", "--", "{prompt}"),
+        model_args=("--model", "{model}"),
     ),
 )
 
@@ -132,6 +159,10 @@ def resolve(
     *,
     interactive: bool,
     environ: Mapping[str, str] | None = None,
+    session: str | None = None,
+    model: str | None = None,
+    budget: float | None = None,
+    extra: Sequence[str] = (),
 ) -> Agent:
     """Turn a preset's name into the agent of an order.
 
@@ -140,29 +171,75 @@ def resolve(
         presets: all that the plugins offer.
         interactive: for a terminal.
         environ: the caller's environment; variables named in the preset's `forward` are taken.
+        session: the agent's own session to go on with.
+        model: the model that it is to use.
+        budget: USD that the agent itself is to keep within, where it can.
+        extra: further arguments, before its prompt.
 
     Raises:
-        UsageError: there is no such preset; names the nearest.
+        UsageError: there is no such preset (names the nearest), or a value is none.
         UnsupportedError: the preset cannot run that way.
     """
     preset = presets.get(name)
     if preset is None:
         raise UsageError(f"there is no agent named {name!r}", mend=_nearest(name, presets))
-    argv = preset.interactive if interactive else preset.headless
-    if argv is None:
-        way, other = ("interactively", "headless") if interactive else ("headless", "interactively")
-        raise UnsupportedError(
-            f"the agent {name} cannot run {way}",
-            mend=f"run it {other}, or give the command after --",
-        )
+    more: list[str] = []
+    if model is not None:
+        more += _filled(preset, "model", preset.model_args, model)
+    if budget is not None and not interactive:
+        more += [word.replace("{budget}", format(budget, "f")) for word in preset.budget_args]
+    argv = _argv(preset, interactive, session)
     forwarded = {key: environ[key] for key in preset.forward if environ and environ.get(key)}
     return Agent(
         name=name,
-        argv=argv,
+        argv=_with(argv, [*more, *extra]),
         interactive=interactive,
         output="plain" if interactive else preset.output,
         env={**forwarded, **preset.env},
     )
+
+
+def _argv(preset: AgentPreset, interactive: bool, session: str | None) -> Sequence[str]:
+    if session is not None:
+        if interactive or preset.resume is None:
+            raise UnsupportedError(
+                f"the agent {preset.name} cannot go on with a session"
+                + (" on a terminal" if interactive and preset.resume else ""),
+                mend="start a new session; the work of before is in the branch",
+            )
+        return _filled(preset, "session", preset.resume, session)
+    argv = preset.interactive if interactive else preset.headless
+    if argv is None:
+        way, other = ("interactively", "headless") if interactive else ("headless", "interactively")
+        raise UnsupportedError(
+            f"the agent {preset.name} cannot run {way}",
+            mend=f"run it {other}, or give the command after --",
+        )
+    return argv
+
+
+def _filled(preset: AgentPreset, what: str, template: Sequence[str], value: str) -> list[str]:
+    """Put a model or a session into its arguments."""
+    if not template:
+        raise UnsupportedError(
+            f"how the agent {preset.name} is given a {what} is not known",
+            mend="give its own arguments with --agent-arg",
+        )
+    if not _VALUE.fullmatch(value):
+        raise UsageError(
+            f"{value[:80]!a} is not the name of a {what}",
+            mend="letters, digits and ._:/@[]+- after a letter or digit",
+        )
+    return [word.replace("{" + what + "}", value) for word in template]
+
+
+def _with(argv: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
+    """Add arguments: where `{args}` stands, else before a lone `--`, else at the end."""
+    for mark in ("{args}", "--"):
+        if mark in argv:
+            at = argv.index(mark)
+            return (*argv[:at], *more, *argv[at + (mark == "{args}") :])
+    return (*argv, *more)
 
 
 def _nearest(name: str, presets: Mapping[str, AgentPreset]) -> str:

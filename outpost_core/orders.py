@@ -68,6 +68,7 @@ class OrderRequest:
         idle_timeout: seconds.
         grace: seconds.
         checkpoint_every: seconds.
+        final_grace: seconds.
         attempt: a certain attempt.
         again: the attempt after the last one.
         interactive: run the agent on a terminal.
@@ -98,6 +99,7 @@ class OrderRequest:
     idle_timeout: float | None = None
     grace: float | None = None
     checkpoint_every: float | None = None
+    final_grace: float | None = None
     attempt: int | None = None
     again: bool = False
     interactive: bool = False
@@ -359,8 +361,11 @@ def _limits(request: OrderRequest, defaults: Defaults) -> Limits:
         checkpoint_every=either(request.checkpoint_every, defaults.checkpoint_every) or 0.0,
         cpu=request.cpu,
         memory=request.memory,
+        final_grace=either(request.final_grace, defaults.final_grace) or 0.0,
     )
-    for name in ("timeout", "idle_timeout", "grace", "checkpoint_every", "cpu", "memory"):
+    for name in (
+        *("timeout", "idle_timeout", "grace", "checkpoint_every", "cpu", "memory", "final_grace"),
+    ):
         _amount(name, getattr(limits, name))
     return limits
 

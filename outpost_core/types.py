@@ -10,11 +10,19 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from outpost_core.errors import UsageError
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+#: Metadata of a field of an order that came after 0.1.0: while it has its default it is no part
+#: of the order's identity (`wire.digest`), so that orders of before stay the same orders.
+LATER: Final[Mapping[str, bool]] = MappingProxyType({"later": True})
+
+#: USD for a million tokens that go in, that come from a cache, and that come out.
+Price: TypeAlias = tuple[float, float, float]
 
 #: Longest issue id; with ".<attempt>" a worker id stays within what every backend can name.
 MAX_ISSUE_ID: Final = 96
@@ -49,6 +57,11 @@ REASONS: Final[Mapping[str, str]] = {
     "nothing_to_commit": "the agent succeeded and changed nothing, so no branch was pushed",
     "agent_failed": "the agent exited with a non-zero code or reported an error",
     "agent_signal": "the agent was ended by a signal",
+    "budget_reached": "the agent had spent what it may (max_agent_cost_usd); the work is kept",
+    "rate_limited": "the model's provider takes no more requests of this account for a while",
+    "overloaded": "the model's provider could not answer: it is overloaded or broken",
+    "not_logged_in": "the agent has no valid login or key where it ran",
+    "permission_denied": "the agent was denied what it wanted to do, and changed nothing",
     "command_not_found": "the agent's command is not installed there or cannot be executed",
     "timeout": "the wall-clock limit passed",
     "idle_timeout": "the agent printed nothing for longer than the idle limit",
@@ -165,6 +178,8 @@ class Agent:
         output: how its output tells outcome, session id and usage: `plain`,
             `claude-stream-json`, `codex-json`, `gemini-json`, `opencode-json`.
         env: variables the agent needs; the order's own `env` wins over them.
+        prices: beginning of a model's name → its price, for agents that report tokens alone;
+            the longest that fits counts, "" fits every model. Empty: nobody knows.
     """
 
     argv: tuple[str, ...]
@@ -172,6 +187,7 @@ class Agent:
     interactive: bool = False
     output: str = "plain"
     env: Mapping[str, str] = field(default_factory=dict)
+    prices: Mapping[str, Price] = field(default_factory=dict, metadata=LATER)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,6 +202,10 @@ class Limits:
         checkpoint_every: seconds between checkpoints of unpushed work; 0 for none.
         cpu: cores that the worker wants, for placement; None when nobody said.
         memory: bytes that the worker wants, for placement; None when nobody said.
+        final_grace: seconds that an agent may go on after it has reported its end (the last
+            record of its output) before it is ended and its work delivered; 0 for no limit.
+        max_agent_cost_usd: USD that the agent may spend; at that it is ended, with its work
+            rescued. None for no limit.
     """
 
     timeout: float | None = None
@@ -195,6 +215,8 @@ class Limits:
     checkpoint_every: float = 300.0
     cpu: float | None = None
     memory: int | None = None
+    final_grace: float = field(default=60.0, metadata=LATER)
+    max_agent_cost_usd: float | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -279,13 +301,28 @@ def split_worker_id(worker: str) -> tuple[str, int]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
-    """What the agent says that it used; None where it does not say."""
+    """What the agent says that it used; None where it does not say.
+
+    Args:
+        input_tokens: everything that went into the model.
+        output_tokens: everything that came out, thinking included.
+        cached_tokens: the part of `input_tokens` that came from a cache.
+        cost_usd: what that cost.
+        turns: how often the model was asked.
+        partial: counted from what the agent had printed until it was ended or lost, so it may
+            have used more.
+        estimated: `cost_usd` was computed from tokens and prices; the agent did not say it.
+        model: the model that did most of it.
+    """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int | None = None
     cost_usd: float | None = None
     turns: int | None = None
+    partial: bool = False
+    estimated: bool = False
+    model: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -343,6 +380,8 @@ class WorkerStatus:
         started_at: when the attempt began; None while it is queued.
         updated_at: when the backend last knew something new.
         result: how it ended.
+        usage: what the agent has used so far; None when it does not say, and once there is a
+            result.
     """
 
     id: str
@@ -352,6 +391,7 @@ class WorkerStatus:
     started_at: float | None = None
     updated_at: float | None = None
     result: Result | None = None
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

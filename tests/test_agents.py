@@ -78,3 +78,36 @@ def test_the_plugin_offers_them() -> None:
     manager.register(BuiltinAgents())
     manager.check_pending()
     assert manager.hook.outpost_agents() == [PRESETS]
+
+
+def test_more_arguments_stand_before_the_prompt() -> None:
+    agent = resolve(
+        "claude", PRESETS, interactive=False, model="opus", budget=0.5, extra=("--effort", "low")
+    )
+    at = agent.argv.index("--")
+    added = ("--model", "opus", "--max-budget-usd", "0.500000", "--effort", "low")
+    assert agent.argv[at - 6 : at] == added
+    assert agent.argv[at:] == ("--", "{prompt}")
+    own = AgentPreset(name="own", headless=("own", "{args}", "run", "{prompt}"), interactive=None)
+    argv = resolve("own", {"own": own}, interactive=False, extra=("-v",)).argv
+    assert argv == ("own", "-v", "run", "{prompt}")
+    assert resolve("own", {"own": own}, interactive=False).argv == ("own", "run", "{prompt}")
+
+
+@pytest.mark.parametrize("name", ["claude", "codex", "opencode"])
+def test_a_session_is_gone_on_with(name: str) -> None:
+    argv = resolve(name, PRESETS, interactive=False, session="abc-123").argv
+    assert any("abc-123" in word for word in argv)
+    assert argv[-1] == "{prompt}"
+    with pytest.raises(UsageError, match="not the name of a session"):
+        resolve(name, PRESETS, interactive=False, session="--dangerous")
+
+
+def test_what_an_agent_cannot_be_told_is_refused() -> None:
+    presets = {"batch": AgentPreset(name="batch", headless=("batch",), interactive=None)}
+    with pytest.raises(UnsupportedError, match="go on with a session"):
+        resolve("batch", presets, interactive=False, session="x")
+    with pytest.raises(UnsupportedError, match="given a model") as caught:
+        resolve("batch", presets, interactive=False, model="x")
+    assert "--agent-arg" in caught.value.mend
+    assert resolve("batch", presets, interactive=False, budget=1.0).argv == ("batch",)

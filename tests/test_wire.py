@@ -189,3 +189,23 @@ def test_the_digest_of_a_known_order_never_changes() -> None:
     assert wire.digest(known) == (
         "ba0a9dd813ab483ce3524d5a6810e82f1fee56927a981dde66b16fbccd098d6d"
     )
+
+
+def test_fields_that_came_later_leave_the_identity_of_an_order_alone_until_they_are_used() -> None:
+    order = Order(
+        issue=Issue(id="gt-1", title="t"),
+        agent=Agent(argv=("true",)),
+        limits=Limits(timeout=60.0),
+    )
+    # as version 0.1.0 named it
+    assert wire.digest(order) == (
+        "4bf5b0b2cfbce639b5d3419299957255d81e7ad3d0ac6a5ad002dd29927f6493"
+    )
+    for changed in (
+        replace(order, limits=replace(order.limits, final_grace=1.0)),
+        replace(order, limits=replace(order.limits, max_agent_cost_usd=1.0)),
+        replace(order, agent=replace(order.agent, prices={"": (1.0, 0.5, 2.0)})),
+    ):
+        assert wire.digest(changed) != wire.digest(order)
+        back = wire.from_json(Order, json.loads(wire.dumps(changed)))
+        assert (back, wire.digest(back)) == (changed, wire.digest(changed))

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
     from outpost_core.orders import OrderRequest
 
-_DURATIONS: Final = ("estimate", "timeout", "idle_timeout", "grace", "checkpoint_every")
+_DURATIONS: Final = (
+    "estimate",
+    "timeout",
+    "idle_timeout",
+    "grace",
+    "checkpoint_every",
+    "final_grace",
+)
 _SIZES: Final = ("memory",)
 _WORDS: Final = ("labels", "secrets", "command", "pr_command")
 _NUMBERS: Final = {"attempt": int, "depth": int, "cpu": (int, float)}
@@ -60,6 +67,8 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
     click.option("--grace", metavar="DURATION", help="Time between TERM and KILL at a stop."),
     click.option("--checkpoint-every", metavar="DURATION",
                  help="Rescue unpushed work so often; 0 for never."),
+    click.option("--final-grace", metavar="DURATION",
+                 help="End the agent so long after it reported its end; 0 for never."),
     click.option("--cpu", type=float, metavar="CORES", help="What it needs, for the placement."),
     click.option("--memory", metavar="SIZE", help="What it needs, for the placement: 2GiB."),
     click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="This very attempt."),

@@ -92,6 +92,12 @@ class Defaults:
         unit="duration",
         min=0,
     )
+    final_grace: float = option(
+        "time that an agent may go on after it reported its end; 0 for no limit",
+        default=60.0,
+        unit="duration",
+        min=0,
+    )
     log_bytes: int = option(
         "where a worker's log is cut", default=256 * 1024 * 1024, unit="bytes", min=4096
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from outpost_core import wire
 from outpost_core.errors import NotFoundError, UsageError
-from outpost_core.types import Result, State, WorkerStatus
+from outpost_core.types import Result, State, Usage, WorkerStatus
 from outpost_core.worker import claim, files, process
 
 
@@ -113,7 +114,17 @@ def _status(path: str, name: str, digest: str) -> WorkerStatus:
         detail=now.get("detail", ""),
         started_at=began,
         updated_at=now.get("updated_at", began),
+        usage=_usage(now.get("usage")),
     )
+
+
+def _usage(data: Any) -> Usage | None:
+    if not data:
+        return None
+    try:
+        return wire.from_json(Usage, data)
+    except UsageError:
+        return None
 
 
 def _ended(path: str, name: str, digest: str) -> WorkerStatus | None:
