@@ -16,6 +16,11 @@ NEAR = (
     "manager.spawned",  # the backend has accepted, the ledger does not know it yet
     "manager.recorded",  # the ledger says starting; the caller has not been answered
 )
+#: Trying again what failed before its agent began, in the same process.
+RENEW = (
+    "manager.renewing",  # the ended row is claimed; its outpost has its files still
+    "manager.cleared",  # the outpost has forgotten it, the ledger shows how it ended
+)
 #: Mail, in the process that sends it.
 MAIL = (
     "mail.posted",  # the message is in the outbox; nobody was asked

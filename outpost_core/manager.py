@@ -363,6 +363,16 @@ class Manager:
             )
         return worker
 
+    async def look_at(self, issues: Iterable[str]) -> None:
+        """Ask the outposts of attempts at issues that have not ended, as far as is known here.
+
+        Afterwards it is known which of them are over. An outpost that does not answer changes
+        nothing: its workers stay as they are known.
+        """
+        wanted = set(issues)
+        active = self.ledger.workers(active=True)
+        await self.watch.refresh_of([worker for worker in active if worker.issue in wanted])
+
     async def worker(self, ref: str) -> Worker:
         """Return a worker after asking its outpost (when it has not ended).
 

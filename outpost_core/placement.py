@@ -173,6 +173,7 @@ class Placement:
         """
         tickets = [Ticket(order=o, digest=wire.digest(o), tell=tell, on=on) for o in orders]
         try:
+            await self._renew(tickets)
             self._reserve_new(tickets)
             faults.point("manager.reserved")
             return await _all([self._finish(ticket) for ticket in tickets])
@@ -181,12 +182,20 @@ class Placement:
             for ticket in tickets:
                 self._let_go(ticket)
 
+    async def _renew(self, tickets: list[Ticket]) -> None:
+        """Make room for another try of those that failed before their agent began."""
+        if unbegun := self.ledger.unbegun([ticket.id for ticket in tickets]):
+            from outpost_core.renewal import Renewal
+
+            renewal = Renewal(fleet=self.fleet, ledger=self.ledger, patience=self.spawn_timeout)
+            await _all([renewal.make_room(t) for t in tickets if t.id in unbegun])
+
     def _reserve_new(self, tickets: list[Ticket]) -> None:
         known = {w.id: w for w in self.ledger.workers(ids=[t.id for t in tickets])}
         new = []
         for ticket in tickets:
             worker = known.get(ticket.id)
-            if worker is None:
+            if worker is None or ticket.renews is not None:
                 new.append(ticket)
             elif worker.digest != ticket.digest:
                 ticket.error = _conflict(ticket.order)
@@ -298,7 +307,12 @@ class Placement:
             ticket.say("spawned", ticket.outpost, state=status.state.value)
             worker = self.ledger.worker(ticket.id)
             assert worker is not None, "a spawned row stays"
-            return Spawned(worker=worker, adopted=False, explanation=ticket.explanation)
+            return Spawned(
+                worker=worker,
+                adopted=False,
+                explanation=ticket.explanation,
+                renews=ticket.renews,
+            )
 
     async def _spawn_at(self, ticket: Ticket) -> WorkerStatus:
         """Ask one outpost to spawn; when its answer is a riddle, ask what it has.
@@ -450,7 +464,13 @@ class Placement:
 
     def _give_up(self, worker: Worker, state: State, message: str) -> None:
         """End a worker that never was, so that whoever asks for it learns why."""
-        result = Result(state=state, reason="never_started", message=message, cost_usd=0.0)
+        result = Result(
+            state=state,
+            reason="never_started",
+            message=message,
+            cost_usd=0.0,
+            agent_began=False,
+        )
         self._end(worker, result)
 
     def _end(self, worker: Worker, result: Result) -> None:

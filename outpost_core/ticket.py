@@ -30,11 +30,13 @@ class Spawned:
         worker: the worker, as recorded.
         adopted: it was there before: nothing new was started.
         explanation: why it is where it is.
+        renews: the try before under the same id, which failed before its agent began.
     """
 
     worker: Worker
     adopted: bool
     explanation: Explanation
+    renews: Worker | None = None
 
 
 @dataclass(kw_only=True, eq=False)
@@ -57,6 +59,7 @@ class Ticket:
         doubt: somebody before may have reached `outpost`: without its own word that nothing
             runs there, the order goes nowhere else (law 1).
         recovered: it was taken up after its process had died.
+        renews: the ended try whose row this ticket replaces.
     """
 
     order: Order
@@ -73,6 +76,7 @@ class Ticket:
     held: bool = False
     doubt: bool = False
     recovered: bool = False
+    renews: Worker | None = None
 
     @property
     def id(self) -> str:

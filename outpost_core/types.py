@@ -348,6 +348,8 @@ class Result:
         cost_usd: what the outpost itself charged; None when it cannot say (then the reserved
             worst case counts).
         usage: what the agent says that it used.
+        agent_began: whether the agent's command was started; False only where that is certain,
+            None when nobody can say.
     """
 
     state: State
@@ -366,6 +368,7 @@ class Result:
     log_truncated: bool = False
     cost_usd: float | None = None
     usage: Usage = field(default_factory=Usage)
+    agent_began: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -439,6 +442,15 @@ class Worker:
     cost_reserved: float = 0.0
     cost_settled: float | None = None
     result: Result | None = None
+
+    @property
+    def unbegun(self) -> bool:
+        """Whether it failed, or was lost, before its agent began: its number is free again."""
+        return (
+            self.state in (State.FAILED, State.LOST)
+            and self.result is not None
+            and self.result.agent_began is False
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -106,7 +106,7 @@ class Watch:
         return errors
 
     def _take(self, name: str, statuses: Sequence[WorkerStatus], asked_at: float) -> None:
-        changed = self.ledger.record(name, self._certain(statuses))
+        changed = self.ledger.record(name, self._certain(statuses), asked_at)
         gone = self.ledger.missing(name, {status.id for status in statuses}, asked_at)
         if gone:
             changed += self.ledger.record(name, [_lost(worker, name, asked_at) for worker in gone])

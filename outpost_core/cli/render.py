@@ -162,6 +162,22 @@ def age(moment: float | None, now: float | None = None) -> str:
     return span(max(0.0, (time.time() if now is None else now) - moment))
 
 
+def ago(moment: float | None, now: float | None = None) -> str:
+    """Return how long ago a moment was, in words: `just now`, `40 s ago`, `5 min ago`."""
+    if moment is None:
+        return "-"
+    seconds = max(0.0, (time.time() if now is None else now) - moment)
+    return "just now" if seconds < 5 else f"{lasting(seconds)} ago"
+
+
+def lasting(seconds: float) -> str:
+    """Return a length of time in its largest unit, in words: `40 s`, `5 min`, `3 h`, `2 d`."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s"
+
+
 def span(seconds: float) -> str:
     """Return a length of time in its two largest units: `4s`, `1m30s`, `2h05m`, `3d04h`."""
     whole = int(seconds)

@@ -9,6 +9,7 @@ import click
 
 from outpost_core.cli import complete, render, shapes
 from outpost_core.cli.follow import follow, writer
+from outpost_core.cli.found import found_lines, renewed_lines, where_it_is
 from outpost_core.cli.progress import Progress
 from outpost_core.cli.requests import order_options, requests_of
 from outpost_core.cli.session import Command, Session, command
@@ -75,34 +76,80 @@ def spawn(
     progress = Progress.of(session)
 
     async def work(manager: Manager) -> int:
-        import asyncio
-
+        await manager.look_at([request.issue for request in requests])
         orders = _orders(manager, requests, progress)
-        session.going_on = _spawning(orders)
-        answers = await manager.spawn_many(orders, on=on, progress=progress.event)
-        progress.close()
-        pairs = [*zip(orders, answers, strict=True)]
-        workers = [a.worker for _, a in pairs if not isinstance(a, OutpostError)]
-        session.going_on = goes_on([w.id for w in workers]) if workers else ""
-        for line in _refusals(manager, pairs):
-            session.note(line)
-        if not (follow_ or wait):
-            return _answer(session, pairs, {})
-        waiting = asyncio.ensure_future(
-            manager.wait([w.id for w in workers], on_change=progress.worker)
-        )
-        try:
-            if follow_ and workers:
-                kind = orders[0].agent.output
-                write = writer(kind=kind, to_stderr=session.json)
-                await follow(manager, workers[0].id, write, progress)
-            ended = await waiting
-        finally:
-            waiting.cancel()
-        progress.close()
-        return _answer(session, pairs, {w.id: w for w in ended}, followed=follow_)
+        return await start(session, manager, orders, progress, on=on, follow_=follow_, wait=wait)
 
     click.get_current_context().exit(session.run(work))
+
+
+async def start(
+    session: Session,
+    manager: Manager,
+    orders: Sequence[Order],
+    progress: Progress,
+    *,
+    on: str | Sequence[str | None] | None = None,
+    follow_: bool = False,
+    wait: bool = False,
+) -> int:
+    """Place orders, print what became of each, and return the exit code.
+
+    Args:
+        session: of this command.
+        manager: an open one.
+        orders: what is to be done.
+        progress: is told each step.
+        on: the outpost to use, for all or for each; None lets the policy choose.
+        follow_: print the output of the first until it has ended.
+        wait: return when all have ended.
+    """
+    import asyncio
+
+    session.going_on = _spawning(orders)
+    answers = await _place(manager, orders, on, progress)
+    progress.close()
+    pairs = [*zip(orders, answers, strict=True)]
+    workers = [a.worker for _, a in pairs if not isinstance(a, OutpostError)]
+    session.going_on = goes_on([w.id for w in workers]) if workers else ""
+    for line in _refusals(manager, pairs):
+        session.note(line)
+    for line in renewed_lines([a for a in answers if not isinstance(a, OutpostError)]):
+        session.note(line)
+    if not (follow_ or wait):
+        return _answer(session, pairs, {})
+    waiting = asyncio.ensure_future(
+        manager.wait([w.id for w in workers], on_change=progress.worker)
+    )
+    try:
+        if follow_ and workers:
+            kind = orders[0].agent.output
+            write = writer(kind=kind, to_stderr=session.json)
+            await follow(manager, workers[0].id, write, progress)
+        ended = await waiting
+    finally:
+        waiting.cancel()
+    progress.close()
+    return _answer(session, pairs, {w.id: w for w in ended}, followed=follow_)
+
+
+async def _place(
+    manager: Manager,
+    orders: Sequence[Order],
+    on: str | Sequence[str | None] | None,
+    progress: Progress,
+) -> list[Spawned | OutpostError]:
+    """Place orders, those for the same outpost at once; the answers are in their order."""
+    if on is None or isinstance(on, str):
+        return await manager.spawn_many(orders, on=on, progress=progress.event)
+    answers: dict[int, Spawned | OutpostError] = {}
+    for name in dict.fromkeys(on):
+        mine = [number for number, where in enumerate(on) if where == name]
+        found = await manager.spawn_many(
+            [orders[number] for number in mine], on=name, progress=progress.event
+        )
+        answers |= dict(zip(mine, found, strict=True))
+    return [answers[number] for number in range(len(orders))]
 
 
 def _orders(manager: Manager, requests: Sequence[OrderRequest], progress: Progress) -> list[Order]:
@@ -160,8 +207,10 @@ def _answer(
     def lines() -> Iterator[str]:
         for one in spawned:
             worker = ended.get(one.worker.id, one.worker)
-            was_there = " (was there already)" if one.adopted and not ended else ""
-            yield end_line(worker, hint=not followed) + was_there
+            if one.adopted and (not ended or one.worker.state.terminal):
+                yield from found_lines(worker)
+            else:
+                yield end_line(worker, hint=not followed)
 
     if followed and not session.json:  # standard output is the worker's own
         for line in lines():
@@ -173,7 +222,8 @@ def _answer(
         session.note(f"  → outpost {verb} {spawned[0].worker.id}")
     if errors:
         return errors[0].exit_code
-    return exit_code([*ended.values()])
+    there = [one.worker for one in spawned if one.adopted and one.worker.state.terminal]
+    return exit_code([*ended.values(), *there])
 
 
 def _refusals(manager: Manager, pairs: _Pairs) -> Iterator[str]:
@@ -183,7 +233,10 @@ def _refusals(manager: Manager, pairs: _Pairs) -> Iterator[str]:
         text = str(answer)
         if isinstance(answer, ConflictError) and (there := manager.ledger.order(order.worker)):
             differing = ", ".join(_differences(there, order))
-            text = text.replace("\n", f" (not the same: {differing})\n", 1) if differing else text
+            worker = manager.ledger.worker(order.worker)
+            now = f"; it {click.unstyle(where_it_is(worker))}" if worker is not None else ""
+            same = f" (not the same: {differing}){now}\n"
+            text = text.replace("\n", same, 1) if differing else text
         if not text.startswith(order.worker):
             text = f"{order.worker}: {text}"
         yield click.style("error: ", fg="red", bold=True) + render.clean_lines(text)

@@ -157,6 +157,18 @@ class Ledger:
         with self._store.write(durable=False) as db:
             return claims.claim(db, worker, owner)
 
+    def claim_ended(self, worker: str, owner: str) -> Claim:
+        """Take the row of an ended worker, so that `reserve` by that owner may replace it.
+
+        Args:
+            worker: its id.
+            owner: as in `claim`, with `claims.RENEWING` in it.
+        """
+        from outpost_core.ledger import claims
+
+        with self._store.write(durable=False) as db:
+            return claims.claim_ended(db, worker, owner)
+
     def disown(self, worker: str, owner: str) -> None:
         """Leave an unfinished spawn to whoever comes; nothing when it is not `owner`'s."""
         from outpost_core.ledger import claims
@@ -164,8 +176,16 @@ class Ledger:
         with self._store.write(durable=False) as db:
             claims.disown(db, worker, owner)
 
-    def record(self, outpost: str, statuses: Sequence[WorkerStatus]) -> list[Worker]:
+    def record(
+        self, outpost: str, statuses: Sequence[WorkerStatus], asked_at: float | None = None
+    ) -> list[Worker]:
         """Take over what an outpost says of its workers; settles the cost of those that ended.
+
+        Args:
+            outpost: its name.
+            statuses: what it says.
+            asked_at: when it was asked; what it said before a worker was tried again is about
+                the try before.
 
         Ignored: what would change an ended worker, is older than what is known, belongs to a
         worker at another outpost or to another order under the same id, or has an id that is
@@ -201,7 +221,7 @@ class Ledger:
             return []
         durable = any(status.state.terminal for status in news)
         with self._store.write(durable=durable) as db:
-            changed = [status.id for status in news if record.take(db, outpost, status)]
+            changed = [s.id for s in news if record.take(db, outpost, s, asked_at)]
         return self.workers(ids=changed) if changed else []
 
     def _without_strangers(
@@ -408,6 +428,11 @@ class Ledger:
             (time.time() - older_than,),
         )
         return self.workers(ids=[row[0] for row in found]) if found else []
+
+    def unbegun(self, ids: Collection[str]) -> set[str]:
+        """Return those of the ids whose worker failed, or was lost, before its agent began."""
+        ended = self._among(ids, "SELECT id FROM workers WHERE state IN ('failed', 'lost') AND id")
+        return {worker.id for worker in self.workers(ids=ended) if worker.unbegun}
 
     def orphans(self) -> list[Worker]:
         """Return workers that are not spawned and whose spawner is gone, newest first."""

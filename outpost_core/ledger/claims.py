@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     import sqlite3
 
 
+#: In the word of an owner who puts another try in the place of an ended worker.
+RENEWING = "/renew-"
+
+
 class Claim(StrEnum):
     """The answer to a claim."""
 
@@ -31,6 +35,30 @@ def claim(db: sqlite3.Connection, worker: str, owner: str) -> Claim:
     if spawned_at is not None or ended_at is not None:
         return Claim.SPAWNED
     if theirs not in ("", owner) and identity.alive(theirs):
+        return Claim.THEIRS
+    db.execute("UPDATE workers SET owner = ? WHERE id = ?", (owner, worker))
+    return Claim.MINE
+
+
+def claim_ended(db: sqlite3.Connection, worker: str, owner: str) -> Claim:
+    """Take an ended row, to put another try in its place, inside a write transaction.
+
+    Args:
+        db: the connection.
+        worker: its id.
+        owner: as in `claim`, with `RENEWING` in it.
+
+    Returns:
+        `SPAWNED` when the row has not ended, `THEIRS` when a living process is renewing it.
+    """
+    found = db.execute("SELECT owner, ended_at FROM workers WHERE id = ?", (worker,)).fetchone()
+    if found is None:
+        return Claim.GONE
+    theirs, ended_at = found
+    if ended_at is None:
+        return Claim.SPAWNED
+    # an owner without that mark is whoever spawned it, which is over
+    if theirs != owner and RENEWING in theirs and identity.alive(theirs):
         return Claim.THEIRS
     db.execute("UPDATE workers SET owner = ? WHERE id = ?", (owner, worker))
     return Claim.MINE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.errors import UsageError
 from outpost_core.ledger import money, rows
@@ -14,18 +14,26 @@ if TYPE_CHECKING:
     import sqlite3
 
 
-def take(db: sqlite3.Connection, outpost: str, status: WorkerStatus) -> bool:
+#: Seconds that a list may be old when it is taken over; a clock that was set back shows as more.
+_OLDEST_LIST: Final = 900.0
+
+
+def take(
+    db: sqlite3.Connection, outpost: str, status: WorkerStatus, asked_at: float | None = None
+) -> bool:
     """Take one status over, inside a write transaction; False when a fence keeps it out."""
     now = time.time()
     found = db.execute(
         "SELECT outpost, digest, state, detail, started_at, told_at, spawned_at, ended_at,"
-        " cost_reserved FROM workers WHERE id = ?",
+        " cost_reserved, reserved_at FROM workers WHERE id = ?",
         (status.id,),
     ).fetchone()
     if found is None:
         found = _adopt(db, outpost, status, now)
-    where, digest, state, detail, started_at, told_at, spawned_at, ended_at, reserved = found
+    where, digest, state, detail, started_at, told_at, spawned_at, ended_at, reserved, at = found
     if ended_at is not None or where != outpost or (status.digest and status.digest != digest):
+        return False
+    if asked_at is not None and 0 < at - asked_at < _OLDEST_LIST and _renewed(db, status.id):
         return False
     if not status.state.terminal and status.updated_at and told_at and status.updated_at < told_at:
         return False
@@ -62,7 +70,13 @@ def _adopt(
          status.started_at or now, now),
     )  # fmt: skip
     rows.tell(db, "adopted", now, status.id, outpost)
-    return (outpost, status.digest, State.QUEUED.value, "", None, None, None, None, 0)
+    return (outpost, status.digest, State.QUEUED.value, "", None, None, None, None, 0, 0.0)
+
+
+def _renewed(db: sqlite3.Connection, worker: str) -> bool:
+    """Whether another try was put in the place of one that failed before its agent began."""
+    found = db.execute("SELECT 1 FROM events WHERE worker = ? AND kind = 'renewed'", (worker,))
+    return found.fetchone() is not None
 
 
 def _settle(db: sqlite3.Connection, status: WorkerStatus, reserved: int, now: float) -> None:

@@ -96,12 +96,17 @@ class Draft:
 def reserve(db: sqlite3.Connection, draft: Draft) -> Answer:
     """Reserve, inside a write transaction."""
     item = draft.item
-    found = db.execute("SELECT 1 FROM workers WHERE id = ?", (draft.worker,)).fetchone()
-    if found:
+    found = db.execute(
+        "SELECT owner, ended_at FROM workers WHERE id = ?", (draft.worker,)
+    ).fetchone()
+    renewing = found is not None and found[1] is not None and found[0] == item.owner != ""
+    if found and not renewing:
         return _existing(db, draft, "")
     refusal = _refusal(db, draft)
     if refusal:
         return refusal
+    if renewing:
+        _replace(db, draft)
     order = item.order
     db.execute(
         "INSERT INTO workers (id, issue, attempt, outpost, digest, state, title, priority, rig,"
@@ -130,6 +135,17 @@ def reserve(db: sqlite3.Connection, draft: Draft) -> Answer:
         cost_reserved=money.dollars(draft.cost),
     )
     return Answer(outcome=Outcome.RESERVED, worker=worker)
+
+
+def _replace(db: sqlite3.Connection, draft: Draft) -> None:
+    """Take the row of a try whose agent never began away; how it ended stays in the events."""
+    before = rows.load(db, draft.worker)
+    data: dict[str, Json] = {"state": before.state.value}
+    if before.result is not None:
+        data |= {"reason": before.result.reason, "message": before.result.message}
+    db.execute("DELETE FROM results WHERE worker = ?", (draft.worker,))
+    db.execute("DELETE FROM workers WHERE id = ?", (draft.worker,))
+    rows.tell(db, "renewed", draft.now, draft.worker, before.outpost, data)
 
 
 def _decided(

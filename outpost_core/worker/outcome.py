@@ -54,6 +54,7 @@ def result(state: str, reason: str, message: str = "", **more: Any) -> dict[str,
             "estimated": False,
             "model": None,
         },
+        "agent_began": None,
         **more,
     }
 
@@ -87,7 +88,7 @@ def of_ending(reason: str, limits: Mapping[str, Any]) -> tuple[str, str, str]:
 def before_it_ran(reason: str) -> dict[str, Any]:
     """Return the result of a worker that was stopped (see `of_ending`) before its agent ran."""
     state, reason, message = of_ending(reason, {})
-    return result(state, reason, f"{message} before the agent ran")
+    return result(state, reason, f"{message} before the agent ran", agent_began=False)
 
 
 def of_error(answer: Mapping[str, Any], reason: str, message: str) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def of_error(answer: Mapping[str, Any], reason: str, message: str) -> dict[str, 
         message: likewise.
     """
     error = answer.get("error") or {"reason": reason, "message": message}
-    return result("failed", error["reason"], error["message"])
+    return result("failed", error["reason"], error["message"], agent_began=False)
 
 
 def of_exec_error(error: OSError, program: str) -> dict[str, Any]:
@@ -108,7 +109,8 @@ def of_exec_error(error: OSError, program: str) -> dict[str, Any]:
     why = error.strerror or str(error)
     if error.errno == errno.E2BIG:
         why = "its arguments are too long: use {prompt_file} in place of {prompt}"
-    return result("failed", "command_not_found", f"{program}: {why}", exit_code=code)
+    message = f"{program}: {why}"
+    return result("failed", "command_not_found", message, exit_code=code, agent_began=False)
 
 
 def reason_of(error: OSError, otherwise: str) -> str:

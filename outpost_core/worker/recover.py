@@ -70,6 +70,8 @@ def _recover(path: str) -> None:
     sweep(path)
     if never:
         result = outcome.result("lost", "never_started", "its supervisor never began")
+        if (files.load(path, files.LAUNCH) or {}).get("boot") == process.boot_id():
+            result["agent_began"] = False  # else its claim may have been lost with the power
     else:
         result = _conclude(path)
     result["started_at"] = begun.get("at") if begun else None

@@ -105,6 +105,7 @@ class Supervisor:
         self._ending = ""  # why the agent is being ended
         self._shown = ""
         self._agent: dict[str, Any] | None = None
+        self._began_agent = False  # or it may have, for all that is known
 
     # --- the attempt ---------------------------------------------------------------------
 
@@ -230,7 +231,8 @@ class Supervisor:
         note_defect(self._folder, error)
         self._tree.terminate(0.0)
         self._tree.end(0.0)
-        result = outcome.result("failed", reason, f"{type(error).__name__}: {error}")
+        message = f"{type(error).__name__}: {error}"
+        result = outcome.result("failed", reason, message, agent_began=self._began_agent)
         if self._workspace is not None:
             self._helpers().rescue(self._workspace, result)
         return result
@@ -268,6 +270,7 @@ class Supervisor:
             log_bytes=self._limits["log_bytes"],
             keep_tail=agent["output"] != "plain",
         )
+        self._began_agent = True
         try:
             pid = launch.start(
                 launch.expand(agent["argv"], values),
@@ -277,6 +280,7 @@ class Supervisor:
                 output.name if output.relay else "",
             )
         except OSError as error:
+            self._began_agent = False
             return outcome.of_exec_error(error, agent["argv"][0])
         finally:
             os.close(output.end)
@@ -370,7 +374,9 @@ class Supervisor:
             state, reason, message = outcome.of_ending(self._ending, self._limits)
         else:
             state, reason, message = outcome.of_exit(exit_code, signal, self._output.log.error)
-        ended = outcome.result(state, reason, message, exit_code=exit_code, signal=signal)
+        ended = outcome.result(
+            state, reason, message, exit_code=exit_code, signal=signal, agent_began=True
+        )
         kind = self._order["agent"]["output"]
         if kind != "plain" and not self._output.relay:
             from outpost_core.worker import agentout

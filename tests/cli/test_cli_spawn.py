@@ -21,7 +21,7 @@ def test_spawn_says_where_and_shows_its_stages(outpost):
 def test_the_same_command_is_the_same_worker(outpost):
     assert not outpost.spawn("gt-1")["adopted"]
     assert outpost.spawn("gt-1")["adopted"]
-    assert "was there already" in outpost.ok(
+    assert "gt-1.1 is working at here since" in outpost.ok(
         "spawn", "gt-1", "--no-rig", "--on", "here", "--", "true"
     )
     (refused,) = outpost.json("spawn", "gt-1", "--no-rig", "--", "false", code=2)["refused"]
