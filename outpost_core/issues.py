@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from outpost_core.errors import OutpostError, UsageError
+from outpost_core.errors import NotFoundError, OutpostError, UsageError
 from outpost_core.hookspecs import hookimpl
+from outpost_core.town import town_around
 from outpost_core.types import Issue
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 #: Seconds that `bd` may take.
 BD_TIMEOUT = 10.0
@@ -25,7 +24,15 @@ _SECTIONS = (
     ("Acceptance criteria", "acceptance_criteria"),
     ("Notes", "notes"),
 )
-_UNKNOWN = ("no issue found", "not found", "no issues found", "no beads database")
+_UNKNOWN = ("no issue found", "not found", "no issues found")
+_NO_DATABASE = "no beads database"
+#: What `gt sling` writes at the head of a description, for itself: the keys of gastown 1.0
+#: (internal/beads/fields.go), each also with "-" or nothing in the place of "_".
+_ATTACHED = re.compile(
+    r"(attached[_-]?(molecule|formula|at|args|vars)|dispatched[_-]?by|no[_-]?merge|review[_-]?only"
+    r"|mode|convoy([_-]?id)?|merge[_-]?strategy|convoy[_-]?owned|formula[_-]?vars)\s*:",
+    re.IGNORECASE,
+)
 
 
 def parse_bd_show(stdout: str) -> Issue | None:
@@ -71,11 +78,24 @@ def _text(found: dict[str, Any], key: str) -> str:
 
 
 def _whole_text(found: dict[str, Any]) -> str:
-    parts = [_text(found, "description")]
+    parts = [_without_attachments(_text(found, "description"))]
     for heading, key in _SECTIONS:
         if text := _text(found, key):
             parts.append(f"## {heading}\n\n{text}")
     return "\n\n".join(filter(None, parts))
+
+
+def _without_attachments(text: str) -> str:
+    """Return a description without the lines that `gt sling` put at its head.
+
+    They stay in beads. A head that only looks like one (`mode: dark`) is the author's.
+    """
+    lines = text.splitlines()
+    head = 0
+    while head < len(lines) and _ATTACHED.match(lines[head]):
+        head += 1
+    slung = any(line.lower().startswith(("attached", "dispatched")) for line in lines[:head])
+    return "\n".join(lines[head:]).strip() if slung else text
 
 
 def _priority(value: object) -> int:
@@ -97,9 +117,12 @@ class BeadsIssues:
     def outpost_issue(self, issue_id: str, rig: str | None) -> Issue | None:
         """Ask `bd` in the rig's folder, then in the current one.
 
-        Only where `bd` is on PATH and a `.beads` folder is there or above.
+        Only where `bd` is on PATH and a `.beads` folder is there or above. A clone may have a
+        `.beads` without a database (bd looks no further than the clone's root), so the next one
+        above is asked; in a Gas Town every one up to the town's, which reaches all its rigs.
 
         Raises:
+            NotFoundError: the id is only a part of one that bd knows.
             OutpostError: `bd` failed or did not answer in time.
         """
         import shutil
@@ -107,27 +130,38 @@ class BeadsIssues:
         bd = shutil.which("bd")
         if bd is None:
             return None
-        for folder in _beads_folders(rig):
-            issue = parse_bd_show(_show(bd, issue_id, folder))
-            if issue is not None and issue.id == issue_id:  # bd takes a part of an id, too
-                return issue
+        seen: set[Path] = set()
+        for start in (rig, os.curdir):
+            if start and os.path.isdir(start):  # noqa: PTH112 - never raises, as Path does
+                issue = _look_up(bd, issue_id, Path(start).resolve(), seen)
+                if issue is not None:
+                    return issue
         return None
 
 
-def _beads_folders(rig: str | None) -> Iterator[Path]:
-    seen = set()
-    for start in (rig, os.curdir):
-        if not start or not os.path.isdir(start):  # noqa: PTH112 - never raises, as Path does
+def _look_up(bd: str, issue_id: str, start: Path, seen: set[Path]) -> Issue | None:
+    """Ask bd in the folders with beads from `start` upward that were not asked before."""
+    town = town_around(start)
+    for folder in (start, *start.parents):
+        if folder in seen or not (folder / ".beads").is_dir():
             continue
-        folder = Path(start).resolve()
-        home = next((f for f in (folder, *folder.parents) if (f / ".beads").is_dir()), None)
-        if home is not None and home not in seen:
-            seen.add(home)
-            yield folder
+        seen.add(folder)
+        shown = _show(bd, issue_id, folder)
+        issue = parse_bd_show(shown or "")
+        if issue is not None and issue.id == issue_id:
+            return issue
+        if issue is not None:  # bd takes a part of an id, too
+            raise NotFoundError(
+                f"{issue_id} is not a whole id; bd knows {issue.id} (in {folder})",
+                mend=f"outpost spawn {issue.id}",
+            )
+        if shown is not None and (town is None or folder == town):
+            return None
+    return None
 
 
-def _show(bd: str, issue_id: str, folder: Path) -> str:
-    """Return what bd prints; "" when it knows no such issue.
+def _show(bd: str, issue_id: str, folder: Path) -> str | None:
+    """Return what bd prints; "" when it knows no such issue, None when it has no database there.
 
     Raises:
         OutpostError: it failed otherwise, or took longer than `BD_TIMEOUT`.
@@ -157,6 +191,8 @@ def _show(bd: str, issue_id: str, folder: Path) -> str:
     if process.returncode == 0:
         return stdout
     said = err.decode("utf-8", "replace").strip() or stdout.strip()
+    if _NO_DATABASE in (stdout + said).lower():
+        return None
     if any(words in (stdout + said).lower() for words in _UNKNOWN):
         return ""
     raise OutpostError(

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from outpost_core import agents
-from outpost_core.errors import OutpostError, UsageError
+from outpost_core.errors import NotFoundError, OutpostError, UsageError
+from outpost_core.town import rig_of_town
 from outpost_core.types import (
     Agent,
     Delivery,
@@ -185,7 +186,8 @@ def _rig(request: OrderRequest, cwd: Path, *, needed: bool) -> str | None:
         return None
     if request.rig:
         return find_rig(request.rig, cwd)
-    here = enclosing_rig(cwd)
+    town = rig_of_town(cwd, request.issue)
+    here = find_rig(town, cwd) if town else enclosing_rig(cwd)
     if here is None and needed:
         raise UsageError(
             "no repository was named, and this folder is in none",
@@ -262,6 +264,10 @@ def _git(cwd: Path, *words: str) -> str | None:
 def _issue(request: OrderRequest, around: Surroundings, rig: str | None) -> Issue:
     try:
         known = around.find_issue(request.issue, rig)
+    except NotFoundError:
+        if _is_told(request) and request.title is None:
+            raise
+        known = None
     except OutpostError:
         if request.prompt is None and request.prompt_file is None:
             raise  # the agent would be told nothing of the issue
@@ -277,6 +283,14 @@ def _issue(request: OrderRequest, around: Surroundings, rig: str | None) -> Issu
         labels=tuple(labels),
         kind=known.kind if request.kind is None else request.kind,
     )
+
+
+def _is_told(request: OrderRequest) -> bool:
+    """Whether the agent is told what the issue says, and nothing else."""
+    if request.prompt is not None or request.prompt_file is not None:
+        return False
+    words = request.command
+    return words is None or any("{prompt}" in word or "{prompt_file}" in word for word in words)
 
 
 def _branch(request: OrderRequest, around: Surroundings) -> str:
@@ -313,7 +327,7 @@ def _prompt(request: OrderRequest, issue: Issue, branch: str, cwd: Path) -> str:
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise UsageError(f"the prompt file {file} cannot be read: {why}") from error
-    if request.command is None and not issue.title and not issue.text.strip():
+    if _is_told(request) and not issue.title and not issue.text.strip():
         raise UsageError(
             f"nobody knows the issue {issue.id}, so there is nothing to tell the agent",
             mend="add --title, --prompt or --prompt-file, or check the id: bd show " + issue.id,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from outpost_core import issues
-from outpost_core.errors import OutpostError
+from outpost_core.errors import NotFoundError, OutpostError
 from outpost_core.issues import BeadsIssues, parse_bd_show
 from outpost_core.types import Issue
 
@@ -141,10 +141,12 @@ def test_bd_is_asked_in_the_rig_then_in_the_current_folder(
     (town / "bead.json").write_text(json.dumps([BEAD]))
     put_bd(town, f'pwd >>{town}/asked; echo "$@" >>{town}/asked; cat {town}/bead.json')
     assert ask("gt-cdt", str(town / "rig" / "deep")) == EXPECTED
-    assert (town / "asked").read_text() == f"{town}/rig/deep\nshow gt-cdt --json\n"
+    assert (town / "asked").read_text() == f"{town}/rig\nshow gt-cdt --json\n"
     monkeypatch.chdir(town / "rig")
     assert ask("gt-cdt", "https://example.org/repo.git") == EXPECTED
-    assert ask("cdt", None) is None, "a part of an id is another issue's"
+    with pytest.raises(NotFoundError, match="cdt is not a whole id; bd knows gt-cdt") as caught:
+        ask("cdt", None)
+    assert caught.value.mend == "outpost spawn gt-cdt"
 
 
 def test_an_unknown_issue_is_none_and_a_broken_bd_is_an_error(town: Path) -> None:
@@ -168,6 +170,58 @@ def test_a_bd_that_hangs_is_ended_with_its_children(
     while running(child) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not running(child)
+
+
+def test_a_clone_without_a_database_does_not_hide_the_beads_above_it(
+    town: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in `<rig>/mayor/rig` of a Gas Town: bd stops at the root of the clone."""
+    clone = town / "rig" / "mayor" / "rig"
+    (clone / ".beads").mkdir(parents=True)
+    (town / "bead.json").write_text(json.dumps([BEAD]))
+    put_bd(
+        town,
+        f"""case $PWD in {clone}) echo 'Error: no beads database found' >&2; exit 1 ;; esac
+        cat {town}/bead.json""",
+    )
+    monkeypatch.chdir(clone)
+    assert ask("gt-cdt", "https://example.org/repo.git") == EXPECTED
+    assert ask("gt-cdt", str(clone)) == EXPECTED
+
+
+def test_in_a_town_every_folder_up_to_its_root_is_asked(
+    town: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (town / "mayor").mkdir()
+    (town / "mayor" / "town.json").write_text("{}")
+    (town / ".beads").mkdir()
+    (town / "bead.json").write_text(json.dumps([BEAD]))
+    put_bd(
+        town,
+        f"""case $PWD in {town}) cat {town}/bead.json; exit 0 ;; esac
+        echo '{{"error": "no issue found matching"}}'; exit 1""",
+    )
+    monkeypatch.chdir(town / "rig" / "deep")
+    assert ask("gt-cdt", None) == EXPECTED
+    (town / "mayor" / "town.json").unlink()
+    assert ask("gt-cdt", None) is None, "outside of a town, the nearest beads decide"
+
+
+@pytest.mark.parametrize(
+    ("description", "text"),
+    [
+        (
+            "attached_molecule: w\nattached_at: now\ndispatched_by: mayor\n\nDo it.\nmode: dark",
+            "Do it.\nmode: dark",
+        ),
+        ("attached-args: x", ""),
+        ("mode: dark\nis what we want", "mode: dark\nis what we want"),
+        ("Do it.\nattached_at: now", "Do it.\nattached_at: now"),
+    ],
+)
+def test_what_gt_sling_wrote_at_the_head_is_not_for_the_prompt(description: str, text: str) -> None:
+    found = parse_bd_show(json.dumps({"id": "wi-1", "description": description}))
+    assert found == Issue(id="wi-1", text=text)
 
 
 @pytest.mark.beads

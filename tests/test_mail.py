@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from outpost_core.config import load_config
-from outpost_core.errors import LedgerError, UnreachableError, UsageError
+from outpost_core.errors import LedgerError, OutpostError, UnreachableError, UsageError
 from outpost_core.hookspecs import hookimpl
 from outpost_core.ledger import Ledger, schema
 from outpost_core.ledger.store import Store
@@ -103,6 +103,32 @@ def test_what_is_refused_for_ever_is_not_tried_again(tmp_path):
         return manager.outbox(all=True)
 
     assert use(tmp_path, work, Picky("here")) == []
+
+
+def test_one_bad_letter_fails_alone(tmp_path):
+    """What an outpost says of one letter, for good or for now, keeps no other from going."""
+
+    class Picky(FakeOutpost):
+        @hookimpl
+        async def outpost_mail(self, message: Message) -> None:
+            if message.subject == "nobody":
+                raise UsageError("unknown recipient")
+            if message.subject == "later":
+                raise OutpostError("gt mail send failed: database is locked")
+            await super().outpost_mail(message)
+
+    here = Picky("here")
+
+    async def work(manager):
+        here.cut()
+        for subject in ("nobody", "later", "good"):
+            await manager.send_mail("here", Message(to="mayor/", subject=subject))
+        here.restore()
+        await manager.flush_mail()
+        return {one.message.subject: one.state for one in manager.outbox(all=True)}
+
+    states = use(tmp_path, work, here)
+    assert states == {"nobody": "failed", "later": "waiting", "good": "delivered"}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -356,3 +357,40 @@ def test_an_agent_is_not_paid_to_be_told_nothing(make: Make) -> None:
     assert "--title" in caught.value.mend
     for said in ({"title": "Mend it"}, {"prompt": "Mend it"}, {"command": ("make", "mend")}):
         assert make(nobody, rig=URL, **said).issue.id == "gt-1"
+
+
+def _half_known(issue: str, rig: str | None) -> Issue | None:
+    raise NotFoundError(f"{issue} is not a whole id; bd knows gt-1x")
+
+
+@pytest.mark.parametrize("known", [_half_known, lambda issue, rig: None])
+def test_an_issue_that_nobody_knows_is_refused_unless_the_agent_is_told_something(
+    make: Make, known: Callable[[str, str | None], Issue | None]
+) -> None:
+    around = {"find_issue": known}
+    asked: tuple[dict[str, Any], ...] = (
+        {},
+        {"agent": "codex"},
+        {"command": ("claude", "-p", "{prompt}")},
+        {"command": ("run", "--file={prompt_file}")},
+    )
+    for said in asked:
+        with pytest.raises(OutpostError):
+            make(around, rig=URL, **said)
+        assert make(around, rig=URL, title="Mend it", **said).issue.title == "Mend it"
+        assert make(around, rig=URL, prompt="Mend it", **said).prompt == "Mend it"
+    assert make(around, rig=URL, command=("make", "lint")).issue == Issue(id="gt-1")
+
+
+def test_the_folders_of_a_town_name_the_rig_and_not_the_town(make: Make, repo: Path) -> None:
+    (repo / "mayor").mkdir()
+    (repo / "mayor" / "town.json").write_text("{}")
+    (repo / "mayor" / "rigs.json").write_text(
+        json.dumps({"rigs": {"widgets": {"git_url": URL, "beads": {"prefix": "wi"}}}})
+    )
+    (repo / "widgets").mkdir()
+    assert make({"cwd": repo / "widgets"}).rig == URL
+    assert make({"cwd": repo}, issue="wi-7").rig == URL
+    with pytest.raises(UsageError, match="own repository is no rig"):
+        make({"cwd": repo}, issue="gt-7")
+    assert make({"cwd": repo}, issue="gt-7", rig=str(repo)).rig == str(repo)

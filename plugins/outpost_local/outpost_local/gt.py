@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from outpost_core.errors import UnreachableError, UsageError
+from outpost_core.errors import OutpostError, UnreachableError, UsageError
 from outpost_core.message import identity
 from outpost_core.types import Message
 from outpost_local import maildir
@@ -21,6 +21,8 @@ from outpost_local import maildir
 TIMEOUT: Final = 20.0
 #: Longest body in an argument, for versions without `--stdin`: Linux takes 128 KiB each.
 _ARGUMENT: Final = 96 * 1024
+#: Longest body otherwise: `gt` itself hands it to `bd` in an argument, with a few words.
+_LONGEST: Final = 127 * 1024
 #: Bytes of its output that are read.
 _OUTPUT: Final = 16 * 1024 * 1024
 #: What it says of an address that nobody has.
@@ -51,8 +53,9 @@ class Gt:
         """Send a message.
 
         Raises:
-            UsageError: no such receiver, or this version cannot take it.
-            UnreachableError: anything else; it may have been sent.
+            UsageError: no such receiver, or it cannot take it.
+            OutpostError: it was not sent for another reason that `gt` gave.
+            UnreachableError: `gt` cannot be started or does not end; it may have been sent.
         """
         flags = self._flags()
         env = dict(self._env)
@@ -63,6 +66,11 @@ class Gt:
             env["GT_ROLE"] = message.sender
         body = message.body.encode()
         if "--stdin" in flags:
+            if len(body) > _LONGEST:
+                raise UsageError(
+                    f"gt takes no body of {len(body)} bytes: it hands it to bd as an argument",
+                    mend=f"send at most {_LONGEST} bytes, or a path or a link to the text",
+                )
             argv.append("--stdin")
         elif len(body) > _ARGUMENT:
             raise UsageError(
@@ -77,23 +85,27 @@ class Gt:
         why = f"gt mail send {message.to} failed at {self._town} ({_ended(code)}): {said}"
         if any(word in said.lower() for word in _NOBODY):
             raise UsageError(why, mend="gt mail directory, or gt status there, shows who there is")
-        raise UnreachableError(why, mend=f"gt doctor in {self._town}")
+        # it answered, so that other mail may well arrive: no UnreachableError
+        raise OutpostError(why, mend=f"gt doctor in {self._town}")
 
     def inbox(self, who: str) -> list[Message]:
-        """Return someone's messages.
+        """Return someone's messages, without telling `gt` that they have seen them.
+
+        `gt mail inbox` acknowledges the delivery in the receiver's name; a search for nothing in
+        particular lists the same, as whoever `GT_ROLE` says, and acknowledges nothing.
 
         Raises:
             UnreachableError: it cannot say.
         """
-        argv = ["mail", "inbox", "--json", f"--identity={who}"]
-        code, out, said = self._run(argv, self._env)
+        env = self._env if who == "overseer" else {**self._env, "GT_ROLE": who}
+        code, out, said = self._run(["mail", "search", "--json", "--", ""], env)
         try:
             found = json.loads(out or b"null") if code == 0 else None
         except (ValueError, RecursionError):
             code, said = -1, "its answer is not JSON"
         if code != 0:
             raise UnreachableError(
-                f"gt mail inbox failed at {self._town} ({_ended(code)}): {said}",
+                f"gt mail search failed at {self._town} ({_ended(code)}): {said}",
                 mend=f"gt doctor in {self._town}",
             )
         messages = [maildir.message_of(one) for one in found or () if isinstance(found, list)]
@@ -165,14 +177,18 @@ class Gt:
                 ) from None
             out.seek(0)
             err.seek(0)
-            return code, out.read(_OUTPUT), _last(err.read(_OUTPUT))
+            return code, out.read(_OUTPUT), _complaint(err.read(_OUTPUT))
 
 
-def _last(said: bytes) -> str:
-    """Return the last words of an error, on one line and harmless."""
+def _complaint(said: bytes) -> str:
+    """Return what an error says, on one line and harmless.
+
+    Its `Error:` line comes before twenty lines of usage; without one the last words count.
+    """
     text = said.decode("utf-8", "replace")
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
-    kept = "; ".join(lines[-3:])[-400:]
+    errors = [line.removeprefix("Error:").strip() for line in lines if line.startswith("Error:")]
+    kept = "; ".join(errors or lines[-3:])[-400:]
     return "".join(c if c.isprintable() else "?" for c in kept) or "it said nothing"
 
 

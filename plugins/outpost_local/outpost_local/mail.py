@@ -54,7 +54,8 @@ class Mailbox:
 
         Raises:
             UsageError: it can never be delivered.
-            UnreachableError: it was not, or nobody can say; it may come again.
+            OutpostError: it was not, for a reason of its own; it may come again.
+            UnreachableError: nobody can say, nor deliver other mail here; it may come again.
         """
         check(message)
         with self._handing(message.id) as mark:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core.errors import UnreachableError, UsageError
+from outpost_core.errors import OutpostError, UnreachableError, UsageError
 from outpost_core.types import Message
 from outpost_local.mail import Mailbox
 
@@ -19,7 +19,9 @@ case "$1 $2 $*" in
   *--help*) echo "$(cat flags)"; exit 0 ;;
   "mail send"*) printf '%s\\n' "$@" >>args; echo "role=$GT_ROLE" >>args; cat >>body
     [ -e fail ] && { cat fail >&2; exit 1; }; exit 0 ;;
-  "mail inbox"*) cat inbox.json; exit 0 ;;
+  "mail search"*) printf '%s\\n' "$@" >>looked; echo "role=$GT_ROLE" >>looked
+    cat inbox.json; exit 0 ;;
+  "mail inbox"*) echo acknowledged >>looked; cat inbox.json; exit 0 ;;
 esac
 exit 9
 """
@@ -144,18 +146,56 @@ def test_what_gt_says_is_in_the_error_and_decides_what_it_is(tmp_path, town):
     bin_ = install(tmp_path, "--stdin")
     where = f"{bin_}:/usr/bin:/bin"
     (bin_ / "fail").write_text("Error: database is locked\n")
-    with pytest.raises(UnreachableError, match=r"exit code 1.*database is locked"):
+    with pytest.raises(OutpostError, match=r"exit code 1.*database is locked") as caught:
         box(tmp_path, town, where).deliver(mail())
+    assert not isinstance(caught.value, UnreachableError), "gt answered: other mail may arrive"
     (bin_ / "fail").write_text("Error: unknown recipient: gastown/Toast\n")
     with pytest.raises(UsageError, match="unknown recipient"):
         box(tmp_path, town, where).deliver(mail())
+
+
+USAGE = "Usage:\n  gt mail send <address> [flags]\n\nFlags:\n" + "  -x  a flag\n" * 20
+
+
+def test_the_error_line_of_gt_counts_and_not_the_usage_below_it(tmp_path, town):
+    bin_ = install(tmp_path, "--stdin")
+    where = f"{bin_}:/usr/bin:/bin"
+    (bin_ / "fail").write_text("Error: sending message: unknown recipient: gastown/\n" + USAGE)
+    with pytest.raises(UsageError, match="unknown recipient: gastown/") as caught:
+        box(tmp_path, town, where).deliver(mail(to="gastown/"))
+    assert "Flags" not in str(caught.value)
+
+
+def test_a_body_that_gt_cannot_hand_to_bd_is_refused_alone(tmp_path, town):
+    bin_ = install(tmp_path, "--stdin --from")
+    where = f"{bin_}:/usr/bin:/bin"
+    with pytest.raises(UsageError, match=r"no body of 130049 bytes") as caught:
+        box(tmp_path, town, where).deliver(mail(body="x" * (127 * 1024 + 1)))
+    assert caught.value.mend
+    box(tmp_path, town, where).deliver(mail("a2", body="x" * (127 * 1024)))
+    assert (bin_ / "args").read_text().count("--subject") == 1
+
+
+def test_looking_into_an_inbox_acknowledges_nothing(tmp_path, town):
+    bin_ = install(tmp_path, "--stdin --from")
+    where = f"{bin_}:/usr/bin:/bin"
+    (bin_ / "inbox.json").write_text(
+        json.dumps([{"id": "hq-1", "to": "mayor/", "from": "overseer", "subject": "s"}])
+    )
+    assert [one.id for one in box(tmp_path, town, where).inbox("mayor/")] == ["hq-1"]
+    assert [one.id for one in box(tmp_path, town, where).inbox("")] == ["hq-1"]
+    looked = (bin_ / "looked").read_text().splitlines()
+    assert looked == [
+        *("mail", "search", "--json", "--", "", "role=mayor/"),
+        *("mail", "search", "--json", "--", "", "role="),
+    ]
 
 
 def test_a_hand_over_to_gt_whose_end_nobody_saw_is_looked_for(tmp_path, town):
     bin_ = install(tmp_path, "--stdin")
     where = f"{bin_}:/usr/bin:/bin"
     (bin_ / "fail").write_text("killed")
-    with pytest.raises(UnreachableError):
+    with pytest.raises(OutpostError):
         box(tmp_path, town, where).deliver(mail(body="b\n"))
     (bin_ / "inbox.json").write_text(
         json.dumps([{"id": "hq-1", "to": "gastown/Toast", "from": "overseer", "subject": "s",

@@ -1,0 +1,107 @@
+"""Which rig is meant by somebody who stands in a Gas Town, outside of the rig's own clones.
+
+The town's root and `<town>/<rig>/` are not clones of the rig: the repository around them is the
+town's own, with the town's files in it. Which rigs there are says `<town>/mayor/rigs.json`, whose
+issues are whose says `<town>/.beads/routes.jsonl` (both as gastown 1.0 writes them).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from outpost_core.errors import UsageError
+
+_MARK: Final = Path("mayor", "town.json")
+
+
+def town_around(folder: Path) -> Path | None:
+    """Return the town that `folder` is in: the outermost folder upward that is one, or None."""
+    return next((up for up in reversed((folder, *folder.parents)) if (up / _MARK).is_file()), None)
+
+
+def rig_of_town(cwd: Path, issue: str) -> str | None:
+    """Return the rig's URL for an issue, where the repository around `cwd` is the town's own.
+
+    Args:
+        cwd: where the user stands.
+        issue: the issue's id; its prefix decides outside of every rig's folder.
+
+    Returns:
+        None outside of a town, and inside of a clone of a rig, which tells its rig itself.
+
+    Raises:
+        UsageError: it is the town's own repository, and nobody can say which rig is meant.
+    """
+    town = town_around(cwd)
+    if town is None:
+        return None
+    rigs = _rigs(town)
+    own = {town, *(town / name for name in rigs)}
+    around = next((up for up in (cwd, *cwd.parents) if (up / ".git").exists()), town)
+    if around not in own and town in around.parents:
+        return None
+    inside = cwd.relative_to(town).parts
+    name = inside[0] if inside and inside[0] in rigs else _by_prefix(town, rigs, issue)
+    if name is None:
+        known = ", ".join(sorted(rigs)) or "none"
+        raise UsageError(
+            f"{cwd} is in the town {town}, whose own repository is no rig, and the id {issue}"
+            " tells no rig",
+            mend=f"stand in a rig's folder, or add --rig URL; rigs of this town: {known}",
+        )
+    return rigs[name]
+
+
+def _rigs(town: Path) -> dict[str, str]:
+    """Return the URL of each rig by its name; what cannot be read is no rig."""
+    found = _load(town / "mayor" / "rigs.json")
+    rigs = found.get("rigs") if isinstance(found, dict) else None
+    return {
+        name: entry["git_url"]
+        for name, entry in (rigs.items() if isinstance(rigs, dict) else ())
+        if isinstance(entry, dict) and isinstance(entry.get("git_url"), str) and entry["git_url"]
+    }
+
+
+def _by_prefix(town: Path, rigs: dict[str, str], issue: str) -> str | None:
+    """Return the rig whose prefix the issue's id has: the longest one that fits."""
+    prefixes: dict[str, str] = {}
+    entries = _load(town / "mayor" / "rigs.json")
+    for name in rigs:
+        beads = entries["rigs"][name].get("beads")
+        prefix = beads.get("prefix") if isinstance(beads, dict) else None
+        if isinstance(prefix, str) and prefix:
+            prefixes[prefix.rstrip("-") + "-"] = name
+    for route in _routes(town / ".beads" / "routes.jsonl"):
+        name = route["path"].partition("/")[0]
+        if name in rigs:
+            prefixes[route["prefix"]] = name
+    fitting = [prefix for prefix in prefixes if issue.startswith(prefix)]
+    return prefixes[max(fitting, key=len)] if fitting else None
+
+
+def _routes(file: Path) -> list[dict[str, str]]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return []
+    found = []
+    for line in lines:
+        try:
+            route = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(route, dict) and all(
+            isinstance(route.get(key), str) and route[key] for key in ("prefix", "path")
+        ):
+            found.append(route)
+    return found
+
+
+def _load(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None

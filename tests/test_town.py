@@ -1,0 +1,76 @@
+"""Which rig is meant in the folders of a Gas Town."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from outpost_core.errors import UsageError
+from outpost_core.town import rig_of_town, town_around
+
+WIDGETS = "https://example.org/widgets.git"
+GADGETS = "https://example.org/gadgets.git"
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Path:
+    """A town as gastown 1.0 makes it, with two rigs and a clone in one of them."""
+    root = tmp_path / "gt"
+    for folder in (".git", ".beads", "mayor", "widgets/mayor/rig/.git", "widgets/mayor/rig/src",
+                   "widgets/crew", "gadgets"):  # fmt: skip
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "mayor" / "town.json").write_text("{}")
+    rigs = {
+        "widgets": {"git_url": WIDGETS, "beads": {"repo": "local", "prefix": "wi"}},
+        "gadgets": {"git_url": GADGETS},
+        "broken": {"git_url": 7},
+    }
+    (root / "mayor" / "rigs.json").write_text(json.dumps({"version": 1, "rigs": rigs}))
+    (root / ".beads" / "routes.jsonl").write_text(
+        '{"prefix":"hq-","path":"."}\nnonsense\n{"prefix":"ga-","path":"gadgets/mayor/rig"}\n'
+        '{"prefix":"wi-x-","path":"gadgets"}\n'
+    )
+    return root
+
+
+@pytest.mark.parametrize(
+    ("folder", "issue", "rig"),
+    [
+        ("widgets", "anything-1", WIDGETS),
+        ("widgets/crew", "ga-1", WIDGETS),
+        ("gadgets", "wi-1", GADGETS),
+        ("", "wi-587", WIDGETS),
+        ("mayor", "ga-2", GADGETS),
+        ("", "wi-x-1", GADGETS),
+        ("widgets/mayor/rig", "ga-1", None),
+        ("widgets/mayor/rig/src", "ga-1", None),
+        ("..", "wi-1", None),
+    ],
+)
+def test_the_rig_of_a_folder(town: Path, folder: str, issue: str, rig: str | None) -> None:
+    assert rig_of_town((town / folder).resolve(), issue) == rig
+
+
+@pytest.mark.parametrize("issue", ["hq-1", "zz-1", "wi"])
+def test_an_issue_of_no_rig_is_refused_with_the_rigs_that_there_are(town: Path, issue: str) -> None:
+    with pytest.raises(UsageError, match="own repository is no rig") as caught:
+        rig_of_town(town, issue)
+    assert "gadgets, widgets" in caught.value.mend
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"rigs": []}', '{"rigs": 5}', None])
+def test_a_broken_list_of_rigs_names_none(town: Path, content: str | None) -> None:
+    file = town / "mayor" / "rigs.json"
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UsageError, match="own repository is no rig"):
+        rig_of_town(town, "wi-1")
+
+
+def test_a_town_in_a_town_is_a_part_of_the_outer_one(town: Path) -> None:
+    (town / "widgets" / "mayor" / "town.json").write_text("{}")
+    assert town_around(town / "widgets" / "mayor") == town
+    assert town_around(town.parent) is None
