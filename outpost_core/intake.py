@@ -16,6 +16,7 @@ from outpost_core.types import Issue, Order, Worker, check_issue_id
 if TYPE_CHECKING:
     from outpost_core.config import Defaults
     from outpost_core.ledger import Ledger
+    from outpost_core.localgit import LocalGit
     from outpost_core.plugins import Plugins
 
 
@@ -30,6 +31,7 @@ class Intake:
         environ: where secrets come from.
         cwd: where relative paths start.
         trouble: is told a plugin's name and what it raised.
+        local: asks git about `cwd`.
     """
 
     defaults: Defaults
@@ -38,6 +40,7 @@ class Intake:
     environ: Mapping[str, str]
     cwd: Path
     trouble: Callable[[str, Exception], None]
+    local: LocalGit
 
     def agents(self) -> dict[str, AgentPreset]:
         """Return every agent preset, built in and from plugins; a plugin's wins.
@@ -84,6 +87,7 @@ class Intake:
             cwd=self.cwd,
             attempt=attempt,
             resume=resume,
+            local=self.local,
         )
         return make_order(request, around)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from outpost_core.agents import AgentPreset
     from outpost_core.intake import Intake
     from outpost_core.ledger import Letter
+    from outpost_core.localgit import LocalGit
     from outpost_core.mail import Mail
     from outpost_core.orders import OrderRequest
     from outpost_core.placement import Placement
@@ -85,6 +86,7 @@ class Manager:
         self._ledger: Ledger | None = None
         self._placement: Placement | None = None
         self._recovery: Recovery | None = None
+        self._local: LocalGit | None = None
         # a name that no outpost can have
         plugins.pm.register(DefaultPolicy(config.policy), name=_POLICY)
 
@@ -214,6 +216,15 @@ class Manager:
     # --- orders -------------------------------------------------------------------------------
 
     @property
+    def local(self) -> LocalGit:
+        """What asks git about the folder that the user stands in."""
+        if self._local is None:
+            from outpost_core.localgit import LocalGit
+
+            self._local = LocalGit(self._cwd, self._environ)
+        return self._local
+
+    @property
     def intake(self) -> Intake:
         """What turns a request into an order."""
         from outpost_core.intake import Intake
@@ -225,6 +236,7 @@ class Manager:
             environ=self._environ,
             cwd=self._cwd,
             trouble=self._trouble,
+            local=self.local,
         )
 
     def agents(self) -> dict[str, AgentPreset]:
@@ -629,9 +641,12 @@ class Manager:
         Raises:
             UsageError: it is no repository.
         """
-        from outpost_core.orders import enclosing_rig, find_rig
+        from outpost_core.localgit import find_rig
 
-        return find_rig(said, self._cwd) if said else enclosing_rig(self._cwd)
+        if said:
+            return find_rig(said, self._cwd)
+        here = self.local.around()
+        return (here.push or here.rig) if here is not None else None
 
     def bootstrap(
         self, name: str, agents: Sequence[str] | None = None, *, dry_run: bool = False

@@ -5,7 +5,6 @@ Everything is checked here, before anything changes anywhere.
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from outpost_core import agents
 from outpost_core.errors import NotFoundError, OutpostError, UsageError
+from outpost_core.localgit import LocalGit, find_rig
 from outpost_core.town import rig_of_town
 from outpost_core.types import (
     Agent,
@@ -27,7 +27,7 @@ from outpost_core.types import (
     check_issue_id,
 )
 from outpost_core.worker.files import RIG_CREDENTIAL
-from outpost_core.worker.names import check_branch, check_rig, split_rig
+from outpost_core.worker.names import check_branch, split_rig
 
 if TYPE_CHECKING:
     from outpost_core.agents import AgentPreset
@@ -122,6 +122,7 @@ class Surroundings:
         cwd: where relative paths start.
         attempt: the attempt's number.
         resume: checkpoint of the attempt before, or None.
+        local: asks git about `cwd`; None for a new one.
     """
 
     defaults: Defaults
@@ -131,6 +132,12 @@ class Surroundings:
     cwd: Path
     attempt: int
     resume: str | None = None
+    local: LocalGit | None = None
+
+    @property
+    def git(self) -> LocalGit:
+        """What asks git about `cwd`."""
+        return self.local or LocalGit(self.cwd, self.environ)
 
 
 def make_order(request: OrderRequest, around: Surroundings) -> Order:
@@ -141,7 +148,9 @@ def make_order(request: OrderRequest, around: Surroundings) -> Order:
     """
     check_issue_id(request.issue)
     agent = _agent(request, around)
-    url, password = split_rig(_rig(request, around.cwd, needed=request.command is None) or "")
+    named, elsewhere = _rig(request, around)
+    url, password = split_rig(named or "")
+    push, push_password = split_rig(elsewhere)
     rig = url or None
     _amount("depth", request.depth, 1)
     _amount("estimate", request.estimate)
@@ -155,10 +164,10 @@ def make_order(request: OrderRequest, around: Surroundings) -> Order:
         base=request.base or (around.defaults.base if rig else None),
         resume=around.resume if rig else None,
         depth=request.depth or (around.defaults.depth if rig else None),
-        delivery=_delivery(request, around.defaults, issue, branch) if rig else None,
+        delivery=_delivery(request, around, issue, branch, push) if rig else None,
         prompt=_prompt(request, issue, branch, around.cwd),
         env=_env(request),
-        secrets=_secrets(request, around, password),
+        secrets=_secrets(request, around, "\n".join(filter(None, (password, push_password)))),
         context=dict(request.context),
         limits=_limits(request, around.defaults),
     )
@@ -179,86 +188,23 @@ def _agent(request: OrderRequest, around: Surroundings) -> Agent:
     )
 
 
-def _rig(request: OrderRequest, cwd: Path, *, needed: bool) -> str | None:
+def _rig(request: OrderRequest, around: Surroundings) -> tuple[str | None, str]:
+    """Return the rig, and where its work is pushed when that is elsewhere."""
     if request.no_rig:
         if request.rig:
             raise UsageError("both --rig and --no-rig were given", mend="give one of the two")
-        return None
+        return None, ""
     if request.rig:
-        return find_rig(request.rig, cwd)
-    town = rig_of_town(cwd, request.issue)
-    here = find_rig(town, cwd) if town else enclosing_rig(cwd)
-    if here is None and needed:
+        return find_rig(request.rig, around.cwd), ""
+    if town := rig_of_town(around.cwd, request.issue):
+        return find_rig(town, around.cwd), ""
+    here = around.git.around()
+    if here is None:
         raise UsageError(
             "no repository was named, and this folder is in none",
             mend="add --rig URL or --rig PATH; --no-rig runs the agent in an empty folder",
         )
-    return here
-
-
-def find_rig(rig: str, cwd: Path) -> str:
-    """Return the URL or the absolute path that `rig` names.
-
-    A `file:///path` is that path. A name with a colon is a folder when there is one, else
-    ssh's `host:path`.
-
-    Raises:
-        UsageError: it is a dangerous URL, or a path without a repository.
-    """
-    if rig.startswith("file:///"):
-        rig = rig.removeprefix("file://")
-    if "://" in rig:
-        return check_rig(rig)
-    try:
-        path = (cwd / Path(rig).expanduser()).resolve()
-        folder = path.is_dir()
-    except (OSError, RuntimeError, ValueError) as error:
-        if ":" in rig.partition("/")[0]:
-            return check_rig(rig)
-        raise UsageError(f"the repository {rig[:200]!a} cannot be looked at: {error}") from error
-    if folder:
-        return _repository(path)
-    if ":" in rig.partition("/")[0]:
-        return check_rig(rig)
-    raise UsageError(
-        f"{rig[:200]!a} is neither a folder nor a URL",
-        mend="give the path or URL of a git repository",
-    )
-
-
-def _repository(path: Path) -> str:
-    if (path / ".git").exists() or ((path / "HEAD").is_file() and (path / "objects").is_dir()):
-        return check_rig(str(path))
-    top = _git(path, "rev-parse", "--show-toplevel")
-    mend = f"its repository is {top}" if top else "give the path or URL of a git repository"
-    raise UsageError(f"{path} is not a git repository", mend=mend)
-
-
-def enclosing_rig(cwd: Path) -> str | None:
-    """Return `origin` of the repository around `cwd`, else its path; None outside of one."""
-    if _git(cwd, "rev-parse", "--is-bare-repository") == "true":
-        top = _git(cwd, "rev-parse", "--absolute-git-dir")
-    else:
-        top = _git(cwd, "rev-parse", "--show-toplevel")
-    if top is None:
-        return None
-    return find_rig(_git(cwd, "remote", "get-url", "origin") or top, Path(top))
-
-
-def _git(cwd: Path, *words: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(cwd), *words],
-            capture_output=True,
-            encoding="utf-8",
-            errors="surrogateescape",
-            timeout=10,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-    except (OSError, ValueError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    return here.rig, here.push
 
 
 def _issue(request: OrderRequest, around: Surroundings, rig: str | None) -> Issue:
@@ -299,8 +245,12 @@ def _branch(request: OrderRequest, around: Surroundings) -> str:
     return check_branch(branch)
 
 
-def _delivery(request: OrderRequest, defaults: Defaults, issue: Issue, branch: str) -> Delivery:
+def _delivery(
+    request: OrderRequest, around: Surroundings, issue: Issue, branch: str, push: str
+) -> Delivery:
+    defaults = around.defaults
     message = defaults.commit_message
+    name, email = around.git.identity()
     for word, value in (("issue", issue.id), ("title", issue.title or "work by an agent")):
         message = message.replace("{" + word + "}", value)
     return Delivery(
@@ -308,6 +258,9 @@ def _delivery(request: OrderRequest, defaults: Defaults, issue: Issue, branch: s
         message=_no_nul(message),
         author_name=defaults.author_name,
         author_email=defaults.author_email,
+        push_url=push,
+        user_name=name,
+        user_email=email,
         pr_command=tuple(
             _no_nul(word)
             for word in (defaults.pr_command if request.pr_command is None else request.pr_command)

@@ -21,6 +21,10 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 #: of the order's identity (`wire.digest`), so that orders of before stay the same orders.
 LATER: Final[Mapping[str, bool]] = MappingProxyType({"later": True})
 
+#: Metadata of such a field that is no part of the identity whatever it says: the same order of
+#: two people is one worker.
+ASIDE: Final[Mapping[str, bool]] = MappingProxyType({"later": True, "aside": True})
+
 #: USD for a million tokens that go in, that come from a cache, and that come out.
 Price: TypeAlias = tuple[float, float, float]
 
@@ -66,6 +70,8 @@ REASONS: Final[Mapping[str, str]] = {
     "timeout": "the wall-clock limit passed",
     "idle_timeout": "the agent printed nothing for longer than the idle limit",
     "workspace_failed": "the repository could not be cloned or the working tree not made",
+    "branch_blocked": "a branch on the rig is in the way: git cannot have both a and a/b",
+    "rig_partial": "the rig is a partial clone, which lacks objects that a worker needs",
     "base_not_found": "the base branch or commit does not exist on the remote",
     "commit_failed": "the work could not be committed; it is kept in the working tree",
     "push_failed": "the remote did not take the branch; the work is kept, see checkpoint",
@@ -230,6 +236,11 @@ class Delivery:
         author_email: likewise.
         pr_command: argv run in the working tree after the push, with `{branch}`, `{base}`,
             `{title}`, `{issue}` replaced; the last URL that it prints becomes `pr_url`.
+        push_url: URL or absolute path that branch and checkpoints are pushed to, such as a fork;
+            "" for the rig itself.
+        user_name: who ordered it: the author of the agent's commits and of ours where neither
+            `author_name` nor git at the outpost says one. It is no part of the order's identity.
+        user_email: likewise.
     """
 
     branch: str
@@ -237,6 +248,9 @@ class Delivery:
     author_name: str = ""
     author_email: str = ""
     pr_command: tuple[str, ...] = ()
+    push_url: str = field(default="", metadata=LATER)
+    user_name: str = field(default="", metadata=ASIDE)
+    user_email: str = field(default="", metadata=ASIDE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

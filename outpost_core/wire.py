@@ -85,7 +85,8 @@ def digest(order: Order) -> str:
     """Return the identity of an order: SHA-256 of its canonical JSON, 64 hex digits.
 
     The names of secrets count, their values do not, so a rotated key is still the same order.
-    Fields marked `LATER` count where they have another value than their default.
+    Fields marked `LATER` count where they have another value than their default, those marked
+    `ASIDE` never.
     """
     shape = to_json(order)
     _leave_later_out(order, shape)
@@ -94,21 +95,22 @@ def digest(order: Order) -> str:
 
 def _leave_later_out(value: object, shape: Any) -> None:
     """Take fields that came later and have their default out of the JSON of a dataclass."""
-    for name, later, default in _defaults(type(value)):  # type: ignore[arg-type]
+    for name, later, aside, default in _defaults(type(value)):  # type: ignore[arg-type]
         inner = getattr(value, name)
-        if later and inner == default:
+        if aside or (later and inner == default):
             del shape[name]
         elif dataclasses.is_dataclass(inner):
             _leave_later_out(inner, shape[name])
 
 
 @lru_cache(maxsize=64)
-def _defaults(kind: Any) -> tuple[tuple[str, bool, Any], ...]:
-    """Return the fields of a dataclass: name, whether it came later, its default."""
+def _defaults(kind: Any) -> tuple[tuple[str, bool, bool, Any], ...]:
+    """Return the fields of a dataclass: name, whether it came later, never counts, its default."""
     return tuple(
         (
             f.name,
             bool(f.metadata.get("later")),
+            bool(f.metadata.get("aside")),
             f.default if f.default_factory is dataclasses.MISSING else f.default_factory(),
         )
         for f in dataclasses.fields(kind)

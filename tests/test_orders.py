@@ -15,7 +15,8 @@ from outpost_core import wire
 from outpost_core.agents import PRESETS
 from outpost_core.config import Defaults
 from outpost_core.errors import NotFoundError, OutpostError, UsageError
-from outpost_core.orders import OrderRequest, Surroundings, find_rig, make_order
+from outpost_core.localgit import find_rig
+from outpost_core.orders import OrderRequest, Surroundings, make_order
 from outpost_core.types import Issue, Order
 from outpost_core.worker.files import RIG_CREDENTIAL
 
@@ -120,10 +121,13 @@ def test_without_a_word_it_is_the_repository_around(make: Make, repo: Path) -> N
     assert make(around, no_rig=True).rig is None
 
 
-def test_outside_of_one_an_agent_needs_a_word_and_a_command_does_not(make: Make) -> None:
+def test_outside_of_one_a_word_is_needed(make: Make) -> None:
     with pytest.raises(UsageError, match="no repository was named"):
         make()
-    bare = make(command=("true",))
+    with pytest.raises(UsageError, match="no repository was named") as caught:
+        make(command=("true",))
+    assert "--no-rig" in caught.value.mend
+    bare = make(command=("true",), no_rig=True)
     assert (bare.rig, bare.delivery, bare.base) == (None, None, None)
     assert make(no_rig=True).agent.name == "claude"
     with pytest.raises(UsageError, match="--no-rig"):
@@ -166,13 +170,13 @@ def test_a_refused_url_does_not_show_its_password(make: Make) -> None:
 
 def test_secrets_come_from_the_environment_or_are_missed_by_name(make: Make) -> None:
     around = {"environ": {"KEY": "hunter22"}}
-    order = make(around, command=("true",), secrets=("KEY",))
+    order = make(around, command=("true",), no_rig=True, secrets=("KEY",))
     assert dict(order.secrets) == {"KEY": "hunter22"}
     assert "hunter22" not in repr(order)
     with pytest.raises(UsageError, match="OTHER is not set"):
-        make(around, command=("true",), secrets=("OTHER",))
+        make(around, command=("true",), no_rig=True, secrets=("OTHER",))
     with pytest.raises(UsageError, match="not the name"):
-        make({"environ": {"A B": ""}}, command=("true",), secrets=("A B",))
+        make({"environ": {"A B": ""}}, command=("true",), no_rig=True, secrets=("A B",))
 
 
 def test_an_agents_own_keys_and_pass_env_go_along_when_they_are_there(make: Make) -> None:
@@ -183,7 +187,9 @@ def test_an_agents_own_keys_and_pass_env_go_along_when_they_are_there(make: Make
         "OPENAI_API_KEY": "o",
         "TOKEN": "t",
     }
-    assert dict(make(around, command=("true",)).secrets) == {"TOKEN": "t"}, "no agent, no key"
+    assert dict(make(around, command=("true",), no_rig=True).secrets) == {"TOKEN": "t"}, (
+        "no agent, no key"
+    )
     said = make(around, rig=URL, env={"ANTHROPIC_API_KEY": "mine"})
     assert "ANTHROPIC_API_KEY" not in said.secrets
     assert said.env == {"ANTHROPIC_API_KEY": "mine"}
@@ -192,7 +198,7 @@ def test_an_agents_own_keys_and_pass_env_go_along_when_they_are_there(make: Make
 def test_variables_are_checked(make: Make) -> None:
     for env in ({"A=B": "x"}, {"": "x"}, {"1A": "x"}, {"A": "nul\0"}, {"A": "\ud800"}):
         with pytest.raises(UsageError):
-            make(command=("true",), env=env)
+            make(command=("true",), no_rig=True, env=env)
 
 
 # --- the issue, the prompt, templates -------------------------------------------------------------
@@ -302,7 +308,9 @@ def test_limits_are_those_said_else_the_defaults(make: Make) -> None:
     limits = order.limits
     assert (limits.timeout, limits.grace, limits.checkpoint_every) == (1, 0, 0)
     assert (limits.cpu, limits.memory, order.depth) == (2, 9, 2)
-    assert make({"defaults": defaults}, command=("true",)).depth is None, "nothing to clone"
+    assert make({"defaults": defaults}, command=("true",), no_rig=True).depth is None, (
+        "nothing to clone"
+    )
 
 
 @pytest.mark.parametrize(
@@ -332,7 +340,7 @@ def test_a_later_attempt_goes_on_where_there_is_a_repository(make: Make) -> None
     around = {"attempt": 2, "resume": "refs/outpost/gt-1.1"}
     order = make(around, rig=URL)
     assert (order.worker, order.resume) == ("gt-1.2", "refs/outpost/gt-1.1")
-    assert make(around, command=("true",)).resume is None
+    assert make(around, command=("true",), no_rig=True).resume is None
 
 
 def test_the_same_words_are_the_same_order(make: Make) -> None:

@@ -157,17 +157,6 @@ def _orders(manager: Manager, requests: Sequence[OrderRequest], progress: Progre
     for request in requests:
         progress.stage(request.issue, "placing")
         orders.append(manager.order(request))
-    lone = [
-        order.issue.id
-        for order, request in zip(orders, requests, strict=True)
-        if order.rig is None and not request.no_rig
-    ]
-    if lone:
-        shown = ", ".join(lone[:3]) + (" …" if len(lone) > 3 else "")
-        progress.line(
-            f"{shown}: in no repository, so nothing is delivered\n"
-            "  → name one with --rig URL|PATH, or say --no-rig"
-        )
     return orders
 
 
@@ -181,6 +170,8 @@ def _spawning(orders: Sequence[Order]) -> str:
 
 #: fields of an order that are named by their own fields.
 _COMPOUND = ("issue", "agent", "delivery", "limits")
+#: what is no part of an order's identity.
+_ASIDE = ("delivery user_name", "delivery user_email")
 _Pairs = list[tuple["Order", "Spawned | OutpostError"]]
 
 
@@ -257,6 +248,8 @@ def _differences(one: Order, other: Order) -> Iterator[str]:
 
     before, now = flat(one), flat(other)
     for name in dict.fromkeys((*before, *now)):
+        if name in _ASIDE:
+            continue
         if before.get(name) != now.get(name):
             yield name.removeprefix("issue ").removeprefix("limits ")
 

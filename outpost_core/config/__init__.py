@@ -234,15 +234,25 @@ def settings(config: Config) -> list[Setting]:
 def warnings(config: Config) -> list[str]:
     """Return what the options of outposts warn of, each with where its value was written.
 
-    Of a value that is built in, the place is that of the outpost.
+    Of a value that is built in, the place is that of the outpost. Options are a plugin's own code:
+    what fails there is told as a warning, and the others are still asked.
     """
-    return [
-        f"{config.origins.get(f'outposts.{outpost.name}.{key}', outpost.origin)}:"
-        f" {outpost.name}: {text}"
-        for outpost in config.outposts
-        if outpost.options is not None
-        for key, text in outpost.options.warnings(config.defaults).items()
-    ]
+    found = []
+    for outpost in config.outposts:
+        if outpost.options is None:
+            continue
+        try:
+            said = outpost.options.warnings(config.defaults)
+            told = {str(key): str(text) for key, text in said.items()}
+        except Exception as error:  # noqa: BLE001 - whatever a plugin raises
+            why = f"{type(error).__name__}: {error}".rstrip(": ")
+            told = {"": f"the type {outpost.type!r} could not say what it warns of: {why}"}
+        found += [
+            f"{config.origins.get(f'outposts.{outpost.name}.{key}', outpost.origin)}:"
+            f" {outpost.name}: {text}"
+            for key, text in told.items()
+        ]
+    return found
 
 
 def add_outpost(

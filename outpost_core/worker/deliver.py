@@ -16,7 +16,7 @@ from outpost_core.worker.git import Done, Git, persistently, write
 from outpost_core.worker.mending import has_files, mend
 from outpost_core.worker.mirror import mirror_path
 from outpost_core.worker.names import redact
-from outpost_core.worker.workspace import credentials, repository
+from outpost_core.worker.workspace import credentials, repository, target
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -299,8 +299,8 @@ def _verify(
     name = _HEADS + branch
     # asked from the mirror: what the agent configured can lead a push and its answer elsewhere
     root = os.path.dirname(os.path.dirname(os.path.abspath(folder)))
-    secrets = credentials(order["rig"], folder)
-    mirror = Git(mirror_path(root, order["rig"]), credentials=secrets, rig=order["rig"])
+    goal = target(order)
+    mirror = Git(mirror_path(root, order["rig"]), credentials=credentials(goal, folder), rig=goal)
     done = persistently(
         lambda: mirror.run("ls-remote", "--", mirror.url, name), report, "looking at the rig"
     )

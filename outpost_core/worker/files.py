@@ -67,7 +67,10 @@ def order(folder: str) -> dict[str, Any] | None:
     """
     value = load(folder, ORDER)
     if value is not None and value.get("rig") is not None:
-        value["rig"] = (load(folder, LAUNCH) or {}).get("rig") or value["rig"]
+        here = (load(folder, LAUNCH) or {}).get("rig")
+        value["rig"] = here or value["rig"]
+        if here and (value.get("delivery") or {}).get("push_url"):
+            value["delivery"]["push_url"] = ""  # from the copy, that machine brings it there
     return value
 
 

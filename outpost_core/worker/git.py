@@ -67,6 +67,7 @@ _PERMANENT = (
     "returned error: 40",
     "not our ref",
     "unadvertised object",
+    "repository corruption on the remote side",
     "couldn't find remote ref",
     "protocol.ext.allow",
     "transport 'ext' not allowed",

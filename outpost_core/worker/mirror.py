@@ -17,6 +17,7 @@ import time
 
 from outpost_core.errors import WorkerError
 from outpost_core.worker import process
+from outpost_core.worker.foresee import explain_fetch
 from outpost_core.worker.git import MISSING, Done, Git, persistently, read, write
 from outpost_core.worker.names import split_rig
 
@@ -31,13 +32,6 @@ _TAGS = "refs/tags/"
 _HEX = frozenset("0123456789abcdef")
 #: From so many packs on they are joined; a fetch leaves one behind.
 _MANY_PACKS = 40
-
-
-#: What git says of a repository that is broken here, rather than of the remote.
-_DAMAGE = (
-    "bad config", "bad object", "corrupt", "did not send all necessary objects", "loose object",
-    "not a git repository", "object file", "packfile", "shallow", "unresolved delta",
-)  # fmt: skip
 
 
 class Snapshot:
@@ -143,10 +137,7 @@ def sync(
                 seen = _ask(git, report)
             _Fetch(git, depth, report, lock.note).provide(seen, base)
         except WorkerError as error:
-            # Not made anew by itself: running workers borrow what is still good in it.
-            if any(sign in error.message for sign in _DAMAGE):
-                error.mend = f"this mirror is damaged; when no worker of the rig runs: rm -r {path}"
-            raise
+            raise explain_fetch(error, git, rig) from None
         seen.shallow = read(os.path.join(path, "shallow"))
     return seen
 

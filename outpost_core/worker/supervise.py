@@ -250,8 +250,11 @@ class Supervisor:
         if rig:  # stays, since a recovery has to push too; as in a clone of such a URL
             files.write(os.path.join(self._folder, files.CREDENTIALS), f"{rig}\n".encode())
         os.unlink(path)
-        password = rig.partition("://")[2].rpartition("@")[0].partition(":")[2]
-        self._masker = Masker([*self._secrets.values(), password])
+        passwords = [
+            line.partition("://")[2].rpartition("@")[0].partition(":")[2]
+            for line in rig.splitlines()
+        ]
+        self._masker = Masker([*self._secrets.values(), *passwords])
 
     def _start(self, work: str) -> dict[str, Any] | None:
         """Start the agent; returns the result when it cannot be executed."""

@@ -13,7 +13,8 @@ import os
 from outpost_core.errors import UsageError, WorkerError
 from outpost_core.worker import beads
 from outpost_core.worker.files import CREDENTIALS
-from outpost_core.worker.git import Git, shell_quote, write
+from outpost_core.worker.foresee import check_branch_free, identity
+from outpost_core.worker.git import Git, read, shell_quote, write
 from outpost_core.worker.mirror import Snapshot, sync
 from outpost_core.worker.names import check_branch, check_rig, redact, split_rig
 
@@ -38,15 +39,21 @@ def checkpoint_ref(worker: str) -> str:
 
 
 def repository(order: Mapping[str, Any], folder: str) -> Git:
-    """Return git on the worker's repository, with its rig as the remote `outpost`.
+    """Return git on the worker's repository, with where its work goes as the remote `outpost`.
 
     Args:
         order: the order's JSON.
         folder: the worker's folder.
     """
     work = os.path.join(folder, "work")
-    rig = order["rig"]
+    rig = target(order)
     return Git(os.path.join(work, ".git"), work, credentials=credentials(rig, folder), rig=rig)
+
+
+def target(order: Mapping[str, Any]) -> str:
+    """Return where branch and checkpoints are pushed: the rig, or a fork of it."""
+    goal: str = order["delivery"].get("push_url") or order["rig"]
+    return goal
 
 
 def credentials(rig: str, folder: str) -> str:
@@ -60,7 +67,10 @@ def credentials(rig: str, folder: str) -> str:
     secret = split_rig(rig)[1]
     if secret:
         write(path, secret + "\n")
-    return path if secret or os.path.exists(path) else ""
+    # the rig and a fork may be at two hosts, of which one needs no password from here
+    host = "@" + split_rig(rig)[0].partition("://")[2].partition("/")[0].rpartition("@")[2]
+    known = read(path).replace("%3a", ":").splitlines()  # git writes the colon of a port so
+    return path if any(line.endswith(host) for line in known) else ""
 
 
 def prepare(
@@ -89,19 +99,21 @@ def prepare(
     """
     try:
         branch = check_branch(order["delivery"]["branch"])
-        rig = check_rig(order["rig"])
+        rig, goal = check_rig(order["rig"]), check_rig(target(order))
     except UsageError as error:
         raise WorkerError(error.message, reason="workspace_failed", mend=error.mend) from None
     try:
         secrets = credentials(rig, folder)
         seen = sync(root, rig, order.get("base"), order.get("depth"), secrets, report)
+        if goal == rig:
+            check_branch_free(branch, seen.refs, rig)
         rebuild(order, folder, seen)
     except OSError as error:
         raise _failed(error) from error
     git = repository(order, folder)
     start, tree = seen.base, seen.base
     if order.get("resume"):
-        start, tree = _resume(git, order["resume"], root, seen)
+        start, tree = _resume(git, order["resume"], root, seen, here=goal == rig)
     if start and tree:
         point_branch(git.git_dir, branch, start)
         report("checking out")
@@ -112,7 +124,7 @@ def prepare(
         "base_commit": seen.base,
         "base_branch": seen.base_branch or default.removeprefix(_HEADS) or None,
         "start_commit": start,
-        "remote_tip": seen.refs.get(_HEADS + branch),
+        "remote_tip": seen.refs.get(_HEADS + branch) if goal == rig else None,
         "rig": redact(rig),
         "beads": beads.provide(os.path.join(folder, "work"), order["issue"]["id"], report),
     }
@@ -173,6 +185,12 @@ def _config(order: Mapping[str, Any], folder: str, seen: Snapshot) -> str:
         # Nothing is left running behind the agent, and nothing borrowed is given up.
         "[gc]",
         "\tauto = 0",
+        # A signature is a person's word; nobody is here to give it, or the pass phrase of its key.
+        "[commit]",
+        "\tgpgSign = false",
+        "[tag]",
+        "\tgpgSign = false",
+        "\tforceSignAnnotated = false",
     ]
     secrets = credentials(rig, folder)
     if secrets:
@@ -181,11 +199,8 @@ def _config(order: Mapping[str, Any], folder: str, seen: Snapshot) -> str:
         scheme, _, rest = split_rig(rig)[0].partition("://")
         scope = f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"
         lines += [f"[credential {_quoted(scope)}]", "\thelper =", f"\thelper = {helper}"]
-    if delivery.get("author_name") or delivery.get("author_email"):
-        lines.append("[user]")
-        for key in ("name", "email"):
-            if delivery.get("author_" + key):
-                lines.append(f"\t{key} = {_quoted(delivery['author_' + key])}")
+    if known := identity(delivery, os.environ):
+        lines += ["[user]", *(f"\t{key} = {_quoted(value)}" for key, value in known.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -201,16 +216,23 @@ def point_branch(git_dir: str, branch: str, commit: str) -> None:
     write(path, commit + "\n")
 
 
-def _resume(git: Git, resume: str, root: str, seen: Snapshot) -> tuple[str, str]:
+def _resume(git: Git, resume: str, root: str, seen: Snapshot, *, here: bool) -> tuple[str, str]:
     """Return the commit to begin at and the tree to check out, brought into the repository.
 
     A checkpoint that could not be pushed is taken from its bundle when it was made here.
+
+    Args:
+        git: on the worker's repository.
+        resume: the ref or commit.
+        root: the folder that holds `workers/`.
+        seen: what is known of the rig.
+        here: checkpoints are on the rig itself, not on a fork of it.
     """
     source, what = "outpost", resume
     bundle = os.path.join(root, "workers", resume.rpartition("/")[2], "checkpoint.bundle")
     if resume.startswith("refs/outpost/"):
         what = f"+{resume}:{resume}"
-        if resume not in seen.refs:
+        if resume not in seen.refs and (here or os.path.exists(bundle)):
             source = bundle
             if not os.path.exists(bundle):
                 raise _cannot_resume(resume, "the rig has no such ref")

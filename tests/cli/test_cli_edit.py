@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
+
 from outpost_core.backend import Backend, OutpostOptions, option
 from outpost_core.hookspecs import hookimpl
 from outpost_core.testing.fake import FakeOptions, FakeOutpost
@@ -134,6 +136,25 @@ def test_config_check_shows_the_place_of_a_warning(outpost, monkeypatch):
     assert written == f"{outpost.config}:5:18: here: 99 in 10 s"
     assert built_in == f"{outpost.config}:6:5: there: None in 10 s"
     assert f"warning: {written}" in outpost.ok("config", "check")
+
+
+@pytest.mark.parametrize("answer", [None, {"max_workers": 1 / 3}, ["max_workers"]])
+def test_config_check_names_a_type_that_fails_to_warn(outpost, monkeypatch, answer):
+    def warnings(options, defaults):
+        if answer is None:
+            raise KeyError("of a plugin")
+        return answer
+
+    monkeypatch.setattr(FakeOptions, "warnings", warnings)
+    outpost.config.write_text(
+        "outposts:\n  - {name: here, type: fake}\n  - {name: far, type: ssh}\n"
+    )
+    said = outpost.json("config", "check")
+    assert said["ok"]
+    assert any("nothing installed provides" in warning for warning in said["warnings"])
+    (told,) = [warning for warning in said["warnings"] if "here" in warning]
+    assert told.startswith(f"{outpost.config}:2:5: here: ")
+    assert isinstance(answer, dict) or "'fake' could not say what it warns of" in told
 
 
 def test_config_check_shows_the_place_of_a_mistake(outpost):

@@ -227,9 +227,13 @@ def test_a_conflict_says_what_differs(outpost):
     assert "title, agent argv, prompt)" in result.stderr
 
 
-def test_a_command_outside_of_a_repository_is_told_so(outpost):
+def test_a_command_outside_of_a_repository_is_refused_until_that_is_meant(outpost):
     words = ("--on", "here", "--", "true")
-    assert "in no repository, so nothing is delivered" in outpost.run("spawn", "a", *words).stderr
+    refused = outpost.run("spawn", "a", *words)
+    assert refused.exit_code == 2
+    assert "no repository was named, and this folder is in none" in refused.stderr
+    assert "--no-rig" in refused.stderr
+    assert outpost.json("workers", "--all")["workers"] == []
     assert "repository" not in outpost.run("spawn", "b", "--no-rig", *words).stderr
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from outpost_core import children
 from outpost_core.agents import PRESETS, AgentPreset
 from outpost_core.errors import OutpostError
 from outpost_core.types import Finding
@@ -63,15 +64,16 @@ async def output(*argv: str) -> str | None:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
         )
     except OSError:
         return None
     try:
         text, _ = await asyncio.wait_for(process.communicate(), _TIMEOUT)
     except TimeoutError:
-        process.kill()
-        await process.wait()
         return None
+    finally:
+        await children.end(process)  # it may be ending by itself at this very moment
     return text.decode("utf-8", "replace").strip() if process.returncode == 0 else None
 
 

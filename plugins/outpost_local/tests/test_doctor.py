@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
+from outpost_core.worker import process
 from outpost_local import doctor
 from outpost_local.options import LocalOptions, Mode
 
@@ -87,3 +90,36 @@ def test_a_command_that_hangs_is_given_up(monkeypatch):
     assert asyncio.run(doctor.output("sleep", "30")) is None
     assert asyncio.run(doctor.output("false")) is None
     assert asyncio.run(doctor.output("/nowhere/x")) is None
+
+
+def test_a_command_that_ends_when_its_time_runs_out_is_no_error(monkeypatch):
+    """What it was to be told comes too late then: it is gone, and was reaped already."""
+
+    async def late(awaited: object, timeout: float) -> object:
+        process = found[0]
+        awaited.close()  # type: ignore[attr-defined]
+        os.kill(process.pid, signal.SIGKILL)
+        os.waitpid(process.pid, 0)  # as asyncio's watcher does in another thread
+        raise TimeoutError
+
+    found: list[asyncio.subprocess.Process] = []
+    start = asyncio.create_subprocess_exec
+
+    async def started(*argv: str, **more: object) -> asyncio.subprocess.Process:
+        found.append(await start(*argv, **more))  # type: ignore[arg-type]
+        return found[0]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", started)
+    monkeypatch.setattr(asyncio, "wait_for", late)
+    assert asyncio.run(doctor.output("sleep", "60")) is None
+
+
+def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "_TIMEOUT", 0.3)
+    script = f"sleep 300 & echo $! >{tmp_path}/pid; wait"
+    assert asyncio.run(doctor.output("sh", "-c", script)) is None
+    pid = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 30
+    while process.start_time(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not process.start_time(pid)

@@ -173,9 +173,10 @@ class SshOptions(OutpostOptions):
     )  # fmt: skip
     python: str = option("the far Python, 3.11 or newer", default="python3", metavar="COMMAND")
     forward_agent: bool = option("let workers there use this machine's SSH agent", default=False)
-    connect_timeout: float = option(
-        "time that connecting may take", default=CONNECT_TIMEOUT, unit="duration", min=0.1
-    )
+    connect_timeout: float | None = option(
+        "time that connecting may take; else ConnectTimeout of the SSH configuration, else 8s",
+        default=None, unit="duration", min=0.1,
+    )  # fmt: skip
     keepalive: float = option(
         "time between questions whether the host is there; three unanswered ones drop the line",
         default=15.0, unit="duration", min=0.1,
@@ -230,11 +231,16 @@ class SshOptions(OutpostOptions):
         ):
             raise UsageError(f"town_url {self.town_url[:80]!a} is not the address of a repository")
 
+    @property
+    def patience(self) -> float:
+        """Seconds for what a host has to answer to at once: `connect_timeout`, else 8."""
+        return self.connect_timeout or CONNECT_TIMEOUT
+
     def warnings(self, defaults: Defaults) -> Mapping[str, str]:
         """Warn of a host that is given up before it can be said why it does not answer."""
-        if self.connect_timeout < defaults.answer_timeout:
+        if self.patience < defaults.answer_timeout:
             return {}
-        connect = format_duration(self.connect_timeout)
+        connect = format_duration(self.patience)
         answer = format_duration(defaults.answer_timeout)
         return {
             "connect_timeout": f"connecting may take {connect}, and answer_timeout ends all waiting"

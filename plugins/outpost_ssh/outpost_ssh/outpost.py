@@ -86,7 +86,7 @@ class SshOutpost(StdioOutpost):
                 process.stdout,
                 process.stdin,
                 ended=tail.ended,
-                timeout=self.options.connect_timeout,
+                timeout=self.options.patience,
             )
             await loader.start()
             client = await Client.start(
@@ -95,7 +95,7 @@ class SshOutpost(StdioOutpost):
                 process.stdin,
                 name=self.name,
                 options=await asyncio.to_thread(self._hello),
-                timeout=self.options.connect_timeout,
+                timeout=self.options.patience,
             )
         except BaseException:
             process.close()
@@ -203,7 +203,7 @@ class SshOutpost(StdioOutpost):
             self,
             self.link(),
             command=command(self.options.python),
-            timeout=self.options.connect_timeout,
+            timeout=self.options.patience,
         )
 
     @hookimpl

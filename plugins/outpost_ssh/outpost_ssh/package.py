@@ -32,6 +32,7 @@ NEAR_ONLY: Final = frozenset(
                 *(
                     "intake.py",
                     "issues.py",
+                    "localgit.py",
                     "mail.py",
                     "manager.py",
                     "nearest.py",
@@ -40,7 +41,7 @@ NEAR_ONLY: Final = frozenset(
                 ),
                 *("orders.py", "overview.py", "paths.py", "placement.py", "plugins.py"),
                 *("policy.py", "recovery.py", "ticket.py", "units.py", "watch.py"),
-                *("stdio/caller.py", "stdio/client.py", "stdio/remote.py", "children.py"),
+                *("stdio/caller.py", "stdio/client.py", "stdio/remote.py"),
             )
         ),
         *("libtmux/pytest_plugin.py", "libtmux/test"),

@@ -11,9 +11,12 @@ from pathlib import Path
 
 from linkkit import agent, home, keygen, linked, options, refused, run, said, server
 
+from outpost_core.config import load_config
 from outpost_core.errors import UsageError
 from outpost_core.testing.sshd import Sshd, sshd
+from outpost_ssh.connection.clientconfig import Target, resolve
 from outpost_ssh.options import SshOptions
+from outpost_ssh.plugin import outpost_backends
 
 __all__ = ["home", "server"]
 
@@ -146,6 +149,18 @@ def test_connect_timeout_counts_where_the_option_is_not_given(home):
         port = silent.getsockname()[1]
         configured(home, f"Host vm\n  HostName 127.0.0.1\n  Port {port}\n  ConnectTimeout 1\n")
         assert "within 1s" in refused(SshOptions(host="vm")).message
+        # the option that is written out counts, even where it says what is the default
+        entry = load_config(_file(home, "connect_timeout: 8s"), outpost_backends()).outposts[0]
+        assert Target.of("vm", entry.options, None).connect_timeout == 8.0
+        assert resolve(Target.of("vm", entry.options, None)).timeout == 8.0
+        entry = load_config(_file(home, "port: 22"), outpost_backends()).outposts[0]
+        assert resolve(Target.of("vm", entry.options, None)).timeout == 1.0
+
+
+def _file(home: Path, option: str) -> Path:
+    file = home / "outposts.yaml"
+    file.write_text(f"outposts:\n  - {{name: vm, type: ssh, host: vm, {option}}}\n")
+    return file
 
 
 # --- hosts in between -----------------------------------------------------------------------------

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -191,3 +194,19 @@ def test_an_alias_for_keys_is_looked_up(server, home):
 )
 def test_the_names_of_a_line_are_read_as_openssh_does(patterns, name, found):
     assert speaks_of(patterns, name) is found
+
+
+def test_a_hostile_line_takes_no_longer_than_it_is_long():
+    began = time.monotonic()
+    assert not speaks_of("*" + "a*" * 2000 + "b", "a" * 250)
+    assert not speaks_of("*?" * 2000 + "b", "a" * 250)
+    assert time.monotonic() - began < 5.0
+
+
+def test_patterns_are_matched_as_regular_expressions_would():
+    generator = random.Random(8)
+    for _ in range(3000):
+        pattern = "".join(generator.choices("ab*?", k=generator.randrange(1, 7)))
+        name = "".join(generator.choices("ab", k=generator.randrange(1, 7)))
+        shape = pattern.replace("*", ".*").replace("?", ".")
+        assert speaks_of(pattern, name) is bool(re.fullmatch(shape, name)), (pattern, name)

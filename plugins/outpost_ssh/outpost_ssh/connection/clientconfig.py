@@ -70,7 +70,6 @@ class Target:
     @classmethod
     def of(cls, name: str, options: SshOptions, base: Path | None) -> Target:
         """Return the target of an outpost."""
-        chosen = options.connect_timeout
         return cls(
             host=options.host,
             user=options.user,
@@ -81,7 +80,7 @@ class Target:
             host_key=options.host_key,
             config=options.config,
             forward_agent=options.forward_agent,
-            connect_timeout=None if chosen == CONNECT_TIMEOUT else chosen,
+            connect_timeout=options.connect_timeout,
             keepalive=options.keepalive,
             base=base,
             outpost=name,

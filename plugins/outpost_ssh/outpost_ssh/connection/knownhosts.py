@@ -6,7 +6,6 @@ import base64
 import binascii
 import hashlib
 import hmac
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -80,12 +79,35 @@ def speaks_of(patterns: str, name: str) -> bool:
     found = False
     for pattern in patterns.lower().split(","):
         wanted = pattern.removeprefix("!")
-        shape = re.escape(wanted).replace(r"\*", ".*").replace(r"\?", ".")
-        if re.fullmatch(shape, name):
+        if _matches(wanted, name):
             if wanted != pattern:
                 return False
             found = True
     return found
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Tell whether a name has the shape of a pattern with `*` and `?`.
+
+    Only the last `*` is ever tried again, so that no line of a file takes longer than its length
+    times that of the name.
+    """
+    at = 0
+    star, begun = -1, 0  # the place of the last `*`, and where in the name what follows it begins
+    place = 0
+    while place < len(name):
+        if at < len(pattern) and pattern[at] == "*":
+            star, begun = at, place
+            at += 1
+        elif at < len(pattern) and pattern[at] in ("?", name[place]):
+            at += 1
+            place += 1
+        elif star >= 0:
+            begun += 1
+            at, place = star + 1, begun
+        else:
+            return False
+    return not pattern[at:].strip("*")
 
 
 def _hashed(word: str, name: str) -> bool:

@@ -30,6 +30,7 @@ from outpost_core import faults, wire
 from outpost_core.errors import OutpostError, SpawnRefusedError, UnreachableError
 from outpost_core.types import Cleaned, Json, Order, WorkerStatus
 from outpost_core.worker import files
+from outpost_core.worker.names import redact
 from outpost_ssh.far.snapshot import Snapshot, key_of, local_path, private
 from outpost_ssh.rigs.homing import Homing
 from outpost_ssh.rigs.localrig import GitError, LocalRig, digest_of
@@ -163,10 +164,15 @@ class Rigs:
         """As `prepare` says."""
         path = local_path(order.rig)
         rig = LocalRig.at(path) if path is not None else None
-        if path is None or rig is None or order.delivery is None:
+        if order.delivery is None:
+            return
+        push = order.delivery.push_url
+        home = local_path(push) if push else path
+        self._check_ways(order, rig, home)
+        if path is None or rig is None or home is None:
             return  # what is no repository here is taken for a path of that machine
         try:
-            await self._prepare(order, path, rig)
+            await self._prepare(order, path, rig, home)
         except UnreachableError as error:
             raise UnreachableError(error.message, mend=error.mend, sent=False) from error
         except SpawnRefusedError:
@@ -174,9 +180,23 @@ class Rigs:
             if not await self._outpost.call("x-rig-there", {"worker": order.worker}):
                 raise
 
-    async def _prepare(self, order: Order, path: str, rig: LocalRig) -> None:
+    def _check_ways(self, order: Order, rig: LocalRig | None, home: str | None) -> None:
+        """Refuse work that would come from one machine and go to another's repository."""
+        assert order.delivery is not None
+        push = order.delivery.push_url
+        here = home is not None and LocalRig.at(home) is not None
+        if not push or (rig is not None) == here:
+            return
+        mine, theirs = (order.rig, push) if rig is not None else (push, order.rig)
+        raise SpawnRefusedError(
+            f"{mine} is a repository of this machine and {redact(str(theirs))} is none, so a worker"
+            f" at {self._outpost.name} cannot take its work from one to the other",
+            mend="--rig names one repository for both",
+        )
+
+    async def _prepare(self, order: Order, path: str, rig: LocalRig, home: str) -> None:
         try:
-            self.homing.notes.write(order, wire.digest(order), path)
+            self.homing.notes.write(order, wire.digest(order), path, home)
             faults.point("rig.noted")
             pusher = self._pushers.get(path)
             if pusher is None:

@@ -153,12 +153,10 @@ class Homing:
             note = self._note(WAITING, name) if mine else None
             if note is None:
                 return status if mine and status.state.terminal else None
-            rig = LocalRig.at(note.rig)
-            if rig is None:
-                raise GitError(f"there is no repository at {note.rig} any more")
-            if await _is_home(rig, note, status):
+            rig, home = _rigs(note)
+            if await _is_home(home, note, status):
                 if status.result is not None and status.result.checkpoint is None:
-                    await rig.drop(checkpoint_ref(note.worker), note.kept)
+                    await home.drop(checkpoint_ref(note.worker), note.kept)
                 self.notes.move(name, WAITING, HOME)
                 self._done(name)
                 return status
@@ -167,20 +165,20 @@ class Homing:
             commit, checkpoint = told["commit"], told["checkpoint"]
             if commit:
                 try:
-                    branch = await rig.push(
+                    branch = await home.push(
                         self._fetching.aside(name), commit, note.branches(commit, told["branch"])
                     )
                 except RefusedError as error:
                     refused, checkpoint = error.message, commit
             if checkpoint:
                 ref = checkpoint_ref(note.worker)
-                await rig.keep(self._fetching.aside(name), checkpoint, ref, note.kept)
+                await home.keep(self._fetching.aside(name), checkpoint, ref, note.kept)
                 if refused:
                     refused += f"; the work is kept in {checkpoint_ref(note.worker)}"
-            if branch is not None and not await rig.holds(branch, commit):
-                raise GitError(f"{branch} in {note.rig} was pushed and is not there")
+            if branch is not None and not await home.holds(branch, commit):
+                raise GitError(f"{branch} in {home.path} was pushed and is not there")
             if not checkpoint:
-                await rig.drop(checkpoint_ref(note.worker), note.kept)
+                await home.drop(checkpoint_ref(note.worker), note.kept)
             faults.point("rig.homed")
             asked: dict[str, Json] = {
                 "worker": note.worker,
@@ -190,7 +188,7 @@ class Homing:
                 "refused": refused,
             }
             shown = wire.from_json(WorkerStatus, await self._outpost.call("x-rig-home", asked))
-            await self._check_shown(rig, note, status, shown)
+            await self._check_shown(home, note, status, shown)
             faults.point("rig.told")
             self.notes.move(name, WAITING, HOME)
             self._done(name)
@@ -208,32 +206,32 @@ class Homing:
         """Fetch the last checkpoint of a worker that is at work: its machine may not come back."""
         with self._mine(name) as mine:
             note = self._note(WAITING, name) if mine else None
-            rig = LocalRig.at(note.rig) if note else None
-            if note is None or rig is None:
+            if note is None or LocalRig.at(note.rig) is None:
                 return
+            rig, home = _rigs(note)
             ref = checkpoint_ref(note.worker)
-            there = (await rig.git("rev-parse", "--quiet", "--verify", ref)).text
+            there = (await home.git("rev-parse", "--quiet", "--verify", ref)).text
             known = there if there in note.kept else None
             asked: dict[str, Json] = {"worker": note.worker, "live": True, "known": known}
             checkpoint = (await self._fetching.fetch(rig, note, asked))["checkpoint"]
             if checkpoint and checkpoint != known:
                 self.notes.keep(note, checkpoint)
-                await rig.keep(self._fetching.aside(name), checkpoint, ref, note.kept)
+                await home.keep(self._fetching.aside(name), checkpoint, ref, note.kept)
             self._fetching.tidy(name)
 
     async def _rescued(self, name: str) -> None:
         """Fetch the checkpoint that cleaning a worker has left at the outpost."""
         with self._mine(name) as mine:
             note = self._note(CLEANING, name) if mine else None
-            rig = LocalRig.at(note.rig) if note else None
             if note is None:
                 return
-            if rig is not None:
+            if LocalRig.at(note.rig) is not None:
+                rig, home = _rigs(note)
                 asked: dict[str, Json] = {"worker": note.worker, "key": self._key(note.rig)}
                 told = await self._fetching.fetch(rig, note, asked)
                 if told["checkpoint"]:
                     ref = checkpoint_ref(note.worker)
-                    await rig.keep(self._fetching.aside(name), told["checkpoint"], ref)
+                    await home.keep(self._fetching.aside(name), told["checkpoint"], ref)
                     asked["checkpoint"] = told["checkpoint"]
                     await self._outpost.call("x-rig-home", asked)
             self.notes.forget(name, CLEANING)
@@ -297,6 +295,21 @@ class Homing:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+
+def _rigs(note: Note) -> tuple[LocalRig, LocalRig]:
+    """Return the repository that a worker began from, and the one that its work comes into.
+
+    Raises:
+        GitError: one of them is not there any more.
+    """
+    found = []
+    for path in (note.rig, note.home or note.rig):
+        rig = LocalRig.at(path)
+        if rig is None:
+            raise GitError(f"there is no repository at {path} any more")
+        found.append(rig)
+    return found[0], found[1]
 
 
 async def _is_home(rig: LocalRig, note: Note, status: WorkerStatus) -> bool:

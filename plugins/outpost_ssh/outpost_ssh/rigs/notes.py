@@ -35,6 +35,7 @@ class Note:
         rig: path of the repository.
         branch: the branch that was ordered.
         attempt: number of the attempt.
+        home: path of the repository that the work comes into; "" for the rig itself.
         kept: checkpoints of the worker that have come home while it was at work.
     """
 
@@ -43,6 +44,7 @@ class Note:
     rig: str
     branch: str
     attempt: int
+    home: str = ""
     kept: tuple[str, ...] = ()
 
     def branches(self, commit: str, told: str) -> list[str]:
@@ -70,7 +72,7 @@ class Notes:
     def _path(self, place: str, name: str) -> Path:
         return self._folder / place / f"{name}.json"
 
-    def write(self, order: Order, digest: str, path: str) -> None:
+    def write(self, order: Order, digest: str, path: str, home: str) -> None:
         """Write down, before a spawn, which rig the work belongs to; an older note stays.
 
         Raises:
@@ -87,6 +89,7 @@ class Notes:
             "rig": path,
             "branch": order.delivery.branch,
             "attempt": order.attempt,
+            "home": "" if home == path else home,
         }
         folder = self._folder / WAITING
         private(folder)
@@ -116,6 +119,7 @@ class Notes:
             rig=told["rig"],
             branch=told["branch"],
             attempt=told["attempt"],
+            home=told.get("home", ""),
             kept=tuple(told.get("kept", ())),
         )
 
