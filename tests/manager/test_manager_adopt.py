@@ -57,13 +57,13 @@ def test_the_digest_survives_the_ledger(make: Make) -> None:
 
 def test_again_is_the_next_attempt_and_goes_on_from_the_checkpoint(make: Make) -> None:
     a = FakeOutpost("a")
-    request = OrderRequest(issue="gt-1", command=("true",))
+    request = OrderRequest(issue="gt-1", command=("true",), no_rig=True)
 
     async def body(manager: Manager) -> None:
         first = manager.order(request)
         await manager.spawn(first)
         with pytest.raises(ConflictError, match="still runs"):
-            manager.order(OrderRequest(issue="gt-1", command=("true",), again=True))
+            manager.order(OrderRequest(issue="gt-1", command=("true",), no_rig=True, again=True))
         kept = "refs/outpost/gt-1.1"
         a.finish("gt-1.1", Result(state=State.FAILED, reason="timeout", checkpoint=kept))
         await manager.refresh()
