@@ -109,10 +109,10 @@ class Intake:
                 f" {earlier[last].id}",
             )
         attempt = request.attempt or (last + 1 if request.again else max(last, 1))
-        return attempt, _kept(earlier, attempt)
+        return attempt, kept_work(earlier, attempt)
 
 
-def _kept(earlier: Mapping[int, Worker], attempt: int) -> str | None:
+def kept_work(earlier: Mapping[int, Worker], attempt: int) -> str | None:
     """Return the newest checkpoint of the attempts before, back to the last delivered one."""
     for number in range(attempt - 1, 0, -1):
         result = earlier[number].result if number in earlier else None

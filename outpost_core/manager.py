@@ -26,6 +26,7 @@ from outpost_core.policy import DefaultPolicy
 
 if TYPE_CHECKING:
     from outpost_core.agents import AgentPreset
+    from outpost_core.further import Further
     from outpost_core.intake import Intake
     from outpost_core.ledger import Letter
     from outpost_core.localgit import LocalGit
@@ -254,6 +255,26 @@ class Manager:
             ConflictError: `again` while the last attempt still runs.
         """
         return self.intake.order(request)
+
+    @property
+    def further(self) -> Further:
+        """What makes further attempts out of the orders that are written down."""
+        from outpost_core.further import Further
+
+        def can_clean(name: str) -> bool:
+            try:
+                return self.fleet.supports(name, "clean")
+            except OutpostError:
+                return False
+
+        return Further(
+            ledger=self.ledger,
+            environ=self._environ,
+            presets=self.agents(),
+            outposts=[*self.fleet.names],
+            branch=self.config.defaults.branch,
+            can_clean=can_clean,
+        )
 
     def _trouble(self, who: str, error: Exception) -> None:
         """Keep what a plugin raised, for doctor."""

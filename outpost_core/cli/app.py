@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Work": {
         "spawn": ("spawn:spawn", "Start workers on issues, at the best outpost."),
+        "retry": ("further:retry", "Try again what failed, with the same order."),
+        "continue": ("further:continue_", "Go on with delivered work: say what else to do."),
         "explain": ("spawn:explain", "Show where an order would go, and why; starts nothing."),
         "wait": ("workers:wait", "Wait until workers have ended."),
         "workers": (

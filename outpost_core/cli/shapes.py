@@ -160,6 +160,26 @@ SHAPES: Final[Mapping[str, Shape]] = {
         ],
         "refused": [_REFUSED],
     },
+    "retry": {
+        "spawned": [
+            {
+                "worker": WORKER,
+                "adopted": "whether it was there before",
+                "explanation": EXPLANATION,
+            }
+        ],
+        "refused": [_REFUSED],
+    },
+    "continue": {
+        "spawned": [
+            {
+                "worker": WORKER,
+                "adopted": "whether it was there before",
+                "explanation": EXPLANATION,
+            }
+        ],
+        "refused": [_REFUSED],
+    },
     "explain": {
         "explanations": [
             {"issue": "the issue's id", "worker": "the id it would get", **EXPLANATION}

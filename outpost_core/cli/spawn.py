@@ -92,6 +92,7 @@ async def start(
     on: str | Sequence[str | None] | None = None,
     follow_: bool = False,
     wait: bool = False,
+    refused: Sequence[tuple[str, OutpostError]] = (),
 ) -> int:
     """Place orders, print what became of each, and return the exit code.
 
@@ -103,6 +104,7 @@ async def start(
         on: the outpost to use, for all or for each; None lets the policy choose.
         follow_: print the output of the first until it has ended.
         wait: return when all have ended.
+        refused: issues for which no order could be made, and why.
     """
     import asyncio
 
@@ -112,12 +114,14 @@ async def start(
     pairs = [*zip(orders, answers, strict=True)]
     workers = [a.worker for _, a in pairs if not isinstance(a, OutpostError)]
     session.going_on = goes_on([w.id for w in workers]) if workers else ""
+    for issue, error in refused:
+        session.note(_refusal(f"{issue}: {error}"))
     for line in _refusals(manager, pairs):
         session.note(line)
     for line in renewed_lines([a for a in answers if not isinstance(a, OutpostError)]):
         session.note(line)
     if not (follow_ or wait):
-        return _answer(session, pairs, {})
+        return _answer(session, pairs, {}, refused)
     waiting = asyncio.ensure_future(
         manager.wait([w.id for w in workers], on_change=progress.worker)
     )
@@ -130,7 +134,7 @@ async def start(
     finally:
         waiting.cancel()
     progress.close()
-    return _answer(session, pairs, {w.id: w for w in ended}, followed=follow_)
+    return _answer(session, pairs, {w.id: w for w in ended}, refused, followed=follow_)
 
 
 async def _place(
@@ -176,11 +180,17 @@ _Pairs = list[tuple["Order", "Spawned | OutpostError"]]
 
 
 def _answer(
-    session: Session, pairs: _Pairs, ended: dict[str, Worker], *, followed: bool = False
+    session: Session,
+    pairs: _Pairs,
+    ended: dict[str, Worker],
+    refused: Sequence[tuple[str, OutpostError]],
+    *,
+    followed: bool = False,
 ) -> int:
     """Print what became of each order and return the exit code."""
     spawned = [answer for _, answer in pairs if not isinstance(answer, OutpostError)]
-    errors = [answer for _, answer in pairs if isinstance(answer, OutpostError)]
+    not_taken = [(o.issue.id, a) for o, a in pairs if isinstance(a, OutpostError)]
+    errors = [*refused, *not_taken]
 
     def data() -> object:
         return {
@@ -188,11 +198,7 @@ def _answer(
                 shapes.spawned(s) | {"worker": shapes.worker(ended.get(s.worker.id, s.worker))}
                 for s in spawned
             ],
-            "refused": [
-                shapes.refused(order.issue.id, answer)
-                for order, answer in pairs
-                if isinstance(answer, OutpostError)
-            ],
+            "refused": [shapes.refused(issue, error) for issue, error in errors],
         }
 
     def lines() -> Iterator[str]:
@@ -212,7 +218,7 @@ def _answer(
         verb = "attach" if pairs[0][0].agent.interactive else "logs -f"
         session.note(f"  → outpost {verb} {spawned[0].worker.id}")
     if errors:
-        return errors[0].exit_code
+        return errors[0][1].exit_code
     there = [one.worker for one in spawned if one.adopted and one.worker.state.terminal]
     return exit_code([*ended.values(), *there])
 
@@ -230,7 +236,11 @@ def _refusals(manager: Manager, pairs: _Pairs) -> Iterator[str]:
             text = text.replace("\n", same, 1) if differing else text
         if not text.startswith(order.worker):
             text = f"{order.worker}: {text}"
-        yield click.style("error: ", fg="red", bold=True) + render.clean_lines(text)
+        yield _refusal(text)
+
+
+def _refusal(text: str) -> str:
+    return click.style("error: ", fg="red", bold=True) + render.clean_lines(text)
 
 
 def _differences(one: Order, other: Order) -> Iterator[str]:

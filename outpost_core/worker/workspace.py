@@ -79,8 +79,9 @@ def prepare(
     """Make `<folder>/work`: the rig at its base, on a local branch named as the one to deliver.
 
     With `resume`, the tree is as the earlier attempt left it: what it had committed is committed,
-    what it had not is staged. A rig without commits gives an empty tree on a branch to be born.
-    git runs with this process's environment (credential helpers, ssh agent, proxies).
+    what it had not is staged. Where `resume` is a commit that the branch to deliver has gone on
+    from on the remote, it is the tip of that branch. A rig without commits gives an empty tree on
+    a branch to be born. git runs with this process's environment (credential helpers, ssh agent, proxies).
 
     Args:
         order: the order's JSON, with a rig.
@@ -114,6 +115,9 @@ def prepare(
     start, tree = seen.base, seen.base
     if order.get("resume"):
         start, tree = _resume(git, order["resume"], root, seen, here=goal == rig)
+    tip = seen.refs.get(_HEADS + branch) if goal == rig else None
+    if start and tip and start == tree == order.get("resume") and _leads_to(git, start, tip):
+        start = tree = tip  # what others have pushed onto the delivered commit comes along
     if start and tree:
         point_branch(git.git_dir, branch, start)
         report("checking out")
@@ -124,10 +128,18 @@ def prepare(
         "base_commit": seen.base,
         "base_branch": seen.base_branch or default.removeprefix(_HEADS) or None,
         "start_commit": start,
-        "remote_tip": seen.refs.get(_HEADS + branch) if goal == rig else None,
+        "remote_tip": tip,
         "rig": redact(rig),
         "beads": beads.provide(os.path.join(folder, "work"), order["issue"]["id"], report),
     }
+
+
+def _leads_to(git: Git, commit: str, tip: str) -> bool:
+    """Whether the remote's branch has gone on from a commit; brings the branch here."""
+    if git.run("rev-parse", "--quiet", "--verify", tip + "^{commit}").code:
+        quiet = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
+        git.run("fetch", *quiet, "--", "outpost", tip)
+    return git.run("merge-base", "--is-ancestor", commit, tip).code == 0
 
 
 def _failed(error: OSError) -> WorkerError:

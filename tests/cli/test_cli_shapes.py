@@ -21,6 +21,8 @@ CALLS: dict[str, tuple[str, ...]] = {
     "add": ("fake", "third", "--price", "2"),
     "remove": ("there",),
     "spawn": ("gt-9", "--no-rig", "--", "true"),
+    "retry": ("gt-1",),
+    "continue": ("gt-1", "more"),
     "explain": ("gt-9", "--no-rig", "--", "true"),
     "workers": ("--all",),
     "wait": ("gt-1",),
