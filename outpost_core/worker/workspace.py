@@ -81,7 +81,8 @@ def prepare(
     With `resume`, the tree is as the earlier attempt left it: what it had committed is committed,
     what it had not is staged. Where `resume` is a commit that the branch to deliver has gone on
     from on the remote, it is the tip of that branch. A rig without commits gives an empty tree on
-    a branch to be born. git runs with this process's environment (credential helpers, ssh agent, proxies).
+    a branch to be born. git runs with this process's environment (credential helpers, ssh agent,
+    proxies).
 
     Args:
         order: the order's JSON, with a rig.
