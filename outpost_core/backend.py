@@ -25,12 +25,26 @@ class OutpostOptions:
 
     max_workers: int | None = field(
         default=None,
-        metadata={"help": "slots: workers at once; unlimited when not given", "min": 0},
+        metadata={
+            "help": "slots: workers at once; without it unlimited, or by cores and memory for a"
+            " local outpost beside others",
+            "min": 0,
+        },
     )
     cost_cap_hourly: float | None = field(
         default=None,
         metadata={"help": "USD that may be reserved and spent here in any hour", "min": 0},
     )
+
+    def default_slots(self) -> tuple[int, str] | None:
+        """Return how many workers at once are sensible where `max_workers` is not given.
+
+        It holds once there is a second outpost that can take what is over. Quick; asks nobody.
+
+        Returns:
+            the number, and where it comes from; None for no limit.
+        """
+        return None
 
     def warnings(self, defaults: Defaults) -> Mapping[str, str]:  # noqa: ARG002
         """Return what is allowed and hardly meant, for `outpost config check`; pure.

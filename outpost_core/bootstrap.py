@@ -49,3 +49,4 @@ async def steps(
             if not (isinstance(step, Step) and step.state in STATES):
                 raise PluginError(f"outpost_bootstrap of {name!r} yielded {ascii(step)[:120]}")
             yield step
+    manager.presence.forget(name)

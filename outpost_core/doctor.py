@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from outpost_core.errors import LedgerError, OutpostError, PluginError
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from outpost_core.manager import Manager
 
 Found = list[tuple[str, Finding]]
+#: What outposts say of an agent that is not there.
+_NOT_INSTALLED = "not installed"
 #: A check of one outpost may look at several tools there; seconds.
 DOCTOR_TIMEOUT = 60.0
 
@@ -104,12 +107,42 @@ async def _outpost(manager: Manager, name: str, rig: str | None) -> Found:
                     f"outpost_doctor of {name!r} answered something else than findings"
                 )
             found += [(name, each) for each in more]
+        found += await _default_agent(manager, name, found)
     except OutpostError as error:
         if error.message != finding.detail:  # said once is enough
             found.append(
                 (name, Finding(check="doctor", ok=False, detail=error.message, mend=error.mend))
             )
     return found
+
+
+async def _default_agent(manager: Manager, name: str, found: Found) -> Found:
+    """Look whether the agent that does the work unless another is named is there.
+
+    An outpost's own doctor knows the agents that come with Outpost, and which of them is the
+    default one knows the configuration.
+    """
+    preset = manager.agents().get(manager.config.defaults.agent)
+    argv = preset and (preset.headless or preset.interactive)
+    if preset is None or not argv:
+        return []
+    check = f"agent {preset.name}"
+    for at, (_, finding) in enumerate(found):
+        if finding.check == check:
+            if finding.detail == _NOT_INSTALLED:
+                detail = f"{finding.detail}, and it is the agent of this configuration"
+                found[at] = (name, replace(finding, ok=False, detail=detail))
+            return []
+    if not manager.fleet.supports(name, "facts"):
+        return []
+    await manager.presence.learn([name], [argv[0]])
+    facts = manager.presence.facts().get(name)
+    path = facts.programs.get(argv[0]) if facts is not None else None
+    if path is None:
+        return []
+    if path:
+        return [(name, Finding(check=check, ok=True, detail=path))]
+    return [(name, Finding(check=check, ok=False, detail=_NOT_INSTALLED, mend=preset.install))]
 
 
 async def _ping(manager: Manager, name: str) -> Health | OutpostError:

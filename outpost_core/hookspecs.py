@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # annotations alone: `outpost --help` loads none of it
         Candidate,
         Cleaned,
         Event,
+        Facts,
         Finding,
         Health,
         Issue,
@@ -163,6 +164,19 @@ def outpost_price(order: Order) -> float:
 
 
 @hookspec
+async def outpost_facts(programs: Sequence[str]) -> Facts:
+    """Say how much this place has, and whether agents' programs are installed here.
+
+    Quick, and asked seldom: the answer is remembered for an hour. An order whose agent is known
+    to be missing goes to another outpost.
+
+    Args:
+        programs: first words of agents' commands, to be found as a worker here would.
+    """
+    raise NotImplementedError
+
+
+@hookspec
 async def outpost_doctor(rig: str | None) -> Sequence[Finding]:
     """Look at everything a worker needs here and say what is missing, with the mend.
 
@@ -241,6 +255,7 @@ CAPABILITIES: Final[Mapping[str, str]] = {
     "mail": "outpost_mail",
     "inbox": "outpost_inbox",
     "price": "outpost_price",
+    "facts": "outpost_facts",
     "doctor": "outpost_doctor",
     "bootstrap": "outpost_bootstrap",
 }

@@ -15,6 +15,7 @@ from outpost_core.errors import (
     LedgerError,
     NotFoundError,
     OutpostError,
+    PlacementError,
     UsageError,
 )
 from outpost_core.fleet import Fleet
@@ -33,9 +34,12 @@ if TYPE_CHECKING:
     from outpost_core.mail import Mail
     from outpost_core.orders import OrderRequest
     from outpost_core.placement import Placement
+    from outpost_core.policy import Assignment
+    from outpost_core.presence import Presence
     from outpost_core.recovery import Recovery
     from outpost_core.ticket import Spawned
     from outpost_core.types import (
+        Candidate,
         Cleaned,
         Event,
         Explanation,
@@ -88,6 +92,7 @@ class Manager:
         self._placement: Placement | None = None
         self._recovery: Recovery | None = None
         self._local: LocalGit | None = None
+        self._presence: Presence | None = None
         # a name that no outpost can have
         plugins.pm.register(DefaultPolicy(config.policy), name=_POLICY)
 
@@ -160,7 +165,17 @@ class Manager:
     @property
     def overview(self) -> Overview:
         """What is known of the outposts without asking any."""
-        return Overview(fleet=self.fleet, ledger=self.ledger)
+        return Overview(fleet=self.fleet, ledger=self.ledger, presence=self.presence)
+
+    @property
+    def presence(self) -> Presence:
+        """What is known of what the outposts have."""
+        if self._presence is None:
+            from outpost_core.presence import Presence
+
+            patience = self.config.defaults.answer_timeout
+            self._presence = Presence(fleet=self.fleet, state=self.state, patience=patience)
+        return self._presence
 
     @property
     def placement(self) -> Placement:
@@ -327,7 +342,31 @@ class Manager:
             if progress is not None:
                 progress(event)
 
-        return await self.placement.spawn_many(orders, on=on, tell=tell)
+        await self.presence.consult(orders, lambda some: self._chosen(some, on))
+        answers = await self.placement.spawn_many(orders, on=on, tell=tell)
+        for order, answer in zip(orders, answers, strict=True):
+            if isinstance(answer, PlacementError):
+                self._say_how_to_install(order, answer)
+        return answers
+
+    def _chosen(
+        self, orders: Sequence[Order], on: str | None, health: Mapping[str, Health] | None = None
+    ) -> list[tuple[Assignment, Sequence[Candidate]]]:
+        """Return what the policy says of orders; one whose policy fails is left out."""
+        found: list[tuple[Assignment, Sequence[Candidate]]] = []
+        sheets = self.overview.sheets(orders, time.time(), health)
+        for order, candidates in zip(orders, sheets, strict=True):
+            with suppress(OutpostError):
+                found.append((self.placement.assign(order, candidates, on), candidates))
+        return found
+
+    def _say_how_to_install(self, order: Order, error: PlacementError) -> None:
+        """Give the command that installs an agent as the next step where it is missing."""
+        if f"{order.agent.argv[0]} is not installed there" not in error.message:
+            return
+        preset = self.agents().get(order.agent.name)
+        by_hand = f": {preset.install}" if preset is not None and preset.install else ""
+        error.mend = f"install it there{by_hand}; `outpost bootstrap NAME` does that where it can"
 
     async def explain(self, order: Order, *, on: str | None = None) -> Explanation:
         """Say where an order would go and why, after asking every outpost; changes nothing."""
@@ -337,6 +376,7 @@ class Manager:
 
         answers = await self.ping()
         health = {name: a for name, a in answers.items() if isinstance(a, Health)}
+        await self.presence.consult([order], lambda some: self._chosen(some, on, health))
         (sheets,) = self.overview.sheets([order], time.time(), health)
         return self.placement.assign(order, sheets, on).explain()
 
@@ -699,6 +739,8 @@ class Manager:
 
         The ledger writes its own changes down; only what it cannot know is noted here.
         """
+        if event.data.get("reason") == "command_not_found":
+            self.presence.forget(event.outpost)
         if event.kind in _NOTED:
             self.ledger.note(event)
         for _ in self.plugins.each("outpost_event", self._trouble, event=event):

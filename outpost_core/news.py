@@ -34,4 +34,6 @@ def heard(ledger: Ledger, tell: Tell, outpost: str, *, trouble: str | None, at: 
 def state_event(worker: Worker, at: float) -> Event:
     """Return the event of a worker whose state has changed."""
     data = {"state": worker.state.value, "detail": worker.detail}
+    if worker.result is not None:
+        data["reason"] = worker.result.reason
     return Event(kind="state", at=at, worker=worker.id, outpost=worker.outpost, data={**data})

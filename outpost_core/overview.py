@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 from outpost_core.errors import OutpostError, PluginError
 from outpost_core.fleet import mask
 from outpost_core.ledger import money
+from outpost_core.policy import requirements
 
 if TYPE_CHECKING:
-    from outpost_core.config import OutpostConfig
+    from outpost_core.config import Config, OutpostConfig
     from outpost_core.fleet import Fleet
     from outpost_core.ledger import Ledger, OutpostNote
-    from outpost_core.types import Candidate, Health, Order
+    from outpost_core.presence import Presence
+    from outpost_core.types import Candidate, Facts, Health, Order
 
 #: After an outpost did not answer, placement passes it over for this long (seconds), so that one
 #: dead host does not cost its whole timeout at every spawn.
@@ -37,6 +39,7 @@ class OutpostView:
         mend: the next step.
         active: workers there that have not ended.
         max_workers: its slots; None for no limit.
+        slots_reason: where the number of slots comes from when the configuration does not say it.
         capabilities: what it declares.
         since: since when it has been reachable or not; None when never asked.
         heard_at: when it was last asked; None when never.
@@ -54,6 +57,7 @@ class OutpostView:
     mend: str = ""
     active: int = 0
     max_workers: int | None = None
+    slots_reason: str = ""
     capabilities: frozenset[str] = frozenset()
     since: float | None = None
     heard_at: float | None = None
@@ -69,10 +73,12 @@ class Overview:
     Args:
         fleet: the outposts.
         ledger: what is known of them.
+        presence: what is known of what they have.
     """
 
     fleet: Fleet
     ledger: Ledger
+    presence: Presence
 
     def views(self, health: Mapping[str, Health] | None = None) -> list[OutpostView]:
         """Describe every outpost.
@@ -98,6 +104,7 @@ class Overview:
         plugins = self.fleet.plugins
         home, backend = plugins.homes.get(entry.type), plugins.backends.get(entry.type)
         state, detail, mend = self._state(entry, note, health)
+        slots, slots_reason = slots_of(entry, self.fleet.config)
         built = self.fleet.built.get(entry.name)
         declared = built.capabilities if built else backend.capabilities if backend else frozenset()
         return OutpostView(
@@ -109,7 +116,8 @@ class Overview:
             detail=detail,
             mend=mend,
             active=active.get(entry.name, 0),
-            max_workers=_max_workers(entry),
+            max_workers=slots,
+            slots_reason=slots_reason,
             capabilities=declared,
             since=note.since if note else None,
             heard_at=note.heard_at if note else None,
@@ -148,10 +156,11 @@ class Overview:
         """
         views = self.views(health)
         reasons = [_unavailable(view, now) for view in views]
-        first = self._sheets_of(orders[0], views, reasons) if orders else ()
+        facts = self.presence.facts() if any(map(requirements, orders)) else {}
+        first = self._sheets_of(orders[0], views, reasons, facts) if orders else ()
         if not any("price" in sheet.capabilities for sheet in first):
             return [first] * len(orders)
-        return [first, *(self._sheets_of(order, views, reasons) for order in orders[1:])]
+        return [first, *(self._sheets_of(order, views, reasons, facts) for order in orders[1:])]
 
     def tight(self, orders: Sequence[Order], now: float) -> list[str]:
         """Return the outposts where orders may find no room, for all that the ledger knows.
@@ -166,7 +175,11 @@ class Overview:
         ]
 
     def _sheets_of(
-        self, order: Order, views: list[OutpostView], reasons: list[str]
+        self,
+        order: Order,
+        views: list[OutpostView],
+        reasons: list[str],
+        facts: Mapping[str, Facts],
     ) -> tuple[Candidate, ...]:
         from outpost_core.types import Candidate
 
@@ -192,6 +205,7 @@ class Overview:
                     cost=cost,
                     spent=view.spent,
                     cost_cap_hourly=view.cost_cap_hourly,
+                    facts=facts.get(view.name),
                 )
             )
         return tuple(found)
@@ -221,12 +235,23 @@ def _is_tight(sheet: Candidate, more: int) -> bool:
     return cap is not None and sheet.spent + more * sheet.cost > cap
 
 
-def _max_workers(entry: OutpostConfig) -> int | None:
-    """Return an outpost's slots, as its file says them where its type is missing."""
-    if entry.options is not None:
-        return entry.options.max_workers
-    said = entry.raw.get("max_workers")
-    return said if isinstance(said, int) and not isinstance(said, bool) else None
+def slots_of(entry: OutpostConfig, config: Config) -> tuple[int | None, str]:
+    """Return an outpost's slots, None for no limit, and where that comes from if not from its file.
+
+    Where the type is missing, they are as its file says them. Nobody is limited unasked while
+    there is no other outpost that could take what is over.
+    """
+    if entry.options is None:
+        said = entry.raw.get("max_workers")
+        return (said if isinstance(said, int) and not isinstance(said, bool) else None), ""
+    if entry.options.max_workers is not None:
+        return entry.options.max_workers, ""
+    others = (other.options for other in config.outposts if other is not entry)
+    if any(options is not None and options.max_workers != 0 for options in others):
+        default = entry.options.default_slots()
+        if default is not None:
+            return default
+    return None, ""
 
 
 def _unavailable(view: OutpostView, now: float) -> str:

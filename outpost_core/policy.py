@@ -28,6 +28,8 @@ _DEFAULT: Final = "default preference"
 _LOCAL: Final = "local first"
 _FILE: Final = "file order"
 _MAX_PLANS: Final = 256
+#: What an agent is called that is a bare command: whether it is installed is its user's business.
+_BARE: Final = "command"
 
 _identity = attrgetter("name", "position", "type")
 
@@ -112,13 +114,14 @@ class Assignment:
     Worked out only as far as somebody asks: `first` stops at the first that can take it.
     """
 
-    __slots__ = ("_candidates", "_needs", "_order", "_plan", "_ranked")
+    __slots__ = ("_candidates", "_needs", "_order", "_plan", "_ranked", "_wanted")
 
     def __init__(self, plan: _Plan, order: Order, candidates: tuple[Candidate, ...]) -> None:
         self._plan = plan
         self._order = order
         self._candidates = candidates
         self._needs = needs(order)
+        self._wanted = requirements(order)
         self._ranked: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
@@ -127,25 +130,42 @@ class Assignment:
     @property
     def first(self) -> str | None:
         """The best outpost that can take the order now, or None."""
-        candidates, wanted = self._candidates, self._needs
         for at in self._plan.indexes:
-            if not _obstacle(candidates[at], wanted):
-                return candidates[at].name
+            if not _obstacle(self._candidates[at], self._needs, self._wanted):
+                return self._candidates[at].name
         return None
 
     @property
     def ranked(self) -> tuple[str, ...]:
         """Every outpost that can take the order now, best first."""
         if self._ranked is None:
-            candidates, wanted = self._candidates, self._needs
+            candidates, needed, wanted = self._candidates, self._needs, self._wanted
             self._ranked = tuple(
                 [
                     candidate.name
                     for candidate in [candidates[at] for at in self._plan.indexes]
-                    if not _obstacle(candidate, wanted)
+                    if not _obstacle(candidate, needed, wanted)
                 ]
             )
         return self._ranked
+
+    @property
+    def considered(self) -> tuple[tuple[str, bool], ...]:
+        """Every outpost that can take the order now, but for what it may not have; best first.
+
+        Each with whether it is passed over for that.
+        """
+        chosen = [self._candidates[at] for at in self._plan.indexes]
+        told = [(one.name, _obstacle(one, self._needs, self._wanted)) for one in chosen]
+        return tuple([(name, why in _LACKS) for name, why in told if not why or why in _LACKS])
+
+    def doubts(self, name: str) -> bool:
+        """Whether it is not known if that outpost has what the order asks for."""
+        facts = next((one.facts for one in self._candidates if one.name == name), None)
+        wanted = self._wanted
+        if wanted is None:
+            return False
+        return facts is None or bool(wanted.program and wanted.program not in facts.programs)
 
     def explain(self) -> Explanation:
         """Say for each candidate where it stands and why; those that are eligible first."""
@@ -157,8 +177,11 @@ class Assignment:
         left_out = [at for at in range(len(self._candidates)) if at not in why]
         for at in (*why, *left_out):
             candidate = self._candidates[at]
-            obstacle = _obstacle(candidate, self._needs)
-            if obstacle:
+            obstacle = _obstacle(candidate, self._needs, self._wanted)
+            if obstacle in _LACKS:
+                assert self._wanted is not None
+                reason = _lack(obstacle, candidate, self._wanted)
+            elif obstacle:
                 reason = _describe(obstacle, candidate, self._needs)
             elif at in why:
                 rank = len(eligible) + 1
@@ -170,6 +193,31 @@ class Assignment:
                 reason = f"not chosen: {self._plan.rule}"
             passed.append(Verdict(outpost=candidate.name, rank=None, eligible=False, reason=reason))
         return Explanation(rule=self._plan.rule, verdicts=(*eligible, *passed))
+
+
+class Requirements(NamedTuple):
+    """What an order asks a place to have.
+
+    Args:
+        program: the agent's program; "" when it is a bare command, or is looked for elsewhere.
+        cpu: cores, or None.
+        memory: bytes, or None.
+    """
+
+    program: str
+    cpu: float | None
+    memory: int | None
+
+
+def requirements(order: Order) -> Requirements | None:
+    """Return what an order asks a place to have; None when that is nothing."""
+    agent, limits = order.agent, order.limits
+    program = ""
+    if agent.name != _BARE and "PATH" not in order.env and "PATH" not in agent.env:
+        program = agent.argv[0] if "{" not in agent.argv[0] else ""
+    if not program and limits.cpu is None and limits.memory is None:
+        return None
+    return Requirements(program, limits.cpu, limits.memory)
 
 
 def needs(order: Order) -> frozenset[str]:
@@ -280,12 +328,18 @@ class DefaultPolicy:
 # --- hard limits -------------------------------------------------------------------------------
 
 
-def _obstacle(candidate: Candidate, wanted: frozenset[str]) -> str:
+#: Obstacles that are told by `_lack`.
+_LACKS: Final = frozenset({"program", "cpu", "memory"})
+
+
+def _obstacle(candidate: Candidate, needed: frozenset[str], wanted: Requirements | None) -> str:
     """Return what keeps the candidate from taking the order now, "" for nothing. Hot."""
     if not candidate.available:
         return "unavailable"
-    if not wanted <= candidate.capabilities:
+    if not needed <= candidate.capabilities:
         return "cannot"
+    if wanted is not None and (lack := _lacks(candidate, wanted)):
+        return lack
     slots = candidate.max_workers
     if slots is not None and candidate.active >= slots:
         return "full"
@@ -293,6 +347,38 @@ def _obstacle(candidate: Candidate, wanted: frozenset[str]) -> str:
     if cap is not None and candidate.spent + candidate.cost > cap + _EPSILON:
         return "capped"
     return ""
+
+
+def _lacks(candidate: Candidate, wanted: Requirements) -> str:
+    """Return what the candidate does not have, "" for nothing.
+
+    A program that nobody looked for counts as installed; cores and memory that nobody knows do not
+    count as there.
+    """
+    facts = candidate.facts
+    if wanted.program and facts is not None and facts.programs.get(wanted.program) == "":
+        return "program"
+    if wanted.cpu is not None and (facts is None or (facts.cpus or 0.0) < wanted.cpu):
+        return "cpu"
+    if wanted.memory is not None and (facts is None or (facts.memory or 0) < wanted.memory):
+        return "memory"
+    return ""
+
+
+def _lack(obstacle: str, candidate: Candidate, wanted: Requirements) -> str:
+    """Say to a person what a candidate does not have."""
+    facts = candidate.facts
+    if obstacle == "program":
+        return f"{wanted.program} is not installed there"
+    if obstacle == "cpu":
+        if facts is None or facts.cpus is None:
+            return f"nobody knows whether it has the {wanted.cpu:g} cores that were asked for"
+        return f"has {facts.cpus:g} cores, and {wanted.cpu:g} were asked for"
+    assert wanted.memory is not None
+    asked = f"{wanted.memory / 2**30:.1f} GiB of memory"
+    if facts is None or facts.memory is None:
+        return f"nobody knows whether it has the {asked} that were asked for"
+    return f"has {facts.memory / 2**30:.1f} GiB of memory, and {asked} were asked for"
 
 
 def _describe(obstacle: str, candidate: Candidate, wanted: frozenset[str]) -> str:

@@ -487,6 +487,22 @@ class Health:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What an outpost is and has, for placement.
+
+    Args:
+        cpus: cores that workers there can use; None when nobody knows.
+        memory: bytes of memory that the place has in all; None when nobody knows.
+        programs: for each program that was asked for, the path of what a worker there would run,
+            or "" when there is no such program on its agents' `PATH`.
+    """
+
+    cpus: float | None = None
+    memory: int | None = None
+    programs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
     """One line of `outpost doctor`.
 
@@ -596,6 +612,8 @@ class Candidate:
         cost: worst-case USD of this order there.
         spent: USD reserved or settled there in the last hour.
         cost_cap_hourly: USD; None for no cap.
+        facts: what it is known to be and have, for orders that ask for that; None when nobody
+            knows.
     """
 
     name: str
@@ -609,6 +627,7 @@ class Candidate:
     cost: float = 0.0
     spent: float = 0.0
     cost_cap_hourly: float | None = None
+    facts: Facts | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -167,8 +167,16 @@ def _add(session: Session, backend: Backend, name: str, values: dict[str, Any]) 
     add_outpost(path, backend.type, name, values, session.plugins().backends)
     session.answer(
         lambda: {"added": name, "type": backend.type, "file": str(path)},
-        lambda: [f"added {name} to {path}", f"  → outpost doctor {name}"],
+        lambda: [f"added {name} to {path}", *_slot_lines(session), f"  → outpost doctor {name}"],
     )
+
+
+def _slot_lines(session: Session) -> list[str]:
+    """Say who is limited now that there is another outpost: what is over goes there."""
+    from outpost_core.cli.outposts import slot_lines
+
+    with session.manager() as manager:
+        return [*slot_lines(manager.outposts())]
 
 
 def _introduce(
@@ -194,6 +202,7 @@ def _introduce(
         },
         lambda: [
             f"added {name} to {path}",
+            *_slot_lines(session),
             f"  → outpost {'bootstrap' if bootstrap else 'doctor'} {name}",
         ],
     )

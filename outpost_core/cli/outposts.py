@@ -56,9 +56,20 @@ def outpost_lines(views: Sequence[OutpostView]) -> Iterator[str]:
         keep=("name", "active"),
         colour=("state",),
     )
+    yield from slot_lines(views)
     for view in views:
         if view.mend and view.state in ("missing", "broken", "unhealthy", "unreachable"):
             yield f"  → {render.clean(view.name)}: {render.clean(view.mend)}"
+
+
+def slot_lines(views: Sequence[OutpostView]) -> Iterator[str]:
+    """Yield where the number of slots comes from of those whose configuration does not say it."""
+    for view in views:
+        if view.slots_reason:
+            yield (
+                f"  · {render.clean(view.name)}: {view.max_workers} workers at once, by its"
+                f" {view.slots_reason}; `max_workers` in outposts.yaml changes that"
+            )
 
 
 def _slots(view: OutpostView) -> str:

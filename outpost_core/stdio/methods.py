@@ -34,6 +34,8 @@ _AROUND: Final = 512
 #: Lists that are being read in pages at the same time; the oldest is forgotten beyond.
 _SNAPSHOTS: Final = 8
 _LARGEST: Final = 2**53
+#: Programs that one request may ask for.
+_PROGRAMS: Final = 100
 
 
 class Raw(bytes):
@@ -113,6 +115,7 @@ class Methods:
             "peek": ("peek", self._peek),
             "mail": ("mail", self._mail),
             "inbox": ("inbox", self._inbox),
+            "facts": ("facts", self._facts),
             "doctor": ("doctor", self._doctor),
         }
         for name, (capability, method) in optional.items():
@@ -249,6 +252,13 @@ class Methods:
         messages = await self._outpost.outpost_inbox(identity=word(params, "identity", ""))
         items = [text(wire.to_json(one)) for one in messages]
         return self._page("", items, 0, "messages", params)
+
+    async def _facts(self, params: Params) -> Json:
+        programs = params.get("programs", [])
+        if not isinstance(programs, list) or len(programs) > _PROGRAMS:
+            raise UsageError(f"`programs` of the request is no list of at most {_PROGRAMS}")
+        words = [one for one in programs if isinstance(one, str)]
+        return wire.to_json(await self._outpost.outpost_facts(programs=words))
 
     async def _doctor(self, params: Params) -> Json:
         rig = None if params.get("rig") is None else word(params, "rig")

@@ -28,7 +28,7 @@ from outpost_core.hookspecs import CAPABILITIES, TRAITS, hookimpl
 from outpost_core.stdio.caller import Caller
 from outpost_core.stdio.client import Client
 from outpost_core.stdio.protocol import MAX_FRAME, FrameTooLargeError, clean
-from outpost_core.types import Cleaned, Finding, Health, Json, Message, Order, WorkerStatus
+from outpost_core.types import Cleaned, Facts, Finding, Health, Json, Message, Order, WorkerStatus
 
 T = TypeVar("T")
 
@@ -264,6 +264,11 @@ class StdioOutpost(Caller):
         """Return the messages that wait there."""
         pages = self._pages("inbox", "messages", {"identity": identity})
         return [self._read(Message, item, "inbox") async for item in pages]
+
+    @hookimpl
+    async def outpost_facts(self, programs: Sequence[str]) -> Facts:
+        """Ask the server how much its place has, and which programs are installed there."""
+        return self._read(Facts, await self.call("facts", {"programs": [*programs]}), "facts")
 
     @hookimpl
     async def outpost_doctor(self, rig: str | None) -> Sequence[Finding]:

@@ -44,7 +44,7 @@ FINISH: Final = 10.0
 #: behind a line that was cut, nobody ever ends the stream.
 SILENCE: Final = 300.0
 #: Methods that only look, and so can be broken off at any time.
-_LOOKING: Final = frozenset({"list", "ping", "logs", "peek", "inbox", "doctor", "viewer"})
+_LOOKING: Final = frozenset({"list", "ping", "logs", "peek", "inbox", "facts", "doctor", "viewer"})
 _SMALLEST_FRAME: Final = 4096
 
 Build = Callable[[str, Mapping[str, Json]], "Outpost"]

@@ -25,6 +25,7 @@ from outpost_core.hookspecs import API_VERSION, CAPABILITIES, TRAITS, hookimpl
 from outpost_core.message import check, is_for
 from outpost_core.types import (
     Cleaned,
+    Facts,
     Finding,
     Health,
     Message,
@@ -323,6 +324,12 @@ class FakeOutpost(Outpost):
     def outpost_price(self, order: Order) -> float:  # noqa: ARG002
         """Return the price from the options."""
         return self.options.price
+
+    @hookimpl
+    async def outpost_facts(self, programs: Sequence[str]) -> Facts:
+        """Say that there is room for everything, and that every program is installed."""
+        await self._answer("outpost_facts")
+        return Facts(cpus=64, memory=2**38, programs={name: f"/memory/{name}" for name in programs})
 
     @hookimpl
     async def outpost_doctor(self, rig: str | None) -> Sequence[Finding]:  # noqa: ARG002

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
+import subprocess
+import sys
 
 from outpost_core.testing import FakeOptions, FakeOutpost
 
@@ -136,3 +139,29 @@ def test_doctor_says_once_that_a_type_is_missing(outpost):
     outpost.config.write_text("outposts:\n  - {name: far, type: ssh}\n")
     findings = outpost.json("doctor", code=1)["findings"]
     assert [f["check"] for f in findings if f["scope"] == "far"] == ["ping"]
+
+
+def test_a_second_outpost_limits_the_local_one_and_says_so(tmp_path, monkeypatch):
+    """Real packages, a real file: what is over goes to the second one."""
+    env = {**os.environ, "OUTPOST_STATE": str(tmp_path / "s"), "XDG_CONFIG_HOME": str(tmp_path),
+           "HOME": str(tmp_path), "NO_COLOR": "1"}  # fmt: skip
+    env.pop("OUTPOST_CONFIG", None)
+
+    def outpost(*words):
+        done = subprocess.run(
+            [sys.executable, "-m", "outpost_core", *words],
+            capture_output=True, text=True, timeout=60, env=env, cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "at once, by its" not in outpost("list")
+    added = outpost("add", "local", "second")
+    assert "local: " in added
+    assert "workers at once, by its" in added
+    assert "core" in added
+    listed = json.loads(outpost("list", "--json"))["outposts"]
+    assert {one["name"]: one["slots_reason"] != "" for one in listed} == {
+        "local": True, "second": True,
+    }  # fmt: skip
+    assert all(one["max_workers"] >= 1 for one in listed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Final
@@ -46,6 +47,42 @@ def _group(proc: Path, cgroup: Path) -> int | None:
         return None
     # The page cache of files that nobody uses right now goes as soon as memory is asked for.
     return max(0, limit - used + int(statistics.get("inactive_file", 0)))
+
+
+def cores() -> int:
+    """Return the cores that this process and its children may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def whole_memory(cgroup: Path = _CGROUP, proc: Path = Path("/proc")) -> int | None:
+    """Return the bytes of memory of this machine, or the limit of our control group."""
+    try:
+        found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None
+    with contextlib.suppress(OSError, StopIteration, ValueError):  # no cgroup v2, or no limit
+        own = (proc / "self" / "cgroup").read_text()
+        group = next(line[3:] for line in own.splitlines() if line.startswith("0::"))
+        found = min(found, int((cgroup / group.strip("/") / "memory.max").read_text()))
+    return found
+
+
+#: Agents mostly wait for their model; two of them share a core, with builds and tests in between.
+_PER_CORE: Final = 2
+#: Bytes that an agent takes with what it builds and tests.
+_PER_AGENT: Final = 2 * 2**30
+
+
+def slots() -> tuple[int, str]:
+    """Return how many agents this machine carries at once, and where the number comes from."""
+    count, memory = cores() * _PER_CORE, whole_memory()
+    why = f"{cores()} core{'' if cores() == 1 else 's'}"
+    if memory is not None:
+        count = min(count, memory // _PER_AGENT)
+        why += f" and {size(memory)} of memory"
+    return max(1, count), why
 
 
 def unfit(proc: Path = Path("/proc")) -> str:

@@ -12,7 +12,7 @@ from outpost_core.backend import OutpostOptions, option
 #: What a local outpost can at most do; without tmux, `attach` is missing.
 CAPABILITIES: Final = frozenset(
     (
-        *("clean", "attach", "nudge", "peek", "mail", "inbox", "doctor", "bootstrap"),
+        *("clean", "attach", "nudge", "peek", "mail", "inbox", "facts", "doctor", "bootstrap"),
         *("interactive", "checkpoint", "rig", "local_rig", "secrets"),
     )
 )
@@ -29,6 +29,12 @@ class Mode(StrEnum):
 @dataclass(frozen=True, kw_only=True)
 class LocalOptions(OutpostOptions):
     """Options of an outpost of type `local`; all of them may be left out."""
+
+    def default_slots(self) -> tuple[int, str]:
+        """Return how many agents this machine carries: by its cores and its memory."""
+        from outpost_local import guards
+
+        return guards.slots()
 
     mode: Mode = option(
         "tmux: a session per worker; process: detached, without attach; auto: tmux if installed",

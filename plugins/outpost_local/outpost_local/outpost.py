@@ -32,6 +32,7 @@ from outpost_core.errors import (
 from outpost_core.hookspecs import hookimpl
 from outpost_core.types import (
     Cleaned,
+    Facts,
     Finding,
     Health,
     Message,
@@ -241,6 +242,13 @@ class LocalOutpost(Outpost):
     async def outpost_inbox(self, identity: str) -> Sequence[Message]:
         """Return the messages for someone here, oldest first; "" for everybody's."""
         return await asyncio.to_thread(self._mailbox().inbox, identity)
+
+    @hookimpl
+    async def outpost_facts(self, programs: Sequence[str]) -> Facts:
+        """Say how much this machine has, and where agents' programs are, as a worker finds them."""
+        path = self._agent_env.get("PATH", os.defpath)
+        found = {name: shutil.which(name, path=path) or "" for name in programs}
+        return Facts(cpus=guards.cores(), memory=guards.whole_memory(), programs=found)
 
     @hookimpl
     async def outpost_doctor(self, rig: str | None) -> Sequence[Finding]:

@@ -123,3 +123,45 @@ def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(monkeyp
     while process.start_time(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not process.start_time(pid)
+
+
+def test_facts_are_what_a_worker_would_find(tmp_path, monkeypatch):
+    from outpost_core.backend import BuildContext
+    from outpost_local import guards
+    from outpost_local.outpost import LocalOutpost
+
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "claude").write_text("#!/bin/sh\n")
+    (own / "claude").chmod(0o755)
+    options = LocalOptions(agent_path=(str(own),))
+    outpost = LocalOutpost("local", options, BuildContext(state_dir=tmp_path / "state"))
+    facts = asyncio.run(outpost.outpost_facts(["claude", "no-such-agent", "sh"]))
+    assert facts.programs["claude"] == str(own / "claude")
+    assert facts.programs["no-such-agent"] == ""
+    assert facts.programs["sh"].endswith("/sh")
+    assert facts.cpus == len(os.sched_getaffinity(0))
+    assert facts.memory is not None
+    assert facts.memory > 2**28
+    monkeypatch.setattr(guards, "cores", lambda: 3)
+    monkeypatch.setattr(guards, "whole_memory", lambda: 64 * 2**30)
+    assert guards.slots() == (6, "3 cores and 64.0 GiB of memory")
+    monkeypatch.setattr(guards, "whole_memory", lambda: 5 * 2**30)
+    assert options.default_slots()[0] == 2
+    monkeypatch.setattr(guards, "whole_memory", lambda: 2**20)
+    assert guards.slots()[0] == 1
+
+
+def test_a_memory_limit_of_the_control_group_counts(tmp_path):
+    from outpost_local import guards
+
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "self" / "cgroup").write_text("0::/box\n")
+    (tmp_path / "cgroup" / "box").mkdir(parents=True)
+    limit = tmp_path / "cgroup" / "box" / "memory.max"
+    limit.write_text("max\n")
+    whole = guards.whole_memory(tmp_path / "cgroup", tmp_path / "proc")
+    limit.write_text("1048576\n")
+    assert guards.whole_memory(tmp_path / "cgroup", tmp_path / "proc") == 1048576
+    assert whole is not None
+    assert whole > 1048576

@@ -343,6 +343,28 @@ def test_the_last_step_says_what_is_still_missing() -> None:
     answer = steps.verdict([well, bad])
     assert (answer.state, answer.mend) == ("failed", "apt install git")
     assert "git: not installed" in answer.detail
+    agent = Finding(check="agent claude", ok=None, detail="not installed", mend="npm install …")
+    assert steps.verdict([well, agent], ["codex"]).state == "ok"
+    answer = steps.verdict([well, agent], ["claude"])
+    assert (answer.state, answer.mend) == ("failed", "npm install …"), "it was asked for"
+
+
+NPM_REFUSED = """npm error code EACCES
+npm error syscall mkdir
+npm error path /usr/lib/node_modules
+npm error errno -13
+npm error Error: EACCES: permission denied, mkdir '/usr/lib/node_modules'
+npm error The operation was rejected by your operating system.
+npm error It is likely you do not have the permissions to access this file."""
+
+
+def test_what_npm_says_first_is_shown_and_not_its_advice(machine: Machine) -> None:
+    machine.program("npm", f"cat >&2 <<'END'\n{NPM_REFUSED}\nEND\nexit 243")
+    machine.program("node", "echo v22.1.0")
+    answer = machine.ask("agent", "apply", "claude", "@anthropic-ai/claude-code")
+    assert answer.state == "failed"
+    assert "npm: code EACCES; syscall mkdir; path /usr/lib/node_modules" in answer.detail
+    assert "likely" not in answer.detail
 
 
 def test_a_password_of_the_towns_address_stays_here(tmp_path: Path) -> None:

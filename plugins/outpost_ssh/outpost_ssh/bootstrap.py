@@ -28,7 +28,7 @@ async def bootstrap(
         dry_run: change nothing there.
     """
     course = Course(shell=FarShell(outpost.link()), dry_run=dry_run)
-    far = _Far(outpost, course)
+    far = _Far(outpost, course, agents)
     async for step in course.step("connect", far.connect):
         yield step
     if course.states["connect"] == "failed":
@@ -54,9 +54,10 @@ async def bootstrap(
 class _Far:
     """The steps that only a far machine has."""
 
-    def __init__(self, outpost: SshOutpost, course: Course) -> None:
+    def __init__(self, outpost: SshOutpost, course: Course, agents: Sequence[str]) -> None:
         self._outpost = outpost
         self._course = course
+        self._agents = agents
 
     async def connect(self) -> Answer:
         link = self._outpost.link()
@@ -96,4 +97,4 @@ class _Far:
             yield step
 
     async def doctor(self) -> Answer:
-        return steps.verdict(await self._outpost.outpost_doctor(rig=None))
+        return steps.verdict(await self._outpost.outpost_doctor(rig=None), self._agents)

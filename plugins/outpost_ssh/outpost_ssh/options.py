@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: What an SSH outpost can at most do.
 CAPABILITIES: Final = frozenset(
     (
-        *("clean", "attach", "nudge", "peek", "mail", "inbox", "doctor", "bootstrap"),
+        *("clean", "attach", "nudge", "peek", "mail", "inbox", "facts", "doctor", "bootstrap"),
         *("interactive", "checkpoint", "rig", "local_rig", "secrets"),
     )
 )

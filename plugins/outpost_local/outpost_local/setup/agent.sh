@@ -10,9 +10,15 @@ npm_install() {
   npm_install_said=$(npm install -g --prefix "$HOME/.local" --no-audit --no-fund --loglevel=error \
     "$@" "$package" 2>&1)
   npm_install_code=$?
-  printf '%s\n' "$npm_install_said" |
+  npm_install_said=$(printf '%s\n' "$npm_install_said" |
     sed -e '/complete log of this run/d' -e '/\/_logs\//d' -e '/ at .*:[0-9][0-9]*/d' \
-      -e '/^npm [A-Za-z!]* *$/d' >&2
+      -e '/^npm [A-Za-z!]* *$/d')
+  printf '%s\n' "$npm_install_said" >&2
+  # npm says the error first and advice below it; the last line of all is what people are shown.
+  npm_install_error=$(printf '%s\n' "$npm_install_said" |
+    sed -n -e 's/^npm error *//p' -e 's/^npm ERR! *//p' | sed -n '1,4p' |
+    sed -e ':more' -e '$!N' -e '$!b more' -e 's/\n/; /g')
+  if [ -n "$npm_install_error" ]; then printf 'npm: %s\n' "$npm_install_error" >&2; fi
   return "$npm_install_code"
 }
 

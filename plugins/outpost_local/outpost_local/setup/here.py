@@ -111,7 +111,7 @@ async def bootstrap(
             yield step
 
     async def look() -> Answer:
-        return steps.verdict(await doctor())
+        return steps.verdict(await doctor(), agents)
 
     if not dry_run:
         async for step in course.step("doctor", look):

@@ -73,9 +73,19 @@ async def _agent(course: Course, name: str) -> Answer:
     return await course.ask("agent", argv[0], words[-1])
 
 
-def verdict(findings: Sequence[Finding]) -> Answer:
-    """Return the last step: what doctor still finds missing."""
-    missing = [finding for finding in findings if finding.ok is False]
+def verdict(findings: Sequence[Finding], agents: Sequence[str] = ()) -> Answer:
+    """Return the last step: what doctor still finds missing.
+
+    Args:
+        findings: the doctor's.
+        agents: those that the bootstrap was to install: without them, no worker has what it needs.
+    """
+    wanted = {f"agent {name}" for name in agents}
+    missing = [
+        finding
+        for finding in findings
+        if finding.ok is False or (finding.check in wanted and not finding.ok)
+    ]
     if not missing:
         return Answer(state="ok", detail="a worker has what it needs")
     detail = "; ".join(f"{finding.check}: {finding.detail}" for finding in missing)
