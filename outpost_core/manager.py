@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -49,13 +50,32 @@ if TYPE_CHECKING:
         Message,
         Order,
         Step,
+        Usage,
         Worker,
     )
     from outpost_core.watch import Watch
 
 #: Events that happen outside of the ledger.
 _POLICY = "core:policy"
+#: So many lines are asked for to find one that is not empty, and so much of it is kept.
+_LAST_LINES = 20
+_LONGEST_LINE = 500
 _NOTED = frozenset({"refused", "stop", "unfinished"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Glimpse:
+    """What only its outpost can say of a worker, as far as it answers.
+
+    Args:
+        tree: path of its working tree, on its own machine; "" when there is none.
+        last_line: the last line that its agent printed, or that its screen shows.
+        usage: what the agent of a running worker has used so far; None when nobody knows.
+    """
+
+    tree: str = ""
+    last_line: str = ""
+    usage: Usage | None = None
 
 
 class Manager:
@@ -577,6 +597,26 @@ class Manager:
             worker=worker.id,
             lines=lines,
         )
+
+    async def glimpse(self, worker: Worker) -> Glimpse:
+        """Ask a worker's outpost for what the ledger does not keep; empty where it is silent."""
+        patience = self.config.defaults.answer_timeout
+        tree, usage, text = "", None, ""
+        with suppress(OutpostError):
+            for status in await self.fleet.list(worker.outpost, timeout=patience):
+                if status.id == worker.id and status.digest in ("", worker.digest):
+                    tree, usage = status.tree, status.usage
+            if self.fleet.supports(worker.outpost, "peek"):
+                text = await self.fleet.ask_for(
+                    str,
+                    worker.outpost,
+                    "outpost_peek",
+                    timeout=patience,
+                    worker=worker.id,
+                    lines=_LAST_LINES,
+                )
+        last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+        return Glimpse(tree=tree, usage=usage, last_line=last[:_LONGEST_LINE])
 
     async def attach(self, ref: str) -> int:
         """Give this terminal to the worker until the user detaches; the viewer's exit code."""

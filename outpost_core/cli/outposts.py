@@ -1,26 +1,21 @@
-"""Looking at outposts: `list`, `status`, `ping`, `backends`."""
+"""Looking at outposts: `list`, `ping`, `backends`."""
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from outpost_core.cli import complete, render
-from outpost_core.cli.session import Session, command, print_json
+from outpost_core.cli.session import Session, command
 from outpost_core.errors import NotFoundError, OutpostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from outpost_core.manager import Manager
     from outpost_core.overview import OutpostView
     from outpost_core.plugins import Plugins
-    from outpost_core.types import Health, Worker
-
-#: clears what a terminal shows, and goes to its top left corner.
-_REDRAW = "\x1b[H\x1b[2J"
+    from outpost_core.types import Health
 
 
 @command("list")
@@ -35,7 +30,7 @@ def list_(session: Session) -> None:
     """
     with session.manager() as manager:
         views = manager.outposts()
-    session.answer(lambda: {"outposts": _shapes(views)}, lambda: outpost_lines(views))
+    session.answer(lambda: {"outposts": view_shapes(views)}, lambda: outpost_lines(views))
 
 
 def outpost_lines(views: Sequence[OutpostView]) -> Iterator[str]:
@@ -78,67 +73,8 @@ def _slots(view: OutpostView) -> str:
     return "?" if view.state == "missing" else "∞"  # its options cannot be read
 
 
-@command("status")
-@click.argument("name", required=False, shell_complete=complete.outposts)
-@click.option("--watch", is_flag=True, help="Go on, and draw anew when something may have changed.")
-@click.option("--interval", default=2.0, type=click.FloatRange(min=0.1), show_default=True,
-              metavar="SECONDS", help="How often, with --watch.")  # fmt: skip
-def status(session: Session, name: str | None, watch: bool, interval: float) -> None:
-    """Ask the outposts and show their active workers.
-
-    With NAME: that outpost alone. With --watch until Ctrl-C, and workers that end meanwhile stay
-    in view; with --json too, one line each time.
-
-    \b
-    Example:
-      outpost status --watch
-    """
-
-    async def work(manager: Manager) -> None:
-        import asyncio
-
-        seen: set[str] = set()
-        while True:
-            views, workers = await _look(manager, name)
-            active = {worker.id for worker in workers}
-            if ended := seen - active:
-                workers += manager.ledger.workers(ids=sorted(ended))
-            seen |= active
-            _show_status(session, views, workers, watch=watch)
-            if not watch:
-                return
-            await asyncio.sleep(interval)
-
-    session.run(work)
-
-
-async def _look(manager: Manager, name: str | None) -> tuple[list[OutpostView], list[Worker]]:
-    views = await manager.refresh(None if name is None else [name])
-    workers = await manager.workers(refresh=False)
-    if name is None:
-        return views, workers
-    return (
-        [view for view in views if view.name == name],
-        [worker for worker in workers if worker.outpost == name],
-    )
-
-
-def _show_status(
-    session: Session, views: list[OutpostView], workers: list[Worker], *, watch: bool
-) -> None:
-    if session.json:
-        from outpost_core.cli import shapes
-
-        data = {"outposts": _shapes(views), "workers": [*map(shapes.worker, workers)]}
-        print_json(data, one_line=watch)
-        return
-    from outpost_core.cli.workers import worker_lines
-
-    text = "\n".join([*outpost_lines(views), "", *worker_lines(workers)])
-    click.echo((_REDRAW if watch and sys.stdout.isatty() else "") + text)
-
-
-def _shapes(views: Sequence[OutpostView]) -> list[dict[str, Any]]:
+def view_shapes(views: Sequence[OutpostView]) -> list[dict[str, Any]]:
+    """Return the shapes of outposts."""
     from outpost_core.cli import shapes
 
     return [shapes.outpost(view) for view in views]

@@ -7,6 +7,7 @@ none of them moves the cursor, and `width` counts what a terminal shows.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from typing import TYPE_CHECKING, Final
@@ -25,7 +26,11 @@ COLOURS: Final = {
 }  # fmt: skip
 #: a column is not made narrower than this.
 _NARROWEST: Final = 6
+#: a column of which less is shown is left out instead, where it may be.
+_READABLE: Final = 12
 _GAP: Final = "  "
+#: a colour, as `click.style` makes it.
+_COLOUR: Final = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
 def clean(text: str) -> str:
@@ -78,6 +83,19 @@ def fit(text: str, cells: int) -> str:
     return kept + "…" if cells > 0 else ""
 
 
+def crop(text: str, cells: int) -> str:
+    """Return `text`, which may hold colours of `click.style`, cut to at most `cells` cells."""
+    if width(text) <= cells:
+        return text
+    kept, room = "", cells
+    for part in _COLOUR.split(text):
+        if not _COLOUR.fullmatch(part):
+            part = fit(part, room)  # noqa: PLW2901 - what is kept of it
+            room -= width(part)
+        kept += part
+    return kept
+
+
 def terminal_width() -> int | None:
     """Return the width of the terminal that shows standard output, or None without one."""
     if os.environ.get("COLUMNS", "").isdigit():
@@ -94,6 +112,7 @@ def table(
     *,
     keep: Sequence[str] = (),
     colour: Sequence[str] = (),
+    drop: Sequence[str] = (),
 ) -> Iterator[str]:
     """Yield the lines of a table.
 
@@ -102,6 +121,7 @@ def table(
         rows: plain cells; they are made harmless here.
         keep: columns that are never cut (ids); the others are when the terminal is narrow.
         colour: columns whose cells are words of `COLOURS`.
+        drop: columns that are left out, first ones first, where all would be too narrow to read.
     """
     cells = [[clean(cell) for cell in row] for row in rows]
     widths = [
@@ -110,6 +130,10 @@ def table(
     ]
     limit = terminal_width()
     if limit is not None:
+        shown_of = _readable(head, widths, keep, drop, limit)
+        head = [head[i] for i in shown_of]
+        cells = [[row[i] for i in shown_of] for row in cells]
+        widths = [widths[i] for i in shown_of]
         _shrink(widths, limit - len(_GAP) * (len(head) - 1), [name in keep for name in head])
     yield _line([click.style(n.upper(), dim=True) for n in map(fit, head, widths)], widths)
     for row in cells:
@@ -118,6 +142,19 @@ def table(
             if name in colour:
                 shown[i] = tint(shown[i], row[i])
         yield _line(shown, widths)
+
+
+def _readable(
+    head: Sequence[str], widths: Sequence[int], keep: Sequence[str], drop: Sequence[str], limit: int
+) -> list[int]:
+    """Return the columns that can be shown, each wide enough to be read."""
+    shown = [*range(len(head))]
+    for name in drop:
+        least = [widths[i] if head[i] in keep else min(widths[i], _READABLE) for i in shown]
+        if sum(least) + len(_GAP) * (len(shown) - 1) <= limit:
+            break
+        shown = [i for i in shown if head[i] != name]
+    return shown
 
 
 def _shrink(widths: list[int], room: int, keep: list[bool]) -> None:

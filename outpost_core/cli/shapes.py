@@ -122,7 +122,11 @@ _REFUSED: Final[Shape] = {"issue": "the issue's id", "error": ERROR}
 #: command → its answer.
 SHAPES: Final[Mapping[str, Shape]] = {
     "list": {"outposts": [OUTPOST]},
-    "status": {"outposts": [OUTPOST], "workers": [WORKER]},
+    "status": {
+        "outposts": [OUTPOST],
+        "workers": [WORKER],
+        "ended": ["workers that ended in the last 24 hours, newest first"],
+    },
     "backends": {
         "packages": [
             {
@@ -196,6 +200,9 @@ SHAPES: Final[Mapping[str, Shape]] = {
         "events": [
             {"kind": "what happened", "at": "when", "outpost": "where", "data": "more"}
         ],
+        "tree": "path of its working tree on its own machine, or null",
+        "last_line": "what its agent printed last, or null",
+        "live_usage": "what the agent of a running worker has used so far, or null",
     },
     "logs": {
         "offset": "of the first byte; one such line for each piece",

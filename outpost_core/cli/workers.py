@@ -3,85 +3,87 @@
 from __future__ import annotations
 
 import shlex
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from outpost_core.cli import complete, render, shapes
 from outpost_core.cli.session import Session, command
+from outpost_core.cli.table import worker_lines
 from outpost_core.errors import OutpostError
 from outpost_core.types import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from outpost_core.manager import Manager
-    from outpost_core.types import Cleaned, Event, Explanation, Order, Worker
+    from outpost_core.manager import Glimpse, Manager
+    from outpost_core.types import Cleaned, Event, Explanation, Order, Usage, Worker
 
 
 @command("workers")
 @click.option("--all", "all_", is_flag=True, help="Those that have ended, too.")
-@click.option("--on", metavar="OUTPOST", shell_complete=complete.outposts, help="Only there.")
-@click.option("--issue", metavar="ISSUE", shell_complete=complete.issues,
-              help="Only attempts at this issue.")  # fmt: skip
-def workers(session: Session, all_: bool, on: str | None, issue: str | None) -> None:
+@click.option(
+    "--on", "--outpost", metavar="OUTPOST", shell_complete=complete.outposts, help="Only there."
+)
+@click.option(
+    "--issue", metavar="ISSUE", shell_complete=complete.issues, help="Only attempts at this issue."
+)
+@click.option(
+    "--status",
+    "states",
+    multiple=True,
+    metavar="STATE",
+    type=click.Choice([state.value for state in State]),
+    help="Only those in this state, also when it is an end; may be repeated.",
+)
+@click.option(
+    "--since", metavar="DURATION", help="Only those that ran since then, also ended ones: 2h, 1d."
+)
+@click.option("-n", "--limit", type=click.IntRange(min=1), metavar="N",
+              help="Only the newest N.")  # fmt: skip
+def workers(
+    session: Session,
+    all_: bool,
+    on: str | None,
+    issue: str | None,
+    states: tuple[str, ...],
+    since: str | None,
+    limit: int | None,
+) -> None:
     """List the workers that have not ended, or all.
 
     Not those whose files were cleaned; `outpost show` still knows them.
 
     \b
-    Example:
+    Examples:
       outpost workers --all --json
+      outpost workers --status failed --since 1d
     """
+    from outpost_core.cli.options import duration
+
+    seconds = duration(since, "--since")
+    ends = any(State(state).terminal for state in states)
 
     async def work(manager: Manager) -> list[Worker]:
+        oldest = None if seconds is None else time.time() - seconds
         return [
             worker
-            for worker in await manager.workers(all=all_)
-            if on in (None, worker.outpost) and issue in (None, worker.issue)
-        ]
+            for worker in await manager.workers(all=all_ or ends or oldest is not None)
+            if on in (None, worker.outpost)
+            and issue in (None, worker.issue)
+            and (not states or worker.state.value in states)
+            and (oldest is None or not worker.state.terminal or _ended_at(worker) >= oldest)
+        ][:limit]
 
     found = session.run(work)
     session.answer(lambda: {"workers": [*map(shapes.worker, found)]}, lambda: worker_lines(found))
-    if not found and not all_ and not (on or issue):
+    if not found and not (all_ or on or issue or states or since):
         session.note("  → outpost workers --all shows those that have ended")
 
 
-def worker_lines(workers: Sequence[Worker]) -> Iterator[str]:
-    """Yield the table of workers."""
-    if not workers:
-        yield "no workers"
-        return
-    yield from render.table(
-        ("worker", "status", "outpost", "age", "detail", "title"),
-        [
-            (
-                worker.id,
-                worker.state.value,
-                _where(worker),
-                render.age(worker.created_at),
-                _detail(worker),
-                worker.title or "-",
-            )
-            for worker in workers
-        ],
-        keep=("worker", "status"),
-        colour=("status",),
-    )
-
-
-def _where(worker: Worker) -> str:
-    since = worker.unreachable_since
-    return f"{worker.outpost} (unreachable for {render.age(since)})" if since else worker.outpost
-
-
-def _detail(worker: Worker) -> str:
-    result = worker.result
-    if result is None:
-        return worker.detail or "-"
-    if result.reason == "ok":
-        return result.branch or "ok"
-    return result.reason
+def _ended_at(worker: Worker) -> float:
+    return worker.finished_at or worker.created_at
 
 
 def end_line(worker: Worker, *, hint: bool = False) -> str:
@@ -155,13 +157,14 @@ def show(session: Session, worker: str) -> None:
         ledger = manager.ledger
         return (
             found,
+            await manager.glimpse(found),
             ledger.order(found.id),
             ledger.explanation(found.id),
             ledger.attempts(found.issue),
             ledger.events(found.id),
         )
 
-    found, order, explanation, attempts, events = session.run(work)
+    found, glimpse, order, explanation, attempts, events = session.run(work)
 
     def data() -> object:
         from outpost_core.wire import to_json
@@ -172,19 +175,26 @@ def show(session: Session, worker: str) -> None:
             "explanation": shapes.explanation(explanation) if explanation else None,
             "attempts": [*map(shapes.worker, attempts)],
             "events": [*map(shapes.event, events)],
+            "tree": glimpse.tree or None,
+            "last_line": glimpse.last_line or None,
+            "live_usage": to_json(glimpse.usage) if glimpse.usage else None,
         }
 
-    session.answer(data, lambda: _show_lines(found, order, explanation, attempts, events))
+    def lines() -> Iterator[str]:
+        return _show_lines(found, glimpse, order, explanation, attempts, events)
+
+    session.answer(data, lines)
 
 
 def _show_lines(
     worker: Worker,
+    glimpse: Glimpse,
     order: Order | None,
     explanation: Explanation | None,
     attempts: Sequence[Worker],
     events: Sequence[Event],
 ) -> Iterator[str]:
-    yield from render.pairs(_rows(worker, order))
+    yield from render.pairs(_rows(worker, glimpse, order))
     if explanation is not None:
         yield ""
         yield from explanation_lines(explanation)
@@ -201,7 +211,7 @@ def _show_lines(
             yield f"{shapes.moment(event.at)}  {render.clean(text)}"
 
 
-def _rows(worker: Worker, order: Order | None) -> Iterator[tuple[str, str]]:
+def _rows(worker: Worker, glimpse: Glimpse, order: Order | None) -> Iterator[tuple[str, str]]:
     def said(value: object) -> str:
         return "" if value is None else render.clean(str(value))
 
@@ -239,11 +249,19 @@ def _rows(worker: Worker, order: Order | None) -> Iterator[tuple[str, str]]:
         yield "checkpoint", said(result.checkpoint)
         yield "session", said(result.session)
         yield "log", _log_size(worker)
-        yield "usage", _usage(worker)
+        yield "usage", _usage(result.usage)
+    elif glimpse.usage is not None:
+        yield "usage so far", _usage(glimpse.usage)
+    yield "working tree", said(glimpse.tree)
+    yield "last line", said(glimpse.last_line)
     yield "cost", render.money(worker.cost_settled or None)
-    yield "created", said(shapes.moment(worker.created_at))
-    yield "started", said(shapes.moment(worker.started_at))
-    yield "finished", said(shapes.moment(worker.finished_at)) + _took(worker)
+    yield "created", _when(worker.created_at)
+    yield "started", _when(worker.started_at)
+    yield "finished", _when(worker.finished_at) + _took(worker)
+
+
+def _when(moment: float | None) -> str:
+    return "" if moment is None else f"{shapes.moment(moment)} ({render.ago(moment)})"
 
 
 def _took(worker: Worker) -> str:
@@ -261,10 +279,7 @@ def _log_size(worker: Worker) -> str:
     return format_bytes(result.log_bytes) + (" (cut at its cap)" if result.log_truncated else "")
 
 
-def _usage(worker: Worker) -> str:
-    usage = worker.result.usage if worker.result else None
-    if usage is None:
-        return ""
+def _usage(usage: Usage) -> str:
     parts = [
         f"{value:,} {word}"
         for value, word in (

@@ -368,6 +368,7 @@ class Ledger:
         issue: str | None = None,
         limit: int | None = None,
         cleaned: bool = False,
+        ended_since: float | None = None,
     ) -> list[Worker]:
         """Return workers, newest first.
 
@@ -378,6 +379,7 @@ class Ledger:
             issue: only attempts at that issue.
             limit: at most so many.
             cleaned: hidden ones too.
+            ended_since: only those of whose end it was heard since that moment.
         """
         from outpost_core.ledger import rows
 
@@ -399,6 +401,9 @@ class Ledger:
             # The ids of an issue's attempts lie together: "gt-1." to "gt-1/".
             where.append("w.id > ? AND w.id < ? AND w.issue = ?")
             args += [f"{issue}.", f"{issue}/", issue]
+        if ended_since is not None:
+            where.append("w.ended_at >= ?")
+            args.append(ended_since)
         if active is not None:
             where.append(f"w.ended_at IS {'' if active else 'NOT '}NULL")
         columns, tables = (

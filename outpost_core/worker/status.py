@@ -115,6 +115,7 @@ def _status(path: str, name: str, digest: str) -> WorkerStatus:
         started_at=began,
         updated_at=now.get("updated_at", began),
         usage=_usage(now.get("usage")),
+        tree=_tree(path),
     )
 
 
@@ -146,7 +147,13 @@ def _ended(path: str, name: str, digest: str) -> WorkerStatus | None:
         started_at=result.started_at,
         updated_at=result.finished_at,
         result=result,
+        tree=_tree(path),
     )
+
+
+def _tree(path: str) -> str:
+    tree = os.path.join(path, files.WORK)
+    return tree if os.path.isdir(tree) else ""
 
 
 def _lost(name: str, digest: str, reason: str, message: str, began: float | None) -> WorkerStatus:

@@ -88,7 +88,7 @@ def test_status_watch_gives_a_line_each_time_until_interrupted(outpost):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 130
-    assert set(first) == set(second) == {"outposts", "workers"}
+    assert set(first) == set(second) == {"outposts", "workers", "ended"}
 
 
 def test_a_hostile_detail_does_not_reach_the_terminal(outpost):

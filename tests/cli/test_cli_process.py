@@ -210,17 +210,6 @@ def test_a_terminal_gets_colours_one_line_of_progress_and_no_foreign_commands(ou
     assert "\x1b[32mdone" in text
 
 
-def test_the_watch_redraws_a_terminal(outpost):
-    main, side = pty.openpty()
-    process = outpost.start("status", "--watch", "--interval", "0.1", stdout=side, stderr=side)
-    os.close(side)
-    seen = read_until(main, b"\x1b[H\x1b[2J")
-    read_until(main, b"\x1b[H\x1b[2J", seen[seen.index(b"\x1b[H\x1b[2J") + 4 :])
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 130
-    os.close(main)
-
-
 def test_the_program_starts_without_the_heavy_modules(outpost):
     program = (
         "import sys\nfrom outpost_core.cli.app import cli\n"
