@@ -605,7 +605,7 @@ class Manager:
         with suppress(OutpostError):
             for status in await self.fleet.list(worker.outpost, timeout=patience):
                 if status.id == worker.id and status.digest in ("", worker.digest):
-                    tree, usage = status.tree, status.usage
+                    tree, usage = status.tree or "", status.usage
             if self.fleet.supports(worker.outpost, "peek"):
                 text = await self.fleet.ask_for(
                     str,

@@ -399,7 +399,7 @@ class WorkerStatus:
         result: how it ended.
         usage: what the agent has used so far; None when it does not say, and once there is a
             result.
-        tree: path of its working tree on its own machine; "" when there is none to be seen.
+        tree: path of its working tree on its own machine; None when there is none to be seen.
     """
 
     id: str
@@ -410,7 +410,7 @@ class WorkerStatus:
     updated_at: float | None = None
     result: Result | None = None
     usage: Usage | None = None
-    tree: str = ""
+    tree: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -151,9 +151,9 @@ def _ended(path: str, name: str, digest: str) -> WorkerStatus | None:
     )
 
 
-def _tree(path: str) -> str:
+def _tree(path: str) -> str | None:
     tree = os.path.join(path, files.WORK)
-    return tree if os.path.isdir(tree) else ""
+    return tree if os.path.isdir(tree) else None
 
 
 def _lost(name: str, digest: str, reason: str, message: str, began: float | None) -> WorkerStatus:

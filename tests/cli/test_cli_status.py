@@ -39,9 +39,7 @@ def resize(fd: int, rows: int, columns: int) -> None:
 def frames(seen: bytes) -> list[list[str]]:
     """Return the lines of every whole drawing."""
     drawn = re.findall(rb"\x1b\[H(.*?)\x1b\[J", seen, re.DOTALL)
-    return [
-        re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", one.decode()).split("\n") for one in drawn
-    ]
+    return [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", one.decode()).split("\n") for one in drawn]
 
 
 @pytest.fixture
@@ -79,9 +77,7 @@ def test_the_watch_has_a_screen_of_its_own_that_fits(watching):
     assert all(render.width(line) <= 50 for line in frames(seen)[-1])
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_the_terminal_is_given_back_however_it_ends(watching, number):
     main, _, process = watching
     seen = read_until(main, b"Ctrl-C ends")
