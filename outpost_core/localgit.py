@@ -176,6 +176,11 @@ class LocalGit:
         return found
 
     def _look(self) -> Around | None:
+        if not self.cwd.is_dir():
+            raise UsageError(
+                f"the current folder, {self.cwd}, is not there any more",
+                mend=f"cd to one that is; --rig names a repository, {_WITHOUT}",
+            )
         asked = ("--is-bare-repository", "--absolute-git-dir", "--show-toplevel")
         done = git(self.cwd, "rev-parse", *asked)
         told = done.out.split("\n")

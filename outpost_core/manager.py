@@ -22,6 +22,7 @@ from outpost_core.errors import (
 from outpost_core.fleet import Fleet
 from outpost_core.ledger.book import Ledger
 from outpost_core.overview import OutpostView, Overview
+from outpost_core.paths import here as current_folder
 from outpost_core.paths import state_dir
 from outpost_core.plugins import Plugins
 from outpost_core.policy import DefaultPolicy
@@ -139,7 +140,7 @@ class Manager:
             ConfigError: a mistake in the configuration.
         """
         env = os.environ if environ is None else environ
-        here = Path.cwd() if cwd is None else cwd
+        here = current_folder(env) if cwd is None else cwd
         found = Plugins.load() if plugins is None else plugins
         path, _ = find_config(config, env, here)
         loaded = load_config(path, found.backends)

@@ -161,7 +161,7 @@ def make_order(request: OrderRequest, around: Surroundings) -> Order:
         agent=agent,
         attempt=around.attempt,
         rig=rig,
-        base=request.base or (around.defaults.base if rig else None),
+        base=_base(request, around, named) or (around.defaults.base if rig else None),
         resume=around.resume if rig else None,
         depth=request.depth or (around.defaults.depth if rig else None),
         delivery=_delivery(request, around, issue, branch, push) if rig else None,
@@ -205,6 +205,17 @@ def _rig(request: OrderRequest, around: Surroundings) -> tuple[str | None, str]:
             mend="add --rig URL or --rig PATH; --no-rig runs the agent in an empty folder",
         )
     return here.rig, here.push
+
+
+def _base(request: OrderRequest, around: Surroundings, rig: str | None) -> str | None:
+    if request.base is None or request.rig or request.no_rig:
+        return request.base
+    here = around.git.around()
+    if here is None or here.rig != rig:  # a town has told the rig
+        return request.base
+    from outpost_core.localstate import base_of
+
+    return base_of(around.git, request.base)
 
 
 def _issue(request: OrderRequest, around: Surroundings, rig: str | None) -> Issue:
@@ -276,7 +287,7 @@ def _prompt(request: OrderRequest, issue: Issue, branch: str, cwd: Path) -> str:
     if request.prompt_file is not None:
         file = cwd / request.prompt_file
         try:
-            return _no_nul(file.read_text(encoding="utf-8"))
+            return _no_nul(file.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise UsageError(f"the prompt file {file} cannot be read: {why}") from error

@@ -6,18 +6,49 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from outpost_core.errors import UsageError
+
+
+def here(environ: Mapping[str, str]) -> Path:
+    """Return the current folder; where it was removed, what it was called.
+
+    Most commands need none, and those that look into it say that it is not there.
+    """
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path(environ.get("PWD") or "/the current folder")
+
+
+def home(environ: Mapping[str, str]) -> Path | None:
+    """Return the user's home folder; None for a user who has none."""
+    if environ.get("HOME"):
+        return Path(environ["HOME"])
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
 
 def state_dir(environ: Mapping[str, str]) -> Path:
     """Return the state folder; it may not exist yet.
 
     `$OUTPOST_STATE`, else `$XDG_STATE_HOME/outpost` (XDG Base Directory Specification), else
     `~/Library/Application Support/outpost` on macOS and `~/.local/state/outpost` elsewhere.
+
+    Raises:
+        UsageError: neither is set, and the user has no home folder.
     """
     if chosen := environ.get("OUTPOST_STATE"):
         return Path(chosen).expanduser().absolute()
     if base := environ.get("XDG_STATE_HOME"):
         return Path(base) / "outpost"
-    home = Path(environ.get("HOME") or Path.home())
+    own = home(environ)
+    if own is None:
+        raise UsageError(
+            "nobody knows your home folder: HOME is not set, and your user has no entry in passwd",
+            mend="export HOME=FOLDER, or OUTPOST_STATE=FOLDER for the state alone",
+        )
     if sys.platform == "darwin":
-        return home / "Library" / "Application Support" / "outpost"
-    return home / ".local" / "state" / "outpost"
+        return own / "Library" / "Application Support" / "outpost"
+    return own / ".local" / "state" / "outpost"

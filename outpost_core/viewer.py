@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from outpost_core import terminfo
 from outpost_core.errors import OutpostError, UsageError
 
 
@@ -27,6 +28,11 @@ async def attach(worker: str, argv: Sequence[str]) -> int:
     env = {name: value for name, value in os.environ.items() if not name.startswith("TMUX")}
     if "TMUX_TMPDIR" in os.environ:  # where the server's socket is
         env["TMUX_TMPDIR"] = os.environ["TMUX_TMPDIR"]
+    term = terminfo.known(env)
+    if term != env.get("TERM", ""):
+        print(f"this machine does not know the terminal {env['TERM']!a}: shown as on {term}",
+              file=sys.stderr)  # fmt: skip
+        env["TERM"] = term
     try:
         process = await asyncio.create_subprocess_exec(*argv, env=env)
     except OSError as error:

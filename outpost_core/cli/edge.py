@@ -54,6 +54,11 @@ def error_shape(error: BaseException) -> dict[str, Any]:
             "code": error.exit_code, "type": "UsageError", "message": error.format_message(),
             "mend": _usage_mend(error),
         }  # fmt: skip
+    if isinstance(error, RuntimeError) and "determine home directory" in str(error):
+        return {
+            "code": 2, "type": "UsageError", "message": "nobody knows your home folder: HOME is not"
+            " set, and your user has no entry in passwd", "mend": "export HOME=FOLDER",
+        }  # fmt: skip
     return {
         "code": 1,
         "type": type(error).__name__,

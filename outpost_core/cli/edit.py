@@ -218,7 +218,9 @@ def _file(session: Session) -> Path:
     if named:  # it need not exist yet
         return Path(named).expanduser()
     path, _ = session.find_config()
-    return path or new_config(os.environ, Path.cwd())
+    from outpost_core.paths import here
+
+    return path or new_config(os.environ, here(os.environ))
 
 
 @command("remove")

@@ -100,7 +100,7 @@ def requests_of(said: dict[str, Any], command: tuple[str, ...] | None) -> list[O
     context = assignments(flags["context"], "--context")
     flags["context"] = {key: json_or_text(text) for key, text in context.items()}
     if flags["prompt_file"] == Path("-"):
-        flags["prompt_file"], flags["prompt"] = None, sys.stdin.read()
+        flags["prompt_file"], flags["prompt"] = None, sys.stdin.read().removeprefix("\ufeff")
     flags["command"] = command
     requests = [_request({**flags, "issue": issue}, "") for issue in issues]
     if file is not None:
@@ -122,10 +122,11 @@ def _lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     name = "<stdin>" if file == Path("-") else str(file)
     try:
         with click.open_file(str(file), encoding="utf-8") as stream:
-            text = stream.read(_LONGEST + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UsageError(f"{name} cannot be read: {why}") from error
+            text = stream.read(_LONGEST + 1).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name} cannot be read: {error}", mend="save it as UTF-8") from error
+    except OSError as error:
+        raise UsageError(f"{name} cannot be read: {error.strerror or error}") from error
     if len(text) > _LONGEST:
         raise UsageError(f"{name} is longer than {_LONGEST} characters", mend="split it")
     for number, said in enumerate(text.splitlines(), 1):

@@ -29,6 +29,7 @@ class Session:
         config: what `--config` said.
         state: what `--state` said.
         json: answers are JSON.
+        hints: what is worth knowing besides the answer.
         going_on: what to tell a user who presses Ctrl-C now; "" when nothing goes on.
     """
 
@@ -37,6 +38,7 @@ class Session:
         self.state: Path | None = None
         self.json = False
         self.going_on = ""
+        self.hints: list[str] = []
         self._plugins = plugins
 
     def plugins(self) -> Plugins:
@@ -70,8 +72,9 @@ class Session:
     def find_config(self) -> tuple[Path | None, str]:
         """Return the configuration file that counts, and why that one."""
         from outpost_core.config import find_config
+        from outpost_core.paths import here
 
-        return find_config(self.config, os.environ, Path.cwd())
+        return find_config(self.config, os.environ, here(os.environ))
 
     def load_config(self) -> tuple[Config, Path | None, str]:
         """Return the configuration, its file, and why that file.

@@ -164,6 +164,7 @@ SHAPES: Final[Mapping[str, Shape]] = {
             }
         ],
         "refused": [_REFUSED],
+        "hints": ["what is worth knowing besides, such as commits here that are not pushed"],
     },
     "retry": {
         "spawned": [

@@ -78,6 +78,7 @@ def spawn(
     async def work(manager: Manager) -> int:
         await manager.look_at([request.issue for request in requests])
         orders = _orders(manager, requests, progress)
+        await _say_what_stays(session, manager, requests, orders)
         return await start(session, manager, orders, progress, on=on, follow_=follow_, wait=wait)
 
     click.get_current_context().exit(session.run(work))
@@ -164,6 +165,22 @@ def _orders(manager: Manager, requests: Sequence[OrderRequest], progress: Progre
     return orders
 
 
+async def _say_what_stays(
+    session: Session, manager: Manager, requests: Sequence[OrderRequest], orders: Sequence[Order]
+) -> None:
+    """Say what of the repository around no worker will have: it may be what they are to go on."""
+    around = [order for order, r in zip(orders, requests, strict=True) if not (r.rig or r.no_rig)]
+    if not around:
+        return
+    import asyncio
+
+    from outpost_core.localstate import left
+
+    if stays := await asyncio.to_thread(left, manager.local, around[0].base, around[0].rig):
+        session.hints.append(str(stays))
+        session.note(render.clean(str(stays)))
+
+
 def _spawning(orders: Sequence[Order]) -> str:
     ids = " ".join(order.worker for order in orders[:3])
     return (
@@ -199,6 +216,7 @@ def _answer(
                 for s in spawned
             ],
             "refused": [shapes.refused(issue, error) for issue, error in errors],
+            "hints": session.hints,
         }
 
     def lines() -> Iterator[str]:

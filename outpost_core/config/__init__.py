@@ -7,6 +7,7 @@ there is a file, not before.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from outpost_core.backend import Backend, OutpostOptions, option
 from outpost_core.errors import ConfigError
 from outpost_core.options import BUILT_IN, OptionField, Origin, option_fields
+from outpost_core.paths import home
 from outpost_core.policy import Override, PolicyConfig
 
 if TYPE_CHECKING:
@@ -300,16 +302,16 @@ def _usual_places(environ: Mapping[str, str], cwd: Path) -> list[tuple[Path, str
     town = _town(environ, cwd)
     if town is not None:
         places.append((town / "config" / FILE_NAME, "town"))
-    home = Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+    own = home(environ)
     base = environ.get("XDG_CONFIG_HOME", "")
-    user = Path(base) if base.startswith("/") else home / ".config"
-    return [*places, (user / "outpost" / FILE_NAME, "user")]
+    user = Path(base) if base.startswith("/") else own and own / ".config"
+    return [*places, (user / "outpost" / FILE_NAME, "user")] if user else places
 
 
 def _town(environ: Mapping[str, str], cwd: Path) -> Path | None:
     """The outermost folder upward that is a Gas Town, else what Gas Town's variables say."""
     for folder in reversed((cwd, *cwd.parents)):
-        if (folder / "mayor" / "town.json").is_file():
+        if os.path.isfile(folder / "mayor" / "town.json"):  # noqa: PTH113 - also where it may not look
             return folder
     named = environ.get("GT_TOWN_ROOT") or environ.get("GT_ROOT")
     return Path(named) if named else None

@@ -164,9 +164,9 @@ def attempt(folder: str, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def note_defect(folder: str, error: BaseException) -> None:
     """Append the traceback of a defect to the folder's `debug.log`; a full disk is fine."""
-    import traceback
-
     try:
+        import traceback
+
         fd = os.open(
             os.path.join(folder, files.DEBUG),
             os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
@@ -176,5 +176,5 @@ def note_defect(folder: str, error: BaseException) -> None:
             files.write_all(fd, "".join(traceback.format_exception(error)).encode())
         finally:
             os.close(fd)
-    except OSError:
+    except (OSError, ImportError):
         pass

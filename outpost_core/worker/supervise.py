@@ -298,7 +298,22 @@ class Supervisor:
         pipe = "" if output.relay else output.name
         self._agent = {"pid": pid, "start": process.start_time(pid), "pipe": pipe}
         self._say("working", "", "agent")
+        self._hold()
         return None
+
+    def _hold(self) -> None:
+        """Load what the end of the work needs: an upgrade may replace or remove our files by then.
+
+        It costs nothing that would not be paid later, and here the agent is at work already.
+        """
+        if self._order["agent"]["output"] != "plain":
+            from outpost_core.worker import agentout, helpers  # noqa: F401
+        if self._workspace is not None:
+            from outpost_core.worker import checkpoint, deliver, mending  # noqa: F401
+
+            self._helpers()
+            if self._order["delivery"]["pr_command"]:
+                import subprocess  # noqa: F401
 
     def _env(self, prompt: str = "") -> dict[str, str]:
         own = {

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from outpost_core import viewer
 from outpost_core.backend import BuildContext
 from outpost_core.errors import OutpostError
 from outpost_core.hookspecs import hookimpl
+from outpost_core.paths import here
 from outpost_core.stdio.client import Client
 from outpost_core.stdio.remote import StdioOutpost
 from outpost_core.types import Finding
@@ -50,7 +50,7 @@ class ExecOutpost(StdioOutpost):
             OutpostError: its own reason not to serve.
         """
         options = self.options
-        home = self.context.config_dir or Path.cwd()
+        home = self.context.config_dir or here(os.environ)
         folder = self.context.state_dir.absolute()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         env = {**os.environ, **options.env, STATE: str(folder)}

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from outpost_core import faults
+from outpost_core import faults, paths, terminfo
 from outpost_core.backend import BuildContext, Outpost
 from outpost_core.errors import (
     NotFoundError,
@@ -94,9 +94,12 @@ class LocalOutpost(Outpost):
             own = [str(Path(folder).expanduser()) for folder in self.options.agent_path]
             env["PATH"] = os.pathsep.join([*own, env.get("PATH", os.defpath)])
         # What people install for themselves is not on the PATH of every login.
-        user = str(Path.home() / ".local" / "bin")
-        if user not in (path := env.get("PATH", os.defpath)).split(os.pathsep):
+        home = paths.home(os.environ)
+        user = str(home / ".local" / "bin") if home else ""
+        if user and user not in (path := env.get("PATH", os.defpath)).split(os.pathsep):
             env["PATH"] = os.pathsep.join([path, user])
+        if term := terminfo.known(os.environ):
+            env["TERM"] = term
         if town := _resolve(self.options.town_path, context):
             env["GT_ROOT"] = env["GT_TOWN_ROOT"] = str(town)
         return env
@@ -411,7 +414,7 @@ class LocalOutpost(Outpost):
 def _resolve(path: Path | None, context: BuildContext) -> Path | None:
     if path is None:
         return None
-    return ((context.config_dir or Path.cwd()) / path.expanduser()).absolute()
+    return ((context.config_dir or paths.here(os.environ)) / path.expanduser()).absolute()
 
 
 def _interactive(folder: Path) -> bool:

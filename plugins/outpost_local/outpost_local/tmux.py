@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from outpost_core import terminfo
 from outpost_core.errors import OutpostError
 
 if TYPE_CHECKING:
     from libtmux import Server
+    from libtmux.common import tmux_cmd
 
 #: tmux takes about 16 kB in one message: arguments with their zero bytes, and a header.
 _MESSAGE: Final = 14_000
@@ -29,6 +32,10 @@ _PAUSES: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 _GOING: Final = ("server exited", "lost server", "no server running", "error connecting")
 #: A terminal's size until somebody attaches: wide enough for an agent's tables.
 _SIZE: Final = ("-x", "160", "-y", "48")
+
+
+#: Held while `TERM` is another one.
+_TERM: Final = threading.Lock()
 
 
 class TmuxError(OutpostError):
@@ -102,17 +109,17 @@ class Tmux:
 
     def sessions(self) -> frozenset[str]:
         """Return the names of all sessions; none when there is no server."""
-        answer = self._server_or_new().cmd("list-sessions", "-F", "#{session_name}")
+        answer = self._cmd("list-sessions", "-F", "#{session_name}")
         return frozenset(answer.stdout) if answer.returncode == 0 else frozenset()
 
     def has(self, worker: str) -> bool:
         """Return whether the worker has a terminal there."""
         target = f"={session_name(worker)}"
-        return bool(self._server_or_new().cmd("has-session", "-t", target).returncode == 0)
+        return bool(self._cmd("has-session", "-t", target).returncode == 0)
 
     def capture(self, worker: str, lines: int) -> str | None:
         """Return the last `lines` lines of the worker's terminal; None when it has none."""
-        answer = self._server_or_new().cmd(
+        answer = self._cmd(
             *("capture-pane", "-p", "-J", "-t", f"={session_name(worker)}:", "-S", f"-{lines}")
         )
         if answer.returncode != 0:
@@ -136,13 +143,30 @@ class Tmux:
         error = ""
         for pause in (0.0, *_PAUSES):
             time.sleep(pause)
-            answer = self._server_or_new().cmd(argv[0], *argv[1:-1])
+            answer = self._cmd(argv[0], *argv[1:-1])
             if answer.returncode == 0:
                 return None
             error = " ".join(answer.stderr) or f"tmux exited with {answer.returncode}"
             if not error.startswith(_GOING):
                 break
         return error
+
+    def _cmd(self, *words: str) -> tmux_cmd:
+        """Run one tmux command; libtmux gives it our environment, and our terminal to look at.
+
+        tmux looks up the kind of that terminal even where it shows nothing there, and does
+        nothing at all where it does not know it.
+        """
+        server = self._server_or_new()
+        said, known = os.environ.get("TERM"), terminfo.known(os.environ)
+        if said in (None, known):
+            return server.cmd(*words)
+        with _TERM:
+            os.environ["TERM"] = known
+            try:
+                return server.cmd(*words)
+            finally:
+                os.environ["TERM"] = str(said)
 
     def _server_or_new(self) -> Server:
         program()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -174,3 +175,23 @@ def test_each_state_has_its_own_server(tmp_path):
     one, two = (Tmux(tmp_path / name, frozenset()) for name in "ab")
     assert one.socket != two.socket
     assert len(os.fsencode(one.socket)) < 30
+
+
+def test_a_terminal_that_nobody_knows_is_no_reason_to_have_none(tmp_path, monkeypatch):
+    """tmux looks up the terminal that it is called from, which shows nothing of the session."""
+    import pty
+
+    monkeypatch.setenv("TERM", "xterm-of-nobody")
+    there, ours = pty.openpty()
+    kept = os.dup(0)
+    os.dup2(ours, 0)
+    tmux = Tmux(tmp_path, frozenset(("PATH", "HOME")))
+    try:
+        assert tmux.start({"gt-1.1": ["sleep", "600"]}, {}, lambda _: False) == {}
+        assert tmux.has("gt-1.1")
+    finally:
+        subprocess.run(["tmux", "-L", tmux.socket, "kill-server"], stdin=subprocess.DEVNULL)
+        os.dup2(kept, 0)
+        for fd in (kept, there, ours):
+            os.close(fd)
+    assert os.environ["TERM"] == "xterm-of-nobody"
