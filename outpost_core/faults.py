@@ -32,6 +32,10 @@ LOCAL = (
     "local.published",  # the worker's folder exists under its id, nothing runs
     "local.launched",  # tmux or the detached process was started
 )
+#: What removes an ended worker's files.
+CLEAN = (
+    "clean.discarded",  # the worker's folder is in the trash, whole
+)
 #: The worker's supervisor.
 FAR = (
     "worker.claimed",  # the attempt is claimed for ever; the agent has not run

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from outpost_core import refs
 from outpost_core.config import Config, find_config, load_config
 from outpost_core.errors import (
     LedgerError,
@@ -442,20 +443,14 @@ class Manager:
     def find(self, ref: str) -> Worker:
         """Return a worker by its id, or the newest attempt at an issue, without asking anyone.
 
+        Args:
+            ref: `worker:` or `issue:` before the id says which of the two it is.
+
         Raises:
             NotFoundError: neither is known.
+            UsageError: it is both.
         """
-        known = ref.isascii()  # an id is, and SQLite takes no lone surrogates
-        worker = self.ledger.worker(ref) if known else None
-        attempts = self.ledger.attempts(ref) if known and worker is None else []
-        if worker is None and attempts:
-            worker = max(attempts, key=lambda w: w.attempt)
-        if worker is None:
-            raise NotFoundError(
-                f"there is no worker or issue {ref[:120]!a}",
-                mend="outpost workers --all shows those that there are",
-            )
-        return worker
+        return refs.find(self.ledger, ref)
 
     async def look_at(self, issues: Iterable[str]) -> None:
         """Ask the outposts of attempts at issues that have not ended, as far as is known here.
@@ -475,7 +470,7 @@ class Manager:
         """
         worker = await self._known(ref)
         await self.watch.refresh_of([worker])
-        return self.find(worker.id)
+        return self.find(refs.exact(worker.id))
 
     async def wait(
         self,
@@ -550,17 +545,20 @@ class Manager:
 
     async def _stop_anyway(self, ref: str, seconds: float) -> list[str]:
         """Stop a worker wherever it is, without the ledger; returns the ids that were told."""
-        told = []
+        told: list[str] = []
+        running: list[tuple[str, str]] = []
         patience = self.config.defaults.answer_timeout
         for name, answer in (await self.fleet.list_all(self.fleet.names, timeout=patience)).items():
-            for status in () if isinstance(answer, OutpostError) else answer:
-                if ref not in (status.id, status.id.rpartition(".")[0]) or status.state.terminal:
-                    continue
+            if not isinstance(answer, OutpostError):
+                running += [(name, status.id) for status in answer if not status.state.terminal]
+        meant = refs.among([worker for _, worker in running], ref)
+        for name, worker in running:
+            if worker in meant:
                 with suppress(OutpostError):
                     await self.fleet.ask(
-                        name, "outpost_stop", timeout=patience, worker=status.id, grace=seconds
+                        name, "outpost_stop", timeout=patience, worker=worker, grace=seconds
                     )
-                    told.append(status.id)
+                    told.append(worker)
         return told
 
     def forget(self, ref: str) -> Worker:
@@ -579,7 +577,7 @@ class Manager:
                 mend=f"outpost stop {worker.id}",
             )
         self.placement.forget(worker)
-        return self.find(worker.id)
+        return self.find(refs.exact(worker.id))
 
     async def nudge(self, ref: str, text: str) -> None:
         """Type text and Enter into an interactive worker."""
@@ -650,14 +648,43 @@ class Manager:
         Raises:
             UsageError: it still runs.
         """
+        (answer,) = (await self.clean_many([ref], force=force)).values()
+        if isinstance(answer, OutpostError):
+            raise answer
+        return answer
+
+    async def clean_many(
+        self, names: Sequence[str], *, force: bool = False
+    ) -> dict[str, Cleaned | OutpostError]:
+        """Remove the files of ended workers, side by side; unpushed work is rescued first.
+
+        Args:
+            names: of workers or issues.
+            force: also where the rescue fails.
+
+        Returns:
+            the answer or the error of each, by the worker's id, or the name that is not known.
+        """
+        from outpost_core.tidy import clean_many
+
+        unknown: dict[str, Cleaned | OutpostError] = {}
+        ids = []
+        for name in dict.fromkeys(names):
+            try:
+                ids.append((await self._known(name)).id)
+            except (NotFoundError, UsageError) as error:
+                unknown[name] = error
+        await self.watch.refresh_of(self.ledger.workers(ids=ids))
+        found = {worker.id: worker for worker in self.ledger.workers(ids=ids)}
+        workers = [found[worker] for worker in dict.fromkeys(ids) if worker in found]
+        return unknown | await clean_many(workers, lambda worker: self._clean(worker, force))
+
+    async def _clean(self, worker: Worker, force: bool) -> Cleaned:
+        from outpost_core.tidy import not_ended
         from outpost_core.types import Cleaned
 
-        worker = await self.worker(ref)
         if not worker.state.terminal:
-            raise UsageError(
-                f"{worker.id} has not ended ({worker.state.value})",
-                mend=f"outpost stop {worker.id} first",
-            )
+            raise not_ended(worker)
         self.fleet.require(worker.outpost, "clean")
         cleaned = await self.fleet.ask_for(
             Cleaned,

@@ -147,7 +147,16 @@ def command_words(
 
 
 def _ids(found: Iterable[Worker]) -> Choices:
-    return [(worker.id, f"{worker.state.value} at {worker.outpost}") for worker in found]
+    """Return what names each worker: where an issue has the same id, the id says what it is."""
+    found = [*found]
+    issues = {worker.issue for worker in found}
+    return [
+        (
+            f"worker:{worker.id}" if worker.id in issues else worker.id,
+            f"{worker.state.value} at {worker.outpost}",
+        )
+        for worker in found
+    ]
 
 
 def _known(ctx: click.Context, *, active: bool | None = None) -> list[Worker]:

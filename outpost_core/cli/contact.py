@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from outpost_core import refs
 from outpost_core.cli import complete, render
 from outpost_core.cli.follow import Write, follow, writer
 from outpost_core.cli.progress import Progress
@@ -59,7 +60,7 @@ def logs(session: Session, worker: str, follow_: bool, offset: int, readable: st
             if follow_:
                 await follow(manager, found.id, write, Progress.of(session), offset=offset)
                 return
-            async for chunk in manager.logs(found.id, offset):
+            async for chunk in manager.logs(refs.exact(found.id), offset):
                 write(chunk, False)
             write(b"", True)
         except NotFoundError as error:
@@ -112,8 +113,8 @@ def attach(session: Session, worker: str) -> None:
     async def work(manager: Manager) -> tuple[Worker, int]:
         found = await manager.worker(worker)
         session.going_on = goes_on([found.id])
-        code = await manager.attach(found.id)
-        return await manager.worker(found.id), code
+        code = await manager.attach(refs.exact(found.id))
+        return await manager.worker(refs.exact(found.id)), code
 
     found, code = session.run(work)
     session.answer(

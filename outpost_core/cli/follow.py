@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
+from outpost_core import refs
 from outpost_core.cli.terminal import TerminalFilter
 from outpost_core.errors import OutpostError, UnreachableError
 
@@ -50,7 +51,7 @@ async def follow(
     try:
         while True:
             try:
-                async for chunk in manager.logs(worker, offset, follow=True):
+                async for chunk in manager.logs(refs.exact(worker), offset, follow=True):
                     heard.at = time.monotonic()
                     progress.hush()
                     offset += len(chunk)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from outpost_core import refs
 from outpost_core.cli import complete, render, shapes
 from outpost_core.cli.follow import follow, writer
 from outpost_core.cli.found import found_lines, renewed_lines, where_it_is
@@ -124,7 +125,7 @@ async def start(
     if not (follow_ or wait):
         return _answer(session, pairs, {}, refused)
     waiting = asyncio.ensure_future(
-        manager.wait([w.id for w in workers], on_change=progress.worker)
+        manager.wait([refs.exact(w.id) for w in workers], on_change=progress.worker)
     )
     try:
         if follow_ and workers:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from outpost_core import refs
 from outpost_core.cli import complete, render, shapes
 from outpost_core.cli.session import Session, command
 from outpost_core.cli.table import worker_lines
@@ -339,7 +340,9 @@ def wait(session: Session, workers: tuple[str, ...], timeout: str | None) -> Non
     async def work(manager: Manager) -> list[Worker]:
         ids = [(await manager.worker(worker)).id for worker in workers]
         session.going_on = goes_on(ids)
-        return await manager.wait(ids, timeout=seconds, on_change=progress.worker)
+        return await manager.wait(
+            [*map(refs.exact, ids)], timeout=seconds, on_change=progress.worker
+        )
 
     found = session.run(work)
     progress.close()
@@ -394,9 +397,9 @@ def clean(session: Session, workers: tuple[str, ...], all_: bool, force: bool) -
             found = [w.id for w in await manager.workers(all=True) if w.state in ended]
             # whoever ordered the others may not have seen their end: to it they would be lost
             ours = manager.ledger.ordered(found)
-            ids = [worker for worker in found if worker in ours]
+            ids = [refs.exact(worker) for worker in found if worker in ours]
             others.extend(worker for worker in found if worker not in ours)
-        return dict([await _clean_one(manager, worker, force) for worker in ids])
+        return await manager.clean_many(ids, force=force)
 
     answers = session.run(work)
     session.answer(
@@ -411,16 +414,6 @@ def clean(session: Session, workers: tuple[str, ...], all_: bool, force: bool) -
     click.get_current_context().exit(errors[0].exit_code if errors else int(kept))
 
 
-async def _clean_one(
-    manager: Manager, worker: str, force: bool
-) -> tuple[str, Cleaned | OutpostError]:
-    try:
-        worker = (await manager.worker(worker)).id
-        return worker, await manager.clean(worker, force=force)
-    except OutpostError as error:  # the others are cleaned all the same
-        return worker, error
-
-
 def _clean_lines(answers: dict[str, Cleaned | OutpostError]) -> Iterator[str]:
     if not answers:
         yield "nothing to clean"
@@ -429,5 +422,7 @@ def _clean_lines(answers: dict[str, Cleaned | OutpostError]) -> Iterator[str]:
             yield f"{render.clean(worker)}: {render.clean_lines(str(answer))}"
             continue
         words = "cleaned" if answer.removed else f"kept: {answer.detail}"
+        if answer.removed and answer.detail:
+            words += f" ({answer.detail})"
         rescued = f"; unpushed work was rescued to {answer.rescued}" if answer.rescued else ""
         yield render.clean(f"{worker}: {words}{rescued}")

@@ -283,7 +283,8 @@ class Ledger:
         """
         from outpost_core.ledger import rows
 
-        with self._store.write() as db:
+        # not waited for: one that is shown again after a power cut is cleaned again in vain
+        with self._store.write(durable=False) as db:
             found = db.execute(
                 "UPDATE workers SET cleaned = 1"
                 " WHERE id = ? AND ended_at IS NOT NULL AND cleaned = 0 RETURNING outpost",

@@ -6,15 +6,15 @@ import contextlib
 import fcntl
 import os
 import secrets
-import shutil
-import stat
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from outpost_core import faults
 from outpost_core.errors import OutpostError
 from outpost_core.types import Cleaned, Result
-from outpost_core.worker import files, status
+from outpost_core.worker import files, removal, status
 
 TRASH = "trash"
 RESCUED = "rescued"
@@ -22,6 +22,9 @@ RESCUED = "rescued"
 BUNDLE = "checkpoint.bundle"
 #: Seconds that a supervisor may live on after it has written its result.
 LAST_MOMENTS = 5.0
+#: Seconds until one program looks again for what others left half removed.
+SWEEP_EVERY = 60.0
+_STAYS = "not all of it could be removed: "
 
 
 def clean(root: Path, folder: Path, *, force: bool) -> Cleaned:
@@ -32,10 +35,11 @@ def clean(root: Path, folder: Path, *, force: bool) -> Cleaned:
         folder: the worker's folder.
         force: remove it even when the rescue failed.
     """
-    empty_trash(root)
+    _sweep(root)
     with locked(folder, LAST_MOMENTS if (folder / files.RESULT).exists() else 0.0) as mine:
         if not folder.exists():
-            return Cleaned(removed=True)
+            left = leftovers(root, folder.name)
+            return Cleaned(removed=force or not left, detail=left and _STAYS + left)
         if status.needs_recovery(folder):
             return Cleaned(removed=False, detail="it is not recovered yet: try again in a moment")
         found = status.read(folder)
@@ -49,8 +53,15 @@ def clean(root: Path, folder: Path, *, force: bool) -> Cleaned:
             if not force:
                 return Cleaned(removed=False, detail=f"its work could not be rescued: {why}")
             rescued, detail = None, f"removed although its work could not be rescued: {why}"
-        discard(root, folder)
-    empty_trash(root)
+        try:
+            gone = discard(root, folder)
+        except OSError as error:
+            why = f"{removal.shown(str(folder))}: {error.strerror}"
+            return Cleaned(removed=False, rescued=rescued, detail=f"it cannot be moved: {why}")
+        faults.point("clean.discarded")
+    if left := str(removal.remove(gone)):
+        detail = "; ".join(filter(None, [detail, _STAYS + left]))
+        return Cleaned(removed=force, rescued=rescued, detail=detail)
     return Cleaned(removed=True, rescued=rescued, detail=detail)
 
 
@@ -116,31 +127,60 @@ def _keep(root: Path, path: Path, name: str) -> str:
     return str(kept)
 
 
-def discard(root: Path, folder: Path) -> None:
-    """Take a worker's folder out of the state in one step; `empty_trash` removes its content."""
-    trash = root / TRASH
-    trash.mkdir(mode=0o700, exist_ok=True)
-    folder.rename(trash / f"{folder.name}.{secrets.token_hex(4)}")
+def discard(root: Path, folder: Path) -> Path:
+    """Take a worker's folder out of the state in one step; return where its content is now.
+
+    `empty_trash` removes that, also after a crash right here.
+    """
+    gone = _trash(root) / f"{folder.name}.{secrets.token_hex(4)}"
+    folder.rename(gone)
+    return gone
 
 
-def empty_trash(root: Path) -> None:
+def leftovers(root: Path, worker: str) -> str:
+    """Try again to remove what is left of a worker's files; say what cannot be, "" when all is."""
+    said = ""
+    with contextlib.suppress(FileNotFoundError):
+        for entry in (root / TRASH).iterdir():
+            if entry.name.rpartition(".")[0] == worker:
+                said = said or str(removal.remove(entry))
+    return said
+
+
+def empty_trash(root: Path) -> list[removal.Left]:
     """Remove what was discarded; also what a crash left half removed.
 
-    Symbolic links are removed, never followed (`shutil.rmtree` walks by file descriptors).
+    Returns:
+        what cannot be removed, the first of each discarded folder; it is tried again next time.
     """
+    left = []
     with contextlib.suppress(FileNotFoundError):
         for entry in list((root / TRASH).iterdir()):
-            shutil.rmtree(entry, ignore_errors=True)
-            if entry.exists():
-                unprotect(entry)
-                shutil.rmtree(entry, ignore_errors=True)
+            left += removal.remove(entry).left[:1]
+    return left
 
 
-def unprotect(tree: Path) -> None:
-    """Make every folder of `tree` writable: caches of Go modules, for one, are read-only."""
-    tree.chmod(0o700)
-    for _, folders, _, descriptor in os.fwalk(tree, follow_symlinks=False):
-        for name in folders:
-            mode = os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode
-            if stat.S_ISDIR(mode):
-                os.chmod(name, 0o700, dir_fd=descriptor)
+def _trash(root: Path) -> Path:
+    trash = root / TRASH
+    try:
+        trash.mkdir(mode=0o700, exist_ok=True)
+    except OSError:
+        # a full disk has no room for a folder; what lies in staging is swept, too
+        if not (root / files.STAGING).is_dir():
+            raise
+        return root / files.STAGING
+    return trash
+
+
+def _sweep(root: Path) -> None:
+    """Empty the trash, by one program at a time and not with every worker that goes."""
+    now = time.monotonic()
+    with _SWEEPING:
+        if now < _swept.get(str(root), now):
+            return
+        _swept[str(root)] = now + SWEEP_EVERY
+    empty_trash(root)
+
+
+_SWEEPING = threading.Lock()
+_swept: dict[str, float] = {}

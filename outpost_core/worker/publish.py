@@ -13,7 +13,7 @@ import outpost_core.worker.boot as boot
 from outpost_core import faults, wire
 from outpost_core.errors import ConflictError, OutpostError
 from outpost_core.types import Order
-from outpost_core.worker import files, process
+from outpost_core.worker import files, process, removal
 from outpost_core.worker.leanjson import dumps
 
 #: Seconds after which a staging folder whose maker is gone is swept.
@@ -132,10 +132,16 @@ def _sweep(staging: Path) -> None:
         with os.scandir(staging) as entries:
             for entry in entries:
                 pid = entry.name.partition(".")[0]
-                if entry.stat().st_mtime < oldest and not process.start_time(int(pid)):
-                    shutil.rmtree(entry.path, ignore_errors=True)
-    except (OSError, ValueError):
-        return  # another one sweeps at the same time
+                # what has no process in its name was discarded while the disk was full
+                dead = not (pid.isascii() and pid.isdigit()) or not process.start_time(int(pid))
+                try:
+                    old = entry.stat(follow_symlinks=False).st_mtime < oldest
+                except OSError:  # another one sweeps at the same time
+                    continue
+                if old and dead:
+                    removal.remove(entry.path)
+    except OSError:
+        return
 
 
 def command(folder: Path, verb: str = "run") -> list[str]:

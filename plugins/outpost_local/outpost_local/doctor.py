@@ -6,6 +6,7 @@ import asyncio
 import os
 import platform
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from outpost_core import children
 from outpost_core.agents import PRESETS, AgentPreset
 from outpost_core.errors import OutpostError
 from outpost_core.types import Finding
+from outpost_core.worker import cleaning
 from outpost_local import guards
 from outpost_local.options import LocalOptions, Mode
 
@@ -49,6 +51,7 @@ async def examine(
         _state(root),
         _memory(options.memory_floor),
         _disk(root, options.disk_floor),
+        *await asyncio.to_thread(_leftovers, root),
         findings[2],
         *_town(options.town_path),
         *_agents(path, installs),
@@ -207,6 +210,23 @@ def _disk(root: Path, floor: int) -> Finding:
             mend="outpost clean, or make room",
         )
     return Finding(check="disk", ok=True, detail=detail)
+
+
+def _leftovers(root: Path) -> list[Finding]:
+    """Try once more to remove what was discarded; name what nobody but its owner can remove."""
+    left = cleaning.empty_trash(root)
+    if not left:
+        return []
+    more = f", and {len(left) - 1} more" if len(left) > 1 else ""
+    remover = "" if os.geteuid() == 0 else "sudo "
+    return [
+        Finding(
+            check="leftovers",
+            ok=False,
+            detail=f"files of cleaned workers cannot be removed: {left[0]}{more}",
+            mend=f"{remover}rm -rf {shlex.quote(str(root / cleaning.TRASH))}/*",
+        )
+    ]
 
 
 def _town(town: Path | None) -> list[Finding]:

@@ -183,7 +183,9 @@ class LocalOutpost(Outpost):
         try:
             folder = self._known(worker)
         except NotFoundError:
-            return Cleaned(removed=True)
+            # gone, unless an earlier try could not remove all of it
+            left = await asyncio.to_thread(cleaning.leftovers, self.root, worker)
+            return Cleaned(removed=force or not left, detail=left)
         cleaned = await asyncio.to_thread(cleaning.clean, self.root, folder, force=force)
         if cleaned.removed:
             with self._scanning:

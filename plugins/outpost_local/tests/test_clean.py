@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from outpost_core.types import Delivery, State
-from outpost_core.worker import cleaning
+from outpost_core.worker import removal
 
 
 def git(folder: Path, *argv: str) -> str:
@@ -172,18 +173,21 @@ def test_links_out_of_the_tree_are_removed_and_not_followed(place, tmp_path):
     asyncio.run(main())
 
 
-def test_read_only_folders_are_made_writable_but_not_what_links_point_to(tmp_path):
+def test_folders_without_permissions_go_and_not_what_links_point_to(tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir(mode=0o755)
     tree = tmp_path / "tree"
     (tree / "a" / "b").mkdir(parents=True)
     (tree / "a" / "link").symlink_to(outside)
-    (tree / "a" / "b").chmod(0o500)
+    (tree / "a" / "b" / "file").touch()
+    (tree / "a" / "b").chmod(0o000)
     (tree / "a").chmod(0o500)
     tree.chmod(0o500)
-    cleaning.unprotect(tree)
-    modes = [path.stat().st_mode & 0o777 for path in (tree, tree / "a", tree / "a" / "b", outside)]
-    assert modes == [0o700, 0o700, 0o700, 0o755]
+    (outside / "precious").touch()
+    assert removal.remove(tree).left == []
+    assert not tree.exists()
+    assert outside.stat().st_mode & 0o777 == 0o755
+    assert (outside / "precious").exists()
 
 
 def test_what_a_crash_left_half_removed_goes_with_the_next_one(place):
@@ -212,5 +216,49 @@ def test_many_programs_clean_at_once(place):
             assert any(answer.removed for answer in answers)
         for outpost in outposts:
             assert await outpost.outpost_list() == []
+
+    asyncio.run(main())
+
+
+def test_a_tree_too_deep_to_walk_blocks_neither_its_own_clean_nor_another(place):
+    script = "import os\nfor i in range(2500): os.mkdir('d'); os.chdir('d')\n"
+
+    async def main():
+        outpost = place.make()
+        await place.run(outpost, place.order(sys.executable, "-c", script))
+        await place.run(outpost, place.order("/bin/true", issue="gt-2"))
+        for worker in ("gt-1.1", "gt-2.1"):
+            cleaned = await outpost.outpost_clean(worker, False)
+            assert (cleaned.removed, cleaned.detail) == (True, "")
+        assert list((place.root / "trash").iterdir()) == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
+def test_what_cannot_be_removed_is_said_and_the_rest_goes_on(place):
+    async def main():
+        outpost = place.make()
+        await place.run(outpost, place.order("/bin/sh", "-c", "mkdir m; touch file"))
+        await place.run(outpost, place.order("/bin/true", issue="gt-2"))
+        inside = place.folder("gt-1.1") / "work" / "m"
+        subprocess.run(["mount", "-t", "tmpfs", "none", str(inside)], check=True, timeout=20)
+        (trash,) = (None,)
+        try:
+            for _ in range(2):  # asked again, it is not taken for gone
+                cleaned = await outpost.outpost_clean("gt-1.1", False)
+                assert not cleaned.removed
+                assert "mounted" in cleaned.detail
+            assert (await outpost.outpost_clean("gt-2.1", False)).removed
+            (trash,) = (place.root / "trash").iterdir()
+            (found,) = [f for f in await outpost.outpost_doctor(None) if f.check == "leftovers"]
+            assert found.ok is False
+            assert "work/m" in found.detail
+            assert "owner: root" in found.detail
+        finally:
+            target = inside if trash is None else trash / "work" / "m"
+            subprocess.run(["umount", str(target)], check=False, timeout=20)
+        assert (await outpost.outpost_clean("gt-1.1", False)).removed
+        assert not trash.exists()
 
     asyncio.run(main())

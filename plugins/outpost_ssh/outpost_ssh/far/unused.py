@@ -8,14 +8,13 @@ there, so that a half-removed copy never counts; its owner sends it anew with th
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from outpost_core.errors import OutpostError
-from outpost_core.worker import cleaning, files
+from outpost_core.worker import cleaning, files, removal
 from outpost_core.worker.git import read
 from outpost_core.worker.mirror import mirror_path
 from outpost_ssh.far.hosted import HOSTED, Hosted
@@ -55,10 +54,7 @@ def sweep_stale(folder: Path) -> None:
                 continue
         except OSError:
             continue
-        if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
+        removal.remove(entry)
 
 
 def _is_old(hosted: Hosted) -> bool:
@@ -72,14 +68,14 @@ def _remove(root: Path, hosted: Hosted) -> None:
         if not _is_old(hosted) or str(hosted.path) in _rigs(root) or hosted.unsent():
             return
         gone.parent.mkdir(mode=0o700, exist_ok=True)
-        shutil.rmtree(gone, ignore_errors=True)
+        removal.remove(gone)
         hosted.path.rename(gone)
         mirror = mirror_path(str(root), str(hosted.path))
         if mirror not in _borrowed(root):
-            shutil.rmtree(mirror, ignore_errors=True)
+            removal.remove(mirror)
             Path(mirror).with_suffix(".lock").unlink(missing_ok=True)
         hosted.unlock_for_good()
-    shutil.rmtree(gone, ignore_errors=True)
+    removal.remove(gone)
 
 
 def _rigs(root: Path) -> set[str]:
