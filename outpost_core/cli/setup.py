@@ -11,7 +11,7 @@ from outpost_core.cli.session import Session, command
 from outpost_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator
+    from collections.abc import Iterator
 
     from outpost_core.manager import Manager
     from outpost_core.testing import CheckResult
@@ -42,9 +42,19 @@ def doctor(session: Session, name: str | None, rig: str | None, no_rig: bool) ->
     if rig and no_rig:
         raise UsageError("both --rig and --no-rig were given", mend="give one of the two")
 
-    def work(manager: Manager) -> Awaitable[list[tuple[str, Finding]]]:
-        asked = not no_rig and (rig is not None or name is not None)
-        return manager.doctor(name, rig=manager.rig(rig) if asked else None)
+    async def work(manager: Manager) -> list[tuple[str, Finding]]:
+        if rig is not None:
+            return await manager.doctor(name, rig=manager.rig(rig))
+        if no_rig or name is None:
+            return await manager.doctor(name)
+        try:
+            around = manager.rig(None)
+        except UsageError as error:  # the repository around the current folder is of no use
+            from outpost_core.types import Finding
+
+            wrong = Finding(check="rig", ok=False, detail=error.message, mend=error.mend)
+            return [*await manager.doctor(name), (name, wrong)]
+        return await manager.doctor(name, rig=around)
 
     findings = session.run(work)
     well = all(finding.ok is not False for _, finding in findings)

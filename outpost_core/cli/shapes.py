@@ -175,6 +175,7 @@ SHAPES: Final[Mapping[str, Shape]] = {
             }
         ],
         "refused": [_REFUSED],
+        "hints": ["what is worth knowing besides, such as commits here that are not pushed"],
     },
     "continue": {
         "spawned": [
@@ -185,6 +186,7 @@ SHAPES: Final[Mapping[str, Shape]] = {
             }
         ],
         "refused": [_REFUSED],
+        "hints": ["what is worth knowing besides, such as commits here that are not pushed"],
     },
     "explain": {
         "explanations": [

@@ -95,3 +95,15 @@ def test_what_stays_behind_is_said(outpost, tmp_path: Path) -> None:
     assert said["hints"] == ["the worker starts from main; 1 file is changed here"]
     assert "1 file is changed here" in outpost.run("spawn", "gt-2", "--", "true").stderr
     assert outpost.json("spawn", "gt-3", "--no-rig", "--", "true")["hints"] == []
+
+
+def test_the_doctor_names_a_repository_that_nothing_may_be_pushed_from(outpost) -> None:
+    subprocess.run(["git", "init", "-q", "repo"], check=True)
+    os.chdir("repo")
+    subprocess.run(["git", "remote", "add", "origin", "https://h/x.git"], check=True)
+    subprocess.run(["git", "config", "remote.origin.pushurl", "no_push"], check=True)
+    found = outpost.json("doctor", "here", code=1)["findings"]
+    (told,) = [one for one in found if one["check"] == "rig"]
+    assert "nothing is to be pushed from" in told["detail"]
+    without = outpost.run("--json", "doctor", "here", "--no-rig").stdout
+    assert "nothing is to be pushed" not in without

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from rigkit import Laptop, at_laptop
 
+from outpost_core.errors import SpawnRefusedError
 from outpost_core.types import State
 
 
@@ -242,5 +244,55 @@ def test_the_rig_s_own_environment_and_hooks_do_not_mislead(
         monkeypatch.setenv("GIT_INDEX_FILE", "/nowhere")
         await _delivers(laptop, laptop.rig.seed)
         assert not (laptop.folder / "ran").exists()
+
+    at_laptop(tmp_path, test)
+
+
+def test_work_for_a_fork_of_this_machine_comes_into_the_fork(tmp_path: Path) -> None:
+    async def test(laptop: Laptop) -> None:
+        fork = tmp_path / "fork.git"
+        laptop.rig.git("clone", "-q", "--bare", str(laptop.rig.path), str(fork))
+        order = laptop.order("echo new >new.txt")
+        assert order.delivery is not None
+        order = dataclasses.replace(
+            order, delivery=dataclasses.replace(order.delivery, push_url=str(fork))
+        )
+        outpost = laptop.open()
+        status = await laptop.run(outpost, order)
+        assert status.state is State.DONE, status
+        assert status.result is not None
+        tip = laptop.rig.git("rev-parse", "polecat/gt-1", cwd=fork)
+        assert status.result.commit == tip
+        assert laptop.rig.tip("polecat/gt-1") is None
+
+    at_laptop(tmp_path, test)
+
+
+def test_work_does_not_go_from_here_to_elsewhere(tmp_path: Path) -> None:
+    async def test(laptop: Laptop) -> None:
+        order = laptop.order("true")
+        assert order.delivery is not None
+        elsewhere = dataclasses.replace(order.delivery, push_url="https://h/fork.git")
+        with pytest.raises(SpawnRefusedError, match="cannot take its work from one to the other"):
+            await laptop.open().outpost_spawn(dataclasses.replace(order, delivery=elsewhere))
+        here = dataclasses.replace(order.delivery, push_url=str(laptop.rig.path))
+        with pytest.raises(SpawnRefusedError, match="cannot take its work from one to the other"):
+            await laptop.open().outpost_spawn(
+                dataclasses.replace(order, rig="https://h/x.git", delivery=here)
+            )
+
+    at_laptop(tmp_path, test)
+
+
+def test_a_partial_clone_is_named_with_its_origin(tmp_path: Path) -> None:
+    async def test(laptop: Laptop) -> None:
+        laptop.rig.git("config", "uploadpack.allowFilter", "true", cwd=laptop.rig.path)
+        laptop.rig.commit({"README": "other\n"})
+        url, part = f"file://{laptop.rig.path}", tmp_path / "part"
+        laptop.rig.git("clone", "-q", "--no-checkout", "--filter=blob:none", url, str(part))
+        laptop.rig.path.rename(tmp_path / "away")
+        with pytest.raises(SpawnRefusedError, match="is a partial clone") as caught:
+            await laptop.open().outpost_spawn(laptop.order("true", rig=part))
+        assert f"--rig {url}" in caught.value.mend
 
     at_laptop(tmp_path, test)

@@ -255,10 +255,26 @@ class LocalRig:
                     "--delta-base-offset", "-q", text="".join(lines).encode(), out=out,
                 )  # fmt: skip
             if done.code:
-                raise GitError(f"{self.path} cannot be packed: {done.words}")
+                raise await self._unpackable(done)
             staged.rename(file)
         finally:
             staged.unlink(missing_ok=True)
+
+    async def _unpackable(self, done: Done) -> GitError:
+        """Return the error for a repository of which no pack can be made."""
+        wanted = r"^remote\..*\.(promisor|partialclonefilter)$"
+        partial = (await self.git("config", "--get-regexp", wanted)).text
+        if not partial:
+            mend = f"git -C {self.path} fsck"
+            return GitError(f"{self.path} cannot be packed: {done.words}", mend=mend)
+        remote = partial.split(" ")[0][len("remote.") :].rpartition(".")[0]
+        origin = redact((await self.git("config", f"remote.{remote}.url")).text)
+        return GitError(
+            f"{self.path} is a partial clone, which lacks objects that a worker needs:"
+            f" {done.words}",
+            mend=f"name where it was cloned from: --rig {origin or 'URL'}; or complete it:"
+            f" git -C {self.path} fetch --refetch --no-filter",
+        )
 
     # --- how work comes in ------------------------------------------------------------------------
 
