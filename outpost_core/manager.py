@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from outpost_core.further import Further
     from outpost_core.intake import Intake
     from outpost_core.ledger import Letter
-    from outpost_core.localgit import LocalGit
+    from outpost_core.localgit import Around, LocalGit
     from outpost_core.mail import Mail
     from outpost_core.orders import OrderRequest
     from outpost_core.placement import Placement
@@ -312,6 +312,16 @@ class Manager:
             branch=self.config.defaults.branch,
             can_clean=can_clean,
         )
+
+    def around(self) -> Around | None:
+        """Return the repository around the current folder; None when git says there is none.
+
+        Raises:
+            UsageError: git cannot say.
+        """
+        from outpost_core.localgit import LocalGit
+
+        return LocalGit(self._cwd, self._environ).around()
 
     def _trouble(self, who: str, error: Exception) -> None:
         """Keep what a plugin raised, for doctor."""

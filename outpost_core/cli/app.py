@@ -26,6 +26,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
             "List the workers that have not ended, or all.",
         ),
         "show": ("workers:show", "Show everything about a worker."),
+        "diff": ("review:diff", "Show what a worker did, against its base."),
+        "checkout": ("review:checkout", "Switch this clone to a delivered branch."),
         "logs": ("contact:logs", "Print a worker's output."),
         "attach": ("contact:attach", "Give this terminal to a worker; detach any time."),
         "peek": ("contact:peek", "Print what a worker's terminal shows."),

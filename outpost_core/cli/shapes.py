@@ -207,6 +207,19 @@ SHAPES: Final[Mapping[str, Shape]] = {
         "last_line": "what its agent printed last, or null",
         "live_usage": "what the agent of a running worker has used so far, or null",
     },
+    "diff": {
+        "worker": "its id",
+        "branch": "the delivered branch, or null where unpushed work was rescued",
+        "base": "the commit where the work left its base",
+        "commit": "the commit of the work",
+        "diff": "what git diff printed",
+    },
+    "checkout": {
+        "worker": "its id",
+        "branch": "the branch that the clone is on now",
+        "commit": "where it is",
+        "folder": "the clone",
+    },
     "logs": {
         "offset": "of the first byte; one such line for each piece",
         "text": "the output, undecodable bytes replaced",

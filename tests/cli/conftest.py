@@ -17,6 +17,8 @@ from outpost_core.hookspecs import hookimpl
 from outpost_core.plugins import PluginReport, Plugins
 from outpost_core.testing import FakeOptions, FakeOutpost, fake_backend
 
+#: the real program.
+MAIN = "from outpost_core.cli import main; main()"
 #: the command line with the type `fake`, as a program of its own.
 PROGRAM = """\
 from outpost_core.cli.app import cli
@@ -106,3 +108,36 @@ def outpost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
     cli_ = Cli(tmp_path)
     yield cli_
     cli_.close()
+
+
+def git(*words: str, cwd: object = None) -> str:
+    return subprocess.run(
+        ["git", *words], cwd=cwd, check=True, capture_output=True, text=True, timeout=60
+    ).stdout.strip()
+
+
+@pytest.fixture
+def rig(outpost: Cli, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A bare repository with one commit, and the real program on the local outpost."""
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "t")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "t@example.com")
+    outpost.config.write_text("outposts:\n  - {name: local, type: local, mode: process}\n")
+    bare, clone = outpost.folder / "rig.git", outpost.folder / "clone"
+    git("init", "-q", "--bare", "-b", "main", str(bare))
+    git("clone", "-q", str(bare), str(clone))
+    git("checkout", "-q", "-B", "main", cwd=clone)
+    (clone / "one").write_text("1\n")
+    git("add", "one", cwd=clone)
+    git("commit", "-q", "-m", "one", cwd=clone)
+    git("push", "-q", "origin", "main", cwd=clone)
+
+    def run(*words: str, cwd: object = outpost.folder) -> subprocess.CompletedProcess[str]:
+        options = ["--config", str(outpost.config), "--state", str(outpost.state)]
+        return subprocess.run(
+            [sys.executable, "-c", MAIN, *options, *words],
+            env={**os.environ}, capture_output=True, text=True, timeout=120, check=False, cwd=cwd,
+        )  # fmt: skip
+
+    run.bare, run.clone = bare, clone
+    return run

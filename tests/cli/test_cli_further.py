@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from outpost_core.agents import AgentPreset
 from outpost_core.hookspecs import hookimpl
 from outpost_core.testing import Script
 from outpost_core.types import Result, State
+from tests.cli.conftest import git
 
-OUTPOST = [sys.executable, "-c", "from outpost_core.cli import main; main()"]
 FAILED = Result(state=State.FAILED, reason="agent_failed", agent_began=True)
 
 
@@ -168,39 +164,6 @@ def test_what_was_said_besides_is_said_again_with_a_session():
 
 
 # --- with a real repository -----------------------------------------------------------------------
-
-
-def git(*words: str, cwd: object = None) -> str:
-    return subprocess.run(
-        ["git", *words], cwd=cwd, check=True, capture_output=True, text=True, timeout=60
-    ).stdout.strip()
-
-
-@pytest.fixture
-def rig(outpost, monkeypatch):
-    """A bare repository with one commit, and the real program on the local outpost."""
-    for who in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{who}_NAME", "t")
-        monkeypatch.setenv(f"GIT_{who}_EMAIL", "t@example.com")
-    outpost.config.write_text("outposts:\n  - {name: local, type: local, mode: process}\n")
-    bare, clone = outpost.folder / "rig.git", outpost.folder / "clone"
-    git("init", "-q", "--bare", "-b", "main", str(bare))
-    git("clone", "-q", str(bare), str(clone))
-    git("checkout", "-q", "-B", "main", cwd=clone)
-    (clone / "one").write_text("1\n")
-    git("add", "one", cwd=clone)
-    git("commit", "-q", "-m", "one", cwd=clone)
-    git("push", "-q", "origin", "main", cwd=clone)
-
-    def run(*words: str, cwd: object = outpost.folder) -> subprocess.CompletedProcess[str]:
-        options = ["--config", str(outpost.config), "--state", str(outpost.state)]
-        return subprocess.run(
-            [*OUTPOST, *options, *words],
-            env={**os.environ}, capture_output=True, text=True, timeout=120, check=False, cwd=cwd,
-        )  # fmt: skip
-
-    run.bare, run.clone = bare, clone
-    return run
 
 
 def test_continue_fast_forwards_the_delivered_branch(rig):

@@ -44,8 +44,8 @@ CALLS: dict[str, tuple[str, ...]] = {
     "config show": (),
     "completion": ("bash",),
 }
-#: they start real workers, and are tested with the local outpost.
-ELSEWHERE = {"demo", "conformance"}
+#: they need real workers or real repositories, and are tested with the local outpost.
+ELSEWHERE = {"demo", "conformance", "diff", "checkout"}
 
 
 def test_every_command_has_a_documented_shape():

@@ -1,0 +1,293 @@
+"""The work of a worker, brought to where a person can look at it: `diff` and `checkout`.
+
+A comparison is made in a repository of its own that is thrown away: it borrows the objects of the
+clone that one stands in, or of the mirror here, and fetches only what they lack. So a clone is
+never changed by looking, and looking works from any folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from outpost_core.errors import NotFoundError, OutpostError, UsageError
+from outpost_core.localgit import Around, Done, git
+from outpost_core.worker.mirror import mirror_path
+from outpost_core.worker.names import redact
+
+if TYPE_CHECKING:
+    from outpost_core.ledger import Ledger
+    from outpost_core.types import Worker
+
+#: Seconds that a fetch may take.
+PATIENCE: Final = 600.0
+_WORK, _BASE = "refs/look/work", "refs/look/base"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Where the work of a worker is.
+
+    Args:
+        worker: whose it is.
+        rig: the repository that it started from.
+        home: the repository that it was pushed to.
+        base: what it started from; None for the default branch.
+        ref: what to fetch there: a branch, the ref of a checkpoint; or the path of a bundle.
+        branch: the delivered branch, or None.
+        commit: the delivered commit, or None.
+    """
+
+    worker: Worker
+    rig: str
+    home: str
+    base: str | None
+    ref: str
+    branch: str | None = None
+    commit: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two commits in a repository that is there for a while.
+
+    Args:
+        folder: the repository.
+        base: where the work left its base.
+        commit: the work.
+    """
+
+    folder: Path
+    base: str
+    commit: str
+
+
+def work_of(ledger: Ledger, worker: Worker) -> Work:
+    """Return where the work of a worker is.
+
+    Raises:
+        NotFoundError: it left none, or is not known here well enough.
+        UsageError: it has not ended.
+    """
+    order = ledger.order(worker.id)
+    rig = order.rig if order is not None else worker.rig
+    result = worker.result
+    if result is None:
+        raise UsageError(
+            f"{worker.id} is {worker.state.value} and has delivered nothing yet",
+            mend=f"outpost wait {worker.id}, or look at it: outpost peek {worker.id}",
+        )
+    if rig is None:
+        raise NotFoundError(
+            f"{worker.id} worked in no repository", mend=f"outpost logs {worker.id}"
+        )
+    home = (order.delivery.push_url if order is not None and order.delivery else "") or rig
+    base = order.base if order is not None else None
+    if result.branch and result.commit:
+        return Work(worker=worker, rig=rig, home=home, base=base,
+                    ref=f"refs/heads/{result.branch}", branch=result.branch,
+                    commit=result.commit)  # fmt: skip
+    if result.checkpoint and (result.checkpoint.startswith("refs/")
+                              or Path(result.checkpoint).is_file()):  # fmt: skip
+        return Work(worker=worker, rig=rig, home=home, base=base, ref=result.checkpoint)
+    kept = (
+        f"; its work is kept at {worker.outpost}: {result.checkpoint}" if result.checkpoint else ""
+    )
+    raise NotFoundError(
+        f"{worker.id} {worker.state.value} ({result.reason}) and left no branch{kept}",
+        mend=f"outpost show {worker.id}",
+    )
+
+
+# --- comparing ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def compared(work: Work, around: Around | None, state: Path) -> Iterator[Comparison]:
+    """Yield the work and where it left its base, in a repository that is removed afterwards.
+
+    Args:
+        work: what to look at.
+        around: the clone that one stands in, if any.
+        state: the state folder, which may hold a mirror.
+
+    Raises:
+        OutpostError: something cannot be fetched, or has nothing in common.
+    """
+    with tempfile.TemporaryDirectory(prefix="outpost-look-") as made:
+        folder = Path(made)
+        kind = "sha256" if len(work.commit or "") == 64 else "sha1"
+        _must(git(folder, "init", "-q", "--bare", f"--object-format={kind}", "."), "look at it")
+        lender = _lender(work, around, state)
+        if lender is not None:
+            _borrow(folder, lender)
+        base = _bring_base(folder, work)  # first: a bundle holds only what is not in it
+        commit = _bring_work(folder, work)
+        found = git(folder, "merge-base", base, commit)
+        if found.code:
+            raise OutpostError(
+                f"the work of {work.worker.id} has no history in common with its base",
+                mend=f"git show {commit}",
+            )
+        yield Comparison(folder=folder, base=found.out, commit=commit)
+
+
+def _lender(work: Work, around: Around | None, state: Path) -> Path | None:
+    """Return the repository here whose objects are worth borrowing."""
+    if around is not None and is_clone_of(around, work):
+        found = git(around.top, "rev-parse", "--path-format=absolute", "--git-common-dir")
+        partial = git(around.top, "config", "--get-regexp", r"^remote\..*\.promisor$")
+        if not found.code and partial.code:  # one that lacks objects would have to fetch them
+            return Path(found.out)
+    mirror = Path(mirror_path(str(state), work.rig))
+    return mirror if mirror.is_dir() else None
+
+
+def is_clone_of(around: Around, work: Work) -> bool:
+    """Whether the repository around a folder is the work's rig, or a clone of it."""
+    ours = {around.rig, around.push, str(around.top)} - {""}
+    return bool(ours & {work.rig, work.home})
+
+
+def _borrow(folder: Path, lender: Path) -> None:
+    info = folder / "objects" / "info"
+    info.mkdir(parents=True, exist_ok=True)
+    (info / "alternates").write_text(f"{lender / 'objects'}\n")
+    with contextlib.suppress(FileNotFoundError):
+        (folder / "shallow").write_bytes((lender / "shallow").read_bytes())
+
+
+def _bring_work(folder: Path, work: Work) -> str:
+    """Have the work in the repository; return its commit."""
+    if (
+        work.commit is not None
+        and not git(folder, "cat-file", "-e", work.commit + "^{commit}").code
+    ):
+        return work.commit
+    if work.commit is None and not work.ref.startswith("refs/"):
+        heads = _said(git(folder, "bundle", "list-heads", work.ref), "read the bundle")
+        fetched = _fetch(folder, work.ref, heads.split("\n")[0].partition(" ")[2], _WORK)
+    else:
+        fetched = _fetch(folder, work.home, work.ref, _WORK)
+    if fetched.code and work.commit is not None:  # the branch may be gone, the commit not yet
+        fetched = _fetch(folder, work.home, work.commit, _WORK)
+    _must(fetched, f"fetch {work.ref} of {redact(work.home)}")
+    commit = work.commit or git(folder, "rev-parse", _WORK).out
+    if git(folder, "cat-file", "-e", commit + "^{commit}").code:
+        _must(_fetch(folder, work.home, commit, _WORK), f"fetch {commit}")
+    return commit
+
+
+def _bring_base(folder: Path, work: Work) -> str:
+    name = work.base or "HEAD"
+    _must(_fetch(folder, work.rig, name, _BASE), f"fetch {name} of {redact(work.rig)}")
+    return git(folder, "rev-parse", _BASE + "^{commit}").out
+
+
+def _fetch(folder: Path, source: str, what: str, to: str) -> Done:
+    quiet = ("--quiet", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head")
+    return git(folder, "fetch", *quiet, "--", source, f"+{what}:{to}", patience=PATIENCE)
+
+
+def _must(done: Done, doing: str) -> None:
+    if done.code:
+        raise OutpostError(f"could not {doing}: {done.words}", mend="is the repository reachable?")
+
+
+# --- checking out ---------------------------------------------------------------------------------
+
+
+def check_out(work: Work, around: Around | None) -> str:
+    """Fetch the delivered branch into a clone and switch to it; return the commit that is there.
+
+    Args:
+        work: what to switch to.
+        around: the clone.
+
+    Raises:
+        UsageError: the folder is no clone of the rig, its tree is dirty, or its own branch of that
+            name has gone elsewhere; nothing was changed.
+        OutpostError: git could not do it.
+    """
+    if around is None or not is_clone_of(around, work):
+        here = f"{around.top} is a clone of {redact(around.rig)}" if around else "this is no clone"
+        raise UsageError(
+            f"the work of {work.worker.id} is for {redact(work.rig)}, and {here}",
+            mend=f"cd to a clone of it; outpost diff {work.worker.issue} works anywhere",
+        )
+    if work.branch is None or work.commit is None:
+        raise UsageError(
+            f"{work.worker.id} delivered no branch; its unpushed work is {work.ref}",
+            mend=f"git fetch {redact(work.home)} {work.ref} && git switch --detach FETCH_HEAD",
+        )
+    top = around.top
+    dirty = _said(git(top, "status", "--porcelain", "--untracked-files=no"), "look at the tree")
+    if dirty:
+        first = dirty.split("\n")[0][3:]
+        raise UsageError(
+            f"{top} has changes that are not committed ({first}"
+            + (f" and {dirty.count(chr(10))} more)" if "\n" in dirty else ")"),
+            mend="git stash (git stash pop brings them back), or commit them, then again",
+        )
+    if work.home != str(top):  # it is not this very repository, where the branch is already
+        _update(top, work)
+    _must(git(top, "switch", "--quiet", work.branch), f"switch to {work.branch}")
+    return _said(git(top, "rev-parse", "HEAD"), "read the commit")
+
+
+def _update(top: Path, work: Work) -> None:
+    """Have a local branch at the remote's; one that has commits of its own stays."""
+    branch = work.branch or ""
+    remote = _remote_of(top, work.home)
+    seen = f"refs/remotes/{remote}/{branch}" if remote else f"refs/outpost-checkout/{branch}"
+    fetched = _fetch(top, remote or work.home, f"refs/heads/{branch}", seen)
+    _must(fetched, f"fetch {branch} of {redact(work.home)}")
+    local = f"refs/heads/{branch}"
+    if git(top, "rev-parse", "--quiet", "--verify", local).code:
+        track = ("--track",) if remote else ("--no-track",)
+        target = f"{remote}/{branch}" if remote else seen
+        _must(git(top, "branch", "--quiet", *track, branch, target), f"make the branch {branch}")
+        return
+    if not git(top, "merge-base", "--is-ancestor", seen, local).code:
+        return  # it has all of it
+    if git(top, "merge-base", "--is-ancestor", local, seen).code:
+        raise UsageError(
+            f"your branch {branch} and the one of {redact(work.home)} have gone apart",
+            mend=f"git branch -m {branch} {branch}-mine, then again",
+        )
+    on = git(top, "symbolic-ref", "--quiet", "HEAD").out == local
+    moved = git(top, "merge", "--quiet", "--ff-only", seen) if on else git(
+        top, "branch", "--quiet", "--force", branch, seen
+    )  # fmt: skip
+    _must(moved, f"move {branch}")
+
+
+def _remote_of(top: Path, home: str) -> str | None:
+    for name in git(top, "remote").out.split():
+        url = git(top, "remote", "get-url", name).out
+        push = git(top, "remote", "get-url", "--push", name).out
+        if home in (url, push, url.removeprefix("file://")) or _same_place(url, home, top):
+            return name
+    return None
+
+
+def _same_place(url: str, home: str, top: Path) -> bool:
+    """Whether a remote is a path that leads to the rig."""
+    if not home.startswith("/") or ":" in url.partition("/")[0]:
+        return False
+    return os.path.realpath(top / url) == os.path.realpath(home)
+
+
+def _said(done: Done, doing: str) -> str:
+    _must(done, doing)
+    return done.out
+
+
+def diff_command(found: Comparison, more: Sequence[str] = ()) -> list[str]:
+    """Return the git command that shows a comparison."""
+    return ["git", "-C", str(found.folder), "diff", *more, found.base, found.commit, "--"]
