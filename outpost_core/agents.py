@@ -60,6 +60,8 @@ class AgentPreset:
         model_args: arguments that choose a model; `{model}` is replaced. Empty when it cannot.
         budget_args: arguments that let the agent itself keep within `{budget}` USD. Empty when
             it cannot.
+        max_agent_cost_usd: USD that it may spend, where the order does not say; None: as in the
+            configuration's defaults.
     """
 
     name: str
@@ -74,6 +76,7 @@ class AgentPreset:
     resume: tuple[str, ...] | None = None
     model_args: tuple[str, ...] = ()
     budget_args: tuple[str, ...] = ()
+    max_agent_cost_usd: float | None = None
 
 
 _CLAUDE_TOOLS = "Bash,Edit,NotebookEdit,Skill,Task,WebFetch,WebSearch,Write"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from outpost_core.ledger import Ledger
     from outpost_core.localgit import LocalGit
     from outpost_core.plugins import Plugins
+    from outpost_core.types import Price
 
 
 @dataclass(kw_only=True, eq=False)
@@ -32,6 +33,7 @@ class Intake:
         cwd: where relative paths start.
         trouble: is told a plugin's name and what it raised.
         local: asks git about `cwd`.
+        prices: of models, as the configuration says.
     """
 
     defaults: Defaults
@@ -41,6 +43,7 @@ class Intake:
     cwd: Path
     trouble: Callable[[str, Exception], None]
     local: LocalGit
+    prices: Mapping[str, Price] = field(default_factory=dict)
 
     def agents(self) -> dict[str, AgentPreset]:
         """Return every agent preset, built in and from plugins; a plugin's wins.
@@ -88,6 +91,7 @@ class Intake:
             attempt=attempt,
             resume=resume,
             local=self.local,
+            prices=self.prices,
         )
         return make_order(request, around)
 

@@ -275,6 +275,7 @@ class Manager:
             cwd=self._cwd,
             trouble=self._trouble,
             local=self.local,
+            prices=self.config.prices,
         )
 
     def agents(self) -> dict[str, AgentPreset]:

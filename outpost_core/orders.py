@@ -6,7 +6,7 @@ Everything is checked here, before anything changes anywhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from outpost_core import agents
 from outpost_core.errors import NotFoundError, OutpostError, UsageError
 from outpost_core.localgit import LocalGit, find_rig
+from outpost_core.spending import check_limit, prices
 from outpost_core.town import rig_of_town
 from outpost_core.types import (
     Agent,
@@ -22,6 +23,7 @@ from outpost_core.types import (
     Json,
     Limits,
     Order,
+    Price,
     Secrets,
     check_env_name,
     check_issue_id,
@@ -77,6 +79,8 @@ class OrderRequest:
         cpu: cores.
         memory: bytes.
         pr_command: argv that opens a pull request.
+        max_agent_cost: USD that the agent may spend; of a command, what it spends at most by the
+            user's word.
     """
 
     issue: str
@@ -108,6 +112,7 @@ class OrderRequest:
     cpu: float | None = None
     memory: int | None = None
     pr_command: tuple[str, ...] | None = None
+    max_agent_cost: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +128,7 @@ class Surroundings:
         attempt: the attempt's number.
         resume: checkpoint of the attempt before, or None.
         local: asks git about `cwd`; None for a new one.
+        prices: the section `prices` of the configuration.
     """
 
     defaults: Defaults
@@ -133,6 +139,7 @@ class Surroundings:
     attempt: int
     resume: str | None = None
     local: LocalGit | None = None
+    prices: Mapping[str, Price] = field(default_factory=dict)
 
     @property
     def git(self) -> LocalGit:
@@ -169,7 +176,7 @@ def make_order(request: OrderRequest, around: Surroundings) -> Order:
         env=_env(request),
         secrets=_secrets(request, around, "\n".join(filter(None, (password, push_password)))),
         context=dict(request.context),
-        limits=_limits(request, around.defaults),
+        limits=_limits(request, around, agent),
     )
 
 
@@ -183,9 +190,25 @@ def _agent(request: OrderRequest, around: Surroundings) -> Agent:
             argv=tuple(_no_nul(word) for word in request.command), interactive=request.interactive
         )
     name = request.agent or around.defaults.agent
-    return agents.resolve(
-        name, around.presets, interactive=request.interactive, environ=around.environ
+    agent = agents.resolve(
+        name,
+        around.presets,
+        interactive=request.interactive,
+        environ=around.environ,
+        budget=_max_agent_cost(request, around),
     )
+    return replace(agent, prices=prices(agent.output, around.prices))
+
+
+def _max_agent_cost(request: OrderRequest, around: Surroundings) -> float | None:
+    """Return what the agent may spend; what a command spends is not said by any default."""
+    limit = request.max_agent_cost
+    if limit is None and request.command is None:
+        preset = around.presets.get(request.agent or around.defaults.agent)
+        limit = preset.max_agent_cost_usd if preset is not None else None
+        limit = around.defaults.max_agent_cost_usd if limit is None else limit
+    check_limit(limit, "")
+    return limit
 
 
 def _rig(request: OrderRequest, around: Surroundings) -> tuple[str | None, str]:
@@ -327,7 +350,9 @@ def _secrets(request: OrderRequest, around: Surroundings, password: str) -> Secr
     return Secrets(values)
 
 
-def _limits(request: OrderRequest, defaults: Defaults) -> Limits:
+def _limits(request: OrderRequest, around: Surroundings, agent: Agent) -> Limits:
+    defaults = around.defaults
+
     def either(said: float | None, default: float | None) -> float | None:
         return default if said is None else said
 
@@ -339,8 +364,10 @@ def _limits(request: OrderRequest, defaults: Defaults) -> Limits:
         checkpoint_every=either(request.checkpoint_every, defaults.checkpoint_every) or 0.0,
         cpu=request.cpu,
         memory=request.memory,
+        max_agent_cost_usd=_max_agent_cost(request, around),
         final_grace=either(request.final_grace, defaults.final_grace) or 0.0,
     )
+    check_limit(limits.max_agent_cost_usd, agent.output)
     for name in (
         *("timeout", "idle_timeout", "grace", "checkpoint_every", "cpu", "memory", "final_grace"),
     ):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from outpost_core import spending
 from outpost_core.errors import OutpostError, PluginError
 from outpost_core.fleet import mask
 from outpost_core.ledger import money
@@ -151,16 +152,21 @@ class Overview:
     ) -> list[tuple[Candidate, ...]]:
         """Make the policy's fact sheets for each order.
 
-        Orders share their sheets unless an outpost has prices, so that the policy can share its
-        work too.
+        Orders share their sheets where they cost the same, so that the policy can share its work
+        too.
         """
         views = self.views(health)
         reasons = [_unavailable(view, now) for view in views]
         facts = self.presence.facts() if any(map(requirements, orders)) else {}
-        first = self._sheets_of(orders[0], views, reasons, facts) if orders else ()
-        if not any("price" in sheet.capabilities for sheet in first):
-            return [first] * len(orders)
-        return [first, *(self._sheets_of(order, views, reasons, facts) for order in orders[1:])]
+        found: list[tuple[Candidate, ...]] = []
+        shared: dict[tuple[float | None, str], tuple[Candidate, ...]] = {}
+        for order in orders:
+            key = (spending.worst_case(order), spending.uncounted(order))
+            sheets = shared.get(key) or self._sheets_of(order, views, reasons, facts)
+            if not any("price" in sheet.capabilities for sheet in sheets):
+                shared[key] = sheets
+            found.append(sheets)
+        return found
 
     def tight(self, orders: Sequence[Order], now: float) -> list[str]:
         """Return the outposts where orders may find no room, for all that the ledger knows.
@@ -184,6 +190,7 @@ class Overview:
         from outpost_core.types import Candidate
 
         found = []
+        agent, uncounted = spending.worst_case(order) or 0.0, spending.uncounted(order)
         for position, (view, unavailable) in enumerate(zip(views, reasons, strict=True)):
             reason, cost, capabilities = unavailable, 0.0, view.capabilities
             if not reason:
@@ -202,7 +209,9 @@ class Overview:
                     capabilities=capabilities,
                     active=view.active,
                     max_workers=view.max_workers,
-                    cost=cost,
+                    cost=cost + agent,
+                    agent_cost=agent,
+                    uncounted=uncounted,
                     spent=view.spent,
                     cost_cap_hourly=view.cost_cap_hourly,
                     facts=facts.get(view.name),

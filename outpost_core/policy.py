@@ -184,14 +184,20 @@ class Assignment:
             elif obstacle:
                 reason = _describe(obstacle, candidate, self._needs)
             elif at in why:
-                rank = len(eligible) + 1
-                eligible.append(
-                    Verdict(outpost=candidate.name, rank=rank, eligible=True, reason=why[at])
-                )
-                continue
+                reason = why[at]
             else:
                 reason = f"not chosen: {self._plan.rule}"
-            passed.append(Verdict(outpost=candidate.name, rank=None, eligible=False, reason=reason))
+            fits = not obstacle and at in why
+            known = obstacle not in ("unavailable", "cannot")
+            verdict = Verdict(
+                outpost=candidate.name,
+                rank=len(eligible) + 1 if fits else None,
+                eligible=fits,
+                reason=reason,
+                machine_cost=candidate.cost - candidate.agent_cost if known else None,
+                agent_cost=candidate.agent_cost if known and not candidate.uncounted else None,
+            )
+            (eligible if fits else passed).append(verdict)
         return Explanation(rule=self._plan.rule, verdicts=(*eligible, *passed))
 
 
@@ -344,8 +350,11 @@ def _obstacle(candidate: Candidate, needed: frozenset[str], wanted: Requirements
     if slots is not None and candidate.active >= slots:
         return "full"
     cap = candidate.cost_cap_hourly
-    if cap is not None and candidate.spent + candidate.cost > cap + _EPSILON:
-        return "capped"
+    if cap is not None:
+        if candidate.uncounted:
+            return "uncounted"
+        if candidate.spent + candidate.cost > cap + _EPSILON:
+            return "capped"
     return ""
 
 
@@ -393,6 +402,8 @@ def _describe(obstacle: str, candidate: Candidate, wanted: frozenset[str]) -> st
             return "closed: max_workers is 0"
         return f"full: {candidate.active} of {candidate.max_workers} workers"
     assert candidate.cost_cap_hourly is not None
+    if obstacle == "uncounted":
+        return f"its hourly cap could not be kept: {candidate.uncounted}"
     return (
         f"hourly cap: {_usd(candidate.spent)} of {_usd(candidate.cost_cap_hourly)} used,"
         f" this needs {_usd(candidate.cost)}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from outpost_core.errors import OutpostError, PlacementError
 from outpost_core.ledger import Reservation
+from outpost_core.spending import worst_case
 from outpost_core.types import Candidate, Event, Explanation, Json, Order, Worker
 from outpost_core.worker.identity import me
 
@@ -104,7 +105,8 @@ class Ticket:
     def reserved(self, reservation: Reservation) -> None:
         """Note that the row is held at another outpost, where nobody has been before."""
         self.outpost, self.held, self.doubt = reservation.outpost, True, False
-        self.say("reserved", self.outpost, cost=reservation.cost)
+        worst = reservation.cost + (reservation.agent_cost or 0.0)
+        self.say("reserved", self.outpost, cost=worst)
 
     def next_reservation(self) -> Reservation | None:
         """Return the reservation at the next outpost, or None when there is no more."""
@@ -116,7 +118,8 @@ class Ticket:
             outpost=sheet.name,
             digest=self.digest,
             max_workers=sheet.max_workers,
-            cost=sheet.cost,
+            cost=max(0.0, sheet.cost - sheet.agent_cost),
+            agent_cost=worst_case(self.order),
             cost_cap_hourly=sheet.cost_cap_hourly,
             explanation=self.explanation,
             owner=self.owner,

@@ -193,7 +193,7 @@ class Agent:
     interactive: bool = False
     output: str = "plain"
     env: Mapping[str, str] = field(default_factory=dict)
-    prices: Mapping[str, Price] = field(default_factory=dict, metadata=LATER)
+    prices: Mapping[str, Price] = field(default_factory=dict, metadata=ASIDE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -434,8 +434,13 @@ class Worker:
         updated_at: when something new was last heard.
         finished_at: when it ended.
         unreachable_since: since when its outpost does not answer; None while it does.
-        cost_reserved: worst-case USD held for it; 0 once settled.
-        cost_settled: USD that it cost the outpost; None while it runs.
+        cost_reserved: worst-case USD that the outpost may charge, held for it; 0 once settled.
+        cost_settled: USD that the outpost charged; None while it runs.
+        agent_reserved: worst-case USD that its agent may spend, held for it; None once settled,
+            and where nobody knows.
+        agent_cost: USD that its agent has spent: what was seen while it runs, then what counts;
+            None when it is not known.
+        usage: what its agent has used; None when nothing was seen.
         result: how it ended.
     """
 
@@ -457,6 +462,9 @@ class Worker:
     unreachable_since: float | None = None
     cost_reserved: float = 0.0
     cost_settled: float | None = None
+    agent_reserved: float | None = None
+    agent_cost: float | None = None
+    usage: Usage | None = None
     result: Result | None = None
 
     @property
@@ -467,6 +475,20 @@ class Worker:
             and self.result is not None
             and self.result.agent_began is False
         )
+
+    @property
+    def cost(self) -> float | None:
+        """USD that it cost so far, machine and agent; None when neither is known."""
+        if self.cost_settled is None and self.agent_cost is None:
+            return None
+        return (self.cost_settled or 0.0) + (self.agent_cost or 0.0)
+
+    @property
+    def cost_held(self) -> float:
+        """USD that are held for it while it runs, machine and agent; 0 once settled."""
+        if self.state.terminal:
+            return 0.0
+        return self.cost_reserved + max(self.agent_reserved or 0.0, self.agent_cost or 0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -611,7 +633,10 @@ class Candidate:
         capabilities: what it declares.
         active: workers there that have not ended, by the ledger.
         max_workers: its slots; None for no limit.
-        cost: worst-case USD of this order there.
+        cost: worst-case USD of this order there: what the outpost charges and its agent spends.
+        agent_cost: the agent's part of it.
+        uncounted: why nobody knows what the agent may spend, so that no cost cap could be kept;
+            "" when it is known.
         spent: USD reserved or settled there in the last hour.
         cost_cap_hourly: USD; None for no cap.
         facts: what it is known to be and have, for orders that ask for that; None when nobody
@@ -627,6 +652,8 @@ class Candidate:
     active: int = 0
     max_workers: int | None = None
     cost: float = 0.0
+    agent_cost: float = 0.0
+    uncounted: str = ""
     spent: float = 0.0
     cost_cap_hourly: float | None = None
     facts: Facts | None = None
@@ -641,12 +668,16 @@ class Verdict:
         rank: 1 is tried first; None when it is passed over.
         eligible: it would be tried.
         reason: why it has that rank, or why it is passed over.
+        machine_cost: worst-case USD that the outpost charges; None when nobody looked.
+        agent_cost: worst-case USD that the agent spends; None when nobody knows.
     """
 
     outpost: str
     rank: int | None
     eligible: bool
     reason: str
+    machine_cost: float | None = field(default=None, compare=False)
+    agent_cost: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -416,12 +416,14 @@ def test_secrets_are_kept_by_name_only(ledger, tmp_path):
 def test_a_row_becomes_the_worker_that_its_constructor_would_make():
     row = (
         "gt-1.2", "gt-1", 2, "local", "d", "working", "thinking", "Title", 3, "/rig", "codex",
-        1.0, 2.0, 3.0, None, None, 1_500_000_000, None, None,
+        1.0, 2.0, 3.0, None, None, 1_500_000_000, None, 2_000_000_000, 250_000_000, None,
+        '{"input_tokens":7}', None,
     )  # fmt: skip
     assert rows.worker(row, {"local": 9.0}) == Worker(
         id="gt-1.2", issue="gt-1", attempt=2, outpost="local", digest="d", state=State.WORKING,
         detail="thinking", title="Title", priority=3, rig="/rig", agent="codex", created_at=1.0,
         started_at=2.0, updated_at=3.0, unreachable_since=9.0, cost_reserved=1.5,
+        agent_reserved=2.0, agent_cost=0.25, usage=Usage(input_tokens=7),
     )  # fmt: skip
 
 

@@ -28,7 +28,12 @@ _DURATIONS: Final = (
 )
 _SIZES: Final = ("memory",)
 _WORDS: Final = ("labels", "secrets", "command", "pr_command")
-_NUMBERS: Final = {"attempt": int, "depth": int, "cpu": (int, float)}
+_NUMBERS: Final = {
+    "attempt": int,
+    "depth": int,
+    "cpu": (int, float),
+    "max_agent_cost": (int, float),
+}
 #: longest file of issues, in characters: what never ends is refused.
 _LONGEST: Final = 32 * 1024 * 1024
 _SWITCHES: Final = ("no_rig", "again", "interactive")
@@ -64,6 +69,9 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
     click.option("--timeout", metavar="DURATION", help="End the agent after so long."),
     click.option("--idle-timeout", metavar="DURATION",
                  help="End the agent after so long without output."),
+    click.option("--max-agent-cost", type=float, metavar="USD",
+                 help="End the agent when it has spent so much; of a command after --, what it"
+                 " spends at most by your word."),
     click.option("--grace", metavar="DURATION", help="Time between TERM and KILL at a stop."),
     click.option("--checkpoint-every", metavar="DURATION",
                  help="Rescue unpushed work so often; 0 for never."),

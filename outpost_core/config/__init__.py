@@ -20,7 +20,7 @@ from outpost_core.paths import home
 from outpost_core.policy import Override, PolicyConfig
 
 if TYPE_CHECKING:
-    from outpost_core.types import Json
+    from outpost_core.types import Json, Price
 
 __all__ = [
     "BUILT_IN",
@@ -43,6 +43,8 @@ __all__ = [
 ]
 
 FILE_NAME: Final = "outposts.yaml"
+#: What a price in the section `prices` says, in the order of `types.Price`.
+PRICE_KEYS: Final = ("input", "cached", "output")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,12 @@ class Defaults:
     log_bytes: int = option(
         "where a worker's log is cut", default=256 * 1024 * 1024, unit="bytes", min=4096
     )
+    max_agent_cost_usd: float | None = option(
+        "USD that an agent may spend; at that it is ended, with its work kept; no limit if none",
+        default=None,
+        min=0.000001,
+        max=1_000_000,
+    )
     pass_env: tuple[str, ...] = option(
         "names of environment variables handed to every agent", default=()
     )
@@ -122,6 +130,8 @@ class Config:
         outposts: in file order; never empty.
         policy: where orders go.
         defaults: what orders get.
+        prices: beginning of a model's name → USD for a million tokens in, cached and out; they
+            replace the built-in ones.
         path: the file; None when everything is built in.
         origins: dotted key (`outposts.local.max_workers`) → where it was written; a key that
             is not in it is built in.
@@ -130,6 +140,7 @@ class Config:
     outposts: tuple[OutpostConfig, ...]
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     defaults: Defaults = field(default_factory=Defaults)
+    prices: Mapping[str, Price] = field(default_factory=dict)
     path: Path | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
 
@@ -230,6 +241,9 @@ def settings(config: Config) -> list[Setting]:
         add(f"policy.overrides.{number}.prefer", [*override.prefer])
     for each in option_fields(Defaults):
         add(f"defaults.{each.name}", each.show(getattr(config.defaults, each.name)))
+    for model, price in config.prices.items():
+        for word, usd in zip(PRICE_KEYS, price, strict=True):
+            add(f"prices.{model}.{word}", usd)
     return found
 
 
@@ -254,6 +268,15 @@ def warnings(config: Config) -> list[str]:
             f" {outpost.name}: {text}"
             for key, text in told.items()
         ]
+    for outpost in config.outposts:
+        capped = outpost.options is not None and outpost.options.cost_cap_hourly is not None
+        if capped and config.defaults.max_agent_cost_usd is None:
+            key = f"outposts.{outpost.name}.cost_cap_hourly"
+            found.append(
+                f"{config.origins.get(key, outpost.origin)}: {outpost.name}: cost_cap_hourly takes"
+                " only orders that say what their agent may spend; write max_agent_cost_usd under"
+                " defaults, or give --max-agent-cost with each order"
+            )
     return found
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.backend import Backend, OutpostOptions
-from outpost_core.config import Config, Defaults, OutpostConfig, built_in_local
+from outpost_core.config import PRICE_KEYS, Config, Defaults, OutpostConfig, built_in_local
 from outpost_core.config.marks import Document, Node, caret, plain
 from outpost_core.errors import ConfigError, OutpostError
 from outpost_core.nearest import suggest
@@ -21,9 +21,21 @@ from outpost_core.types import check_env_name
 
 if TYPE_CHECKING:
     from outpost_core.conditions import Condition
+    from outpost_core.types import Price
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
-_SECTIONS: Final = ("outposts", "policy", "defaults")
+_SECTIONS: Final = ("outposts", "policy", "defaults", "prices")
+_PRICE_FIELDS: Final = tuple(
+    OptionField(
+        name=name,
+        type=float,
+        required=name != "cached",
+        help=f"USD for a million {what} tokens",
+        min=0,
+        max=1_000_000,
+    )
+    for name, what in zip(PRICE_KEYS, ("input", "cached input", "output"), strict=True)
+)
 _POLICY_KEYS: Final = ("default_preference", "overrides")
 _OVERRIDE_KEYS: Final = ("condition", "prefer")
 
@@ -55,6 +67,7 @@ class _Reader:
             outposts=outposts,
             policy=policy,
             defaults=self.defaults(root.get("defaults")),
+            prices=self.prices(root.get("prices")),
             path=path,
             origins=self.origins,
         )
@@ -172,6 +185,20 @@ class _Reader:
             except OutpostError as error:
                 raise self.error(error.message, item) from None
         return Defaults(**values)
+
+    def prices(self, node: Node | None) -> dict[str, Price]:
+        if node is None or node.kind == "null":
+            return {}
+        if node.entries is None:
+            raise self.error("prices is a map of models, each with input, cached and output", node)
+        found: dict[str, Price] = {}
+        for model, (_, value) in node.entries.items():
+            said = self.values(value, f"the price of {model[:80]!a}", _PRICE_FIELDS)
+            for key, (_, each) in (value.entries or {}).items():
+                self.origins[f"prices.{model}.{key}"] = self.origin(each)
+            # what comes from a cache costs no less, where nobody says so
+            found[model] = (said["input"], said.get("cached", said["input"]), said["output"])
+        return found
 
     # --- pieces
 

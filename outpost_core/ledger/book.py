@@ -199,7 +199,7 @@ class Ledger:
         known = {
             row[0]: row
             for row in self._store.read(
-                "SELECT id, state, detail, started_at, spawned_at FROM workers"
+                "SELECT id, state, detail, started_at, spawned_at, usage FROM workers"
                 " WHERE outpost = ? AND ended_at IS NULL",
                 (outpost,),
             )
@@ -213,6 +213,7 @@ class Ledger:
                 or row[2] != rows.text(status.detail)
                 or (row[3] != status.started_at and status.started_at is not None)
                 or row[4] is None
+                or (status.usage is not None and row[5] != record.used(status))
             ):
                 news.append(status)
         if news:
@@ -479,12 +480,16 @@ class Ledger:
         return dict(self._store.read("SELECT outpost, slots FROM held WHERE slots > 0"))
 
     def spent(self, since: float) -> dict[str, float]:
-        """Return USD by outpost: open reservations, and what was settled since that moment."""
+        """Return USD by outpost: open reservations, and what was settled since that moment.
+
+        What agents spend counts like what outposts charge.
+        """
         found = self._store.read(
             "SELECT outpost, sum(cost) FROM ("
             " SELECT outpost, cost FROM held WHERE slots > 0"
             " UNION ALL"
-            " SELECT outpost, cost_settled FROM workers WHERE cost_settled > 0 AND ended_at >= ?"
+            " SELECT outpost, coalesce(cost_settled, 0) + coalesce(agent_settled, 0) FROM workers"
+            " WHERE (cost_settled > 0 OR agent_settled > 0) AND ended_at >= ?"
             ") GROUP BY outpost",
             (since,),
         )

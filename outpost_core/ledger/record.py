@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from outpost_core.errors import UsageError
 from outpost_core.ledger import money, rows
-from outpost_core.types import Json, Result, State, WorkerStatus, split_worker_id
+from outpost_core.types import Json, Result, State, Usage, WorkerStatus, split_worker_id
 
 if TYPE_CHECKING:
     import sqlite3
@@ -25,24 +26,35 @@ def take(
     now = time.time()
     found = db.execute(
         "SELECT outpost, digest, state, detail, started_at, told_at, spawned_at, ended_at,"
-        " cost_reserved, reserved_at FROM workers WHERE id = ?",
+        " cost_reserved, reserved_at, agent_reserved, agent_spent, usage FROM workers WHERE id = ?",
         (status.id,),
     ).fetchone()
     if found is None:
         found = _adopt(db, outpost, status, now)
-    where, digest, state, detail, started_at, told_at, spawned_at, ended_at, reserved, at = found
+    (
+        where, digest, state, detail, started_at, told_at, spawned_at, ended_at, reserved, at,
+        agent_reserved, seen_before, usage,
+    ) = found  # fmt: skip
     if ended_at is not None or where != outpost or (status.digest and status.digest != digest):
         return False
     if asked_at is not None and 0 < at - asked_at < _OLDEST_LIST and _renewed(db, status.id):
         return False
     if not status.state.terminal and status.updated_at and told_at and status.updated_at < told_at:
         return False
-    news = (status.state.value, rows.text(status.detail), status.started_at or started_at)
-    if news == (state, detail, started_at) and spawned_at is not None:
+    seen = _seen(status, seen_before)
+    news = (
+        status.state.value,
+        rows.text(status.detail),
+        status.started_at or started_at,
+        used(status) or usage,
+        seen,
+    )
+    if news == (state, detail, started_at, usage, seen_before) and spawned_at is not None:
         return False
     db.execute(
-        "UPDATE workers SET state = ?, detail = ?, started_at = ?, updated_at = ?,"
-        " told_at = coalesce(?, told_at), spawned_at = coalesce(spawned_at, ?) WHERE id = ?",
+        "UPDATE workers SET state = ?, detail = ?, started_at = ?, usage = ?, agent_spent = ?,"
+        " updated_at = ?, told_at = coalesce(?, told_at), spawned_at = coalesce(spawned_at, ?)"
+        " WHERE id = ?",
         (*news, status.updated_at or now, status.updated_at, now, status.id),
     )
     if status.state.terminal:
@@ -50,7 +62,7 @@ def take(
     if spawned_at is None and not (status.result and status.result.reason == "never_started"):
         rows.tell(db, "spawned", now, status.id, outpost)
     if status.state.terminal:
-        _settle(db, status, reserved, now)
+        _settle(db, status, _Held(reserved, agent_reserved, seen, news[3]), now)
     if status.state != state:
         data: dict[str, Json] = {"state": status.state.value}
         if status.result:
@@ -70,7 +82,7 @@ def _adopt(
          status.started_at or now, now),
     )  # fmt: skip
     rows.tell(db, "adopted", now, status.id, outpost)
-    return (outpost, status.digest, State.QUEUED.value, "", None, None, None, None, 0, 0.0)
+    return (outpost, status.digest, State.QUEUED.value, "", *[None] * 4, 0, 0.0, *[None] * 3)
 
 
 def _renewed(db: sqlite3.Connection, worker: str) -> bool:
@@ -79,30 +91,95 @@ def _renewed(db: sqlite3.Connection, worker: str) -> bool:
     return found.fetchone() is not None
 
 
-def _settle(db: sqlite3.Connection, status: WorkerStatus, reserved: int, now: float) -> None:
-    """End a row: what the outpost charged, else what was reserved, is what it cost."""
+def used(status: WorkerStatus) -> str | None:
+    """Return what the agent has used so far as the ledger keeps it; None when nothing is said."""
+    from outpost_core import wire
+
+    if status.usage is None:
+        return None
+    try:
+        text = wire.dumps(status.usage)
+        wire.from_json(Usage, json.loads(text))
+    except (UsageError, TypeError, ValueError):
+        return None  # no listing could ever read it again
+    return text
+
+
+def _seen(status: WorkerStatus, before: int | None) -> int | None:
+    """Return what is known of an agent's spending now; what was seen once is never unseen."""
+    now = money.counted(status.usage.cost_usd) if used(status) and status.usage else None
+    return before if now is None else max(now, before or 0)
+
+
+class _Held(NamedTuple):
+    """What a row holds of money, in nano-dollars, and what was seen of its agent's usage."""
+
+    machine: int
+    agent: int | None
+    seen: int | None
+    usage: str | None
+
+
+def _settle(db: sqlite3.Connection, status: WorkerStatus, held: _Held, now: float) -> None:
+    """End a row: what the outpost charged and the agent spent is what it cost.
+
+    Where that is not known, the worst case counts that was reserved.
+    """
     from outpost_core import wire
 
     result = status.result
-    settled = reserved
-    if result is not None and result.cost_usd is not None:
-        try:
-            settled = money.nano(result.cost_usd, "cost_usd")
-        except UsageError:
-            settled = reserved  # an outpost that cannot count: the worst case stands
+    charged = money.counted(result.cost_usd) if result is not None else None
     finished_at = result.finished_at if result is not None else None
     db.execute(
-        "UPDATE workers SET ended_at = ?, finished_at = ?, cost_settled = ? WHERE id = ?",
-        (now, finished_at or now, settled, status.id),
+        "UPDATE workers SET ended_at = ?, finished_at = ?, cost_settled = ?, agent_settled = ?"
+        " WHERE id = ?",
+        (
+            now,
+            finished_at or now,
+            held.machine if charged is None else charged,
+            _agent_settled(result, held),
+            status.id,
+        ),
     )
     if result is not None:
+        if held.usage is not None and result.usage == Usage():  # its end was seen by nobody
+            last = wire.from_json(Usage, json.loads(held.usage))
+            result = replace(result, usage=replace(last, partial=True))
         db.execute("INSERT INTO results VALUES (?, ?)", (status.id, wire.dumps(result)))
+
+
+def _agent_settled(result: Result | None, held: _Held) -> int | None:
+    """Return what the agent spent; None when nobody knows and nothing was reserved for it.
+
+    Its own final word counts as it is, also beyond its limit and below what was seen of it. A
+    partial count is what was seen until it was ended: at most the answer that it waited for is
+    missing, so that counts, and not the whole worst case. Without any word the worst case stands,
+    unless the agent never ran.
+    """
+    usage = result.usage if result is not None else Usage()
+    told = money.counted(usage.cost_usd)
+    if told is not None:
+        return max(told, held.seen or 0) if usage.partial else told
+    if result is not None and _never_ran(result):
+        return 0
+    if held.agent is None:
+        return held.seen
+    return max(held.agent, held.seen or 0)
+
+
+#: Reasons of results whose agent was not started, where an older far side does not say so.
+_BEFORE: Final = frozenset(
+    {"never_started", "workspace_failed", "base_not_found", "command_not_found"}
+)
+
+
+def _never_ran(result: Result) -> bool:
+    """Whether the agent was certainly not started."""
+    return result.reason in _BEFORE if result.agent_began is None else not result.agent_began
 
 
 def _readable(status: WorkerStatus) -> Result | None:
     """Return the result, or when a listing could never read it again, one that says so."""
-    import json
-
     from outpost_core import wire
 
     if status.result is None:

@@ -24,7 +24,9 @@ class Reservation:
         outpost: where.
         digest: `wire.digest(order)`.
         max_workers: slots of that outpost; None for no limit.
-        cost: worst case in USD.
+        cost: USD that the outpost charges at worst.
+        agent_cost: USD that the agent spends at worst; None when nobody knows, which counts as
+            nothing until something is seen of it.
         cost_cap_hourly: USD that may be open or settled there in any hour; None for no cap.
         explanation: why it goes there.
         body: `wire.dumps(order)`, when it is at hand; "" makes it.
@@ -37,6 +39,7 @@ class Reservation:
     digest: str
     max_workers: int | None = None
     cost: float = 0.0
+    agent_cost: float | None = None
     cost_cap_hourly: float | None = None
     explanation: Explanation | None = None
     body: str = ""
@@ -75,7 +78,7 @@ class Draft:
         UsageError: a cost is not an amount of money.
     """
 
-    __slots__ = ("body", "cap", "cost", "explanation", "item", "now", "worker")
+    __slots__ = ("agent", "body", "cap", "cost", "explanation", "item", "now", "worker")
 
     def __init__(self, item: Reservation) -> None:
         from outpost_core import wire
@@ -83,6 +86,11 @@ class Draft:
         self.item = item
         self.worker = item.order.worker
         self.cost = money.nano(item.cost, f"the cost of {self.worker} at {item.outpost}")
+        self.agent = (
+            None
+            if item.agent_cost is None
+            else money.nano(item.agent_cost, f"what the agent of {self.worker} may spend")
+        )
         self.cap = (
             None
             if item.cost_cap_hourly is None
@@ -91,6 +99,11 @@ class Draft:
         self.body = item.body or wire.dumps(item.order)
         self.explanation = wire.dumps(item.explanation) if item.explanation else None
         self.now = time.time()
+
+    @property
+    def worst(self) -> int:
+        """What machine and agent cost at worst."""
+        return self.cost + (self.agent or 0)
 
 
 def reserve(db: sqlite3.Connection, draft: Draft) -> Answer:
@@ -110,13 +123,13 @@ def reserve(db: sqlite3.Connection, draft: Draft) -> Answer:
     order = item.order
     db.execute(
         "INSERT INTO workers (id, issue, attempt, outpost, digest, state, title, priority, rig,"
-        " agent, created_at, reserved_at, cost_reserved, owner)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " agent, created_at, reserved_at, cost_reserved, agent_reserved, owner)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             draft.worker, order.issue.id, order.attempt, item.outpost, item.digest,
             State.STARTING.value, rows.text(order.issue.title), order.issue.priority, order.rig,
             rows.text(order.agent.name), draft.now, draft.now, draft.cost,
-            item.owner,
+            draft.agent, item.owner,
         ),
     )  # fmt: skip
     _decided(db, "reserved", draft)
@@ -133,6 +146,7 @@ def reserve(db: sqlite3.Connection, draft: Draft) -> Answer:
         agent=rows.text(order.agent.name),
         created_at=draft.now,
         cost_reserved=money.dollars(draft.cost),
+        agent_reserved=None if draft.agent is None else money.dollars(draft.agent),
     )
     return Answer(outcome=Outcome.RESERVED, worker=worker)
 
@@ -197,17 +211,16 @@ def _refusal(db: sqlite3.Connection, draft: Draft, own: tuple[int, int] = (0, 0)
     if draft.cap is None:
         return None
     (settled,) = db.execute(
-        "SELECT coalesce(sum(cost_settled), 0) FROM workers"
-        " WHERE outpost = ? AND cost_settled > 0 AND ended_at > ?",
+        f"SELECT {rows.SETTLED} FROM workers"  # noqa: S608
+        " WHERE outpost = ? AND (cost_settled > 0 OR agent_settled > 0) AND ended_at > ?",
         (item.outpost, time.time() - money.HOUR),
     ).fetchone()
-    if held + settled + draft.cost <= draft.cap:
+    if held + settled + draft.worst <= draft.cap:
         return None
     return Answer(
         outcome=Outcome.CAPPED,
-        detail=f"{money.dollars(held + settled):.2f} USD of {money.dollars(draft.cap):.2f} USD are"
-        f" reserved or spent at {item.outpost} in this hour, and this may cost"
-        f" {money.dollars(draft.cost):.2f} USD",
+        detail=f"{money.show(held + settled)} of {money.show(draft.cap)} are reserved or spent at"
+        f" {item.outpost} in this hour, and this may cost {money.show(draft.worst)}",
     )
 
 
@@ -215,7 +228,8 @@ def move(db: sqlite3.Connection, draft: Draft) -> Answer:
     """Reserve at another outpost, inside a write transaction; a refusal changes nothing."""
     to = draft.item
     found = db.execute(
-        "SELECT digest, spawned_at, ended_at, outpost, owner, cost_reserved FROM workers"
+        "SELECT digest, spawned_at, ended_at, outpost, owner, cost_reserved"
+        " + max(coalesce(agent_reserved, 0), coalesce(agent_spent, 0)) FROM workers"
         " WHERE id = ?",
         (draft.worker,),
     ).fetchone()
@@ -230,8 +244,9 @@ def move(db: sqlite3.Connection, draft: Draft) -> Answer:
     if refusal:
         return refusal
     db.execute(
-        "UPDATE workers SET outpost = ?, cost_reserved = ?, reserved_at = ? WHERE id = ?",
-        (to.outpost, draft.cost, draft.now, draft.worker),
+        "UPDATE workers SET outpost = ?, cost_reserved = ?, agent_reserved = ?, reserved_at = ?"
+        " WHERE id = ?",
+        (to.outpost, draft.cost, draft.agent, draft.now, draft.worker),
     )
     _decided(db, "moved", draft, {"from": outpost})
     return Answer(outcome=Outcome.RESERVED, worker=rows.load(db, draft.worker))

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from outpost_core.ledger.money import dollars
-from outpost_core.types import Json, Result, State, Worker
+from outpost_core.types import Json, Result, State, Usage, Worker
 
 if TYPE_CHECKING:
     import sqlite3
+
+T = TypeVar("T")
 
 #: What `worker()` reads, in its order.
 COLUMNS: Final = (
     "w.id, w.issue, w.attempt, w.outpost, w.digest, w.state, w.detail, w.title, w.priority, w.rig,"
     " w.agent, w.created_at, w.started_at, w.updated_at, w.finished_at, w.ended_at,"
-    " w.cost_reserved, w.cost_settled, r.body"
+    " w.cost_reserved, w.cost_settled, w.agent_reserved, w.agent_spent, w.agent_settled, w.usage,"
+    " r.body"
 )
 TABLES: Final = "workers w LEFT JOIN results r ON r.worker = w.id"
+#: The sum of what workers cost that have ended, machine and agent.
+SETTLED: Final = "coalesce(sum(coalesce(cost_settled, 0) + coalesce(agent_settled, 0)), 0)"
 #: The order of listings in SQL, and the key that gives it (reversed) for rows of `COLUMNS`.
 NEWEST_FIRST: Final = "w.created_at DESC, w.id DESC"
 age: Final = itemgetter(11, 0)
@@ -31,7 +36,7 @@ _new: Final = object.__new__
 (
     _id, _issue, _attempt, _outpost, _digest, _state, _detail, _title, _priority, _rig, _agent,
     _created_at, _started_at, _updated_at, _finished_at, _unreachable_since, _cost_reserved,
-    _cost_settled, _result,
+    _cost_settled, _agent_reserved, _agent_cost, _usage, _result,
 ) = (getattr(Worker, name).__set__ for name in Worker.__dataclass_fields__)  # fmt: skip
 _STATES: Final = {state.value: state for state in State}
 
@@ -45,7 +50,8 @@ def worker(row: tuple[Any, ...], unreachable: Mapping[str, float]) -> Worker:
     """
     (
         worker_id, issue, attempt, outpost, digest, state, detail, title, priority, rig, agent,
-        created_at, started_at, updated_at, finished_at, ended_at, reserved, settled, body,
+        created_at, started_at, updated_at, finished_at, ended_at, reserved, settled,
+        agent_reserved, agent_spent, agent_settled, usage, body,
     ) = row  # fmt: skip
     built = _new(Worker)
     _id(built, worker_id)
@@ -66,16 +72,24 @@ def worker(row: tuple[Any, ...], unreachable: Mapping[str, float]) -> Worker:
     _unreachable_since(built, unreachable.get(outpost) if ended_at is None else None)
     _cost_reserved(built, dollars(reserved) if ended_at is None else 0.0)
     _cost_settled(built, None if settled is None else dollars(settled))
-    _result(built, _parse_result(body) if body else None)
+    _agent_reserved(built, _dollars(agent_reserved) if ended_at is None else None)
+    _agent_cost(built, _dollars(agent_spent if ended_at is None else agent_settled))
+    result = _parse(Result, body) if body else None
+    _usage(built, result.usage if result else _parse(Usage, usage) if usage else None)
+    _result(built, result)
     return built
 
 
-def _parse_result(body: str) -> Result:
+def _dollars(amount: int | None) -> float | None:
+    return None if amount is None else dollars(amount)
+
+
+def _parse(kind: type[T], body: str) -> T:
     import json
 
     from outpost_core import wire
 
-    return wire.from_json(Result, json.loads(body))
+    return wire.from_json(kind, json.loads(body))
 
 
 def text(value: str) -> str:

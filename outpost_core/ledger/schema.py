@@ -127,8 +127,53 @@ _V2: Final = (
         WHERE state = 'stopped' AND started_at IS NULL""",
 )
 
+_HOLDS: Final = (
+    "{0}.cost_reserved + max(coalesce({0}.agent_reserved, 0), coalesce({0}.agent_spent, 0))"
+)
+_TAKE_ALL: Final = (
+    f"INSERT INTO held VALUES (NEW.outpost, 1, {_HOLDS.format('NEW')})"  # noqa: S608
+    " ON CONFLICT DO UPDATE"
+    " SET slots = slots + 1, cost = cost + excluded.cost;"
+)
+_GIVE_ALL: Final = (
+    f"UPDATE held SET slots = slots - 1, cost = cost - ({_HOLDS.format('OLD')})"  # noqa: S608
+    " WHERE outpost = OLD.outpost;"
+)
+_V3: Final = (
+    # What the agent spends, apart from what the outpost charges: its worst case (NULL: nobody
+    # knows it), what was seen of it while it ran, and what counts in the end (NULL: not known).
+    # An open worker holds the greater of worst case and seen, so that a cap hears of an overrun
+    # at once. `usage` is the last that was seen of its tokens, as JSON.
+    "ALTER TABLE workers ADD COLUMN agent_reserved INTEGER CHECK (agent_reserved >= 0)",
+    "ALTER TABLE workers ADD COLUMN agent_spent INTEGER CHECK (agent_spent >= 0)",
+    "ALTER TABLE workers ADD COLUMN agent_settled INTEGER CHECK (agent_settled >= 0)",
+    "ALTER TABLE workers ADD COLUMN usage TEXT",
+    # Older results say already what their agents spent.
+    """UPDATE workers SET agent_settled = (
+        SELECT CAST(round(json_extract(body, '$.usage.cost_usd') * 1000000000) AS INTEGER)
+        FROM results WHERE worker = id
+        AND json_extract(body, '$.usage.cost_usd') BETWEEN 0 AND 1000000
+    ) WHERE ended_at IS NOT NULL""",
+    "DROP TRIGGER held_insert",
+    "DROP TRIGGER held_delete",
+    "DROP TRIGGER held_end",
+    "DROP TRIGGER held_move",
+    f"""CREATE TRIGGER held_insert AFTER INSERT ON workers
+        WHEN NEW.ended_at IS NULL BEGIN {_TAKE_ALL} END""",
+    f"""CREATE TRIGGER held_delete AFTER DELETE ON workers
+        WHEN OLD.ended_at IS NULL BEGIN {_GIVE_ALL} END""",
+    f"""CREATE TRIGGER held_end AFTER UPDATE OF ended_at ON workers
+        WHEN OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL BEGIN {_GIVE_ALL} END""",
+    f"""CREATE TRIGGER held_move
+        AFTER UPDATE OF outpost, cost_reserved, agent_reserved, agent_spent ON workers
+        WHEN OLD.ended_at IS NULL AND NEW.ended_at IS NULL BEGIN {_GIVE_ALL} {_TAKE_ALL} END""",
+    "DROP INDEX workers_settled",
+    """CREATE INDEX workers_settled ON workers (outpost, ended_at, cost_settled, agent_settled)
+        WHERE cost_settled > 0 OR agent_settled > 0""",
+)
+
 #: `MIGRATIONS[v]` brings a ledger from version `v` to `v + 1`; the last one makes it current.
-MIGRATIONS: Final[Sequence[Sequence[str]]] = (_V1, _V2)
+MIGRATIONS: Final[Sequence[Sequence[str]]] = (_V1, _V2, _V3)
 
 
 class NewerSchemaError(Exception):

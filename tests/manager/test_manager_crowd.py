@@ -12,7 +12,7 @@ from outpost_core.manager import Manager
 from outpost_core.testing import FakeOutpost
 from outpost_core.testing.fake import FakeOptions
 from outpost_core.ticket import Spawned
-from outpost_core.types import Event, State
+from outpost_core.types import Event, Limits, State
 
 
 def test_many_at_once_fill_the_slots_in_order(make: Make) -> None:
@@ -70,7 +70,8 @@ def test_a_crowd_keeps_within_the_money(make: Make) -> None:
     )
 
     async def body(manager: Manager) -> None:
-        answers = await manager.spawn_many([order(f"gt-{n}") for n in range(5)])
+        free = Limits(max_agent_cost_usd=0.0)
+        answers = await manager.spawn_many([order(f"gt-{n}", limits=free) for n in range(5)])
         assert manager.ledger.active() == {"a": 2, "b": 2}
         assert isinstance(answers[-1], PlacementError)
 
