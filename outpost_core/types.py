@@ -484,6 +484,14 @@ class Worker:
         return (self.cost_settled or 0.0) + (self.agent_cost or 0.0)
 
     @property
+    def cost_estimated(self) -> bool:
+        """Whether a part of `cost` was estimated from tokens, or the worst case stands for it."""
+        if not self.agent_cost:
+            return False
+        usage = self.usage
+        return usage is None or usage.cost_usd is None or usage.estimated or usage.partial
+
+    @property
     def cost_held(self) -> float:
         """USD that are held for it while it runs, machine and agent; 0 once settled."""
         if self.state.terminal:

@@ -62,7 +62,10 @@ WORKER: Final[Shape] = {
     "log_bytes": "size of its output, or null",
     "log_truncated": "whether the output was cut at its cap",
     "cost_usd": "what the outpost charged, or null",
-    "cost_reserved_usd": "worst case held while it runs",
+    "agent_cost_usd": "what its agent spent, while it runs so far; null when nobody knows",
+    "total_cost_usd": "both together; null when neither is known",
+    "cost_estimated": "whether a part of it is an estimate or the worst case",
+    "cost_reserved_usd": "worst case held while it runs, of outpost and agent",
     "usage": "what the agent says it used: input_tokens, output_tokens, cached_tokens, cost_usd,"
     " turns; or null",
 }
@@ -90,6 +93,8 @@ EXPLANATION: Final[Shape] = {
             "rank": "1 is tried first; null when it is passed over",
             "eligible": "whether it would be tried",
             "reason": "why",
+            "machine_cost": "USD that the outpost charges at worst, or null",
+            "agent_cost": "USD that the agent spends at worst, or null when nobody knows",
         }
     ],
     "attempts": [{"outpost": "that was tried and did not take it", "error": "what it said"}],
@@ -373,7 +378,10 @@ def worker(worker: Worker) -> Shape:
         "log_bytes": result.log_bytes if result else None,
         "log_truncated": result.log_truncated if result else False,
         "cost_usd": worker.cost_settled,
-        "cost_reserved_usd": worker.cost_reserved,
+        "agent_cost_usd": worker.agent_cost,
+        "total_cost_usd": worker.cost,
+        "cost_estimated": worker.cost_estimated,
+        "cost_reserved_usd": worker.cost_held,
         "usage": _plain(result.usage) if result else None,
     }
 
