@@ -185,6 +185,11 @@ class Manager:
         return self._ledger
 
     @property
+    def not_kept(self) -> LedgerError | None:
+        """Why the ledger could not be written; None when it could, or was not asked for."""
+        return None if self._ledger is None else self._ledger.aside
+
+    @property
     def overview(self) -> Overview:
         """What is known of the outposts without asking any."""
         return Overview(fleet=self.fleet, ledger=self.ledger, presence=self.presence)
@@ -549,7 +554,10 @@ class Manager:
         worker = await self._known(ref)
         if worker.state.terminal:
             return worker
-        await self.placement.stop(worker, lambda row: self._verb(row, "stop", grace=seconds))
+        if self.ledger.aside is None:
+            await self.placement.stop(worker, lambda row: self._verb(row, "stop", grace=seconds))
+        else:  # the disk is full: nothing can be claimed or given up, and a stop needs neither
+            await self._verb(worker, "stop", grace=seconds)
         self._say("stop", worker)
         await self.watch.refresh_of([worker])
         return self.ledger.worker(worker.id) or worker

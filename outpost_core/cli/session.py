@@ -65,9 +65,17 @@ class Session:
 
         async def edge() -> T:
             async with self.manager() as manager:
-                return await work(manager)
+                answer = await work(manager)
+                self._say_not_kept(manager)
+                return answer
 
         return asyncio.run(edge())
+
+    def _say_not_kept(self, manager: Manager) -> None:
+        """Say it when the ledger could be read and not written."""
+        if manager.not_kept is not None:
+            self.note(f"note: {manager.not_kept.message.removesuffix('; nothing was changed')}")
+            self.note(f"  → {manager.not_kept.mend}")
 
     def find_config(self) -> tuple[Path | None, str]:
         """Return the configuration file that counts, and why that one."""

@@ -19,6 +19,7 @@ from outpost_core.ledger import money
 from outpost_core.ledger.store import Store
 
 if TYPE_CHECKING:  # what describes outposts needs none of it, and is waited for by a person
+    from outpost_core.errors import LedgerError
     from outpost_core.ledger.claims import Claim
     from outpost_core.ledger.outbox import Outbox
     from outpost_core.ledger.reserve import Answer, Reservation
@@ -72,6 +73,11 @@ class Ledger:
 
         return Outbox(self._store)
 
+    @property
+    def aside(self) -> LedgerError | None:
+        """Why nothing that is written is kept, the disk being full or read-only; else None."""
+        return self._store.aside
+
     def close(self) -> None:
         """Let go of the file."""
         self._store.close()
@@ -92,7 +98,7 @@ class Ledger:
         drafts = [reserve.Draft(item) for item in items]
         if not drafts:
             return []
-        with self._store.write() as db:
+        with self._store.write(only_here=True) as db:
             return [reserve.reserve(db, draft) for draft in drafts]
 
     def move(self, worker: str, to: Reservation) -> Answer:
@@ -111,7 +117,7 @@ class Ledger:
         if to.order.worker != worker:
             raise UsageError(f"{worker} cannot be moved with the order of {to.order.worker}")
         draft = reserve.Draft(to)
-        with self._store.write() as db:
+        with self._store.write(only_here=True) as db:
             return reserve.move(db, draft)
 
     def mark_spawned(self, items: Sequence[tuple[str, WorkerStatus]]) -> None:
@@ -154,7 +160,7 @@ class Ledger:
         """
         from outpost_core.ledger import claims
 
-        with self._store.write(durable=False) as db:
+        with self._store.write(durable=False, only_here=True) as db:
             return claims.claim(db, worker, owner)
 
     def claim_ended(self, worker: str, owner: str) -> Claim:
@@ -166,7 +172,7 @@ class Ledger:
         """
         from outpost_core.ledger import claims
 
-        with self._store.write(durable=False) as db:
+        with self._store.write(durable=False, only_here=True) as db:
             return claims.claim_ended(db, worker, owner)
 
     def disown(self, worker: str, owner: str) -> None:
@@ -284,6 +290,10 @@ class Ledger:
         """
         from outpost_core.ledger import rows
 
+        if self._store.aside is not None:
+            known = self.worker(worker)
+            if self._store.back() and known is not None:  # its removal made room
+                self._relearn(known)
         # not waited for: one that is shown again after a power cut is cleaned again in vain
         with self._store.write(durable=False) as db:
             found = db.execute(
@@ -295,6 +305,20 @@ class Ledger:
                 return False
             rows.tell(db, "cleaned", time.time(), worker, found[0])
             return True
+
+    def _relearn(self, worker: Worker) -> None:
+        """Take over what its outpost said of a worker when nothing could be kept."""
+        from outpost_core.types import WorkerStatus
+
+        status = WorkerStatus(
+            id=worker.id,
+            state=worker.state,
+            digest=worker.digest,
+            detail=worker.detail,
+            started_at=worker.started_at,
+            result=worker.result,
+        )
+        self.record(worker.outpost, [status])
 
     # --- outposts ----------------------------------------------------------------------------
 

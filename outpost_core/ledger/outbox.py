@@ -81,7 +81,7 @@ class Outbox:
     def post(self, outpost: str, message: Message, owner: str, lease: float) -> Letter:
         """Write a message down, claimed by `owner` for `lease` seconds; one with its id stays."""
         now = time.time()
-        with self._store.write() as db:
+        with self._store.write(only_here=True) as db:
             db.execute("DELETE FROM outbox WHERE delivered_at < ?", (now - KEEP,))
             db.execute(
                 "INSERT OR IGNORE INTO outbox (id, outpost, recipient, subject, body, sender,"

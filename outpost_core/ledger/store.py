@@ -18,7 +18,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from outpost_core.errors import LedgerError
-from outpost_core.ledger import schema
+from outpost_core.ledger import aside, schema
 
 if TYPE_CHECKING:
     import sqlite3
@@ -69,6 +69,17 @@ class Store:
         self._lock = Lock()
         self._durable = True
         self._pid = os.getpid()
+        self._migrations = migrations
+        #: why nothing that is written here is kept; None when it is
+        self.aside: LedgerError | None = None
+        if why := aside.no_room(folder):
+            self._step_aside(why)
+            return
+        self._open()
+
+    def _open(self) -> None:
+        import sqlite3
+
         try:
             _make_private(self.path)
             self._db = sqlite3.connect(
@@ -77,12 +88,50 @@ class Store:
         except (OSError, sqlite3.Error) as error:
             raise self._explain(error) from error
         try:
-            self._set_up(migrations)
+            self._set_up(self._migrations)
         except BaseException as error:
             self._db.close()
             if isinstance(error, sqlite3.Error):
                 raise self._explain(error) from error
             raise
+
+    def _step_aside(self, why: str) -> None:
+        """Go on with a copy in memory, so that people can look, stop and clean."""
+        try:
+            db = aside.copy(self.path)
+            if not schema.check(db, self._version):
+                db.execute("BEGIN")
+                schema.migrate(db, self._migrations)
+                db.execute("COMMIT")
+        except schema.NewerSchemaError as error:
+            raise self._newer(error.args[0]) from None
+        except (OSError, self._error) as error:
+            raise self._explain(error) from error
+        self._db = db
+        self.aside = LedgerError(
+            f"the ledger {self.path} cannot be written: {why}; nothing was changed",
+            mend="make room: outpost clean, or free some space on that disk",
+        )
+
+    def back(self) -> bool:
+        """Use the file again if there is room by now; return whether what is written is kept.
+
+        What was written to the copy in memory is gone then.
+        """
+        if self.aside is None:
+            return True
+        with self._lock:
+            if aside.no_room(self.path.parent):
+                return False
+            memory, self.aside = self._db, None
+            try:
+                self._open()
+            except LedgerError as error:
+                self._db, self.aside = memory, error
+                return False
+            memory.close()
+            self._durable = True
+            return True
 
     def close(self) -> None:
         """Let go of the file. Closing twice is fine."""
@@ -103,12 +152,15 @@ class Store:
                 raise self._explain(error) from error
 
     @contextmanager
-    def write(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+    def write(
+        self, *, durable: bool = True, only_here: bool = False
+    ) -> Iterator[sqlite3.Connection]:
         """Hold the one write transaction of all processes; commits at the end of the block.
 
         Args:
             durable: wait until the disk has it. False for what the backends would tell again:
                 it survives a crash of any process, and may be gone after a power cut.
+            only_here: nobody else knows it, so it is refused where it cannot be kept.
 
         Raises:
             LedgerError: the file cannot be written, or a newer Outpost has migrated it
@@ -116,6 +168,8 @@ class Store:
         """
         with self._lock:
             self._check_process()
+            if only_here and self.aside is not None:
+                raise self.aside
             db = self._db
             try:
                 if durable is not self._durable:

@@ -16,7 +16,7 @@ from outpost_core.errors import OutpostError
 from outpost_core.types import Cleaned, Result
 from outpost_core.worker import files, removal, status
 
-TRASH = "trash"
+TRASH = files.TRASH
 RESCUED = "rescued"
 #: What `checkpoint.save` leaves in the folder when the rig does not take a checkpoint.
 BUNDLE = "checkpoint.bundle"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 STAGING = "staging"
 WORKERS = "workers"
 RIGS = "rigs"
+TRASH = "trash"  # made early: a full disk has no room for a folder
 
 ORDER = "order.json"  # wire.to_json(order) with "digest" and "wire"; no value of a secret
 LAUNCH = "launch.json"  # {"env", "root", "boot"} for the agent's environment; "rig": see `order`

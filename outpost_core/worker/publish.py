@@ -57,7 +57,7 @@ def publish(
     if folder.exists():
         return _adopt(folder, digest), False
     staging = root / files.STAGING
-    for path in (root, staging, folder.parent):
+    for path in (root, staging, folder.parent, root / files.TRASH):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     _sweep(staging)
     made = staging / f"{os.getpid()}.{os.urandom(8).hex()}"

@@ -50,7 +50,9 @@ def needs_recovery(folder: Path) -> bool:
     return claim.holder(path) is None and not claim.finished(path)
 
 
-def scan(root: Path, cache: dict[str, tuple[int, str, WorkerStatus | None]]) -> list[WorkerStatus]:
+def scan(
+    root: Path, cache: dict[str, tuple[object, str, WorkerStatus | None]]
+) -> list[WorkerStatus]:
     """Return the state of every worker under `root`.
 
     Args:
@@ -61,15 +63,15 @@ def scan(root: Path, cache: dict[str, tuple[int, str, WorkerStatus | None]]) -> 
     workers = os.path.join(root, files.WORKERS)
     try:
         with os.scandir(workers) as entries:
-            names = {entry.name: entry.inode() for entry in entries}
+            names = {entry.name: _made(entry) for entry in entries}
     except FileNotFoundError:
         names = {}
     for gone in cache.keys() - names.keys():
         del cache[gone]
     found = []
-    for name, inode in names.items():
+    for name, made in names.items():
         known = cache.get(name)
-        if known is not None and known[0] != inode:  # cleaned, and made anew
+        if known is not None and known[0] != made:  # cleaned, and made anew
             known = None
         if known is not None and known[2] is not None:
             found.append(known[2])
@@ -84,9 +86,21 @@ def scan(root: Path, cache: dict[str, tuple[int, str, WorkerStatus | None]]) -> 
             digest = known[1]
         status = _status(path, name, digest)
         ended = status.result is not None and status.result.finished_at is not None
-        cache[name] = (inode, digest, status if ended else None)
+        cache[name] = (made, digest, status if ended else None)
         found.append(status)
     return found
+
+
+def _made(entry: os.DirEntry[str]) -> object:
+    """Return what tells a folder from one of the same name that is made later.
+
+    Its inode alone does not: the system gives that of a removed one away again.
+    """
+    try:
+        about = entry.stat(follow_symlinks=False)
+    except OSError:  # removed meanwhile
+        return entry.inode()
+    return about.st_ino, about.st_ctime_ns
 
 
 def _status(path: str, name: str, digest: str) -> WorkerStatus:
