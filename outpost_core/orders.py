@@ -15,6 +15,7 @@ from outpost_core import agents
 from outpost_core.errors import NotFoundError, OutpostError, UsageError
 from outpost_core.localgit import LocalGit, find_rig
 from outpost_core.spending import check_limit, prices
+from outpost_core.pullrequest import command_for
 from outpost_core.town import rig_of_town
 from outpost_core.types import (
     Agent,
@@ -81,6 +82,8 @@ class OrderRequest:
         pr_command: argv that opens a pull request.
         max_agent_cost: USD that the agent may spend; of a command, what it spends at most by the
             user's word.
+        pr: open a pull request; the command is told from the rig's host where none is configured.
+        text: overrides the issue's text.
     """
 
     issue: str
@@ -113,6 +116,8 @@ class OrderRequest:
     memory: int | None = None
     pr_command: tuple[str, ...] | None = None
     max_agent_cost: float | None = None
+    pr: bool = False
+    text: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +164,8 @@ def make_order(request: OrderRequest, around: Surroundings) -> Order:
     url, password = split_rig(named or "")
     push, push_password = split_rig(elsewhere)
     rig = url or None
+    if request.pr and rig is None:
+        command_for(None)
     _amount("depth", request.depth, 1)
     _amount("estimate", request.estimate)
     issue = _issue(request, around, rig)
@@ -171,7 +178,7 @@ def make_order(request: OrderRequest, around: Surroundings) -> Order:
         base=_base(request, around, named) or (around.defaults.base if rig else None),
         resume=around.resume if rig else None,
         depth=request.depth or (around.defaults.depth if rig else None),
-        delivery=_delivery(request, around, issue, branch, push) if rig else None,
+        delivery=_delivery(request, around, issue, branch, rig, push) if rig else None,
         prompt=_prompt(request, issue, branch, around.cwd),
         env=_env(request),
         secrets=_secrets(request, around, "\n".join(filter(None, (password, push_password)))),
@@ -245,11 +252,11 @@ def _issue(request: OrderRequest, around: Surroundings, rig: str | None) -> Issu
     try:
         known = around.find_issue(request.issue, rig)
     except NotFoundError:
-        if _is_told(request) and request.title is None:
+        if _is_told(request) and request.title is None and request.text is None:
             raise
         known = None
     except OutpostError:
-        if request.prompt is None and request.prompt_file is None:
+        if request.prompt is None and request.prompt_file is None and request.text is None:
             raise  # the agent would be told nothing of the issue
         known = None
     known = known or Issue(id=request.issue)
@@ -257,7 +264,7 @@ def _issue(request: OrderRequest, around: Surroundings, rig: str | None) -> Issu
     return Issue(
         id=request.issue,
         title=known.title if request.title is None else request.title,
-        text=known.text,
+        text=known.text if request.text is None else request.text,
         priority=known.priority if request.priority is None else request.priority,
         estimate=known.estimate if request.estimate is None else request.estimate,
         labels=tuple(labels),
@@ -280,7 +287,7 @@ def _branch(request: OrderRequest, around: Surroundings) -> str:
 
 
 def _delivery(
-    request: OrderRequest, around: Surroundings, issue: Issue, branch: str, push: str
+    request: OrderRequest, around: Surroundings, issue: Issue, branch: str, rig: str, push: str
 ) -> Delivery:
     defaults = around.defaults
     message = defaults.commit_message
@@ -295,11 +302,14 @@ def _delivery(
         push_url=push,
         user_name=name,
         user_email=email,
-        pr_command=tuple(
-            _no_nul(word)
-            for word in (defaults.pr_command if request.pr_command is None else request.pr_command)
-        ),
+        pr_command=tuple(_no_nul(word) for word in _pr_command(request, defaults, push or rig)),
     )
+
+
+def _pr_command(request: OrderRequest, defaults: Defaults, rig: str) -> tuple[str, ...]:
+    """Return the command that opens a pull request: as said, as configured, or by the host."""
+    said = defaults.pr_command if request.pr_command is None else request.pr_command
+    return said if said or not request.pr else command_for(rig)
 
 
 def _prompt(request: OrderRequest, issue: Issue, branch: str, cwd: Path) -> str:

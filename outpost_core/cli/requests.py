@@ -34,9 +34,16 @@ _NUMBERS: Final = {
     "cpu": (int, float),
     "max_agent_cost": (int, float),
 }
+#: words that others use → the field.
+_OTHER_WORDS: Final = {
+    "id": "issue", "key": "issue", "number": "issue", "name": "title", "summary": "title",
+    "description": "text", "content": "text", "task": "prompt", "repo": "rig",
+    "repository": "rig", "url": "rig", "tags": "labels", "type": "kind", "cmd": "command",
+    "ref": "base", "duration": "estimate",
+}  # fmt: skip
 #: longest file of issues, in characters: what never ends is refused.
 _LONGEST: Final = 32 * 1024 * 1024
-_SWITCHES: Final = ("no_rig", "again", "interactive")
+_SWITCHES: Final = ("no_rig", "again", "interactive", "pr")
 
 _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
     click.argument("issues", nargs=-1, metavar="ISSUE... [-- COMMAND...]",
@@ -48,6 +55,9 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
     click.option("--no-rig", is_flag=True, help="No repository: work in an empty folder."),
     click.option("--base", metavar="REF", help="Start from this branch, tag or commit."),
     click.option("--branch", metavar="NAME", help="Push to this branch; {issue} is replaced."),
+    click.option("--pr", is_flag=True,
+                 help="Open a pull request: by pr_command of the configuration, else with gh or"
+                 " glab, by the repository's host."),
     click.option("--depth", type=click.IntRange(min=1), metavar="N",
                  help="Clone only so much history."),
     click.option("--agent", metavar="NAME", shell_complete=complete.agents,
@@ -156,11 +166,19 @@ def _request(values: dict[str, Any], where: str) -> OrderRequest:
     from outpost_core.orders import OrderRequest
 
     known = OrderRequest.__dataclass_fields__
+    if "body" in values:
+        if "text" in values:
+            raise UsageError(
+                f"{where}'body' and 'text' are the same field", mend="give one of them"
+            )
+        values = {("text" if name == "body" else name): said for name, said in values.items()}
     for name in values:
         if name not in known:
             from outpost_core.nearest import suggest
 
-            raise UsageError(f"{where}unknown field {name!a}", mend=suggest(name, known))
+            other = _OTHER_WORDS.get(name.casefold())
+            mend = f"did you mean {other!r}?" if other else suggest(name, (*known, "body"))
+            raise UsageError(f"{where}unknown field {name!a}", mend=mend)
     if "issue" not in values:
         raise UsageError(f"{where}the field 'issue' is missing")
     try:

@@ -34,7 +34,9 @@ def _work(session: Session, ref: str) -> tuple[Manager, Work]:
 @click.option("--stat", is_flag=True, help="Only which files, and how much.")
 @click.option("--name-only", is_flag=True, help="Only the names of the files.")
 def diff(session: Session, issue: str, stat: bool, name_only: bool) -> None:
-    """Show what a worker did: its branch, or its rescued work, against its base.
+    """Show what a worker did, against its base.
+
+    Its delivered branch, or the unpushed work that was rescued.
 
     ISSUE is an issue, for its newest attempt, or a worker's id. Works in any folder, and changes
     no clone. On a terminal with git's own pager and colours.
@@ -83,7 +85,7 @@ def _check(code: int, said: bytes) -> None:
 @command("checkout")
 @click.argument("issue", shell_complete=complete.issues)
 def checkout(session: Session, issue: str) -> None:
-    """Switch the clone that you stand in to the branch that a worker delivered.
+    """Switch this clone to a delivered branch.
 
     The branch is fetched first. Refused where changes are not committed, and where your own branch
     of that name has other commits.

@@ -60,7 +60,10 @@ def spawn(
     {prompt} and {prompt_file} are replaced.
 
     With --from-file, each line is an issue's id, or a JSON object with the fields of a request
-    ({"issue": "gt-1", "rig": …, "priority": 1, …}) which win over the flags.
+    that win over the flags: issue (the only one that is needed), title, text or body, priority,
+    labels, kind, estimate, prompt, prompt_file, rig, no_rig, base, branch, agent, command, env,
+    secrets, context, timeout, pr, again and the other long flags; docs/reference/from-file.md says
+    what each takes.
 
     \b
     Examples:
