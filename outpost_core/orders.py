@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from outpost_core import agents
 from outpost_core.errors import NotFoundError, OutpostError, UsageError
 from outpost_core.localgit import LocalGit, find_rig
-from outpost_core.spending import check_limit, prices
 from outpost_core.pullrequest import command_for
+from outpost_core.spending import check_limit, prices
 from outpost_core.town import rig_of_town
 from outpost_core.types import (
     Agent,

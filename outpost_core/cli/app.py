@@ -38,7 +38,10 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Outposts": {
         "list": ("outposts:list_", "List the configured outposts."),
-        "status": ("status:status", "Ask the outposts and show their active workers, and what ended since yesterday."),
+        "status": (
+            "status:status",
+            "Ask the outposts and show their active workers, and what ended since yesterday.",
+        ),
         "ping": ("outposts:ping", "Ask outposts whether they would take a worker now."),
         "add": ("edit:add", "Add an outpost to outposts.yaml."),
         "remove": ("edit:remove", "Remove an outpost from outposts.yaml."),
