@@ -15,6 +15,9 @@ from typing import TextIO
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    if sys.getfilesystemencoding().lower() != "utf-8" and sys.orig_argv[0]:
+        # names, prompts and what git says are UTF-8, whatever the locale was when this began
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606
     from outpost_core.cli.app import cli
 
     sys.stdout, sys.stderr = map(_usable, (sys.stdout, sys.stderr))

@@ -151,7 +151,7 @@ def command(folder: Path, verb: str = "run") -> list[str]:
     """
     import sys
 
-    return [sys.executable, "-I", "-S", boot.__file__, verb, str(folder)]
+    return [sys.executable, "-I", "-S", "-X", "utf8", boot.__file__, verb, str(folder)]
 
 
 def base_env(environ: Mapping[str, str], pass_env: Sequence[str] = ()) -> dict[str, str]:

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from outpost_core import terminfo
+from outpost_core.testing.gitrig import GitRig
 
 OUTPOST = [sys.executable, "-c", "from outpost_core.cli import main; main()"]
 
@@ -107,3 +108,18 @@ def test_the_doctor_names_a_repository_that_nothing_may_be_pushed_from(outpost) 
     assert "nothing is to be pushed from" in told["detail"]
     without = outpost.run("--json", "doctor", "here", "--no-rig").stdout
     assert "nothing is to be pushed" not in without
+
+
+def test_a_locale_that_is_not_utf8_changes_no_name_and_no_text(tmp_path: Path) -> None:
+    """As with LC_ALL=…ISO-8859-1: Python would take every name for something else."""
+    rig = GitRig(tmp_path)
+    rig.git("clone", "-q", str(rig.path), "wörk", cwd=tmp_path)
+    env = {
+        **os.environ, "OUTPOST_STATE": str(tmp_path / "state"), "HOME": str(tmp_path),
+        "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
+    }  # fmt: skip
+    words = ("--prompt", "Dö☃", "--branch", "b/ü", "--wait", "--json")
+    agent = ("--", "sh", "-c", "printf %s {prompt} >ß")
+    done = run("spawn", "gt-1", *words, *agent, folder=tmp_path / "wörk", env=env)
+    assert done.returncode == 0, done.stdout
+    assert rig.git("show", "b/ü:ß", cwd=rig.path) == "Dö☃"
