@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 from hypothesis import HealthCheck, settings
@@ -17,6 +18,8 @@ def pytest_configure() -> None:
     nohup ignores hang-ups for all that it starts, and a script ignores interrupts for what it puts
     into the background; the programs that tests start would inherit that.
     """
+    # no test leaves a connection behind; those of keepers say so
+    os.environ["OUTPOST_KEEP"] = "0"
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)

@@ -31,6 +31,7 @@ from outpost_core.errors import (
 from outpost_core.fleet import NotBuiltError, check_status, mask
 from outpost_core.ledger import Claim, Outcome, Reservation
 from outpost_core.news import heard, state_event
+from outpost_core.reporting import reporting
 from outpost_core.ticket import ASKED_FOR, Spawned, Tell, Ticket
 from outpost_core.types import (
     Candidate,
@@ -290,7 +291,8 @@ class Placement:
         """Spawn at the reserved outpost; when it proves that nothing runs there, at the next."""
         while True:
             try:
-                status = await self._spawn_at(ticket)
+                with reporting(lambda text: ticket.say("sending", ticket.outpost, detail=text)):
+                    status = await self._spawn_at(ticket)
             except (ConflictError, UsageError, UnsupportedError) as error:
                 self._drop(ticket, error.message)
                 raise

@@ -83,6 +83,8 @@ class Progress:
         elif event.kind == "spawned":
             state = event.data.get("state")
             self.stage(event.worker, f"{state}{where}", passing=state == State.QUEUED)
+        elif event.kind == "sending":
+            self.stage(event.worker, f"{event.data.get('detail')}{where}")
         elif event.kind in _STAGES:
             self.stage(event.worker, _STAGES[event.kind] + where)
 

@@ -181,6 +181,10 @@ class SshOptions(OutpostOptions):
         "time between questions whether the host is there; three unanswered ones drop the line",
         default=15.0, unit="duration", min=0.1,
     )  # fmt: skip
+    keep: float = option(
+        "time that the connection is kept for the next command; 0: each command connects anew",
+        default=600.0, unit="duration", min=0,
+    )  # fmt: skip
     town_path: str | None = option(
         "the Gas Town workspace there; agents get it as GT_ROOT and GT_TOWN_ROOT",
         default=None, metavar="FOLDER",

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from outpost_core.errors import OutpostError
 from outpost_core.hookspecs import hookimpl
 from outpost_core.stdio.client import Client
 from outpost_core.stdio.remote import StdioOutpost
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import asyncssh
 
     from outpost_core.backend import BuildContext
+    from outpost_core.stdio.protocol import ByteReader, ByteWriter
     from outpost_core.types import Json
     from outpost_ssh.connection.link import Link
 
@@ -56,6 +58,8 @@ class SshOutpost(StdioOutpost):
         self._link: Link | None = None
         self._tails: set[asyncio.Task[None]] = set()
         self._skew = 0.0
+        #: what a keeper lends is used for the first connection of a program, and after no trouble
+        self._borrows = True
 
     # --- the line -----------------------------------------------------------------------------
 
@@ -74,34 +78,61 @@ class SshOutpost(StdioOutpost):
             UnreachableError: that is not possible, and why; `sent` is False.
             UsageError: the options or the host's key do not allow it.
         """
-        link = self.link()
-        process = await link.open(command(self.options.python))
-        tail = _Tail(process)
-        self._tails.add(tail.task)
-        tail.task.add_done_callback(self._tails.discard)
-        try:
-            loader = Loader(
-                self.name,
-                link.peer,
-                process.stdout,
-                process.stdin,
-                ended=tail.ended,
-                timeout=self.options.patience,
-            )
-            await loader.start()
-            client = await Client.start(
-                link.peer,
-                process.stdout,
-                process.stdin,
-                name=self.name,
-                options=await asyncio.to_thread(self._hello),
-                timeout=self.options.patience,
-            )
-        except BaseException:
-            process.close()
-            raise
+        client = await self._borrow()
+        if client is None:
+            link = self.link()
+            process = await link.open(command(self.options.python))
+            tail = _Tail(process)
+            self._tails.add(tail.task)
+            tail.task.add_done_callback(self._tails.discard)
+            try:
+                client = await self._greet(link.peer, process.stdout, process.stdin, tail.ended)
+            except BaseException:
+                process.close()
+                raise
+            from outpost_ssh.keeper import borrow
+
+            borrow.start(self.options, self.context.config_dir)
         self._set_clock(client.hello.skew)
         return client
+
+    async def _borrow(self) -> Client | None:
+        """Start a far server over the connection that a keeper holds; None where that fails."""
+        borrows, self._borrows = self._borrows, False
+        if not (borrows and self.options.keep):
+            return None
+        from outpost_ssh.keeper.borrow import borrow
+
+        lent = await borrow(self.options, self.context.config_dir)
+        if lent is None:
+            return None
+        try:
+            return await self._greet(lent.peer, lent.reader, lent.writer, _unknown)
+        except OutpostError:
+            lent.writer.close()  # a connection of our own tells the true cause
+            return None
+        except BaseException:
+            lent.writer.close()
+            raise
+
+    async def _greet(
+        self,
+        peer: str,
+        reader: ByteReader,
+        writer: ByteWriter,
+        ended: Callable[[], Awaitable[Ended]],
+    ) -> Client:
+        """Have a far Python become a far server, and say hello to it."""
+        timeout = self.options.patience
+        await Loader(self.name, peer, reader, writer, ended=ended, timeout=timeout).start()
+        return await Client.start(
+            peer,
+            reader,
+            writer,
+            name=self.name,
+            options=await asyncio.to_thread(self._hello),
+            timeout=timeout,
+        )
 
     def _hello(self) -> dict[str, Json]:
         """Return what the far server is to know; read by `outpost_ssh.far.serve.FarOptions`."""
@@ -219,6 +250,8 @@ class SshOutpost(StdioOutpost):
         """Look at the line and at everything that a worker needs there."""
         from outpost_ssh import doctor
 
+        self._borrows = False
+
         return await doctor.examine(self, rig, super().outpost_doctor)
 
     @hookimpl
@@ -266,6 +299,11 @@ class _Tail:
         await asyncio.wait({self.task}, timeout=1.0)
         status = self._process.exit_status
         return Ended(status=status, stderr=self._kept.decode("utf-8", "replace"))
+
+
+async def _unknown() -> Ended:
+    """How a far program ended that a keeper had started."""
+    return Ended(status=None)
 
 
 def _fault() -> str:

@@ -40,7 +40,8 @@ NEAR_ONLY: Final = frozenset(
                     "news.py",
                     "options.py",
                 ),
-                *("orders.py", "overview.py", "placement.py", "plugins.py"),
+                *("orders.py", "overview.py", "placement.py", "plugins.py", "presence.py"),
+                *("__main__.py", "town.py"),
                 *("policy.py", "recovery.py", "ticket.py", "units.py", "watch.py"),
                 *("stdio/caller.py", "stdio/client.py", "stdio/remote.py"),
             )

@@ -77,7 +77,12 @@ class World:
 
     def environ(self) -> dict[str, str]:
         """Return an environment with nothing of who runs the tests."""
-        return {"HOME": str(self.home), "PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
+        return {
+            "HOME": str(self.home),
+            "PATH": os.environ["PATH"],
+            "LANG": "C.UTF-8",
+            "OUTPOST_KEEP": "0",
+        }
 
     @property
     def outpost(self) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from rigkit import Laptop, at_laptop
 
 from outpost_core.errors import SpawnRefusedError, UnreachableError
+from outpost_core.reporting import reporting
 from outpost_core.types import State
 from outpost_ssh.rigs import homing
 
@@ -493,3 +496,19 @@ def test_a_worker_that_is_there_is_adopted_when_its_repository_can_not_be_sent(
         assert (await full.outpost_spawn(order)).result == status.result
 
     at_laptop(tmp_path, test)
+
+
+def test_a_long_way_of_a_repository_is_told(tmp_path: Path) -> None:
+    """As a person sees it at the first spawn: how much of how much has arrived."""
+    told: list[str] = []
+
+    async def test(laptop: Laptop) -> None:
+        laptop.rig.commit({"big": os.urandom(6 << 20).hex()})
+        outpost = laptop.open()
+        with reporting(told.append):
+            await outpost.outpost_spawn(laptop.order("true"))
+        await laptop.end(outpost)
+
+    at_laptop(tmp_path, test)
+    assert told
+    assert all(re.fullmatch(r"sending rig.git: \d+ of \d+ MiB", text) for text in told), told

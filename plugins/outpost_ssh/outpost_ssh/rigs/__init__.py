@@ -28,6 +28,7 @@ from weakref import WeakKeyDictionary
 
 from outpost_core import faults, wire
 from outpost_core.errors import OutpostError, SpawnRefusedError, UnreachableError
+from outpost_core.reporting import report
 from outpost_core.types import Cleaned, Json, Order, WorkerStatus
 from outpost_core.worker import files
 from outpost_core.worker.names import redact
@@ -45,6 +46,9 @@ WINDOW: Final = 4
 PATIENCE: Final = 100.0
 #: Seconds after which what is left of an upload is removed.
 _STALE: Final = 7 * 86400.0
+#: Bytes of a repository from which on its way is told, and seconds between two words of it.
+_WORTH_SAYING: Final = 4 << 20
+_REPORT_EVERY: Final = 0.5
 #: Answers in which a copy's commits are told, many thousands in each; more never end.
 _MOST_PAGES: Final = 256
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -232,6 +236,7 @@ class _Pusher:
         self._running: asyncio.Task[None] | None = None
         self._next: asyncio.Task[None] | None = None
         self._sent = self._size = 0
+        self._reported = 0.0
 
     async def push(self, base: str | None) -> None:
         """Return when the copy holds what the rig held at this call, and the base."""
@@ -340,7 +345,17 @@ class _Pusher:
                         f"{self._outpost.name} does not take more of {self._rig.path}", sent=False
                     )
                 self._sent = there = min(max(ends), self._size)
+                self._report()
         return name
+
+    def _report(self) -> None:
+        """Say how much is there, on a send that takes long."""
+        now = time.monotonic()
+        if self._size >= _WORTH_SAYING and now - self._reported > _REPORT_EVERY:
+            self._reported = now
+            done, size = self._sent / 2**20, self._size / 2**20
+            name = Path(self._rig.path).name
+            report(f"sending {name}: {done:.0f} of {size:.0f} MiB")
 
     async def _put(self, fd: int, name: str, offset: int, count: int) -> int:
         data = await asyncio.to_thread(os.pread, fd, count, offset)
