@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -78,6 +79,45 @@ def test_a_broken_rig_is_not_blamed_on_the_mirror(rig: GitRig) -> None:
     error = fails(rig.worker(issue="gt-2"))
     assert "rm -r" not in error.mend
     assert f"git -C {rig.path} fsck" in error.mend
+
+
+def test_a_mistake_in_the_users_configuration_is_not_blamed_on_the_mirror(
+    rig: GitRig, fresh: Path
+) -> None:
+    rig.worker().prepare()
+    (fresh / ".gitconfig").write_text("[user\n")
+    error = fails(rig.worker(issue="gt-2"))
+    assert "bad config" in error.message
+    assert "rm -r" not in error.mend
+    assert "correct that file" in error.mend
+
+
+def test_a_rig_of_another_user_is_told_with_its_mend(
+    rig: GitRig, monkeypatch: pytest.MonkeyPatch, fresh: Path
+) -> None:
+    os.chown(rig.path, 54321, 54321)
+    error = fails(rig.worker())
+    assert "dubious ownership" in error.message
+    assert f"git config --global --add safe.directory {rig.path}" in error.mend
+
+
+def test_what_is_foreseen_costs_no_process(
+    rig: GitRig, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (fresh / ".gitconfig").write_text("[user]\n\tname = T\n\temail = t@x\n")
+    counting = tmp_path / "bin/git"
+    counting.parent.mkdir()
+    real = shutil.which("git")
+    counting.write_text(
+        "#!/bin/sh\n"
+        "for word; do case $word in ls-remote|fetch|for-each-ref|read-tree|config|rev-parse)"
+        f' echo $word >>{tmp_path}/asked; break;; esac; done\nexec {real} "$@"\n'
+    )
+    counting.chmod(0o755)
+    rig.worker().prepare()
+    monkeypatch.setenv("PATH", f"{counting.parent}:{os.environ['PATH']}")
+    rig.worker(issue="gt-2").prepare()
+    assert (tmp_path / "asked").read_text().split() == ["ls-remote", "read-tree"]
 
 
 @pytest.fixture

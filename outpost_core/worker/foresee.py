@@ -92,7 +92,15 @@ def explain_fetch(error: WorkerError, git: Git, rig: str) -> WorkerError:
         git: git on the mirror.
         rig: the rig.
     """
+    if "dubious ownership" in error.message:
+        error.mend = (
+            f"at the outpost, when you trust it: git config --global --add safe.directory {rig}"
+        )
+        return error
     if not any(sign in error.message for sign in _DAMAGE):
+        return error
+    if "bad config" in error.message and git.git_dir not in error.message:
+        error.mend = "correct that file at the outpost; git config --list says when it can be read"
         return error
     if rig.startswith("/"):
         origin, partial = _promised(rig)
