@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from outpost_core import refs
+from outpost_core import keeping, refs
 from outpost_core.config import Config, find_config, load_config
 from outpost_core.errors import (
     LedgerError,
@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from outpost_core.watch import Watch
 
 #: Events that happen outside of the ledger.
+#: Workers that are cleaned for their age by one command, and the seconds that may take.
+_AT_A_TIME, _FOR_SO_LONG = 50, 20.0
 _POLICY = "core:policy"
 #: So many lines are asked for to find one that is not empty, and so much of it is kept.
 _LAST_LINES = 20
@@ -523,11 +525,22 @@ class Manager:
     async def logs(self, ref: str, offset: int = 0, follow: bool = False) -> AsyncIterator[bytes]:
         """Yield a worker's output from byte `offset` on; `follow` until it has ended."""
         worker = await self._known(ref)
-        timeout = self.config.defaults.answer_timeout
-        async for chunk in self.fleet.logs(
-            worker.outpost, worker.id, offset, follow=follow, timeout=timeout
-        ):
+        try:
+            async for chunk in self._logs(worker, offset, follow):
+                offset += len(chunk)
+                yield chunk
+        except OutpostError:
+            path = keeping.log_of(self.state, worker.id)
+            if not (worker.state.terminal and path.exists()):
+                raise
+        else:
+            return
+        for chunk in keeping.read(path, offset):  # its files were cleaned
             yield chunk
+
+    def _logs(self, worker: Worker, offset: int, follow: bool) -> AsyncIterator[bytes]:
+        timeout = self.config.defaults.answer_timeout
+        return self.fleet.logs(worker.outpost, worker.id, offset, follow=follow, timeout=timeout)
 
     async def stop(self, ref: str, grace: float | None = None) -> Worker:
         """Ask for the end of a worker; returns once the outpost has the request.
@@ -661,25 +674,26 @@ class Manager:
             **arguments,
         )
 
-    async def clean(self, ref: str, *, force: bool = False) -> Cleaned:
+    async def clean(self, ref: str, *, force: bool = False, purge: bool = False) -> Cleaned:
         """Remove an ended worker's files at its outpost; unpushed work is rescued first.
 
         Raises:
             UsageError: it still runs.
         """
-        (answer,) = (await self.clean_many([ref], force=force)).values()
+        (answer,) = (await self.clean_many([ref], force=force, purge=purge)).values()
         if isinstance(answer, OutpostError):
             raise answer
         return answer
 
     async def clean_many(
-        self, names: Sequence[str], *, force: bool = False
+        self, names: Sequence[str], *, force: bool = False, purge: bool = False
     ) -> dict[str, Cleaned | OutpostError]:
         """Remove the files of ended workers, side by side; unpushed work is rescued first.
 
         Args:
             names: of workers or issues.
             force: also where the rescue fails.
+            purge: keep no log here, and remove the one that was kept.
 
         Returns:
             the answer or the error of each, by the worker's id, or the name that is not known.
@@ -696,15 +710,16 @@ class Manager:
         await self.watch.refresh_of(self.ledger.workers(ids=ids))
         found = {worker.id: worker for worker in self.ledger.workers(ids=ids)}
         workers = [found[worker] for worker in dict.fromkeys(ids) if worker in found]
-        return unknown | await clean_many(workers, lambda worker: self._clean(worker, force))
+        return unknown | await clean_many(workers, lambda worker: self._clean(worker, force, purge))
 
-    async def _clean(self, worker: Worker, force: bool) -> Cleaned:
+    async def _clean(self, worker: Worker, force: bool, purge: bool) -> Cleaned:
         from outpost_core.tidy import not_ended
         from outpost_core.types import Cleaned
 
         if not worker.state.terminal:
             raise not_ended(worker)
         self.fleet.require(worker.outpost, "clean")
+        trouble = "" if purge else await self._keep_log(worker)
         cleaned = await self.fleet.ask_for(
             Cleaned,
             worker.outpost,
@@ -716,7 +731,51 @@ class Manager:
         if cleaned.removed:
             self.ledger.forget(worker.id)
             self._say("cleaned", worker, rescued=cleaned.rescued)
+            if purge:
+                keeping.log_of(self.state, worker.id).unlink(missing_ok=True)
+        if trouble:
+            detail = "; ".join(filter(None, [cleaned.detail, trouble]))
+            cleaned = Cleaned(removed=cleaned.removed, rescued=cleaned.rescued, detail=detail)
         return cleaned
+
+    async def _keep_log(self, worker: Worker) -> str:
+        """Keep a worker's log here before its files go; say why it cannot be, or ""."""
+        try:
+            await keeping.keep(self.state, worker.id, self._logs(worker, 0, False))
+        except NotFoundError:  # it has none, or was cleaned before
+            return ""
+        except OSError as error:  # a full disk must not keep anybody from cleaning
+            return f"its log could not be kept: {error.strerror}"
+        return ""
+
+    async def clean_old(self) -> list[str]:
+        """Clean workers that are done for longer than `defaults.clean_after`, once in a while.
+
+        Only those that were ordered here, some at a time, and never for long.
+
+        Returns:
+            the ids of those that are removed.
+        """
+        after = self.config.defaults.clean_after
+        if after is None or self._ledger is None or self._ledger.aside is not None:
+            return []
+        import asyncio
+
+        from outpost_core.types import State
+
+        if not keeping.is_due(self.state):
+            return []
+        done = [w for w in self.ledger.workers(active=False) if w.state is State.DONE]
+        due = [worker.id for worker in keeping.old(done, after)]
+        ours = [*self.ledger.ordered(due)][:_AT_A_TIME]
+        if not ours:
+            return []
+        cleaning = self.clean_many([*map(refs.exact, ours)])
+        try:
+            answers = await asyncio.wait_for(cleaning, _FOR_SO_LONG)
+        except TimeoutError:  # what was cleaned is known, the rest comes next time
+            return []
+        return [w for w, a in answers.items() if not isinstance(a, OutpostError) and a.removed]
 
     # --- mail -------------------------------------------------------------------------------------
 

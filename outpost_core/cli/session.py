@@ -67,6 +67,8 @@ class Session:
             async with self.manager() as manager:
                 answer = await work(manager)
                 self._say_not_kept(manager)
+                if cleaned := await manager.clean_old():
+                    self.note(f"cleaned {len(cleaned)} old workers (clean_after); logs are kept")
                 return answer
 
         return asyncio.run(edge())

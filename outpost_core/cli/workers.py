@@ -373,22 +373,38 @@ def exit_code(workers: Sequence[Worker]) -> int:
 @click.option("--all", "all_", is_flag=True,
               help="All that have ended, also failed and stopped ones.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Also where unpushed work could not be rescued.")
-def clean(session: Session, workers: tuple[str, ...], all_: bool, force: bool) -> None:
+@click.option("--older-than", metavar="DURATION", help="Only those that ended so long ago: 3d.")
+@click.option("--purge", is_flag=True, help="Also their logs, which are kept here otherwise.")
+@click.option("--dry-run", is_flag=True, help="Remove nothing; say what would be.")
+def clean(
+    session: Session,
+    workers: tuple[str, ...],
+    all_: bool,
+    force: bool,
+    older_than: str | None,
+    purge: bool,
+    dry_run: bool,
+) -> None:
     """Remove the files of workers whose work is delivered.
 
     Without WORKER: all that are done and were ordered here; what another machine ordered is left
-    to it. Unpushed work is rescued first, or nothing is removed.
+    to it. Unpushed work is rescued first, or nothing is removed. What `logs` and `show` tell is
+    kept here. `defaults.clean_after` in the configuration does it by itself.
 
     \b
     Example:
-      outpost clean --all
+      outpost clean --all --older-than 3d --dry-run
     """
     if all_ and workers:
         raise click.UsageError("--all and WORKER exclude each other")
     if force and not workers:
         raise click.UsageError("--force needs the ids of the workers that may lose work")
 
+    from outpost_core import keeping
+    from outpost_core.cli.options import duration
+
     others: list[str] = []
+    age = duration(older_than, "--older-than")
 
     async def work(manager: Manager) -> dict[str, Cleaned | OutpostError]:
         ids: Sequence[str] = workers
@@ -399,9 +415,22 @@ def clean(session: Session, workers: tuple[str, ...], all_: bool, force: bool) -
             ours = manager.ledger.ordered(found)
             ids = [refs.exact(worker) for worker in found if worker in ours]
             others.extend(worker for worker in found if worker not in ours)
-        return await manager.clean_many(ids, force=force)
+        if age is not None:
+            known = [await manager.worker(name) for name in ids]
+            ids = [refs.exact(worker.id) for worker in keeping.old(known, age)]
+        if dry_run:
+            would.extend([await manager.worker(name) for name in ids])
+            return {}
+        return await manager.clean_many(ids, force=force, purge=purge)
 
+    would: list[Worker] = []
     answers = session.run(work)
+    if dry_run:
+        session.answer(
+            lambda: {"would_clean": [shapes.worker(worker) for worker in would]},
+            lambda: _would_lines(would),
+        )
+        return
     session.answer(
         lambda: {"cleaned": [shapes.cleaned(w, answer) for w, answer in answers.items()]},
         lambda: _clean_lines(answers),
@@ -412,6 +441,16 @@ def clean(session: Session, workers: tuple[str, ...], all_: bool, force: bool) -
     errors = [answer for answer in answers.values() if isinstance(answer, OutpostError)]
     kept = any(not isinstance(a, OutpostError) and not a.removed for a in answers.values())
     click.get_current_context().exit(errors[0].exit_code if errors else int(kept))
+
+
+def _would_lines(workers: Sequence[Worker]) -> Iterator[str]:
+    if not workers:
+        yield "nothing to clean"
+    for worker in workers:
+        line = f"{worker.id}: would be cleaned at {worker.outpost} ({worker.state.value})"
+        if not worker.state.terminal:
+            line = f"{worker.id}: would be kept: it has not ended ({worker.state.value})"
+        yield render.clean(line)
 
 
 def _clean_lines(answers: dict[str, Cleaned | OutpostError]) -> Iterator[str]:

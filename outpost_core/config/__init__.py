@@ -90,6 +90,12 @@ class Defaults:
         "how long a worker may print nothing", default=None, unit="duration", min=1
     )
     grace: float = option("time between TERM and KILL", default=10.0, unit="duration", min=0)
+    clean_after: float | None = option(
+        "clean workers by itself that are done for so long; their logs are kept",
+        default=None,
+        unit="duration",
+        min=0,
+    )
     checkpoint_every: float = option(
         "time between checkpoints of unpushed work; 0 for none",
         default=300.0,

@@ -136,3 +136,26 @@ def test_a_read_only_disk_can_be_read(disk):
         assert "read-only" in disk.run("workers").stderr
     finally:
         subprocess.run(["mount", "-o", "remount,rw", str(disk.folder)], check=True, timeout=20)
+
+
+def test_a_cleaned_worker_still_has_its_log_unless_it_is_purged(disk):
+    disk.run("spawn", "ended", "--no-rig", "--wait", "--", "echo", "said this")
+    assert "would be cleaned" in disk.run("clean", "--dry-run").stdout
+    assert "nothing to clean" in disk.run("clean", "--older-than", "1d").stdout
+    assert (disk.folder / "outposts/local/workers/ended.1").exists()
+    assert "cleaned" in disk.run("clean").stdout
+    assert not (disk.folder / "outposts/local/workers/ended.1").exists()
+    assert "said this" in disk.run("logs", "ended").stdout
+    assert "done" in disk.run("show", "ended").stdout
+    assert "cleaned" in disk.run("clean", "ended.1", "--purge").stdout
+    assert not (disk.folder / "logs/ended.1.log").exists()
+
+
+def test_what_is_done_for_long_is_cleaned_by_itself(disk):
+    config = Path(disk.env["XDG_CONFIG_HOME"]) / "outpost" / "outposts.yaml"
+    disk.run("spawn", "ended", "--no-rig", "--wait", "--", "echo", "said this")
+    config.write_text(config.read_text() + "defaults:\n  clean_after: 1s\n")
+    time.sleep(1.5)
+    assert "cleaned 1" in disk.run("workers").stderr
+    assert not (disk.folder / "outposts/local/workers/ended.1").exists()
+    assert "said this" in disk.run("logs", "ended").stdout
