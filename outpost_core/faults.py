@@ -47,6 +47,12 @@ FAR = (
     "worker.verified",  # the remote's commit was seen, no result is written
     "worker.finished",  # result.json is there
 )
+#: The same, where a rig has large files or filters.
+FILTERS = (
+    "worker.lfs_uploaded",  # the objects are on the rig, no ref was moved
+    "worker.lfs_kept",  # the objects are beside the bundle that needs them
+    "worker.unfiltered_kept",  # the files whose filter is missing are in their archive
+)
 #: The near program, where the rig is a path of its own machine and the worker is on another one.
 RIG = (
     "rig.noted",  # what is to come home is written down, nothing was sent

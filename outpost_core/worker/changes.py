@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from outpost_core.errors import WorkerError
-from outpost_core.worker.git import Git, write
+from outpost_core.worker import held
+from outpost_core.worker.git import Done, Git, write
 
 
 class Changes:
@@ -18,9 +19,29 @@ class Changes:
         tracked: a tracked file was changed, added or deleted.
         untracked: there are files that git does not know and does not ignore.
         nested: folders (ending in `/`) that are git repositories of their own.
+        entries: changed paths that git knows: `(X of the status, mode in HEAD, blob in HEAD)`.
+        new: paths that git does not know and does not ignore.
+        dirt: paths that only the checkout made different; never to be committed.
+        unfiltered: changed paths whose filter cannot be run here; likewise.
+        filters, lacking: filters that attributes name, and those of them that cannot be run.
+        known: `entries` as they were before anything was taken out.
     """
 
-    __slots__ = ("branch", "conflicts", "head", "nested", "tracked", "untracked")
+    __slots__ = (
+        "branch",
+        "conflicts",
+        "dirt",
+        "entries",
+        "filters",
+        "head",
+        "known",
+        "lacking",
+        "nested",
+        "new",
+        "tracked",
+        "unfiltered",
+        "untracked",
+    )
 
     def __init__(self, told: str) -> None:
         self.head: str | None = None
@@ -29,6 +50,12 @@ class Changes:
         self.tracked = False
         self.untracked = False
         self.nested: list[str] = []
+        self.entries: dict[str, tuple[str, str, str]] = {}
+        self.new: list[str] = []
+        self.dirt: list[str] = []
+        self.unfiltered: list[str] = []
+        self.filters: set[str] = set()
+        self.lacking: set[str] = set()
         for record in told.split("\0"):
             kind, _, rest = record.partition(" ")
             if kind == "?":
@@ -36,14 +63,32 @@ class Changes:
                     self.nested.append(rest)
                 else:
                     self.untracked = True
+                    self.new.append(rest)
             elif kind == "u":
                 self.conflicts.append(rest.split(" ", 9)[9])
             elif kind == "1":
                 self.tracked = True
+                fields = rest.split(" ", 7)
+                self.entries[fields[7]] = (fields[0][0], fields[2], fields[5])
             elif rest.startswith("branch.oid ") and rest != "branch.oid (initial)":
                 self.head = rest[len("branch.oid ") :]
             elif rest.startswith("branch.head ") and rest != "branch.head (detached)":
                 self.branch = rest[len("branch.head ") :]
+        self.known = dict(self.entries)
+
+    def take_out(self, paths: set[str], *, unfiltered: bool) -> None:
+        """Count these paths as not changed, since they must not be committed."""
+        if not paths:
+            return
+        (self.unfiltered if unfiltered else self.dirt).extend(sorted(paths))
+        self.entries = {path: v for path, v in self.entries.items() if path not in paths}
+        self.new = [path for path in self.new if path not in paths]
+        self.tracked, self.untracked = bool(self.entries), bool(self.new)
+
+    @property
+    def held(self) -> list[str]:
+        """The paths that were taken out."""
+        return [*self.dirt, *self.unfiltered]
 
     @property
     def dirty(self) -> bool:
@@ -94,8 +139,9 @@ def stage(
     options = ["-A"]
     if env:
         options.append("--ignore-errors")
-    without = [f":(exclude,literal){path}" for path in changes.nested]
-    done = git.run("add", *options, "--", ".", *without, env=env)
+    done = _add(git, changes, folder, options, env)
+    while done.code and held.fails(git, folder, changes, done.err):
+        done = _add(git, changes, folder, options, env)
     if done.code and not (env and done.code == 1):
         raise git.error(done, "stage the work", "commit_failed")
     files = [name for path in changes.nested for name in _plain_files(work, path)]
@@ -112,6 +158,24 @@ def stage(
             )
         finally:
             os.unlink(listing)
+
+
+def _add(
+    git: Git, changes: Changes, folder: str, options: list[str], env: dict[str, str] | None
+) -> Done:
+    without = [f":(exclude,literal){path}" for path in changes.nested]
+    if changes.held:
+        without += held.shut_out(git, folder, changes, env)
+    listing = os.path.join(folder, f"paths-{os.getpid()}")
+    write(listing, "\0".join([".", *without]))
+    try:
+        return git.run(
+            *held.required(changes),
+            *("add", *options, f"--pathspec-from-file={listing}", "--pathspec-file-nul"),
+            env=env,
+        )
+    finally:
+        os.unlink(listing)
 
 
 def _plain_files(work: str, nested: str) -> list[str]:

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import os
 
-from outpost_core.worker.changes import look, stage
+from outpost_core.errors import WorkerError
+from outpost_core.worker import held
+from outpost_core.worker.changes import Changes, look, stage
 from outpost_core.worker.git import NETWORK_TIMEOUT, Git, read, write
 from outpost_core.worker.workspace import (
     CHECKPOINT_MARK,
     checkpoint_ref,
+    lfs_used,
     repository,
     worker_of,
 )
@@ -59,14 +62,21 @@ class _Last:
 
 
 class _Found:
-    """What there is to save: the tree, HEAD, and whether any of it is new."""
+    """What there is to save: the tree, HEAD, and whether any of it is new.
 
-    __slots__ = ("head", "new", "tree")
+    Attributes:
+        unfiltered: changed files that are in no commit of ours since their filter is missing.
+        lacking: the filters that are missing.
+    """
 
-    def __init__(self, tree: str, head: str | None, new: bool) -> None:
+    __slots__ = ("head", "lacking", "new", "tree", "unfiltered")
+
+    def __init__(self, tree: str, changes: Changes, new: bool) -> None:
         self.tree = tree
-        self.head = head
+        self.head = changes.head
         self.new = new
+        self.unfiltered = changes.unfiltered
+        self.lacking = changes.lacking
 
 
 def save(
@@ -89,7 +99,8 @@ def save(
     Returns:
         `ref` and `pushed` when the rig has it; else `kept`, the path of a bundle; `commit`; and
         `nothing` when there was nothing new: then the others tell of the checkpoint before, or
-        are None when there is none.
+        are None when there is none; and `unfiltered`, the path of an archive with files whose
+        filter is missing here, where there are any and the agent has ended.
 
     Raises:
         WorkerError: `commit_failed` or `disk_full`, it could not even be committed.
@@ -101,13 +112,14 @@ def save(
     git = repository(order, folder)
     last = _Last(folder)
     found = _find(git, folder, workspace, last.commit, last.tree)
-    if not found.new:
-        if last.kept:  # it could not be pushed then; perhaps it can be now
-            _send(git, order, folder, workspace, last, last.commit, last.tree)
-        return last.answer(order, nothing=True)
-    commit = _commit(git, order, found, workspace)
-    _send(git, order, folder, workspace, last, commit, found.tree)
-    return last.answer(order, nothing=False)
+    archive = held.keep(folder, found.unfiltered) if ended and found.unfiltered else None
+    if found.new:
+        commit = _commit(git, order, found, workspace)
+        _send(git, order, folder, workspace, last, commit, found.tree, found.lacking)
+    elif last.kept:  # it could not be pushed then; perhaps it can be now
+        _send(git, order, folder, workspace, last, last.commit, last.tree, found.lacking)
+    answer = last.answer(order, nothing=not found.new)
+    return {**answer, "unfiltered": archive} if archive else answer
 
 
 def unsaved(folder: str, workspace: Mapping[str, Any]) -> bool:
@@ -118,7 +130,8 @@ def unsaved(folder: str, workspace: Mapping[str, Any]) -> bool:
     """
     work = os.path.join(folder, "work")
     git, last = Git(os.path.join(work, ".git"), work), _Last(folder)
-    return _find(git, folder, workspace, last.commit, last.tree).new
+    found = _find(git, folder, workspace, last.commit, last.tree)
+    return found.new or not held.is_kept(folder, found.unfiltered)
 
 
 def discard(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> None:
@@ -131,7 +144,7 @@ def discard(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[
         return
     ref = checkpoint_ref(worker_of(order))
     if last.kept:
-        os.unlink(last.kept)
+        _remove(last.kept)
     elif git.run("push", "--porcelain", "outpost", f":{ref}", timeout=PUSH_TIMEOUT).code:
         return
     last.write("", "", "")
@@ -159,6 +172,7 @@ def _find(
     try:
         _copy_index(os.path.join(git.git_dir, "index"), index)
         changes = look(git, env)
+        held.hold(git, folder, changes)
         now = ""
         if changes.dirty:
             stage(git, os.path.join(folder, "work"), changes, folder, env=env)
@@ -169,7 +183,7 @@ def _find(
             if os.path.lexists(path):
                 os.unlink(path)
     if now and now != tree:
-        return _Found(now, changes.head, True)
+        return _Found(now, changes, True)
     known = [known for known in (workspace["base_commit"], commit) if known]
     tips = ["--branches", *(["HEAD"] if changes.head else []), *stashes(git)]
     # the last checkpoint is missing from a repository that was made anew
@@ -179,7 +193,7 @@ def _find(
         doing="look for commits",
         reason="commit_failed",
     )
-    return _Found(now, changes.head, bool(commits.out))
+    return _Found(now, changes, bool(commits.out))
 
 
 def _copy_index(theirs: str, ours: str) -> None:
@@ -232,15 +246,17 @@ def _send(
     last: _Last,
     commit: str,
     tree: str,
+    lacking: set[str],
 ) -> None:
-    """Push the checkpoint, else bundle it; `last` says which."""
+    """Push the checkpoint, else bundle it; `last` says which.
+
+    What an agent has committed without a filter that is missing here goes into a bundle.
+    """
     ref = checkpoint_ref(worker_of(order))
     bundle = os.path.join(folder, "checkpoint.bundle")
-    pushed = git.run("push", "--porcelain", "outpost", f"+{commit}:{ref}", timeout=PUSH_TIMEOUT)
-    if pushed.code == 0:
+    if _push(git, order, folder, workspace, commit, ref, lacking):
         last.write(commit, tree, "")
-        if os.path.exists(bundle):
-            os.unlink(bundle)
+        _remove(bundle)
         return
     if last.commit == commit and last.kept:
         return
@@ -252,5 +268,41 @@ def _send(
         doing="keep the checkpoint",
         reason="commit_failed",
     )
+    if lfs_used(git, workspace):
+        from outpost_core.worker import lfs
+
+        lfs.keep(git, order, folder, workspace, commit, bundle)
     os.rename(staged, bundle)
     last.write(commit, tree, bundle)
+
+
+def _push(
+    git: Git,
+    order: Mapping[str, Any],
+    folder: str,
+    workspace: Mapping[str, Any],
+    commit: str,
+    ref: str,
+    lacking: set[str],
+) -> bool:
+    """Push a checkpoint; False when it was not taken, or must not leave this machine."""
+    if held.leaks(git, folder, workspace, lacking, commit):
+        return False
+    if lfs_used(git, workspace):
+        from outpost_core.worker import lfs
+
+        try:
+            lfs.upload(git, order, folder, workspace, commit, lambda _: None)
+        except WorkerError:
+            return False
+    argv = ("push", "--porcelain", "outpost", f"+{commit}:{ref}")
+    return not git.run(*argv, timeout=PUSH_TIMEOUT).code
+
+
+def _remove(bundle: str) -> None:
+    """Remove a bundle that is not needed any more, and what lies beside it."""
+    import shutil
+
+    if os.path.exists(bundle):
+        os.unlink(bundle)
+    shutil.rmtree(bundle.removesuffix(".bundle") + ".lfs", ignore_errors=True)

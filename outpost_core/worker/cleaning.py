@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -109,10 +110,14 @@ def rescue(root: Path, folder: Path, result: Result) -> str | None:
         from outpost_core.worker import checkpoint
 
         saved = checkpoint.save(order, str(folder), workspace, ended=True)
-        where = saved["kept"] or saved["ref"] or where
+        where = saved["kept"] or saved["ref"] or saved.get("unfiltered") or where
     bundle = folder / BUNDLE
     if bundle.exists():  # the remote did not take it, so it would go with the folder
         bundle.chmod(0o600)
+        objects = bundle.with_suffix(".lfs")
+        if objects.exists():  # first: the bundle needs them
+            shutil.rmtree(root / RESCUED / f"{folder.name}.lfs", ignore_errors=True)
+            _keep(root, objects, f"{folder.name}.lfs")
         where = _keep(root, bundle, f"{folder.name}.bundle")
     for broken in folder.glob(f"{files.BROKEN}*"):  # an agent's commits may be in it
         kept = _keep(root, broken, f"{folder.name}.{broken.name}")

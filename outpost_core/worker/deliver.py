@@ -10,13 +10,13 @@ import os
 
 from outpost_core import faults
 from outpost_core.errors import OutpostError, WorkerError
-from outpost_core.worker import checkpoint
+from outpost_core.worker import checkpoint, held
 from outpost_core.worker.changes import Changes, stage
 from outpost_core.worker.git import Done, Git, persistently, write
 from outpost_core.worker.mending import has_files, mend
 from outpost_core.worker.mirror import mirror_path
 from outpost_core.worker.names import redact
-from outpost_core.worker.workspace import credentials, repository, target
+from outpost_core.worker.workspace import credentials, lfs_used, repository, target
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def deliver(
         report: told what is being done.
 
     Returns:
-        `reason` (`ok` or `nothing_to_commit`), `branch`, `commit`, `pr_url`, `message`, and
+        `reason` (`ok`, `nothing_to_commit`, or `filter_missing` when files are left that may be
+        in no commit; the rest was delivered), `branch`, `commit`, `pr_url`, `message`, and
         `checkpoint`: where work is kept that was not delivered, None when there is none. The
         worker's checkpoint is taken off the rig once a delivery holds all of it.
 
@@ -62,7 +63,11 @@ def deliver(
         faults.point("worker.committed")
         if work.commit is None or work.commit == workspace["remote_tip"]:
             _settle(git, order, folder, workspace, work)
-            return {**_nothing(workspace, work), "checkpoint": checkpoint.place(order, folder)}
+            return _kept_back(order, folder, work, _nothing(workspace, work))
+        if lfs_used(git, workspace):
+            from outpost_core.worker import lfs
+
+            lfs.upload(git, order, folder, workspace, work.commit, report)
         branch = _push(git, order, workspace, work, report)
         faults.point("worker.pushed")
         _verify(git, order, folder, branch, work.commit, report)
@@ -75,14 +80,27 @@ def deliver(
     _settle(git, order, folder, workspace, work)
     pr_url = _pull_request(order, workspace, folder, branch, work.notes, report)
     pushed = f"pushed {branch} at {work.commit[:12]}"
-    return {
+    done = {
         "reason": "ok",
         "branch": branch,
         "commit": work.commit,
         "pr_url": pr_url,
-        "checkpoint": checkpoint.place(order, folder),
         "message": "; ".join([pushed, *work.notes]),
     }
+    return _kept_back(order, folder, work, done)
+
+
+def _kept_back(
+    order: Mapping[str, Any], folder: str, work: _Work, done: dict[str, Any]
+) -> dict[str, Any]:
+    """Add where work is kept that was not delivered; some of it turns the reason."""
+    done["checkpoint"] = checkpoint.place(order, folder)
+    if work.unfiltered:
+        archive = held.keep(folder, work.unfiltered)
+        done["reason"] = "filter_missing"
+        done["checkpoint"] = done["checkpoint"] or archive
+        done["message"] += f"; it is kept in {archive}, and pushed nowhere\n  → {held.MEND}"
+    return done
 
 
 def unpushed(folder: str, workspace: Mapping[str, Any]) -> bool:
@@ -104,18 +122,32 @@ class _Work:
         commit: the commit, or None when there is nothing.
         notes: sentences for the result's message.
         rest: there may be more work than that commit holds.
+        unfiltered: changed files that are in no commit since their filter is missing.
     """
 
     def __init__(self, commit: str | None = None, *notes: str, rest: bool = False) -> None:
         self.commit = commit
         self.notes = list(notes)
         self.rest = rest
+        self.unfiltered: list[str] = []
 
 
 def _find(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> _Work:
     """Find the agent's work and commit what is in no commit."""
     changes, mended = mend(order, folder, workspace)
+    held.hold(git, folder, changes)
     work = _commit(git, order, folder, workspace, changes)
+    if changes.unfiltered:
+        work.notes.append(held.said(changes.unfiltered, changes.lacking))
+        work.unfiltered = changes.unfiltered
+    leaked = held.leaks(git, folder, workspace, changes.lacking, work.commit or "")
+    if leaked:
+        raise WorkerError(
+            f"{', '.join(leaked[:5])}: the agent committed without the filter"
+            f" {', '.join(sorted(changes.lacking))}, which is missing here, so nothing was pushed",
+            reason="filter_missing",
+            mend=held.MEND,
+        )
     if mended:
         work.notes.append(mended)
         work.rest = True
@@ -206,7 +238,7 @@ def _commit_all(git: Git, order: Mapping[str, Any], folder: str, changes: Change
     delivery = order["delivery"]
     # `commit --all` alone does not see files that git does not know yet.
     everything = ["--all"]
-    if changes.untracked or changes.nested:
+    if changes.untracked or changes.nested or changes.held or changes.filters:
         stage(git, os.path.join(folder, "work"), changes, folder)
         everything = []
     message = os.path.join(folder, "commit-message")
@@ -235,7 +267,7 @@ def _identity(name: str, email: str) -> dict[str, str]:
 
 def _nothing(workspace: Mapping[str, Any], work: _Work) -> dict[str, Any]:
     branch = workspace["branch"] if work.commit else None
-    message = "the agent changed nothing"
+    message = f"the agent changed nothing{' else' if work.unfiltered else ''}"
     if branch:
         message += f"; {branch} is on the rig already"
     message = "; ".join([message, *work.notes])

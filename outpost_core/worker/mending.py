@@ -110,6 +110,10 @@ def _restore(order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]
             kept = os.path.join(folder, f"{BROKEN}{time.time_ns()}")
             os.rename(git.git_dir, kept)
         rebuild(order, folder, Snapshot(mirror_path(root, order["rig"])))
+        if workspace.get("lfs"):
+            from outpost_core.worker import lfs
+
+            lfs.configure(git.git_dir)
         start, base = workspace["start_commit"], workspace["base_commit"]
         # what an earlier attempt had committed was only in the old one, the base is in the mirror
         if start != base and git.run("cat-file", "-e", start + "^{commit}").code:

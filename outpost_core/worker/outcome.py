@@ -144,6 +144,8 @@ def add_delivery(result: dict[str, Any], answer: Mapping[str, Any], stopped: str
             result[name] = done[name]
         result["message"] = done["message"] or result["message"]
         result["checkpoint"] = done.get("checkpoint")
+        if done["reason"] not in ("ok", "nothing_to_commit"):
+            result["state"] = "failed"  # what could be delivered is on the rig all the same
         return
     error = answer.get("error")
     result["state"] = "failed"
@@ -165,7 +167,7 @@ def add_rescue(result: dict[str, Any], answer: Mapping[str, Any], where: str | N
             died.
         where: the place of the last checkpoint that there is, or None.
     """
-    result["checkpoint"] = where
+    result["checkpoint"] = where or answer.get("answer", {}).get("unfiltered")
     if "answer" not in answer:
         why = answer.get("error", {}).get("message", "it took too long")
         if why not in result["message"]:  # the delivery may have said it

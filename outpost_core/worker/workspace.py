@@ -11,7 +11,7 @@ import errno
 import os
 
 from outpost_core.errors import UsageError, WorkerError
-from outpost_core.worker import beads
+from outpost_core.worker import attributes, beads, dirt
 from outpost_core.worker.files import CREDENTIALS
 from outpost_core.worker.foresee import check_branch_free, identity
 from outpost_core.worker.git import Git, read, shell_quote, write
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 _HEADS = "refs/heads/"
 #: The last line of a checkpoint's message, by which `resume` knows one.
 CHECKPOINT_MARK = "Outpost-Checkpoint: "
+#: With these, a checkout leaves the pointers of git-lfs as they are (`lfs.py` fetches the files).
+_POINTERS = (
+    *("-c", "filter.lfs.smudge=", "-c", "filter.lfs.process=", "-c", "filter.lfs.required=false"),
+)
 
 
 def worker_of(order: Mapping[str, Any]) -> str:
@@ -94,10 +98,12 @@ def prepare(
         `branch`; `base_commit`, None for an empty rig; `base_branch`, where the work is to be
         merged (the base, else the rig's default branch, or None); `start_commit`, where the
         branch begins (differs from the base after a resume); `remote_tip`, the commit of
-        `branch` on the remote, or None; `rig`, fit to be shown; `beads`, a sentence or "".
+        `branch` on the remote, or None; `rig`, fit to be shown; `beads`, a sentence or "";
+        where attributes ask for more, `lfs` and `lacking` (see `_after_checkout`).
 
     Raises:
-        WorkerError: `base_not_found`, `workspace_failed` or `disk_full`.
+        WorkerError: `base_not_found`, `workspace_failed`, `lfs_missing`, `lfs_failed` or
+            `disk_full`.
     """
     try:
         branch = check_branch(order["delivery"]["branch"])
@@ -114,6 +120,7 @@ def prepare(
         raise _failed(error) from error
     git = repository(order, folder)
     start, tree = seen.base, seen.base
+    special: dict[str, Any] = {}
     if order.get("resume"):
         start, tree = _resume(git, order["resume"], root, seen, here=goal == rig)
     tip = seen.refs.get(_HEADS + branch) if goal == rig else None
@@ -122,7 +129,12 @@ def prepare(
     if start and tree:
         point_branch(git.git_dir, branch, start)
         report("checking out")
-        git.must("read-tree", "--reset", "-u", tree, doing="check out", reason="workspace_failed")
+        checkout = ("read-tree", "--reset", "-u", tree)
+        git.must(*_POINTERS, *checkout, doing="check out", reason="workspace_failed")
+        try:
+            special = _after_checkout(git, order, folder, tree, report)
+        except OSError as error:
+            raise _failed(error) from error
     default = seen.default or ""
     return {
         "branch": branch,
@@ -132,6 +144,7 @@ def prepare(
         "remote_tip": tip,
         "rig": redact(rig),
         "beads": beads.provide(os.path.join(folder, "work"), order["issue"]["id"], report),
+        **special,
     }
 
 
@@ -141,6 +154,36 @@ def _leads_to(git: Git, commit: str, tip: str) -> bool:
         quiet = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
         git.run("fetch", *quiet, "--", "outpost", tip)
     return git.run("merge-base", "--is-ancestor", commit, tip).code == 0
+
+
+def _after_checkout(
+    git: Git, order: Mapping[str, Any], folder: str, tree: str, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """See to what attributes ask for: files of git-lfs, missing filters, dirt of the checkout.
+
+    Returns:
+        `lfs`, whether the rig uses git-lfs; `lacking`, filters that it names and that cannot be
+        run here. Empty for a tree without such attributes.
+    """
+    found = attributes.texts(git)
+    if not attributes.convert(found):
+        return {}
+    names = attributes.filters(found)
+    uses_lfs = "lfs" in names
+    if uses_lfs:
+        from outpost_core.worker import lfs
+
+        lfs.check_out(git, order, folder, tree, report)
+    lacking = sorted(attributes.lacking(git, names))
+    if lacking:
+        report(f"the filter {', '.join(lacking)} is missing here: its files are never committed")
+    dirt.remember(git, folder)
+    return {"lfs": uses_lfs, "lacking": lacking}
+
+
+def lfs_used(git: Git, workspace: Mapping[str, Any]) -> bool:
+    """Whether the rig or the agent uses git-lfs; costs one look into a folder."""
+    return bool(workspace.get("lfs")) or os.path.isdir(os.path.join(git.git_dir, "lfs/objects"))
 
 
 def _failed(error: OSError) -> WorkerError:
