@@ -17,6 +17,7 @@ from outpost_core import hookspecs
 from outpost_core.cli.app import SECTIONS, cli
 from outpost_core.cli.shapes import SHAPES
 from outpost_core.config import Defaults
+from outpost_core.config.read import PRICE_FIELDS
 from outpost_core.options import OptionField, option_fields
 from outpost_core.plugins import Plugins
 from outpost_core.types import REASONS
@@ -81,6 +82,8 @@ def configuration() -> str:
     parts.append("## defaults\n")
     parts.append("What an order has when nothing else is said.\n")
     parts += _fields(option_fields(Defaults))
+    parts.append(PRICES)
+    parts += _fields(list(PRICE_FIELDS))
     return "\n".join(parts)
 
 
@@ -115,8 +118,16 @@ defaults:
 | `outposts` | a list; each has a unique `name` (letters, digits, `-`, `_`), a `type`, and the options of that type |
 | `policy` | `default_preference`: outposts in the order to try; `overrides`: a list of `condition` and `prefer` (a name or a list). See [policy and conditions](../guides/policy.md) |
 | `defaults` | see below |
+| `prices` | see below |
 
 ## outposts
+"""
+
+
+PRICES = """\
+## prices
+A map: the beginning of a model's name to its price, for agents that report tokens alone. Each entry
+replaces the built-in ones that begin with it. See [cost and limits](../guides/cost.md).
 """
 
 

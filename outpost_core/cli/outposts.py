@@ -35,13 +35,15 @@ def list_(session: Session) -> None:
 
 def outpost_lines(views: Sequence[OutpostView]) -> Iterator[str]:
     """Yield the table of outposts, and what to do about those that are not usable."""
+    money = any(view.spent or view.cost_cap_hourly is not None for view in views)
     yield from render.table(
-        ("name", "type", "active", "state", "package", "detail"),
+        ("name", "type", "active", *(["this hour"] if money else []), "state", "package", "detail"),
         [
             (
                 view.name,
                 view.type,
                 f"{view.active}/{_slots(view)}",
+                *([_spent(view)] if money else []),
                 view.state,
                 f"{view.package} {view.version}".strip() or "-",
                 view.detail or ("not asked yet" if view.state == "unknown" else "-"),
@@ -65,6 +67,14 @@ def slot_lines(views: Sequence[OutpostView]) -> Iterator[str]:
                 f"  · {render.clean(view.name)}: {view.max_workers} workers at once, by its"
                 f" {view.slots_reason}; `max_workers` in outposts.yaml changes that"
             )
+
+
+def _spent(view: OutpostView) -> str:
+    """Return what is reserved and spent there in this hour, and the cap."""
+    spent = render.money(view.spent)
+    if view.cost_cap_hourly is not None:
+        return f"{spent}/{render.money(view.cost_cap_hourly)}"
+    return spent if view.spent else "-"
 
 
 def _slots(view: OutpostView) -> str:

@@ -235,4 +235,6 @@ def count(number: int, word: str) -> str:
 
 def money(usd: float | None) -> str:
     """Return an amount in USD, or "" when there is none."""
-    return "" if usd is None else f"${usd:.2f}" if usd >= 1 or usd == 0 else f"${usd:.4f}"
+    if usd is None:
+        return ""
+    return f"${usd:.2f}" if usd >= 1 or usd == 0 else f"${usd:.{4 if usd >= 0.0001 else 6}f}"

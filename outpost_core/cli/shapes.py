@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from outpost_core.ledger import Letter
+    from outpost_core.ledger.spend import Total
     from outpost_core.overview import OutpostView
     from outpost_core.plugins import PluginReport
     from outpost_core.testing import CheckResult
@@ -66,7 +67,8 @@ WORKER: Final[Shape] = {
     "total_cost_usd": "both together; null when neither is known",
     "cost_estimated": "whether a part of it is an estimate or the worst case",
     "cost_reserved_usd": "worst case held while it runs, of outpost and agent",
-    "usage": "what the agent says it used: input_tokens, output_tokens, cached_tokens, cost_usd,"
+    "usage": "what the agent used, while it runs so far: input_tokens, output_tokens,"
+    " cached_tokens, cost_usd,"
     " turns; or null",
 }
 OUTPOST: Final[Shape] = {
@@ -82,7 +84,7 @@ OUTPOST: Final[Shape] = {
     "detail": "what it said, or why it is not ready",
     "mend": "the next step",
     "since": "since when it answers or does not, or null",
-    "spent_usd": "reserved and spent there in the last hour",
+    "spent_usd": "reserved and spent there in the last hour, by outpost and agents",
     "cost_cap_hourly": "USD, or null",
 }
 EXPLANATION: Final[Shape] = {
@@ -121,6 +123,19 @@ ERROR: Final[Shape] = {
     "type": "the error's name",
     "message": "what and why",
     "mend": "what to do",
+}
+TOTAL: Final[Shape] = {
+    "key": "the day (2026-01-31, in local time), or the name of outpost, agent or rig",
+    "workers": "how many",
+    "running": "how many of them have not ended; what they spent so far counts",
+    "unknown": "of how many that ended nobody knows what their agent spent",
+    "total_usd": "what outposts and agents cost",
+    "machine_usd": "what outposts charged",
+    "agent_usd": "what agents spent",
+    "estimated": "whether a part is an estimate or the worst case",
+    "input_tokens": "everything that went into models",
+    "cached_tokens": "the part of it that came from a cache",
+    "output_tokens": "everything that came out",
 }
 _REFUSED: Final[Shape] = {"issue": "the issue's id", "error": ERROR}
 
@@ -200,6 +215,12 @@ SHAPES: Final[Mapping[str, Shape]] = {
     },
     "workers": {"workers": [WORKER]},
     "wait": {"workers": [WORKER]},
+    "cost": {
+        "by": "day, outpost, agent or rig",
+        "since": "when the totals begin, or null",
+        "totals": [TOTAL],
+        "total": TOTAL,
+    },
     "show": {
         "worker": WORKER,
         "order": "the order as spawned; of secrets only the names; or null",
@@ -382,7 +403,24 @@ def worker(worker: Worker) -> Shape:
         "total_cost_usd": worker.cost,
         "cost_estimated": worker.cost_estimated,
         "cost_reserved_usd": worker.cost_held,
-        "usage": _plain(result.usage) if result else None,
+        "usage": _plain(worker.usage) if worker.usage else None,
+    }
+
+
+def total(total: Total) -> Shape:
+    """Return the shape of what some workers cost."""
+    return {
+        "key": total.key,
+        "workers": total.workers,
+        "running": total.running,
+        "unknown": total.unknown,
+        "total_usd": total.total,
+        "machine_usd": total.machine,
+        "agent_usd": total.agent,
+        "estimated": total.estimated,
+        "input_tokens": total.input_tokens,
+        "cached_tokens": total.cached_tokens,
+        "output_tokens": total.output_tokens,
     }
 
 

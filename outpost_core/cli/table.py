@@ -35,7 +35,7 @@ def worker_lines(workers: Sequence[Worker], now: float | None = None) -> Iterato
                 _where(worker),
                 render.ago(worker.finished_at or worker.created_at, now),
                 took(worker, now) or "-",
-                render.money(cost(worker)) or "-",
+                cost(worker) or "-",
                 _detail(worker),
                 worker.title or "-",
             )
@@ -63,12 +63,14 @@ def took(worker: Worker, now: float) -> str:
     return "" if end is None else render.span(max(0.0, end - worker.started_at))
 
 
-def cost(worker: Worker) -> float | None:
-    """Return the USD that a worker cost, its machine and what its agent says; None if unknown."""
-    usage = worker.result.usage if worker.result else None
-    spent = usage.cost_usd if usage is not None else None
-    charged = worker.cost_settled or None  # 0 where the machine costs nothing
-    return None if spent is None and charged is None else (spent or 0.0) + (charged or 0.0)
+def cost(worker: Worker) -> str:
+    """Return what a worker cost so far, machine and agent, for people; "" if unknown."""
+    from outpost_core.cli.cost import approximate
+
+    usd = worker.cost
+    # a machine that costs nothing says nothing of an agent that nobody knows of
+    known = usd if usd or worker.agent_cost is not None else None
+    return approximate(known, worker.cost_estimated)
 
 
 def _where(worker: Worker) -> str:

@@ -10,8 +10,9 @@ import click
 
 from outpost_core import refs
 from outpost_core.cli import complete, render, shapes
+from outpost_core.cli.cost import approximate
 from outpost_core.cli.session import Session, command
-from outpost_core.cli.table import worker_lines
+from outpost_core.cli.table import cost, worker_lines
 from outpost_core.errors import OutpostError
 from outpost_core.types import State
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from outpost_core.manager import Glimpse, Manager
-    from outpost_core.types import Cleaned, Event, Explanation, Order, Usage, Worker
+    from outpost_core.types import Cleaned, Event, Explanation, Order, Usage, Verdict, Worker
 
 
 @command("workers")
@@ -255,7 +256,7 @@ def _rows(worker: Worker, glimpse: Glimpse, order: Order | None) -> Iterator[tup
         yield "usage so far", _usage(glimpse.usage)
     yield "working tree", said(glimpse.tree)
     yield "last line", said(glimpse.last_line)
-    yield "cost", render.money(worker.cost_settled or None)
+    yield "cost", cost(worker)
     yield "created", _when(worker.created_at)
     yield "started", _when(worker.started_at)
     yield "finished", _when(worker.finished_at) + _took(worker)
@@ -291,19 +292,31 @@ def _usage(usage: Usage) -> str:
         )
         if value is not None
     ]
-    return ", ".join([*parts, *filter(None, [render.money(usage.cost_usd)])])
+    spent = approximate(usage.cost_usd, usage.estimated or usage.partial)
+    return ", ".join([*parts, *filter(None, [spent])])
+
+
+def _worst(verdict: Verdict) -> str:
+    """Return what an order may cost at an outpost, machine and agent."""
+    if verdict.machine_cost is None:
+        return "-"
+    agent = "?" if verdict.agent_cost is None else render.money(verdict.agent_cost)
+    if not verdict.machine_cost:
+        return agent
+    return f"{render.money(verdict.machine_cost)} + agent {agent}"
 
 
 def explanation_lines(explanation: Explanation) -> Iterator[str]:
     """Yield why an order goes where it goes."""
     yield f"{click.style('rule', bold=True)}: {render.clean(explanation.rule)}"
     yield from render.table(
-        ("rank", "outpost", "eligible", "why"),
+        ("rank", "outpost", "eligible", "costs at most", "why"),
         [
             (
                 "-" if verdict.rank is None else str(verdict.rank),
                 verdict.outpost,
                 "yes" if verdict.eligible else "no",
+                _worst(verdict),
                 verdict.reason,
             )
             for verdict in explanation.verdicts

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
 _SECTIONS: Final = ("outposts", "policy", "defaults", "prices")
-_PRICE_FIELDS: Final = tuple(
+#: The fields of an entry of `prices`.
+PRICE_FIELDS: Final = tuple(
     OptionField(
         name=name,
         type=float,
@@ -193,7 +194,7 @@ class _Reader:
             raise self.error("prices is a map of models, each with input, cached and output", node)
         found: dict[str, Price] = {}
         for model, (_, value) in node.entries.items():
-            said = self.values(value, f"the price of {model[:80]!a}", _PRICE_FIELDS)
+            said = self.values(value, f"the price of {model[:80]!a}", PRICE_FIELDS)
             for key, (_, each) in (value.entries or {}).items():
                 self.origins[f"prices.{model}.{key}"] = self.origin(each)
             # what comes from a cache costs no less, where nobody says so

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # what describes outposts needs none of it, and is waited for
     from outpost_core.ledger.claims import Claim
     from outpost_core.ledger.outbox import Outbox
     from outpost_core.ledger.reserve import Answer, Reservation
+    from outpost_core.ledger.spend import Total
     from outpost_core.types import Event, Explanation, Order, Worker, WorkerStatus
 
 T = TypeVar("T")
@@ -518,6 +519,12 @@ class Ledger:
             (since,),
         )
         return {outpost: money.dollars(cost) for outpost, cost in found}
+
+    def totals(self, by: str, since: float) -> list[Total]:
+        """Add up what workers cost; see `spend.totals`."""
+        from outpost_core.ledger import spend
+
+        return spend.totals(self._store, by, since)
 
     # --- events --------------------------------------------------------------------------------
 

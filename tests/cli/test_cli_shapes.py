@@ -26,6 +26,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "explain": ("gt-9", "--no-rig", "--", "true"),
     "workers": ("--all",),
     "wait": ("gt-1",),
+    "cost": (),
     "show": ("gt-1",),
     "logs": ("gt-1",),
     "attach": ("gt-2",),
