@@ -56,6 +56,16 @@ async def end(process: asyncio.subprocess.Process, patience: float = 0.0) -> Non
 
 def _tell(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
     if process.returncode is None:
-        # macOS refuses the signal, too, when all of the group has ended and nobody reaped it yet
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
+        signal_group(process.pid, number)
+
+
+def signal_group(leader: int, number: int = signal.SIGKILL) -> None:
+    """Signal a process group that may have ended already; its leader was not reaped yet.
+
+    Args:
+        leader: the pid of the group's leader, a child of this process.
+        number: the signal.
+    """
+    # macOS refuses the signal, too, when all of the group has ended and nobody reaped it yet
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, number)

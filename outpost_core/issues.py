@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -178,8 +176,9 @@ def _show(bd: str, issue_id: str, folder: Path) -> str | None:
     try:
         out, err = process.communicate(timeout=BD_TIMEOUT)
     except BaseException as error:
-        with contextlib.suppress(OSError):  # it has ended: macOS says so by a refusal
-            os.killpg(process.pid, signal.SIGKILL)  # its helpers hold our pipes, too
+        from outpost_core.children import signal_group
+
+        signal_group(process.pid)  # its helpers hold our pipes, too
         process.communicate()
         if isinstance(error, subprocess.TimeoutExpired):
             raise OutpostError(

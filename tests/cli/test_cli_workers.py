@@ -218,8 +218,11 @@ def test_following_says_that_the_outpost_does_not_answer_while_the_log_is_silent
     assert result.stderr.splitlines() == said
 
 
-def test_logs_of_a_cleaned_worker_say_so(ended):
+def test_logs_of_a_cleaned_worker_are_kept_and_those_of_a_purged_one_say_so(ended):
+    before = ended.ok("logs", "done")
     ended.ok("clean", "done")
+    assert ended.ok("logs", "done") == before
+    ended.ok("clean", "done", "--purge")
     error = ended.json("logs", "done", code=4)["error"]
     assert "removed by outpost clean" in error["message"]
     assert error["mend"] == "outpost show done.1 has its result"

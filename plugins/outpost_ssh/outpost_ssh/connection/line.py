@@ -37,6 +37,8 @@ SESSIONS: Final = 8
 #: Seconds of the pause before a refused session is asked for again.
 _PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
+#: Seconds between two looks whether the connection of a session is still there.
+_STILL_THERE: Final = 5.0
 #: What a host says before the login is kept up to this many characters.
 _BANNER: Final = 1000
 #: Refusals that do not pass by themselves.
@@ -322,9 +324,17 @@ class Line:
         )
 
     async def _release(self, process: asyncssh.SSHClientProcess[bytes]) -> None:
+        connection = self._connection
+        closed = asyncio.ensure_future(process.wait_closed())
         try:
-            await process.wait_closed()
+            # a channel whose connection is gone may never be told that it was closed
+            while not closed.done():
+                await asyncio.wait({closed}, timeout=_STILL_THERE)
+                if connection is None or connection.is_closed():
+                    break
         finally:
+            if not closed.cancel() and not closed.cancelled():
+                closed.exception()  # it ended in some way or other: the session is free
             self._slots.release()
 
 

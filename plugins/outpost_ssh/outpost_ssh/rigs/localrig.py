@@ -9,7 +9,6 @@ hooks refuse stay as they are.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
+from outpost_core import children
 from outpost_core.errors import OutpostError
 from outpost_core.worker.git import environment, read
 from outpost_core.worker.names import redact
@@ -111,8 +111,7 @@ async def git(
         said, err = await child.communicate(text)
     except BaseException:
         if child.returncode is None:
-            with contextlib.suppress(OSError):  # it has ended: macOS says so by a refusal
-                os.killpg(child.pid, 9)
+            children.signal_group(child.pid)
         await child.wait()
         raise
     return Done(code=child.returncode or 0, out=said or b"", err=err.decode(errors="replace"))
