@@ -138,7 +138,15 @@ class Further:
             on=on or self._same_place(last),
         )
 
-    def go_on(self, ref: str, text: str, *, on: str | None = None, rig: str | None = None) -> Next:
+    def go_on(
+        self,
+        ref: str,
+        text: str,
+        *,
+        on: str | None = None,
+        rig: str | None = None,
+        fresh: bool = False,
+    ) -> Next:
         """Return the next attempt at an issue, which goes on with the work of the last one.
 
         It starts at the commit that was delivered and delivers to the same branch; where nothing
@@ -150,6 +158,7 @@ class Further:
             text: what is to be done now.
             on: the outpost to use; None: where the session is, else as before.
             rig: as for `retry`.
+            fresh: begin a new session of the agent, which is told what was done before.
 
         Raises:
             NotFoundError, ConflictError, UsageError: as for `retry`; or the text is empty.
@@ -166,11 +175,11 @@ class Further:
                 order, resume=result.commit, delivery=replace(order.delivery, branch=result.branch)
             )
         session = None
-        if on in (None, last.outpost) and last.outpost in self.outposts:
+        if not fresh and on in (None, last.outpost) and last.outpost in self.outposts:
             session = self._session(last, order)
         branch = order.delivery.branch if order.delivery is not None else ""
         if session is not None:
-            argv = _resumed(self.presets[order.agent.name], order.agent.argv, session)
+            argv = resumed(self.presets[order.agent.name], order.agent.argv, session)
             assert argv is not None, "else there were no session"
             order = replace(
                 order,
@@ -274,7 +283,7 @@ class Further:
         if session is None or preset is None or order.agent.interactive:
             return None
         known = _SESSION.fullmatch(session) is not None
-        return session if known and _resumed(preset, order.agent.argv, session) else None
+        return session if known and resumed(preset, order.agent.argv, session) else None
 
 
 def _usual_prompt(order: Order, branch: str) -> str:
@@ -299,7 +308,7 @@ def _password(order: Order, rig: str | None) -> str:
     )
 
 
-def _resumed(preset: AgentPreset, argv: Sequence[str], session: str) -> tuple[str, ...] | None:
+def resumed(preset: AgentPreset, argv: Sequence[str], session: str) -> tuple[str, ...] | None:
     """Return the command that goes on with a session; None when there is none.
 
     What the order's command had besides the preset's own words (a model, say) it has again.

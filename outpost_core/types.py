@@ -472,8 +472,11 @@ class Worker:
 
     @property
     def unbegun(self) -> bool:
-        """Whether it failed, or was lost, before its agent began: its number is free again."""
-        return (
+        """Whether it failed, or was lost, before its agent began: its number is free again.
+
+        Not where its machine cost something: that counts towards the cap of the hour, under its id.
+        """
+        return not self.cost_settled and (
             self.state in (State.FAILED, State.LOST)
             and self.result is not None
             and self.result.agent_began is False

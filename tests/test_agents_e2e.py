@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from outpost_core import wire
 from outpost_core.agents import PRESETS, resolve
+from outpost_core.further import resumed
 from outpost_core.testing.stubmodel import API_KEY, Mode, StubModel
 from outpost_core.types import Agent, Delivery, Issue, Order, Result, Secrets, State
 from outpost_core.worker import files, stop
@@ -191,3 +194,32 @@ def test_what_the_agent_says_counts_more_than_its_exit_code_of_zero(
     else:
         assert (result.state, result.reason) == (State.FAILED, "agent_failed")
         assert "key" in result.message
+
+
+@pytest.mark.agents
+@both
+def test_the_next_attempt_goes_on_with_the_session_in_its_own_working_tree(
+    name: str, rig: Path, tmp_path: Path, agents_path: str
+) -> None:
+    """Claude Code looks for a session only below the name of the folder that it runs in."""
+    with StubModel(command="echo second >>notes.txt", answer="I added it.") as model:
+        first = order_for(name, model, rig, tmp_path)
+        before, _ = carry_out(first, tmp_path, agents_path)
+        assert before.state is State.DONE, before.message
+        argv = resumed(PRESETS[name], first.agent.argv, before.session or "")
+        assert argv is not None
+        second = replace(
+            first,
+            attempt=2,
+            resume=before.commit,
+            agent=replace(first.agent, argv=argv),
+            prompt="And a third line, please.",
+        )
+        result, folder = carry_out(second, tmp_path, agents_path)
+        asked = json.dumps(model.requests[-1].body)
+    log = (folder / files.LOG).read_text()
+    # the model sees that its command was run before, and only answers
+    assert (result.state, result.exit_code) == (State.DONE, 0), f"{result.message}\n{log}"
+    assert (folder / "work" / "notes.txt").read_text() == "first line\nsecond\n"
+    for said in ("And a third line, please.", "I added it."):  # it knows what it said before
+        assert said in asked

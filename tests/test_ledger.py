@@ -9,7 +9,7 @@ import pytest
 
 from outpost_core import wire
 from outpost_core.errors import UsageError
-from outpost_core.ledger import Ledger, Outcome, Reservation, rows
+from outpost_core.ledger import Claim, Ledger, Outcome, Reservation, rows
 from outpost_core.types import (
     Agent,
     Event,
@@ -24,6 +24,7 @@ from outpost_core.types import (
     Worker,
     WorkerStatus,
 )
+from outpost_core.worker import identity
 
 
 @pytest.fixture
@@ -490,3 +491,60 @@ def test_closing_twice_is_fine(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.close()
     ledger.close()
+
+
+def renew(ledger, one, owner="me/renew-1"):
+    """Put another try in the place of an ended one, as `Renewal` does."""
+    assert ledger.claim_ended(one.worker, owner) is Claim.MINE
+    (answer,) = ledger.reserve([reservation(one, owner=owner)])
+    return answer
+
+
+UNBEGUN = Result(state=State.FAILED, reason="base_not_found", agent_began=False)
+
+
+def test_what_was_said_of_the_try_before_is_not_said_of_the_next(ledger):
+    """A list that was asked for before, and is taken over late, must not end the new try."""
+    one = order()
+    spawn(ledger, one)
+    old = status(one, State.FAILED, result=UNBEGUN)
+    ledger.record("local", [old])
+    assert ledger.unbegun([one.worker]) == {one.worker}
+    asked_at = time.time()
+    assert renew(ledger, one).outcome is Outcome.RESERVED
+    assert ledger.record("local", [old], asked_at) == []
+    assert ledger.worker(one.worker).state is State.STARTING
+    assert ledger.worker(one.worker).result is None
+    assert ledger.active() == {"local": 1}
+    ledger.mark_spawned([("local", status(one, State.STARTING))])
+    ended = status(one, State.DONE)
+    assert [w.state for w in ledger.record("local", [ended], time.time())] == [State.DONE]
+    assert "renewed" in kinds(ledger, one.worker)
+
+
+def test_an_ended_row_is_renewed_by_one_and_only_where_there_is_room(ledger):
+    one = order()
+    spawn(ledger, one)
+    ledger.record("local", [status(one, State.FAILED, result=UNBEGUN)])
+    alive = f"{identity.me()}/renew-a"
+    assert ledger.claim_ended(one.worker, alive) is Claim.MINE
+    assert ledger.claim_ended(one.worker, f"{identity.me()}/renew-b") is Claim.THEIRS
+    full = reservation(one, max_workers=0, owner=alive)
+    (answer,) = ledger.reserve([full])
+    assert answer.outcome is Outcome.FULL
+    assert ledger.worker(one.worker).result == UNBEGUN  # how it ended is still there
+    ledger.disown(one.worker, alive)
+    assert ledger.claim_ended(one.worker, f"{identity.me()}/renew-b") is Claim.MINE
+    other = reservation(one, owner="someone")
+    assert ledger.reserve([other])[0].outcome is Outcome.EXISTS
+    running = order("gt-2")
+    spawn(ledger, running)
+    assert ledger.claim_ended("gt-2.1", alive) is Claim.SPAWNED
+    assert ledger.claim_ended("gt-3.1", alive) is Claim.GONE
+
+
+def test_what_cost_money_keeps_its_number(ledger):
+    one = order()
+    spawn(ledger, one, cost=1.0)
+    ledger.record("local", [status(one, State.FAILED, result=UNBEGUN)])
+    assert ledger.unbegun([one.worker]) == set()

@@ -81,11 +81,14 @@ def retry(
 @command("continue")
 @click.argument("issue", shell_complete=complete.issues)
 @click.argument("text", nargs=-1, required=True, metavar="TEXT...")
+@click.option("--fresh", is_flag=True,
+              help="A new session of the agent, which is told what was done before.")  # fmt: skip
 @_options
 def continue_(
     session: Session,
     issue: str,
     text: tuple[str, ...],
+    fresh: bool,
     on: str | None,
     rig: str | None,
     follow_: bool,
@@ -105,7 +108,7 @@ def continue_(
     _start_all(
         session,
         lambda _: [issue],
-        lambda further, one: further.go_on(one, said, on=on, rig=rig),
+        lambda further, one: further.go_on(one, said, on=on, rig=rig, fresh=fresh),
         follow_,
         wait,
     )

@@ -273,6 +273,10 @@ class Supervisor:
             log_bytes=self._limits["log_bytes"],
             keep_tail=agent["output"] != "plain",
         )
+        if "--resume" in agent["argv"]:
+            from outpost_core.worker import sessions
+
+            sessions.bring(agent["argv"], self._env(prompt), work)
         self._began_agent = True
         try:
             pid = launch.start(

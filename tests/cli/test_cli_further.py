@@ -132,6 +132,11 @@ def test_continue_goes_on_with_branch_and_session(delivered):
 def test_continue_tells_what_was_done_where_there_is_no_session(delivered):
     for words in (("x1", "more"), ("x0", "more", "--on", "there")):
         delivered.ok("continue", *words)
+    failed = Result(state=State.FAILED, reason="agent_failed", session="s")
+    delivered.there.finish("x0.2", failed)
+    delivered.ok("continue", "x0", "more", "--fresh", "--on", "there")
+    argv = delivered.there._world.orders["x0.3"].agent.argv
+    assert argv == ("remembers", "--json", "--", "{prompt}")
     for order in (delivered.here._world.orders["x1.2"], delivered.there._world.orders["x0.2"]):
         assert order.agent.argv == ("remembers", "--json", "--", "{prompt}")
         assert order.resume == "c" * 40
@@ -149,18 +154,18 @@ def test_continue_refuses_what_runs_and_nothing_said(delivered):
 
 
 def test_what_was_said_besides_is_said_again_with_a_session():
-    from outpost_core.further import _resumed
+    from outpost_core.further import resumed
 
     preset = Presets().outpost_agents()["remembers"]
     first = ("remembers", "--json", "--model", "big", "--", "{prompt}")
-    second = _resumed(preset, first, "s-1")
+    second = resumed(preset, first, "s-1")
     assert second == (
         "remembers", "--session=s-1", "--json", "--model", "big", "--", "{prompt}"
     )  # fmt: skip
-    assert _resumed(preset, second, "s-2") == (
+    assert resumed(preset, second, "s-2") == (
         "remembers", "--session=s-2", "--json", "--model", "big", "--", "{prompt}"
     )  # fmt: skip
-    assert _resumed(preset, ("other", "{prompt}"), "s-1") is None
+    assert resumed(preset, ("other", "{prompt}"), "s-1") is None
 
 
 # --- with a real repository -----------------------------------------------------------------------
