@@ -61,9 +61,8 @@ if TYPE_CHECKING:
 #: Workers that are cleaned for their age by one command, and the seconds that may take.
 _AT_A_TIME, _FOR_SO_LONG = 50, 20.0
 _POLICY = "core:policy"
-#: So many lines are asked for to find one that is not empty, and so much of it is kept.
+#: So many lines are asked for to find one that says something.
 _LAST_LINES = 20
-_LONGEST_LINE = 500
 _NOTED = frozenset({"refused", "stop", "unfinished"})
 
 
@@ -73,12 +72,12 @@ class Glimpse:
 
     Args:
         tree: path of its working tree, on its own machine; "" when there is none.
-        last_line: the last line that its agent printed, or that its screen shows.
+        text: the last lines that its agent printed, or that its screen shows, as they are.
         usage: what the agent of a running worker has used so far; None when nobody knows.
     """
 
     tree: str = ""
-    last_line: str = ""
+    text: str = ""
     usage: Usage | None = None
 
 
@@ -646,8 +645,7 @@ class Manager:
                     worker=worker.id,
                     lines=_LAST_LINES,
                 )
-        last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
-        return Glimpse(tree=tree, usage=usage, last_line=last[:_LONGEST_LINE])
+        return Glimpse(tree=tree, usage=usage, text=text)
 
     async def attach(self, ref: str) -> int:
         """Give this terminal to the worker until the user detaches; the viewer's exit code."""

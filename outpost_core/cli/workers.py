@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from outpost_core.types import Cleaned, Event, Explanation, Order, Usage, Verdict, Worker
 
 
+#: of the last line of a worker's output, so much is shown.
+_LONGEST_LINE = 500
+
+
 @command("workers")
 @click.option("--all", "all_", is_flag=True, help="Those that have ended, too.")
 @click.option(
@@ -178,7 +182,7 @@ def show(session: Session, worker: str) -> None:
             "attempts": [*map(shapes.worker, attempts)],
             "events": [*map(shapes.event, events)],
             "tree": glimpse.tree or None,
-            "last_line": glimpse.last_line or None,
+            "last_line": _last_line(glimpse, order) or None,
             "live_usage": to_json(glimpse.usage) if glimpse.usage else None,
         }
 
@@ -255,11 +259,28 @@ def _rows(worker: Worker, glimpse: Glimpse, order: Order | None) -> Iterator[tup
     elif glimpse.usage is not None:
         yield "usage so far", _usage(glimpse.usage)
     yield "working tree", said(glimpse.tree)
-    yield "last line", said(glimpse.last_line)
+    yield "last line", said(_last_line(glimpse, order))
     yield "cost", cost(worker)
     yield "created", _when(worker.created_at)
     yield "started", _when(worker.started_at)
     yield "finished", _when(worker.finished_at) + _took(worker)
+
+
+def _last_line(glimpse: Glimpse, order: Order | None) -> str:
+    """Return the last line of a worker's output that says something, as `logs` would show it."""
+    text = glimpse.text
+    kind = order.agent.output if order is not None else ""
+    if kind in ("", "plain") or not text:
+        lines = text.splitlines()
+    else:
+        from outpost_core.cli.readable import Readable
+        from outpost_core.cli.tellers import KINDS
+
+        if kind in KINDS:
+            text = Readable(kind).feed(f"{text}\n".encode("utf-8", "replace"), final=True)
+        lines = click.unstyle(text).splitlines()
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return last[:_LONGEST_LINE]
 
 
 def _when(moment: float | None) -> str:

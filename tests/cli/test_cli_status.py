@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -14,7 +15,7 @@ import time
 
 import pytest
 
-from outpost_core.cli import render, table
+from outpost_core.cli import render
 from outpost_core.testing import Script
 from outpost_core.types import Result, State, Usage, Worker
 
@@ -227,17 +228,6 @@ def test_ago(seconds, said):
     assert render.ago(1e9, 1e9 + seconds) == said
 
 
-def test_a_cost_is_what_the_machine_and_the_agent_cost():
-    def made(charged: float | None, spent: float | None) -> Worker:
-        result = Result(state=State.DONE, usage=Usage(cost_usd=spent))
-        return Worker(id="x.1", issue="x", attempt=1, outpost="h", digest="", state=State.DONE,
-                      cost_settled=charged, result=result)  # fmt: skip
-
-    assert table.cost(made(None, None)) is None
-    assert table.cost(made(0.0, None)) is None
-    assert table.cost(made(1.5, 0.25)) == 1.75
-
-
 def test_show_has_tree_last_line_and_moments_in_words(some):
     some.here.write("busy.1", b"first\nthe last one\x1b[2J\n\n")
     text = some.ok("show", "busy")
@@ -249,3 +239,11 @@ def test_show_has_tree_last_line_and_moments_in_words(some):
     assert said["live_usage"] is None
     some.here.cut()
     assert some.json("show", "busy")["last_line"] is None
+
+
+def test_the_last_line_of_an_agent_that_speaks_json_is_for_people(outpost):
+    outpost.ok("spawn", "x", "--rig", "https://example.com/a.git", "--agent", "claude",
+               "--title", "T", "--on", "here")  # fmt: skip
+    said = {"type": "assistant", "message": {"content": [{"type": "text", "text": "I mend it."}]}}
+    outpost.here.write("x.1", json.dumps(said).encode() + b"\n")
+    assert outpost.json("show", "x")["last_line"] == "I mend it."
