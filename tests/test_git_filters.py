@@ -209,3 +209,38 @@ class TestMissingFilter:
 def _made(folder: Path) -> Path:
     folder.mkdir()
     return folder
+
+
+class TestARefusedCommitOfOurs:
+    """What the agent committed is delivered also where the remote refuses what it left."""
+
+    @pytest.fixture
+    def rig(self, tmp_path: Path) -> GitRig:
+        rig = GitRig(tmp_path)
+        rig.hook(
+            "pre-receive",
+            "while read old new ref; do\n"
+            " git ls-tree -r --name-only $new | grep -q big && echo File big/x is big && exit 1\n"
+            "done\nexit 0",
+        )
+        return rig
+
+    def test_its_own_commits_go_first(self, rig: GitRig) -> None:
+        worker = prepared(rig)
+        tip = worker.commit("own", "1")
+        worker.write("big/x", "1")
+        worker.write("small", "1")
+        done = worker.deliver()
+        assert (done["reason"], done["commit"]) == ("push_failed", tip)
+        assert rig.tip("polecat/gt-1") == tip
+        assert "uncommitted: big/x" in done["message"]
+        assert done["checkpoint"] == str(worker.folder / "checkpoint.bundle")
+        assert not worker.unpushed()
+
+    def test_without_commits_of_its_own(self, rig: GitRig) -> None:
+        worker = prepared(rig)
+        worker.write("big/x", "1")
+        with pytest.raises(WorkerError, match="uncommitted: big/x") as caught:
+            worker.deliver()
+        assert caught.value.reason == "push_failed"
+        assert "checkpoint.bundle" in caught.value.message

@@ -68,7 +68,7 @@ def deliver(
             from outpost_core.worker import lfs
 
             lfs.upload(git, order, folder, workspace, work.commit, report)
-        branch = _push(git, order, workspace, work, report)
+        branch = _push_or_part(git, order, workspace, work, report)
         faults.point("worker.pushed")
         _verify(git, order, folder, branch, work.commit, report)
         faults.point("worker.verified")
@@ -95,6 +95,9 @@ def _kept_back(
 ) -> dict[str, Any]:
     """Add where work is kept that was not delivered; some of it turns the reason."""
     done["checkpoint"] = checkpoint.place(order, folder)
+    if work.refused:
+        done["reason"] = "push_failed"
+        done["message"] += f"; {work.refused}"
     if work.unfiltered:
         archive = held.keep(folder, work.unfiltered)
         done["reason"] = "filter_missing"
@@ -123,6 +126,9 @@ class _Work:
         notes: sentences for the result's message.
         rest: there may be more work than that commit holds.
         unfiltered: changed files that are in no commit since their filter is missing.
+        before: the agent's HEAD, where `commit` is a commit of ours on top of it.
+        own: that HEAD is work of the agent.
+        refused: why the remote took the agent's own commits alone; "" where it took all.
     """
 
     def __init__(self, commit: str | None = None, *notes: str, rest: bool = False) -> None:
@@ -130,6 +136,9 @@ class _Work:
         self.notes = list(notes)
         self.rest = rest
         self.unfiltered: list[str] = []
+        self.before: str | None = None
+        self.own = False
+        self.refused = ""
 
 
 def _find(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> _Work:
@@ -176,7 +185,10 @@ def _commit(
     if changes.dirty:
         head = _commit_all(git, order, folder, changes)
         if head != changes.head:
-            return _Work(head, *_said(changes, branch), rest=changes.branch != branch)
+            work = _Work(head, *_said(changes, branch), rest=changes.branch != branch)
+            work.before = changes.head
+            work.own = (tips or _Tips(git, workspace)).holds_work(changes.head)
+            return work
     tips = tips or _Tips(git, workspace)
     if tips.holds_work(changes.head):
         return _Work(changes.head, *_said(changes, branch), rest=changes.branch != branch)
@@ -278,6 +290,44 @@ def _nothing(workspace: Mapping[str, Any], work: _Work) -> dict[str, Any]:
         "pr_url": None,
         "message": message,
     }
+
+
+def _push_or_part(
+    git: Git, order: Mapping[str, Any], workspace: Mapping[str, Any], work: _Work, report: Report
+) -> str:
+    """Push the work; when the remote refuses our commit of what was left, the agent's own ones.
+
+    Returns:
+        The branch.
+
+    Raises:
+        WorkerError: the remote took neither; the message names the files of our commit.
+    """
+    try:
+        return _push(git, order, workspace, work, report)
+    except WorkerError as error:
+        if "[remote rejected]" not in error.message or not work.before:
+            raise
+        named = _offending(git, work, error.message)
+        error.message += f"; refused with what the agent had left uncommitted: {named}"
+        if not work.own:
+            raise
+        whole, work.commit = work.commit, work.before
+        try:
+            branch = _push(git, order, workspace, work, report)
+        except WorkerError:
+            work.commit = whole
+            raise error from None
+        work.refused, work.rest = error.message, True
+        return branch
+
+
+def _offending(git: Git, work: _Work, said: str) -> str:
+    """Return those files of our commit that the remote speaks of; all where it names none."""
+    listed = git.run("diff", "--name-only", "-z", "--no-renames", f"{work.before}..{work.commit}")
+    paths = [path for path in os.fsdecode(listed.out).split("\0") if path]
+    paths = [path for path in paths if path in said] or paths
+    return ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
 
 
 def _push(

@@ -43,9 +43,12 @@ async def examine(
         rig: whether it can be pushed to, too.
         installs: the command that installs an agent, as whoever reads the findings can give it.
     """
-    findings = await asyncio.gather(_tmux(options.mode), _git(path), _linger(), _rig(rig))
+    findings = await asyncio.gather(
+        _tmux(options.mode), _git(path), _linger(), _rig(rig), _lfs(path)
+    )
     return [
         *findings[:2],
+        findings[4],
         _python(),
         _system(),
         _state(root),
@@ -104,6 +107,19 @@ async def _tmux(mode: Mode) -> Finding:
             check="tmux", ok=False, detail=f"{said} is too old", mend="install tmux 3.0 or newer"
         )
     return Finding(check="tmux", ok=True, detail=said)
+
+
+async def _lfs(path: str) -> Finding:
+    lfs = shutil.which("git-lfs", path=path)
+    said = await output(lfs, "version") if lfs else None
+    if said is None:
+        return Finding(
+            check="git-lfs",
+            ok=None,
+            detail="not installed; orders for repositories with large files are refused",
+            mend="sudo apt install git-lfs",
+        )
+    return Finding(check="git-lfs", ok=True, detail=said.split(" ")[0])
 
 
 async def _git(path: str) -> Finding:
