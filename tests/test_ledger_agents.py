@@ -195,9 +195,11 @@ def test_an_adopted_worker_counts_where_it_is(ledger):
 
 def test_a_usage_that_cannot_be_read_again_is_passed_over(ledger):
     spawn(ledger, order())
-    ledger.record("local", [status(order(), usage=Usage(cost_usd="much"))])
+    for strange in (Usage(cost_usd="much"), {"cost_usd": 1.0}, Usage(cost_usd=float("inf"))):
+        ledger.record("local", [status(order(), usage=strange)])
     worker = ledger.worker("gt-1.1")
-    assert (worker.state, worker.usage, worker.agent_cost) == (State.WORKING, None, None)
+    assert (worker.state, worker.agent_cost) == (State.WORKING, None)
+    assert ledger.spent(0) == {"local": 0.0}
 
 
 def test_a_move_takes_the_money_along(ledger):

@@ -95,7 +95,7 @@ def used(status: WorkerStatus) -> str | None:
     """Return what the agent has used so far as the ledger keeps it; None when nothing is said."""
     from outpost_core import wire
 
-    if status.usage is None:
+    if not isinstance(status.usage, Usage):
         return None
     try:
         text = wire.dumps(status.usage)

@@ -12,7 +12,7 @@ from outpost_core.manager import Manager
 from outpost_core.testing import FakeOutpost
 from outpost_core.testing.fake import FakeOptions
 from outpost_core.ticket import Spawned
-from outpost_core.types import Event, Limits, State
+from outpost_core.types import Event, Limits, Result, State, Usage
 
 
 def test_many_at_once_fill_the_slots_in_order(make: Make) -> None:
@@ -76,6 +76,35 @@ def test_a_crowd_keeps_within_the_money(make: Make) -> None:
         assert isinstance(answers[-1], PlacementError)
 
     run(make(a, b, config=f"outposts:\n{config}"), body)
+
+
+def test_a_hundred_callers_keep_within_the_money_of_their_agents(make: Make) -> None:
+    """Also when agents spend less than they may, more, or do not say what."""
+    config = "outposts:\n  - {name: a, type: fake, cost_cap_hourly: 1.0}\n"
+    a = FakeOutpost("a", FakeOptions(cost_cap_hourly=1.0))
+    limits = Limits(max_agent_cost_usd=0.09)
+    used = (Usage(cost_usd=0.02), Usage(), Usage(cost_usd=0.08, partial=True))
+
+    async def body(manager: Manager) -> None:
+        async def call(number: int) -> bool:
+            try:
+                await manager.spawn(order(f"gt-{number}", limits=limits))
+            except PlacementError:
+                return False
+            assert manager.ledger.spent(0)["a"] <= 1.0
+            result = Result(state=State.DONE, exit_code=0, usage=used[number % 3])
+            if number % 4:
+                a.finish(f"gt-{number}.1", result)
+            return True
+
+        placed = await asyncio.gather(*map(call, range(100)))
+        await manager.refresh()
+        (view,) = manager.outposts()
+        assert 0.5 < view.spent <= 1.0
+        assert 11 <= sum(placed) < 100
+        assert len(manager.ledger.workers()) == sum(placed)
+
+    run(make(a, config=config), body)
 
 
 def test_a_spawn_that_breaks_off_leaves_none_of_its_siblings_running(make: Make) -> None:
