@@ -46,16 +46,26 @@ BROKEN = "broken-git-"  # beginning of the names of what was `work/.git`, and ha
 
 #: Name of the secret that becomes CREDENTIALS and is not for the agent.
 RIG_CREDENTIAL = "OUTPOST_RIG_CREDENTIAL"
+#: ENOMEM, EIO, ENFILE, EMFILE: a file that cannot be read for these is not a missing one.
+_TROUBLE = (12, 5, 23, 24)
 #: Bytes of disk that are taken for the result of a worker before it begins.
 ROOM = 8192
 
 
 def load(folder: str, name: str) -> dict[str, Any] | None:
-    """Return the JSON object in `folder/name`; None when it is missing or not whole."""
+    """Return the JSON object in `folder/name`; None when it is missing or not whole.
+
+    Raises:
+        OSError: nobody can say, since this process or its disk is in trouble.
+    """
     try:
         with open(os.path.join(folder, name), "rb", buffering=0) as file:
             value = loads(file.read().decode("utf-8", "surrogateescape"))
-    except (OSError, ValueError):
+    except OSError as error:
+        if error.errno in _TROUBLE:
+            raise
+        return None
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
 

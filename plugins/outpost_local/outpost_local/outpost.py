@@ -359,8 +359,14 @@ class LocalOutpost(Outpost):
             for folder in workers.iterdir() if workers.is_dir() else ():
                 self._check_system(folder.name)
             return []
-        with self._scanning:
-            return [self._looked_at(found) for found in status.scan(self.root, self._scanned)]
+        try:
+            with self._scanning:
+                return [self._looked_at(found) for found in status.scan(self.root, self._scanned)]
+        except OSError as error:  # not one is missing, nobody can say
+            raise UnreachableError(
+                f"the workers at {self.root} cannot be read: {error.strerror}",
+                mend=f"outpost doctor {self.name}",
+            ) from error
 
     def _looked_at(self, found: WorkerStatus) -> WorkerStatus:
         """Return a status as it may be told: never an end that is not certain."""
