@@ -170,7 +170,9 @@ class StubModel:
         block: dict[str, Any] = {"type": "text", "text": ""}
         delta, stop = {"type": "text_delta", "text": self.answer}, "end_turn"
         if self._works and "Bash" in tools and not shown:
-            block = {"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {}}
+            # an id of its own, also in a session that goes on
+            number = f"toolu_{len(self.requests)}"
+            block = {"type": "tool_use", "id": number, "name": "Bash", "input": {}}
             arguments = json.dumps({"command": self.command, "description": "Do the work"})
             delta, stop = {"type": "input_json_delta", "partial_json": arguments}, "tool_use"
         if self.mode is Mode.REFUSE:
@@ -207,14 +209,17 @@ class StubModel:
             failed = {**response, "status": "failed", "error": error}
             yield "response.failed", {"type": "response.failed", "response": failed}
             return
-        shown = any(item.get("type") == "function_call_output" for item in body["input"])
+        said = [n for n, item in enumerate(body["input"]) if item.get("role") == "user"]
+        since = body["input"][said[-1] if said else 0 :]  # earlier ones are of turns before
+        shown = any(item.get("type") == "function_call_output" for item in since)
         if shown:
             self._hang()
         item: dict[str, Any]
         if self._works and not shown:
             arguments = json.dumps({"cmd": self.command})
             item = {"type": "function_call", "name": "exec_command", "arguments": arguments}
-            item |= {"id": "fc_1", "call_id": "call_1"}
+            number = str(len(self.requests))
+            item |= {"id": f"fc_{number}", "call_id": f"call_{number}"}
         else:
             content = [{"type": "output_text", "text": self.answer}]
             item = {"type": "message", "id": "msg_1", "role": "assistant", "content": content}
