@@ -16,6 +16,7 @@ Requests (each parameter is checked; the peer is trusted with nothing but its ow
 - `x-rig-want {worker, whole, key, live, known}` → `{branch, commit, checkpoint, sha256, size,
   data}`: what is to be fetched of a worker;
 - `x-rig-get {worker, sha256, offset}` → `{data}`: one chunk of that;
+- `x-rig-large {worker, key, oid, offset}` → `{data}`: one chunk of an object of git-lfs;
 - `x-rig-home {worker, branch, commit, checkpoint, refused}` → the worker's status: it is fetched;
   with `key` for one that is cleaned: its checkpoint is fetched.
 """
@@ -260,6 +261,26 @@ async def get(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
     return {"data": base64.b64encode(data).decode("ascii")}
 
 
+async def large(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
+    """Return one chunk of an object of git-lfs that a worker brought into the copy."""
+    from outpost_core.worker import lfs
+
+    oid, offset = params.get("oid"), _count(params, "offset")
+    if not isinstance(oid, str) or not _SHA256.fullmatch(oid):
+        raise UsageError(f"{ascii(oid)[:80]} is not a SHA-256")
+    key = params.get("key")
+    if key is None:
+        hosted = _hosted_of(outpost, outpost.folder_of(_worker(params)))
+    else:
+        hosted = Hosted(outpost.root, key)
+    file = Path(lfs.object_path(str(hosted.path / "lfs"), oid))
+    try:
+        data = await asyncio.to_thread(_read, file, offset)
+    except FileNotFoundError:
+        raise NotFoundError(f"the object {oid} of git-lfs is not there") from None
+    return {"data": base64.b64encode(data).decode("ascii")}
+
+
 def _read(file: Path, offset: int) -> bytes:
     with file.open("rb", buffering=0) as stream:
         os.utime(file.parent)  # it is in use
@@ -351,5 +372,6 @@ METHODS: Final[Mapping[str, Callable[[Any, Mapping[str, Json]], Awaitable[Json]]
     "x-rig-there": there,
     "x-rig-want": want,
     "x-rig-get": get,
+    "x-rig-large": large,
     "x-rig-home": home,
 }

@@ -74,6 +74,7 @@ class Fetching:
                 await rig.receive(aside, pack)
                 for value in filter(None, wanted.values()):
                     await _check_whole(aside, value)
+                    await self._large(rig, aside, asked, value)
             except GitError:
                 if whole:
                     raise
@@ -84,6 +85,37 @@ class Fetching:
             faults.point("rig.fetched")
             return {**wanted, "branch": str(told.get("branch") or "")}
         raise AssertionError("not reached")
+
+    async def _large(
+        self, rig: LocalRig, aside: Path, asked: Mapping[str, Json], commit: str
+    ) -> None:
+        """Bring the objects of git-lfs that new commits name into the rig, before the commits."""
+        from outpost_core.worker import lfs
+        from outpost_core.worker.git import Git
+
+        wanted = await asyncio.to_thread(
+            lfs.in_commits, Git(str(aside)), str(aside), commit, "--alternate-refs"
+        )
+        if not wanted:
+            return
+        storage = str(Path(await rig.must("rev-parse", "--git-common-dir")) / "lfs")
+        for oid, size in wanted.items():
+            if await asyncio.to_thread(lfs.is_whole, lfs.object_path(storage, oid), oid):
+                continue
+            self._check_room(aside, size)
+            file = aside / f"{oid}.object"
+            with file.open("wb") as out:
+                while out.tell() < size:
+                    told = await self._outpost.call(
+                        "x-rig-large", {**asked, "oid": oid, "offset": out.tell()}
+                    )
+                    data = _bytes(told.get("data") if isinstance(told, dict) else None, _CHUNK)
+                    if not data:
+                        break
+                    out.write(data)
+            if not await asyncio.to_thread(lfs.is_whole, str(file), oid):
+                raise OutpostError(f"the object {oid} of git-lfs did not come whole")
+            lfs.take_in(str(file), storage, oid)
 
     async def _download(self, note: Note, told: Mapping[str, Any]) -> Path | None:
         """Return the file with the pack that was told of, whole."""

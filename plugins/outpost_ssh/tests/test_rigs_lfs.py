@@ -1,0 +1,24 @@
+"""Objects of git-lfs come home with the commits that name them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from rigkit import Laptop, at_laptop
+
+from outpost_core.types import State
+from outpost_core.worker import lfs
+
+
+def test_objects_come_home_before_the_branch(tmp_path: Path) -> None:
+    async def test(laptop: Laptop) -> None:
+        laptop.rig.commit({".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n"})
+        order = laptop.order("head -c 1500000 /dev/zero >new.bin")
+        status = await laptop.run(laptop.open(), order)
+        assert status.state is State.DONE, status
+        assert "oid sha256:" in laptop.rig.show("polecat/gt-1", "new.bin")
+        oid = hashlib.sha256(bytes(1500000)).hexdigest()
+        assert lfs.is_whole(lfs.object_path(str(laptop.rig.path / "lfs"), oid), oid)
+
+    at_laptop(tmp_path, test)
