@@ -53,6 +53,13 @@ FILTERS = (
     "worker.lfs_kept",  # the objects are beside the bundle that needs them
     "worker.unfiltered_kept",  # the files whose filter is missing are in their archive
 )
+#: Whatever process keeps a worker's unpushed work.
+KEEPING = (
+    "checkpoint.noted",  # it is written down what is to be pushed
+    "checkpoint.pushed",  # it was seen on the rig, which is not written down yet
+    "checkpoint.kept",  # it is in a bundle in the worker's folder, which is not written down yet
+    "clean.kept",  # the bundle is where it stays; the worker's folder is still there
+)
 #: The near program, where the rig is a path of its own machine and the worker is on another one.
 RIG = (
     "rig.noted",  # what is to come home is written down, nothing was sent

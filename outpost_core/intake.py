@@ -92,6 +92,7 @@ class Intake:
             resume=resume,
             local=self.local,
             prices=self.prices,
+            owner=self.ledger.id,
         )
         return make_order(request, around)
 

@@ -134,6 +134,7 @@ class Surroundings:
         resume: checkpoint of the attempt before, or None.
         local: asks git about `cwd`; None for a new one.
         prices: the section `prices` of the configuration.
+        owner: id of the ledger, for the names of refs; "" for none.
     """
 
     defaults: Defaults
@@ -145,6 +146,7 @@ class Surroundings:
     resume: str | None = None
     local: LocalGit | None = None
     prices: Mapping[str, Price] = field(default_factory=dict)
+    owner: str = ""
 
     @property
     def git(self) -> LocalGit:
@@ -177,6 +179,7 @@ def make_order(request: OrderRequest, around: Surroundings) -> Order:
         rig=rig,
         base=_base(request, around, named) or (around.defaults.base if rig else None),
         resume=around.resume if rig else None,
+        owner=around.owner if rig else "",
         depth=request.depth or (around.defaults.depth if rig else None),
         delivery=_delivery(request, around, issue, branch, rig, push) if rig else None,
         prompt=_prompt(request, issue, branch, around.cwd),

@@ -32,6 +32,7 @@ Price: TypeAlias = tuple[float, float, float]
 MAX_ISSUE_ID: Final = 96
 _ISSUE_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*", re.ASCII)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_OWNER = re.compile(r"(?:[0-9a-f]{8,64})?", re.ASCII)
 
 
 class State(StrEnum):
@@ -267,7 +268,11 @@ class Order:
         rig: URL or absolute path of the git repository; None for a bare command in an empty
             folder, which delivers nothing.
         base: branch, tag or commit to start from; None for the remote's default branch.
-        resume: `refs/outpost/<worker>` or a commit of an earlier attempt to start from instead.
+        resume: the checkpoint of an earlier attempt to start from instead: its ref
+            (`refs/outpost/<owner>/<worker>`), or a commit.
+        owner: id of the ledger that ordered it, 8 to 64 hex digits: it is in the names of the
+            refs for unpushed work, so that nobody moves or takes another one's. "" for the names
+            of Outpost 0.1. It does not count in the order's digest.
         depth: history depth of the first clone; None for all of it.
         delivery: how the work goes home; None exactly when `rig` is None.
         prompt: what the agent is told; goes to a file, never into a shell.
@@ -275,6 +280,9 @@ class Order:
         secrets: likewise, but their values are in no file that stays, no log and no JSON.
         context: free hints for the agent, policy and backends.
         limits: what it may use.
+
+    Raises:
+        UsageError: `owner` is no such id.
     """
 
     issue: Issue
@@ -283,6 +291,7 @@ class Order:
     rig: str | None = None
     base: str | None = None
     resume: str | None = None
+    owner: str = field(default="", metadata=ASIDE)
     depth: int | None = None
     delivery: Delivery | None = None
     prompt: str = ""
@@ -290,6 +299,10 @@ class Order:
     secrets: Secrets = field(default_factory=Secrets)
     context: Mapping[str, Json] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if not _OWNER.fullmatch(self.owner):
+            raise UsageError(f"{self.owner[:80]!a} is not the id of a ledger")
 
     @property
     def worker(self) -> str:
@@ -355,8 +368,8 @@ class Result:
         pr_url: what the pull-request command printed last that looks like a URL.
         exit_code: of the agent, None when a signal ended it or it never ran.
         signal: number of the signal that ended it.
-        checkpoint: `refs/outpost/<worker>` when unpushed work was rescued to the remote, or the
-            path where it is kept, or None.
+        checkpoint: `refs/outpost/<owner>/<worker>` when unpushed work was rescued to the remote,
+            or the path where it is kept, or None.
         session: the agent's own session id, to resume it.
         started_at: when the agent's attempt began.
         finished_at: when this result was written.

@@ -196,7 +196,7 @@ def _spawning(orders: Sequence[Order]) -> str:
 #: fields of an order that are named by their own fields.
 _COMPOUND = ("issue", "agent", "delivery", "limits")
 #: what is no part of an order's identity.
-_ASIDE = ("delivery user_name", "delivery user_email")
+_ASIDE = ("owner", "delivery user_name", "delivery user_email")
 _Pairs = list[tuple["Order", "Spawned | OutpostError"]]
 
 

@@ -66,6 +66,7 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self._store = Store(folder)
+        self._id = ""
 
     @property
     def outbox(self) -> Outbox:
@@ -78,6 +79,13 @@ class Ledger:
     def aside(self) -> LedgerError | None:
         """Why nothing that is written is kept, the disk being full or read-only; else None."""
         return self._store.aside
+
+    @property
+    def id(self) -> str:
+        """Who this ledger is: 16 random hex digits, made once with the file."""
+        if not self._id:
+            ((self._id,),) = self._store.read("SELECT id FROM identity")
+        return self._id
 
     def close(self) -> None:
         """Let go of the file."""

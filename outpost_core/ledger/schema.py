@@ -171,9 +171,15 @@ _V3: Final = (
     """CREATE INDEX workers_settled ON workers (outpost, ended_at, cost_settled, agent_settled)
         WHERE cost_settled > 0 OR agent_settled > 0""",
 )
+_V4: Final = (
+    # Who this ledger is: made once, here, and in the names of the refs that its workers keep
+    # unpushed work under. A copy of the file would be the same, so leases guard those refs too.
+    "CREATE TABLE identity (id TEXT NOT NULL)",
+    "INSERT INTO identity VALUES (lower(hex(randomblob(8))))",
+)
 
 #: `MIGRATIONS[v]` brings a ledger from version `v` to `v + 1`; the last one makes it current.
-MIGRATIONS: Final[Sequence[Sequence[str]]] = (_V1, _V2, _V3)
+MIGRATIONS: Final[Sequence[Sequence[str]]] = (_V1, _V2, _V3, _V4)
 
 
 class NewerSchemaError(Exception):

@@ -2,9 +2,8 @@
 
 A checkpoint is a commit of everything in the working tree that is not ignored, on top of what
 the agent has committed. It is made with an index of its own, so neither the agent's index nor its
-HEAD nor its files change. It goes to `refs/outpost/<worker>` on the rig, which belongs to this
-worker alone and is therefore overwritten; where that cannot be, to a bundle in the worker's
-folder.
+HEAD nor its files change. It goes to the worker's own ref on the rig (`refs.py`), in the place of
+the one before; where that cannot be, to a bundle in the worker's folder.
 """
 
 from __future__ import annotations
@@ -12,16 +11,13 @@ from __future__ import annotations
 import os
 
 from outpost_core.errors import WorkerError
-from outpost_core.worker import held
+from outpost_core.worker import bundles, held
 from outpost_core.worker.changes import Changes, look, stage
 from outpost_core.worker.git import NETWORK_TIMEOUT, Git, read, write
-from outpost_core.worker.workspace import (
-    CHECKPOINT_MARK,
-    checkpoint_ref,
-    lfs_used,
-    repository,
-    worker_of,
-)
+from outpost_core.worker.mirror import mirror_path
+from outpost_core.worker.refs import OwnRef, ref_of, worker_of
+from outpost_core.worker.resume import CHECKPOINT_MARK
+from outpost_core.worker.workspace import credentials, lfs_used, repository, target
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -50,10 +46,14 @@ class _Last:
         self.commit, self.tree, self.kept = commit, tree, kept
         write(self.path, f"{commit}\n{tree}\n{kept}\n")
 
+    @property
+    def pushed(self) -> str:
+        """The commit that is on the rig, "" when it is elsewhere."""
+        return "" if self.kept else self.commit
+
     def answer(self, order: Mapping[str, Any], *, nothing: bool) -> dict[str, Any]:
-        ref = checkpoint_ref(worker_of(order))
         return {
-            "ref": ref if self.commit and not self.kept else None,
+            "ref": ref_of(order) if self.commit and not self.kept else None,
             "commit": self.commit or None,
             "pushed": bool(self.commit) and not self.kept,
             "kept": self.kept or None,
@@ -142,11 +142,10 @@ def discard(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[
     last = _Last(folder)
     if not last.commit or _find(git, folder, workspace).new:
         return
-    ref = checkpoint_ref(worker_of(order))
+    if not _own(git, order, folder, last).drop(PUSH_TIMEOUT):
+        return
     if last.kept:
         _remove(last.kept)
-    elif git.run("push", "--porcelain", "outpost", f":{ref}", timeout=PUSH_TIMEOUT).code:
-        return
     last.write("", "", "")
 
 
@@ -252,27 +251,18 @@ def _send(
 
     What an agent has committed without a filter that is missing here goes into a bundle.
     """
-    ref = checkpoint_ref(worker_of(order))
-    bundle = os.path.join(folder, "checkpoint.bundle")
-    if _push(git, order, folder, workspace, commit, ref, lacking):
+    bundle = os.path.join(folder, bundles.NAME)
+    if _push(git, order, folder, workspace, last, commit, lacking):
         last.write(commit, tree, "")
         _remove(bundle)
         return
-    if last.commit == commit and last.kept:
+    if last.commit == commit and last.kept and os.path.exists(last.kept):
         return
-    staged = bundle + ".new"
-    base = [workspace["base_commit"]] if workspace["base_commit"] else []
-    git.must("update-ref", ref, commit, doing="keep the checkpoint", reason="commit_failed")
-    git.must(
-        *("bundle", "create", "-q", staged, ref, "--not", "--remotes=origin", *base),
-        doing="keep the checkpoint",
-        reason="commit_failed",
-    )
     if lfs_used(git, workspace):
         from outpost_core.worker import lfs
 
         lfs.keep(git, order, folder, workspace, commit, bundle)
-    os.rename(staged, bundle)
+    bundles.make(git, ref_of(order), commit, workspace["base_commit"], bundle)
     last.write(commit, tree, bundle)
 
 
@@ -281,8 +271,8 @@ def _push(
     order: Mapping[str, Any],
     folder: str,
     workspace: Mapping[str, Any],
+    last: _Last,
     commit: str,
-    ref: str,
     lacking: set[str],
 ) -> bool:
     """Push a checkpoint; False when it was not taken, or must not leave this machine."""
@@ -295,8 +285,18 @@ def _push(
             lfs.upload(git, order, folder, workspace, commit, lambda _: None)
         except WorkerError:
             return False
-    argv = ("push", "--porcelain", "outpost", f"+{commit}:{ref}")
-    return not git.run(*argv, timeout=PUSH_TIMEOUT).code
+    return _own(git, order, folder, last).push(commit, PUSH_TIMEOUT)
+
+
+def _own(git: Git, order: Mapping[str, Any], folder: str, last: _Last) -> OwnRef:
+    """Return the worker's ref where its work goes, which is asked from the mirror.
+
+    What the agent configured in its repository can lead a push and its answer elsewhere.
+    """
+    root = os.path.dirname(os.path.dirname(os.path.abspath(folder)))
+    goal = target(order)
+    mirror = Git(mirror_path(root, order["rig"]), credentials=credentials(goal, folder), rig=goal)
+    return OwnRef(git, mirror, ref_of(order), folder, last.pushed)
 
 
 def _remove(bundle: str) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -15,12 +14,10 @@ from pathlib import Path
 from outpost_core import faults
 from outpost_core.errors import OutpostError
 from outpost_core.types import Cleaned, Result
-from outpost_core.worker import files, removal, status
+from outpost_core.worker import bundles, files, removal, status
 
 TRASH = files.TRASH
-RESCUED = "rescued"
-#: What `checkpoint.save` leaves in the folder when the rig does not take a checkpoint.
-BUNDLE = "checkpoint.bundle"
+RESCUED = bundles.RESCUED
 #: Seconds that a supervisor may live on after it has written its result.
 LAST_MOMENTS = 5.0
 #: Seconds until one program looks again for what others left half removed.
@@ -111,14 +108,11 @@ def rescue(root: Path, folder: Path, result: Result) -> str | None:
 
         saved = checkpoint.save(order, str(folder), workspace, ended=True)
         where = saved["kept"] or saved["ref"] or saved.get("unfiltered") or where
-    bundle = folder / BUNDLE
+    bundle = folder / bundles.NAME
     if bundle.exists():  # the remote did not take it, so it would go with the folder
-        bundle.chmod(0o600)
-        objects = bundle.with_suffix(".lfs")
-        if objects.exists():  # first: the bundle needs them
-            shutil.rmtree(root / RESCUED / f"{folder.name}.lfs", ignore_errors=True)
-            _keep(root, objects, f"{folder.name}.lfs")
-        where = _keep(root, bundle, f"{folder.name}.bundle")
+        owner = (order or {}).get("owner") or ""
+        where = bundles.keep(str(root), str(bundle), folder.name, owner)
+        faults.point("clean.kept")
     for broken in folder.glob(f"{files.BROKEN}*"):  # an agent's commits may be in it
         kept = _keep(root, broken, f"{folder.name}.{broken.name}")
         where = where or kept

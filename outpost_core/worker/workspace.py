@@ -11,7 +11,7 @@ import errno
 import os
 
 from outpost_core.errors import UsageError, WorkerError
-from outpost_core.worker import attributes, beads, dirt
+from outpost_core.worker import attributes, beads, dirt, resume
 from outpost_core.worker.files import CREDENTIALS
 from outpost_core.worker.foresee import check_branch_free, identity
 from outpost_core.worker.git import Git, read, shell_quote, write
@@ -24,22 +24,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 _HEADS = "refs/heads/"
-#: The last line of a checkpoint's message, by which `resume` knows one.
-CHECKPOINT_MARK = "Outpost-Checkpoint: "
 #: With these, a checkout leaves the pointers of git-lfs as they are (`lfs.py` fetches the files).
 _POINTERS = (
     *("-c", "filter.lfs.smudge=", "-c", "filter.lfs.process=", "-c", "filter.lfs.required=false"),
 )
-
-
-def worker_of(order: Mapping[str, Any]) -> str:
-    """Return the worker's id: `<issue>.<attempt>`."""
-    return f"{order['issue']['id']}.{order['attempt']}"
-
-
-def checkpoint_ref(worker: str) -> str:
-    """Return the ref under which a worker's unfinished work is kept."""
-    return f"refs/outpost/{worker}"
 
 
 def repository(order: Mapping[str, Any], folder: str) -> Git:
@@ -122,7 +110,7 @@ def prepare(
     start, tree = seen.base, seen.base
     special: dict[str, Any] = {}
     if order.get("resume"):
-        start, tree = _resume(git, order["resume"], root, seen, here=goal == rig)
+        start, tree = resume.bring(git, order["resume"], root, seen, here=goal == rig)
     tip = seen.refs.get(_HEADS + branch) if goal == rig else None
     if start and tip and start == tree == order.get("resume") and _leads_to(git, start, tip):
         start = tree = tip  # what others have pushed onto the delivered commit comes along
@@ -270,52 +258,3 @@ def point_branch(git_dir: str, branch: str, commit: str) -> None:
     path = os.path.join(git_dir, "refs/heads", branch)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     write(path, commit + "\n")
-
-
-def _resume(git: Git, resume: str, root: str, seen: Snapshot, *, here: bool) -> tuple[str, str]:
-    """Return the commit to begin at and the tree to check out, brought into the repository.
-
-    A checkpoint that could not be pushed is taken from its bundle when it was made here.
-
-    Args:
-        git: on the worker's repository.
-        resume: the ref or commit.
-        root: the folder that holds `workers/`.
-        seen: what is known of the rig.
-        here: checkpoints are on the rig itself, not on a fork of it.
-    """
-    source, what = "outpost", resume
-    bundle = os.path.join(root, "workers", resume.rpartition("/")[2], "checkpoint.bundle")
-    if resume.startswith("refs/outpost/"):
-        what = f"+{resume}:{resume}"
-        if resume not in seen.refs and (here or os.path.exists(bundle)):
-            source = bundle
-            if not os.path.exists(bundle):
-                raise _cannot_resume(resume, "the rig has no such ref")
-    elif len(resume) not in (40, 64) or not set(resume) <= set("0123456789abcdef"):
-        raise _cannot_resume(resume, "that is neither refs/outpost/… nor a whole commit hash")
-    name = resume + "^{commit}"
-    known = git.run("rev-parse", "--quiet", "--verify", name)
-    if known.code:
-        quiet = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
-        fetched = git.run("fetch", *quiet, "--", source, what)
-        if fetched.code:
-            raise _cannot_resume(resume, git.words(fetched))
-        known = git.must(
-            "rev-parse", "--verify", name, doing="find the checkpoint", reason="base_not_found"
-        )
-    commit = known.text
-    text = git.must("cat-file", "commit", commit, doing="read it", reason="base_not_found").text
-    head, _, message = text.partition("\n\n")
-    parents = [line[7:] for line in head.splitlines() if line.startswith("parent ")]
-    if parents and CHECKPOINT_MARK in message.rpartition("\n")[2]:
-        return parents[0], commit
-    return commit, commit
-
-
-def _cannot_resume(resume: str, why: str) -> WorkerError:
-    return WorkerError(
-        f"could not resume from {resume}: {why}",
-        reason="base_not_found",
-        mend="leave the resume out to start from the base again",
-    )

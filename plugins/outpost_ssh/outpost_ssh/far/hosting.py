@@ -17,7 +17,7 @@ from outpost_core.errors import NotFoundError
 from outpost_core.hookspecs import hookimpl
 from outpost_core.types import Cleaned, Order, Result, State, WorkerStatus
 from outpost_core.worker import files, status
-from outpost_core.worker.workspace import checkpoint_ref
+from outpost_core.worker.refs import owner_of
 from outpost_local.options import LocalOptions
 from outpost_local.outpost import LocalOutpost
 from outpost_ssh.far import unused
@@ -145,7 +145,7 @@ def copy_of(folder: Path) -> Path | None:
 
 
 def _to_fetch(worker: str, result: Result) -> bool:
-    return bool(result.commit) or result.checkpoint == checkpoint_ref(worker)
+    return bool(result.commit) or owner_of(result.checkpoint, worker) is not None
 
 
 def _at_home(seen: WorkerStatus, home: Mapping[str, Any]) -> WorkerStatus:

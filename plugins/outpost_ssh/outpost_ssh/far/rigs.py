@@ -13,12 +13,12 @@ Requests (each parameter is checked; the peer is trusted with nothing but its ow
   is there;
 - `x-rig-take {key, sha256, digest}` → `{missing}`: let the copy become what was uploaded;
 - `x-rig-there {worker}` → whether there is such a worker;
-- `x-rig-want {worker, whole, key, live, known}` → `{branch, commit, checkpoint, sha256, size,
+- `x-rig-want {worker, whole, key, ref, live, known}` → `{branch, commit, checkpoint, sha256, size,
   data}`: what is to be fetched of a worker;
 - `x-rig-get {worker, sha256, offset}` → `{data}`: one chunk of that;
 - `x-rig-large {worker, key, oid, offset}` → `{data}`: one chunk of an object of git-lfs;
 - `x-rig-home {worker, branch, commit, checkpoint, refused}` → the worker's status: it is fetched;
-  with `key` for one that is cleaned: its checkpoint is fetched.
+  with `key` and `ref` for one that is cleaned: its checkpoint is fetched.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from outpost_core.errors import (
 from outpost_core.types import Json, split_worker_id
 from outpost_core.worker import files, status
 from outpost_core.worker.names import check_branch
-from outpost_core.worker.workspace import checkpoint_ref
+from outpost_core.worker.refs import checkpoint_ref, owner_of, ref_of
 from outpost_ssh.far.hosted import HOSTED, Hosted, MissingError
 from outpost_ssh.far.hosting import HOME, HostingOutpost, copy_of
 from outpost_ssh.far.snapshot import check_oid, private, told
@@ -193,15 +193,15 @@ async def want(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
 def _want(outpost: HostingOutpost, worker: str, params: Mapping[str, Json]) -> Json:
     key, whole = params.get("key"), bool(params.get("whole"))
     branch = commit = checkpoint = None
-    ref = checkpoint_ref(worker)
     try:
         folder = outpost.folder_of(worker)
     except NotFoundError:
         if key is None:
             raise
         hosted = Hosted(outpost.root, key)
-        checkpoint = hosted.refs().get(ref)
+        checkpoint = hosted.refs().get(_ref(worker, params))
     else:
+        ref = _own_ref(folder)
         hosted = _hosted_of(outpost, folder)
         result = status.read(folder).result
         ended = result is not None and result.finished_at is not None
@@ -301,7 +301,7 @@ def _home(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
             raise
         hosted = Hosted(outpost.root, params["key"])
         if hosted.exists:
-            hosted.learn({checkpoint_ref(worker): check_oid(params.get("checkpoint"))})
+            hosted.learn({_ref(worker, params): check_oid(params.get("checkpoint"))})
         return None
     result = status.read(folder).result
     hosted = _hosted_of(outpost, folder)
@@ -316,13 +316,14 @@ def _home(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
     if branch is not None:
         check_branch(str(branch))
     came_home = {f"refs/heads/{result.branch}": result.commit} if result.commit else {}
+    ref = _own_ref(folder)
     if checkpoint is not None:
-        came_home[checkpoint_ref(worker)] = check_oid(checkpoint)
+        came_home[ref] = check_oid(checkpoint)
     hosted.learn(came_home)
     about = {
         "branch": branch,
         "commit": commit,
-        "checkpoint": checkpoint_ref(worker) if checkpoint else None,
+        "checkpoint": ref if checkpoint else None,
         "refused": str(refused)[:900] if refused else None,
         "at": time.time(),
     }
@@ -337,6 +338,20 @@ def _hosted_of(outpost: HostingOutpost, folder: Path) -> Hosted:
     if copy is None:
         raise UsageError(f"the rig of {folder.name} is no copy of another machine's")
     return Hosted(outpost.root, copy.name.removesuffix(".git"))
+
+
+def _own_ref(folder: Path) -> str:
+    """Return the ref under which a worker of this machine keeps its unpushed work."""
+    order = files.order(str(folder))
+    return checkpoint_ref(folder.name) if order is None else ref_of(order)
+
+
+def _ref(worker: str, params: Mapping[str, Json]) -> str:
+    """Return the ref of a worker that was cleaned, as the near side knows it."""
+    ref = params.get("ref") or checkpoint_ref(worker)
+    if not isinstance(ref, str) or owner_of(ref, worker) is None:
+        raise UsageError(f"{ascii(ref)[:80]} is no ref of {worker}")
+    return ref
 
 
 def _outgoing(outpost: HostingOutpost, worker: str) -> Path:

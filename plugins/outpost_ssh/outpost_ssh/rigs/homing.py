@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from outpost_core import faults, wire
 from outpost_core.errors import NotFoundError, OutpostError
 from outpost_core.types import Cleaned, Json, State, WorkerStatus
-from outpost_core.worker.workspace import checkpoint_ref
+from outpost_core.worker.refs import owner_of
 from outpost_ssh.far.hosting import WAITS
 from outpost_ssh.far.snapshot import check_oid, private
 from outpost_ssh.rigs.fetching import Fetching
@@ -156,7 +156,7 @@ class Homing:
             rig, home = _rigs(note)
             if await _is_home(home, note, status):
                 if status.result is not None and status.result.checkpoint is None:
-                    await home.drop(checkpoint_ref(note.worker), note.kept)
+                    await home.drop(note.ref, note.kept)
                 self.notes.move(name, WAITING, HOME)
                 self._done(name)
                 return status
@@ -171,14 +171,13 @@ class Homing:
                 except RefusedError as error:
                     refused, checkpoint = error.message, commit
             if checkpoint:
-                ref = checkpoint_ref(note.worker)
-                await home.keep(self._fetching.aside(name), checkpoint, ref, note.kept)
+                await home.keep(self._fetching.aside(name), checkpoint, note.ref, note.kept)
                 if refused:
-                    refused += f"; the work is kept in {checkpoint_ref(note.worker)}"
+                    refused += f"; the work is kept in {note.ref}"
             if branch is not None and not await home.holds(branch, commit):
                 raise GitError(f"{branch} in {home.path} was pushed and is not there")
             if not checkpoint:
-                await home.drop(checkpoint_ref(note.worker), note.kept)
+                await home.drop(note.ref, note.kept)
             faults.point("rig.homed")
             asked: dict[str, Json] = {
                 "worker": note.worker,
@@ -192,7 +191,7 @@ class Homing:
             faults.point("rig.told")
             self.notes.move(name, WAITING, HOME)
             self._done(name)
-            return _by_this_clock(shown, status)
+            return _by_this_clock(_by_this_name(shown, note), status)
 
     async def _check_shown(
         self, rig: LocalRig, note: Note, status: WorkerStatus, shown: WorkerStatus
@@ -209,7 +208,7 @@ class Homing:
             if note is None or LocalRig.at(note.rig) is None:
                 return
             rig, home = _rigs(note)
-            ref = checkpoint_ref(note.worker)
+            ref = note.ref
             there = (await home.git("rev-parse", "--quiet", "--verify", ref)).text
             known = there if there in note.kept else None
             asked: dict[str, Json] = {"worker": note.worker, "live": True, "known": known}
@@ -227,11 +226,14 @@ class Homing:
                 return
             if LocalRig.at(note.rig) is not None:
                 rig, home = _rigs(note)
-                asked: dict[str, Json] = {"worker": note.worker, "key": self._key(note.rig)}
+                asked: dict[str, Json] = {
+                    "worker": note.worker,
+                    "key": self._key(note.rig),
+                    "ref": note.ref,
+                }
                 told = await self._fetching.fetch(rig, note, asked)
                 if told["checkpoint"]:
-                    ref = checkpoint_ref(note.worker)
-                    await home.keep(self._fetching.aside(name), told["checkpoint"], ref)
+                    await home.keep(self._fetching.aside(name), told["checkpoint"], note.ref)
                     asked["checkpoint"] = told["checkpoint"]
                     await self._outpost.call("x-rig-home", asked)
             self.notes.forget(name, CLEANING)
@@ -277,7 +279,7 @@ class Homing:
         for name in self.notes.of(CLEANING, worker):
             if not cleaned.removed:
                 self.notes.move(name, CLEANING, HOME)
-            elif cleaned.rescued != checkpoint_ref(worker):
+            elif owner_of(cleaned.rescued, worker) is None:
                 self.notes.forget(name, CLEANING)
             else:
                 with contextlib.suppress(NotFoundError):
@@ -320,13 +322,20 @@ async def _is_home(rig: LocalRig, note: Note, status: WorkerStatus) -> bool:
     if result.commit is None:
         if result.state is State.DONE and result.reason != "nothing_to_commit":
             return False
-        ref = checkpoint_ref(status.id)
-        there = await rig.git("rev-parse", "--quiet", "--verify", ref)
-        return result.checkpoint != ref or not there.code
+        there = await rig.git("rev-parse", "--quiet", "--verify", note.ref)
+        return owner_of(result.checkpoint, status.id) is None or not there.code
     # any commit of the rig is seen in it: what counts is the branch that was ordered
     return result.branch in note.branches(check_oid(result.commit), "") and await rig.holds(
         result.branch, result.commit
     )
+
+
+def _by_this_name(shown: WorkerStatus, note: Note) -> WorkerStatus:
+    """Name the ref that holds the work here: who ordered the same thing first named it there."""
+    result = shown.result
+    if result is None or owner_of(result.checkpoint, note.worker) is None:
+        return shown
+    return dataclasses.replace(shown, result=dataclasses.replace(result, checkpoint=note.ref))
 
 
 def _by_this_clock(shown: WorkerStatus, status: WorkerStatus) -> WorkerStatus:

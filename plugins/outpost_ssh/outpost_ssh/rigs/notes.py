@@ -15,6 +15,7 @@ from typing import Final
 
 from outpost_core.types import Order, WorkerStatus
 from outpost_core.worker import files
+from outpost_core.worker.refs import checkpoint_ref
 from outpost_ssh.far.snapshot import private
 
 #: Places of notes: not home yet; home, and not cleaned yet; being cleaned.
@@ -37,6 +38,7 @@ class Note:
         attempt: number of the attempt.
         home: path of the repository that the work comes into; "" for the rig itself.
         kept: checkpoints of the worker that have come home while it was at work.
+        ref: where its unpushed work goes in the rig.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Note:
     attempt: int
     home: str = ""
     kept: tuple[str, ...] = ()
+    ref: str
 
     def branches(self, commit: str, told: str) -> list[str]:
         """Return where a commit may go: first where the outpost has put it, if that may be."""
@@ -90,6 +93,7 @@ class Notes:
             "branch": order.delivery.branch,
             "attempt": order.attempt,
             "home": "" if home == path else home,
+            "ref": checkpoint_ref(order.worker, order.owner),
         }
         folder = self._folder / WAITING
         private(folder)
@@ -121,6 +125,7 @@ class Notes:
             attempt=told["attempt"],
             home=told.get("home", ""),
             kept=tuple(told.get("kept", ())),
+            ref=told.get("ref") or checkpoint_ref(told["worker"]),  # 0.1 wrote none
         )
 
     def keep(self, note: Note, checkpoint: str) -> None:
