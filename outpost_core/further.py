@@ -231,7 +231,8 @@ class Further:
         made = replace(
             order,
             attempt=attempt,
-            resume=kept_work(earlier, attempt) if order.rig else None,
+            resume=kept_work(self.ledger, earlier, attempt) if order.rig else None,
+            owner=self.ledger.id if order.rig else "",
             secrets=self._secrets(order, rig),
         )
         return self._on_own_branch(order, made)

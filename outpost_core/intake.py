@@ -114,15 +114,30 @@ class Intake:
                 f" {earlier[last].id}",
             )
         attempt = request.attempt or (last + 1 if request.again else max(last, 1))
-        return attempt, kept_work(earlier, attempt)
+        return attempt, kept_work(self.ledger, earlier, attempt)
 
 
-def kept_work(earlier: Mapping[int, Worker], attempt: int) -> str | None:
-    """Return the newest checkpoint of the attempts before, back to the last delivered one."""
+def kept_work(ledger: Ledger, earlier: Mapping[int, Worker], attempt: int) -> str | None:
+    """Return the ref of the newest checkpoint of the attempts before, back to a delivered one.
+
+    Only what was ordered here counts: another one's work may have the same id. What is in a bundle
+    has the same ref in it.
+    """
+    from outpost_core.worker.refs import checkpoint_ref, owner_of
+
     for number in range(attempt - 1, 0, -1):
-        result = earlier[number].result if number in earlier else None
-        if result is not None and result.commit is not None:
+        worker = earlier.get(number)
+        result = worker.result if worker is not None else None
+        if worker is None or result is None:
+            continue
+        if result.commit is not None:
             return None
-        if result is not None and result.checkpoint and result.checkpoint.startswith("refs/"):
+        if result.checkpoint is None:
+            continue
+        order = ledger.order(worker.id)
+        owner = owner_of(result.checkpoint, worker.id)
+        if owner is not None and (order is not None or owner == ledger.id):
             return result.checkpoint
+        if order is not None and result.checkpoint.endswith(".bundle"):
+            return checkpoint_ref(worker.id, order.owner)
     return None

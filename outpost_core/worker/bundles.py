@@ -187,5 +187,5 @@ def _unusable(path: str, why: str) -> WorkerError:
     return WorkerError(
         f"could not go on from the bundle {path}: {why}",
         reason="base_not_found",
-        mend="look at it by hand: git bundle list-heads FILE; --from-base starts from the base",
+        mend=f"look at it by hand: git bundle verify {path}",
     )

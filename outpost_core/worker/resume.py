@@ -68,5 +68,6 @@ def _cannot(resume: str, why: str) -> WorkerError:
     return WorkerError(
         f"could not resume from {resume}: {why}",
         reason="base_not_found",
-        mend="--again --from-base starts from the base",
+        mend="spawn it where the bundle is kept, with --on; outpost show ID of the attempt before"
+        " names the place",
     )
