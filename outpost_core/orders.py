@@ -15,7 +15,7 @@ from outpost_core import agents
 from outpost_core.errors import NotFoundError, OutpostError, UsageError
 from outpost_core.localgit import LocalGit, find_rig
 from outpost_core.pullrequest import command_for
-from outpost_core.spending import check_limit, prices
+from outpost_core.spending import check_limit, counted, prices
 from outpost_core.town import rig_of_town
 from outpost_core.types import (
     Agent,
@@ -211,12 +211,17 @@ def _agent(request: OrderRequest, around: Surroundings) -> Agent:
 
 
 def _max_agent_cost(request: OrderRequest, around: Surroundings) -> float | None:
-    """Return what the agent may spend; what a command spends is not said by any default."""
+    """Return what the agent may spend.
+
+    A default is a limit that is kept. Where nobody can see what is spent, in a command or on a
+    terminal, only what the order itself says counts.
+    """
     limit = request.max_agent_cost
-    if limit is None and request.command is None:
-        preset = around.presets.get(request.agent or around.defaults.agent)
-        limit = preset.max_agent_cost_usd if preset is not None else None
-        limit = around.defaults.max_agent_cost_usd if limit is None else limit
+    preset = around.presets.get(request.agent or around.defaults.agent)
+    if limit is None and request.command is None and not request.interactive and preset:
+        limit = preset.max_agent_cost_usd
+        if limit is None and counted(preset.output):
+            limit = around.defaults.max_agent_cost_usd
     check_limit(limit, "")
     return limit
 

@@ -92,7 +92,8 @@ def uncounted(order: Order) -> str:
             f"{agent.name} may spend without a limit; set one with --max-agent-cost USD, or"
             " max_agent_cost_usd in defaults"
         )
-    who = "this command" if agent.name == "command" else f"{agent.name} on a terminal"
+    who = "this command" if agent.name == "command" else agent.name
+    who += " on a terminal" if agent.interactive else ""
     return (
         f"nobody can see what {who} spends; say what it may be at most with --max-agent-cost USD"
         " (0: nothing), which then counts in full"

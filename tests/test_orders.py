@@ -17,6 +17,7 @@ from outpost_core.config import Defaults
 from outpost_core.errors import NotFoundError, OutpostError, UsageError
 from outpost_core.localgit import find_rig
 from outpost_core.orders import OrderRequest, Surroundings, make_order
+from outpost_core.spending import uncounted
 from outpost_core.types import Issue, Order
 from outpost_core.worker.files import RIG_CREDENTIAL
 
@@ -54,6 +55,62 @@ def make(tmp_path: Path) -> Make:
         return make_order(request, Surroundings(**surroundings))
 
     return build
+
+
+# --- what the agent may spend -------------------------------------------------------------------
+
+
+def test_a_limit_is_the_orders_else_the_presets_else_the_defaults(make: Make) -> None:
+    around = {"defaults": Defaults(max_agent_cost_usd=0.5)}
+    own = replace(PRESETS["codex"], max_agent_cost_usd=2.0)
+    said = {"rig": URL, "agent": "claude"}
+    assert make(**said).limits.max_agent_cost_usd is None
+    limited = make(around, **said)
+    assert limited.limits.max_agent_cost_usd == 0.5
+    at = limited.agent.argv.index("--max-budget-usd")
+    assert limited.agent.argv[at + 1] == "0.500000"
+    assert at < limited.agent.argv.index("--")
+    assert make(around, max_agent_cost=0.25, **said).limits.max_agent_cost_usd == 0.25
+    around["presets"] = {"codex": own}  # type: ignore[assignment]
+    assert make(around, rig=URL, agent="codex").limits.max_agent_cost_usd == 2.0
+
+
+def test_no_default_speaks_for_what_nobody_can_see(make: Make) -> None:
+    """It would be called a limit, and nothing would keep it."""
+    around = {"defaults": Defaults(max_agent_cost_usd=0.5)}
+    command = {"no_rig": True, "command": ("true",)}
+    terminal = {"rig": URL, "agent": "claude", "interactive": True}
+    for said in (command, terminal):
+        order = make(around, **said)
+        assert order.limits.max_agent_cost_usd is None
+        assert "--max-agent-cost" in uncounted(order)
+        declared = make(around, max_agent_cost=0.25, **said)
+        assert (declared.limits.max_agent_cost_usd, uncounted(declared)) == (0.25, "")
+        assert make(around, max_agent_cost=0.0, **said).limits.max_agent_cost_usd == 0.0
+    assert "claude on a terminal" in uncounted(make(around, **terminal))
+    assert "--max-budget-usd" not in make(around, max_agent_cost=1.0, **terminal).agent.argv
+
+
+@pytest.mark.parametrize("usd", [-0.01, float("nan"), float("inf"), 1e7, 0.0, 1e-9])
+def test_a_limit_that_cannot_be_kept_is_refused(make: Make, usd: float) -> None:
+    with pytest.raises(UsageError, match="max_agent_cost"):
+        make(rig=URL, agent="claude", max_agent_cost=usd)
+
+
+def test_agents_that_report_tokens_get_prices_and_the_configurations_replace_them(
+    make: Make,
+) -> None:
+    assert make(rig=URL, agent="claude").agent.prices == {}
+    table = make(rig=URL, agent="codex").agent.prices
+    assert table["gpt-5"] == (1.25, 0.125, 10.0)
+    assert "" in make(rig=URL, agent="gemini").agent.prices
+    mine = {"gpt-5": (1.0, 1.0, 1.0)}
+    prices = make({"prices": mine}, rig=URL, agent="codex").agent.prices
+    assert {name for name in prices if name.startswith("gpt-5")} == {"gpt-5"}
+    assert (prices["gpt-5"], prices["o3"]) == ((1.0, 1.0, 1.0), table["o3"])
+    assert make({"prices": {"": (9.0, 9.0, 9.0)}}, rig=URL, agent="codex").agent.prices == {
+        "": (9.0, 9.0, 9.0)
+    }
 
 
 # --- the repository -----------------------------------------------------------------------------
