@@ -17,6 +17,7 @@ Requests (each parameter is checked; the peer is trusted with nothing but its ow
   data}`: what is to be fetched of a worker;
 - `x-rig-get {worker, sha256, offset}` → `{data}`: one chunk of that;
 - `x-rig-large {worker, key, oid, offset}` → `{data}`: one chunk of an object of git-lfs;
+- `x-rig-large-take {key, oid}` → whether the copy has that object now: uploads are taken in;
 - `x-rig-home {worker, branch, commit, checkpoint, refused}` → the worker's status: it is fetched;
   with `key` and `ref` for one that is cleaned: its checkpoint is fetched.
 """
@@ -281,6 +282,25 @@ async def large(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
     return {"data": base64.b64encode(data).decode("ascii")}
 
 
+async def large_take(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
+    """Let a copy have an object of git-lfs that was uploaded; says whether it has it."""
+    file = _upload(outpost, {**params, "sha256": params.get("oid")})
+    hosted = Hosted(outpost.root, params.get("key"))
+    return await asyncio.to_thread(_large_take, hosted, file, str(params["oid"]))
+
+
+def _large_take(hosted: Hosted, file: Path, oid: str) -> bool:
+    from outpost_core.worker import lfs
+
+    storage = str(hosted.path / "lfs")
+    if hosted.exists and not Path(lfs.object_path(storage, oid)).exists():
+        if not lfs.is_whole(str(file), oid):
+            return False
+        lfs.take_in(str(file), storage, oid)
+        file.unlink(missing_ok=True)
+    return hosted.exists
+
+
 def _read(file: Path, offset: int) -> bytes:
     with file.open("rb", buffering=0) as stream:
         os.utime(file.parent)  # it is in use
@@ -388,5 +408,6 @@ METHODS: Final[Mapping[str, Callable[[Any, Mapping[str, Json]], Awaitable[Json]]
     "x-rig-want": want,
     "x-rig-get": get,
     "x-rig-large": large,
+    "x-rig-large-take": large_take,
     "x-rig-home": home,
 }

@@ -207,6 +207,7 @@ class Rigs:
                 pusher = _Pusher(self._outpost, rig, self._key(path), self._folder / "outgoing")
                 self._pushers[path] = pusher
             await pusher.push(order.base)
+            await pusher.large(order.base)
         except GitError as error:
             raise SpawnRefusedError(error.message, mend=error.mend) from error
         except OSError as error:
@@ -253,6 +254,32 @@ class _Pusher:
                 mend="spawn it again in a while: it goes on where it is",
                 sent=False,
             ) from None
+
+    async def large(self, base: str | None) -> None:
+        """Bring the objects of git-lfs there that the base's files name and that are here."""
+        from outpost_core.worker import lfs
+        from outpost_core.worker.git import Git
+
+        storage = self._rig.git_dir / "lfs"
+        if not (storage / "objects").is_dir():
+            return
+        found = await self._rig.git("rev-parse", "--verify", f"{base or 'HEAD'}^{{commit}}")
+        if found.code:
+            return
+        git_dir = str(self._rig.git_dir)
+        wanted = await asyncio.to_thread(lfs.in_tree, Git(git_dir), str(self._folder), found.text)
+        here = [oid for oid in wanted if os.path.isfile(lfs.object_path(str(storage), oid))]  # noqa: PTH113, ASYNC240 - one look
+        async with _locked(self._folder / f"{self._key}.lock"):
+            for oid in here:
+                asked: dict[str, Json] = {"key": self._key, "oid": oid}
+                if await self._outpost.call("x-rig-large-take", asked):
+                    continue
+                name = await self._upload(Path(lfs.object_path(str(storage), oid)))
+                if name != oid or not await self._outpost.call("x-rig-large-take", asked):
+                    raise SpawnRefusedError(
+                        f"the object {oid} of git-lfs in {self._rig.path} did not arrive",
+                        mend=f"git -C {self._rig.path} lfs fsck",
+                    )
 
     async def close(self) -> None:
         """Break off what is under way; what was uploaded stays there for the next time."""
