@@ -217,6 +217,19 @@ def _show_lines(
             yield f"{shapes.moment(event.at)}  {render.clean(text)}"
 
 
+def _by_hand(worker: Worker, order: Order | None) -> str:
+    """Return the command that brings kept work into a clone; "" when there is none."""
+    from outpost_core.worker.refs import checkpoint_ref, owner_of
+
+    kept = worker.result.checkpoint if worker.result is not None else None
+    if owner_of(kept, worker.id) is not None:
+        return shlex.join(["git", "fetch", worker.rig or "origin", kept or ""])
+    if kept and kept.endswith(".bundle"):
+        ref = checkpoint_ref(worker.id, order.owner if order is not None else "")
+        return f"{shlex.join(['git', 'fetch', kept, ref])} (at {worker.outpost})"
+    return ""
+
+
 def _rows(worker: Worker, glimpse: Glimpse, order: Order | None) -> Iterator[tuple[str, str]]:
     def said(value: object) -> str:
         return "" if value is None else render.clean(str(value))
@@ -253,6 +266,7 @@ def _rows(worker: Worker, glimpse: Glimpse, order: Order | None) -> Iterator[tup
         yield "exit code", said(result.exit_code)
         yield "signal", said(result.signal)
         yield "checkpoint", said(result.checkpoint)
+        yield "to use it", said(_by_hand(worker, order))
         yield "session", said(result.session)
         yield "log", _log_size(worker)
         yield "usage", _usage(result.usage)
