@@ -60,6 +60,13 @@ KEEPING = (
     "checkpoint.kept",  # it is in a bundle in the worker's folder, which is not written down yet
     "clean.kept",  # the bundle is where it stays; the worker's folder is still there
 )
+#: The same, where a working tree holds other repositories or what git does not take.
+CONTENT = (
+    "worker.packed",  # the archive is written under another name
+    "worker.kept",  # the archive is there and noted
+    "worker.submodules_committed",  # the submodules' edits are in commits of theirs
+    "worker.submodules_pushed",  # the remotes of the submodules show them, the rig nothing
+)
 #: The near program, where the rig is a path of its own machine and the worker is on another one.
 RIG = (
     "rig.noted",  # what is to come home is written down, nothing was sent

@@ -79,6 +79,8 @@ REASONS: Final[Mapping[str, str]] = {
     "lfs_missing": "the repository uses git-lfs, which is not installed at the outpost",
     "lfs_failed": "objects of git-lfs could not be fetched or uploaded; the work is kept",
     "push_failed": "the remote did not take the branch; the work is kept, see checkpoint",
+    "submodule_unpushed": "commits in a submodule are not on its remote, so the branch was not"
+    " pushed; they are kept, see checkpoint",
     "verify_failed": "the push was answered, but the remote does not show the commit",
     "stopped": "a stop was asked for",
     "terminated": "the supervisor was told to end by its system (SIGTERM)",
@@ -577,7 +579,7 @@ class Cleaned:
     Args:
         removed: the files are gone (True also when there were none).
         rescued: where unpushed work went first, or None when there was none.
-        detail: why it was not removed.
+        detail: why it was not removed, or what there is to say besides.
     """
 
     removed: bool

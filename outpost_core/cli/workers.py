@@ -512,4 +512,5 @@ def _clean_lines(answers: dict[str, Cleaned | OutpostError]) -> Iterator[str]:
         if answer.removed and answer.detail:
             words += f" ({answer.detail})"
         rescued = f"; unpushed work was rescued to {answer.rescued}" if answer.rescued else ""
-        yield render.clean(f"{worker}: {words}{rescued}")
+        more = f"; {answer.detail}" if answer.removed and answer.detail else ""
+        yield render.clean(f"{worker}: {words}{rescued}{more}")

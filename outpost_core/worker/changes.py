@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 
 from outpost_core.errors import WorkerError
-from outpost_core.worker import held
+from outpost_core.worker import gitdirs, held, leftover
 from outpost_core.worker.git import Done, Git, write
+from outpost_core.worker.index import update
+
+_FULL = "No space left on device"
+#: What git says, besides its answer, when there is a file or folder that it cannot look at.
+_BLIND = ("could not open directory", "unable to access", "Permission denied")
 
 
 class Changes:
@@ -25,25 +30,17 @@ class Changes:
         unfiltered: changed paths whose filter cannot be run here; likewise.
         filters, lacking: filters that attributes name, and those of them that cannot be run.
         known: `entries` as they were before anything was taken out.
+        staged: the index holds something else than `head`.
+        open: paths of which the index does not hold what is in the tree.
+        blind: git could not look everywhere.
     """
 
     __slots__ = (
-        "branch",
-        "conflicts",
-        "dirt",
-        "entries",
-        "filters",
-        "head",
-        "known",
-        "lacking",
-        "nested",
-        "new",
-        "tracked",
-        "unfiltered",
-        "untracked",
+        *("blind", "branch", "conflicts", "dirt", "entries", "filters", "head", "known"),
+        *("lacking", "nested", "new", "open", "staged", "tracked", "unfiltered", "untracked"),
     )
 
-    def __init__(self, told: str) -> None:
+    def __init__(self, told: str, said: str = "") -> None:
         self.head: str | None = None
         self.branch: str | None = None
         self.conflicts: list[str] = []
@@ -56,6 +53,9 @@ class Changes:
         self.unfiltered: list[str] = []
         self.filters: set[str] = set()
         self.lacking: set[str] = set()
+        self.staged = False
+        self.open: list[str] = []
+        self.blind = any(sign in said for sign in _BLIND)
         for record in told.split("\0"):
             kind, _, rest = record.partition(" ")
             if kind == "?":
@@ -64,12 +64,17 @@ class Changes:
                 else:
                     self.untracked = True
                     self.new.append(rest)
+                    self.open.append(rest)
             elif kind == "u":
                 self.conflicts.append(rest.split(" ", 9)[9])
             elif kind == "1":
                 self.tracked = True
                 fields = rest.split(" ", 7)
                 self.entries[fields[7]] = (fields[0][0], fields[2], fields[5])
+                self.staged = self.staged or rest[0] != "."
+                # in a submodule git shows work that belongs to another repository
+                if rest[1] != "." and rest[3] != "S":
+                    self.open.append(fields[7])
             elif rest.startswith("branch.oid ") and rest != "branch.oid (initial)":
                 self.head = rest[len("branch.oid ") :]
             elif rest.startswith("branch.head ") and rest != "branch.head (detached)":
@@ -113,17 +118,26 @@ def look(git: Git, env: dict[str, str] | None = None) -> Changes:
         reason="commit_failed",
         env=env,
     )
-    return Changes(os.fsdecode(told.out))
+    return Changes(os.fsdecode(told.out), told.err)
 
 
 def stage(
-    git: Git, work: str, changes: Changes, folder: str, *, env: dict[str, str] | None = None
-) -> None:
-    """Bring everything that is not ignored into the index.
+    git: Git,
+    work: str,
+    changes: Changes,
+    folder: str,
+    *,
+    env: dict[str, str] | None = None,
+    aside: bool = False,
+) -> list[str]:
+    """Bring everything that is not ignored into the index, as far as it can be read.
 
     The files of a git repository that the agent left inside the tree are taken as plain files:
     git itself would record a link to a commit that nobody else has. A linked working tree
-    (`.git` is a file) is left out, its commits are in this repository anyway.
+    (`.git` is a file) is left out, its commits are in this repository anyway; for a rescue, the
+    files in it that are in no commit are taken.
+
+    What git could not take is not told here: look again, and ask `leftover.find`.
 
     Args:
         git: the worker's repository.
@@ -132,38 +146,40 @@ def stage(
         folder: where a list of files may be put for a moment.
         env: more environment; with `GIT_INDEX_FILE` the agent may be at work, and a file that
             vanishes under way is passed over.
+        aside: it is for a rescue.
+
+    Returns:
+        The repositories below the tree whose files were taken, relative to it.
 
     Raises:
         WorkerError: `commit_failed` or `disk_full`.
     """
-    options = ["-A"]
-    if env:
-        options.append("--ignore-errors")
+    options = ["-A", "--ignore-errors"]
     done = _add(git, changes, folder, options, env)
     while done.code and held.fails(git, folder, changes, done.err):
         done = _add(git, changes, folder, options, env)
-    if done.code and not (env and done.code == 1):
+    if done.code and _FULL not in done.err:
+        unreadable = leftover.unreadable(git, work, changes.open)
+        if unreadable:
+            done = _add(git, changes, folder, options, env, list(unreadable))
+    if done.code not in (0, 1) or (done.code and _FULL in done.err):
         raise git.error(done, "stage the work", "commit_failed")
-    files = [name for path in changes.nested for name in _plain_files(work, path)]
+    nested: list[str] = []
+    files = [n for path in changes.nested for n in _plain_files(work, path, nested, aside=aside)]
     if files:
-        listing = os.path.join(folder, f"nested-{os.getpid()}")
-        write(listing, "".join(f"{name}\0" for name in files))
-        try:
-            git.must(
-                *("update-index", "-z", "--add", "--remove", "--stdin"),
-                doing="stage the files of a nested repository",
-                reason="commit_failed",
-                stdin=listing,
-                env=env,
-            )
-        finally:
-            os.unlink(listing)
+        update(git, ["--add", "--remove"], files, folder, env)
+    return nested
 
 
 def _add(
-    git: Git, changes: Changes, folder: str, options: list[str], env: dict[str, str] | None
+    git: Git,
+    changes: Changes,
+    folder: str,
+    options: list[str],
+    env: dict[str, str] | None,
+    besides: list[str] | None = None,
 ) -> Done:
-    without = [f":(exclude,literal){path}" for path in changes.nested]
+    without = [f":(exclude,literal){path}" for path in [*changes.nested, *(besides or ())]]
     if changes.held:
         without += held.shut_out(git, folder, changes, env)
     listing = os.path.join(folder, f"paths-{os.getpid()}")
@@ -178,24 +194,32 @@ def _add(
         os.unlink(listing)
 
 
-def _plain_files(work: str, nested: str) -> list[str]:
-    """Return the files of a nested repository that it does not ignore, relative to `work`."""
+def _plain_files(work: str, nested: str, taken: list[str], *, aside: bool) -> list[str]:
+    """Return the files of a nested repository that it does not ignore, relative to `work`.
+
+    Each repository that was looked into is added to `taken`.
+    """
     top = os.path.join(work, nested)
-    if not os.path.isdir(os.path.join(top, ".git")):
+    git_dir = gitdirs.of(top)
+    is_own = os.path.isdir(os.path.join(top, ".git"))
+    if not git_dir or not (is_own or aside):
         return []
+    which = ["--cached"] if is_own else ["--modified"]
     try:
-        listed = Git(os.path.join(top, ".git"), top).must(
-            *("ls-files", "--cached", "--others", "--exclude-standard", "-z"),
+        listed = Git(git_dir, top).must(
+            *("ls-files", *which, "--others", "--exclude-standard", "-z"),
             doing="list a nested repository",
             reason="commit_failed",
         )
     except WorkerError:
         return []
+    if is_own:
+        taken.append(nested.rstrip("/"))
     found: list[str] = []
     for name in filter(None, os.fsdecode(listed.out).split("\0")):
         path = os.path.join(top, name)
-        if name.endswith("/"):
-            found += _plain_files(work, nested + name)
-        elif os.path.lexists(path) and (os.path.islink(path) or not os.path.isdir(path)):
+        if name.endswith("/") or (os.path.isdir(path) and not os.path.islink(path)):
+            found += _plain_files(work, nested + name.rstrip("/") + "/", taken, aside=aside)
+        elif os.path.lexists(path):
             found.append(nested + name)
     return found

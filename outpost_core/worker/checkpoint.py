@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 
 from outpost_core.errors import WorkerError
-from outpost_core.worker import bundles, held
-from outpost_core.worker.changes import Changes, look, stage
+from outpost_core.worker import aside, bundles, held
+from outpost_core.worker.aside import stashes
 from outpost_core.worker.git import NETWORK_TIMEOUT, Git, read, write
 from outpost_core.worker.mirror import mirror_path
 from outpost_core.worker.refs import OwnRef, ref_of, worker_of
 from outpost_core.worker.resume import CHECKPOINT_MARK
+from outpost_core.worker.snapshot import Taken, commit, linked_work, take
 from outpost_core.worker.workspace import credentials, lfs_used, repository, target
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
@@ -26,12 +27,6 @@ if TYPE_CHECKING:
 
 #: Seconds that the push of one checkpoint may take; the next one tries again.
 PUSH_TIMEOUT = min(120.0, NETWORK_TIMEOUT)
-_IDENTITY = {
-    "GIT_AUTHOR_NAME": "outpost",
-    "GIT_AUTHOR_EMAIL": "outpost@localhost",
-    "GIT_COMMITTER_NAME": "outpost",
-    "GIT_COMMITTER_EMAIL": "outpost@localhost",
-}
 
 
 class _Last:
@@ -62,21 +57,25 @@ class _Last:
 
 
 class _Found:
-    """What there is to save: the tree, HEAD, and whether any of it is new.
+    """What there is to save.
 
     Attributes:
-        unfiltered: changed files that are in no commit of ours since their filter is missing.
-        lacking: the filters that are missing.
+        taken: the working tree.
+        linked: working trees that are linked to the repository, by commit.
+        new: there is something that is neither on the rig nor in the last checkpoint.
     """
 
-    __slots__ = ("head", "lacking", "new", "tree", "unfiltered")
+    __slots__ = ("linked", "new", "taken")
 
-    def __init__(self, tree: str, changes: Changes, new: bool) -> None:
-        self.tree = tree
-        self.head = changes.head
+    def __init__(self, taken: Taken, linked: dict[str, Taken], new: bool) -> None:
+        self.taken = taken
+        self.linked = linked
         self.new = new
-        self.unfiltered = changes.unfiltered
-        self.lacking = changes.lacking
+
+    @property
+    def lacking(self) -> set[str]:
+        """The filters that are missing here."""
+        return set().union(*(each.lacking for each in (self.taken, *self.linked.values())))
 
 
 def save(
@@ -85,22 +84,26 @@ def save(
     workspace: Mapping[str, Any],
     *,
     ended: bool = False,
+    final: bool = False,
 ) -> dict[str, Any]:
     """Bring work that is not on the rig to safety. The agent may be at work meanwhile.
 
-    Commits on other local branches and in stashes come along as further parents.
+    Commits on other local branches, in stashes and of linked working trees come along as further
+    parents. Once the agent has ended, what cannot be in a commit of the rig is kept in an archive.
 
     Args:
         order: the order's JSON.
         folder: the worker's folder.
         workspace: what `workspace.prepare` returned.
         ended: the agent's processes have ended, so that a broken repository can be mended.
+        final: they have ended and the repository was mended.
 
     Returns:
         `ref` and `pushed` when the rig has it; else `kept`, the path of a bundle; `commit`; and
         `nothing` when there was nothing new: then the others tell of the checkpoint before, or
-        are None when there is none; and `unfiltered`, the path of an archive with files whose
-        filter is missing here, where there are any and the agent has ended.
+        are None when there is none. Only where there is any: `archive`, its path;
+        `unfiltered`, the path of an archive with files whose filter is missing here; and
+        `unreadable`, the files and folders that nobody can save, with the reason.
 
     Raises:
         WorkerError: `commit_failed` or `disk_full`, it could not even be committed.
@@ -111,27 +114,45 @@ def save(
         mend(order, folder, workspace)
     git = repository(order, folder)
     last = _Last(folder)
-    found = _find(git, folder, workspace, last.commit, last.tree)
-    archive = held.keep(folder, found.unfiltered) if ended and found.unfiltered else None
+    final = final or ended
+    found = _find(git, folder, workspace, last.commit, last.tree, final=final)
+    rest: dict[str, Any] = {}
+    if final:
+        more = aside.collect(git, folder, workspace, found.taken, found.linked)
+        archive = aside.keep(more, folder)
+        rest = {"archive": archive} if archive else {}
+        if more.unreadable:
+            rest["unreadable"] = more.unreadable
+        if found.taken.unfiltered:
+            rest["unfiltered"] = held.keep(folder, found.taken.unfiltered)
     if found.new:
-        commit = _commit(git, order, found, workspace)
-        _send(git, order, folder, workspace, last, commit, found.tree, found.lacking)
-    elif last.kept:  # it could not be pushed then; perhaps it can be now
+        made = _commit(git, order, found, workspace)
+        _send(git, order, folder, workspace, last, made, found.taken.tree, found.lacking)
+    elif last.kept or (
+        final
+        and last.commit
+        and not _own(git, order, folder, last).shows(last.commit, PUSH_TIMEOUT)
+    ):
+        # it could not be pushed then, perhaps it can be now; or it was taken off the rig
         _send(git, order, folder, workspace, last, last.commit, last.tree, found.lacking)
-    answer = last.answer(order, nothing=not found.new)
-    return {**answer, "unfiltered": archive} if archive else answer
+    return {**last.answer(order, nothing=not found.new), **rest}
 
 
 def unsaved(folder: str, workspace: Mapping[str, Any]) -> bool:
-    """Return whether there is work that is neither on the rig nor in a checkpoint.
+    """Return whether there is work that is neither on the rig nor kept.
 
     Raises:
         WorkerError: `commit_failed`, nobody can tell.
     """
     work = os.path.join(folder, "work")
     git, last = Git(os.path.join(work, ".git"), work), _Last(folder)
-    found = _find(git, folder, workspace, last.commit, last.tree)
-    return found.new or not held.is_kept(folder, found.unfiltered)
+    found = _find(git, folder, workspace, last.commit, last.tree, final=True)
+    more = aside.collect(git, folder, workspace, found.taken, found.linked)
+    return (
+        found.new
+        or bool(more.unreadable)
+        or not (aside.is_kept(more, folder) and held.is_kept(folder, found.taken.unfiltered))
+    )
 
 
 def discard(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> None:
@@ -140,7 +161,7 @@ def discard(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[
     It stays where the rig cannot be reached, or where the agent left more than was delivered.
     """
     last = _Last(folder)
-    if not last.commit or _find(git, folder, workspace).new:
+    if not last.commit or _find(git, folder, workspace, final=True).new:
         return
     if not _own(git, order, folder, last).drop(PUSH_TIMEOUT):
         return
@@ -150,41 +171,31 @@ def discard(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[
 
 
 def place(order: Mapping[str, Any], folder: str) -> str | None:
-    """Return where the last checkpoint is: a ref of the rig, a path, or None."""
+    """Return where the last checkpoint is: a ref of the rig, a path, or None.
+
+    Not all of it need be there: files that git does not take are in `aside.place` besides.
+    """
     answer = _Last(folder).answer(order, nothing=True)
-    where: str | None = answer["ref"] or answer["kept"]
+    where: str | None = answer["ref"] or answer["kept"] or aside.place(folder) or None
     return where
 
 
-def stashes(git: Git) -> list[str]:
-    """Return the commits of everything that the agent stashed and left there."""
-    lines = read(os.path.join(git.git_dir, "logs/refs/stash")).splitlines()
-    return [line.split(" ")[1] for line in lines if line.count(" ") > 1]
-
-
 def _find(
-    git: Git, folder: str, workspace: Mapping[str, Any], commit: str = "", tree: str = ""
+    git: Git,
+    folder: str,
+    workspace: Mapping[str, Any],
+    last_commit: str = "",
+    last_tree: str = "",
+    *,
+    final: bool,
 ) -> _Found:
     """Look for work that is neither on the rig nor in the given commit and tree."""
-    index = os.path.join(folder, f"checkpoint-{os.getpid()}.index")
-    env = {"GIT_INDEX_FILE": index}
-    try:
-        _copy_index(os.path.join(git.git_dir, "index"), index)
-        changes = look(git, env)
-        held.hold(git, folder, changes)
-        now = ""
-        if changes.dirty:
-            stage(git, os.path.join(folder, "work"), changes, folder, env=env)
-            written = git.must("write-tree", doing="save", reason="commit_failed", env=env)
-            now = written.text
-    finally:
-        for path in (index, index + ".lock"):
-            if os.path.lexists(path):
-                os.unlink(path)
-    if now and now != tree:
-        return _Found(now, changes, True)
-    known = [known for known in (workspace["base_commit"], commit) if known]
-    tips = ["--branches", *(["HEAD"] if changes.head else []), *stashes(git)]
+    taken = take(git, os.path.join(folder, "work"), folder, final=final, main=True)
+    linked = linked_work(git, folder, final=final)
+    if taken.tree and taken.tree != last_tree:
+        return _Found(taken, linked, True)
+    known = [known for known in (workspace["base_commit"], last_commit) if known]
+    tips = ["--branches", *(["HEAD"] if taken.head else []), *stashes(git), *linked]
     # the last checkpoint is missing from a repository that was made anew
     commits = git.must(
         *("rev-list", "--ignore-missing", "--max-count=1"),
@@ -192,49 +203,27 @@ def _find(
         doing="look for commits",
         reason="commit_failed",
     )
-    return _Found(now, changes, bool(commits.out))
-
-
-def _copy_index(theirs: str, ours: str) -> None:
-    """Copy the agent's index, if there is one: it tells which files git need not read again.
-
-    The time of the index belongs to what it says: git reads a file again that was written in the
-    same second as the index or later. With a copy that looks younger it would miss a change of the
-    same size in the second of the checkout (https://git-scm.com/docs/racy-git).
-    """
-    try:
-        with open(theirs, "rb") as source, open(ours, "wb") as copy:
-            copy.write(source.read())
-            copy.flush()
-            written = os.fstat(source.fileno())
-            os.utime(copy.fileno(), ns=(written.st_atime_ns, written.st_mtime_ns))
-    except FileNotFoundError:
-        pass
+    return _Found(taken, linked, bool(commits.out))
 
 
 def _commit(git: Git, order: Mapping[str, Any], found: _Found, workspace: Mapping[str, Any]) -> str:
     base = [workspace["base_commit"]] if workspace["base_commit"] else []
-    merged = [f"--no-merged={found.head}"] if found.head else []
+    head, tree = found.taken.head, found.taken.tree
+    merged = [f"--no-merged={head}"] if head else []
     others = git.run("for-each-ref", *merged, "--format=%(objectname)", "refs/heads").text.split()
-    others += stashes(git)
+    others += [*stashes(git), *found.linked]
     others = [
         tip
         for tip in dict.fromkeys(others)
-        if git.run("rev-list", "--max-count=1", tip, "--not", "--remotes=origin", *base).out
+        if tip != head
+        and git.run("rev-list", "--max-count=1", tip, "--not", "--remotes=origin", *base).out
     ]
-    if not found.tree and found.head and not others:
-        return found.head
-    tree = found.tree or f"{found.head}^{{tree}}"
-    parents = [word for tip in (found.head, *others) if tip for word in ("-p", tip)]
+    if not tree and head and not others:
+        return head
+    parents = [tip for tip in (head, *others) if tip]
     worker = worker_of(order)
     message = f"Checkpoint of {worker}\n\n{CHECKPOINT_MARK}{worker}"
-    made = git.must(
-        *("commit-tree", tree, *parents, "-m", message),
-        doing="commit the checkpoint",
-        reason="commit_failed",
-        env=_IDENTITY,
-    )
-    return made.text
+    return commit(git, tree or f"{parents[0]}^{{tree}}", parents, message)
 
 
 def _send(
@@ -243,7 +232,7 @@ def _send(
     folder: str,
     workspace: Mapping[str, Any],
     last: _Last,
-    commit: str,
+    made: str,
     tree: str,
     lacking: set[str],
 ) -> None:
@@ -252,18 +241,18 @@ def _send(
     What an agent has committed without a filter that is missing here goes into a bundle.
     """
     bundle = os.path.join(folder, bundles.NAME)
-    if _push(git, order, folder, workspace, last, commit, lacking):
-        last.write(commit, tree, "")
+    if _push(git, order, folder, workspace, last, made, lacking):
+        last.write(made, tree, "")
         _remove(bundle)
         return
-    if last.commit == commit and last.kept and os.path.exists(last.kept):
+    if last.commit == made and last.kept and os.path.exists(last.kept):
         return
     if lfs_used(git, workspace):
         from outpost_core.worker import lfs
 
-        lfs.keep(git, order, folder, workspace, commit, bundle)
-    bundles.make(git, ref_of(order), commit, workspace["base_commit"], bundle)
-    last.write(commit, tree, bundle)
+        lfs.keep(git, order, folder, workspace, made, bundle)
+    bundles.make(git, ref_of(order), made, workspace["base_commit"], bundle)
+    last.write(made, tree, bundle)
 
 
 def _push(

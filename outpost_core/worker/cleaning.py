@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from outpost_core import faults
-from outpost_core.errors import OutpostError
+from outpost_core.errors import OutpostError, WorkerError
 from outpost_core.types import Cleaned, Result
 from outpost_core.worker import bundles, files, removal, status
+from outpost_core.worker.leftover import named
 
 TRASH = files.TRASH
 RESCUED = bundles.RESCUED
@@ -44,8 +45,7 @@ def clean(root: Path, folder: Path, *, force: bool) -> Cleaned:
         if not mine or found.result is None:
             return Cleaned(removed=False, detail=f"it has not ended ({found.state}): stop it first")
         try:
-            rescued = rescue(root, folder, found.result)
-            detail = ""
+            rescued, detail = rescue(root, folder, found.result, force=force)
         except (OutpostError, OSError, ValueError) as error:
             why = error.message if isinstance(error, OutpostError) else str(error)
             if not force:
@@ -94,8 +94,17 @@ def _take(lock: int, deadline: float) -> bool:
             return True
 
 
-def rescue(root: Path, folder: Path, result: Result) -> str | None:
-    """Save the worker's unpushed work outside of its folder; return where, or None.
+def rescue(root: Path, folder: Path, result: Result, *, force: bool) -> tuple[str | None, str]:
+    """Save the worker's unpushed work outside of its folder.
+
+    Args:
+        root: the state root.
+        folder: the worker's folder.
+        result: how the worker ended.
+        force: go on although some of it cannot be read.
+
+    Returns:
+        where it is, or None, and what there is to say besides.
 
     Raises:
         OutpostError: it could not be saved.
@@ -103,11 +112,20 @@ def rescue(root: Path, folder: Path, result: Result) -> str | None:
     where = result.checkpoint
     order = files.order(str(folder))
     workspace = files.load(str(folder), files.WORKSPACE)
+    words = []
     if order is not None and workspace is not None:
         from outpost_core.worker import checkpoint
 
         saved = checkpoint.save(order, str(folder), workspace, ended=True)
-        where = saved["kept"] or saved["ref"] or saved.get("unfiltered") or where
+        if unreadable := saved.get("unreadable"):
+            words.append(_refuse(folder / files.WORK, unreadable, force=force))
+        archive = saved.get("archive")
+        where = saved["kept"] or saved["ref"] or archive or saved.get("unfiltered")
+        words += [
+            f"also kept: {more}"
+            for more in (archive, saved.get("unfiltered"))
+            if more and more != where
+        ]
     bundle = folder / bundles.NAME
     if bundle.exists():  # the remote did not take it, so it would go with the folder
         owner = (order or {}).get("owner") or ""
@@ -116,7 +134,18 @@ def rescue(root: Path, folder: Path, result: Result) -> str | None:
     for broken in folder.glob(f"{files.BROKEN}*"):  # an agent's commits may be in it
         kept = _keep(root, broken, f"{folder.name}.{broken.name}")
         where = where or kept
-    return where
+    return where, "; ".join(words)
+
+
+def _refuse(work: Path, unreadable: dict[str, str], *, force: bool) -> str:
+    """Say what cannot be saved; raises it unless that is forced."""
+    some = named([f"{path} ({why})" for path, why in unreadable.items()])
+    if force:
+        return f"removed although it could not be read: {some}"
+    raise WorkerError(
+        f"{some} in {work} cannot be read; make it readable (chmod -R u+rwX {work}), or force it",
+        reason="commit_failed",
+    )
 
 
 def _keep(root: Path, path: Path, name: str) -> str:

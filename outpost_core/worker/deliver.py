@@ -10,8 +10,8 @@ import os
 
 from outpost_core import faults
 from outpost_core.errors import OutpostError, WorkerError
-from outpost_core.worker import checkpoint, held
-from outpost_core.worker.changes import Changes, stage
+from outpost_core.worker import aside, checkpoint, gitdirs, held, leftover
+from outpost_core.worker.changes import Changes, look, stage
 from outpost_core.worker.git import Done, Git, persistently, write
 from outpost_core.worker.mending import has_files, mend
 from outpost_core.worker.mirror import mirror_path
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 #: Seconds that the pull-request command may take (`OUTPOST_PR_TIMEOUT`).
 PR_TIMEOUT = float(os.environ.get("OUTPOST_PR_TIMEOUT", "120"))
 _HEADS = "refs/heads/"
+_KEPT = "the work is kept in "
 
 
 def deliver(
@@ -157,10 +158,12 @@ def _find(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[st
             reason="filter_missing",
             mend=held.MEND,
         )
+    if gitdirs.others(os.path.join(folder, "work")):
+        work.rest = True
     if mended:
         work.notes.append(mended)
         work.rest = True
-    if checkpoint.stashes(git):
+    if aside.stashes(git):
         work.notes.append("the agent left work in a stash")
         work.rest = True
     return work
@@ -184,11 +187,14 @@ def _commit(
             return _Work(own, note, rest=changes.dirty)
     if changes.dirty:
         head = _commit_all(git, order, folder, changes)
+        rest = bool(_check(git, folder, look(git), changes.held))
         if head != changes.head:
-            work = _Work(head, *_said(changes, branch), rest=changes.branch != branch)
+            work = _Work(head, *_said(changes, branch), rest=rest or changes.branch != branch)
             work.before = changes.head
             work.own = (tips or _Tips(git, workspace)).holds_work(changes.head)
             return work
+    elif changes.blind:
+        _check(git, folder, changes, changes.held)
     tips = tips or _Tips(git, workspace)
     if tips.holds_work(changes.head):
         return _Work(changes.head, *_said(changes, branch), rest=changes.branch != branch)
@@ -196,6 +202,20 @@ def _commit(
         if tips.holds_work(tip):
             return _Work(tip, f"the agent worked on the branch {name}", rest=True)
     return _Work()
+
+
+def _check(git: Git, folder: str, after: Changes, held_back: list[str]) -> list[str]:
+    """Look whether the commit holds everything; returns the files that git did not take.
+
+    Raises:
+        WorkerError: `commit_failed`, there is something that cannot be read.
+    """
+    work = os.path.join(folder, "work")
+    after.open = [path for path in after.open if path not in set(held_back)]
+    left = leftover.find(git, work, after)
+    if left.unreadable:
+        raise left.error(work)
+    return left.files
 
 
 def _said(changes: Changes, branch: str) -> list[str]:
@@ -264,6 +284,7 @@ def _commit_all(git: Git, order: Mapping[str, Any], folder: str, changes: Change
     if done.code == 1 and not done.err.strip():
         return changes.head  # what looked like a change was none
     if done.code:
+        _check(git, folder, look(git), changes.held)  # names what cannot be read, if that is why
         raise git.error(done, "commit the work", "commit_failed")
     return git.must("rev-parse", "HEAD", doing="read HEAD", reason="commit_failed").text
 
@@ -405,23 +426,23 @@ def _settle(
     git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any], work: _Work
 ) -> None:
     """Keep what the delivery does not hold; when it holds all, no checkpoint is needed any more."""
-    if not work.rest:
-        checkpoint.discard(git, order, folder, workspace)
-    elif kept := _keep(order, folder, workspace):
+    kept = _keep(order, folder, workspace) if work.rest else ""
+    checkpoint.discard(git, order, folder, workspace)
+    if kept and (checkpoint.place(order, folder) or not kept.startswith(_KEPT)):
         work.notes.append(kept)
 
 
 def _keep(order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> str:
     """Save what is not on the rig and say where it is; "" when there is nothing."""
     try:
-        saved = checkpoint.save(order, folder, workspace)
+        saved = checkpoint.save(order, folder, workspace, final=True)
     except (OutpostError, OSError) as error:
         if not has_files(folder):
             return ""
         why = redact(str(error), order["rig"])
         return f"the work stays in {os.path.join(folder, 'work')} ({why})"
-    place = saved["ref"] or saved["kept"]
-    return f"the work is kept in {place}" if place else ""
+    places = [place for place in (saved["ref"] or saved["kept"], saved.get("archive")) if place]
+    return _KEPT + " and ".join(places) if places else ""
 
 
 def _pull_request(

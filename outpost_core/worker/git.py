@@ -37,6 +37,8 @@ _SETTINGS = (
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
     "core.safecrlf=false",
+    # with it, git would not stage what lies outside of the part that was chosen
+    "core.sparseCheckout=false",
     "core.askPass=",
     "gc.auto=0",
     "maintenance.auto=false",

@@ -26,18 +26,20 @@ MEND = (
 )
 
 
-def hold(git: Git, folder: str, changes: Changes) -> None:
+def hold(git: Git, folder: str, changes: Changes, *, checkout: bool = True) -> None:
     """Take out of the changes what must not be committed: into `changes.dirt` and `.unfiltered`.
 
     Args:
         git: the worker's repository.
         folder: the worker's folder.
         changes: what `look` found; changed in place.
+        checkout: it is the tree that was checked out for the worker, no other one inside it.
 
     Raises:
         WorkerError: `commit_failed`, the attributes cannot be read.
     """
-    changes.take_out(dirt.unchanged(folder, changes.entries), unfiltered=False)
+    if checkout:
+        changes.take_out(dirt.unchanged(folder, changes.entries), unfiltered=False)
     names = attributes.filters(attributes.texts(git, [*changes.entries, *changes.new]))
     changes.filters = names
     changes.lacking = attributes.lacking(git, names)

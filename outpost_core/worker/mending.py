@@ -14,6 +14,7 @@ from outpost_core.errors import WorkerError
 from outpost_core.worker.changes import Changes, look
 from outpost_core.worker.files import BROKEN
 from outpost_core.worker.git import Git, read
+from outpost_core.worker.index import uncover
 from outpost_core.worker.mirror import Snapshot, mirror_path, remove_locks
 from outpost_core.worker.workspace import point_branch, rebuild, repository
 
@@ -46,6 +47,7 @@ def mend(
     git = repository(order, folder)
     if os.path.isdir(git.git_dir):
         remove_locks(git.git_dir)
+        _uncover(git, folder)
     changes, why = _usable(git, workspace)
     if changes is not None:
         return changes, ""
@@ -54,6 +56,15 @@ def mend(
     kept = _restore(order, folder, workspace)
     note = f"its .git could not be used ({why}) and was made anew"
     return look(git), f"{note}; the old one is {kept}" if kept else note
+
+
+def _uncover(git: Git, folder: str) -> None:
+    try:
+        uncover(git, os.path.join(folder, "work"), os.path.join(git.git_dir, "index"), folder)
+    except WorkerError as error:
+        if error.reason == "disk_full":
+            raise
+        # the index cannot be read: that is found and mended next
 
 
 def _usable(git: Git, workspace: Mapping[str, Any]) -> tuple[Changes | None, str]:
@@ -114,6 +125,9 @@ def _restore(order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]
             from outpost_core.worker import lfs
 
             lfs.configure(git.git_dir)
+        modules = os.path.join(kept, "modules")
+        if kept and os.path.isdir(modules):  # the submodules' own repositories are not broken
+            os.rename(modules, os.path.join(git.git_dir, "modules"))
         start, base = workspace["start_commit"], workspace["base_commit"]
         # what an earlier attempt had committed was only in the old one, the base is in the mirror
         if start != base and git.run("cat-file", "-e", start + "^{commit}").code:

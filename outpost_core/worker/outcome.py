@@ -167,7 +167,13 @@ def add_rescue(result: dict[str, Any], answer: Mapping[str, Any], where: str | N
             died.
         where: the place of the last checkpoint that there is, or None.
     """
-    result["checkpoint"] = where or answer.get("answer", {}).get("unfiltered")
+    saved = answer.get("answer") or {}
+    result["checkpoint"] = where or saved.get("unfiltered")
+    archive = saved.get("archive")
+    if archive and archive not in result["message"]:
+        result["message"] += f" (also kept: {archive})" if archive != where else ""
+    for path, why in list((saved.get("unreadable") or {}).items())[:3]:
+        result["message"] += f" ({path} could not be saved: {why})"
     if "answer" not in answer:
         why = answer.get("error", {}).get("message", "it took too long")
         if why not in result["message"]:  # the delivery may have said it

@@ -118,6 +118,15 @@ class OwnRef:
         self._note("", [])
         return True
 
+    def shows(self, commit: str, timeout: float) -> bool:
+        """Whether the rig shows a commit under the ref, now; False also when it cannot be asked.
+
+        Args:
+            commit: the commit.
+            timeout: seconds that it may take.
+        """
+        return self._there(timeout) == commit
+
     def _move(self, commit: str, timeout: float) -> bool:
         """Push a commit, or "" to remove the ref, from whichever of our values is there."""
         expected = self.seen

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from outpost_core.errors import OutpostError
-from outpost_core.worker import cleaning, files, removal
+from outpost_core.worker import bundles, files, removal
 from outpost_core.worker.git import read
 from outpost_core.worker.mirror import mirror_path
 from outpost_ssh.far.hosted import HOSTED, Hosted
@@ -87,7 +87,7 @@ def _rigs(root: Path) -> set[str]:
 
 def _borrowed(root: Path) -> set[str]:
     """Return the mirrors that rescued repositories borrow objects from."""
-    return {path.removesuffix("/objects") for path in _alternates(root / cleaning.RESCUED)}
+    return {path.removesuffix("/objects") for path in _alternates(root / bundles.RESCUED)}
 
 
 def _alternates(rescued: Path) -> Iterator[str]:
