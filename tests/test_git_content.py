@@ -172,6 +172,7 @@ class TestLinkedTrees:
         done = worker.deliver()
         assert (done["reason"], done["checkpoint"]) == ("nothing_to_commit", REF)
         assert REF in done["message"]
+        assert not (rig.root / "rescued").exists()
         tip = rig.git("rev-parse", f"{REF}^2", cwd=rig.path)
         assert rig.files(tip) == ["README", "docs/d", "f", "src/a"]
         if where == "sub":

@@ -65,6 +65,9 @@ def take(git: Git, work: str, folder: str, *, final: bool, main: bool = False) -
         if changes.dirty:
             taken.plain = stage(git, work, changes, folder, env=env, aside=True)
             after = look(git, env)
+            # a linked tree with some files in this index looks like a folder: `linked_work` has it
+            linked = [path for path in changes.nested if path.rstrip("/") not in taken.plain]
+            after.open = [path for path in after.open if not path.startswith(tuple(linked))]
             if after.staged:
                 written = git.must("write-tree", doing="save", reason="commit_failed", env=env)
                 taken.tree = written.text
