@@ -198,7 +198,7 @@ class TestMissingFilter:
         from outpost_core.types import Result
 
         result = wire.from_json(Result, outcome.result("failed", "agent_failed"))
-        where = cleaning.rescue(rig.root, worker.folder, result)
+        where, _ = cleaning.rescue(rig.root, worker.folder, result, force=False)
         assert where is not None
         with tarfile.open(where) as tar:
             member = tar.extractfile("p.secret")
