@@ -166,7 +166,9 @@ _V3: Final = (
         WHEN OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL BEGIN {_GIVE_ALL} END""",
     f"""CREATE TRIGGER held_move
         AFTER UPDATE OF outpost, cost_reserved, agent_reserved, agent_spent ON workers
-        WHEN OLD.ended_at IS NULL AND NEW.ended_at IS NULL BEGIN {_GIVE_ALL} {_TAKE_ALL} END""",
+        WHEN OLD.ended_at IS NULL AND NEW.ended_at IS NULL
+        AND (OLD.outpost <> NEW.outpost OR {_HOLDS.format("OLD")} <> {_HOLDS.format("NEW")})
+        BEGIN {_GIVE_ALL} {_TAKE_ALL} END""",
     "DROP INDEX workers_settled",
     """CREATE INDEX workers_settled ON workers (outpost, ended_at, cost_settled, agent_settled)
         WHERE cost_settled > 0 OR agent_settled > 0""",
