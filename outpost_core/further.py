@@ -73,7 +73,7 @@ class Further:
         environ: where secrets come from.
         presets: the agents by name.
         outposts: names of the configured outposts.
-        branch: the template of branches (`defaults.branch`).
+        branch: the template of branches (`defaults.branch`), "" for the usual one.
         can_clean: whether an outpost can forget a worker that never began.
     """
 

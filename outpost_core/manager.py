@@ -316,7 +316,7 @@ class Manager:
             environ=self._environ,
             presets=self.agents(),
             outposts=[*self.fleet.names],
-            branch=self.config.defaults.branch,
+            branch=self.config.defaults.branch or "",
             can_clean=can_clean,
         )
 

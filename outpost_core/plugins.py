@@ -225,7 +225,7 @@ class Plugins:
         if broken:
             return f"{broken[0].reason}; {broken[0].mend}"
         if type_ in _KNOWN_TYPES:
-            return f"pip install outpost-{type_}"
+            return f"in a clone of Outpost: pip install ./plugins/outpost_{type_}"
         from outpost_core.nearest import nearest
 
         near = nearest(type_, self.backends)

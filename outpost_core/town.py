@@ -18,7 +18,13 @@ _MARK: Final = Path("mayor", "town.json")
 
 def town_around(folder: Path) -> Path | None:
     """Return the town that `folder` is in: the outermost folder upward that is one, or None."""
-    return next((up for up in reversed((folder, *folder.parents)) if (up / _MARK).is_file()), None)
+    for up in reversed((folder, *folder.parents)):
+        try:
+            if (up / _MARK).is_file():
+                return up
+        except OSError:  # a folder that may not be looked into
+            continue
+    return None
 
 
 def rig_of_town(cwd: Path, issue: str) -> str | None:

@@ -236,7 +236,7 @@ class Delivery:
     """How work goes home.
 
     Args:
-        branch: the branch to push, already expanded (`polecat/gt-abc123`).
+        branch: the branch to push, already expanded (`outpost/gt-abc123`).
         message: commit message for what the agent left uncommitted.
         author_name: author of that commit; "" for git's own configuration, else `outpost`.
         author_email: likewise.

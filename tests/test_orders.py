@@ -290,7 +290,7 @@ def test_the_prompt_holds_the_issue_word_for_word(make: Make) -> None:
     prompt = make({"find_issue": lambda issue, rig: KNOWN}, rig=URL).prompt
     assert "Work on issue gt-1: Fix {text} in {branch}.\n" in prompt
     assert "\nBody {id} {0}\n" in prompt
-    assert "on the branch polecat/gt-1." in prompt
+    assert "on the branch outpost/gt-1." in prompt
     assert "Work on issue gt-1: Mend it.\n" in make(rig=URL).prompt
 
 

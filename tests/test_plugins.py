@@ -332,7 +332,7 @@ def test_advice_for_a_missing_type() -> None:
     plugins = Plugins.load(
         [Entry("cloudrun", raising(ImportError("no httpx")), Dist("outpost-cloudrun"))]
     )
-    assert plugins.missing_mend("ssh") == "pip install outpost-ssh"
+    assert plugins.missing_mend("ssh") == "in a clone of Outpost: pip install ./plugins/outpost_ssh"
     assert "no httpx" in plugins.missing_mend("cloudrun")
     assert "'lunar'" in plugins.missing_mend("lunar")
     assert "did you mean" not in plugins.missing_mend("lunar")

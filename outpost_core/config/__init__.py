@@ -71,7 +71,11 @@ class Defaults:
     """The section `defaults`: what holds for every order that does not say otherwise."""
 
     agent: str = option("the agent preset that does the work", default="claude")
-    branch: str = option("the branch to deliver; {issue} is replaced", default="polecat/{issue}")
+    branch: str | None = option(
+        "the branch to deliver, {issue} and {attempt} replaced; outpost/{issue} if none, inside a"
+        " Gas Town polecat/{issue}",
+        default=None,
+    )
     base: str | None = option("branch to start from; the remote's default if none", default=None)
     depth: int | None = option("history depth of a first clone; all if none", default=None, min=1)
     commit_message: str = option(

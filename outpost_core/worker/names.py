@@ -25,7 +25,7 @@ def check_branch(branch: str) -> str:
     if why:
         raise UsageError(
             f"{_shown(branch)} cannot be a branch: {why}",
-            mend="use a name like polecat/gt-abc123",
+            mend="use a name like outpost/gt-abc123",
         )
     return branch
 

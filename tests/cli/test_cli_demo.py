@@ -39,7 +39,7 @@ def test_the_demo_does_the_main_job_and_leaves_nothing(own_tmp):
     said = json.loads(done.stdout)
     assert said["ok"]
     assert said["worker"]["status"] == "done"
-    assert said["worker"]["branch"] == "polecat/demo-1"
+    assert said["worker"]["branch"] == "outpost/demo-1"
     assert '+print("Hello, world")' in said["diff"]
     assert "agent: working on demo-1" in said["log"]
     assert said["folder"] is None
@@ -51,7 +51,7 @@ def test_the_demo_shows_branch_diff_log_and_result(own_tmp):
     done = run("demo", "--keep")
     assert done.returncode == 0, done.stdout + done.stderr
     for part in (
-        "refs/heads/polecat/demo-1",
+        "refs/heads/outpost/demo-1",
         "-print(",
         "agent: I fixed",
         "demo-1.1 done at local",
@@ -62,7 +62,7 @@ def test_the_demo_shows_branch_diff_log_and_result(own_tmp):
         ["git", "-C", str(kept / "remote.git"), "branch", "--format=%(refname:short)"],
         capture_output=True, text=True, check=True, timeout=30,
     )  # fmt: skip
-    assert heads.stdout.split() == ["main", "polecat/demo-1"]
+    assert heads.stdout.split() == ["main", "outpost/demo-1"]
     assert outliving(own_tmp, 20) == {}
 
 
@@ -76,7 +76,7 @@ def test_the_demo_without_git_says_what_to_install(own_tmp, tmp_path):
 def test_the_demo_without_the_local_outpost_is_honest(own_tmp, outpost):
     result = outpost.run("demo")
     assert result.exit_code == 3
-    assert "pip install outpost-local" in result.stderr
+    assert "pip install ./plugins/outpost_local" in result.stderr
     assert list(own_tmp.iterdir()) == []
 
 

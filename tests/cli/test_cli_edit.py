@@ -70,7 +70,10 @@ def test_add_refuses_what_is_wrong_and_changes_nothing(outpost):
 
 
 def test_add_of_a_missing_type_says_how_to_get_it(outpost):
-    assert outpost.json("add", "k8s", "c", code=2)["error"]["mend"] == "pip install outpost-k8s"
+    assert (
+        outpost.json("add", "k8s", "c", code=2)["error"]["mend"]
+        == "in a clone of Outpost: pip install ./plugins/outpost_k8s"
+    )
 
 
 def test_remove(outpost):
@@ -117,7 +120,7 @@ def test_config_check(outpost):
     outpost.config.write_text("outposts:\n  - {name: far, type: ssh}\n")
     said = outpost.json("config", "check")
     assert said["ok"]
-    assert "outpost-ssh" in said["warnings"][0]
+    assert "outpost_ssh" in said["warnings"][0]
     outpost.config.write_text("outposts:\n  - {name: far, type: fakee}\n")
     assert "did you mean 'fake'?" in outpost.json("config", "check")["warnings"][0]
 

@@ -24,7 +24,7 @@ def test_list_shows_what_is_missing_and_how_to_get_it(outpost):
     outpost.config.write_text("outposts:\n  - {name: far, type: ssh}\n")
     text = outpost.ok("list")
     assert "missing" in text
-    assert "pip install outpost-ssh" in text
+    assert "pip install ./plugins/outpost_ssh" in text
 
 
 def test_backends_show_broken_packages(outpost):

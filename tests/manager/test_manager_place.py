@@ -139,7 +139,10 @@ def test_a_missing_type_is_listed_with_advice_and_passed_over(make: Make) -> Non
 
     async def body(manager: Manager) -> None:
         far = manager.outposts()[0]
-        assert (far.state, far.mend) == ("missing", "pip install outpost-ssh")
+        assert (far.state, far.mend) == (
+            "missing",
+            "in a clone of Outpost: pip install ./plugins/outpost_ssh",
+        )
         assert (await manager.spawn(order())).worker.outpost == "a"
         assert [v.state for v in await manager.refresh()] == ["missing", "ready"]
 

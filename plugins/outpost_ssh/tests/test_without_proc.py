@@ -94,7 +94,7 @@ def test_a_laptop_works_with_a_host_from_the_introduction_to_the_branch_at_home(
     )  # fmt: skip
     assert spawned.returncode == 0, spawned.stderr
     assert "on the way" in spawned.stdout + spawned.stderr
-    assert rig.show("polecat/gt-1", "new.txt") == "done"
+    assert rig.show("outpost/gt-1", "new.txt") == "done"
     assert desk.state("gt-1") == "done"
     assert "gt-1.1" in desk.ok("workers", "--all")
     assert desk.ok("logs", "-f", "gt-1") == "on the way\n"
@@ -104,7 +104,9 @@ def test_a_laptop_works_with_a_host_from_the_introduction_to_the_branch_at_home(
     asked = desk.run("ping", "--json").stdout
     assert "has no /proc" in asked
     assert "Traceback" not in asked
-    assert desk.run("doctor", "vm1").returncode == 0
+    doctor = desk.run("doctor", "vm1", "--json")
+    missing = [one for one in json.loads(doctor.stdout)["findings"] if one["ok"] is False]
+    assert [one["check"] for one in missing] == ["agent claude"], "nobody installed an agent there"
     assert desk.ok("clean", "gt-1")
 
 
