@@ -152,8 +152,12 @@ def test_what_an_agent_spends_is_counted_while_it_runs(ledger):
     """Also of one without a limit, and beyond a limit: a cap hears of it at once."""
     spawn(ledger, order("gt-1"))
     spawn(ledger, order("gt-2"), agent_cost=0.5)
-    assert [w.agent_cost for w in see(ledger, 0.3, input_tokens=10)] == [0.3]
-    assert see(ledger, 0.3, input_tokens=10) == [], "no news"
+    assert [w.agent_cost for w in see(ledger, 0.2, input_tokens=10)] == [0.2]
+    assert see(ledger, 0.3, input_tokens=10) == [], "observers hear of states, not of tokens"
+    assert ledger.worker("gt-1.1").agent_cost == 0.3
+    events = ledger.events("gt-1.1")
+    see(ledger, 0.3, input_tokens=10)
+    assert ledger.events("gt-1.1") == events
     see(ledger, 0.2, "gt-2")
     assert ledger.spent(0) == {"local": 0.8}
     see(ledger, 0.6, "gt-2")

@@ -207,7 +207,7 @@ class Ledger:
         none. A worker that the ledger does not know is adopted.
 
         Returns:
-            the workers that changed; empty when there was nothing new, and nothing was written.
+            the workers that changed, and not only in what their agents have used so far.
         """
         from outpost_core.ledger import record, rows
 

@@ -22,7 +22,7 @@ _OLDEST_LIST: Final = 900.0
 def take(
     db: sqlite3.Connection, outpost: str, status: WorkerStatus, asked_at: float | None = None
 ) -> bool:
-    """Take one status over, inside a write transaction; False when a fence keeps it out."""
+    """Take one status over, inside a write transaction; False when that is no news."""
     now = time.time()
     found = db.execute(
         "SELECT outpost, digest, state, detail, started_at, told_at, spawned_at, ended_at,"
@@ -63,6 +63,8 @@ def take(
         rows.tell(db, "spawned", now, status.id, outpost)
     if status.state.terminal:
         _settle(db, status, _Held(reserved, agent_reserved, seen, news[3]), now)
+    if news[:3] == (state, detail, started_at) and spawned_at is not None:
+        return False  # what its agent uses is nothing to tell everybody
     if status.state != state:
         data: dict[str, Json] = {"state": status.state.value}
         if status.result:
