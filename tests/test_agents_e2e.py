@@ -14,7 +14,7 @@ from outpost_core import wire
 from outpost_core.agents import PRESETS, resolve
 from outpost_core.further import resumed
 from outpost_core.testing.stubmodel import API_KEY, Mode, StubModel
-from outpost_core.types import Agent, Delivery, Issue, Order, Result, Secrets, State
+from outpost_core.types import Agent, Delivery, Issue, Limits, Order, Result, Secrets, State
 from outpost_core.worker import files, stop
 from outpost_core.worker.publish import base_env, command, publish
 
@@ -126,15 +126,24 @@ def test_an_issue_becomes_a_pushed_branch_with_tokens_and_cost(
 
 @pytest.mark.agents
 @both
-@pytest.mark.parametrize("mode", [Mode.UNAUTHORIZED, Mode.REFUSE])
-def test_a_failure_of_the_model_is_a_failed_worker_and_no_branch(
-    name: str, mode: Mode, rig: Path, tmp_path: Path, agents_path: str
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [
+        (Mode.UNAUTHORIZED, "not_logged_in"),
+        (Mode.RATE_LIMITED, "rate_limited"),
+        (Mode.OVERLOADED, "overloaded"),
+        (Mode.REFUSE, "agent_failed"),
+    ],
+)
+def test_a_failure_of_the_model_is_a_failed_worker_with_its_reason_and_no_branch(
+    name: str, mode: Mode, reason: str, rig: Path, tmp_path: Path, agents_path: str
 ) -> None:
     with StubModel(mode, command="echo x >>notes.txt") as model:
         result, _ = carry_out(order_for(name, model, rig, tmp_path), tmp_path, agents_path)
-    assert (result.state, result.reason) == (State.FAILED, "agent_failed"), result.message
+    assert (result.state, result.reason) == (State.FAILED, reason), result.message
     assert result.exit_code == 1
-    assert any(word in result.message for word in ("401", "key", "refuses", "unable to respond"))
+    said = ("401", "429", "529", "key", "refuses", "unable to respond")
+    assert any(word in result.message for word in said)
     assert result.branch is None
     assert git(rig, "branch", "--format=%(refname:short)") == "main\n"
 
@@ -174,6 +183,36 @@ def test_an_agent_stopped_in_the_middle_leaves_its_work_on_the_remote(
     assert result.branch is None
     assert result.checkpoint == "refs/outpost/gt-abc123.1"
     assert git(rig, "show", f"{result.checkpoint}:notes.txt") == "first line\nsecond line\n"
+    usage = result.usage  # of the one answer that there was
+    assert (usage.input_tokens, usage.cached_tokens) == (250 if name == "claude" else 200, 50)
+    assert usage.output_tokens
+    assert usage.partial
+    assert usage.model
+
+
+@pytest.mark.agents
+@both
+def test_an_agent_that_spends_its_budget_is_ended_with_its_work_kept(
+    name: str, rig: Path, tmp_path: Path, agents_path: str
+) -> None:
+    """Claude Code keeps its budget itself; Codex is counted and ended."""
+    mode = Mode.WORK if name == "claude" else Mode.HANG
+    with StubModel(mode, command="echo 'second line' >>notes.txt") as model:
+        order = order_for(name, model, rig, tmp_path)
+        agent = resolve(name, PRESETS, interactive=False, budget=0.001)
+        agent = replace(agent, prices={"": (10.0, 1.0, 30.0)} if name == "codex" else {})
+        order = replace(
+            order, agent=agent, limits=Limits(max_agent_cost_usd=0.001, timeout=60.0, grace=5.0)
+        )
+        result, _ = carry_out(order, tmp_path, agents_path)
+    assert (result.state, result.reason) == (State.FAILED, "budget_reached"), result.message
+    assert result.usage.cost_usd is not None
+    assert result.usage.cost_usd >= 0.001
+    assert result.usage.estimated == (name == "codex")
+    assert result.branch is None
+    if name == "codex":  # Claude Code ended before it ran the command
+        assert result.checkpoint
+        assert "second line" in git(rig, "show", f"{result.checkpoint}:notes.txt")
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -192,7 +231,7 @@ def test_what_the_agent_says_counts_more_than_its_exit_code_of_zero(
         assert (result.state, result.reason, result.message) == (State.DONE, "ok", "All done.")
         assert result.usage.output_tokens == 80
     else:
-        assert (result.state, result.reason) == (State.FAILED, "agent_failed")
+        assert (result.state, result.reason) == (State.FAILED, "not_logged_in")
         assert "key" in result.message
 
 

@@ -69,7 +69,8 @@ WORKER: Final[Shape] = {
     "cost_reserved_usd": "worst case held while it runs, of outpost and agent",
     "usage": "what the agent used, while it runs so far: input_tokens, output_tokens,"
     " cached_tokens, cost_usd,"
-    " turns; or null",
+    " turns, model, partial (it was ended before it said all), estimated (cost_usd comes from"
+    " prices); or null",
 }
 OUTPOST: Final[Shape] = {
     "name": "its name",

@@ -29,6 +29,9 @@ INPUT_TOKENS = 200
 OUTPUT_TOKENS = 40
 CACHED_TOKENS = 50
 
+#: When the limit of `Mode.RATE_LIMITED` is over, in seconds since the epoch.
+RESETS_AT = 4102444800
+
 #: The key that `claude_env` and `codex_env` give to the agent.
 API_KEY = "stub-key-not-a-secret"
 
@@ -43,6 +46,8 @@ class Mode(StrEnum):
     REFUSE = "refuse"  #: the model refuses (Anthropic: stop reason; OpenAI: a failed response)
     UNAUTHORIZED = "unauthorized"  #: HTTP 401 to everything
     BROKEN = "broken"  #: HTTP 500 to everything
+    RATE_LIMITED = "rate limited"  #: HTTP 429 to everything, with the moment when that is over
+    OVERLOADED = "overloaded"  #: HTTP 529 to everything
     HANG = "hang"  #: as WORK, but the final sentence waits for `release()`
 
 
@@ -143,6 +148,10 @@ class StubModel:
             return 401, _error("authentication_error", "invalid x-api-key")
         if self.mode is Mode.BROKEN:
             return 500, _error("api_error", "the stub is broken on purpose")
+        if self.mode is Mode.RATE_LIMITED:
+            return 429, _error("rate_limit_error", "This request would exceed your rate limit.")
+        if self.mode is Mode.OVERLOADED:
+            return 529, _error("overloaded_error", "Overloaded")
         if request.path == "/v1/messages":
             return 200, list(self._anthropic(request.body))
         if request.path == "/v1/responses":
@@ -303,6 +312,11 @@ class _Handler(BaseHTTPRequestHandler):
         payload = text.encode()
         self.send_response(status)
         self.send_header("content-type", kind)
+        if status == 429:  # as a subscription has it, and as everybody else has it
+            self.send_header("anthropic-ratelimit-unified-status", "rejected")
+            self.send_header("anthropic-ratelimit-unified-reset", str(RESETS_AT))
+            self.send_header("anthropic-ratelimit-unified-representative-claim", "five_hour")
+            self.send_header("retry-after", "3600")
         self.send_header("content-length", str(len(payload)))
         self.end_headers()
         if method != "HEAD":

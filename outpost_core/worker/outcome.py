@@ -21,7 +21,10 @@ _ENDED = {
     "terminated": ("stopped", "its supervisor was told to end (SIGTERM)"),
     "timeout": ("failed", "the time limit of {timeout:g} s passed"),
     "idle_timeout": ("failed", "it printed nothing for {idle_timeout:g} s"),
+    "budget_reached": ("failed", "it has spent the ${max_agent_cost_usd:g} that it may"),
 }
+#: How an agent ended whose last record said so, and which went on all the same.
+_HUNG = "it reported its end, did not end, and was ended"
 
 
 def result(state: str, reason: str, message: str = "", **more: Any) -> dict[str, Any]:
@@ -79,9 +82,17 @@ def of_exit(exit_code: int | None, signal: int | None, log_error: int) -> tuple[
 
 
 def of_ending(reason: str, limits: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return state, reason and message for an agent that was ended by its supervisor."""
+    """Return state, reason and message for an agent that was ended by its supervisor.
+
+    Args:
+        reason: why; `final` when it had reported its end: then what it reported counts.
+        limits: of the order.
+    """
+    if reason == "final":
+        return "done", "ok", ""
     state, message = _ENDED[reason]
-    values = {name: limits.get(name) or 0 for name in ("timeout", "idle_timeout")}
+    names = ("timeout", "idle_timeout", "max_agent_cost_usd")
+    values = {name: limits.get(name) or 0 for name in names}
     return state, reason, message.format(**values)
 
 
@@ -118,16 +129,38 @@ def reason_of(error: OSError, otherwise: str) -> str:
     return "disk_full" if error.errno in _FULL else otherwise
 
 
-def add_output(ended: dict[str, Any], said: Mapping[str, Any] | None) -> None:
-    """Add what the agent's output says (`agentout.read`) to how it ended."""
-    if said is None:
-        return
+def add_output(ended: dict[str, Any], said: Mapping[str, Any], ending: str) -> None:
+    """Add what the agent's output says to how it ended.
+
+    Args:
+        ended: changed in place. What counts only together with the delivery is kept under
+            `denied` and `note`, see `conclude`.
+        said: what `Reader.answer` of the agent's reader returned.
+        ending: why the supervisor ended it; "" when it ended by itself.
+    """
     ended["session"] = said["session"]
     ended["usage"] = {**ended["usage"], **said["usage"]}
-    if ended["reason"] in ("ok", "agent_failed") and said["message"]:
-        ended["message"] = said["message"]
+    if ended["reason"] in ("ok", "agent_failed"):
+        if said["message"]:
+            ended["message"] = said["message"]
+        elif ended["message"] and said["last"]:
+            ended["message"] += f": {said['last']}"
     if ended["reason"] == "ok" and said["ok"] is False:
         ended["state"], ended["reason"] = "failed", "agent_failed"
+    if ended["reason"] == "agent_failed" and said["ok"] is not True:
+        ended["reason"] = said["reason"] or "agent_failed"
+    ended["denied"] = said["denied"]
+    ended["note"] = _HUNG if ending == "final" else ""
+
+
+def conclude(result: dict[str, Any]) -> None:
+    """Say in a result what counts only now that it is known what became of the work."""
+    denied, note = result.pop("denied", ""), result.pop("note", "")
+    if denied and result["reason"] == "nothing_to_commit":
+        result["state"], result["reason"] = "failed", "permission_denied"
+        result["message"] = f"it was denied {denied}, and changed nothing"
+    if note:
+        result["message"] = f"{result['message']} ({note})" if result["message"] else note
 
 
 def add_delivery(result: dict[str, Any], answer: Mapping[str, Any], stopped: str) -> None:

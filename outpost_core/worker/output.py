@@ -11,6 +11,8 @@ from outpost_core.worker.loop import READ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from outpost_core.worker.loop import Loop, Outlet
     from outpost_core.worker.masking import Masker
     from outpost_core.worker.terminal import Relay
@@ -36,6 +38,7 @@ class Output:
         end: descriptor for the agent's stdout and stderr; close it once the agent has it.
         name: what the system calls that: `pipe:[123]`, or the path of the terminal.
         last: moment (monotonic) of the last output.
+        follow: is told what the agent prints, as it is logged; None for nobody.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Output:
         self._loop = loop
         self._pipe = -1
         self._view: Outlet | None = None
+        self.follow: Callable[[bytes], None] | None = None
         self.relay: Relay | None = None
         self.last = time.monotonic()
         self.log = LogWriter(
@@ -87,6 +91,8 @@ class Output:
         if self.relay:
             self.relay.close()
         rest = self.log.close()
+        if self.follow and rest:
+            self.follow(rest)
         if self._view:
             self._view.write(rest)
             self._view.close()
@@ -102,6 +108,8 @@ class Output:
     def _print(self, data: bytes) -> None:
         self.last = time.monotonic()
         shown = self.log.feed(data)
+        if self.follow:
+            self.follow(shown)
         if self._view:
             self._view.write(shown)
 

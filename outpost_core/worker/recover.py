@@ -96,18 +96,41 @@ def _conclude(path: str) -> dict[str, Any]:
         result = outcome.result("stopped", "stopped", "its supervisor was gone when it was stopped")
     else:
         result = outcome.result("lost", "lost_process", "its supervisor vanished without a result")
+    own = {"OUTPOST_WORKER_DIR": path, "OUTPOST_WORKER": os.path.basename(path)}
+    environment = launch.environment(order, launched, {}, own)
+    if ended is None:
+        _add_usage(path, order, environment, result)
     if space is None:
+        outcome.conclude(result)
         return result
     env = dict(os.environ)
-    own = {"OUTPOST_WORKER_DIR": path, "OUTPOST_WORKER": os.path.basename(path)}
     os.environ.clear()
-    os.environ.update(launch.environment(order, launched, {}, own))
+    os.environ.update(environment)
     try:
         _bring_home(path, order, space, result)
     finally:
         os.environ.clear()
         os.environ.update(env)
     return result
+
+
+def _add_usage(
+    path: str, order: dict[str, Any], env: dict[str, str], result: dict[str, Any]
+) -> None:
+    """Say what the agent had used, as far as its log tells."""
+    agent = order["agent"]
+    if agent["output"] == "plain" or agent["interactive"]:
+        return
+    from outpost_core.worker import agentout
+
+    began = (files.load(path, files.CLAIM) or {}).get("at") or 0.0
+    log = os.path.join(path, files.LOG)
+    answer = stage.attempt(
+        path, lambda: agentout.read(agent["output"], log, agent.get("prices"), env, began)
+    )
+    said = answer.get("answer") or {}
+    result["session"] = said.get("session")
+    result["usage"] = {**result["usage"], **said.get("usage", {})}
 
 
 def _bring_home(
@@ -118,8 +141,9 @@ def _bring_home(
     if result["state"] == "done":
         answer = stage.attempt(path, lambda: deliver.deliver(order, path, space, _silent))
         outcome.add_delivery(result, answer, stopped="")
-        if result["state"] == "done":
-            return
+    outcome.conclude(result)
+    if result["state"] == "done":
+        return
     answer = stage.attempt(path, lambda: checkpoint.save(order, path, space, ended=True))
     outcome.add_rescue(result, answer, checkpoint.place(order, path))
 

@@ -23,6 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from outpost_core.worker.following import Watch
     from outpost_core.worker.helpers import Helpers
     from outpost_core.worker.masking import Masker
 
@@ -99,6 +100,7 @@ class Supervisor:
         self._tree = Tree(self._loop)
         self._stopping = Stopping(float(self._limits["grace"]))
         self._output: Output | None = None
+        self._says: Watch | None = None  # what an agent with a known output says of itself
         self._made_helpers: Helpers | None = None
         self._began = self._agent_began = self._save_at = self._look_at = 0.0
         self._resize_at = 0.0
@@ -187,6 +189,7 @@ class Supervisor:
         del result["at"]
         space = self._workspace
         if space is None:
+            outcome.conclude(result)
             return result
         if result["state"] == "done":
             from outpost_core.worker import deliver
@@ -202,6 +205,7 @@ class Supervisor:
                 report=lambda text: self._say("working", text, "deliver"),
             )
             outcome.add_delivery(result, answer, stopped=self._stopping.reason)
+        outcome.conclude(result)
         if result["state"] != "done":
             self._say("working", "rescuing what is not pushed", "rescue")
             self._helpers().rescue(space, result)
@@ -273,15 +277,16 @@ class Supervisor:
             log_bytes=self._limits["log_bytes"],
             keep_tail=agent["output"] != "plain",
         )
+        env = self._env(prompt)
         if "--resume" in agent["argv"]:
             from outpost_core.worker import sessions
 
-            sessions.bring(agent["argv"], self._env(prompt), work)
+            sessions.bring(agent["argv"], env, work)
         self._began_agent = True
         try:
             pid = launch.start(
                 launch.expand(agent["argv"], values),
-                self._env(prompt),
+                env,
                 work,
                 output.end,
                 output.name if output.relay else "",
@@ -301,6 +306,12 @@ class Supervisor:
         # from here on, a recovery finds the agent's processes by these
         pipe = "" if output.relay else output.name
         self._agent = {"pid": pid, "start": process.start_time(pid), "pipe": pipe}
+        if agent["output"] != "plain" and not output.relay:
+            from outpost_core.worker import agents, following
+
+            reader = agents.reader(agent["output"], agent.get("prices"), env, self._began)
+            self._says = following.Watch(reader, self._limits)
+            output.follow = self._says.feed
         self._say("working", "", "agent")
         self._hold()
         return None
@@ -311,7 +322,7 @@ class Supervisor:
         It costs nothing that would not be paid later, and here the agent is at work already.
         """
         if self._order["agent"]["output"] != "plain":
-            from outpost_core.worker import agentout, helpers  # noqa: F401
+            from outpost_core.worker import helpers  # noqa: F401
         if self._workspace is not None:
             from outpost_core.worker import checkpoint, deliver, mending  # noqa: F401
 
@@ -356,10 +367,18 @@ class Supervisor:
                 self._say("idle", "has been silent for a while", "agent")
             elif what == "working":
                 self._say("working", "", "agent")
+            elif what == "usage":
+                if self._says and self._says.news():
+                    self._say("working", "", "agent")
             else:
-                self._ending = what
+                self._ending = self._why(what)
                 self._save()
                 self._tree.terminate(self._stopping.grace)
+
+    def _why(self, limit: str) -> str:
+        """Return why the agent is ended: a limit is no failure of one that has reported its end."""
+        over = limit in ("timeout", "idle_timeout") and self._says is not None and self._says.final
+        return "final" if over else limit
 
     def _due(self) -> list[tuple[float, str]]:
         """Return what is to be done while the agent runs, and at which moment."""
@@ -368,7 +387,7 @@ class Supervisor:
             return [(self._tree.kill_at, "kill")]
         if self._stopping.asked():
             return [(self._stopping.at, self._stopping.reason)]
-        due = [(self._look_at, "look")]
+        due = [(self._look_at, "look"), *(self._says.due() if self._says else ())]
         last = self._output.last
         if self._limits["timeout"] is not None:
             due.append((self._agent_began + self._limits["timeout"], "timeout"))
@@ -399,16 +418,13 @@ class Supervisor:
         ended = outcome.result(
             state, reason, message, exit_code=exit_code, signal=signal, agent_began=True
         )
-        kind = self._order["agent"]["output"]
-        if kind != "plain" and not self._output.relay:
-            from outpost_core.worker import agentout
-            from outpost_core.worker.helpers import RESCUE_LIMIT
+        if self._says:
+            said = self._says.close(os.path.join(self._folder, files.LOG))
+            outcome.add_output(ended, said, self._ending)
+            if self._says.defect is not None:
+                from outpost_core.worker.stage import note_defect
 
-            path = os.path.join(self._folder, files.LOG)
-            answer = self._helpers().run(
-                lambda _: agentout.read(kind, path), limit=RESCUE_LIMIT, after_stop=RESCUE_LIMIT
-            )
-            outcome.add_output(ended, answer.get("answer"))
+                note_defect(self._folder, self._says.defect)
         ended["at"] = time.time()
         return ended
 
@@ -457,6 +473,7 @@ class Supervisor:
             "phase": phase,
             "updated_at": time.time(),
             "agent": self._agent,
+            "usage": self._says.shown if self._says else None,
         }
         try:  # noqa: SIM105 - contextlib would have to be imported
             files.store(self._folder, files.STATE, about)
