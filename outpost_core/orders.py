@@ -58,6 +58,8 @@ class OrderRequest:
         branch: the branch to push; a template with `{issue}` and `{attempt}`.
         agent: a preset's name.
         command: argv of a bare command instead of a preset.
+        model: the model that the preset's agent is to use.
+        agent_args: further arguments for the preset's agent.
         prompt: what to tell the agent.
         prompt_file: a file to read the prompt from.
         title: overrides the issue's title.
@@ -93,6 +95,8 @@ class OrderRequest:
     branch: str | None = None
     agent: str | None = None
     command: tuple[str, ...] | None = None
+    model: str | None = None
+    agent_args: tuple[str, ...] = ()
     prompt: str | None = None
     prompt_file: Path | None = None
     title: str | None = None
@@ -196,6 +200,11 @@ def _agent(request: OrderRequest, around: Surroundings) -> Agent:
             raise UsageError("both an agent and a command were given", mend="give one of the two")
         if not request.command or not request.command[0]:
             raise UsageError("the command is empty", mend="write it after --")
+        if request.model or request.agent_args:
+            raise UsageError(
+                "--model and --agent-arg are for agents with a preset",
+                mend="write the command's own arguments after --",
+            )
         return Agent(
             argv=tuple(_no_nul(word) for word in request.command), interactive=request.interactive
         )
@@ -206,6 +215,8 @@ def _agent(request: OrderRequest, around: Surroundings) -> Agent:
         interactive=request.interactive,
         environ=around.environ,
         budget=_max_agent_cost(request, around),
+        model=request.model,
+        extra=[_no_nul(word) for word in request.agent_args],
     )
     return replace(agent, prices=prices(agent.output, around.prices))
 

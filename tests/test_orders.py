@@ -459,3 +459,16 @@ def test_the_folders_of_a_town_name_the_rig_and_not_the_town(make: Make, repo: P
     with pytest.raises(UsageError, match="own repository is no rig"):
         make({"cwd": repo}, issue="gt-7")
     assert make({"cwd": repo}, issue="gt-7", rig=str(repo)).rig == str(repo)
+
+
+def test_a_model_and_further_arguments_reach_a_preset_and_no_bare_command(tmp_path: Path) -> None:
+    around = Surroundings(
+        defaults=Defaults(), presets=PRESETS, find_issue=lambda *_: None, environ={},
+        cwd=tmp_path, attempt=1,
+    )  # fmt: skip
+    more = {"issue": "x-1", "no_rig": True, "title": "t", "model": "m", "agent_args": ("-v",)}
+    argv = make_order(OrderRequest(**more), around).agent.argv  # type: ignore[arg-type]
+    at = argv.index("--")
+    assert argv[at - 3 : at] == ("--model", "m", "-v")
+    with pytest.raises(UsageError, match="agents with a preset"):
+        make_order(OrderRequest(**more, command=("true",)), around)  # type: ignore[arg-type]

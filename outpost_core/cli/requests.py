@@ -27,7 +27,7 @@ _DURATIONS: Final = (
     "final_grace",
 )
 _SIZES: Final = ("memory",)
-_WORDS: Final = ("labels", "secrets", "command", "pr_command")
+_WORDS: Final = ("labels", "secrets", "agent_args", "command", "pr_command")
 _NUMBERS: Final = {
     "attempt": int,
     "depth": int,
@@ -62,6 +62,9 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
                  help="Clone only so much history."),
     click.option("--agent", metavar="NAME", shell_complete=complete.agents,
                  help="claude, codex, gemini, opencode or one of a plugin."),
+    click.option("--model", metavar="NAME", help="The model that the agent is to use."),
+    click.option("--agent-arg", "agent_args", multiple=True, metavar="WORD",
+                 help="A further argument for the agent; repeat it for several."),
     click.option("--interactive", is_flag=True, help="Run the agent on a terminal to attach to."),
     click.option("--prompt", metavar="TEXT", help="What to tell the agent."),
     click.option("--prompt-file", type=click.Path(path_type=Path, allow_dash=True),
