@@ -15,6 +15,7 @@ from outpost_core.worker import gitdirs
 from outpost_core.worker.bundles import RESCUED
 from outpost_core.worker.files import load, store
 from outpost_core.worker.git import Git, read
+from outpost_core.worker.index import links, links_of
 from outpost_core.worker.snapshot import Taken, linked_work, open_work, take
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
@@ -85,6 +86,7 @@ def collect(
     aside = Aside()
     for each in (taken, *linked.values()):
         aside.add(work, work, each)
+    _add_unattached(aside, git, work)
     modules = gitdirs.modules(git.git_dir)
     own = os.path.realpath(git.git_dir)
     trees: dict[str, str] = {}
@@ -101,6 +103,22 @@ def collect(
             plain = bool(top) and os.path.relpath(top, work) in taken.plain
             _add_repository(aside, work, folder, git_dir, top, plain, list(known.values()))
     return aside
+
+
+def _add_unattached(aside: Aside, git: Git, work: str) -> None:
+    """Add the files in folders of submodules that are not checked out: git looks at none."""
+
+    def note(error: OSError) -> None:
+        if os.path.lexists(error.filename):
+            aside.unreadable[_inside(work, error.filename)] = error.strerror or str(error)
+
+    for path in links(git, os.path.join(git.git_dir, "index")):
+        top = os.path.join(work, path)
+        if not gitdirs.of(top):
+            for folder, _, names in os.walk(top, onerror=note):
+                for whole in (os.path.join(folder, name) for name in names):
+                    if os.path.isfile(whole) or os.path.islink(whole):
+                        aside.files["files/" + _inside(work, whole)] = whole
 
 
 def _add_repository(
@@ -172,19 +190,8 @@ def _is_new(git: Git, tip: str, known: list[str]) -> bool:
 
 def base_links(git: Git, workspace: Mapping[str, Any]) -> dict[str, str]:
     """Return the submodules of the commit that the work began from, path to commit."""
-    if not workspace["base_commit"]:
-        return {}
-    listed = git.must(
-        *("ls-tree", "-r", "-z", workspace["base_commit"]),
-        doing="look for submodules",
-        reason="commit_failed",
-    )
-    found = {}
-    for entry in os.fsdecode(listed.out).split("\0"):
-        about, _, name = entry.partition("\t")
-        if about.startswith("160000 "):
-            found[name] = about.split(" ")[2]
-    return found
+    base = workspace["base_commit"]
+    return links_of(git, base) if base else {}
 
 
 def place(folder: str) -> str:

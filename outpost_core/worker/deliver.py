@@ -10,9 +10,10 @@ import os
 
 from outpost_core import faults
 from outpost_core.errors import OutpostError, WorkerError
-from outpost_core.worker import aside, checkpoint, gitdirs, held, leftover
-from outpost_core.worker.changes import Changes, look, stage
-from outpost_core.worker.git import Done, Git, persistently, write
+from outpost_core.worker import aside, checkpoint, gitdirs, held, submodules
+from outpost_core.worker.changes import Changes, look
+from outpost_core.worker.committing import check, commit_all, refuse_half_done
+from outpost_core.worker.git import Done, Git, persistently
 from outpost_core.worker.mending import has_files, mend
 from outpost_core.worker.mirror import mirror_path
 from outpost_core.worker.names import redact
@@ -69,7 +70,8 @@ def deliver(
             from outpost_core.worker import lfs
 
             lfs.upload(git, order, folder, workspace, work.commit, report)
-        branch = _push_or_part(git, order, workspace, work, report)
+        submodules.push(git, order, folder, workspace, work.commit, report)
+        branch = _push_or_part(git, order, folder, workspace, work, report)
         faults.point("worker.pushed")
         _verify(git, order, folder, branch, work.commit, report)
         faults.point("worker.verified")
@@ -145,6 +147,8 @@ class _Work:
 def _find(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> _Work:
     """Find the agent's work and commit what is in no commit."""
     changes, mended = mend(order, folder, workspace)
+    if submodules.commit(git, order, folder, workspace):
+        changes = look(git)
     held.hold(git, folder, changes)
     work = _commit(git, order, folder, workspace, changes)
     if changes.unfiltered:
@@ -176,8 +180,8 @@ def _commit(
     workspace: Mapping[str, Any],
     changes: Changes,
 ) -> _Work:
-    _refuse_half_done(git, changes)
-    branch = workspace["branch"]
+    refuse_half_done(git, changes)
+    tree, branch = os.path.join(folder, "work"), workspace["branch"]
     tips = None
     if changes.branch != branch:
         tips = _Tips(git, workspace)
@@ -186,15 +190,15 @@ def _commit(
             note = f"the agent left {changes.branch or 'a detached HEAD'} checked out"
             return _Work(own, note, rest=changes.dirty)
     if changes.dirty:
-        head = _commit_all(git, order, folder, changes)
-        rest = bool(_check(git, folder, look(git), changes.held))
+        head = commit_all(git, order, folder, tree, changes)
+        rest = bool(check(git, tree, look(git), changes.held))
         if head != changes.head:
             work = _Work(head, *_said(changes, branch), rest=rest or changes.branch != branch)
             work.before = changes.head
             work.own = (tips or _Tips(git, workspace)).holds_work(changes.head)
             return work
     elif changes.blind:
-        _check(git, folder, changes, changes.held)
+        check(git, tree, changes, changes.held)
     tips = tips or _Tips(git, workspace)
     if tips.holds_work(changes.head):
         return _Work(changes.head, *_said(changes, branch), rest=changes.branch != branch)
@@ -202,20 +206,6 @@ def _commit(
         if tips.holds_work(tip):
             return _Work(tip, f"the agent worked on the branch {name}", rest=True)
     return _Work()
-
-
-def _check(git: Git, folder: str, after: Changes, held_back: list[str]) -> list[str]:
-    """Look whether the commit holds everything; returns the files that git did not take.
-
-    Raises:
-        WorkerError: `commit_failed`, there is something that cannot be read.
-    """
-    work = os.path.join(folder, "work")
-    after.open = [path for path in after.open if path not in set(held_back)]
-    left = leftover.find(git, work, after)
-    if left.unreadable:
-        raise left.error(work)
-    return left.files
 
 
 def _said(changes: Changes, branch: str) -> list[str]:
@@ -226,15 +216,6 @@ def _said(changes: Changes, branch: str) -> list[str]:
         some = ", ".join(changes.nested[:3])
         notes.append(f"{some}: git repositories inside the tree, delivered as plain files")
     return notes
-
-
-def _refuse_half_done(git: Git, changes: Changes) -> None:
-    if changes.conflicts:
-        some = ", ".join(changes.conflicts[:5])
-        raise WorkerError(f"the agent left a merge conflict in {some}", reason="commit_failed")
-    for name in ("rebase-merge", "rebase-apply"):
-        if os.path.exists(os.path.join(git.git_dir, name)):
-            raise WorkerError("the agent left a rebase half done", reason="commit_failed")
 
 
 class _Tips:
@@ -265,39 +246,6 @@ class _Tips:
         return bool(self._git.run("rev-list", "--max-count=1", commit, "--not", *self._base).out)
 
 
-def _commit_all(git: Git, order: Mapping[str, Any], folder: str, changes: Changes) -> str | None:
-    """Commit everything that is not ignored; returns the new HEAD, or the old one."""
-    delivery = order["delivery"]
-    # `commit --all` alone does not see files that git does not know yet.
-    everything = ["--all"]
-    if changes.untracked or changes.nested or changes.held or changes.filters:
-        stage(git, os.path.join(folder, "work"), changes, folder)
-        everything = []
-    message = os.path.join(folder, "commit-message")
-    write(message, delivery["message"] + "\n")
-    argv = ("commit", "--quiet", "--cleanup=whitespace", *everything, "-F", message)
-    known = _identity(delivery["author_name"], delivery["author_email"])
-    done = git.run(*argv, env=known)
-    if done.code == 128 and ("tell me who you are" in done.err or "ident" in done.err):
-        anybody = _identity("outpost", "outpost@localhost")
-        done = git.run(*argv, env={**anybody, **known})
-    if done.code == 1 and not done.err.strip():
-        return changes.head  # what looked like a change was none
-    if done.code:
-        _check(git, folder, look(git), changes.held)  # names what cannot be read, if that is why
-        raise git.error(done, "commit the work", "commit_failed")
-    return git.must("rev-parse", "HEAD", doing="read HEAD", reason="commit_failed").text
-
-
-def _identity(name: str, email: str) -> dict[str, str]:
-    return {
-        f"GIT_{role}_{what}": value
-        for role in ("AUTHOR", "COMMITTER")
-        for what, value in (("NAME", name), ("EMAIL", email))
-        if value
-    }
-
-
 def _nothing(workspace: Mapping[str, Any], work: _Work) -> dict[str, Any]:
     branch = workspace["branch"] if work.commit else None
     message = f"the agent changed nothing{' else' if work.unfiltered else ''}"
@@ -314,7 +262,12 @@ def _nothing(workspace: Mapping[str, Any], work: _Work) -> dict[str, Any]:
 
 
 def _push_or_part(
-    git: Git, order: Mapping[str, Any], workspace: Mapping[str, Any], work: _Work, report: Report
+    git: Git,
+    order: Mapping[str, Any],
+    folder: str,
+    workspace: Mapping[str, Any],
+    work: _Work,
+    report: Report,
 ) -> str:
     """Push the work; when the remote refuses our commit of what was left, the agent's own ones.
 
@@ -335,6 +288,7 @@ def _push_or_part(
             raise
         whole, work.commit = work.commit, work.before
         try:
+            submodules.push(git, order, folder, workspace, work.before, report)
             branch = _push(git, order, workspace, work, report)
         except WorkerError:
             work.commit = whole

@@ -73,6 +73,7 @@ _PERMANENT = (
     "couldn't find remote ref",
     "protocol.ext.allow",
     "transport 'ext' not allowed",
+    "transport 'file' not allowed",
 )
 
 #: Lines that say why git failed begin so; those of ssh say more than git's own words below them.

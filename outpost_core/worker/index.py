@@ -12,6 +12,7 @@ from outpost_core.worker.git import Git, write
 
 _ASSUMED = 0x80  # a flag of an entry: `assume-unchanged`
 _LINK = 0xE0  # the upper byte of the mode of a link to a commit
+_MODE = b"\0\0\xe0\0"  # the whole mode of such a link, in every format
 _LONGEST = 0xFFF  # the length of a name that is longer than that
 
 
@@ -89,6 +90,13 @@ def links(git: Git, index: str) -> dict[str, str]:
     Raises:
         WorkerError: `commit_failed`.
     """
+    try:
+        with open(index, "rb") as file:
+            data = file.read()
+    except OSError:
+        return {}
+    if _MODE not in data and b"link" not in data:
+        return {}  # it holds none, and no other file holds a part of it
     seen = _scan(index)
     if seen is not None:
         return seen[1]
@@ -103,6 +111,27 @@ def links(git: Git, index: str) -> dict[str, str]:
         about, _, name = entry.partition("\t")
         if about.startswith("160000 "):
             found[name] = about.split(" ")[1]
+    return found
+
+
+def links_of(git: Git, commit: str) -> dict[str, str]:
+    """Return the links to commits of other repositories in a commit, path to commit.
+
+    Args:
+        git: the repository.
+        commit: the commit.
+
+    Raises:
+        WorkerError: `commit_failed`.
+    """
+    listed = git.must(
+        *("ls-tree", "-r", "-z", commit), doing="look for submodules", reason="commit_failed"
+    )
+    found = {}
+    for entry in os.fsdecode(listed.out).split("\0"):
+        about, _, name = entry.partition("\t")
+        if about.startswith("160000 "):
+            found[name] = about.split(" ")[2]
     return found
 
 

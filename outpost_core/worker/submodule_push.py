@@ -1,0 +1,257 @@
+"""Pushes the commits of submodules that a delivery links to, and sees them on their remotes."""
+
+from __future__ import annotations
+
+import os
+
+from outpost_core.errors import UsageError, WorkerError
+from outpost_core.worker import gitdirs, index
+from outpost_core.worker.git import Done, Git, persistently, read, write
+from outpost_core.worker.names import check_rig, redact, split_rig
+from outpost_core.worker.submodules import REASON, is_ours, named_in
+from outpost_core.worker.workspace import credentials
+
+TYPE_CHECKING = False  # importing typing would cost as much as three git commands
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+#: The URL comes from a repository, not from the user, so what git allows for such counts.
+_GUARDED = {"GIT_PROTOCOL_FROM_USER": "0"}
+_HEADS = "refs/heads/"
+_MEND = (
+    "let the outpost push there, or push the commits from the archive by hand; then spawn the"
+    " issue with --again"
+)
+_MEND_FILE = "to allow submodules with such URLs: git config --global protocol.file.allow always"
+
+
+class Sender:
+    """Sends the submodules' commits of one delivery.
+
+    Args:
+        order: the order's JSON.
+        folder: the worker's folder.
+        branch: the branch to push to.
+        report: told what is being done.
+    """
+
+    def __init__(
+        self, order: Mapping[str, Any], folder: str, branch: str, report: Callable[[str], None]
+    ) -> None:
+        self._folder = folder
+        self._branches = (branch, f"{branch}-{order['attempt']}")
+        self._report = report
+
+    def send(self, git: Git, url: str, commit: str, base: str | None, above: str = "") -> bool:
+        """Let remotes show what a commit links to; whether there was anything to look at.
+
+        Args:
+            git: the repository of the commit.
+            url: where that repository is known to come from, for relative URLs.
+            commit: the commit.
+            base: the commit whose `.gitmodules` can be trusted and whose links are left as they
+                are; None when there is none.
+            above: where the repository is in the working tree, ending in `/`.
+
+        Raises:
+            WorkerError: `submodule_unpushed`.
+        """
+        if base and git.run("cat-file", "-e", base + "^{commit}").code:
+            base = None
+        before = index.links_of(git, base) if base else {}
+        links = index.links_of(git, commit)
+        changed = {path: to for path, to in links.items() if before.get(path) != to}
+        if not changed:
+            return False
+        now, then = named_in(git, commit), named_in(git, base) if base else {}
+        by_name = dict(then.values())
+        for path, to in sorted(changed.items()):
+            whole = above + path
+            if path not in now:
+                raise _unpushed(whole, to, "no .gitmodules names its repository", "")
+            name, told = now[path]
+            trusted = then[path][1] if path in then else by_name.get(name, told)
+            source, goal = (self._checked(whole, to, url, each) for each in (told, trusted))
+            self._one(git, name, whole, to, before.get(path), source, goal)
+        return True
+
+    def _checked(self, path: str, commit: str, above: str, told: str) -> str:
+        """Return the absolute URL of a submodule."""
+        try:
+            return split_rig(check_rig(resolve(above, told)))[0]
+        except UsageError as error:
+            raise _unpushed(path, commit, error.message, "") from None
+
+    def _one(
+        self, git: Git, name: str, path: str, commit: str, base: str | None, source: str, goal: str
+    ) -> None:
+        """Let one submodule's remote show a commit.
+
+        Args:
+            git: the repository that links to it.
+            name: of the submodule.
+            path: in the worker's tree.
+            commit: what is linked to.
+            base: what was linked to at the base.
+            source: where others will look for it.
+            goal: where it may be pushed.
+        """
+        sub = self._repository(git, name, path, commit)
+        if sub:
+            self.send(sub, goal, commit, base, path + "/")
+        place = self._place(sub, source)
+        if self._shown(place, source, commit, sub is not None, path):
+            self._note(sub, commit)
+            return
+        if sub is None:
+            raise _unpushed(path, commit, "it is not in the working tree either", source)
+        if goal != source:
+            place = self._place(sub, goal)
+        if goal == source or not self._shown(place, goal, commit, True, path):
+            self._push(place, sub, path, commit, goal)
+        if goal != source and not self._shown(place, source, commit, True, path):
+            self._note(sub, commit)
+            raise _unpushed(path, commit, f"it is at {redact(goal)}, the URL before", source)
+        self._note(sub, commit)
+
+    def _repository(self, git: Git, name: str, path: str, commit: str) -> Git | None:
+        """Return the worker's own repository of a submodule, if that holds the commit."""
+        top = os.path.join(self._folder, "work", path)
+        found = (gitdirs.of(top), os.path.join(git.git_dir, "modules", name))
+        for git_dir in found:
+            if git_dir and is_ours(self._folder, git_dir) and os.path.isdir(git_dir):
+                sub = Git(git_dir)
+                if not sub.run("cat-file", "-e", commit + "^{commit}").code:
+                    return sub
+        return None
+
+    def _place(self, sub: Git | None, url: str) -> Git:
+        """Make a repository that has no setting of the agent and borrows a submodule's objects."""
+        import shutil
+
+        path = os.path.join(self._folder, "submodule.git")
+        shutil.rmtree(path, ignore_errors=True)
+        for folder in ("objects/info", "refs"):
+            os.makedirs(os.path.join(path, folder))
+        config = "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"
+        if sub:
+            form = sub.run("rev-parse", "--show-object-format").text
+            if form == "sha256":
+                config = config.replace("= 0", "= 1") + "[extensions]\n\tobjectformat = sha256\n"
+            objects = os.path.realpath(os.path.join(sub.git_dir, "objects"))
+            write(os.path.join(path, "objects/info/alternates"), objects + "\n")
+            shallow = read(os.path.join(sub.git_dir, "shallow"))
+            if shallow:
+                write(os.path.join(path, "shallow"), shallow)
+        write(os.path.join(path, "config"), config)
+        write(os.path.join(path, "HEAD"), "ref: refs/heads/none\n")
+        return Git(path, credentials=credentials(url, self._folder))
+
+    def _ask(self, place: Git, *argv: str, doing: str) -> Done:
+        return persistently(lambda: place.run(*argv, env=_GUARDED), self._report, doing)
+
+    def _shown(self, place: Git, url: str, commit: str, here: bool, path: str) -> bool:
+        """Whether the remote shows a commit: a ref of it is at that, or has gone on from it."""
+        self._report(f"looking at the remote of {path}")
+        told = self._ask(place, "ls-remote", "--", url, doing="asking a submodule's remote")
+        if told.code:
+            raise _unpushed(path, commit, self._why(place, told, url), url, _mend(told))
+        values = {line.partition("\t")[0] for line in told.text.splitlines()}
+        if commit in values:
+            return True
+        quiet = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head")
+        if not here:
+            alone = self._ask(place, *quiet, "--depth=1", "--", url, commit, doing="fetching")
+            return alone.code == 0
+        refs = f"+{_HEADS}*:refs/seen/*"
+        self._ask(place, *quiet, "--prune", "--", url, refs, doing="fetching a submodule")
+        listing = os.path.join(place.git_dir, "seen")
+        write(listing, "".join(f"^{value}\n" for value in sorted(values)))
+        beyond = place.run(
+            *("rev-list", "--ignore-missing", "--max-count=1", commit, "--stdin"), stdin=listing
+        )
+        return beyond.code == 0 and not beyond.out
+
+    def _push(self, place: Git, sub: Git, path: str, commit: str, url: str) -> None:
+        self._upload_large(place, sub, path, commit, url)
+        branches = (*self._branches, f"{self._branches[1]}-{commit[:8]}")
+        for branch in branches:
+            self._report(f"pushing {branch} of {path}")
+            refspec = f"{commit}:{_HEADS}{branch}"
+            argv = ("push", "--porcelain", "--no-recurse-submodules", "--", url, refspec)
+            done = self._ask(place, *argv, doing="pushing")
+            if done.code == 0:
+                self._see(place, path, commit, url, branch)
+                return
+            lines = done.out.splitlines()
+            if not any(line.startswith(b"!") and b"[rejected]" in line for line in lines):
+                refused = [line for line in done.text.splitlines() if line.startswith("!")]
+                answer = "".join(f" ({line.rpartition(chr(9))[2]})" for line in refused)
+                why = self._why(place, done, url) + redact(answer)
+                raise _unpushed(path, commit, why, url, _mend(done))
+        raise _unpushed(path, commit, f"{', '.join(branches)} there have other work", url)
+
+    def _upload_large(self, place: Git, sub: Git, path: str, commit: str, url: str) -> None:
+        """Upload objects of git-lfs: with no hook run, a push does not do that."""
+        storage = os.path.join(sub.git_dir, "lfs")
+        if not os.path.isdir(os.path.join(storage, "objects")):
+            return
+        settings = ("-c", f"lfs.storage={storage}", "-c", f"remote.origin.url={url}")
+        done = self._ask(place, *settings, "lfs", "push", "origin", commit, doing="uploading")
+        if done.code:
+            raise _unpushed(path, commit, f"git-lfs: {self._why(place, done, url)}", url)
+
+    def _see(self, place: Git, path: str, commit: str, url: str, branch: str) -> None:
+        name = _HEADS + branch
+        told = self._ask(place, "ls-remote", "--", url, name, doing="looking at the remote")
+        seen = [line.partition("\t")[0] for line in told.text.splitlines()]
+        if seen != [commit]:
+            there = seen[0] if seen else "nothing"
+            why = f"the push was answered, but {branch} there is at {there}"
+            raise _unpushed(path, commit, why, url)
+
+    def _note(self, sub: Git | None, commit: str) -> None:
+        """Let the worker's repository know that the commit is safe, so that it is not rescued."""
+        if sub:
+            sub.run("update-ref", f"refs/remotes/outpost/{self._branches[0]}", commit)
+
+    def _why(self, place: Git, done: Done, url: str) -> str:
+        if url.startswith("/") and not os.path.exists(url):
+            return "there is no such path on the machine where the worker ran"
+        return redact(place.words(done))
+
+
+def resolve(above: str, told: str) -> str:
+    """Return the URL of a submodule; one that begins with `./` or `../` is relative to `above`."""
+    if not told.startswith(("./", "../")):
+        return told
+    base, separator = above.rstrip("/"), "/"
+    while told:
+        if told.startswith("../"):
+            told = told[3:]
+            if "/" in base:
+                base = base.rpartition("/")[0]
+            elif ":" in base:
+                base, separator = base.rpartition(":")[0], ":"
+            else:
+                return ""
+        elif told.startswith("./"):
+            told = told[2:]
+        else:
+            break
+    return (base + separator + told).rstrip("/")
+
+
+def _mend(done: Done) -> str:
+    return _MEND_FILE if "transport 'file' not allowed" in done.err else _MEND
+
+
+def _unpushed(path: str, commit: str, why: str, url: str, mend: str = _MEND) -> WorkerError:
+    where = f" at {redact(url)}" if url else ""
+    return WorkerError(
+        f"submodule {path}: nobody can fetch its commit {commit[:12]}{where}, so the branch was not"
+        f" pushed: {why}",
+        reason=REASON,
+        mend=mend,
+    )
