@@ -423,3 +423,32 @@ class TestKilled:
         assert os.listdir(rig.root / "rescued") == ["gt-1.1.tar"]
         assert made in rig.git("rev-list", "--all", cwd=kept(worker, "nested"))
         assert not worker.unpushed()
+
+
+class TestCheckpoint:
+    def test_while_the_agent_runs(self, rig: GitRig, lib: Path, worker: GitWorker) -> None:
+        init(worker)
+        made = edit(worker)
+        worker.write("lib/g", "not committed")
+        saved = worker.save()
+        assert saved["archive"] == str(rig.root / "rescued/gt-1.1.tar")
+        back = kept(worker, "lib")
+        assert made in rig.git("rev-list", "--all", cwd=back)
+        assert "g" in rig.git("log", "--all", "--format=", "--name-only", cwd=back).split()
+        done = worker.deliver()
+        assert (done["reason"], done["checkpoint"]) == ("ok", None)
+        assert os.listdir(rig.root / "rescued") == []
+
+    def test_what_the_agent_calls_a_remote_is_not_believed(
+        self, rig: GitRig, lib: Path, worker: GitWorker
+    ) -> None:
+        init(worker)
+        made = edit(worker)
+        worker.git("-C", "lib", "update-ref", "refs/remotes/origin/mine", made)
+        (lib / "hooks/pre-receive").write_text("#!/bin/sh\nexit 1\n")
+        (lib / "hooks/pre-receive").chmod(0o755)
+        assert "rescued/gt-1.1.tar" in refused(worker).message
+        assert made in rig.git("rev-list", "--all", cwd=kept(worker, "lib"))
+        (lib / "hooks/pre-receive").unlink()
+        done = worker.deliver()
+        assert (done["reason"], done["checkpoint"]) == ("ok", None)

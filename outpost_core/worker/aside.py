@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 #: In the worker's folder: which archive holds what.
 NOTE = "aside.json"
 _REFS = "refs/outpost/kept"
+#: In a submodule's repository: commits that were seen not to be on its remote.
+UNPUSHED = "refs/outpost/unpushed/"
 
 
 class Aside:
@@ -68,7 +70,13 @@ def _inside(work: str, path: str) -> str:
 
 
 def collect(
-    git: Git, folder: str, workspace: Mapping[str, Any], taken: Taken, linked: Mapping[str, Taken]
+    git: Git,
+    folder: str,
+    workspace: Mapping[str, Any],
+    taken: Taken,
+    linked: Mapping[str, Taken],
+    *,
+    final: bool,
 ) -> Aside:
     """Return what is in the working tree and will be in no commit of the rig.
 
@@ -78,6 +86,7 @@ def collect(
         workspace: what `workspace.prepare` returned.
         taken: what was taken of the working tree.
         linked: what was taken of working trees that are linked to it.
+        final: nobody is at work in it.
 
     Raises:
         WorkerError: `commit_failed` or `disk_full`.
@@ -101,7 +110,9 @@ def collect(
         inside = git_dir.startswith(os.path.realpath(folder) + "/")
         if inside or os.path.isfile(git_dir):
             plain = bool(top) and os.path.relpath(top, work) in taken.plain
-            _add_repository(aside, work, folder, git_dir, top, plain, list(known.values()))
+            _add_repository(
+                aside, work, folder, git_dir, top, plain, list(known.values()), final=final
+            )
     return aside
 
 
@@ -129,15 +140,17 @@ def _add_repository(
     top: str,
     plain: bool,
     known: list[str],
+    *,
+    final: bool,
 ) -> None:
     name = "repositories/" + _inside(work, top or git_dir)
     git = Git(git_dir, top) if top else Git(git_dir)
     try:
-        tips = kept_commits(git, folder, final=True)
-        for taken in linked_work(git, folder, final=True).values():
+        tips = kept_commits(git, folder, final=final)
+        for taken in linked_work(git, folder, final=final).values():
             aside.add(work, work, taken)
         if top and not plain:
-            taken = take(git, top, folder, final=True)
+            taken = take(git, top, folder, final=final)
             aside.add(work, top, taken)
             tip = open_work(git, taken, os.path.relpath(top, work))
             tips += [tip] if tip else []
@@ -145,7 +158,7 @@ def _add_repository(
     except WorkerError as error:
         if error.reason == "disk_full":
             raise
-        if os.path.isdir(git_dir):  # git cannot say what is in it
+        if final and os.path.isdir(git_dir):  # git cannot say what is in it
             aside.files[name] = git_dir
         return
     if new:
@@ -164,7 +177,7 @@ def kept_commits(git: Git, folder: str, *, final: bool) -> list[str]:
         WorkerError: `commit_failed` or `disk_full`.
     """
     listed = git.must(
-        *("for-each-ref", "--format=%(objectname)", "refs/heads", "refs/stash"),
+        *("for-each-ref", "--format=%(objectname)", "refs/heads", "refs/stash", UNPUSHED),
         doing="list the branches",
         reason="commit_failed",
     )
@@ -179,9 +192,15 @@ def stashes(git: Git) -> list[str]:
     return [line.split(" ")[1] for line in lines if line.count(" ") > 1]
 
 
+def _remotes(git: Git) -> str:
+    """Return the option of git for what is on remotes: those have been seen to lack something."""
+    lacks = git.run("for-each-ref", "--count=1", UNPUSHED)
+    return "--remotes=outpost" if lacks.out else "--remotes"
+
+
 def _is_new(git: Git, tip: str, known: list[str]) -> bool:
     listed = git.must(
-        *("rev-list", "--ignore-missing", "--max-count=1", tip, "--not", "--remotes", *known),
+        *("rev-list", "--ignore-missing", "--max-count=1", tip, "--not", _remotes(git), *known),
         doing="look for commits",
         reason="commit_failed",
     )
@@ -238,6 +257,13 @@ def keep(aside: Aside, folder: str) -> str:
     return path
 
 
+def discard(folder: str) -> None:
+    """Remove this worker's archive: what it holds is delivered."""
+    path = place(folder)
+    if path:
+        os.unlink(path)
+
+
 def _free(folder: str) -> str:
     """Return where this worker's archive may be: an earlier worker of its name may have one."""
     folder = os.path.abspath(folder)
@@ -259,7 +285,7 @@ def _bundle(git: Git, tips: list[str], known: list[str], path: str) -> str:
         git.must("update-ref", refs[-1], tip, doing="keep commits", reason="commit_failed")
     here = [name for name in known if not git.run("cat-file", "-e", name).code]
     git.must(
-        *("bundle", "create", "-q", path, *refs, "--branches", "--not", "--remotes", *here),
+        *("bundle", "create", "-q", path, *refs, "--branches", "--not", _remotes(git), *here),
         doing="keep the commits of a repository inside the tree",
         reason="commit_failed",
     )

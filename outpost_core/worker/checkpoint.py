@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from outpost_core.errors import WorkerError
-from outpost_core.worker import aside, bundles, held
+from outpost_core.worker import aside, bundles, gitdirs, held
 from outpost_core.worker.aside import stashes
 from outpost_core.worker.git import NETWORK_TIMEOUT, Git, read, write
 from outpost_core.worker.mirror import mirror_path
@@ -89,7 +89,8 @@ def save(
     """Bring work that is not on the rig to safety. The agent may be at work meanwhile.
 
     Commits on other local branches, in stashes and of linked working trees come along as further
-    parents. Once the agent has ended, what cannot be in a commit of the rig is kept in an archive.
+    parents. Commits of other repositories in the tree are kept in an archive; once the agent has
+    ended, also whatever else cannot be in a commit of the rig.
 
     Args:
         order: the order's JSON.
@@ -116,15 +117,7 @@ def save(
     last = _Last(folder)
     final = final or ended
     found = _find(git, folder, workspace, last.commit, last.tree, final=final)
-    rest: dict[str, Any] = {}
-    if final:
-        more = aside.collect(git, folder, workspace, found.taken, found.linked)
-        archive = aside.keep(more, folder)
-        rest = {"archive": archive} if archive else {}
-        if more.unreadable:
-            rest["unreadable"] = more.unreadable
-        if found.taken.unfiltered:
-            rest["unfiltered"] = held.keep(folder, found.taken.unfiltered)
+    rest = _keep_aside(git, folder, workspace, found) if final else {}
     if found.new:
         made = _commit(git, order, found, workspace)
         _send(git, order, folder, workspace, last, made, found.taken.tree, found.lacking)
@@ -135,7 +128,36 @@ def save(
     ):
         # it could not be pushed then, perhaps it can be now; or it was taken off the rig
         _send(git, order, folder, workspace, last, last.commit, last.tree, found.lacking)
+    if not final and gitdirs.others(os.path.join(folder, "work")):
+        rest = _keep_commits(git, folder, workspace, found)
     return {**last.answer(order, nothing=not found.new), **rest}
+
+
+def _keep_aside(
+    git: Git, folder: str, workspace: Mapping[str, Any], found: _Found
+) -> dict[str, Any]:
+    """Keep what cannot be in a commit of the rig, and say where."""
+    more = aside.collect(git, folder, workspace, found.taken, found.linked, final=True)
+    archive = aside.keep(more, folder)
+    rest: dict[str, Any] = {"archive": archive} if archive else {}
+    if more.unreadable:
+        rest["unreadable"] = more.unreadable
+    if found.taken.unfiltered:
+        rest["unfiltered"] = held.keep(folder, found.taken.unfiltered)
+    return rest
+
+
+def _keep_commits(
+    git: Git, folder: str, workspace: Mapping[str, Any], found: _Found
+) -> dict[str, Any]:
+    """Keep the commits of other repositories in the tree while the agent may be at work there."""
+    try:
+        more = aside.collect(git, folder, workspace, found.taken, found.linked, final=False)
+        more.files.clear()
+        archive = aside.keep(more, folder)
+    except WorkerError:
+        return {}  # it changed under way; the next checkpoint looks again
+    return {"archive": archive} if archive else {}
 
 
 def unsaved(folder: str, workspace: Mapping[str, Any]) -> bool:
@@ -147,7 +169,7 @@ def unsaved(folder: str, workspace: Mapping[str, Any]) -> bool:
     work = os.path.join(folder, "work")
     git, last = Git(os.path.join(work, ".git"), work), _Last(folder)
     found = _find(git, folder, workspace, last.commit, last.tree, final=True)
-    more = aside.collect(git, folder, workspace, found.taken, found.linked)
+    more = aside.collect(git, folder, workspace, found.taken, found.linked, final=True)
     return (
         found.new
         or bool(more.unreadable)
@@ -156,12 +178,19 @@ def unsaved(folder: str, workspace: Mapping[str, Any]) -> bool:
 
 
 def discard(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> None:
-    """Take the checkpoint off the rig after a delivery, when nothing else needs it.
+    """Take checkpoint and archive away after a delivery, when nothing else needs them.
 
     It stays where the rig cannot be reached, or where the agent left more than was delivered.
     """
-    last = _Last(folder)
-    if not last.commit or _find(git, folder, workspace, final=True).new:
+    last, archive = _Last(folder), aside.place(folder)
+    if not last.commit and not archive:
+        return
+    found = _find(git, folder, workspace, final=True)
+    if archive:
+        more = aside.collect(git, folder, workspace, found.taken, found.linked, final=True)
+        if not more.mark() and not more.unreadable:
+            aside.discard(folder)
+    if not last.commit or found.new:
         return
     if not _own(git, order, folder, last).drop(PUSH_TIMEOUT):
         return

@@ -6,6 +6,7 @@ import os
 
 from outpost_core.errors import UsageError, WorkerError
 from outpost_core.worker import gitdirs, index
+from outpost_core.worker.aside import UNPUSHED
 from outpost_core.worker.git import Done, Git, persistently, read, write
 from outpost_core.worker.names import check_rig, redact, split_rig
 from outpost_core.worker.submodules import REASON, is_ours, named_in
@@ -73,7 +74,15 @@ class Sender:
             name, told = now[path]
             trusted = then[path][1] if path in then else by_name.get(name, told)
             source, goal = (self._checked(whole, to, url, each) for each in (told, trusted))
-            self._one(git, name, whole, to, before.get(path), source, goal)
+            sub = self._repository(git, name, whole, to)
+            try:
+                self._one(sub, whole, to, before.get(path), source, goal)
+            except WorkerError:
+                if sub:  # whatever the agent's `origin/…` say, it is to be kept
+                    sub.run("update-ref", UNPUSHED + to, to)
+                raise
+            if sub:
+                self._note(sub, to)
         return True
 
     def _checked(self, path: str, commit: str, above: str, told: str) -> str:
@@ -84,36 +93,33 @@ class Sender:
             raise _unpushed(path, commit, error.message, "") from None
 
     def _one(
-        self, git: Git, name: str, path: str, commit: str, base: str | None, source: str, goal: str
+        self, sub: Git | None, path: str, commit: str, base: str | None, source: str, goal: str
     ) -> None:
         """Let one submodule's remote show a commit.
 
         Args:
-            git: the repository that links to it.
-            name: of the submodule.
+            sub: the worker's own repository of it, None when that lacks the commit.
             path: in the worker's tree.
             commit: what is linked to.
             base: what was linked to at the base.
             source: where others will look for it.
             goal: where it may be pushed.
         """
-        sub = self._repository(git, name, path, commit)
         if sub:
             self.send(sub, goal, commit, base, path + "/")
         place = self._place(sub, source)
         if self._shown(place, source, commit, sub is not None, path):
-            self._note(sub, commit)
             return
         if sub is None:
             raise _unpushed(path, commit, "it is not in the working tree either", source)
-        if goal != source:
-            place = self._place(sub, goal)
-        if goal == source or not self._shown(place, goal, commit, True, path):
+        if goal == source:
             self._push(place, sub, path, commit, goal)
-        if goal != source and not self._shown(place, source, commit, True, path):
-            self._note(sub, commit)
+            return
+        place = self._place(sub, goal)
+        if not self._shown(place, goal, commit, True, path):
+            self._push(place, sub, path, commit, goal)
+        if not self._shown(place, source, commit, True, path):
             raise _unpushed(path, commit, f"it is at {redact(goal)}, the URL before", source)
-        self._note(sub, commit)
 
     def _repository(self, git: Git, name: str, path: str, commit: str) -> Git | None:
         """Return the worker's own repository of a submodule, if that holds the commit."""
@@ -211,10 +217,10 @@ class Sender:
             why = f"the push was answered, but {branch} there is at {there}"
             raise _unpushed(path, commit, why, url)
 
-    def _note(self, sub: Git | None, commit: str) -> None:
+    def _note(self, sub: Git, commit: str) -> None:
         """Let the worker's repository know that the commit is safe, so that it is not rescued."""
-        if sub:
-            sub.run("update-ref", f"refs/remotes/outpost/{self._branches[0]}", commit)
+        sub.run("update-ref", "-d", UNPUSHED + commit)
+        sub.run("update-ref", f"refs/remotes/outpost/{self._branches[0]}", commit)
 
     def _why(self, place: Git, done: Done, url: str) -> str:
         if url.startswith("/") and not os.path.exists(url):
