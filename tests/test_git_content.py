@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from outpost_core.testing.gitrig import GitRig, GitWorker
-from outpost_core.worker import git
+from outpost_core.worker import files, git, outcome
 
 REF = "refs/outpost/gt-1.1"
 #: Root reads everything, unless it gives that up; for anybody else this changes nothing.
@@ -47,13 +48,12 @@ def powerless(worker: GitWorker, call: str) -> str:
     """Run Python on a worker in a process that may not read what nobody may read."""
     script = (
         "import json, sys\nfrom outpost_core.errors import WorkerError\n"
-        "from outpost_core.worker import checkpoint, deliver\n"
+        "from pathlib import Path\n"
+        "from outpost_core.worker import checkpoint, cleaning, deliver\n"
         "order, folder, space = json.loads(sys.stdin.read())\n"
         f"try:\n    print(json.dumps({call}))\n"
         "except WorkerError as error:\n    print(json.dumps([error.reason, str(error)]))\n"
     )
-    import json
-
     prefix = POWERLESS if os.geteuid() == 0 else []
     done = subprocess.run(
         [*prefix, sys.executable, "-c", script],
@@ -160,6 +160,28 @@ class TestUnreadable:
             worker, "checkpoint.save(order, folder, space, ended=True)"
         )
         assert '"ok"' in powerless(worker, "deliver.deliver(order, folder, space, lambda _: 0)")
+
+    def test_clean_refuses_it_unless_forced(self, rig: GitRig, worker: GitWorker) -> None:
+        path = self.close(worker, "folder")
+        ended = {**outcome.result("failed", "agent_failed"), "finished_at": 1.0}
+        for name, content in (
+            (files.ORDER, worker.order),
+            (files.WORKSPACE, worker.space),
+            (files.RESULT, ended),
+        ):
+            files.store(str(worker.folder), name, content)
+        call = "(c := cleaning.clean(Path(folder).parent.parent, Path(folder), force={}))"
+        call = f"[{call}.removed, c.rescued, c.detail]"
+        removed, _, detail = json.loads(powerless(worker, call.format(False)))
+        assert not removed
+        assert f"{path} (Permission denied)" in detail
+        assert (worker.work / "readable").exists()
+        assert "readable" in rig.files(REF)
+        removed, rescued, detail = json.loads(powerless(worker, call.format(True)))
+        assert removed
+        assert rescued == REF
+        assert f"{path} (Permission denied)" in detail
+        assert not worker.folder.exists()
 
 
 class TestLinkedTrees:

@@ -149,6 +149,16 @@ class TestMissingFilter:
         assert (result["state"], result["reason"]) == ("failed", "filter_missing")
         assert result["checkpoint"].endswith("gt-1.1.unfiltered.tar")
 
+    def test_an_archive_of_an_earlier_worker_stays(self, rig: GitRig) -> None:
+        worker = prepared(rig)
+        earlier = rig.root / "rescued/gt-1.1.unfiltered.tar"
+        earlier.parent.mkdir()
+        earlier.write_text("of an earlier worker")
+        worker.write("p.secret", "hunter2")
+        for _ in range(2):  # the second finds its own
+            assert worker.deliver()["checkpoint"].endswith("gt-1.1-2.unfiltered.tar")
+        assert earlier.read_text() == "of an earlier worker"
+
     def test_a_commit_of_the_agent_does_not_leak_it_either(self, rig: GitRig) -> None:
         worker = prepared(rig)
         worker.commit("p.secret", "hunter2")

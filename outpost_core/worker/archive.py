@@ -1,4 +1,8 @@
-"""A plain, private tar archive that was read again before anybody is told of it."""
+"""Plain, private tar archives beside the rig, read again before anybody is told of them.
+
+They lie in `<root>/rescued/`. Which one is a worker's own is noted in its folder, so that none
+is written over that an earlier worker of the same name left.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,45 @@ import tarfile
 
 from outpost_core import faults
 from outpost_core.errors import WorkerError
+from outpost_core.worker.bundles import RESCUED
+from outpost_core.worker.files import load, store
 from outpost_core.worker.outcome import reason_of
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import IO
+
+
+def keep(folder: str, note: str, ending: str, content: Mapping[str, str], mark: list[str]) -> str:
+    """Write a worker's archive, in the place of the one that it had; returns its path.
+
+    Args:
+        folder: the worker's folder.
+        note: the file in it that says which archive is its own: `{"path", "holds"}`.
+        ending: of the archive's name, with the dot.
+        content: name in the archive to the path of a file, a link, or a folder with all in it.
+        mark: what is noted of the content.
+
+    Raises:
+        WorkerError: `commit_failed` or `disk_full`.
+    """
+    path: str = (load(folder, note) or {}).get("path") or _free(folder, ending)
+    store(folder, note, {"path": path, "holds": None}, sync=True)  # or a crash would lose sight
+    pack(path, content)
+    store(folder, note, {"path": path, "holds": mark}, sync=True)
+    return path
+
+
+def _free(folder: str, ending: str) -> str:
+    folder = os.path.abspath(folder)
+    rescued = os.path.join(os.path.dirname(os.path.dirname(folder)), RESCUED)
+    os.makedirs(rescued, 0o700, exist_ok=True)
+    name = os.path.join(rescued, os.path.basename(folder))
+    path, number = name + ending, 1
+    while os.path.lexists(path):
+        number += 1
+        path = f"{name}-{number}{ending}"
+    return path
 
 
 def pack(path: str, content: Mapping[str, str]) -> None:
@@ -35,7 +72,8 @@ def pack(path: str, content: Mapping[str, str]) -> None:
                     archive.add(source, name, filter=_only_content)
             file.flush()
             os.fsync(file.fileno())
-            _check(file, content)
+        if not holds(staged, content):
+            raise OSError("it does not hold what it should")
         faults.point("worker.packed")
         os.rename(staged, path)
     except (OSError, tarfile.TarError) as error:
@@ -52,14 +90,26 @@ def _only_content(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return member if member.isfile() or member.issym() or member.islnk() or member.isdir() else None
 
 
-def _check(file: IO[bytes], content: Mapping[str, str]) -> None:
-    """Read the archive again: every file is in it, with all of its bytes."""
-    file.seek(0)
-    with tarfile.open(fileobj=file, mode="r:") as archive:
-        held = {member.name: member for member in archive.getmembers()}
-    for name, source in content.items():
-        about, member = os.lstat(source), held.get(name)
-        if member is None or (
-            stat.S_ISREG(about.st_mode) and member.isreg() and member.size != about.st_size
-        ):
-            raise OSError(f"{source} is not whole in the archive")
+def holds(path: str, content: Mapping[str, str]) -> bool:
+    """Whether an archive holds files as they are now, byte for byte, and folders by name."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            return all(_same(archive, name, source) for name, source in content.items())
+    except (OSError, KeyError, tarfile.TarError):
+        return False
+
+
+def _same(archive: tarfile.TarFile, name: str, source: str) -> bool:
+    member, about = archive.getmember(name), os.lstat(source)
+    if member.issym() or stat.S_ISLNK(about.st_mode):
+        return member.issym() and member.linkname == os.readlink(source)
+    if stat.S_ISDIR(about.st_mode):
+        return member.isdir()
+    kept = archive.extractfile(member)  # follows a hard link to its first name
+    if kept is None:
+        return False
+    with open(source, "rb") as file:
+        while data := file.read(1 << 20):
+            if kept.read(len(data)) != data:
+                return False
+    return not kept.read(1)

@@ -12,8 +12,7 @@ import os
 from outpost_core import faults
 from outpost_core.errors import WorkerError
 from outpost_core.worker import gitdirs
-from outpost_core.worker.bundles import RESCUED
-from outpost_core.worker.files import load, store
+from outpost_core.worker.files import load
 from outpost_core.worker.git import Git, read
 from outpost_core.worker.index import links, links_of
 from outpost_core.worker.snapshot import Taken, linked_work, open_work, take
@@ -240,19 +239,17 @@ def keep(aside: Aside, folder: str) -> str:
     mark, there = aside.mark(), place(folder)
     if is_kept(aside, folder):
         return there if mark else ""
-    from outpost_core.worker.archive import pack
+    from outpost_core.worker import archive
 
     bundles: dict[str, str] = {}
     try:
         for number, (name, (git, tips, known)) in enumerate(aside.bundles.items()):
             bundles[name] = _bundle(git, tips, known, os.path.join(folder, f"aside-{number}"))
-        path = there or _free(folder)
-        pack(path, {**aside.files, **bundles})
+        path = archive.keep(folder, NOTE, ".tar", {**aside.files, **bundles}, mark)
     finally:
         for bundle in bundles.values():
             if os.path.exists(bundle):
                 os.unlink(bundle)
-    store(folder, NOTE, {"path": path, "holds": mark}, sync=True)
     faults.point("worker.kept")
     return path
 
@@ -262,19 +259,6 @@ def discard(folder: str) -> None:
     path = place(folder)
     if path:
         os.unlink(path)
-
-
-def _free(folder: str) -> str:
-    """Return where this worker's archive may be: an earlier worker of its name may have one."""
-    folder = os.path.abspath(folder)
-    rescued = os.path.join(os.path.dirname(os.path.dirname(folder)), RESCUED)
-    os.makedirs(rescued, 0o700, exist_ok=True)
-    name = os.path.join(rescued, os.path.basename(folder))
-    path, number = f"{name}.tar", 1
-    while os.path.lexists(path):
-        number += 1
-        path = f"{name}-{number}.tar"
-    return path
 
 
 def _bundle(git: Git, tips: list[str], known: list[str], path: str) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 
 from outpost_core import faults
-from outpost_core.errors import WorkerError
 from outpost_core.worker import attributes, dirt
+from outpost_core.worker.files import load
 from outpost_core.worker.git import Git, write
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from outpost_core.worker.changes import Changes
 
+#: In the worker's folder: which archive has the files whose filter is missing.
+NOTE = "unfiltered.json"
 MEND = (
     "install and configure the filter on the outpost (git config --global filter.NAME.clean …),"
     " then take the files from the archive"
@@ -146,12 +148,6 @@ def shut_out(
 # --- what becomes of files without their filter ---------------------------------------------------
 
 
-def archive_path(folder: str) -> str:
-    """Return where the files are kept whose filter is missing."""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(folder)))
-    return os.path.join(root, "rescued", f"{os.path.basename(folder)}.unfiltered.tar")
-
-
 def keep(folder: str, paths: Iterable[str]) -> str:
     """Put files into the archive of this worker, and read it back; returns its path.
 
@@ -162,73 +158,30 @@ def keep(folder: str, paths: Iterable[str]) -> str:
     Raises:
         WorkerError: `commit_failed` or `disk_full`, not all of them are kept.
     """
-    import tarfile
+    from outpost_core.worker import archive
 
-    path, work = archive_path(folder), os.path.join(folder, "work")
-    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-    names = sorted(name for name in paths if _is_file(os.path.join(work, name)))
-    staged = f"{path}.{os.getpid()}.new"
-    try:
-        fd = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(fd, "w+b") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-                for name in names:
-                    tar.add(os.path.join(work, name), arcname=name, recursive=False)
-            file.flush()
-            os.fsync(file.fileno())
-        if not _holds(staged, work, names):
-            raise OSError(0, "it does not hold what it should")
-        os.rename(staged, path)
-    except OSError as error:
-        if os.path.exists(staged):
-            os.unlink(staged)
-        some = ", ".join(names[:5])
-        raise WorkerError(
-            f"{some}: the filter is missing and the archive {path} could not be written: {error}",
-            reason="disk_full" if error.errno == 28 else "commit_failed",
-        ) from error
+    content = _content(folder, paths)
+    path: str = (load(folder, NOTE) or {}).get("path", "")
+    if not path or not archive.holds(path, content):
+        path = archive.keep(folder, NOTE, ".unfiltered.tar", content, sorted(content))
     faults.point("worker.unfiltered_kept")
     return path
 
 
 def is_kept(folder: str, paths: Iterable[str]) -> bool:
     """Whether the archive holds all of these files as they are."""
-    work = os.path.join(folder, "work")
-    names = [name for name in paths if _is_file(os.path.join(work, name))]
-    return not names or _holds(archive_path(folder), work, names)
+    content = _content(folder, paths)
+    if not content:
+        return True
+    from outpost_core.worker import archive
+
+    path = (load(folder, NOTE) or {}).get("path", "")
+    return bool(path) and archive.holds(path, content)
 
 
-def _is_file(path: str) -> bool:
-    return os.path.islink(path) or os.path.isfile(path)
-
-
-def _holds(path: str, work: str, names: Iterable[str]) -> bool:
-    import tarfile
-
-    try:
-        with tarfile.open(path, "r:") as tar:
-            return all(_same(tar, name, os.path.join(work, name)) for name in names)
-    except (OSError, KeyError, tarfile.TarError):
-        return False
-
-
-def _same(tar: object, name: str, path: str) -> bool:
-    import tarfile
-
-    assert isinstance(tar, tarfile.TarFile)
-    member = tar.getmember(name)
-    if member.issym() or os.path.islink(path):
-        return member.issym() and member.linkname == os.readlink(path)
-    if member.islnk():
-        member = tar.getmember(member.linkname)
-    kept = tar.extractfile(member)
-    if kept is None:
-        return False
-    with open(path, "rb") as file:
-        while data := file.read(1 << 20):
-            if kept.read(len(data)) != data:
-                return False
-    return not kept.read(1)
+def _content(folder: str, paths: Iterable[str]) -> dict[str, str]:
+    whole = {name: os.path.join(folder, "work", name) for name in paths}
+    return {n: path for n, path in whole.items() if os.path.islink(path) or os.path.isfile(path)}
 
 
 def said(paths: Iterable[str], filters: Iterable[str]) -> str:
