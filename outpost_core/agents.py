@@ -60,6 +60,9 @@ class AgentPreset:
         model_args: arguments that choose a model; `{model}` is replaced. Empty when it cannot.
         budget_args: arguments that let the agent itself keep within `{budget}` USD. Empty when
             it cannot.
+        logins: files, with `~` for the home folder, of which one is there once it is logged in;
+            empty when nobody can see that.
+        login: the command that logs it in.
         max_agent_cost_usd: USD that it may spend, where the order does not say; None: as in the
             configuration's defaults.
     """
@@ -76,6 +79,8 @@ class AgentPreset:
     resume: tuple[str, ...] | None = None
     model_args: tuple[str, ...] = ()
     budget_args: tuple[str, ...] = ()
+    logins: tuple[str, ...] = ()
+    login: str = ""
     max_agent_cost_usd: float | None = None
 
 
@@ -97,6 +102,8 @@ _PRESETS = (
         forward=("ANTHROPIC_BASE_URL", "ANTHROPIC_MODEL"),
         summary="Claude Code by Anthropic",
         install="npm install -g @anthropic-ai/claude-code",
+        logins=("~/.claude/.credentials.json",),
+        login="claude /login",
         resume=(
             *("claude", "-p", "--resume", "{session}", "--output-format", "stream-json"),
             *("--verbose", *_CLAUDE_RIGHTS, "--", "{prompt}"),
@@ -116,6 +123,8 @@ _PRESETS = (
         forward=("OPENAI_BASE_URL",),
         summary="Codex CLI by OpenAI",
         install="npm install -g @openai/codex",
+        logins=("~/.codex/auth.json",),
+        login="codex login",
         resume=(
             *("codex", "exec", "resume", "--json", "--skip-git-repo-check"),
             *("--dangerously-bypass-approvals-and-sandbox", "--", "{session}", "{prompt}"),
@@ -136,6 +145,8 @@ _PRESETS = (
         forward=("GOOGLE_GEMINI_BASE_URL", "GEMINI_MODEL"),
         summary="Gemini CLI by Google",
         install="npm install -g @google/gemini-cli",
+        logins=("~/.gemini/oauth_creds.json",),
+        login="gemini, then /auth",
         model_args=("--model", "{model}"),
     ),
     AgentPreset(
@@ -147,6 +158,8 @@ _PRESETS = (
         secrets=("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "OPENCODE_API_KEY"),
         summary="opencode, for models of many providers",
         install="npm install -g opencode-ai",
+        logins=("~/.local/share/opencode/auth.json",),
+        login="opencode auth login",
         resume=("opencode", "run", "--format", "json", "--session={session}", "--", "{prompt}"),
         model_args=("--model", "{model}"),
     ),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from outpost_core.agents import PRESETS, AgentPreset
 from outpost_core.errors import ConflictError, UsageError
@@ -34,6 +34,7 @@ class Intake:
         trouble: is told a plugin's name and what it raised.
         local: asks git about `cwd`.
         prices: of models, as the configuration says.
+        configured: agents, as the configuration says; see `Config.agents`.
     """
 
     defaults: Defaults
@@ -44,9 +45,12 @@ class Intake:
     trouble: Callable[[str, Exception], None]
     local: LocalGit
     prices: Mapping[str, Price] = field(default_factory=dict)
+    configured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def agents(self) -> dict[str, AgentPreset]:
-        """Return every agent preset, built in and from plugins; a plugin's wins.
+        """Return every agent preset, built in, from plugins and from the configuration.
+
+        A plugin's wins over a built-in one, and what the configuration says over both.
 
         Of several plugins that one wins which pluggy asks first. What is no preset is left out.
         """
@@ -58,7 +62,11 @@ class Intake:
                 else:
                     error = TypeError(f"a {type(preset).__name__} is no agent preset")
                     self.trouble(f"outpost_agents {name}", error)
-        return {**PRESETS, **presets}
+        known = {**PRESETS, **presets}
+        for name, said in self.configured.items():
+            base = known.get(name) or AgentPreset(name=name, headless=None, interactive=None)
+            known[name] = replace(base, **said)
+        return known
 
     def find_issue(self, issue: str, rig: str | None) -> Issue | None:
         """Ask the plugins, then beads, what an issue is; None when nobody knows it.

@@ -282,6 +282,7 @@ class Manager:
             trouble=self._trouble,
             local=self.local,
             prices=self.config.prices,
+            configured=self.config.agents,
         )
 
     def agents(self) -> dict[str, AgentPreset]:

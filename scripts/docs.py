@@ -16,8 +16,9 @@ import click
 from outpost_core import hookspecs
 from outpost_core.cli.app import SECTIONS, cli
 from outpost_core.cli.shapes import SHAPES
-from outpost_core.config import Defaults
+from outpost_core.config import AgentOptions, Defaults
 from outpost_core.config.read import PRICE_FIELDS
+from outpost_core.hints import HINTS
 from outpost_core.options import OptionField, option_fields
 from outpost_core.plugins import Plugins
 from outpost_core.types import REASONS
@@ -82,6 +83,8 @@ def configuration() -> str:
     parts.append("## defaults\n")
     parts.append("What an order has when nothing else is said.\n")
     parts += _fields(option_fields(Defaults))
+    parts.append(AGENTS)
+    parts += _fields(option_fields(AgentOptions))
     parts.append(PRICES)
     parts += _fields(list(PRICE_FIELDS))
     return "\n".join(parts)
@@ -118,9 +121,17 @@ defaults:
 | `outposts` | a list; each has a unique `name` (letters, digits, `-`, `_`), a `type`, and the options of that type |
 | `policy` | `default_preference`: outposts in the order to try; `overrides`: a list of `condition` and `prefer` (a name or a list). See [policy and conditions](../guides/policy.md) |
 | `defaults` | see below |
+| `agents` | see below |
 | `prices` | see below |
 
 ## outposts
+"""
+
+
+AGENTS = """\
+## agents
+A map: an agent's name, for `--agent` and `defaults.agent`, to its command. An entry with the name of
+a preset changes what it says of that preset and leaves the rest. See [agents](../guides/agents.md).
 """
 
 
@@ -172,8 +183,12 @@ Moments are RFC 3339 in UTC, durations seconds, money USD, sizes bytes; what is 
 def reasons() -> str:
     """Return the reference of reasons."""
     lines = [NOTE, "# Reasons", "The `reason` of a result says why a worker ended as it did.\n"]
-    lines.append("| reason | meaning |\n| --- | --- |")
-    lines += [f"| `{code}` | {text} |" for code, text in REASONS.items()]
+    lines.append("| reason | meaning | what to do next |\n| --- | --- | --- |")
+    for code, text in REASONS.items():
+        hint = HINTS.get(code, "").replace("{login}", "").replace("{install}", "install it there")
+        for word in ("worker", "issue", "outpost"):
+            hint = hint.replace("{" + word + "}", word.upper())
+        lines.append(f"| `{code}` | {text} | {hint} |")
     lines.append("\nBackends may add their own. Exit codes are with the [command line](cli.md).\n")
     return "\n".join(lines)
 

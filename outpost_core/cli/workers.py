@@ -117,8 +117,12 @@ def end_line(worker: Worker, *, hint: bool = False) -> str:
         line += f"\n  {_message(worker)}"
     if result.checkpoint:
         line += f"\n  unpushed work is kept: {render.clean(result.checkpoint)}"
-    if hint and (step := _next_step(worker)):
-        line += f"\n  → {render.clean(step)}"
+    if hint:
+        from outpost_core.agents import PRESETS
+        from outpost_core.hints import next_step
+
+        if step := next_step(worker, PRESETS):
+            line += f"\n  → {render.clean(step)}"
     return line
 
 
@@ -126,21 +130,6 @@ def _message(worker: Worker) -> str:
     """Return the result's message in one line."""
     message = worker.result.message if worker.result else ""
     return render.clean(" ".join(message.split()))
-
-
-def _next_step(worker: Worker) -> str:
-    result = worker.result
-    if result is None or worker.state in (State.DONE, State.STOPPED):
-        return ""
-    if result.reason == "command_not_found":
-        from outpost_core.agents import PRESETS
-
-        preset = PRESETS.get(worker.agent)
-        return preset.install if preset else "a worker sees the PATH of the outpost: outpost doctor"
-    look = f"outpost logs {worker.id}"
-    if result.checkpoint:
-        return f"{look}; the same command with --again goes on from what is kept"
-    return look if worker.state is State.FAILED else ""
 
 
 # --- show --------------------------------------------------------------------------------------

@@ -8,10 +8,11 @@ there is a file, not before.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.backend import Backend, OutpostOptions, option
 from outpost_core.errors import ConfigError
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUILT_IN",
+    "AgentOptions",
+    "AgentOutput",
     "Config",
     "Defaults",
     "OptionField",
@@ -64,6 +67,55 @@ class OutpostConfig:
     options: OutpostOptions | None
     raw: Mapping[str, Json] = field(default_factory=dict)
     origin: Origin = BUILT_IN
+
+
+class AgentOutput(StrEnum):
+    """How the output of an agent is read (`types.Agent.output`)."""
+
+    PLAIN = "plain"
+    CLAUDE = "claude-stream-json"
+    CODEX = "codex-json"
+    GEMINI = "gemini-json"
+    OPENCODE = "opencode-json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentOptions:
+    """An entry of the section `agents`: a command by a name, as `agents.AgentPreset` has it."""
+
+    headless: tuple[str, ...] | None = option(
+        "program and arguments for work alone; {prompt}, {prompt_file} and {issue} are replaced",
+        default=None,
+    )
+    interactive: tuple[str, ...] | None = option(
+        "program and arguments for work on a terminal", default=None
+    )
+    output: AgentOutput = option(
+        "how the headless output tells outcome, session and cost", default=AgentOutput.PLAIN
+    )
+    env: dict[str, str] = option("variables that it always gets", default={})
+    secrets: tuple[str, ...] = option(
+        "names of variables with its keys, taken from your environment; never values", default=()
+    )
+    forward: tuple[str, ...] = option(
+        "names of ordinary variables taken from your environment", default=()
+    )
+    summary: str = option("one line for lists", default="")
+    install: str = option("the command that installs it, for hints", default="")
+    login: str = option("the command that logs it in, for hints", default="")
+    logins: tuple[str, ...] = option("files of which one is there once it is logged in", default=())
+    resume: tuple[str, ...] | None = option(
+        "program and arguments that go on with the session {session}", default=None
+    )
+    model_args: tuple[str, ...] = option(
+        "arguments that choose the model {model}, for --model", default=()
+    )
+    budget_args: tuple[str, ...] = option(
+        "arguments by which it keeps within {budget} USD itself", default=()
+    )
+    max_agent_cost_usd: float | None = option(
+        "USD that it may spend where the order does not say", default=None, min=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +194,8 @@ class Config:
         defaults: what orders get.
         prices: beginning of a model's name → USD for a million tokens in, cached and out; they
             replace the built-in ones.
+        agents: agents by name, each with the fields of `AgentOptions` that the file says; one
+            with a preset's name changes that preset.
         path: the file; None when everything is built in.
         origins: dotted key (`outposts.local.max_workers`) → where it was written; a key that
             is not in it is built in.
@@ -151,6 +205,7 @@ class Config:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     defaults: Defaults = field(default_factory=Defaults)
     prices: Mapping[str, Price] = field(default_factory=dict)
+    agents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     path: Path | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
 
@@ -251,10 +306,20 @@ def settings(config: Config) -> list[Setting]:
         add(f"policy.overrides.{number}.prefer", [*override.prefer])
     for each in option_fields(Defaults):
         add(f"defaults.{each.name}", each.show(getattr(config.defaults, each.name)))
+    for key, shown in _agent_settings(config.agents):
+        add(key, shown)
     for model, price in config.prices.items():
         for word, usd in zip(PRICE_KEYS, price, strict=True):
             add(f"prices.{model}.{word}", usd)
     return found
+
+
+def _agent_settings(agents: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Json]]:
+    """Yield key and value of all that the section `agents` says."""
+    known = {each.name: each for each in option_fields(AgentOptions)} if agents else {}
+    for name, said in agents.items():
+        for key, value in said.items():
+            yield f"agents.{name}.{key}", known[key].show(value)
 
 
 def warnings(config: Config) -> list[str]:

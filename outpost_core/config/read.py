@@ -10,8 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from outpost_core.agents import PRESETS
 from outpost_core.backend import Backend, OutpostOptions
-from outpost_core.config import PRICE_KEYS, Config, Defaults, OutpostConfig, built_in_local
+from outpost_core.config import (
+    PRICE_KEYS,
+    AgentOptions,
+    Config,
+    Defaults,
+    OutpostConfig,
+    built_in_local,
+)
 from outpost_core.config.marks import Document, Node, caret, plain
 from outpost_core.errors import ConfigError, OutpostError
 from outpost_core.nearest import suggest
@@ -24,7 +32,7 @@ if TYPE_CHECKING:
     from outpost_core.types import Price
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
-_SECTIONS: Final = ("outposts", "policy", "defaults", "prices")
+_SECTIONS: Final = ("outposts", "policy", "defaults", "agents", "prices")
 #: The fields of an entry of `prices`.
 PRICE_FIELDS: Final = tuple(
     OptionField(
@@ -68,6 +76,7 @@ class _Reader:
             outposts=outposts,
             policy=policy,
             defaults=self.defaults(root.get("defaults")),
+            agents=self.agents(root.get("agents")),
             prices=self.prices(root.get("prices")),
             path=path,
             origins=self.origins,
@@ -186,6 +195,46 @@ class _Reader:
             except OutpostError as error:
                 raise self.error(error.message, item) from None
         return Defaults(**values)
+
+    def agents(self, node: Node | None) -> dict[str, dict[str, Any]]:
+        if node is None or node.kind == "null":
+            return {}
+        if node.entries is None:
+            raise self.error("agents is a map of names, each with at least headless", node)
+        return {name: self.agent(name, *entry) for name, entry in node.entries.items()}
+
+    def agent(self, name: str, mark: Node, node: Node) -> dict[str, Any]:
+        if not _NAME.fullmatch(name) or name == "command":
+            raise self.error(
+                f"{name[:80]!a} is not a name for an agent",
+                mark,
+                mend="use 1 to 63 letters, digits, '-' or '_', and not the word command",
+            )
+        what = f"the agent {name!r}"
+        said = self.values(node, what, option_fields(AgentOptions))
+        for key, (_, value) in (node.entries or {}).items():
+            self.origins[f"agents.{name}.{key}"] = self.origin(value)
+        argvs = [key for key in ("headless", "interactive") if said.get(key)]
+        if not argvs and name not in PRESETS:
+            raise self.error(
+                f"{what} needs a command", node, mend="headless: [program, argument, …]"
+            )
+        for key in ("headless", "interactive", "resume"):
+            if key in said and said[key] is not None and (not said[key] or not said[key][0]):
+                raise self.error(f"{what}: {key} is empty", node.get(key) or node)
+        for key in ("env", "secrets", "forward"):
+            listed = node.get(key)
+            for word in said.get(key, ()):
+                try:
+                    check_env_name(word)
+                except OutpostError as error:
+                    mend = "a secret is named here, and its value stays in your environment"
+                    raise self.error(
+                        f"{what}: {key}: {error.message if key != 'secrets' else 'not a name'}",
+                        listed or node,
+                        mend=mend if key == "secrets" else error.mend,
+                    ) from None
+        return said
 
     def prices(self, node: Node | None) -> dict[str, Price]:
         if node is None or node.kind == "null":

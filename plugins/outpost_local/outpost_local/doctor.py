@@ -266,10 +266,25 @@ def _agents(path: str, installs: Callable[[AgentPreset], str]) -> list[Finding]:
         argv = preset.headless or preset.interactive or (name,)
         found = shutil.which(argv[0], path=path)
         findings.append(
-            Finding(check=f"agent {name}", ok=True, detail=found)
+            _login(preset, found)
             if found
             else Finding(
                 check=f"agent {name}", ok=None, detail="not installed", mend=installs(preset)
             )
         )
     return findings
+
+
+def _login(preset: AgentPreset, path: str) -> Finding:
+    """Say where an agent is, and whether a login of it can be seen."""
+    files = [Path(os.path.expanduser(file)) for file in preset.logins]  # noqa: PTH111 - no home
+    keys = [name for name in preset.secrets if os.environ.get(name)]
+    if not files or keys or any(file.exists() for file in files):
+        return Finding(check=f"agent {preset.name}", ok=True, detail=path)
+    key = f", or set {preset.secrets[0]} where you type the order" if preset.secrets else ""
+    return Finding(
+        check=f"agent {preset.name}",
+        ok=None,
+        detail=f"{path}; no login of it was seen here",
+        mend=f"{preset.login or 'log in'}{key}",
+    )

@@ -28,7 +28,16 @@ NEAR_ONLY: Final = frozenset(
         *(
             f"outpost_core/{name}"
             for name in (
-                *("cli", "config", "ledger", "testing", "conditions.py", "doctor.py", "fleet.py"),
+                *(
+                    "cli",
+                    "config",
+                    "ledger",
+                    "testing",
+                    "conditions.py",
+                    "doctor.py",
+                    "fleet.py",
+                    "hints.py",
+                ),
                 *(
                     "intake.py",
                     "issues.py",

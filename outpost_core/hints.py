@@ -1,0 +1,79 @@
+"""What to do next, for each reason why a worker ended otherwise than well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from outpost_core.types import State
+
+if TYPE_CHECKING:
+    from outpost_core.agents import AgentPreset
+    from outpost_core.types import Worker
+
+#: reason → the next step, one line. `{worker}`, `{issue}`, `{outpost}`, `{login}` and `{install}`
+#: are replaced.
+HINTS: Final[Mapping[str, str]] = {
+    "agent_failed": "outpost logs {worker}",
+    "agent_signal": "outpost logs {worker}; when memory ran out, the system ended it:"
+    " outpost doctor {outpost}",
+    "budget_reached": "spawn it with --again and a higher --max-agent-cost",
+    "rate_limited": "when the limit is reset: outpost retry {issue}",
+    "overloaded": "in a few minutes: outpost retry {issue}",
+    "not_logged_in": "log in at {outpost}{login}, or set its key where you type the order, from"
+    " where it travels along as a secret; then outpost retry {issue}",
+    "permission_denied": "allow the tool that is named above, in the agent's own settings or with"
+    " --agent-arg; then spawn it with --again",
+    "command_not_found": "{install}; a worker sees the PATH of its outpost:"
+    " outpost doctor {outpost}",
+    "timeout": "outpost logs {worker}; --timeout gives it more time",
+    "idle_timeout": "see what it waited for: outpost logs {worker}; --idle-timeout gives it more"
+    " time",
+    "workspace_failed": "outpost doctor {outpost} --rig RIG says whether the repository can be used"
+    " from there",
+    "branch_blocked": "deliver to another branch with --branch, or rename the one in the way",
+    "rig_partial": "name the repository that this one was cloned from: --rig URL",
+    "base_not_found": "name another base with --base; workers start from what is pushed",
+    "commit_failed": "outpost show {worker} says where the work is",
+    "filter_missing": "install and configure the filter at {outpost}; outpost show {worker} says"
+    " where the files are",
+    "lfs_missing": "install git-lfs at {outpost}: outpost bootstrap {outpost}",
+    "lfs_failed": "see that the LFS server of the remote answers and has room; then"
+    " outpost retry {issue}",
+    "push_failed": "put right what the remote refused; then outpost retry {issue}",
+    "submodule_unpushed": "push the submodule's commits from where outpost show {worker} says that"
+    " they are; then outpost retry {issue}",
+    "verify_failed": "look for a hook or a mirror at the remote that moves branches",
+    "disk_full": "make room at {outpost}, with outpost clean for instance; then"
+    " outpost retry {issue}",
+    "lost_process": "outpost retry {issue}",
+    "never_started": "outpost retry {issue}",
+    "internal": "outpost logs {worker}; please report it with the message above",
+}
+
+
+def next_step(worker: Worker, presets: Mapping[str, AgentPreset]) -> str:
+    """Return what a person can do about a worker that ended otherwise than well; "" for nothing.
+
+    Args:
+        worker: an ended one.
+        presets: all that there are, for what installs an agent and logs it in.
+    """
+    result = worker.result
+    if result is None or worker.state in (State.DONE, State.STOPPED):
+        return ""
+    preset = presets.get(worker.agent)
+    login = preset.login if preset is not None else ""
+    text = HINTS.get(result.reason, "outpost logs {worker}")
+    values = {
+        "worker": worker.id,
+        "issue": worker.issue,
+        "outpost": worker.outpost,
+        "login": f" ({login})" if login else "",
+        "install": preset.install if preset and preset.install else "install the agent's command",
+    }
+    for name, value in values.items():
+        text = text.replace("{" + name + "}", value)
+    if result.checkpoint:
+        text += "; the same command with --again goes on from what is kept"
+    return text

@@ -1,0 +1,47 @@
+"""The next step after each bad end."""
+
+from __future__ import annotations
+
+import re
+
+import click
+import pytest
+
+from outpost_core.agents import PRESETS
+from outpost_core.cli.app import cli
+from outpost_core.hints import HINTS, next_step
+from outpost_core.types import REASONS, Result, State, Worker
+
+#: Ends that are as they were asked for.
+WELL = {"ok", "nothing_to_commit", "stopped", "terminated"}
+
+
+def worker(reason: str, **more: object) -> Worker:
+    result = Result(state=State.FAILED, reason=reason, **more)  # type: ignore[arg-type]
+    return Worker(
+        id="x.1", issue="x", attempt=1, outpost="vm1", digest="", state=State.FAILED,
+        agent="claude", result=result,
+    )  # fmt: skip
+
+
+def test_each_reason_that_is_bad_has_a_hint_and_no_other() -> None:
+    assert HINTS.keys() == REASONS.keys() - WELL
+
+
+@pytest.mark.parametrize("reason", sorted(HINTS))
+def test_every_command_in_a_hint_exists_and_nothing_is_left_to_fill_in(reason: str) -> None:
+    step = next_step(worker(reason), PRESETS)
+    assert "{" not in step
+    for name in re.findall(r"outpost ([a-z]+) ", step + " "):
+        assert cli.get_command(click.Context(cli), name) is not None, name
+
+
+def test_hints_name_what_the_agent_needs() -> None:
+    assert "claude /login" in next_step(worker("not_logged_in"), PRESETS)
+    assert "npm install -g @anthropic-ai/claude-code" in next_step(
+        worker("command_not_found"), PRESETS
+    )
+    assert "install the agent's command" in next_step(worker("command_not_found"), {})
+    kept = next_step(worker("timeout", checkpoint="refs/outpost/x.1"), PRESETS)
+    assert kept.endswith("--again goes on from what is kept")
+    assert next_step(worker("k8s_evicted"), PRESETS) == "outpost logs x.1"
