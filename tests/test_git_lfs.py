@@ -162,7 +162,7 @@ def test_clean_keeps_the_objects_with_the_bundle(rig: GitRig) -> None:
     from outpost_core.types import Result
 
     result = wire.from_json(Result, outcome.result("failed", "agent_failed"))
-    where = cleaning.rescue(rig.root, worker.folder, result)
+    where, _ = cleaning.rescue(rig.root, worker.folder, result, force=False)
     assert where == str(rig.root / "rescued/gt-1.1.bundle")
     kept = lfs.object_path(str(rig.root / "rescued/gt-1.1.lfs"), oid("new content"))
     assert Path(kept).read_text() == "new content"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 
 from outpost_core.errors import WorkerError
 from outpost_core.testing.gitrig import GitRig, GitWorker
-from outpost_core.worker import git
+from outpost_core.worker import git, lfs
+from outpost_core.worker.mirror import mirror_path
 from outpost_core.worker.submodule_push import resolve
 
 BRANCH = "polecat/gt-1"
@@ -208,6 +210,46 @@ class TestPushed:
         worker.write("f", "work")
         assert worker.deliver()["reason"] == "ok"
 
+    def test_what_only_the_checkout_made_different_is_no_edit(self, rig: GitRig, lib: Path) -> None:
+        seed = rig.folder / "lib-seed"
+        (seed / "a.txt").write_bytes(b"a\r\n")
+        rig.git("add", "-A", cwd=seed)
+        (seed / ".gitattributes").write_text("*.txt text\n")
+        rig.git("commit", "-q", "-m", "crlf", cwd=seed)
+        rig.git("add", ".gitattributes", cwd=seed)
+        rig.git("commit", "-q", "-m", "attributes", cwd=seed)
+        rig.git("push", "-q", "origin", "HEAD:main", cwd=seed)
+        rig.git("submodule", "--quiet", "update", "--remote")
+        rig.commit({})
+        worker = rig.worker()
+        worker.prepare()
+        init(worker)
+        assert worker.git("-C", "lib", "status", "--porcelain") == "M a.txt"
+        assert worker.deliver()["reason"] == "nothing_to_commit"
+        worker.write("lib/f", "work")
+        worker.deliver()
+        changed = rig.git("diff", "--name-only", f"main..{BRANCH}", cwd=lib)
+        assert changed == "f"
+
+    def test_large_files(self, rig: GitRig, lib: Path) -> None:
+        seed = rig.folder / "lib-seed"
+        (seed / ".gitattributes").write_text("*.bin filter=lfs diff=lfs merge=lfs -text\n")
+        rig.git("add", "-A", cwd=seed)
+        rig.git("commit", "-q", "-m", "lfs", cwd=seed)
+        rig.git("push", "-q", "origin", "HEAD:main", cwd=seed)
+        rig.git("submodule", "--quiet", "update", "--remote")
+        rig.commit({})
+        worker = rig.worker()
+        worker.prepare()
+        init(worker)
+        worker.git("-C", "lib", "lfs", "install", "--local")
+        content = "large\n" * 1000
+        worker.write("lib/big.bin", content)
+        worker.deliver()
+        assert rig.git("show", f"{BRANCH}:big.bin", cwd=lib).startswith("version https://git-lfs")
+        oid = hashlib.sha256(content.encode()).hexdigest()
+        assert lfs.is_whole(lfs.object_path(str(lib / "lfs"), oid), oid)
+
 
 class TestUnpushed:
     def test_a_remote_that_refuses(self, rig: GitRig, lib: Path, worker: GitWorker) -> None:
@@ -268,6 +310,23 @@ class TestUnpushed:
         worker.git("update-index", "--cacheinfo", f"160000,{'1' * 40},lib")
         worker.git("commit", "-q", "-m", "a link")
         assert "1" * 12 in refused(worker).message
+
+    def test_added_from_the_workers_own_folder(self, worker: GitWorker) -> None:
+        worker.git("clone", "-q", "--bare", str(worker.rig.path), ".git/other.git")
+        url = str(worker.work / ".git/other.git")
+        worker.git("submodule", "--quiet", "add", url, "other")
+        assert "in the worker's own folder" in refused(worker).message
+
+    def test_a_rig_of_another_machine(self, rig: GitRig, worker: GitWorker) -> None:
+        init(worker)
+        edit(worker)
+        copy = rig.root / "hosted" / "rig.git"
+        rig.git("clone", "-q", "--bare", str(rig.path), str(copy))
+        mirror = mirror_path(str(rig.root), str(rig.path))
+        os.rename(mirror, mirror_path(str(rig.root), str(copy)))
+        worker.order["rig"] = str(copy)
+        assert "a path of the rig's machine" in refused(worker).message
+        assert not worker.unpushed()
 
 
 class TestWhereItGoes:

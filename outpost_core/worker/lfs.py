@@ -333,9 +333,44 @@ def upload(
         for oid, size in wanted.items()
         if _is_there(own, oid, size) or _is_there(shared, oid, size)
     ]
-    report("uploading large files (git-lfs)")
     mirror = os.path.dirname(shared)
-    with _Aside(target(order), folder, own, [git.git_dir, mirror], _base(workspace)) as aside:
+    send(
+        target(order), folder, git.git_dir, wanted, here, report,
+        borrows=[mirror], settings=(mirror, _base(workspace)),
+    )  # fmt: skip
+    write(os.path.join(folder, _SEEN), "".join(f"{oid}\n" for oid in sorted({*seen, *wanted})))
+    faults.point("worker.lfs_uploaded")
+
+
+def send(
+    url: str,
+    folder: str,
+    git_dir: str,
+    wanted: Mapping[str, int],
+    here: list[str],
+    report: Report,
+    *,
+    borrows: Iterable[str] = (),
+    settings: tuple[str, str],
+) -> None:
+    """Upload objects to a remote, and see all that are wanted there.
+
+    Args:
+        url: the remote.
+        folder: the worker's folder.
+        git_dir: the repository that holds the objects.
+        wanted: the objects, with their sizes.
+        here: those that are in the repository.
+        report: told what is being done.
+        borrows: repositories whose objects are needed besides.
+        settings: a repository and a commit in it whose `.lfsconfig` counts; the commit may be "".
+
+    Raises:
+        WorkerError: `lfs_failed`, some are not on the remote.
+    """
+    report("uploading large files (git-lfs)")
+    storage = os.path.join(git_dir, "lfs")
+    with _Aside(url, folder, storage, [git_dir, *borrows], settings[1]) as aside:
         for start in range(0, len(here), _AT_ONCE):
             some = here[start : start + _AT_ONCE]
             done = persistently(
@@ -345,9 +380,7 @@ def upload(
             )
             if done.code:
                 raise _error(aside, done.err or done.text, "upload the objects of git-lfs")
-    _see(order, folder, workspace, wanted, set(here))
-    write(os.path.join(folder, _SEEN), "".join(f"{oid}\n" for oid in sorted({*seen, *wanted})))
-    faults.point("worker.lfs_uploaded")
+    _see(url, folder, settings, wanted, set(here))
 
 
 def _base(workspace: Mapping[str, Any]) -> str:
@@ -361,9 +394,9 @@ def _storages(git: Git, order: Mapping[str, Any], folder: str) -> tuple[str, str
 
 
 def _see(
-    order: Mapping[str, Any],
+    url: str,
     folder: str,
-    workspace: Mapping[str, Any],
+    settings: tuple[str, str],
     wanted: Mapping[str, int],
     here: set[str],
 ) -> None:
@@ -377,10 +410,8 @@ def _see(
         room -= wanted[oid]
         if room >= 0:
             asked.append(oid)
-    root = os.path.dirname(os.path.dirname(os.path.abspath(folder)))
-    mirror = os.path.join(mirror_path(root, order["rig"]))
-    base = _base(workspace)
-    with _Aside(target(order), folder, "", [], "") as aside:
+    mirror, base = settings
+    with _Aside(url, folder, "", [], "") as aside:
         # the settings of the rig's `.lfsconfig` count in the commit that is looked for, too
         blobs = {}
         for oid in asked:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: The URL comes from a repository, not from the user, so what git allows for such counts.
 _GUARDED = {"GIT_PROTOCOL_FROM_USER": "0"}
+#: Below the state root: copies of rigs that are paths of other machines.
+_HOSTED = "hosted"
 _HEADS = "refs/heads/"
 _MEND = (
     "let the outpost push there, or push the commits from the archive by hand; then spawn the"
@@ -41,6 +43,8 @@ class Sender:
         self, order: Mapping[str, Any], folder: str, branch: str, report: Callable[[str], None]
     ) -> None:
         self._folder = folder
+        self._root = os.path.dirname(os.path.dirname(os.path.abspath(folder)))
+        self._rig: str = order["rig"]
         self._branches = (branch, f"{branch}-{order['attempt']}")
         self._report = report
 
@@ -58,8 +62,6 @@ class Sender:
         Raises:
             WorkerError: `submodule_unpushed`.
         """
-        if base and git.run("cat-file", "-e", base + "^{commit}").code:
-            base = None
         before = index.links_of(git, base) if base else {}
         links = index.links_of(git, commit)
         changed = {path: to for path, to in links.items() if before.get(path) != to}
@@ -72,8 +74,9 @@ class Sender:
             if path not in now:
                 raise _unpushed(whole, to, "no .gitmodules names its repository", "")
             name, told = now[path]
-            trusted = then[path][1] if path in then else by_name.get(name, told)
-            source, goal = (self._checked(whole, to, url, each) for each in (told, trusted))
+            before_it = then[path][1] if path in then else by_name.get(name)
+            source = self._checked(whole, to, url, told, known=told == before_it)
+            goal = source if before_it is None else self._checked(whole, to, url, before_it)
             sub = self._repository(git, name, whole, to)
             try:
                 self._one(sub, whole, to, before.get(path), source, goal)
@@ -85,12 +88,24 @@ class Sender:
                 self._note(sub, to)
         return True
 
-    def _checked(self, path: str, commit: str, above: str, told: str) -> str:
-        """Return the absolute URL of a submodule."""
+    def _checked(self, path: str, commit: str, above: str, told: str, *, known: bool = True) -> str:
+        """Return the absolute URL of a submodule; `known` when the base has it."""
         try:
-            return split_rig(check_rig(resolve(above, told)))[0]
+            url = split_rig(check_rig(resolve(above, told)))[0]
         except UsageError as error:
             raise _unpushed(path, commit, error.message, "") from None
+        place = url.removeprefix("file://")
+        if place.startswith("/"):
+            why = ""
+            if self._rig.startswith(os.path.join(self._root, _HOSTED, "")):
+                why = "that is a path of the rig's machine, and the worker ran on another one"
+            elif is_ours(self._folder, place):
+                why = "that is in the worker's own folder"
+            elif not known and not self._rig.removeprefix("file://").startswith("/"):
+                why = "that is a path of the machine where the worker ran"
+            if why:
+                raise _unpushed(path, commit, why, url)
+        return url
 
     def _one(
         self, sub: Git | None, path: str, commit: str, base: str | None, source: str, goal: str
@@ -106,6 +121,8 @@ class Sender:
             goal: where it may be pushed.
         """
         if sub:
+            if base and sub.run("cat-file", "-e", base + "^{commit}").code:
+                base = None  # it was never fetched
             self.send(sub, goal, commit, base, path + "/")
         place = self._place(sub, source)
         if self._shown(place, source, commit, sub is not None, path):
@@ -113,11 +130,11 @@ class Sender:
         if sub is None:
             raise _unpushed(path, commit, "it is not in the working tree either", source)
         if goal == source:
-            self._push(place, sub, path, commit, goal)
+            self._push(place, sub, path, commit, base, goal)
             return
         place = self._place(sub, goal)
         if not self._shown(place, goal, commit, True, path):
-            self._push(place, sub, path, commit, goal)
+            self._push(place, sub, path, commit, base, goal)
         if not self._shown(place, source, commit, True, path):
             raise _unpushed(path, commit, f"it is at {redact(goal)}, the URL before", source)
 
@@ -179,8 +196,10 @@ class Sender:
         )
         return beyond.code == 0 and not beyond.out
 
-    def _push(self, place: Git, sub: Git, path: str, commit: str, url: str) -> None:
-        self._upload_large(place, sub, path, commit, url)
+    def _push(
+        self, place: Git, sub: Git, path: str, commit: str, base: str | None, url: str
+    ) -> None:
+        self._upload_large(sub, path, commit, base, url)
         branches = (*self._branches, f"{self._branches[1]}-{commit[:8]}")
         for branch in branches:
             self._report(f"pushing {branch} of {path}")
@@ -198,21 +217,30 @@ class Sender:
                 raise _unpushed(path, commit, why, url, _mend(done))
         raise _unpushed(path, commit, f"{', '.join(branches)} there have other work", url)
 
-    def _upload_large(self, place: Git, sub: Git, path: str, commit: str, url: str) -> None:
+    def _upload_large(self, sub: Git, path: str, commit: str, base: str | None, url: str) -> None:
         """Upload objects of git-lfs: with no hook run, a push does not do that."""
         storage = os.path.join(sub.git_dir, "lfs")
         if not os.path.isdir(os.path.join(storage, "objects")):
             return
-        settings = ("-c", f"lfs.storage={storage}", "-c", f"remote.origin.url={url}")
-        done = self._ask(place, *settings, "lfs", "push", "origin", commit, doing="uploading")
-        if done.code:
-            raise _unpushed(path, commit, f"git-lfs: {self._why(place, done, url)}", url)
+        from outpost_core.worker import lfs
+
+        try:
+            wanted = lfs.in_commits(sub, self._folder, commit, base)
+            here = [o for o in wanted if lfs.is_whole(lfs.object_path(storage, o), o)]
+            if here:
+                some = {oid: wanted[oid] for oid in here}
+                settings = (sub.git_dir, base or "")
+                lfs.send(
+                    url, self._folder, sub.git_dir, some, here, self._report, settings=settings
+                )
+        except WorkerError as error:
+            raise _unpushed(path, commit, error.message, url) from None
 
     def _see(self, place: Git, path: str, commit: str, url: str, branch: str) -> None:
         name = _HEADS + branch
         told = self._ask(place, "ls-remote", "--", url, name, doing="looking at the remote")
         seen = [line.partition("\t")[0] for line in told.text.splitlines()]
-        if seen != [commit]:
+        if seen != [commit] and not self._shown(place, url, commit, True, path):
             there = seen[0] if seen else "nothing"
             why = f"the push was answered, but {branch} there is at {there}"
             raise _unpushed(path, commit, why, url)

@@ -13,9 +13,9 @@ import os
 from outpost_core import faults
 from outpost_core.errors import WorkerError
 from outpost_core.worker import gitdirs, held, index
-from outpost_core.worker.changes import look
+from outpost_core.worker.changes import Changes, look
 from outpost_core.worker.committing import check, commit_all, refuse_half_done
-from outpost_core.worker.git import Git, read
+from outpost_core.worker.git import Git, read, write
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _commit_below(
     for path in sorted(paths):
         top = os.path.join(work, path)
         try:
-            sub = _reattach(git, folder, top, path)
+            sub = _reattach(git, work, folder, path)
             if sub is None:
                 continue
             links = index.links(sub, _index(sub))
@@ -102,11 +102,15 @@ def _commit_in(sub: Git, order: Mapping[str, Any], folder: str, branch: str, top
             check(sub, top, changes, [])
         return False
     refuse_half_done(sub, changes)
+    untouched = _untouched(sub, folder, top, changes)
+    changes.take_out(untouched, unfiltered=False)
     held.hold(sub, folder, changes, checkout=False)
     if changes.unfiltered:
         raise WorkerError(
             held.said(changes.unfiltered, changes.lacking), reason="filter_missing", mend=held.MEND
         )
+    if untouched and not (changes.entries or changes.new or changes.nested):
+        return False
     if changes.branch is None and changes.head and not _has(sub, f"refs/heads/{branch}"):
         for argv in (
             ("update-ref", f"refs/heads/{branch}", changes.head),
@@ -118,21 +122,40 @@ def _commit_in(sub: Git, order: Mapping[str, Any], folder: str, branch: str, top
     return tip != changes.head
 
 
-def _reattach(git: Git, folder: str, top: str, path: str) -> Git | None:
+def _untouched(sub: Git, folder: str, top: str, changes: Changes) -> set[str]:
+    """Return changed files whose bytes are those of HEAD: only attributes call them different."""
+    known = {
+        path: value
+        for path, (kind, _, value) in changes.entries.items()
+        if kind == "." and "\n" not in path and path[0] != '"' and _is_file(f"{top}/{path}")
+    }
+    if not known:
+        return set()
+    listing = os.path.join(folder, f"paths-{os.getpid()}")
+    write(listing, "".join(f"{path}\n" for path in known))
+    try:
+        told = sub.run("hash-object", "--no-filters", "--stdin-paths", stdin=listing)
+    finally:
+        os.unlink(listing)
+    same = zip(known.items(), told.text.splitlines(), strict=False)
+    return {path for (path, value), now in same if now == value}
+
+
+def _is_file(path: str) -> bool:
+    return os.path.isfile(path) and not os.path.islink(path)
+
+
+def _reattach(git: Git, work: str, folder: str, path: str) -> Git | None:
     """Return git on a submodule that is checked out; None where it never was.
 
     Where only its `.git` is missing, it is written again: git would see none of the files.
     """
+    top = os.path.join(work, path)
     git_dir = gitdirs.of(top)
-    if not git_dir and os.path.isdir(top) and os.listdir(top):
-        for name in (path, *(name for p, (name, _) in _modules_here(git).items() if p == path)):
-            own = os.path.join(git.git_dir, "modules", name)
-            if os.path.isfile(os.path.join(own, "HEAD")) and not os.path.lexists(f"{top}/.git"):
-                with open(f"{top}/.git", "w", encoding="utf-8", errors="surrogateescape") as file:
-                    file.write(f"gitdir: {os.path.abspath(own)}\n")
-                git_dir = own
-                break
-        else:
+    if not git_dir and any(files for _, _, files in os.walk(top)):
+        named = _named(git, "-f", os.path.join(work, ".gitmodules"))
+        own = os.path.join(git.git_dir, "modules", named[path][0] if path in named else path)
+        if not os.path.isfile(os.path.join(own, "HEAD")):
             raise WorkerError(
                 f"there are files in {top}, the folder of a submodule that is not checked out,"
                 " so no commit can hold them",
@@ -140,14 +163,11 @@ def _reattach(git: Git, folder: str, top: str, path: str) -> Git | None:
                 mend="initialise the submodule before the agent writes to it"
                 " (git submodule update --init), or let the agent do it",
             )
+        write(os.path.join(top, ".git"), f"gitdir: {os.path.abspath(own)}\n", 0o644)
+        git_dir = own
     if not git_dir or not is_ours(folder, git_dir):
         return None
     return Git(git_dir, top)
-
-
-def _modules_here(git: Git) -> Named:
-    work = os.path.dirname(git.git_dir)
-    return _named(git, "-f", os.path.join(work, ".gitmodules"))
 
 
 # --- before the push ------------------------------------------------------------------------------
