@@ -19,6 +19,7 @@ from outpost_core.testing import target as targets
 from outpost_core.testing.reference import ReferenceOutpost, reference_target
 from outpost_core.testing.registry import Check, all_checks, run_check
 from outpost_core.testing.trial import HOLD, expect
+from outpost_core.worker import files
 
 if TYPE_CHECKING:
     from outpost_core.testing.trial import Trial
@@ -72,10 +73,11 @@ def test_a_check_that_hangs_fails_and_its_worker_is_ended(tmp_path: Path) -> Non
         await asyncio.Event().wait()
 
     result = run_check(a_check(hangs), target)
+    assert spawned
     assert (result.status, result.detail) == ("failed", "It is so. It did not finish within 3 s.")
-    (status,) = asyncio.run(target.make().outpost_list())
-    assert status.id == spawned[0].worker
-    assert status.state.terminal
+    # it was ended, for only then can it be cleaned
+    assert asyncio.run(target.make().outpost_list()) == []
+    assert not (target.folder / files.WORKERS / spawned[0].worker).exists()
 
 
 def test_what_is_not_declared_is_neither_run_nor_a_failure(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Thirteen outposts, each broken in one way that users have suffered from.
+"""Eighteen outposts, each broken in one way that users have suffered from.
 
 They are what the conformance kit is tested with: each must fail the check that is meant for it.
 The module is a backend package; every mutant is an outpost type of its own.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -23,8 +24,8 @@ from outpost_core.backend import Backend
 from outpost_core.errors import ConflictError, NotFoundError, UnreachableError
 from outpost_core.hookspecs import API_VERSION, hookimpl
 from outpost_core.testing.reference import ReferenceOptions, ReferenceOutpost
-from outpost_core.types import Message, Order, Result, State, WorkerStatus
-from outpost_core.worker import files, publish, status
+from outpost_core.types import Cleaned, Facts, Message, Order, Result, State, WorkerStatus
+from outpost_core.worker import files, publish, refs, status
 
 OUTPOST_API: Final = API_VERSION
 
@@ -226,6 +227,75 @@ class DeliversTwice(ReferenceOutpost):
         super().keep(replace(message, id=os.urandom(8).hex()))
 
 
+class ClaimsARescue(ReferenceOutpost):
+    """Removes a worker's folder, and says that the work is where it was before that."""
+
+    type = "mutant-claims-a-rescue"
+
+    @hookimpl
+    async def outpost_clean(self, worker: str, force: bool) -> Cleaned:  # noqa: ARG002
+        """Remove it all."""
+        with suppress(NotFoundError):
+            folder = self.folder_of(worker)
+            result = status.read(folder).result
+            await asyncio.to_thread(shutil.rmtree, folder)
+            return Cleaned(removed=True, rescued=result.checkpoint if result else None)
+        return Cleaned(removed=True)
+
+
+class OverwritesForeignRefs(ReferenceOutpost):
+    """Pushes a checkpoint by force, whatever the remote has there."""
+
+    type = "mutant-overwrites-foreign-refs"
+
+    async def looked_at(self, found: WorkerStatus) -> WorkerStatus:
+        """Push when the worker has ended."""
+        found = await super().looked_at(found)
+        folder = self.root / files.WORKERS / found.id
+        order = files.order(str(folder))
+        if found.result is not None and order is not None and order["rig"]:
+            push = ["git", "push", "--quiet", order["rig"], f"+HEAD:{refs.ref_of(order)}"]
+            work = folder / files.WORK
+            await asyncio.to_thread(subprocess.run, push, cwd=work, check=False)
+        return found
+
+
+class IgnoresTheBudget(ReferenceOutpost):
+    """Lets an agent spend as much as it likes."""
+
+    type = "mutant-ignores-the-budget"
+
+    @hookimpl
+    async def outpost_spawn(self, order: Order) -> WorkerStatus:
+        """Spawn without the limit."""
+        limits = replace(order.limits, max_agent_cost_usd=None)
+        return await super().outpost_spawn(replace(order, limits=limits))
+
+
+class WaitsForTheHung(ReferenceOutpost):
+    """Waits for the exit of an agent that has reported its end."""
+
+    type = "mutant-waits-for-the-hung"
+
+    @hookimpl
+    async def outpost_spawn(self, order: Order) -> WorkerStatus:
+        """Spawn without the limit."""
+        limits = replace(order.limits, final_grace=0.0)
+        return await super().outpost_spawn(replace(order, limits=limits))
+
+
+class HasEveryProgram(ReferenceOutpost):
+    """Says that every program is there without a look."""
+
+    type = "mutant-has-every-program"
+
+    @hookimpl
+    async def outpost_facts(self, programs: Sequence[str]) -> Facts:
+        """Make paths up."""
+        facts = await super().outpost_facts(programs)
+        return replace(facts, programs={n: p or f"/bin/{n}" for n, p in facts.programs.items()})
+
+
 def _children(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -265,6 +335,11 @@ MUTANTS: Final = tuple(
         (HidesExit137, "outcome.exit_137", "'done'"),
         (ChangesTheEnd, "outcome.terminal_never_changes", "'stopped'"),
         (ForgetsInterruptedSpawn, "faults.spawn_killed_at_local_published", "did not end"),
+        (ClaimsARescue, "rescue.when_the_remote_refuses", "nothing is there"),
+        (OverwritesForeignRefs, "rescue.foreign_refs_stay", "was overwritten"),
+        (IgnoresTheBudget, "agent.budget_is_kept", "did not end"),
+        (WaitsForTheHung, "agent.hung_after_its_end", "did not end"),
+        (HasEveryProgram, "list.facts_are_true", "which is not there"),
         (DeliversTwice, "mail.delivered_once", "It is there 4 times"),
     )
 )

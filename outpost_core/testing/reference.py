@@ -2,7 +2,7 @@
 
 Workers are detached processes of this machine, each in its folder; the far side does the work.
 Backend authors can read it as the shortest answer to every check, and `mutants` break it in
-thirteen ways. The module is a backend package: it offers the type `reference`.
+eighteen ways. The module is a backend package: it offers the type `reference`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,8 +23,17 @@ from outpost_core.errors import NotFoundError, UnreachableError, UsageError
 from outpost_core.hookspecs import API_VERSION, hookimpl
 from outpost_core.message import check, is_for
 from outpost_core.testing.target import Target
-from outpost_core.types import Health, Message, Order, State, WorkerStatus, split_worker_id
-from outpost_core.worker import files, publish, recover, status, stop
+from outpost_core.types import (
+    Cleaned,
+    Facts,
+    Health,
+    Message,
+    Order,
+    State,
+    WorkerStatus,
+    split_worker_id,
+)
+from outpost_core.worker import cleaning, files, publish, recover, status, stop
 
 OUTPOST_API: Final = API_VERSION
 #: A file of that name in the state folder makes the outpost unreachable.
@@ -40,7 +50,7 @@ class ReferenceOutpost(Outpost):
 
     type = "reference"
     capabilities = frozenset(
-        {"rig", "local_rig", "checkpoint", "secrets", "price", "mail", "inbox"}
+        {"rig", "local_rig", "checkpoint", "secrets", "price", "mail", "inbox", "clean", "facts"}
     )
 
     def __init__(self, name: str, options: OutpostOptions, context: BuildContext) -> None:
@@ -97,6 +107,24 @@ class ReferenceOutpost(Outpost):
         except NotFoundError:
             return
         await asyncio.to_thread(stop.request, folder, grace)
+
+    @hookimpl
+    async def outpost_clean(self, worker: str, force: bool) -> Cleaned:
+        """Remove an ended worker's folder, after its unpushed work was rescued."""
+        self.check_line()
+        try:
+            folder = self.folder_of(worker)
+        except NotFoundError:
+            return Cleaned(removed=True)
+        return await asyncio.to_thread(cleaning.clean, self.root, folder, force=force)
+
+    @hookimpl
+    async def outpost_facts(self, programs: Sequence[str]) -> Facts:
+        """Look for programs as a worker does."""
+        self.check_line()
+        path = publish.base_env(os.environ).get("PATH", os.defpath)
+        found = {name: shutil.which(name, path=path) or "" for name in programs}
+        return Facts(cpus=os.cpu_count(), programs=found)
 
     @hookimpl
     async def outpost_mail(self, message: Message) -> None:

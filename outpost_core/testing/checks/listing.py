@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from outpost_core.errors import UnreachableError
 from outpost_core.testing.registry import check
 from outpost_core.testing.trial import HOLD, expect
-from outpost_core.types import Finding, Health, split_worker_id
+from outpost_core.types import Facts, Finding, Health, split_worker_id
 
 if TYPE_CHECKING:
     from outpost_core.testing.trial import Trial
@@ -179,3 +179,26 @@ async def clean_keeps_a_running_worker(trial: Trial) -> None:
         expect(not cleaned.removed and cleaned.detail, f"It answered {cleaned}.")
     status = await trial.status(order)
     expect(not status.state.terminal, f"It is {status.state}.")
+
+
+@check("list", needs=("facts",))
+async def facts_are_true(trial: Trial) -> None:
+    """Facts say for each program that was asked for where a worker finds it, "" for one that is
+    not there, and as many cores and bytes of memory as a machine can have.
+    """
+    missing = ("no-such-program-of-anybody", "/nonexistent/agent", "$(echo sh)", "sh ")
+    facts = await trial.outpost.outpost_facts(programs=["sh", *missing])
+    expect(isinstance(facts, Facts), f"It answered {facts!r}.")
+    asked, told = {"sh", *missing}, set(facts.programs)
+    expect(told == asked, f"{sorted(asked)} were asked for, it tells of {sorted(told)}.")
+    for name in missing:
+        path = facts.programs[name]
+        expect(path == "", f"It says that {name!r}, which is not there, is {path!r}.")
+    order = trial.sh("command -v sh")
+    await trial.end(order)
+    found = (await trial.log(order)).decode().strip()
+    expect(facts.programs["sh"] == found, f"sh is {facts.programs['sh']!r}, a worker has {found}.")
+    cpus, memory = facts.cpus, facts.memory
+    expect(cpus is None or 0 < cpus < 100_000, f"It says that it has {cpus} cores.")
+    sensible = memory is None or (isinstance(memory, int) and 2**24 <= memory < 2**60)
+    expect(sensible, f"It says that it has {memory} bytes of memory.")

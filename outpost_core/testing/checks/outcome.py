@@ -163,8 +163,12 @@ async def leftovers_end_with_the_agent(trial: Trial) -> None:
 
 def git(*args: str, folder: Path) -> str:
     """Run git, and return what it prints."""
-    done = subprocess.run([*_GIT, *args], cwd=folder, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    return git_bytes(*args, folder=folder).decode().strip()
+
+
+def git_bytes(*args: str, folder: Path) -> bytes:
+    """Run git, and return what it prints as it is."""
+    return subprocess.run([*_GIT, *args], cwd=folder, capture_output=True, check=True).stdout
 
 
 def make_rig(trial: Trial) -> Path:

@@ -19,8 +19,8 @@ from outpost_exec.options import CAPABILITIES, ExecOptions
 SERVED = Path(__file__).parent / "served.py"
 EXAMPLE = Path(__file__).parents[3] / "examples" / "outpost.js"
 EXAMPLE_CAPABILITIES = ("rig", "local_rig", "checkpoint", "secrets", "interactive", "clean")
-REFERENCE = ("rig", "local_rig", "checkpoint", "secrets")
-LOCAL = (*REFERENCE, "clean", "nudge", "peek", "interactive")
+REFERENCE = ("rig", "local_rig", "checkpoint", "secrets", "clean", "facts")
+LOCAL = (*REFERENCE, "nudge", "peek", "interactive")
 
 
 def make_target(
