@@ -14,7 +14,7 @@ import pytest
 
 from outpost_core.errors import WorkerError
 from outpost_core.testing.gitrig import GitRig, GitWorker
-from outpost_core.worker import git, lfs
+from outpost_core.worker import files, git, lfs, outcome
 from outpost_core.worker.mirror import mirror_path
 from outpost_core.worker.submodule_push import resolve
 
@@ -511,3 +511,68 @@ class TestCheckpoint:
         (lib / "hooks/pre-receive").unlink()
         done = worker.deliver()
         assert (done["reason"], done["checkpoint"]) == ("ok", None)
+
+
+class TestAgain:
+    """`--again` goes on from what was kept of a submodule, where it is kept."""
+
+    @pytest.fixture
+    def failed(self, rig: GitRig, lib: Path, worker: GitWorker) -> str:
+        """Fail since the remote of the submodule refuses; returns its commit."""
+        init(worker)
+        made = edit(worker)
+        worker.write("own", "work")
+        (lib / "hooks/pre-receive").write_text("#!/bin/sh\nexit 1\n")
+        (lib / "hooks/pre-receive").chmod(0o755)
+        refused(worker)
+        (lib / "hooks/pre-receive").unlink()
+        return made
+
+    @pytest.mark.parametrize("cleaned", [False, True])
+    def test_it_is_checked_out(
+        self, rig: GitRig, lib: Path, worker: GitWorker, failed: str, cleaned: bool
+    ) -> None:
+        if cleaned:
+            subprocess.run(["rm", "-rf", str(worker.folder)], check=True)
+        second = rig.worker(attempt=2, resume=REF)
+        second.prepare()
+        assert (second.work / "lib/f").read_text() == "work"
+        init(second)
+        assert second.git("-C", "lib", "rev-parse", "HEAD") == failed
+        assert second.git("status", "--porcelain") == ""
+        second.deliver()
+        assert tip(rig, lib) == failed
+        assert (clone(rig) / "lib/f").read_text() == "work"
+
+    def test_with_what_was_not_committed(self, rig: GitRig, worker: GitWorker) -> None:
+        init(worker)
+        worker.write("lib/f", "not committed")
+        worker.write("own", "work")
+        worker.save(ended=True)
+        second = rig.worker(attempt=2, resume=REF)
+        second.prepare()
+        assert (second.work / "lib/f").read_text() == "not committed"
+        assert second.git("-C", "lib", "status", "--porcelain") == "?? f"
+
+    @pytest.mark.parametrize("owner", ["", "b" * 16])
+    def test_where_there_is_work_in_the_submodule_alone(
+        self, rig: GitRig, worker: GitWorker, owner: str
+    ) -> None:
+        init(worker)
+        worker.write("lib/f", "not committed")
+        assert worker.save(ended=True)["ref"] is None
+        files.store(str(worker.folder), files.ORDER, worker.order)
+        failed = outcome.result("failed", "agent_failed")
+        files.store(str(worker.folder), files.RESULT, failed)
+        second = rig.worker(attempt=2, **({"owner": owner} if owner else {}))
+        second.prepare()
+        assert (second.work / "lib/f").exists() == (not owner)
+
+    def test_what_cannot_be_brought_back_is_named(
+        self, rig: GitRig, lib: Path, worker: GitWorker, failed: str
+    ) -> None:
+        lib.rename(rig.folder / "away")
+        second = rig.worker(attempt=2, resume=REF)
+        second.prepare()
+        assert any("lib stays in" in said and ".tar" in said for said in second.reports)
+        assert os.listdir(second.work / "lib") == []

@@ -155,7 +155,7 @@ def _reattach(git: Git, work: str, folder: str, path: str) -> Git | None:
     if not git_dir and any(files for _, _, files in os.walk(top)):
         named = _named(git, "-f", os.path.join(work, ".gitmodules"))
         own = os.path.join(git.git_dir, "modules", named[path][0] if path in named else path)
-        if not os.path.isfile(os.path.join(own, "HEAD")):
+        if not os.path.isfile(os.path.join(own, "HEAD")) or not is_ours(folder, own):
             raise WorkerError(
                 f"there are files in {top}, the folder of a submodule that is not checked out,"
                 " so no commit can hold them",

@@ -120,6 +120,12 @@ def prepare(
         checkout = ("read-tree", "--reset", "-u", tree)
         git.must(*_POINTERS, *checkout, doing="check out", reason="workspace_failed")
         try:
+            if order["attempt"] > 1:
+                from outpost_core.worker import submodule_restore
+
+                before = submodule_restore.earlier(order, root)
+                if before:
+                    submodule_restore.restore(git, rig, folder, root, before, report)
             special = _after_checkout(git, order, folder, tree, report)
         except OSError as error:
             raise _failed(error) from error
