@@ -156,7 +156,8 @@ def _foreign(rig: Path, *refs: str) -> str:
     return commit
 
 
-_WORK: Final = "echo precious-1 >a; echo precious-2 >b; echo made >$CF_FOLDER/made; exit 3"
+_MADE: Final = "echo precious-1 >a; echo precious-2 >b; echo made >$CF_FOLDER/made"
+_WORK: Final = f"{_MADE}; exit 3"
 
 
 @check("rescue", needs=_NEEDS, patience=6.0)
@@ -230,14 +231,17 @@ async def foreign_refs_stay(trial: Trial) -> None:
     _expect_foreign(rig, refs, commit)
 
 
-@check("rescue", needs=_NEEDS, patience=6.0)
-async def a_moved_ref_stays(trial: Trial) -> None:
-    """A worker whose ref got somebody else's value does not remove it when it has delivered."""
+async def _moved(trial: Trial, script: str) -> tuple[Path, Order, str, str]:
+    """Run an agent whose worker's ref gets somebody else's value meanwhile, to its end.
+
+    Returns the rig, the order, the ref and the foreign commit.
+    """
     rig = make_rig(trial)
     limits = Limits(grace=1.0, checkpoint_every=0.3)
-    order = rig_order(trial, rig, f"echo new >new.txt; {HOLD}", owner=_A, limits=limits)
+    order = rig_order(trial, rig, script, owner=_A, limits=limits)
     ref = f"refs/outpost/{_A}/{order.worker}"
     await trial.spawn(order)
+    await trial.seen("made")
 
     async def there() -> bool:
         return bool(_tip(rig, ref))
@@ -248,9 +252,31 @@ async def a_moved_ref_stays(trial: Trial) -> None:
         trial.notes.append(f"no checkpoint came to {ref} while the agent ran")
     commit = _foreign(rig, ref)
     trial.release()
-    (result,) = await trial.ended(order)
-    expect(result.state is State.DONE, f"It is {result.state} ({result.reason}): {result.message}")
+    await trial.ended(order)
+    return rig, order, ref, commit
+
+
+@check("rescue", needs=_NEEDS, patience=6.0)
+async def a_moved_ref_stays(trial: Trial) -> None:
+    """A worker whose ref got somebody else's value does not remove it when it has delivered."""
+    rig, order, ref, commit = await _moved(trial, f"{_MADE}; {HOLD}")
+    result = (await trial.status(order)).result
+    done = result is not None and result.state is State.DONE
+    expect(done, f"It did not deliver its work: {result}.")
     _expect_foreign(rig, [ref], commit)
+
+
+@check("rescue", needs=_NEEDS, patience=6.0)
+async def a_moved_ref_is_not_lost(trial: Trial) -> None:
+    """A worker whose ref got somebody else's value has unpushed work where it says; that value is
+    at a ref too, at its own or at one beside it.
+    """
+    rig, order, ref, commit = await _moved(trial, f"{_MADE}; {HOLD}; exit 3")
+    await _clean_keeps(trial, rig, order)
+    there = git("for-each-ref", "--points-at", commit, "--format=%(refname)", folder=rig)
+    expect(there, f"{commit}, which was at {ref}, is at no ref any more.")
+    if there != ref:
+        trial.notes.append(f"the value of {ref} is at {there} now")
 
 
 def _expect_foreign(rig: Path, refs: list[str], commit: str) -> None:

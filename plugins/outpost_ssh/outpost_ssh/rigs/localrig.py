@@ -351,7 +351,11 @@ class LocalRig:
             old = (await self.git("rev-parse", "--quiet", "--verify", ref)).text
             if old:
                 if old not in ours:
-                    await self._push(aside, f"{old}:{ref}-{old[:8]}")
+                    beside = f"{ref}-{old[:8]}"
+                    await self._push(aside, f"{old}:{beside}")
+                    # only what is seen there may be replaced here
+                    if (await self.git("rev-parse", "--quiet", "--verify", beside)).text != old:
+                        raise GitError(f"{ref} in {self.path} has other work, which stays")
                 done = await self._push(aside, f"{commit}:{ref}", f"--force-with-lease={ref}:{old}")
         if done.code:
             why = _said(done, _answer(done))
