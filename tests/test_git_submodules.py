@@ -377,9 +377,11 @@ class TestWhereItGoes:
         init(worker)
         (worker.work / "lib/.git").write_text(f"gitdir: {mine}/.git\n")
         worker.write("lib/f", "work")
-        worker.deliver()
+        assert "which is not the worker's" in refused(worker).message
         assert rig.git("rev-parse", "HEAD", cwd=mine) == before
         assert not (mine / ".git/refs/heads" / BRANCH).exists()
+        with tarfile.open(rig.root / "rescued/gt-1.1.tar") as archive:
+            assert "files/lib/f" in archive.getnames()
 
     def test_relative_urls(self) -> None:
         for above, told, url in (

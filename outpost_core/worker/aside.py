@@ -98,6 +98,7 @@ def collect(
     modules = gitdirs.modules(git.git_dir)
     own = os.path.realpath(git.git_dir)
     trees: dict[str, str] = {}
+    linked_to = links(git, os.path.join(git.git_dir, "index"))
     for top in gitdirs.below(work):
         git_dir = os.path.realpath(gitdirs.of(top) or os.path.join(top, ".git"))
         if git_dir != own and not git_dir.startswith(own + "/worktrees/"):
@@ -112,6 +113,8 @@ def collect(
             _add_repository(
                 aside, work, folder, git_dir, top, plain, list(known.values()), final=final
             )
+        elif top and os.path.relpath(top, work) in linked_to:
+            _add_open(aside, work, Git(git_dir, top), top)
     return aside
 
 
@@ -129,6 +132,15 @@ def _add_unattached(aside: Aside, git: Git, work: str) -> None:
                 for whole in (os.path.join(folder, name) for name in names):
                     if os.path.isfile(whole) or os.path.islink(whole):
                         aside.files["files/" + _inside(work, whole)] = whole
+
+
+def _add_open(aside: Aside, work: str, git: Git, top: str) -> None:
+    """Add uncommitted files of a repository that is not the worker's: it is not to be changed."""
+    listed = git.run("ls-files", "--modified", "--others", "--exclude-standard", "-z")
+    for name in filter(None, os.fsdecode(listed.out).split("\0")):
+        whole = os.path.join(top, name)
+        if os.path.isfile(whole) or os.path.islink(whole):
+            aside.files["files/" + _inside(work, whole)] = whole
 
 
 def _add_repository(

@@ -165,9 +165,19 @@ def _reattach(git: Git, work: str, folder: str, path: str) -> Git | None:
             )
         write(os.path.join(top, ".git"), f"gitdir: {os.path.abspath(own)}\n", 0o644)
         git_dir = own
-    if not git_dir or not is_ours(folder, git_dir):
+    if not git_dir:
         return None
-    return Git(git_dir, top)
+    sub = Git(git_dir, top)
+    if is_ours(folder, git_dir):
+        return sub
+    if look(sub).dirty:
+        raise WorkerError(
+            f"its repository is {git_dir}, which is not the worker's, so what is not committed"
+            " there was not committed",
+            reason=REASON,
+            mend="commit it there, or take the files from the archive",
+        )
+    return None
 
 
 # --- before the push ------------------------------------------------------------------------------
