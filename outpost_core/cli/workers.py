@@ -498,8 +498,6 @@ def _clean_lines(answers: dict[str, Cleaned | OutpostError]) -> Iterator[str]:
             yield f"{render.clean(worker)}: {render.clean_lines(str(answer))}"
             continue
         words = "cleaned" if answer.removed else f"kept: {answer.detail}"
-        if answer.removed and answer.detail:
-            words += f" ({answer.detail})"
         rescued = f"; unpushed work was rescued to {answer.rescued}" if answer.rescued else ""
         more = f"; {answer.detail}" if answer.removed and answer.detail else ""
         yield render.clean(f"{worker}: {words}{rescued}{more}")
