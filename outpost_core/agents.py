@@ -44,7 +44,8 @@ class AgentPreset:
     Args:
         name: what `--agent` takes.
         headless: program and arguments for work without a person; None when it cannot.
-            `{prompt}`, `{prompt_file}` and `{issue}` are replaced on the far side. Further
+            `{prompt}`, `{prompt_file}`, `{issue}` and `{work}` (the working tree's path) are
+            replaced on the far side. Further
             arguments go where `{args}` stands, else before a lone `--`, else to the end.
         interactive: the same for a terminal; None when it cannot.
         output: how the headless output is read (see `types.Agent`).
@@ -117,7 +118,11 @@ _PRESETS = (
             *("codex", "exec", "--json", "--skip-git-repo-check"),
             *("--dangerously-bypass-approvals-and-sandbox", "--", "{prompt}"),
         ),
-        interactive=("codex", "--dangerously-bypass-approvals-and-sandbox", "--", "{prompt}"),
+        # A worker's folder is new each time: the question whether it is trusted is answered.
+        interactive=(
+            *("codex", "-c", 'projects."{work}".trust_level="trusted"'),
+            *("--dangerously-bypass-approvals-and-sandbox", "--", "{prompt}"),
+        ),
         output="codex-json",
         secrets=("OPENAI_API_KEY", "CODEX_API_KEY"),
         forward=("OPENAI_BASE_URL",),

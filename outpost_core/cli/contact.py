@@ -8,17 +8,18 @@ import click
 
 from outpost_core import refs
 from outpost_core.cli import complete, render
-from outpost_core.cli.follow import Write, follow, writer
+from outpost_core.cli.follow import Write, follow, is_known, writer
 from outpost_core.cli.progress import Progress
 from outpost_core.cli.session import Session, command, print_json
 from outpost_core.cli.workers import end_line, goes_on
 from outpost_core.errors import NotFoundError, OutpostError
+from outpost_core.viewer import check_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from outpost_core.manager import Manager
-    from outpost_core.types import Worker
+    from outpost_core.types import Order, Worker
 
 
 @command("logs")
@@ -39,8 +40,9 @@ def logs(session: Session, worker: str, follow_: bool, offset: int, readable: st
     """Print a worker's output.
 
     Into a pipe or file: byte for byte. On a terminal: text for people; of an agent that prints
-    JSON lines what it says, runs and sees, of any other output all of it, with colours, but
-    control sequences shown instead of obeyed. With --json: one line for each piece.
+    JSON lines what it says, runs and sees (with --follow into a pipe, too), of any other output
+    all of it, with colours, but control sequences shown instead of obeyed. With --json: one line
+    for each piece.
 
     \b
     Example:
@@ -55,7 +57,8 @@ def logs(session: Session, worker: str, follow_: bool, offset: int, readable: st
         if not session.json:
             order = manager.ledger.order(found.id)
             text = None if readable is None else readable == "yes"
-            write = writer(kind=order.agent.output if order else "", readable=text)
+            kind = order.agent.output if order else ""
+            write = writer(kind=kind, readable=text, following=follow_)
         try:
             if follow_:
                 await follow(manager, found.id, write, Progress.of(session), offset=offset)
@@ -113,6 +116,13 @@ def attach(session: Session, worker: str) -> None:
     async def work(manager: Manager) -> tuple[Worker, int]:
         found = await manager.worker(worker)
         session.going_on = goes_on([found.id])
+        order = manager.ledger.order(found.id)
+        if order and not found.state.terminal and _prints_records(order):
+            check_terminal(found.id)
+            session.note(f"{found.id} works alone and reads nothing; Ctrl-C ends the looking")
+            write = writer(kind=order.agent.output, readable=True)
+            await follow(manager, found.id, write, Progress.of(session))
+            return await manager.worker(refs.exact(found.id)), 0
         code = await manager.attach(refs.exact(found.id))
         return await manager.worker(refs.exact(found.id)), code
 
@@ -122,6 +132,23 @@ def attach(session: Session, worker: str) -> None:
         lambda: [end_line(found) if found.state.terminal else f"{render.clean(found.id)} goes on"],
     )
     click.get_current_context().exit(code)
+
+
+def _prints_records(order: Order) -> bool:
+    """Whether a worker's output is JSON lines of an agent that Outpost tells as text."""
+    return not order.agent.interactive and is_known(order.agent.output)
+
+
+def _told(manager: Manager, worker: str, text: str, lines: int) -> str:
+    """Return the end of a worker's output as people read it, also where it is JSON lines."""
+    order = manager.ledger.order(worker)
+    if order is None or not _prints_records(order):
+        return text
+    from outpost_core.cli.readable import Readable
+
+    whole = [line for line in text.splitlines() if not line or line[0] == "{" or len(line) < 1000]
+    told = Readable(order.agent.output).feed("\n".join(whole).encode() + b"\n", final=True)
+    return "\n".join(click.unstyle(told).splitlines()[-lines:]) + "\n"
 
 
 @command("peek")
@@ -137,8 +164,9 @@ def peek(session: Session, worker: str, lines: int) -> None:
     """
 
     async def work(manager: Manager) -> tuple[str, str]:
+        found = manager.find(worker).id
         text = await manager.peek(worker, lines)
-        return manager.find(worker).id, text
+        return found, _told(manager, found, text, lines)
 
     found, text = session.run(work)
     session.answer(

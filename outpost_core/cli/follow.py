@@ -100,7 +100,13 @@ async def _tell_silence(manager: Manager, worker: str, heard: _Heard, progress: 
                 await manager.refresh([row.outpost])
 
 
-def writer(*, kind: str = "", to_stderr: bool = False, readable: bool | None = None) -> Write:
+def writer(
+    *,
+    kind: str = "",
+    to_stderr: bool = False,
+    readable: bool | None = None,
+    following: bool = False,
+) -> Write:
     """Return a function that prints a log: exact bytes, and on a terminal text for people.
 
     Args:
@@ -108,9 +114,13 @@ def writer(*, kind: str = "", to_stderr: bool = False, readable: bool | None = N
             text, any other output is only made harmless.
         to_stderr: print there.
         readable: text, or exact bytes, whatever the stream is.
+        following: somebody watches it come: the JSON lines of a known agent become text into a
+            pipe, too.
     """
     stream = sys.stderr if to_stderr else sys.stdout
-    if not (stream.isatty() if readable is None else readable):
+    if readable is None:
+        readable = stream.isatty() or (following and is_known(kind))
+    if not readable:
         binary = stream.buffer
 
         def exact(chunk: bytes, _final: bool) -> None:
@@ -131,6 +141,13 @@ def writer(*, kind: str = "", to_stderr: bool = False, readable: bool | None = N
         click.echo(text, nl=False, err=to_stderr)
 
     return harmless
+
+
+def is_known(kind: str) -> bool:
+    """Whether the output of such an agent is JSON lines that can be told as text."""
+    from outpost_core.cli.tellers import KINDS
+
+    return kind in KINDS
 
 
 def _filter(kind: str) -> TerminalFilter | Readable:

@@ -133,7 +133,7 @@ async def start(
     try:
         if follow_ and workers:
             kind = orders[0].agent.output
-            write = writer(kind=kind, to_stderr=session.json)
+            write = writer(kind=kind, to_stderr=session.json, following=True)
             await follow(manager, workers[0].id, write, progress)
         ended = await waiting
     finally:

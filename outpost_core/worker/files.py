@@ -38,6 +38,7 @@ AGENT = "agent.json"  # how the agent ended, written before delivery
 STOP = "stop.json"  # {"grace", "reason", "at"}: a stop was asked for
 INPUT = "input"  # FIFO for nudges, interactive workers only
 LOG = "output.log"
+SCREEN = "screen"  # what an interactive agent's terminal showed at its end
 RESULT = "result.json"  # wire.to_json(Result); written last
 RESULT_ROOM = ".result.tmp"  # room for the result, taken from the start, for a full disk
 DEBUG = "debug.log"  # tracebacks of defects, only when there was one

@@ -268,6 +268,7 @@ class Supervisor:
             "prompt": launch.prompt_argument(self._order["prompt"], prompt),
             "prompt_file": prompt,
             "issue": self._order["issue"]["id"],
+            "work": work,
         }
         self._output = output = Output(
             self._loop,
@@ -364,7 +365,7 @@ class Supervisor:
                 self._resize_at = 0.0
                 self._resize()
             elif what == "idle":
-                self._say("idle", "has been silent for a while", "agent")
+                self._say("idle", self._waits_for(), "agent")
             elif what == "working":
                 self._say("working", "", "agent")
             elif what == "usage":
@@ -374,6 +375,13 @@ class Supervisor:
                 self._ending = self._why(what)
                 self._save()
                 self._tree.terminate(self._stopping.grace)
+
+    def _waits_for(self) -> str:
+        """Return what an interactive agent that is silent seems to wait for."""
+        from outpost_core.worker import screen
+
+        words = screen.last_words(self._folder)
+        return f"needs you: {words}" if words else "has been silent for a while"
 
     def _why(self, limit: str) -> str:
         """Return why the agent is ended: a limit is no failure of one that has reported its end."""
@@ -409,6 +417,10 @@ class Supervisor:
         """Return `agent.json`: how the agent ended, and what its output says."""
         assert self._tree.status is not None
         assert self._output is not None
+        if self._output.relay:
+            from outpost_core.worker import screen
+
+            screen.keep(self._folder)
         code = os.waitstatus_to_exitcode(self._tree.status)
         exit_code, signal = (code, None) if code >= 0 else (None, -code)
         if self._ending:

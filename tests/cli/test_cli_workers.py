@@ -247,3 +247,21 @@ def test_logs_of_an_agent_for_people_or_as_they_are(outpost, readable):
     shown = {"--readable": "codex · session t-1\n✓ \n", "--raw": log.decode()}
     assert outpost.ok("logs", "a", readable) == shown[readable]
     assert outpost.ok("logs", "a") == log.decode()
+
+
+RECORDS = (
+    b'{"type":"system","subtype":"init","session_id":"s"}\n'
+    b'{"type":"assistant","message":{"content":[{"type":"text","text":"I look at the files"}]}}\n'
+)
+
+
+def test_following_an_agent_into_a_pipe_is_readable_and_raw_gives_the_bytes(outpost):
+    outpost.here.script("x.1", Script(output=RECORDS, after=0.0))
+    outpost.ok("spawn", "x", "--agent", "claude", "--no-rig", "--prompt", "p", "--on", "here")
+    followed = outpost.ok("logs", "-f", "x")
+    assert "I look at the files" in followed
+    assert "{" not in followed
+    assert outpost.ok("logs", "x") == RECORDS.decode()
+    assert outpost.ok("logs", "-f", "x", "--raw") == RECORDS.decode()
+    assert "I look at the files" in outpost.ok("peek", "x")
+    assert "{" not in outpost.ok("peek", "x")

@@ -45,6 +45,7 @@ from outpost_core.types import (
 from outpost_core.worker import cleaning, files, logs, publish, status, stop
 from outpost_local import console, guards
 from outpost_local.detached import Detached
+from outpost_local.dialogs import question
 from outpost_local.launcher import Launcher
 from outpost_local.options import CAPABILITIES, LocalOptions, Mode
 from outpost_local.starting import NO_TERMINAL, Starter, fault, terminal_gone
@@ -217,6 +218,13 @@ class LocalOutpost(Outpost):
         folder = self._known(worker)
         console.check_interactive(worker, _interactive(folder))
         self._check_running(worker, folder)
+        if self._tmux and not (folder / NO_TERMINAL).exists():
+            screen = await asyncio.to_thread(self._tmux.capture, worker, 50)
+            if asked := question(screen or ""):
+                raise OutpostError(
+                    f"{worker} shows a dialog, and a line of text does not answer it: {asked}",
+                    mend=f"outpost attach {worker}",
+                )
         await console.nudge(worker, folder, text)
 
     @hookimpl
@@ -231,6 +239,10 @@ class LocalOutpost(Outpost):
             screen = await asyncio.to_thread(self._tmux.capture, worker, lines)
             if screen is not None:
                 return screen
+        kept = folder / files.SCREEN
+        if _interactive(folder) and kept.exists():  # it has ended
+            shown = kept.read_text("utf-8", "replace").splitlines()[-lines:]
+            return "\n".join(map(console.plain, shown)) + "\n"
         return await asyncio.to_thread(console.tail, folder / files.LOG, lines)
 
     @hookimpl

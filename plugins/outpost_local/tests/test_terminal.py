@@ -227,3 +227,58 @@ def test_a_viewer_that_stops_reading_holds_nothing_up(tmux_place, terminals):
         assert size(place, "gt-1.1") == 60_000 * 100
 
     asyncio.run(main())
+
+
+TUI = """
+import sys, time
+print("\\x1b[2J\\x1b[HWelcome")
+print("\\x1b[31mThe tests pass.\\x1b[0m Shall I push?", flush=True)
+sys.stdin.readline()
+print("bye", flush=True)
+"""
+
+
+def test_an_ended_interactive_worker_keeps_its_last_screen(tmux_place):
+    place = tmux_place
+
+    async def main():
+        outpost = place.make()
+        await outpost.outpost_spawn(place.python(TUI, issue="gt-1", interactive=True))
+        await place.wait_for(lambda: size(place, "gt-1.1") > 20)
+        await outpost.outpost_nudge("gt-1.1", "yes")
+        await place.end(outpost)
+        shown = await outpost.outpost_peek("gt-1.1", 20)
+        assert "The tests pass. Shall I push?" in shown
+        assert "bye" in shown
+        assert "\x1b" not in shown
+        assert (place.folder("gt-1.1") / "screen").stat().st_mode & 0o777 == 0o600
+
+    asyncio.run(main())
+
+
+DIALOG = """
+import sys, time
+print("Do you trust the files in this folder?\\n\\n \u276f 1. Yes, proceed")
+print("   2. No, exit", flush=True)
+print(sys.stdin.readline(), flush=True)
+"""
+
+
+def test_a_nudge_is_not_typed_into_a_dialog(tmux_place):
+    place = tmux_place
+
+    async def main():
+        outpost = place.make()
+        await outpost.outpost_spawn(place.python(DIALOG, issue="gt-1", interactive=True))
+        await place.wait_for(lambda: size(place, "gt-1.1") > 60)
+        deadline = time.monotonic() + 30
+        while "No, exit" not in await outpost.outpost_peek("gt-1.1", 20):
+            assert time.monotonic() < deadline
+        with pytest.raises(OutpostError, match="Do you trust the files in this folder") as caught:
+            await outpost.outpost_nudge("gt-1.1", "go on")
+        assert caught.value.mend == "outpost attach gt-1.1"
+        await outpost.outpost_stop("gt-1.1", 1)
+        await place.end(outpost)
+        assert "go on" not in (place.folder("gt-1.1") / "output.log").read_text("utf-8", "replace")
+
+    asyncio.run(main())
