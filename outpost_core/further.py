@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import ConflictError, NotFoundError, UsageError
-from outpost_core.intake import kept_work
+from outpost_core.intake import Kept, kept_work
 from outpost_core.orders import PROMPT
 from outpost_core.ticket import ASKED_FOR
 from outpost_core.types import Order, Secrets, State, Worker
@@ -172,7 +172,10 @@ class Further:
         result = last.result
         if order.delivery is not None and result is not None and result.commit and result.branch:
             order = replace(
-                order, resume=result.commit, delivery=replace(order.delivery, branch=result.branch)
+                order,
+                resume=result.commit,
+                resume_at="",
+                delivery=replace(order.delivery, branch=result.branch),
             )
         session = None
         if not fresh and on in (None, last.outpost) and last.outpost in self.outposts:
@@ -228,10 +231,12 @@ class Further:
 
     def _order(self, order: Order, attempt: int, rig: str | None) -> Order:
         earlier = {worker.attempt: worker for worker in self.ledger.attempts(order.issue.id)}
+        kept = kept_work(self.ledger, earlier, attempt) if order.rig else Kept()
         made = replace(
             order,
             attempt=attempt,
-            resume=kept_work(self.ledger, earlier, attempt) if order.rig else None,
+            resume=kept.ref,
+            resume_at=kept.at,
             owner=self.ledger.id if order.rig else "",
             secrets=self._secrets(order, rig),
         )

@@ -37,7 +37,8 @@ HINTS: Final[Mapping[str, str]] = {
     "commit_failed": "outpost show {worker} says where the work is",
     "filter_missing": "install and configure the filter at {outpost}; outpost show {worker} says"
     " where the files are",
-    "lfs_missing": "install git-lfs at {outpost}: outpost bootstrap {outpost}",
+    "lfs_missing": "install git-lfs at {outpost} (sudo apt install git-lfs); then"
+    " outpost retry {issue}",
     "lfs_failed": "see that the LFS server of the remote answers and has room; then"
     " outpost retry {issue}",
     "push_failed": "put right what the remote refused; then outpost retry {issue}",

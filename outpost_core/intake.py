@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from outpost_core.agents import PRESETS, AgentPreset
 from outpost_core.errors import ConflictError, UsageError
@@ -89,7 +89,7 @@ class Intake:
             UsageError: something in it is wrong.
             ConflictError: `again` while the last attempt still runs.
         """
-        attempt, resume = self._attempt(request)
+        attempt, kept = self._attempt(request)
         around = Surroundings(
             defaults=self.defaults,
             presets=self.agents(),
@@ -97,14 +97,15 @@ class Intake:
             environ=self.environ,
             cwd=self.cwd,
             attempt=attempt,
-            resume=resume,
+            resume=kept.ref,
+            resume_at=kept.at,
             local=self.local,
             prices=self.prices,
             owner=self.ledger.id,
         )
         return make_order(request, around)
 
-    def _attempt(self, request: OrderRequest) -> tuple[int, str | None]:
+    def _attempt(self, request: OrderRequest) -> tuple[int, Kept]:
         if request.attempt is not None:
             if request.again:
                 raise UsageError(
@@ -122,14 +123,27 @@ class Intake:
                 f" {earlier[last].id}",
             )
         attempt = request.attempt or (last + 1 if request.again else max(last, 1))
-        return attempt, kept_work(self.ledger, earlier, attempt)
+        kept = Kept() if request.from_base else kept_work(self.ledger, earlier, attempt)
+        return attempt, kept
 
 
-def kept_work(ledger: Ledger, earlier: Mapping[int, Worker], attempt: int) -> str | None:
-    """Return the ref of the newest checkpoint of the attempts before, back to a delivered one.
+class Kept(NamedTuple):
+    """Work of an earlier attempt that a further one goes on from.
+
+    Args:
+        ref: its ref, or None when there is none.
+        at: the outpost that alone has it, since the rig did not take it; "" when the rig has it.
+    """
+
+    ref: str | None = None
+    at: str = ""
+
+
+def kept_work(ledger: Ledger, earlier: Mapping[int, Worker], attempt: int) -> Kept:
+    """Return the newest checkpoint of the attempts before, back to a delivered one.
 
     Only what was ordered here counts: another one's work may have the same id. What is in a bundle
-    has the same ref in it.
+    has the same ref in it, and is at the outpost of its worker alone.
     """
     from outpost_core.worker.refs import checkpoint_ref, owner_of
 
@@ -139,13 +153,13 @@ def kept_work(ledger: Ledger, earlier: Mapping[int, Worker], attempt: int) -> st
         if worker is None or result is None:
             continue
         if result.commit is not None:
-            return None
+            return Kept()
         if result.checkpoint is None:
             continue
         order = ledger.order(worker.id)
         owner = owner_of(result.checkpoint, worker.id)
         if owner is not None and (order is not None or owner == ledger.id):
-            return result.checkpoint
+            return Kept(result.checkpoint)
         if order is not None and result.checkpoint.endswith(".bundle"):
-            return checkpoint_ref(worker.id, order.owner)
-    return None
+            return Kept(checkpoint_ref(worker.id, order.owner), worker.outpost)
+    return Kept()

@@ -386,7 +386,7 @@ class Manager:
         answers = await self.placement.spawn_many(orders, on=on, tell=tell)
         for order, answer in zip(orders, answers, strict=True):
             if isinstance(answer, PlacementError):
-                self._say_how_to_install(order, answer)
+                self._advise(order, answer)
         return answers
 
     def _chosen(
@@ -400,8 +400,14 @@ class Manager:
                 found.append((self.placement.assign(order, candidates, on), candidates))
         return found
 
-    def _say_how_to_install(self, order: Order, error: PlacementError) -> None:
-        """Give the command that installs an agent as the next step where it is missing."""
+    def _advise(self, order: Order, error: PlacementError) -> None:
+        """Give the next step where the work is kept elsewhere, or an agent is missing."""
+        if order.resume_at and "kept at" in error.message:
+            error.mend = (
+                f"outpost ping {order.resume_at}; --from-base starts from the base instead, and"
+                " outpost show says where the work is"
+            )
+            return
         if f"{order.agent.argv[0]} is not installed there" not in error.message:
             return
         preset = self.agents().get(order.agent.name)

@@ -77,6 +77,7 @@ class OrderRequest:
         final_grace: seconds.
         attempt: a certain attempt.
         again: the attempt after the last one.
+        from_base: start from the base, and not from what an earlier attempt has left.
         interactive: run the agent on a terminal.
         depth: history depth of the first clone.
         cpu: cores.
@@ -114,6 +115,7 @@ class OrderRequest:
     final_grace: float | None = None
     attempt: int | None = None
     again: bool = False
+    from_base: bool = False
     interactive: bool = False
     depth: int | None = None
     cpu: float | None = None
@@ -136,6 +138,7 @@ class Surroundings:
         cwd: where relative paths start.
         attempt: the attempt's number.
         resume: checkpoint of the attempt before, or None.
+        resume_at: the outpost that alone has it, or "".
         local: asks git about `cwd`; None for a new one.
         prices: the section `prices` of the configuration.
         owner: id of the ledger, for the names of refs; "" for none.
@@ -148,6 +151,7 @@ class Surroundings:
     cwd: Path
     attempt: int
     resume: str | None = None
+    resume_at: str = ""
     local: LocalGit | None = None
     prices: Mapping[str, Price] = field(default_factory=dict)
     owner: str = ""
@@ -183,6 +187,7 @@ def make_order(request: OrderRequest, around: Surroundings) -> Order:
         rig=rig,
         base=_base(request, around, named) or (around.defaults.base if rig else None),
         resume=around.resume if rig else None,
+        resume_at=around.resume_at if rig else "",
         owner=around.owner if rig else "",
         depth=request.depth or (around.defaults.depth if rig else None),
         delivery=_delivery(request, around, issue, branch, rig, push) if rig else None,

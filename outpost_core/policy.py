@@ -157,13 +157,14 @@ class Assignment:
         """
         chosen = [self._candidates[at] for at in self._plan.indexes]
         told = [(one.name, _obstacle(one, self._needs, self._wanted)) for one in chosen]
-        return tuple([(name, why in _LACKS) for name, why in told if not why or why in _LACKS])
+        asked = _LACKS - {"place"}
+        return tuple([(name, why in asked) for name, why in told if not why or why in asked])
 
     def doubts(self, name: str) -> bool:
         """Whether it is not known if that outpost has what the order asks for."""
         facts = next((one.facts for one in self._candidates if one.name == name), None)
         wanted = self._wanted
-        if wanted is None:
+        if wanted is None or wanted[:3] == ("", None, None):
             return False
         return facts is None or bool(wanted.program and wanted.program not in facts.programs)
 
@@ -208,11 +209,13 @@ class Requirements(NamedTuple):
         program: the agent's program; "" when it is a bare command, or is looked for elsewhere.
         cpu: cores, or None.
         memory: bytes, or None.
+        place: the outpost that alone has the work that the order goes on from, or "".
     """
 
     program: str
     cpu: float | None
     memory: int | None
+    place: str = ""
 
 
 def requirements(order: Order) -> Requirements | None:
@@ -221,9 +224,9 @@ def requirements(order: Order) -> Requirements | None:
     program = ""
     if agent.name != _BARE and "PATH" not in order.env and "PATH" not in agent.env:
         program = agent.argv[0] if "{" not in agent.argv[0] else ""
-    if not program and limits.cpu is None and limits.memory is None:
+    if not (program or order.resume_at) and limits.cpu is None and limits.memory is None:
         return None
-    return Requirements(program, limits.cpu, limits.memory)
+    return Requirements(program, limits.cpu, limits.memory, order.resume_at)
 
 
 def needs(order: Order) -> frozenset[str]:
@@ -335,7 +338,7 @@ class DefaultPolicy:
 
 
 #: Obstacles that are told by `_lack`.
-_LACKS: Final = frozenset({"program", "cpu", "memory"})
+_LACKS: Final = frozenset({"program", "cpu", "memory", "place"})
 
 
 def _obstacle(candidate: Candidate, needed: frozenset[str], wanted: Requirements | None) -> str:
@@ -364,6 +367,8 @@ def _lacks(candidate: Candidate, wanted: Requirements) -> str:
     A program that nobody looked for counts as installed; cores and memory that nobody knows do not
     count as there.
     """
+    if wanted.place and candidate.name != wanted.place:
+        return "place"
     facts = candidate.facts
     if wanted.program and facts is not None and facts.programs.get(wanted.program) == "":
         return "program"
@@ -376,6 +381,8 @@ def _lacks(candidate: Candidate, wanted: Requirements) -> str:
 
 def _lack(obstacle: str, candidate: Candidate, wanted: Requirements) -> str:
     """Say to a person what a candidate does not have."""
+    if obstacle == "place":
+        return f"the work that it goes on from is kept at {wanted.place} alone"
     facts = candidate.facts
     if obstacle == "program":
         return f"{wanted.program} is not installed there"

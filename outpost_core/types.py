@@ -275,6 +275,8 @@ class Order:
         owner: id of the ledger that ordered it, 8 to 64 hex digits: it is in the names of the
             refs for unpushed work, so that nobody moves or takes another one's. "" for the names
             of Outpost 0.1. It does not count in the order's digest.
+        resume_at: the outpost that alone has what `resume` names, since the rig did not take it;
+            "" when the rig has it. It does not count in the digest either.
         depth: history depth of the first clone; None for all of it.
         delivery: how the work goes home; None exactly when `rig` is None.
         prompt: what the agent is told; goes to a file, never into a shell.
@@ -294,6 +296,7 @@ class Order:
     base: str | None = None
     resume: str | None = None
     owner: str = field(default="", metadata=ASIDE)
+    resume_at: str = field(default="", metadata=ASIDE)
     depth: int | None = None
     delivery: Delivery | None = None
     prompt: str = ""

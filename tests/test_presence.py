@@ -218,3 +218,22 @@ def test_slots_by_size_hold_once_there_is_somewhere_else_to_go(tmp_path: Path) -
     assert slots_of(said, Config(outposts=(said, other))) == (9, "")
     raw = entry("m", None, max_workers=3)
     assert slots_of(raw, Config(outposts=(raw, other))) == (3, "")
+
+
+def test_an_attempt_goes_where_the_work_is_that_it_goes_on_from(tmp_path: Path) -> None:
+    """A bundle that the rig did not take is at one outpost; elsewhere it would start anew."""
+    bare = Agent(argv=("x",))
+    first = Order(issue=Issue(id="x-1"), agent=bare)
+    again = Order(issue=Issue(id="x-2"), agent=bare, resume_at="there")
+    assert spawn(tmp_path, [first, again], place("here"), place("there")) == ["here", "there"]
+    gone = Order(issue=Issue(id="x-3"), agent=bare, resume_at="elsewhere")
+
+    async def edge() -> PlacementError:
+        async with manage(tmp_path, place("here")) as manager:
+            (error,) = await manager.spawn_many([gone])
+            assert isinstance(error, PlacementError)
+            return error
+
+    error = asyncio.run(edge())
+    assert "here: the work that it goes on from is kept at elsewhere alone" in error.message
+    assert "--from-base" in error.mend

@@ -43,7 +43,7 @@ _OTHER_WORDS: Final = {
 }  # fmt: skip
 #: longest file of issues, in characters: what never ends is refused.
 _LONGEST: Final = 32 * 1024 * 1024
-_SWITCHES: Final = ("no_rig", "again", "interactive", "pr")
+_SWITCHES: Final = ("no_rig", "again", "from_base", "interactive", "pr")
 
 _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
     click.argument("issues", nargs=-1, metavar="ISSUE... [-- COMMAND...]",
@@ -95,6 +95,8 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
     click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="This very attempt."),
     click.option("--again", is_flag=True,
                  help="The attempt after the last one, from its rescued work."),
+    click.option("--from-base", is_flag=True,
+                 help="With --again: from the base, not from the rescued work."),
 )  # fmt: skip
 
 

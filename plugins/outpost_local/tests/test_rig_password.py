@@ -153,9 +153,9 @@ def test_work_is_fetched_and_delivered_and_the_agent_is_not_told(rig: Rig) -> No
     order, folder = rig.run("env > env.txt; echo $OUTPOST_RIG_CREDENTIAL; cat /proc/$PPID/environ")
     assert PASSWORD not in wire.dumps(order)
     result = result_of(folder)
-    assert (result.state, result.branch) == (State.DONE, "polecat/gt-1"), result.message
-    assert rig.refs()["refs/heads/polecat/gt-1"] == result.commit
-    env = git(rig.path, "show", "polecat/gt-1:env.txt")
+    assert (result.state, result.branch) == (State.DONE, "outpost/gt-1"), result.message
+    assert rig.refs()["refs/heads/outpost/gt-1"] == result.commit
+    env = git(rig.path, "show", "outpost/gt-1:env.txt")
     assert "OUTPOST_WORKER=" in env
     assert "CREDENTIAL" not in env
     rig.without_password(folder)
@@ -183,7 +183,7 @@ def test_a_recovery_can_push(rig: Rig, fault: str, state: State) -> None:
     result = recover.recover(folder)
     assert result.state is state, result.message
     if state is State.DONE:
-        assert rig.refs()["refs/heads/polecat/gt-1"] == result.commit
+        assert rig.refs()["refs/heads/outpost/gt-1"] == result.commit
     rig.without_password(folder)
 
 
