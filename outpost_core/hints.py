@@ -75,6 +75,8 @@ def next_step(worker: Worker, presets: Mapping[str, AgentPreset]) -> str:
     }
     for name, value in values.items():
         text = text.replace("{" + name + "}", value)
-    if result.checkpoint:
+    if result.checkpoint and result.checkpoint.endswith(".tar"):
+        text += f"; what the archive has: tar -tf {result.checkpoint}"
+    elif result.checkpoint:
         text += "; the same command with --again goes on from what is kept"
     return text

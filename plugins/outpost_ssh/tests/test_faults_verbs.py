@@ -163,7 +163,7 @@ def test_a_host_that_dies_while_a_worker_starts_loses_it_and_starts_it_once(w: W
 def test_the_package_gets_through_a_narrow_line(w: World) -> None:
     """Connecting has a limit; what is on its way is not given up for being long."""
     host = w.net.host("vm1")
-    line = w.relay(host, rate=40_000)
+    line = w.relay(host, rate=53_000)
 
     async def main() -> None:
         entry = w.entry(host, line, connect_timeout="3s", keepalive="2s")
