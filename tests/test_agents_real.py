@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from outpost_core.agents import PRESETS, resolve
 from outpost_core.testing.stubmodel import API_KEY, Mode, StubModel
-from outpost_core.worker import agentout
+from outpost_core.worker import agentout, trust
 
 pytestmark = pytest.mark.agents
 both = pytest.mark.parametrize("name", ["claude", "codex"])
@@ -133,3 +134,43 @@ def test_an_agent_killed_while_it_waits_has_no_outcome(
     answer = agentout.read(PRESETS[name].output, str(log))
     assert answer["ok"] is None
     assert answer["session"], log.read_text()
+
+
+@both
+def test_on_a_terminal_nothing_stands_before_the_prompt(
+    name: str, tmp_path: Path, agents_path: str
+) -> None:
+    """The question whether the folder is trusted is answered beforehand: the model is asked."""
+    home, work = tmp_path / "home", tmp_path / "work"
+    home.mkdir()
+    work.mkdir()
+    agent = resolve(name, PRESETS, interactive=True)
+    with StubModel(Mode.TALK, answer="Nothing to do.") as model:
+        own = model.claude_env(home) if name == "claude" else model.codex_env(home)
+        if name == "claude":  # as after the first start of its user, with the key approved
+            approved = {"approved": [API_KEY[-20:]], "rejected": []}
+            settings = {
+                "hasCompletedOnboarding": True, "theme": "dark", "customApiKeyResponses": approved,
+            }  # fmt: skip
+            where = Path(own.get("CLAUDE_CONFIG_DIR") or own["HOME"])
+            where.mkdir(exist_ok=True)
+            (where / ".claude.json").write_text(json.dumps(settings))
+        env = {"PATH": agents_path, "LANG": "C.UTF-8", "TERM": "xterm-256color", **agent.env, **own}
+        if name == "claude":
+            assert trust.accept(env, str(work))
+        argv = [a.replace("{prompt}", "Hello").replace("{work}", str(work)) for a in agent.argv]
+        tmux = ["tmux", "-S", str(tmp_path / "socket"), "-f", os.devnull]
+        subprocess.run(
+            [*tmux, "new-session", "-d", "-x", "120", "-y", "40", "-c", str(work), *argv],
+            env=env, check=True,
+        )  # fmt: skip
+        try:
+            deadline, screen = time.monotonic() + 90, ""
+            while not any(request.path == PATHS[name] for request in model.requests):
+                done = subprocess.run([*tmux, "capture-pane", "-p"], capture_output=True, text=True)
+                screen = done.stdout or screen
+                assert time.monotonic() < deadline, screen
+                time.sleep(0.1)
+            assert "trust" not in screen.lower(), screen
+        finally:
+            subprocess.run([*tmux, "kill-server"], check=False)

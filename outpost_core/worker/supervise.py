@@ -283,6 +283,10 @@ class Supervisor:
             from outpost_core.worker import sessions
 
             sessions.bring(agent["argv"], env, work)
+        if agent["interactive"] and agent["name"] == "claude":
+            from outpost_core.worker import trust
+
+            trust.accept(env, work)
         self._began_agent = True
         try:
             pid = launch.start(
