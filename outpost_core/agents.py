@@ -22,6 +22,7 @@ is still a prompt. What each output means is read by `worker.agentout`.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -270,6 +271,21 @@ def _nearest(name: str, presets: Mapping[str, AgentPreset]) -> str:
     near = difflib.get_close_matches(name, presets, n=1)
     guess = f"did you mean {near[0]}? " if near else ""
     return f"{guess}known: {known}; any other command goes after --"
+
+
+def logged_in(preset: AgentPreset, environ: Mapping[str, str]) -> bool | None:
+    """Return whether a login of an agent can be seen on this machine; None when nobody can say.
+
+    Args:
+        preset: the agent.
+        environ: where its keys and the home folder would be.
+    """
+    if not preset.logins:
+        return None
+    if any(environ.get(name) for name in preset.secrets):
+        return True
+    home = environ.get("HOME") or "/"
+    return any(os.path.exists(file.replace("~", home, 1)) for file in preset.logins)  # noqa: PTH110
 
 
 class BuiltinAgents:

@@ -160,6 +160,16 @@ class Assignment:
         asked = _LACKS - {"place"}
         return tuple([(name, why in asked) for name, why in told if not why or why in asked])
 
+    def _remark(self, candidate: Candidate) -> str:
+        """Say of an outpost that would take the order what may keep its agent from working."""
+        program = self._wanted.program if self._wanted else ""
+        facts = candidate.facts
+        if not program or facts is None or self._order.secrets:  # its keys may come along
+            return ""
+        return (
+            f"; no login of {program} was seen there" if facts.logins.get(program) is False else ""
+        )
+
     def doubts(self, name: str) -> bool:
         """Whether it is not known if that outpost has what the order asks for."""
         facts = next((one.facts for one in self._candidates if one.name == name), None)
@@ -185,7 +195,7 @@ class Assignment:
             elif obstacle:
                 reason = _describe(obstacle, candidate, self._needs)
             elif at in why:
-                reason = why[at]
+                reason = why[at] + self._remark(candidate)
             else:
                 reason = f"not chosen: {self._plan.rule}"
             fits = not obstacle and at in why

@@ -88,7 +88,15 @@ class Presence:
             self._asked[name] = time.monotonic()
             if answer is not None:
                 before = known[name][1].programs if name in known else {}
-                known[name] = (now, replace(answer, programs={**before, **answer.programs}))
+                logins = known[name][1].logins if name in known else {}
+                known[name] = (
+                    now,
+                    replace(
+                        answer,
+                        programs={**before, **answer.programs},
+                        logins={**logins, **answer.logins},
+                    ),
+                )
         self._write(known)
 
     def forget(self, name: str) -> None:
@@ -152,7 +160,13 @@ class Presence:
         """Keep it for others; where that cannot be done, they ask for themselves."""
         text = json.dumps(
             {
-                name: {"at": at, "cpus": f.cpus, "memory": f.memory, "programs": dict(f.programs)}
+                name: {
+                    "at": at,
+                    "cpus": f.cpus,
+                    "memory": f.memory,
+                    "programs": dict(f.programs),
+                    "logins": dict(f.logins),
+                }
                 for name, (at, f) in known.items()
             }
         )
@@ -174,13 +188,18 @@ def _read(entry: Any) -> tuple[float, Facts] | None:
     if not isinstance(entry, dict):
         return None
     at, cpus, memory = entry.get("at"), entry.get("cpus"), entry.get("memory")
-    programs = entry.get("programs")
-    if not isinstance(at, int | float) or not isinstance(programs, dict):
+    programs, logins = entry.get("programs"), entry.get("logins", {})
+    if (
+        not isinstance(at, int | float)
+        or not isinstance(programs, dict)
+        or not isinstance(logins, dict)
+    ):
         return None
     return at, Facts(
         cpus=cpus if isinstance(cpus, int | float) else None,
         memory=memory if isinstance(memory, int) else None,
         programs={k: v for k, v in programs.items() if isinstance(v, str)},
+        logins={k: v for k, v in logins.items() if isinstance(v, bool)},
     )
 
 

@@ -551,11 +551,14 @@ class Facts:
         memory: bytes of memory that the place has in all; None when nobody knows.
         programs: for each program that was asked for, the path of what a worker there would run,
             or "" when there is no such program on its agents' `PATH`.
+        logins: for each of them whether a login of it was seen; nothing of those of which that
+            cannot be seen. Keys may still come with an order.
     """
 
     cpus: float | None = None
     memory: int | None = None
     programs: Mapping[str, str] = field(default_factory=dict)
+    logins: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

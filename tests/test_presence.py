@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from outpost_core.overview import slots_of
 from outpost_core.plugins import PluginReport, Plugins
 from outpost_core.presence import FILE
 from outpost_core.testing import FakeOutpost, fake_backend
-from outpost_core.types import Agent, Facts, Issue, Limits, Order, Result, State
+from outpost_core.types import Agent, Facts, Issue, Limits, Order, Result, Secrets, State
 
 GIB = 2**30
 
@@ -44,6 +45,7 @@ class Place(FakeOutpost):
             cpus=self.facts.cpus,
             memory=self.facts.memory,
             programs={name: known.get(name, "") for name in programs},
+            logins=self.facts.logins,
         )
 
 
@@ -237,3 +239,15 @@ def test_an_attempt_goes_where_the_work_is_that_it_goes_on_from(tmp_path: Path) 
     error = asyncio.run(edge())
     assert "here: the work that it goes on from is kept at elsewhere alone" in error.message
     assert "--from-base" in error.mend
+
+
+def test_explain_says_that_no_login_was_seen_unless_keys_come_along(tmp_path: Path) -> None:
+    facts = Facts(programs={"claude": "/bin/claude"}, logins={"claude": False})
+
+    async def edge(wish: Order) -> str:
+        async with manage(tmp_path, Place("here", facts)) as manager:
+            return (await manager.explain(wish)).verdicts[0].reason
+
+    assert asyncio.run(edge(order())).endswith("; no login of claude was seen there")
+    keyed = replace(order(), secrets=Secrets({"ANTHROPIC_API_KEY": "k"}))
+    assert "login" not in asyncio.run(edge(keyed))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from outpost_core import children
-from outpost_core.agents import PRESETS, AgentPreset
+from outpost_core.agents import PRESETS, AgentPreset, logged_in
 from outpost_core.errors import OutpostError
 from outpost_core.types import Finding
 from outpost_core.worker import cleaning
@@ -277,9 +277,7 @@ def _agents(path: str, installs: Callable[[AgentPreset], str]) -> list[Finding]:
 
 def _login(preset: AgentPreset, path: str) -> Finding:
     """Say where an agent is, and whether a login of it can be seen."""
-    files = [Path(os.path.expanduser(file)) for file in preset.logins]  # noqa: PTH111 - no home
-    keys = [name for name in preset.secrets if os.environ.get(name)]
-    if not files or keys or any(file.exists() for file in files):
+    if logged_in(preset, os.environ) is not False:
         return Finding(check=f"agent {preset.name}", ok=True, detail=path)
     key = f", or set {preset.secrets[0]} where you type the order" if preset.secrets else ""
     return Finding(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from outpost_core import faults, paths, terminfo
+from outpost_core.agents import PRESETS, logged_in
 from outpost_core.backend import BuildContext, Outpost
 from outpost_core.errors import (
     NotFoundError,
@@ -265,7 +266,15 @@ class LocalOutpost(Outpost):
         """Say how much this machine has, and where agents' programs are, as a worker finds them."""
         path = self._agent_env.get("PATH", os.defpath)
         found = {name: shutil.which(name, path=path) or "" for name in programs}
-        return Facts(cpus=guards.cores(), memory=guards.whole_memory(), programs=found)
+        logins = {}
+        for preset in PRESETS.values():
+            program = (preset.headless or preset.interactive or ("",))[0]
+            seen = logged_in(preset, self._agent_env) if found.get(program) else None
+            if seen is not None:
+                logins[program] = seen
+        return Facts(
+            cpus=guards.cores(), memory=guards.whole_memory(), programs=found, logins=logins
+        )
 
     @hookimpl
     async def outpost_doctor(self, rig: str | None) -> Sequence[Finding]:

@@ -167,3 +167,24 @@ def test_a_memory_limit_of_the_control_group_counts(tmp_path):
     assert guards.whole_memory(tmp_path / "cgroup", tmp_path / "proc") == 1048576
     assert whole is not None
     assert whole > 1048576
+
+
+def test_a_login_that_is_not_there_is_said(tmp_path, monkeypatch):
+    from outpost_core.agents import PRESETS, logged_in
+
+    claude = PRESETS["claude"]
+    for name in claude.secrets:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    program = tmp_path / "bin" / "claude"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    found = examine(tmp_path, f"{program.parent}:{os.environ['PATH']}")["agent claude"]
+    assert (found.ok, "no login" in found.detail) == (None, True)
+    assert "claude /login" in found.mend
+    (tmp_path / ".claude").mkdir()
+    (tmp_path / ".claude" / ".credentials.json").write_text("{}")
+    assert examine(tmp_path, f"{program.parent}:{os.environ['PATH']}")["agent claude"].ok is True
+    assert logged_in(claude, {"HOME": "/nowhere", "ANTHROPIC_API_KEY": "k"}) is True
+    assert logged_in(claude, {"HOME": "/nowhere"}) is False
