@@ -163,3 +163,27 @@ def kept_work(ledger: Ledger, earlier: Mapping[int, Worker], attempt: int) -> Ke
         if order is not None and result.checkpoint.endswith(".bundle"):
             return Kept(checkpoint_ref(worker.id, order.owner), worker.outpost)
     return Kept()
+
+
+def passed_over(ledger: Ledger, order: Order) -> str:
+    """Say which work of earlier attempts a further one does not go on from; "" when there is none.
+
+    Args:
+        ledger: what attempts there were.
+        order: the further attempt.
+    """
+    earlier = {worker.attempt: worker for worker in ledger.attempts(order.issue.id)}
+    for number in range(order.attempt - 1, 0, -1):
+        worker = earlier.get(number)
+        result = worker.result if worker is not None else None
+        if worker is None or result is None or not result.checkpoint:
+            continue
+        if result.commit is not None or kept_work(ledger, {number: worker}, number + 1).ref:
+            return ""  # delivered, or it is what this one goes on from
+        start = order.resume or "the base"
+        return (
+            f"{worker.id} left work in {result.checkpoint} at {worker.outpost}, which nothing can"
+            f" go on from by itself (it was not ordered here, or is an archive): {order.worker}"
+            f" starts from {start}"
+        )
+    return ""

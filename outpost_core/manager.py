@@ -734,7 +734,7 @@ class Manager:
             force=force,
         )
         if cleaned.removed:
-            self.ledger.forget(worker.id)
+            self.ledger.forget(worker.id, cleaned.rescued)
             self._say("cleaned", worker, rescued=cleaned.rescued)
             if purge:
                 keeping.log_of(self.state, worker.id).unlink(missing_ok=True)

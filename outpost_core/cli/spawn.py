@@ -83,6 +83,9 @@ def spawn(
         await manager.look_at([request.issue for request in requests])
         orders = _orders(manager, requests, progress)
         await _say_what_stays(session, manager, requests, orders)
+        for order, request in zip(orders, requests, strict=True):
+            if request.again and not request.from_base:
+                say_passed_over(session, manager, order)
         return await start(session, manager, orders, progress, on=on, follow_=follow_, wait=wait)
 
     click.get_current_context().exit(session.run(work))
@@ -167,6 +170,15 @@ def _orders(manager: Manager, requests: Sequence[OrderRequest], progress: Progre
         progress.stage(request.issue, "placing")
         orders.append(manager.order(request))
     return orders
+
+
+def say_passed_over(session: Session, manager: Manager, order: Order) -> None:
+    """Say of a further attempt which kept work it does not go on from."""
+    from outpost_core.intake import passed_over
+
+    if order.rig and (told := passed_over(manager.ledger, order)):
+        session.hints.append(told)
+        session.note(render.clean(told))
 
 
 async def _say_what_stays(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -151,7 +152,7 @@ def show(session: Session, worker: str) -> None:
         found = await manager.worker(worker)
         ledger = manager.ledger
         return (
-            found,
+            _where_now(found, ledger.events(found.id)),
             await manager.glimpse(found),
             ledger.order(found.id),
             ledger.explanation(found.id),
@@ -204,6 +205,15 @@ def _show_lines(
             more = " ".join(f"{key}={value}" for key, value in event.data.items())
             text = f"{event.kind} {event.outpost} {more}".strip()
             yield f"{shapes.moment(event.at)}  {render.clean(text)}"
+
+
+def _where_now(worker: Worker, events: Sequence[Event]) -> Worker:
+    """Return a worker with the place of its kept work: cleaning moves what lay in its folder."""
+    for event in reversed(events):
+        rescued = event.data.get("rescued") if event.kind == "cleaned" else None
+        if worker.result is not None and isinstance(rescued, str) and rescued:
+            return replace(worker, result=replace(worker.result, checkpoint=rescued))
+    return worker
 
 
 def _by_hand(worker: Worker, order: Order | None) -> str:

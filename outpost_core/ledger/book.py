@@ -291,8 +291,12 @@ class Ledger:
                 db.executemany("UPDATE workers SET missing_at = ? WHERE id = ?", news)
         return self.workers(ids=gone) if gone else []
 
-    def forget(self, worker: str) -> bool:
+    def forget(self, worker: str, rescued: str | None = None) -> bool:
         """Hide an ended worker, whose files were removed, from listings.
+
+        Args:
+            worker: its id.
+            rescued: where its unpushed work is now.
 
         Returns:
             False when there is no such worker, or it runs, or was hidden before.
@@ -312,7 +316,8 @@ class Ledger:
             ).fetchone()
             if found is None:
                 return False
-            rows.tell(db, "cleaned", time.time(), worker, found[0])
+            data = {"rescued": rescued} if rescued else {}
+            rows.tell(db, "cleaned", time.time(), worker, found[0], data)
             return True
 
     def _relearn(self, worker: Worker) -> None:

@@ -6,8 +6,9 @@ import json
 import pytest
 
 from outpost_core.errors import UnreachableError
+from outpost_core.hookspecs import hookimpl
 from outpost_core.testing import Script
-from outpost_core.types import Result, State, Usage
+from outpost_core.types import Cleaned, Result, State, Usage
 
 
 @pytest.fixture
@@ -265,3 +266,40 @@ def test_following_an_agent_into_a_pipe_is_readable_and_raw_gives_the_bytes(outp
     assert outpost.ok("logs", "-f", "x", "--raw") == RECORDS.decode()
     assert "I look at the files" in outpost.ok("peek", "x")
     assert "{" not in outpost.ok("peek", "x")
+
+
+def test_show_names_where_kept_work_is_after_a_clean_and_again_says_what_it_passes_over(outpost):
+    kept = Result(state=State.FAILED, reason="push_failed", checkpoint="/far/workers/x.1/it.tar")
+    outpost.here.script("x.1", Script(after=0.0, result=kept))
+    words = ("--rig", "https://example.com/a.git", "--on", "here", "--title", "t", "--", "true")
+    outpost.ok("spawn", "x", *words)
+    outpost.ok("workers")
+    result = outpost.run("spawn", "x", "--again", *words)
+    assert result.exit_code == 0
+    assert "x.1 left work in /far/workers/x.1/it.tar at here" in result.stderr
+    assert "x.2 starts from the base" in result.stderr
+    outpost.here.finish("x.2")
+    outpost.ok("workers")
+    said = json.loads(outpost.ok("spawn", "x", "--again", "--json", *words))
+    assert any("it.tar" in hint for hint in said["hints"])
+    outpost.here.finish("x.3")
+    outpost.ok("workers")
+    plain = outpost.run("spawn", "x", "--again", "--from-base", *words)
+    assert "it.tar" not in plain.stderr
+
+
+def test_show_has_the_place_to_which_cleaning_moved_a_bundle(outpost, monkeypatch):
+    kept = Result(state=State.FAILED, reason="push_failed", checkpoint="/w/x.1/checkpoint.bundle")
+    outpost.here.script("x.1", Script(after=0.0, result=kept))
+    outpost.ok("spawn", "x", "--no-rig", "--on", "here", "--", "true")
+    outpost.ok("workers")
+
+    @hookimpl
+    async def clean(worker, force):
+        return Cleaned(removed=True, rescued="/rescued/x.1.bundle")
+
+    monkeypatch.setattr(outpost.here, "outpost_clean", clean)
+    outpost.ok("clean", "x.1")
+    text = outpost.ok("show", "x.1")
+    assert "/rescued/x.1.bundle" in text
+    assert "/w/x.1/checkpoint.bundle" not in text.split("events")[0]

@@ -512,3 +512,21 @@ def test_a_long_way_of_a_repository_is_told(tmp_path: Path) -> None:
     at_laptop(tmp_path, test)
     assert told
     assert all(re.fullmatch(r"sending rig.git: \d+ of \d+ MiB", text) for text in told), told
+
+
+def test_a_rig_whose_hook_refuses_every_push_gets_the_work_all_the_same(tmp_path: Path) -> None:
+    """A fetch asks no hook: the worker ends, and what it did is at a ref of the repository."""
+
+    async def test(laptop: Laptop) -> None:
+        hook = laptop.rig.path / "hooks" / "pre-receive"
+        hook.parent.mkdir(exist_ok=True)
+        hook.write_text("#!/bin/sh\necho closed\nexit 1\n")
+        hook.chmod(0o755)
+        outpost = laptop.open()
+        ended = await laptop.run(outpost, laptop.order("echo new >new.txt"))
+        assert ended.result is not None
+        assert (ended.state, ended.result.reason) == (State.FAILED, "push_failed")
+        assert ended.result.checkpoint == "refs/outpost/gt-1.1"
+        assert laptop.rig.show("refs/outpost/gt-1.1", "new.txt") == "new"
+
+    at_laptop(tmp_path, test)
