@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -201,3 +206,71 @@ def test_a_ledger_has_one_id_and_an_older_one_is_given_one(tmp_path: Path) -> No
         ledger.close()
     assert ids[0] == ids[1] != ids[2]
     assert all(owner_of(checkpoint_ref("gt-1.1", one), "gt-1.1") == one for one in ids)
+
+
+#: Saves the work of one worker, and dies at the named point.
+SAVE = """
+import json, os, sys
+point, order, folder, space = json.load(sys.stdin)
+os.environ["OUTPOST_FAULT"] = point
+from outpost_core.worker import checkpoint
+checkpoint.save(order, folder, space, ended=True)
+"""
+
+
+def killed_at(worker: GitWorker, point: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SAVE],
+        input=json.dumps([point, worker.order, str(worker.folder), worker.space]),
+        text=True, capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, (point, done.stderr)
+
+
+@pytest.mark.parametrize("more", [False, True], ids=["same work", "more work since"])
+@pytest.mark.parametrize("point", ["checkpoint.noted", "checkpoint.pushed"])
+def test_a_push_that_is_killed_is_finished_and_still_known_as_ours(
+    rig: GitRig, at: Callable[..., GitWorker], point: str, more: bool
+) -> None:
+    worker, ref = at(A), checkpoint_ref("gt-1.1", A)
+    worker.write("mine", "1")
+    killed_at(worker, point)
+    assert (rig.tip(ref) is None) == (point == "checkpoint.noted")
+    if more:
+        worker.write("mine", "2")
+    saved = worker.save(ended=True)
+    assert (saved["pushed"], saved["ref"], saved["kept"]) == (True, ref, None)
+    assert rig.show(ref, "mine") == ("2" if more else "1")
+    assert worker.deliver()["checkpoint"] is None
+    assert rig.tip(ref) is None
+
+
+def test_a_bundle_that_was_kept_before_a_kill_is_kept_once(
+    rig: GitRig, at: Callable[..., GitWorker]
+) -> None:
+    worker, ref = at(A), checkpoint_ref("gt-1.1", A)
+    worker.write("mine", "1")
+    hook = rig.path / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    killed_at(worker, "checkpoint.kept")
+    saved = worker.save(ended=True)
+    assert saved["kept"] == str(Path(worker.folder) / "checkpoint.bundle")
+    assert ref in rig.git("bundle", "list-heads", saved["kept"], cwd=rig.path)
+    hook.unlink()
+    assert worker.save(ended=True)["pushed"]
+    assert rig.show(ref, "mine") == "1"
+
+
+def test_two_pushes_at_once_lose_nothing(rig: GitRig, at: Callable[..., GitWorker]) -> None:
+    """Two owners with the same issue push to one rig in the same moment, many times."""
+    workers = [at(A), at(B)]
+    for turn in range(5):
+        for worker, name in zip(workers, "AB", strict=True):
+            worker.write("mine", f"{name}{turn}")
+        with ThreadPoolExecutor(2) as pool:
+            saved = [*pool.map(lambda worker: worker.save(), workers)]
+        assert [each["pushed"] for each in saved] == [True, True]
+        for owner, name in ((A, "A"), (B, "B")):
+            assert rig.show(checkpoint_ref("gt-1.1", owner), "mine") == f"{name}{turn}"
