@@ -21,6 +21,8 @@ from outpost_core.worker import cleaning
 from outpost_local import guards
 from outpost_local.options import LocalOptions, Mode
 
+#: What is said of an agent that is not there.
+NOT_INSTALLED: Final = "not installed"
 _TIMEOUT: Final = 5.0
 _TMUX_NEEDED: Final = (3, 0)
 _GIT_NEEDED: Final = (2, 25)
@@ -269,7 +271,7 @@ def _agents(path: str, installs: Callable[[AgentPreset], str]) -> list[Finding]:
             _login(preset, found)
             if found
             else Finding(
-                check=f"agent {name}", ok=None, detail="not installed", mend=installs(preset)
+                check=f"agent {name}", ok=None, detail=NOT_INSTALLED, mend=installs(preset)
             )
         )
     return findings

@@ -345,6 +345,8 @@ def test_the_last_step_says_what_is_still_missing() -> None:
     assert "git: not installed" in answer.detail
     agent = Finding(check="agent claude", ok=None, detail="not installed", mend="npm install …")
     assert steps.verdict([well, agent], ["codex"]).state == "ok"
+    silent = Finding(check="agent claude", ok=None, detail="/bin/claude; no login of it was seen")
+    assert steps.verdict([well, silent], ["claude"]).state == "ok", "keys come along with orders"
     answer = steps.verdict([well, agent], ["claude"])
     assert (answer.state, answer.mend) == ("failed", "npm install …"), "it was asked for"
 

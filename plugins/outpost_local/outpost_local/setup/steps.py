@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from outpost_core.agents import PRESETS
+from outpost_local.doctor import NOT_INSTALLED
 from outpost_local.setup.course import Answer, Course, ask
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def verdict(findings: Sequence[Finding], agents: Sequence[str] = ()) -> Answer:
     missing = [
         finding
         for finding in findings
-        if finding.ok is False or (finding.check in wanted and not finding.ok)
+        if finding.ok is False or (finding.check in wanted and finding.detail == NOT_INSTALLED)
     ]
     if not missing:
         return Answer(state="ok", detail="a worker has what it needs")
