@@ -7,10 +7,11 @@ from typing import Final
 
 #: Beginnings of menus and of questions in the agents that have presets (Claude Code 2.1, Codex
 #: 0.169, Gemini CLI 0.61): a chosen entry of a numbered list, or a wish for one key.
-_MENU: Final = re.compile(r"^\W*[❯›>●]\s*1[.)]\s+\S", re.MULTILINE)
+_MENU: Final = re.compile(r"^[\s│┃|]*[❯›>]\s*\d[.)]\s+\S", re.MULTILINE)
 _KEY: Final = re.compile(
-    r"(press (enter|any key)|\(y/n\)|\[y/n\]|do you trust|esc to cancel|select login method)",
-    re.IGNORECASE,
+    r"(^\W*press (enter|any key)|[(\[]y(es)?/no?[)\]]|password:\s*$"
+    r"|do you trust|esc to cancel|select login method)",
+    re.IGNORECASE | re.MULTILINE,
 )
 #: Lines from the end in which a dialog that is open stands.
 _LINES: Final = 15
