@@ -88,9 +88,15 @@ def digest(order: Order) -> str:
     Fields marked `LATER` count where they have another value than their default, those marked
     `ASIDE` never.
     """
+    return digest_of(json.dumps(identity(order), sort_keys=True, separators=(",", ":")))
+
+
+def identity(order: Order) -> dict[str, Json]:
+    """Return the JSON of an order without what does not count in its digest."""
     shape = to_json(order)
+    assert isinstance(shape, dict), "an order is an object"
     _leave_later_out(order, shape)
-    return digest_of(json.dumps(shape, sort_keys=True, separators=(",", ":")))
+    return shape
 
 
 def _leave_later_out(value: object, shape: Any) -> None:

@@ -207,8 +207,6 @@ def _spawning(orders: Sequence[Order]) -> str:
 
 #: fields of an order that are named by their own fields.
 _COMPOUND = ("issue", "agent", "delivery", "limits")
-#: what is no part of an order's identity.
-_ASIDE = ("owner", "delivery user_name", "delivery user_email")
 _Pairs = list[tuple["Order", "Spawned | OutpostError"]]
 
 
@@ -279,21 +277,17 @@ def _refusal(text: str) -> str:
 
 def _differences(one: Order, other: Order) -> Iterator[str]:
     """Yield the names of what two orders do not have in common; values may be long."""
-    from outpost_core.wire import to_json
+    from outpost_core.wire import identity
 
     def flat(order: Order) -> dict[str, object]:
-        fields = to_json(order)
-        assert isinstance(fields, dict), "an order is an object"
         found: dict[str, object] = {}
-        for name, value in fields.items():
+        for name, value in identity(order).items():
             inner = value if isinstance(value, dict) and name in _COMPOUND else {"": value}
             found |= {f"{name} {key}".strip(): each for key, each in inner.items()}
         return found
 
     before, now = flat(one), flat(other)
     for name in dict.fromkeys((*before, *now)):
-        if name in _ASIDE:
-            continue
         if before.get(name) != now.get(name):
             yield name.removeprefix("issue ").removeprefix("limits ")
 
