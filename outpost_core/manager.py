@@ -327,9 +327,7 @@ class Manager:
         Raises:
             UsageError: git cannot say.
         """
-        from outpost_core.localgit import LocalGit
-
-        return LocalGit(self._cwd, self._environ).around()
+        return self.local.around()
 
     def _trouble(self, who: str, error: Exception) -> None:
         """Keep what a plugin raised, for doctor."""

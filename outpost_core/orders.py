@@ -16,7 +16,7 @@ from outpost_core.errors import NotFoundError, OutpostError, UsageError
 from outpost_core.localgit import LocalGit, find_rig
 from outpost_core.pullrequest import command_for
 from outpost_core.spending import check_limit, counted, prices
-from outpost_core.town import rig_of_town, town_around
+from outpost_core.town import rig_of_town, town_of
 from outpost_core.types import (
     Agent,
     Delivery,
@@ -306,8 +306,7 @@ def _is_told(request: OrderRequest) -> bool:
 
 def _usual_branch(around: Surroundings) -> str:
     """Return the branch when nobody said one: Gas Town gives its workers' branches a name."""
-    named = around.environ.get("GT_TOWN_ROOT") or around.environ.get("GT_ROOT")
-    return "polecat/{issue}" if named or town_around(around.cwd) else "outpost/{issue}"
+    return "polecat/{issue}" if town_of(around.environ, around.cwd) else "outpost/{issue}"
 
 
 def _branch(request: OrderRequest, around: Surroundings) -> str:

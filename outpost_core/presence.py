@@ -7,8 +7,6 @@ never believed for long: people install it.
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from outpost_core.errors import OutpostError
 from outpost_core.policy import requirements
 from outpost_core.types import Facts
+from outpost_core.worker import files
 
 if TYPE_CHECKING:
     from outpost_core.fleet import Fleet
@@ -148,39 +147,28 @@ class Presence:
     def _all(self) -> dict[str, tuple[float, Facts]]:
         if self._known is None:
             try:
-                said = json.loads((self.state / FILE).read_text(encoding="utf-8"))
-            except (OSError, ValueError, RecursionError):
+                said = files.load(str(self.state), FILE) or {}
+            except (OSError, RecursionError):
                 said = {}
-            entries = said.items() if isinstance(said, dict) else ()
-            found = {name: _read(entry) for name, entry in entries}
+            found = {name: _read(entry) for name, entry in said.items()}
             self._known = {name: entry for name, entry in found.items() if entry is not None}
         return self._known
 
     def _write(self, known: Mapping[str, tuple[float, Facts]]) -> None:
         """Keep it for others; where that cannot be done, they ask for themselves."""
-        text = json.dumps(
-            {
-                name: {
-                    "at": at,
-                    "cpus": f.cpus,
-                    "memory": f.memory,
-                    "programs": dict(f.programs),
-                    "logins": dict(f.logins),
-                }
-                for name, (at, f) in known.items()
+        entries = {
+            name: {
+                "at": at,
+                "cpus": facts.cpus,
+                "memory": facts.memory,
+                "programs": dict(facts.programs),
+                "logins": dict(facts.logins),
             }
-        )
-        staged = self.state / f"{FILE}.{os.getpid()}.{id(self):x}"
+            for name, (at, facts) in known.items()
+        }
         with suppress(OSError):
             self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-            try:
-                with os.fdopen(
-                    os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w"
-                ) as out:
-                    out.write(text)
-                staged.replace(self.state / FILE)
-            finally:
-                staged.unlink(missing_ok=True)
+            files.store(str(self.state), FILE, entries)
 
 
 def _read(entry: Any) -> tuple[float, Facts] | None:

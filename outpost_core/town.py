@@ -8,6 +8,8 @@ issues are whose says `<town>/.beads/routes.jsonl` (both as gastown 1.0 writes t
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,12 +21,15 @@ _MARK: Final = Path("mayor", "town.json")
 def town_around(folder: Path) -> Path | None:
     """Return the town that `folder` is in: the outermost folder upward that is one, or None."""
     for up in reversed((folder, *folder.parents)):
-        try:
-            if (up / _MARK).is_file():
-                return up
-        except OSError:  # a folder that may not be looked into
-            continue
+        if os.path.isfile(up / _MARK):  # noqa: PTH113 - also where it may not look
+            return up
     return None
+
+
+def town_of(environ: Mapping[str, str], folder: Path) -> Path | None:
+    """Return the town around a folder, else the one that Gas Town's variables name, or None."""
+    named = environ.get("GT_TOWN_ROOT") or environ.get("GT_ROOT")
+    return town_around(folder) or (Path(named) if named else None)
 
 
 def rig_of_town(cwd: Path, issue: str) -> str | None:

@@ -145,15 +145,16 @@ def writer(
 
 def is_known(kind: str) -> bool:
     """Whether the output of such an agent is JSON lines that can be told as text."""
+    if kind in ("", "plain"):
+        return False
     from outpost_core.cli.tellers import KINDS
 
     return kind in KINDS
 
 
 def _filter(kind: str) -> TerminalFilter | Readable:
-    if kind in ("", "plain"):
+    if not is_known(kind):
         return TerminalFilter()
     from outpost_core.cli.readable import Readable
-    from outpost_core.cli.tellers import KINDS
 
-    return Readable(kind) if kind in KINDS else TerminalFilter()
+    return Readable(kind)

@@ -7,7 +7,6 @@ there is a file, not before.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -19,6 +18,7 @@ from outpost_core.errors import ConfigError
 from outpost_core.options import BUILT_IN, OptionField, Origin, option_fields
 from outpost_core.paths import home
 from outpost_core.policy import Override, PolicyConfig
+from outpost_core.town import town_of
 
 if TYPE_CHECKING:
     from outpost_core.types import Json, Price
@@ -397,22 +397,13 @@ def _expanded(path: Path) -> Path:
 
 def _usual_places(environ: Mapping[str, str], cwd: Path) -> list[tuple[Path, str]]:
     places: list[tuple[Path, str]] = []
-    town = _town(environ, cwd)
+    town = town_of(environ, cwd)
     if town is not None:
         places.append((town / "config" / FILE_NAME, "town"))
     own = home(environ)
     base = environ.get("XDG_CONFIG_HOME", "")
     user = Path(base) if base.startswith("/") else own and own / ".config"
     return [*places, (user / "outpost" / FILE_NAME, "user")] if user else places
-
-
-def _town(environ: Mapping[str, str], cwd: Path) -> Path | None:
-    """The outermost folder upward that is a Gas Town, else what Gas Town's variables say."""
-    for folder in reversed((cwd, *cwd.parents)):
-        if os.path.isfile(folder / "mayor" / "town.json"):  # noqa: PTH113 - also where it may not look
-            return folder
-    named = environ.get("GT_TOWN_ROOT") or environ.get("GT_ROOT")
-    return Path(named) if named else None
 
 
 def built_in_local(backends: Mapping[str, Backend]) -> OutpostConfig:

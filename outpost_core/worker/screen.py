@@ -21,9 +21,12 @@ _PATIENCE = 2.0
 _LONGEST = 160
 
 _ESCAPES = re.compile(
-    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[PX^_][^\x1b]*\x1b\\"
-    r"|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[ -/]*[0-~]"
+    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # operating system commands: titles, links
+    r"|\x1b[PX^_][^\x1b]*\x1b\\"  # strings meant for the terminal itself
+    r"|\x1b\[[0-?]*[ -/]*[@-~]"  # colours and cursor moves
+    r"|\x1b[ -/]*[0-~]"
 )
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 #: What frames are drawn with, prompts and hints of keys: not what an agent says.
 _FRAME = " \t│┃|╭╮╰╯─━═┌┐└┘├┤>❯›*•·…"
 _KEYS = re.compile(
@@ -42,11 +45,11 @@ def show(folder: str) -> str:
         argv = ["tmux", "-S", socket, "-f", os.devnull, "capture-pane", "-p", "-J", "-t", pane]
         done = run(argv, dict(os.environ), timeout=_PATIENCE)
         if done.code == 0:
-            return _plain(done.out.decode("utf-8", "replace"))
+            return _tidy(done.out.decode("utf-8", "replace"))
     try:
         with open(os.path.join(folder, files.LOG), "rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL))
-            return _plain(log.read().decode("utf-8", "replace"))
+            return _tidy(log.read().decode("utf-8", "replace"))
     except OSError:
         return ""
 
@@ -70,7 +73,16 @@ def last_words(folder: str) -> str:
     return ""
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Return what a terminal would roughly show of `text`: without control sequences."""
     lines = _ESCAPES.sub("", text).replace("\r\n", "\n").split("\n")
-    clean = ["".join(c for c in line.rpartition("\r")[2] if c.isprintable()) for line in lines]
-    return "\n".join(line.rstrip() for line in clean).rstrip("\n") + "\n"
+    # A progress bar returns to the start of its line; only its last state counts.
+    return "\n".join(CONTROLS.sub("", line.rstrip("\r").rpartition("\r")[2]) for line in lines)
+
+
+def _tidy(text: str) -> str:
+    """Return the lines of a screen, printable characters alone."""
+    lines = [
+        "".join(c for c in line if c.isprintable()).rstrip() for line in plain(text).split("\n")
+    ]
+    return "\n".join(lines).rstrip("\n") + "\n"

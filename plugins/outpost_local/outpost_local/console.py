@@ -6,13 +6,13 @@ import asyncio
 import errno
 import fcntl
 import os
-import re
 from pathlib import Path
 from typing import Final
 
 from outpost_core.errors import OutpostError, UnsupportedError
 from outpost_core.viewer import attach, check_terminal
 from outpost_core.worker import files
+from outpost_core.worker.screen import CONTROLS, plain
 
 __all__ = ["attach", "check_interactive", "check_terminal", "nudge", "plain", "tail"]
 
@@ -22,21 +22,6 @@ ENTER_PAUSE: Final = 0.3
 LISTEN_WAIT: Final = 5.0
 #: Bytes of the log that are looked at for each line that is asked for.
 _PER_LINE: Final = 4096
-
-_ESCAPES: Final = re.compile(
-    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # operating system commands: titles, links
-    r"|\x1b[PX^_][^\x1b]*\x1b\\"  # strings meant for the terminal itself
-    r"|\x1b\[[0-?]*[ -/]*[@-~]"  # colours and cursor moves
-    r"|\x1b[ -/]*[0-~]"
-)
-_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def plain(text: str) -> str:
-    """Return what a terminal would roughly show of `text`: without control sequences."""
-    lines = _ESCAPES.sub("", text).replace("\r\n", "\n").split("\n")
-    # A progress bar returns to the start of its line; only its last state counts.
-    return "\n".join(_CONTROLS.sub("", line.rstrip("\r").rpartition("\r")[2]) for line in lines)
 
 
 def tail(log: Path, lines: int) -> str:
@@ -65,7 +50,7 @@ async def nudge(worker: str, folder: Path, text: str) -> None:
         UnsupportedError: the worker has no input.
         OutpostError: nobody reads its input.
     """
-    typed = _CONTROLS.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).rstrip("\n")
+    typed = CONTROLS.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).rstrip("\n")
     fifo = await _open_fifo(worker, folder / files.INPUT)
     try:
         await asyncio.to_thread(fcntl.flock, fifo, fcntl.LOCK_EX)  # two nudges do not mix
