@@ -14,11 +14,10 @@ from outpost_core.errors import WorkerError
 from outpost_core.worker import aside, bundles, gitdirs, held
 from outpost_core.worker.aside import stashes
 from outpost_core.worker.git import NETWORK_TIMEOUT, Git, read, write
-from outpost_core.worker.mirror import mirror_path
 from outpost_core.worker.refs import OwnRef, ref_of, worker_of
 from outpost_core.worker.resume import CHECKPOINT_MARK
 from outpost_core.worker.snapshot import Taken, commit, linked_work, take
-from outpost_core.worker.workspace import credentials, lfs_used, repository, target
+from outpost_core.worker.workspace import from_mirror, lfs_used, repository
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -307,14 +306,8 @@ def _push(
 
 
 def _own(git: Git, order: Mapping[str, Any], folder: str, last: _Last) -> OwnRef:
-    """Return the worker's ref where its work goes, which is asked from the mirror.
-
-    What the agent configured in its repository can lead a push and its answer elsewhere.
-    """
-    root = os.path.dirname(os.path.dirname(os.path.abspath(folder)))
-    goal = target(order)
-    mirror = Git(mirror_path(root, order["rig"]), credentials=credentials(goal, folder), rig=goal)
-    return OwnRef(git, mirror, ref_of(order), folder, last.pushed)
+    """Return the worker's ref where its work goes, which is asked from the mirror."""
+    return OwnRef(git, from_mirror(order, folder), ref_of(order), folder, last.pushed)
 
 
 def _remove(bundle: str) -> None:

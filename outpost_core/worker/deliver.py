@@ -15,9 +15,8 @@ from outpost_core.worker.changes import Changes, look
 from outpost_core.worker.committing import check, commit_all, refuse_half_done
 from outpost_core.worker.git import Done, Git, persistently
 from outpost_core.worker.mending import has_files, mend
-from outpost_core.worker.mirror import mirror_path
 from outpost_core.worker.names import redact
-from outpost_core.worker.workspace import credentials, lfs_used, repository, target
+from outpost_core.worker.workspace import from_mirror, lfs_used, repository
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -354,10 +353,7 @@ def _verify(
 ) -> None:
     report("looking at the rig")
     name = _HEADS + branch
-    # asked from the mirror: what the agent configured can lead a push and its answer elsewhere
-    root = os.path.dirname(os.path.dirname(os.path.abspath(folder)))
-    goal = target(order)
-    mirror = Git(mirror_path(root, order["rig"]), credentials=credentials(goal, folder), rig=goal)
+    mirror = from_mirror(order, folder)
     done = persistently(
         lambda: mirror.run("ls-remote", "--", mirror.url, name), report, "looking at the rig"
     )

@@ -71,6 +71,11 @@ def load(folder: str, name: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def root_of(folder: str) -> str:
+    """Return the state root that a worker's folder is in."""
+    return os.path.dirname(os.path.dirname(os.path.abspath(folder)))
+
+
 def order(folder: str) -> dict[str, Any] | None:
     """Return the order as it is to be worked on; None when it is missing or not whole.
 

@@ -14,6 +14,7 @@ import shutil
 
 from outpost_core import faults
 from outpost_core.errors import WorkerError
+from outpost_core.worker.files import root_of
 from outpost_core.worker.git import Git, persistently, read, write
 from outpost_core.worker.mirror import mirror_path
 from outpost_core.worker.workspace import credentials, lfs_used, target
@@ -113,7 +114,7 @@ def check_out(git: Git, order: Mapping[str, Any], folder: str, commit: str, repo
     wanted = _read(git, folder, small.values())
     if not wanted:
         return
-    root = os.path.dirname(os.path.dirname(os.path.abspath(folder)))
+    root = root_of(folder)
     mirror = mirror_path(root, order["rig"])
     storage = os.path.join(mirror, "lfs")
     os.makedirs(os.path.join(storage, "objects"), 0o700, exist_ok=True)
@@ -388,7 +389,7 @@ def _base(workspace: Mapping[str, Any]) -> str:
 
 
 def _storages(git: Git, order: Mapping[str, Any], folder: str) -> tuple[str, str]:
-    root = os.path.dirname(os.path.dirname(os.path.abspath(folder)))
+    root = root_of(folder)
     shared = os.path.join(mirror_path(root, order["rig"]), "lfs")
     return os.path.join(git.git_dir, "lfs"), shared
 

@@ -12,7 +12,7 @@ import time
 
 from outpost_core.errors import WorkerError
 from outpost_core.worker.changes import Changes, look
-from outpost_core.worker.files import BROKEN
+from outpost_core.worker.files import BROKEN, root_of
 from outpost_core.worker.git import Git, read
 from outpost_core.worker.index import uncover
 from outpost_core.worker.mirror import Snapshot, mirror_path, remove_locks
@@ -113,7 +113,7 @@ def has_files(folder: str) -> bool:
 
 def _restore(order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> str:
     """Write `.git` again and leave the files as they are; returns where the old one is."""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(folder)))
+    root = root_of(folder)
     git = repository(order, folder)
     kept = ""
     try:

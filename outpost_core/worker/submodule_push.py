@@ -7,6 +7,7 @@ import os
 from outpost_core.errors import UsageError, WorkerError
 from outpost_core.worker import gitdirs, index
 from outpost_core.worker.aside import UNPUSHED
+from outpost_core.worker.files import root_of
 from outpost_core.worker.git import Done, Git, persistently, read, write
 from outpost_core.worker.names import check_rig, redact, split_rig
 from outpost_core.worker.submodules import REASON, is_ours, named_in
@@ -43,7 +44,7 @@ class Sender:
         self, order: Mapping[str, Any], folder: str, branch: str, report: Callable[[str], None]
     ) -> None:
         self._folder = folder
-        self._root = os.path.dirname(os.path.dirname(os.path.abspath(folder)))
+        self._root = root_of(folder)
         self._rig: str = order["rig"]
         self._branches = (branch, f"{branch}-{order['attempt']}")
         self._report = report

@@ -12,10 +12,10 @@ import os
 
 from outpost_core.errors import UsageError, WorkerError
 from outpost_core.worker import attributes, beads, dirt, resume
-from outpost_core.worker.files import CREDENTIALS
+from outpost_core.worker.files import CREDENTIALS, root_of
 from outpost_core.worker.foresee import check_branch_free, identity
 from outpost_core.worker.git import Git, read, shell_quote, write
-from outpost_core.worker.mirror import Snapshot, sync
+from outpost_core.worker.mirror import Snapshot, mirror_path, sync
 from outpost_core.worker.names import check_branch, check_rig, redact, split_rig
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
@@ -40,6 +40,16 @@ def repository(order: Mapping[str, Any], folder: str) -> Git:
     work = os.path.join(folder, "work")
     rig = target(order)
     return Git(os.path.join(work, ".git"), work, credentials=credentials(rig, folder), rig=rig)
+
+
+def from_mirror(order: Mapping[str, Any], folder: str) -> Git:
+    """Return git on the shared mirror, to ask where the worker's work goes.
+
+    What the agent configured in its own repository can lead a push and its answer elsewhere.
+    """
+    goal = target(order)
+    mirror = mirror_path(root_of(folder), order["rig"])
+    return Git(mirror, credentials=credentials(goal, folder), rig=goal)
 
 
 def target(order: Mapping[str, Any]) -> str:
