@@ -126,6 +126,7 @@ async def _begin(
                 seen = seen[-_NOISE:] + data
     except TimeoutError:
         raise _not_started(worker, seen, None) from None
+    process.stdin.write(b"\n")  # it begins once its mark was seen
     return seen.partition(mark)[2]
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import termios
+from pathlib import Path
 
 import pytest
 
@@ -26,7 +27,7 @@ def asked(request: object) -> tuple[int, str]:
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", loader], stdin=slave, stdout=slave, stderr=slave
     )
-    os.write(master, attach.source() + line + b"\n")
+    os.write(master, attach.source() + line + b"\n\n")  # its mark counts as seen
     code = process.wait(20)
     os.close(slave)
     said = b""
@@ -46,6 +47,36 @@ def test_a_good_request_becomes_its_program_and_no_shell_looks_at_its_words():
     code, said = asked(GOOD)
     assert code == 0
     assert said == f"{view.MARK}{'0' * 32}{view.END}a b $HOME;\r\n"
+
+
+#: As tmux does when it starts: what its terminal has not passed on yet is discarded.
+DISCARDS = "import os, termios; termios.tcflush(1, termios.TCOFLUSH); os.write(1, b'screen')"
+
+
+def test_the_program_begins_once_its_mark_was_seen():
+    """Else one that discards output takes the mark along, and nobody knows where it begins."""
+    master, slave = os.openpty()
+    mode = termios.tcgetattr(slave)
+    mode[3] &= ~(termios.ECHO | termios.ICANON)
+    termios.tcsetattr(slave, termios.TCSANOW, mode)
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", view.__file__], stdin=slave, stdout=slave, stderr=slave
+    )
+    request = {**GOOD, "argv": [sys.executable, "-c", DISCARDS]}
+    os.write(master, json.dumps(request).encode() + b"\n")
+    mark = f"{view.MARK}{'0' * 32}{view.END}".encode()
+    seen = b""
+    while mark not in seen:
+        seen += os.read(master, 65536)
+    assert seen == mark
+    running = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    assert view.__file__.encode() in running, "it waits"
+    os.write(master, b"\n")
+    while b"screen" not in seen:
+        seen += os.read(master, 65536)
+    assert process.wait(20) == 0
+    os.close(slave)
+    os.close(master)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """The far half of `outpost attach`: becomes the program that shows a worker on this terminal.
 
 It reads one line, `{"argv": […], "nonce": "…", "env": {…}}`, from its terminal, which was made
-without echo for that. The near half sends this file itself as source, so it runs on whatever
-Python 3 there is: no syntax and no annotation that an old one would not take.
+without echo for that. It answers with a mark, and begins once an empty line says that the mark
+was seen. The near half sends this file itself as source, so it runs on whatever Python 3 there
+is: no syntax and no annotation that an old one would not take.
 """
 
 import json
@@ -41,8 +42,12 @@ def main() -> None:
     if shutil.which(argv[0]) is None:
         refuse(ascii(argv[0])[1:-1] + " is not installed")
     prepare(os.environ, env)
-    sane(0)
+    silent(0)
     os.write(1, (MARK + nonce + END).encode("ascii"))
+    # tmux discards what its terminal has not passed on yet when it starts (TCOFLUSH): the mark
+    # must have arrived before
+    read_line(0)
+    sane(0)
     try:
         os.execvp(argv[0], argv)  # noqa: S606 - no shell in between is the point
     except OSError as error:
@@ -119,6 +124,13 @@ def is_known(term: str) -> bool:
     except curses.error:
         return False
     return True
+
+
+def silent(fd: int) -> None:
+    """Let the terminal echo nothing, also where the server ignored the modes asked for."""
+    mode = termios.tcgetattr(fd)
+    mode[3] &= ~(termios.ECHO | termios.ECHONL)
+    termios.tcsetattr(fd, termios.TCSANOW, mode)
 
 
 def sane(fd: int) -> None:
