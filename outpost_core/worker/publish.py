@@ -29,6 +29,16 @@ _PASSED = frozenset(
     }
 )  # fmt: skip
 _PASSED_BEGINNINGS = ("LC_", "XDG_")
+#: What our own processes need that live on when a command has ended. Whoever may look at them can
+#: read their environment as long as they live, so nothing that may be a secret is among it: no
+#: proxy with a password in its URL, no way to an agent of keys. What git and the agent need besides
+#: is in `launch.json`.
+_OWN = frozenset(
+    {
+        "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "SHELL", "TZ", "TMPDIR",
+        "OUTPOST_GIT_RETRY", "OUTPOST_GIT_TIMEOUT", "OUTPOST_PR_TIMEOUT",
+    }
+)  # fmt: skip
 
 
 def publish(
@@ -165,4 +175,15 @@ def base_env(environ: Mapping[str, str], pass_env: Sequence[str] = ()) -> dict[s
         name: value
         for name, value in environ.items()
         if name in _PASSED or name.startswith(_PASSED_BEGINNINGS) or name in pass_env
+    }
+
+
+def own_env(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what of the caller's environment our own long-lived processes get.
+
+    Args:
+        environ: the caller's.
+    """
+    return {
+        name: value for name, value in environ.items() if name in _OWN or name.startswith("LC_")
     }

@@ -25,6 +25,8 @@ from outpost_local.options import LocalOptions, Mode
 NOT_INSTALLED: Final = "not installed"
 _TIMEOUT: Final = 5.0
 _TMUX_NEEDED: Final = (3, 0)
+#: The first tmux that can be told not to pass on what is wrapped to get past it.
+_TMUX_CLOSED: Final = (3, 3)
 _GIT_NEEDED: Final = (2, 25)
 
 
@@ -107,6 +109,14 @@ async def _tmux(mode: Mode) -> Finding:
     if version(said) < _TMUX_NEEDED:
         return Finding(
             check="tmux", ok=False, detail=f"{said} is too old", mend="install tmux 3.0 or newer"
+        )
+    if version(said) < _TMUX_CLOSED:
+        return Finding(
+            check="tmux",
+            ok=None,
+            detail=f"{said} passes on to your terminal what an agent wraps for it (DCS tmux;), "
+            "when you attach",
+            mend="install tmux 3.3 or newer, or look with: outpost logs -f WORKER",
         )
     return Finding(check="tmux", ok=True, detail=said)
 

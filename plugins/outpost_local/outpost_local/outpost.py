@@ -81,7 +81,7 @@ class LocalOutpost(Outpost):
         )
         self.capabilities = CAPABILITIES if tmux else CAPABILITIES - {"attach"}
         self._agent_env = self._make_agent_env(context)
-        self._tmux = Tmux(self.root, frozenset(publish.base_env(os.environ))) if tmux else None
+        self._tmux = Tmux(self.root) if tmux else None
         self._detached = Detached()
         self._starter = Starter(name, self.root, options.mode, self._tmux, self._detached)
         self._launcher = Launcher(self._starter.start)
@@ -422,7 +422,7 @@ class LocalOutpost(Outpost):
         with cleaning.locked(folder) as free:
             start = free and self._is_due("recover", found.id)
         if start:
-            env = publish.base_env(os.environ) | fault()
+            env = publish.own_env(os.environ) | fault()
             self._detached.start(publish.command(folder, "recover"), env)
         return dataclasses.replace(
             found,

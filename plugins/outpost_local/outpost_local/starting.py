@@ -67,7 +67,7 @@ class Starter:
     def _start_detached(self, folder: Path) -> Exception | None:
         try:
             (folder / NO_TERMINAL).touch(mode=0o600)
-            self._detached.start(publish.command(folder), publish.base_env(os.environ) | fault())
+            self._detached.start(publish.command(folder), publish.own_env(os.environ) | fault())
         except OSError as error:
             return self._withdraw(folder, f"its process cannot be started: {error.strerror}")
         return None

@@ -2,13 +2,16 @@
 
 What is in tmux is never the truth about a worker; it is where its terminal can be seen. So every
 call here may fail without harm to the work.
+
+Agents print what they like into it, and strangers tell agents what to print. So the server keeps
+nothing of whoever started it, and passes on nothing but text: `_HARDENED`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,15 +20,28 @@ from typing import TYPE_CHECKING, Final
 
 from outpost_core import terminfo
 from outpost_core.errors import OutpostError
+from outpost_core.worker import publish, sockets
 
 if TYPE_CHECKING:
     from libtmux import Server
     from libtmux.common import tmux_cmd
 
+#: What agents print must not get to the terminal of a person who looks on, or into a command.
+#: With `-q`, an option that an older tmux does not know is left out.
+_HARDENED: Final = (
+    ("-s", "set-clipboard", "off"),  # OSC 52: neither written nor read
+    ("-gw", "allow-passthrough", "off"),  # what is wrapped to get past tmux
+    ("-gw", "allow-rename", "off"),
+    ("-gw", "allow-set-title", "off"),
+    ("-gw", "automatic-rename", "off"),
+    ("-g", "set-titles", "off"),
+    ("-g", "status-right", "%H:%M"),  # by default it shows the title that the agent set
+    ("-gw", "pane-border-format", "#{pane_index}"),  # so does this
+    ("-g", "default-command", ""),
+    ("-g", "update-environment", ""),  # who attaches leaves nothing of their environment
+)
 #: tmux takes about 16 kB in one message: arguments with their zero bytes, and a header.
 _MESSAGE: Final = 14_000
-#: How much of that may go into removing the caller's variables from the server.
-_SCRUB: Final = 4_000
 #: Seconds between tries while a server that lost its last session is going away.
 _PAUSES: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 #: What tmux says when it went away between our connecting and its answer.
@@ -60,13 +76,13 @@ class Tmux:
 
     Args:
         root: the state root; each has its own server.
-        keep: names of the variables that the server may take from our environment.
+
+    Attributes:
+        socket: path of its socket, in a folder that only its owner can enter.
     """
 
-    def __init__(self, root: Path, keep: frozenset[str]) -> None:
-        place = os.fsencode(os.path.realpath(root))
-        self.socket = f"outpost-{hashlib.sha256(place).hexdigest()[:12]}"
-        self._keep = keep
+    def __init__(self, root: Path) -> None:
+        self.socket = sockets.path(str(root))
         self._server: Server | None = None
 
     def start(
@@ -84,7 +100,12 @@ class Tmux:
 
         Returns:
             What tmux said, by worker id, for those that could not be started.
+
+        Raises:
+            TmuxError: there is no tmux, or the place of its socket is not ours alone.
         """
+        if wrong := sockets.claim(os.path.dirname(self.socket)):  # noqa: PTH120
+            raise _unsafe(wrong)
         variables = [part for name in env for part in ("-e", f"{name}={env[name]}")]
         commands = {
             worker: [
@@ -129,34 +150,69 @@ class Tmux:
 
     def attach_argv(self, worker: str, *, read_only: bool) -> list[str]:
         """Return the command that shows the worker on the caller's terminal."""
+        self._check()
         return [
-            *(program(), "-L", self.socket, "-f", os.devnull, "attach-session"),
+            *(program(), "-S", self.socket, "-f", os.devnull, "attach-session"),
             *(["-r"] if read_only else []),
             *("-t", f"={session_name(worker)}"),
         ]
 
     def _run(self, commands: Sequence[Sequence[str]]) -> str | None:
-        """Run commands in one tmux process; return what went wrong, or None."""
-        argv = _scrub(self._keep)
+        """Run commands in one tmux process; return what went wrong, or None.
+
+        Not through libtmux, which runs tmux with our whole environment: where this starts the
+        server, that stays readable as long as the server lives.
+        """
+        argv = [program(), "-S", self.socket, "-f", os.devnull, *_harden()]
         for command in commands:
             argv += [*map(escape, command), ";"]
         error = ""
         for pause in (0.0, *_PAUSES):
             time.sleep(pause)
-            answer = self._cmd(argv[0], *argv[1:-1])
+            try:
+                answer = subprocess.run(
+                    argv[:-1],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    env=publish.own_env(os.environ),
+                    cwd="/",
+                    check=False,
+                )
+            except OSError as failed:
+                return f"tmux cannot be run: {failed.strerror}"
             if answer.returncode == 0:
                 return None
-            error = " ".join(answer.stderr) or f"tmux exited with {answer.returncode}"
+            error = " ".join(answer.stderr.decode("utf-8", "backslashreplace").split())
+            error = error or f"tmux exited with {answer.returncode}"
             if not error.startswith(_GOING):
                 break
         return error
+
+    def _check(self) -> None:
+        """Make sure that no stranger's server is asked: it may tell its clients to run commands.
+
+        Raises:
+            TmuxError: others can enter the place of the socket.
+        """
+        place = os.path.dirname(self.socket)  # noqa: PTH120
+        try:
+            wrong = sockets.trouble(place)
+        except OSError:
+            return  # no folder, no server
+        if wrong:
+            raise _unsafe(f"{place} {wrong}")
 
     def _cmd(self, *words: str) -> tmux_cmd:
         """Run one tmux command; libtmux gives it our environment, and our terminal to look at.
 
         tmux looks up the kind of that terminal even where it shows nothing there, and does
         nothing at all where it does not know it.
+
+        Raises:
+            TmuxError: there is no tmux, or the place of its socket is not ours alone.
         """
+        self._check()
         server = self._server_or_new()
         said, known = os.environ.get("TERM"), terminfo.known(os.environ)
         if said in (None, known):
@@ -177,7 +233,7 @@ class Tmux:
                 raise TmuxError(
                     f"libtmux cannot be imported: {error}", mend="pip install libtmux"
                 ) from error
-            self._server = Server(socket_name=self.socket, config_file=os.devnull)
+            self._server = Server(socket_path=self.socket, config_file=os.devnull)
         return self._server
 
 
@@ -199,25 +255,26 @@ def _batches(commands: Mapping[str, Sequence[str]]) -> list[list[str]]:
     batches: list[list[str]] = []
     room = 0
     for worker, command in commands.items():
-        need = sum(len(os.fsencode(part)) + 2 for part in command) + 2
+        need = _size(command) + 2
         if not batches or need > room:
             batches.append([])
-            room = _MESSAGE - _SCRUB
+            room = _MESSAGE - _size(_harden())
         batches[-1].append(worker)
         room -= need
     return batches
 
 
-def _scrub(keep: frozenset[str]) -> list[str]:
-    """Return commands that take the caller's other variables out of the server's environment.
+def _size(command: Sequence[str]) -> int:
+    return sum(len(os.fsencode(part)) + 2 for part in command)
 
-    The server lives on with the environment of whoever started it, and gives it to every later
-    session: credentials of one caller would be visible in all of them.
-    """
-    argv: list[str] = []
-    room = _SCRUB
-    for name in sorted(os.environ, key=lambda name: (not name.startswith("OUTPOST_"), name)):
-        room -= len(name) + 25
-        if name not in keep and name.isidentifier() and room > 0:
-            argv += ["set-environment", "-gu", name, ";"]
-    return argv
+
+def _harden() -> list[str]:
+    """Return the commands that go before all others, each ended by a `;`."""
+    return [word for option in _HARDENED for word in ("set-option", "-q", *option, ";")]
+
+
+def _unsafe(wrong: str) -> TmuxError:
+    return TmuxError(
+        f"the place of tmux's socket is not safe: {wrong}",
+        mend="look whose it is, and remove it; or configure `mode: process`",
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from outpost_core.backend import BuildContext
 from outpost_core.testing import waiting
 from outpost_core.testing.processes import mentioning
 from outpost_core.types import Agent, Issue, Order, WorkerStatus
+from outpost_core.worker import sockets
 from outpost_local.options import LocalOptions, Mode
 from outpost_local.outpost import LocalOutpost
 
@@ -80,13 +80,13 @@ class Place:
     def tmux(self, *argv: str) -> subprocess.CompletedProcess[str]:
         """Ask this state's tmux server something, without libtmux."""
         return subprocess.run(
-            ["tmux", "-L", self.socket, "-f", "/dev/null", *argv],
+            ["tmux", "-S", self.socket, "-f", "/dev/null", *argv],
             capture_output=True, text=True, timeout=20, check=False,
         )  # fmt: skip
 
     @property
     def socket(self) -> str:
-        return f"outpost-{hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]}"
+        return sockets.path(str(self.root))
 
     def server(self) -> int | None:
         answer = self.tmux("display-message", "-p", "#{pid}")
@@ -130,9 +130,8 @@ def places(tmp_path: Path) -> Iterator[Callable[..., Place]]:
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    for place in made:  # tmux leaves the name of its socket
-        folder = Path(os.environ.get("TMUX_TMPDIR", "/tmp")) / f"tmux-{os.getuid()}"
-        (folder / place.socket).unlink(missing_ok=True)
+    for place in made:  # tmux leaves its socket
+        Path(place.socket).unlink(missing_ok=True)
     assert not left, f"left running: {left}"
 
 

@@ -73,6 +73,17 @@ def test_an_old_tmux_and_an_old_git(tmp_path, monkeypatch):
     assert found["git"].ok is False
 
 
+def test_a_tmux_that_cannot_be_closed_is_told(tmp_path, monkeypatch):
+    tmux = tmp_path / "tmux"
+    tmux.write_text("#!/bin/sh\necho tmux 3.2a\n")
+    tmux.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = examine(tmp_path)["tmux"]
+    assert found.ok is None
+    assert "to your terminal" in found.detail
+    assert "3.3" in found.mend
+
+
 @pytest.mark.parametrize(
     ("text", "version"),
     [

@@ -200,6 +200,26 @@ def test_the_agent_gets_a_clean_environment_and_secrets_are_nowhere_else(place, 
     asyncio.run(main())
 
 
+def test_what_lives_on_holds_nothing_of_the_callers_environment(place, monkeypatch):
+    """A supervisor, a recovery and a tmux server live on, and other programs can look at them."""
+    monkeypatch.setenv("A_TOKEN", "canary-71c2")
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:canary-71c2@proxy.example")
+
+    async def main():
+        outpost = place.make(pass_env=("A_TOKEN",))  # the agent itself may have it
+        await outpost.outpost_spawn(place.order("/bin/sleep", "600"))
+        await place.until(outpost, lambda status: status.state is State.WORKING)
+        ours = [place.supervisor("gt-1.1"), place.server()]
+        for pid in filter(None, ours):
+            said = Path(f"/proc/{pid}/environ").read_bytes()
+            assert b"PATH=" in said
+            assert b"canary-71c2" not in said, Path(f"/proc/{pid}/cmdline").read_bytes()
+        await outpost.outpost_stop("gt-1.1", 1)
+        await place.end(outpost)
+
+    asyncio.run(main())
+
+
 def test_below_the_memory_floor_nothing_starts_but_what_runs_is_found(place):
     async def main():
         order = place.order("/bin/true")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import select
 import signal
@@ -137,13 +136,23 @@ def read_until(master: int, wanted: bytes) -> bytes:
 
 
 def drain(master: int, process: subprocess.Popen) -> int:
+    drained(master, process)
+    return process.returncode
+
+
+def drained(master: int, process: subprocess.Popen) -> bytes:
+    """Return what a viewer still shows until it ends."""
+    seen = b""
     deadline = time.monotonic() + 30
-    while process.poll() is None:
+    while process.poll() is None or select.select([master], [], [], 0)[0]:
         assert time.monotonic() < deadline
         if select.select([master], [], [], 0.05)[0]:
-            with contextlib.suppress(OSError):
-                os.read(master, 65536)
-    return process.returncode
+            try:
+                seen += os.read(master, 65536)
+            except OSError:
+                if process.poll() is not None:
+                    break
+    return seen
 
 
 @pytest.mark.parametrize("around", [{}, {"TMUX": "/tmp/tmux-0/default,1,0", "TMUX_PANE": "%1"}])
@@ -210,6 +219,55 @@ def test_the_viewer_is_told_to_whoever_runs_it_elsewhere(tmux_place):
             await outpost.viewer("gt-1.1")
         with pytest.raises(NotFoundError):
             await outpost.viewer("gt-3.1")
+
+    asyncio.run(main())
+
+
+HOSTILE = r"""
+import sys, time
+out = sys.stdout.buffer
+said = [
+    b"\x1b]52;c;Q0FOQVJZLWNsaXA=\x07", b"\x1b]52;c;?\x07", b"\x1b]0;CANARY-title\x07",
+    b"\x1b]2;CANARY-title\x1b\\", b"\x1bkCANARY-window\x1b\\",
+    b"\x1bPtmux;\x1b\x1b]0;CANARY-passed\x07\x1b\\", b"\x1bP1tmux;\x1b\x1b]52;c;CANARY\x07\x1b\\",
+    b"\x1b]2;#(touch RAN)CANARY-run\x07", b"\x1bk#(touch RAN)\x1b\\", b"\x1b]7;#(touch RAN)\x07",
+    b"\x1b]7;file://CANARY-path\x07", b"\x1b]9;CANARY-note\x07", b"\x1b]777;notify;CANARY;x\x07",
+    b"\x1b[5i\x1b]50;CANARY-font\x07", b"\x1b_CANARY-apc\x1b\\", b"\x1b^CANARY-pm\x1b\\",
+]
+time.sleep(1)
+for text in said * 2:
+    out.write(text + b"\n")
+    out.flush()
+print("that was all", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("interactive", [True, False], ids=["interactive", "headless"])
+def test_what_an_agent_prints_is_text_for_who_attaches(tmux_place, terminals, interactive):
+    """Neither a title, the clipboard, nor a command comes out of what an agent prints."""
+    place = tmux_place
+    ran = place.root.parent / "ran"
+
+    async def main():
+        outpost = place.make()
+        code = HOSTILE.replace("RAN", str(ran))
+        await outpost.outpost_spawn(place.python(code, interactive=interactive))
+        await place.wait_for(lambda: place.folder("gt-1.1").joinpath("output.log").exists())
+        process, master = attach_in_terminal(terminals, place, "gt-1.1", {"TERM": "xterm-256color"})
+        seen = read_until(master, b"that was all")
+        place.tmux("refresh-client", "-S")
+        place.tmux("detach-client", "-s", "=gt-1+1")
+        seen += drained(master, process)
+        await outpost.outpost_stop("gt-1.1", 1)
+        await place.end(outpost)
+        shown = await outpost.outpost_peek("gt-1.1", 50)
+        assert b"CANARY" not in seen
+        assert b"\x1b]52" not in seen
+        assert b"Q0FOQVJZ" not in seen
+        assert "that was all" in shown
+        assert "\x1b" not in shown
+        assert not ran.exists()
 
     asyncio.run(main())
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from outpost_core.worker import sockets
 from outpost_local import tmux as tmux_module
 from outpost_local.tmux import Tmux, escape, session_name
 
@@ -43,7 +44,8 @@ def nothing_begun(worker: str) -> bool:
 
 @pytest.fixture
 def tmux(tmux_place):
-    return Tmux(tmux_place.root, frozenset(["PATH", "HOME"]))
+    tmux_place.root.mkdir()
+    return Tmux(tmux_place.root)
 
 
 @pytest.mark.parametrize("last", HOSTILE)
@@ -154,6 +156,10 @@ def test_the_servers_environment_holds_nothing_of_the_caller(tmux, tmux_place, m
         assert "OUTPOST_FAULT" not in shown
         given = tmux_place.tmux("show-environment", "-t", f"={session_name('gt-1.1')}", "GIVEN")
         assert given.stdout == "GIVEN=a;b;\n"
+        server = Path(f"/proc/{tmux_place.server()}/environ").read_bytes()
+        assert b"PATH=" in server
+        assert b"canary" not in server, "what the first spawner had stays readable"
+        assert b"PADDING_" not in server
     finally:
         tmux_place.tmux("kill-server")
 
@@ -172,9 +178,68 @@ def test_without_tmux_the_error_says_what_to_do(tmux, monkeypatch):
 
 
 def test_each_state_has_its_own_server(tmp_path):
-    one, two = (Tmux(tmp_path / name, frozenset()) for name in "ab")
+    one, two = (Tmux(tmp_path / name) for name in "ab")
     assert one.socket != two.socket
-    assert len(os.fsencode(one.socket)) < 30
+
+
+def test_a_long_root_has_its_socket_in_a_folder_of_the_user(tmp_path):
+    root = tmp_path / ("r" * 120)
+    root.mkdir()
+    tmux = Tmux(root)
+    assert len(os.fsencode(tmux.socket)) <= 103
+    assert Tmux(tmp_path / ("s" * 120)).socket != tmux.socket
+    link = tmp_path / "link"
+    link.symlink_to(root)
+    assert Tmux(link).socket == tmux.socket
+    folder = Path(tmux.socket).parent
+    assert str(folder) == f"/tmp/outpost-{os.geteuid()}"
+    assert str(folder) in sockets.folders(str(root), {})
+    try:
+        assert tmux.start({"gt-1.1": ["/bin/sleep", "600"]}, {}, nothing_begun) == {}
+        assert tmux.has("gt-1.1")
+        assert folder.stat().st_mode & 0o777 == 0o700
+    finally:
+        subprocess.run(["tmux", "-S", tmux.socket, "kill-server"], check=False)
+        Path(tmux.socket).unlink(missing_ok=True)
+
+
+def test_nobody_else_can_enter_the_folder_of_the_socket(tmux, tmux_place):
+    folder = Path(tmux.socket).parent
+    assert folder.parent == tmux_place.root
+    folder.mkdir()
+    folder.chmod(0o777)  # made by us, under a careless mode
+    before = os.umask(0)
+    try:
+        assert tmux.start({"gt-1.1": ["/bin/sleep", "600"]}, {}, nothing_begun) == {}
+    finally:
+        os.umask(before)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    tmux_place.tmux("kill-server")
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "of another"])
+def test_a_folder_that_is_not_ours_alone_is_not_used(tmux, tmp_path, monkeypatch, kind):
+    """A stranger's server could have whoever attaches run commands."""
+    folder = Path(tmux.socket).parent
+    if kind == "link":
+        (tmp_path / "elsewhere").mkdir()
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif kind == "file":
+        folder.write_text("")
+    else:
+        folder.mkdir()
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    for ask in (
+        lambda: tmux.start({"gt-1.1": ["/bin/true"]}, {}, nothing_begun),
+        lambda: tmux.has("gt-1.1"),
+        lambda: tmux.attach_argv("gt-1.1", read_only=True),
+        tmux.sessions,
+    ):
+        with pytest.raises(tmux_module.TmuxError, match="is not safe") as caught:
+            ask()
+        assert caught.value.mend
+    if kind == "file":
+        folder.unlink()
 
 
 def test_a_terminal_that_nobody_knows_is_no_reason_to_have_none(tmp_path, monkeypatch):
@@ -185,12 +250,12 @@ def test_a_terminal_that_nobody_knows_is_no_reason_to_have_none(tmp_path, monkey
     there, ours = pty.openpty()
     kept = os.dup(0)
     os.dup2(ours, 0)
-    tmux = Tmux(tmp_path, frozenset(("PATH", "HOME")))
+    tmux = Tmux(tmp_path)
     try:
         assert tmux.start({"gt-1.1": ["sleep", "600"]}, {}, lambda _: False) == {}
         assert tmux.has("gt-1.1")
     finally:
-        subprocess.run(["tmux", "-L", tmux.socket, "kill-server"], stdin=subprocess.DEVNULL)
+        subprocess.run(["tmux", "-S", tmux.socket, "kill-server"], stdin=subprocess.DEVNULL)
         os.dup2(kept, 0)
         for fd in (kept, there, ours):
             os.close(fd)

@@ -413,9 +413,7 @@ class Tmux:
         while not self.state().terminal:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        socket = self.viewer[self.viewer.index("-L") + 1]  # tmux leaves its name
-        folder = Path(os.environ.get("TMUX_TMPDIR", "/tmp")) / f"tmux-{os.getuid()}"
-        (folder / socket).unlink(missing_ok=True)
+        Path(self.viewer[self.viewer.index("-S") + 1]).unlink(missing_ok=True)  # tmux leaves it
 
 
 @pytest.fixture

@@ -112,6 +112,19 @@ def test_the_next_command_goes_over_the_line_of_the_last(desk: Desk) -> None:
     assert desk.keepers() == [pid]
 
 
+def test_a_keeper_holds_nothing_of_the_callers_environment(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lives on for minutes, and whoever can look at it can read its environment."""
+    monkeypatch.setenv("A_TOKEN", "canary-3b1d")
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:canary-3b1d@proxy.example")
+    pid = desk.started()
+    said = Path(f"/proc/{pid}/environ").read_bytes()
+    assert b"HOME=" in said
+    assert b"canary-3b1d" not in said
+    assert desk.ask(), "it lends what it holds all the same"
+
+
 def test_the_borrowing_program_imports_no_ssh_library(desk: Desk) -> None:
     desk.started()
     program = (

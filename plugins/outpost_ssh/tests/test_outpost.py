@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import signal
 import subprocess
@@ -29,6 +28,7 @@ from outpost_core.testing import waiting
 from outpost_core.testing.processes import ArgumentsWatch, mentioning, outliving
 from outpost_core.testing.sshd import Sshd, sshd
 from outpost_core.types import Agent, Delivery, Issue, Limits, Order, Secrets, State, WorkerStatus
+from outpost_core.worker import sockets
 from outpost_ssh import outpost as module
 from outpost_ssh.options import SshOptions
 from outpost_ssh.outpost import SshOutpost
@@ -108,9 +108,7 @@ def host(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     with sshd(tmp_path / "sshd", env={"XDG_CACHE_HOME": str(cache)}) as server:
         made = Host(server, tmp_path / "near")
         yield made
-    name = hashlib.sha256(os.fsencode(made.root)).hexdigest()[:12]
-    folder = Path(os.environ.get("TMUX_TMPDIR", "/tmp")) / f"tmux-{os.getuid()}"
-    (folder / f"outpost-{name}").unlink(missing_ok=True)  # tmux leaves it
+    Path(sockets.path(str(made.root))).unlink(missing_ok=True)  # tmux leaves it
     assert not outliving(tmp_path)
 
 

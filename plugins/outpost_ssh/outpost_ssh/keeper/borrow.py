@@ -83,7 +83,7 @@ def start(options: SshOptions, base: Path | None) -> None:
             stderr=subprocess.DEVNULL,
             cwd="/",
             start_new_session=True,
-            env={**os.environ, "PYTHONSAFEPATH": "1"},
+            env=place.environment(os.environ),
         )
         assert process.stdin is not None
         with process.stdin as told:

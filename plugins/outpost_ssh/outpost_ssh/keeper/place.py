@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from outpost_core.worker import publish
 from outpost_ssh.options import SshOptions
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ _FIELDS: Final = (
 _PATHS: Final = frozenset({"ssh_key", "known_hosts", "config"})
 #: What of the environment it depends on.
 _ENVIRONMENT: Final = ("HOME", "USER", "LOGNAME", "SSH_AUTH_SOCK", "PATH")
+#: What a keeper needs besides what every long-lived process of ours gets.
+_NEEDED: Final = (*_ENVIRONMENT, "XDG_RUNTIME_DIR", "KRB5CCNAME", "PYTHONPATH", SWITCH)
 #: Longest path of a socket on every system (macOS has 104 bytes).
 _LONGEST: Final = 100
 
@@ -75,6 +78,19 @@ def socket_of(said: Mapping[str, Json]) -> Path | None:
     text = json.dumps(about, sort_keys=True).encode()
     path = folder / f"{hashlib.blake2b(text, digest_size=10).hexdigest()}.sock"
     return path if len(os.fsencode(path)) <= _LONGEST else None
+
+
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a keeper: as long as it lives, others may be able to read it.
+
+    A proxy command that needs more of the caller's environment finds it missing; then no keeper
+    can connect, and every command connects itself.
+
+    Args:
+        environ: the caller's.
+    """
+    needed = {name: environ[name] for name in _NEEDED if name in environ}
+    return {**publish.own_env(environ), **needed, "PYTHONSAFEPATH": "1"}
 
 
 def _folder() -> Path | None:
