@@ -15,7 +15,7 @@ from typing import Any
 from outpost_core import faults, wire
 from outpost_core.errors import NotFoundError, WorkerError
 from outpost_core.types import Result
-from outpost_core.worker import claim, files, launch, outcome, process, stage
+from outpost_core.worker import claim, files, launch, mark, outcome, process, stage
 
 #: Seconds for the processes that were left to end after KILL.
 _KILL_PATIENCE = 10.0
@@ -155,8 +155,8 @@ def _silent(_: str) -> None:
 def sweep(path: str) -> int:
     """End every process that the attempt in folder `path` left; return how many were signalled.
 
-    They are found by what they carry: the folder's name in the environment that they were
-    started with, the session of the agent while it lives, its output pipe, and by being
+    They are found by what they carry: the worker's mark, the folder's name in the environment that
+    they were started with, the session of the agent while it lives, its output pipe, and by being
     descendants of such a one. Names that are given again (a dead session's pid, a terminal's
     number, anything of an earlier boot) are no proof. Each signal goes to a pid with its start
     time.
@@ -175,10 +175,11 @@ def _left(path: str) -> Iterator[process.Proc]:
     table = process.everyone()
     about = _agent(path)
     mine = _ancestors(table)
+    number = mark.number(path)
     roots = {
         proc.pid: proc
         for proc in table.values()
-        if proc.pid not in mine and _is_of(proc, path, about)
+        if proc.pid not in mine and (mark.carried(proc.pid) == number or _is_of(proc, path, about))
     }
     yield from roots.values()
     for proc in process.below(roots, table, mine):

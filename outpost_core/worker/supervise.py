@@ -13,7 +13,7 @@ import sys
 import time
 
 from outpost_core import faults
-from outpost_core.worker import claim, files, launch, outcome, process
+from outpost_core.worker import claim, files, launch, mark, outcome, process
 from outpost_core.worker.loop import Loop
 from outpost_core.worker.output import Output
 from outpost_core.worker.stopping import Stopping
@@ -117,6 +117,7 @@ class Supervisor:
         for number in (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGINT):
             self._loop.catch(number)
         process.become_subreaper()
+        mark.take(self._folder)  # a recovery finds by it whatever we leave when we are killed
         self._began = time.time()
         try:
             if not claim.take(self._folder):

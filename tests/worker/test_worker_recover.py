@@ -13,7 +13,7 @@ import pytest
 
 from outpost_core.errors import NotFoundError, WorkerError
 from outpost_core.types import Secrets, State
-from outpost_core.worker import process, recover, status, stop
+from outpost_core.worker import mark, process, recover, status, stop
 
 #: fault point → state after recovery, of a bare command that succeeds.
 ENDS = {
@@ -83,6 +83,36 @@ wait"""
     finally:
         bystander.kill()
         bystander.wait()
+
+
+def test_one_that_hides_in_every_way_at_once_is_found(far, tmp_path):
+    """No environment, no pipe, no session and no parent of ours: what stays is the mark."""
+    hide = "env -i setsid /bin/sh -c '(/bin/sh -c \"echo \\$\\$ >NAME; exec /bin/sleep 300\" &)'"
+    hide += " </dev/null >/dev/null 2>&1 &"
+    names = [tmp_path / f"hidden{i}" for i in range(3)]
+    script = "\n".join(hide.replace("NAME", str(name)) for name in names)
+    folder = far.publish(far.shell(f"{script}\nexec sleep 300"))
+    running = far.start(folder)
+    pids = [far.pid_in(name) for name in names]
+    far.working(folder)
+    far.kill(running)
+    far.wait(lambda: all(process.look(pid).parent != running.pid for pid in pids))
+    other = far.publish(far.order("sleep", "300"))
+    far.start(other)
+    far.working(other)
+    assert recover.recover(folder).state is State.LOST
+    far.gone(*pids)
+    assert far.status(other).state is State.WORKING, "another worker has another mark"
+
+
+def test_every_process_of_a_worker_carries_its_mark(far, tmp_path):
+    script = f"env -i setsid /bin/sh -c 'echo $$ >{tmp_path}/pid; exec /bin/sleep 300'"
+    folder = far.publish(far.shell(script))
+    running = far.start(folder)
+    pid = far.pid_in(tmp_path / "pid")
+    assert mark.carried(pid) == mark.carried(running.pid) == mark.number(str(folder))
+    assert mark.number(f"{folder}/../{folder.name}") == mark.number(str(folder))
+    assert mark.carried(os.getpid()) == mark.carried(1) == 0
 
 
 def test_a_reused_session_is_not_ended(far):
