@@ -79,6 +79,7 @@ def test_a_mutant_behind_the_protocol_is_caught(mutant: Mutant, tmp_path: Path) 
     (check,) = (check for check in all_checks() if check.id == mutant.caught_by)
     declared = tuple(mutant.outpost.capabilities & CAPABILITIES)
     target = served(tmp_path, mutant.outpost.type, declared, within=5.0)
-    result = run_check(check, target)
+    # on a busy machine, too, what it waits for decides, and not how long it may take as a whole
+    result = run_check(dataclasses.replace(check, patience=8), target)
     assert result.status == "failed", result
     assert SAYING.get(mutant.outpost.type, mutant.saying) in result.detail

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -36,9 +37,10 @@ def until(what: Callable[[], object], why: str) -> None:
 class Desk:
     """This side: short programs that each ask the host once, as commands do."""
 
-    def __init__(self, host: Sshd, folder: Path) -> None:
+    def __init__(self, host: Sshd, folder: Path, run: str) -> None:
         self.host = host
         self.folder = folder
+        self.run = run
 
     def options(self, **more: Any) -> SshOptions:
         values = {
@@ -76,7 +78,7 @@ class Desk:
                 env = (entry / "environ").read_bytes()
             except OSError:
                 continue
-            if b"outpost_ssh.keeper.lend" in argv and os.fsencode(self.folder) in env:
+            if b"outpost_ssh.keeper.lend" in argv and os.fsencode(self.run) in env:
                 found.append(int(entry.name))
         return found
 
@@ -91,12 +93,11 @@ class Desk:
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     """A host, and a desk with a runtime folder of its own."""
-    run = tmp_path / "run"
-    run.mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(run))
     monkeypatch.setenv(place.SWITCH, "1")
-    with sshd(tmp_path / "sshd") as host:
-        made = Desk(host, tmp_path)
+    # a socket's path is short (unix(7)), pytest's folders are not
+    with TemporaryDirectory(prefix="outpost-") as run, sshd(tmp_path / "sshd") as host:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", run)
+        made = Desk(host, tmp_path, run)
         try:
             yield made
         finally:
