@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from outpost_core import border
 from outpost_core.backend import BuildContext, Outpost
 from outpost_core.errors import (
     NotFoundError,
@@ -182,12 +183,14 @@ class Fleet:
         except OutpostError as error:
             if "order" in arguments:
                 mask(error, arguments["order"].secrets)
+            border.tame(error)
             raise
         except Exception as error:
             trouble = PluginError(
                 f"outpost {name!r} failed in {hook}: {type(error).__name__}: {error}",
                 mend=f"outpost doctor {name}; this is a defect of its package",
             )
+            border.tame(trouble)
             if "order" in arguments:
                 mask(trouble, arguments["order"].secrets)
                 raise trouble from None  # the cause's own text is not masked
@@ -364,13 +367,16 @@ class Fleet:
             finally:
                 with suppress(RuntimeError):  # one that hangs is cancelled, and still runs
                     await stream.aclose()
-        except OutpostError:
+        except OutpostError as error:
+            border.tame(error)
             raise
         except Exception as error:
-            raise PluginError(
+            trouble = PluginError(
                 f"outpost {name!r} failed in {hook}: {type(error).__name__}: {error}",
                 mend=f"outpost doctor {name}; this is a defect of its package",
-            ) from error
+            )
+            border.tame(trouble)
+            raise trouble from error
 
     async def close(self) -> None:
         """Let every built outpost go of what it holds; what goes wrong there changes nothing."""

@@ -288,6 +288,11 @@ def _said(done: Done, doing: str) -> str:
     return done.out
 
 
+def diff_words(found: Comparison, more: Sequence[str] = ()) -> list[str]:
+    """Return the arguments of `git diff` that show a comparison."""
+    return [*more, found.base, found.commit, "--"]
+
+
 def diff_command(found: Comparison, more: Sequence[str] = ()) -> list[str]:
     """Return the git command that shows a comparison."""
-    return ["git", "-C", str(found.folder), "diff", *more, found.base, found.commit, "--"]
+    return ["git", "-C", str(found.folder), "diff", *diff_words(found, more)]

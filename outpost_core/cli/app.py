@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from outpost_core.cli import edge
+from outpost_core.cli import edge, say
 from outpost_core.cli.session import Group, Session, current, version_option
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class LazyGroup(Group):
 
 
 def _say(who: str, error: Exception) -> None:
-    click.echo(f"{who}: outpost_commands: {error}", err=True)
+    say.echo(f"{who}: outpost_commands: {error}", err=True)
 
 
 cli = LazyGroup(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from outpost_core.cli import complete, render
+from outpost_core.cli import complete, render, say
 from outpost_core.cli.session import Session, command
 
 if TYPE_CHECKING:
@@ -126,9 +126,9 @@ class _Display:
         mark, colour = _MARKS[step.state]
         took = f" ({seconds:.0f} s)" if seconds >= _WORTH_SAYING else ""
         text = ": ".join(filter(None, (step.name, step.detail))) + took
-        click.echo(f"{click.style(mark, fg=colour)} {render.clean(text)}")
+        say.echo(f"{say.style(mark, fg=colour)} {render.clean(text)}")
         if step.mend and step.state in ("failed", "skipped"):
-            click.echo(f"  → {render.clean(step.mend)}")
+            say.echo(f"  → {render.clean(step.mend)}")
 
     async def tick(self) -> None:
         """Draw the running step again and again, for as long as it is awaited."""
@@ -141,8 +141,7 @@ class _Display:
     def close(self) -> None:
         """Remove the changing line."""
         if self._live and self._name:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            say.live("")
         self._name = ""
 
     def _draw(self) -> None:
@@ -151,8 +150,7 @@ class _Display:
         seconds = time.monotonic() - self._since
         took = f" {seconds:.0f} s" if seconds >= _WORTH_SAYING else ""
         columns = (render.terminal_width() or 80) - 1
-        sys.stderr.write("\r\x1b[K" + render.fit(f"… {render.clean(self._name)}{took}", columns))
-        sys.stderr.flush()
+        say.live(render.fit(f"… {render.clean(self._name)}{took}", columns))
 
 
 def _summary(name: str, steps: list[Step], *, dry_run: bool) -> Iterator[str]:

@@ -38,15 +38,19 @@ def _choices(find: Callable[[click.Context], Choices]) -> Completer:
     ) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
 
+        from outpost_core.cli.harmless import clean
+
         try:
             found = [*find(ctx)]
         except Exception:  # noqa: BLE001 - a shell shows no errors of completion
             return []
         said = set(ctx.params.get("workers") or ())
         return [
-            CompletionItem(choice, help=what)
+            CompletionItem(choice, help=what and clean(what))
             for choice, what in found
-            if choice.lower().startswith(incomplete.lower()) and choice not in said
+            if choice.lower().startswith(incomplete.lower())
+            and choice not in said
+            and clean(choice) == choice  # a shell reads lines
         ]
 
     return complete

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from outpost_core import refs
-from outpost_core.cli import complete, render
+from outpost_core.cli import complete, render, say
 from outpost_core.cli.follow import Write, follow, is_known, writer
 from outpost_core.cli.progress import Progress
 from outpost_core.cli.session import Session, command, print_json
@@ -251,7 +251,7 @@ def stop(session: Session, workers: tuple[str, ...], grace: str | None, forget: 
 
     session.answer(data, lines)
     for error in errors.values():
-        session.note(click.style("error: ", fg="red", bold=True) + render.clean_lines(str(error)))
+        session.note(say.error(str(error)))
     click.get_current_context().exit(next((e.exit_code for e in errors.values()), 0))
 
 

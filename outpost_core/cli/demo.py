@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from outpost_core.cli import render, shapes
+from outpost_core.cli import render, say, shapes
 from outpost_core.cli.follow import follow, writer
 from outpost_core.cli.progress import Progress
 from outpost_core.cli.session import Session, command
@@ -160,29 +160,29 @@ async def _leave_nothing(manager: Manager, worker: str) -> None:
         await manager.wait([worker], timeout=20)
         await manager.clean(worker, force=True)
     except OutpostError as error:
-        click.echo(f"{worker}: {error}", err=True)
+        say.echo(f"{worker}: {error}", err=True)
 
 
 def _say(session: Session, text: str) -> None:
-    session.note(text if text.startswith("  ") else click.style(text, bold=True))
+    session.note(text if text.startswith("  ") else say.style(text, bold=True))
 
 
 def _lines(outcome: _Outcome, kept: Path | None) -> Iterator[str]:
-    yield click.style("The branch on the remote:", bold=True)
+    yield say.style("The branch on the remote:", bold=True)
     yield f"  {outcome.branch or 'there is none'}"
-    yield click.style("The diff:", bold=True)
+    yield say.style("The diff:", bold=True)
     for line in outcome.diff.splitlines():
         colour = {"+": "green", "-": "red"}.get(line[:1])
-        yield "  " + click.style(render.clean(line), fg=colour)
-    yield click.style("The log:", bold=True)
+        yield "  " + say.style(render.clean(line), fg=colour)
+    yield say.style("The log:", bold=True)
     for line in outcome.log.splitlines():
         yield f"  {render.clean(line)}"
-    yield click.style("The result:", bold=True)
+    yield say.style("The result:", bold=True)
     yield f"  {end_line(outcome.worker)}"
     if kept is not None:
         yield f"  kept in {kept}"
     if not outcome.ok:
-        yield click.style("The demo did not end as it should.", fg="red")
+        yield say.style("The demo did not end as it should.", fg="red")
         yield "  → outpost doctor"
 
 

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from outpost_core.cli import say
 from outpost_core.cli.session import Session, print_json
 from outpost_core.errors import ConfigError, OutpostError
 
@@ -72,24 +73,22 @@ def report(error: BaseException, *, json: bool) -> int:
     if os.environ.get("OUTPOST_DEBUG") and not isinstance(error, click.ClickException):
         import traceback
 
-        traceback.print_exception(error)
+        say.echo("".join(traceback.format_exception(error)), err=True)
     shape = error_shape(error)
     if json:
         print_json({"error": shape})
         return int(shape["code"])
-    from outpost_core.cli.render import clean_lines
-
     text = str(error) if isinstance(error, OutpostError) else shape["message"]
     if not isinstance(error, OutpostError) and shape["mend"]:
         text += f"\n  → {shape['mend']}"
-    click.echo(click.style("error: ", fg="red", bold=True) + clean_lines(text), err=True)
+    say.echo(say.error(text), err=True)
     return int(shape["code"])
 
 
 def interrupted(session: Session | None) -> int:
     """Say what goes on after Ctrl-C and return the exit code."""
     if session is not None and session.going_on:
-        click.echo(session.going_on, err=True)
+        say.echo(session.going_on, err=True)
     return INTERRUPTED
 
 

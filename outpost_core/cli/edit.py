@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from outpost_core.cli import complete, dialogue, render
+from outpost_core.cli import complete, dialogue, render, say
 from outpost_core.cli.options import assignments
 from outpost_core.cli.outposts import missing_type
 from outpost_core.cli.session import Command, Group, Session, command, current
@@ -309,12 +309,12 @@ def check(session: Session) -> None:
 
     def lines() -> Iterator[str]:
         yield (
-            f"{render.clean(str(path or 'built in'))}: {click.style('ok', fg='green')}"
+            f"{render.clean(str(path or 'built in'))}: {say.style('ok', fg='green')}"
             f" ({render.count(len(loaded.outposts), 'outpost')},"
             f" {render.count(len(loaded.policy.overrides), 'override')})"
         )
         for warning in warnings:
-            yield f"{click.style('warning:', fg='yellow')} {render.clean(warning)}"
+            yield f"{say.style('warning:', fg='yellow')} {render.clean(warning)}"
 
     session.answer(
         lambda: {

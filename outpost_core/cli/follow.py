@@ -7,9 +7,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, TypeAlias
 
-import click
-
 from outpost_core import refs
+from outpost_core.cli import say
 from outpost_core.cli.terminal import TerminalFilter
 from outpost_core.errors import OutpostError, UnreachableError
 
@@ -138,7 +137,7 @@ def writer(
         last = text[-1:] or last
         if final:  # whatever comes next has its own line and colour
             text += "\x1b[0m" if last == "\n" else "\x1b[0m\n"
-        click.echo(text, nl=False, err=to_stderr)
+        say.filtered(text, err=to_stderr)
 
     return harmless
 

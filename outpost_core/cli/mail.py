@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from outpost_core.cli import complete, render
+from outpost_core.cli import complete, render, say
 from outpost_core.cli.session import Group, Session, command
 from outpost_core.errors import OutpostError, UsageError
 
@@ -170,7 +170,7 @@ def inbox(session: Session, outpost: str | None, identity: str, unread: bool, fu
     session.answer(data, lambda: _inbox_lines(answers, full=full))
     errors = {name: a for name, a in answers.items() if isinstance(a, OutpostError)}
     for error in errors.values():
-        session.note(click.style("error: ", fg="red", bold=True) + render.clean_lines(str(error)))
+        session.note(say.error(str(error)))
     click.get_current_context().exit(next((e.exit_code for e in errors.values()), 0))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from outpost_core.cli import render
+from outpost_core.cli import render, say
 from outpost_core.types import State
 
 if TYPE_CHECKING:
@@ -58,11 +58,10 @@ class Progress:
             if len(self._ended) > 1:
                 line = f"{sum(self._ended.values())} of {len(self._ended)} ended · {line}"
             columns = (render.terminal_width() or 80) - 1
-            sys.stderr.write("\r\x1b[K" + render.fit(line, columns))
-            sys.stderr.flush()
+            say.live(render.fit(line, columns))
             self._open = True
         else:
-            click.echo(line, err=True)
+            say.echo(line, err=True)
 
     def hush(self) -> None:
         """Say no more stages: from here on, the worker's own output is shown."""
@@ -73,7 +72,7 @@ class Progress:
         """Say something that stays."""
         if not self._quiet:
             self.close()
-            click.echo(render.clean_lines(text), err=True)
+            say.echo(render.clean_lines(text), err=True)
 
     def event(self, event: Event) -> None:
         """Take an event of the manager."""
@@ -101,6 +100,5 @@ class Progress:
     def close(self) -> None:
         """Remove the changing line, so that other output can follow."""
         if self._open:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            say.live("")
             self._open = False

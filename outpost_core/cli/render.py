@@ -1,4 +1,4 @@
-"""Words for people: tables as wide as the terminal, colours, ages, and text made harmless.
+"""Words for people: tables as wide as the terminal, colours, ages.
 
 Ids, titles and messages come from elsewhere. `clean` makes control characters visible, so that
 none of them moves the cursor, and `width` counts what a terminal shows.
@@ -14,8 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from outpost_core.cli import harmless
+from outpost_core.cli.say import style
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+clean, clean_lines = harmless.clean, harmless.clean_lines
 
 #: colour of a worker's state, an outpost's state, a verdict.
 COLOURS: Final = {
@@ -29,35 +34,12 @@ _NARROWEST: Final = 6
 #: a column of which less is shown is left out instead, where it may be.
 _READABLE: Final = 12
 _GAP: Final = "  "
-#: a colour, as `click.style` makes it.
+#: a colour, as `say.style` makes it.
 _COLOUR: Final = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
-def clean(text: str) -> str:
-    """Return `text` on one line with its control and direction-changing characters escaped."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else _escape(c) for c in text)
-
-
-def clean_lines(text: str) -> str:
-    """Do the same and keep line breaks and tabs."""
-    return "\n".join(
-        "\t".join(clean(part) for part in line.split("\t")) for line in text.split("\n")
-    )
-
-
-def _escape(char: str) -> str:
-    code = ord(char)
-    if char in "\t\n":
-        return " "
-    if code < 256:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
-
-
 def width(text: str) -> int:
-    """Return the number of terminal cells of `text`, which may hold colours of `click.style`."""
+    """Return the number of terminal cells of `text`, which may hold colours of `say.style`."""
     text = click.unstyle(text)
     if text.isascii():
         return len(text)
@@ -75,16 +57,17 @@ def fit(text: str, cells: int) -> str:
     """Return plain `text` cut with `…` so that it takes at most `cells` cells."""
     if width(text) <= cells:
         return text
-    kept = ""
+    kept, used = [], 0
     for char in text:
-        if width(kept + char) > cells - 1:
+        used += width(char)
+        if used > cells - 1:
             break
-        kept += char
-    return kept + "…" if cells > 0 else ""
+        kept.append(char)
+    return "".join(kept) + "…" if cells > 0 else ""
 
 
 def crop(text: str, cells: int) -> str:
-    """Return `text`, which may hold colours of `click.style`, cut to at most `cells` cells."""
+    """Return `text`, which may hold colours of `say.style`, cut to at most `cells` cells."""
     if width(text) <= cells:
         return text
     kept, room = "", cells
@@ -135,7 +118,7 @@ def table(
         cells = [[row[i] for i in shown_of] for row in cells]
         widths = [widths[i] for i in shown_of]
         _shrink(widths, limit - len(_GAP) * (len(head) - 1), [name in keep for name in head])
-    yield _line([click.style(n.upper(), dim=True) for n in map(fit, head, widths)], widths)
+    yield _line([style(n.upper(), dim=True) for n in map(fit, head, widths)], widths)
     for row in cells:
         shown = [fit(cell, cells) for cell, cells in zip(row, widths, strict=True)]
         for i, name in enumerate(head):
@@ -181,7 +164,7 @@ def tint(text: str, word: str | None = None) -> str:
         word: the word that has the colour, where `text` is a cut form of it.
     """
     key = (word or text).split(" ")[0]
-    return click.style(text, fg=COLOURS[key]) if key in COLOURS else text
+    return style(text, fg=COLOURS[key]) if key in COLOURS else text
 
 
 def pairs(rows: Iterable[tuple[str, str]]) -> Iterator[str]:
@@ -189,7 +172,7 @@ def pairs(rows: Iterable[tuple[str, str]]) -> Iterator[str]:
     shown = [(name, value) for name, value in rows if value]
     longest = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
-        yield f"{click.style(name.ljust(longest), dim=True)}{_GAP}{value}"
+        yield f"{style(name.ljust(longest), dim=True)}{_GAP}{value}"
 
 
 def age(moment: float | None, now: float | None = None) -> str:

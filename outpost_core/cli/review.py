@@ -45,14 +45,13 @@ def diff(session: Session, issue: str, stat: bool, name_only: bool) -> None:
     Example:
       outpost diff gt-1
     """
-    from outpost_core.review import compared, diff_command
+    from outpost_core.review import compared, diff_command, diff_words
 
     if stat and name_only:
         raise click.UsageError("give one of --stat and --name-only")
     manager, work = _work(session, issue)
     more = ["--stat"] if stat else ["--name-only"] if name_only else []
-    if click.get_current_context().color is False:
-        more.append("--no-color")
+    colour = click.get_current_context().color is not False
     with compared(work, manager.around(), manager.state) as found:
         argv = diff_command(found, more)
         if not session.json:
@@ -60,8 +59,14 @@ def diff(session: Session, issue: str, stat: bool, name_only: bool) -> None:
             if found.base == found.commit:
                 session.note(f"{found.commit[:12]} is in its base already; nothing differs")
                 session.note(f"  → git show {found.commit[:12]}, in a clone")
-            done = subprocess.run(argv, check=False)
-            _check(done.returncode, b"")
+            if sys.stdout.isatty():
+                from outpost_core.cli import pager
+
+                _check(
+                    pager.show(found.folder, "diff", diff_words(found, more), colour=colour), b""
+                )
+                return
+            _check(subprocess.run(argv, check=False).returncode, b"")
             return
         out = subprocess.run(argv, capture_output=True, check=False)
         _check(out.returncode, out.stderr)

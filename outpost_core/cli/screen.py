@@ -7,6 +7,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from outpost_core.cli import say
 from outpost_core.cli.render import crop
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Screen:
     def show(self, lines: Sequence[str]) -> None:
         """Show the lines, cut to the window."""
         columns, rows = self.size()
-        shown = [crop(line, columns) + _REST_OF_LINE for line in lines[:rows]]
+        shown = [say.shown(crop(line, columns)) + _REST_OF_LINE for line in lines[:rows]]
         # no newline after the last one: it would push the first out of the window
         self._write(_HOME + "\r\n".join(shown) + _REST_OF_SCREEN)
 

@@ -107,20 +107,32 @@ class Session:
         if self.json:
             print_json(data())
         else:
+            from outpost_core.cli import say
+
             for line in lines():
-                click.echo(line)
+                say.echo(line)
 
     def note(self, text: str) -> None:
         """Say something on standard error, besides the answer; silent with `--json`."""
         if not self.json:
-            click.echo(text, err=True)
+            from outpost_core.cli import say
+
+            say.echo(text, err=True)
 
 
 def print_json(data: object, *, one_line: bool = False) -> None:
-    """Print a JSON document, indented, or as one line of a stream."""
+    """Print a JSON document, indented, or as one line of a stream.
+
+    A character that a terminal would obey, or that nobody sees, is escaped as JSON can: the
+    document says the same to a program, and does nothing to a terminal.
+    """
     import json
 
-    click.echo(json.dumps(data, indent=None if one_line else 2, ensure_ascii=not _utf8()))
+    from outpost_core.cli import say
+    from outpost_core.cli.harmless import escaped
+
+    text = json.dumps(data, indent=None if one_line else 2, ensure_ascii=not _utf8())
+    say.document(escaped(text))
 
 
 def _utf8() -> bool:
@@ -148,8 +160,9 @@ def _no_color(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
 def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         from outpost_core import __version__
+        from outpost_core.cli import say
 
-        click.echo(f"outpost {__version__}")
+        say.echo(f"outpost {__version__}")
         ctx.exit()
 
 
@@ -211,7 +224,9 @@ def _show_help(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:
         if current(ctx).json:
             raise click.UsageError("a command is missing", ctx)
-        click.echo(ctx.get_help(), color=ctx.color)
+        from outpost_core.cli import say
+
+        say.echo(ctx.get_help())
 
 
 def command(name: str, *, cls: type[Command] = Command, **attrs: Any) -> Callable[[Any], Command]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from outpost_core.cli import complete, render
+from outpost_core.cli import complete, render, say
 from outpost_core.cli.session import Session, command
 from outpost_core.errors import UsageError
 
@@ -70,14 +70,14 @@ def doctor(session: Session, name: str | None, rig: str | None, no_rig: bool) ->
 
 def _doctor_lines(findings: list[tuple[str, Finding]]) -> Iterator[str]:
     marks = {
-        True: click.style("✓", fg="green"),
-        False: click.style("✗", fg="red"),
-        None: click.style("·", dim=True),
+        True: say.style("✓", fg="green"),
+        False: say.style("✗", fg="red"),
+        None: say.style("·", dim=True),
     }
     last = None
     for scope, finding in findings:
         if scope != last:
-            yield click.style(render.clean(scope), bold=True)
+            yield say.style(render.clean(scope), bold=True)
             last = scope
         text = ": ".join(filter(None, (finding.check, finding.detail)))
         yield f"  {marks[finding.ok]} {render.clean(text)}"
@@ -111,7 +111,7 @@ def conformance(session: Session, name: str, groups: tuple[str, ...]) -> None:
     results = testing.run_suite(
         target,
         groups=groups or None,
-        on_result=None if session.json else lambda result: click.echo(_check_line(result)),
+        on_result=None if session.json else lambda result: say.echo(_check_line(result)),
     )
     counts = {
         key: sum(result.status == status for result in results)
@@ -138,7 +138,7 @@ def _check_line(result: CheckResult) -> str:
         result.status, ("·", "yellow")
     )
     detail = f": {result.detail}" if result.detail else ""
-    return f"{click.style(mark, fg=colour)} {render.clean_lines(result.id + detail)}"
+    return f"{say.style(mark, fg=colour)} {render.clean_lines(result.id + detail)}"
 
 
 @command("completion")

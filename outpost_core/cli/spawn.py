@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from outpost_core import refs
-from outpost_core.cli import complete, render, shapes
+from outpost_core.cli import complete, render, say, shapes
 from outpost_core.cli.follow import follow, writer
 from outpost_core.cli.found import found_lines, renewed_lines, where_it_is
 from outpost_core.cli.progress import Progress
@@ -243,7 +243,7 @@ def _answer(
 
     if followed and not session.json:  # standard output is the worker's own
         for line in lines():
-            click.echo(line, err=True)
+            say.echo(line, err=True)
     else:
         session.answer(data, lines)
     if spawned and not ended and sys.stderr.isatty():
@@ -272,7 +272,7 @@ def _refusals(manager: Manager, pairs: _Pairs) -> Iterator[str]:
 
 
 def _refusal(text: str) -> str:
-    return click.style("error: ", fg="red", bold=True) + render.clean_lines(text)
+    return say.error(text)
 
 
 def _differences(one: Order, other: Order) -> Iterator[str]:
@@ -328,8 +328,8 @@ def explain_requests(session: Session, requests: Sequence[OrderRequest], on: str
     def lines() -> Iterator[str]:
         for order, explanation in found:
             first = next((v.outpost for v in explanation.verdicts if v.eligible), None)
-            where = render.clean(first) if first else click.style("nowhere", fg="red")
-            yield f"{click.style(render.clean(order.worker), bold=True)} → {where}"
+            where = render.clean(first) if first else say.style("nowhere", fg="red")
+            yield f"{say.style(render.clean(order.worker), bold=True)} → {where}"
             yield from explanation_lines(explanation)
 
     session.answer(data, lines)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from outpost_core.cli import complete, render
+from outpost_core.cli import complete, render, say
 from outpost_core.cli.outposts import outpost_lines, view_shapes
 from outpost_core.cli.session import Session, command, print_json
 from outpost_core.cli.table import counts, worker_lines
@@ -76,7 +76,7 @@ def status(session: Session, name: str | None, watch: bool, interval: float) -> 
             if session.json:
                 print_json(look.shape(), one_line=watch)
             else:
-                click.echo("\n".join(_lines(look, rows=None)))
+                say.echo("\n".join(_lines(look, rows=None)))
             if not watch:
                 return
             await asyncio.sleep(interval)
@@ -173,11 +173,11 @@ def _lines(look: _Look, rows: int | None) -> list[str]:
     lines = lines[:rows]
     lines += [""] * (rows - len(lines))
     at = time.strftime("%H:%M:%S")
-    return [*lines, click.style(f"{at} · Ctrl-C ends the watch; workers go on", dim=True)]
+    return [*lines, say.style(f"{at} · Ctrl-C ends the watch; workers go on", dim=True)]
 
 
 def _table(title: str, workers: Sequence[Worker], rows: int) -> list[str]:
-    return [click.style(title, bold=True), *_cut([*worker_lines(workers)], rows - 1)]
+    return [say.style(title, bold=True), *_cut([*worker_lines(workers)], rows - 1)]
 
 
 def _cut(lines: list[str], rows: int) -> list[str]:

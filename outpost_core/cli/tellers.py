@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 
 import click
 
+from outpost_core.cli import say
 from outpost_core.cli.render import clean, clean_lines, fit, money, terminal_width
 
 #: lines of a tool's output that are shown.
@@ -249,7 +250,7 @@ KINDS: Final[dict[str, type[Teller]]] = {
 
 def dim(text: str) -> str:
     """Return text in the background."""
-    return click.style(text, dim=True) if text else ""
+    return say.style(text, dim=True) if text else ""
 
 
 def _said(text: object) -> str:
@@ -257,7 +258,7 @@ def _said(text: object) -> str:
 
 
 def _red(text: str) -> str:
-    return click.style(text, fg="red") if text else ""
+    return say.style(text, fg="red") if text else ""
 
 
 def _began(who: object, session: object) -> str:
@@ -281,11 +282,11 @@ def _ended(
         money(cost),
     ]
     text = " · ".join(filter(None, parts))
-    return click.style(f"✓ {text}", fg="green") if ok else _red(f"✗ {text or 'failed'}")
+    return say.style(f"✓ {text}", fg="green") if ok else _red(f"✗ {text or 'failed'}")
 
 
 def _command(command: str) -> str:
-    return click.style(clean_lines(f"$ {command.strip()}"), fg="cyan")
+    return say.style(clean_lines(f"$ {command.strip()}"), fg="cyan")
 
 
 def _call(name: str, arguments: Record) -> str:
@@ -296,7 +297,7 @@ def _call(name: str, arguments: Record) -> str:
     told = next((_text(arguments.get(key)) for key in _TELLING if _text(arguments.get(key))), "")
     told = told or (json.dumps(arguments, ensure_ascii=False) if arguments else "")
     line = _cut(clean(f"{name or 'tool'} {told[:_LONGEST]}"))
-    return click.style(f"● {line}", fg="cyan")
+    return say.style(f"● {line}", fg="cyan")
 
 
 def _output(content: object, *, failed: bool) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from outpost_core import refs
-from outpost_core.cli import complete, render, shapes
+from outpost_core.cli import complete, render, say, shapes
 from outpost_core.cli.cost import approximate
 from outpost_core.cli.session import Session, command
 from outpost_core.cli.table import cost, worker_lines
@@ -100,20 +100,19 @@ def end_line(worker: Worker, *, hint: bool = False) -> str:
         worker: the worker.
         hint: of one that failed, also name the next step.
     """
-    parts = [render.clean(worker.id), render.tint(worker.state.value), f"at {worker.outpost}"]
+    parts = [render.clean(worker.id), render.tint(worker.state.value)]
+    told = [f"at {worker.outpost}"]
     result = worker.result
+    telling = result is not None and result.reason not in ("ok", worker.state.value)
     if result is None:
-        if worker.detail:
-            parts.append(f"({worker.detail})")
-        return " ".join(map(str, parts))
-    telling = result.reason not in ("ok", worker.state.value)
-    if telling:
-        parts.append(f"({result.reason})")
-    if result.branch:
-        parts.append(f"→ {result.branch} {(result.commit or '')[:12]}")
-    if result.pr_url:
-        parts.append(result.pr_url)
-    line = " ".join(part if "\x1b" in part else render.clean(part) for part in parts)
+        told += [f"({worker.detail})"] * bool(worker.detail)
+    else:
+        told += [f"({result.reason})"] * telling
+        told += [f"→ {result.branch} {(result.commit or '')[:12]}"] * bool(result.branch)
+        told += [result.pr_url] if result.pr_url else []
+    line = " ".join([*parts, *map(render.clean, told)])
+    if result is None:
+        return line
     if result.message and telling:
         line += f"\n  {_message(worker)}"
     if result.checkpoint:
@@ -196,11 +195,11 @@ def _show_lines(
         yield from explanation_lines(explanation)
     if others := [other for other in attempts if other.id != worker.id]:
         yield ""
-        yield click.style("other attempts", bold=True)
+        yield say.style("other attempts", bold=True)
         yield from worker_lines(others)
     if events:
         yield ""
-        yield click.style("events", bold=True)
+        yield say.style("events", bold=True)
         for event in events:
             more = " ".join(f"{key}={value}" for key, value in event.data.items())
             text = f"{event.kind} {event.outpost} {more}".strip()
@@ -240,7 +239,7 @@ def _rows(worker: Worker, glimpse: Glimpse, order: Order | None) -> Iterator[tup
         "status",
         render.tint(worker.state.value)
         + (
-            click.style(f" (outpost unreachable for {render.age(unreachable)})", fg="red")
+            say.style(f" (outpost unreachable for {render.age(unreachable)})", fg="red")
             if unreachable
             else ""
         ),
@@ -342,7 +341,7 @@ def _worst(verdict: Verdict) -> str:
 
 def explanation_lines(explanation: Explanation) -> Iterator[str]:
     """Yield why an order goes where it goes."""
-    yield f"{click.style('rule', bold=True)}: {render.clean(explanation.rule)}"
+    yield f"{say.style('rule', bold=True)}: {render.clean(explanation.rule)}"
     yield from render.table(
         ("rank", "outpost", "eligible", "costs at most", "why"),
         [

@@ -38,6 +38,11 @@ class ExecOptions(OutpostOptions):
         "what the program can, of the words of the hooks' reference; `outpost doctor` compares",
         default=(), metavar="WORD",
     )  # fmt: skip
+    viewer: tuple[str, ...] = option(
+        "the beginning of the command that `outpost attach` may run on this machine when the"
+        " program names it; what the program adds are plain words, none of them a flag",
+        default=(), metavar="ARGUMENT",
+    )  # fmt: skip
     start_timeout: float = option(
         "time that the program has to start and answer", default=8.0, unit="duration", min=0.1
     )

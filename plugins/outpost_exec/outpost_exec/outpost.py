@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import shlex
 from collections.abc import Sequence
+from typing import Final
 
-from outpost_core import viewer
+from outpost_core import border, viewer
 from outpost_core.backend import BuildContext
-from outpost_core.errors import OutpostError
+from outpost_core.errors import OutpostError, UsageError
 from outpost_core.hookspecs import hookimpl
 from outpost_core.paths import here
 from outpost_core.stdio.client import Client
@@ -21,6 +24,9 @@ from outpost_exec.program import Program
 STATE: str = "OUTPOST_STATE_DIR"
 #: What tests ask for: a crash, once.
 _FAULT: str = "OUTPOST_FAULT"
+#: A word that a program may add to a viewer's command: no flag, and nothing that a viewer such as
+#: tmux takes for a command of its own.
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_./=][A-Za-z0-9_./:@=+,%-]*", re.ASCII)
 
 
 class ExecOutpost(StdioOutpost):
@@ -96,14 +102,33 @@ class ExecOutpost(StdioOutpost):
 
     @hookimpl
     async def outpost_attach(self, worker: str) -> int:
-        """Run the viewer that the program names on the caller's terminal.
+        """Run the viewer that the program names on the caller's terminal, where that is allowed.
 
         Raises:
-            UsageError: the caller has no terminal.
+            UsageError: the caller has no terminal, or the configuration does not allow it.
             OutpostError: what the program answered.
         """
         viewer.check_terminal(worker)
-        return await viewer.attach(worker, await self.viewer(worker))
+        return await viewer.attach(worker, self._allowed(await self.viewer(worker)))
+
+    def _allowed(self, argv: list[str]) -> list[str]:
+        """Return a viewer's argv when the user has allowed that it runs here.
+
+        The program may be a far host's (`command: [ssh, …]`), which must not choose what runs on
+        this machine.
+        """
+        begin = [*self.options.viewer]
+        more = argv[len(begin) :]
+        if begin and argv[: len(begin)] == begin and all(map(_PLAIN.fullmatch, more)):
+            return argv
+        shown = border.line(shlex.join(argv), 300)
+        mend = "add `viewer:` with the beginning of that command to it in outposts.yaml, if you"
+        if begin:
+            mend = f"`viewer:` in outposts.yaml allows only {shlex.join(begin)} and plain words; if"
+        raise UsageError(
+            f"{self.name} wants to run on this machine: {shown}",
+            mend=f"{mend} trust it; outpost peek and outpost logs -f show the worker as well",
+        )
 
     @hookimpl
     async def outpost_doctor(self, rig: str | None) -> Sequence[Finding]:

@@ -228,3 +228,47 @@ def test_doctor_names_what_the_program_offers_and_the_file_does_not_say(tmp_path
     assert found.mend == "capabilities: [attach] for vm1 in outposts.yaml"
     said = script(tmp_path, ONE_PING, capabilities=("attach",))
     assert "capabilities" not in using(said, findings)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "argv", "runs"),
+    [
+        ((), ["tmux", "attach", "-t", "gt-1"], False),
+        (("tmux", "attach", "-t"), ["tmux", "attach", "-t", "=gt-1.1"], True),
+        (("tmux", "attach", "-t"), ["tmux", "attach", "-t", "x", "-f", "/tmp/evil"], False),
+        (("tmux", "attach", "-t"), ["tmux", "attach", "-t", "x;", "run-shell", "id"], False),
+        (("tmux", "attach", "-t"), ["tmux", "run-shell", "id"], False),
+        (("tmux",), ["/tmp/tmux", "x"], False),
+        (("less",), ["less", "+!id"], False),
+    ],
+)
+def test_the_program_does_not_choose_what_runs_here(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    allowed: tuple[str, ...],
+    argv: list[str],
+    runs: bool,
+) -> None:
+    from outpost_core import viewer
+
+    ran: list[list[str]] = []
+
+    async def attach(_worker: str, words: list[str]) -> int:
+        ran.append(words)
+        return 7
+
+    monkeypatch.setattr(viewer, "check_terminal", lambda _worker: None)
+    monkeypatch.setattr(viewer, "attach", attach)
+    said = f"{ONE_PING}say({{'id': q['id'], 'result': {{'argv': {argv!r}}}}})\nsys.stdin.read()"
+    outpost = script(tmp_path, said, capabilities=("attach",), viewer=allowed)
+
+    async def use(outpost: ExecOutpost) -> int:
+        return await outpost.outpost_attach("gt-1.1")
+
+    if runs:
+        assert using(outpost, use) == 7
+        assert ran == [argv]
+        return
+    with pytest.raises(UsageError, match="wants to run on this machine"):
+        using(outpost, use)
+    assert ran == []
