@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 
 from outpost_core.errors import WorkerError
-from outpost_core.worker.git import Git, read
+from outpost_core.worker.git import NOWHERE, Git, read
 from outpost_core.worker.names import redact
+from outpost_core.worker.proof import DamagedError
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -85,11 +86,11 @@ def _ignores_case(rig: str) -> bool:
 
 
 def explain_fetch(error: WorkerError, git: Git, rig: str) -> WorkerError:
-    """Return a fetch's error with whose fault it is: the rig's, or the mirror's.
+    """Return a fetch's error with whose fault it is: the rig's, or the mirror's (`DamagedError`).
 
     Args:
         error: what the fetch ended with.
-        git: git on the mirror.
+        git: git with the mirror's objects.
         rig: the rig.
     """
     if "dubious ownership" in error.message:
@@ -113,13 +114,11 @@ def explain_fetch(error: WorkerError, git: Git, rig: str) -> WorkerError:
                 " fetch --refetch --no-filter",
             )
     whole = ("fsck", "--connectivity-only", "--no-dangling", "--no-progress")
-    if git.run(*whole, timeout=_SOUND).code:
-        # Not made anew by itself: running workers borrow what is still good in it.
-        error.mend = f"this mirror is damaged; when no worker of the rig runs: rm -r {git.git_dir}"
-    else:
-        error.mend = f"the mirror at the outpost is sound; look at the rig: git -C {rig} fsck"
-        if "://" in rig or not rig.startswith("/"):
-            error.mend = "the mirror at the outpost is sound; look at the rig with git fsck"
+    if git.git_dir != NOWHERE and git.run(*whole, timeout=_SOUND).code:
+        return DamagedError(error.message, reason=error.reason, mend="see to the outpost's disk")
+    error.mend = f"the mirror at the outpost is sound; look at the rig: git -C {rig} fsck"
+    if "://" in rig or not rig.startswith("/"):
+        error.mend = "the mirror at the outpost is sound; look at the rig with git fsck"
     return error
 
 

@@ -26,6 +26,8 @@ NETWORK_TIMEOUT = float(os.environ.get("OUTPOST_GIT_TIMEOUT", "1800"))
 RETRY_DELAYS = tuple(
     float(part) for part in os.environ.get("OUTPOST_GIT_RETRY", "1,3,9,20").split(",") if part
 )
+#: A repository that nobody can make: with it, git asks remotes without any repository's settings.
+NOWHERE = "/dev/null"
 #: The code of a program that is not there, as in a shell.
 MISSING = 127
 _KILL = 9
@@ -49,6 +51,9 @@ _SETTINGS = (
     "submodule.recurse=false",
     "user.useConfigOnly=true",
     "fetch.unpackLimit=1",
+    # what these files say of commits and of where objects are, they say unchecked
+    "core.commitGraph=false",
+    "core.multiPackIndex=false",
     "http.lowSpeedLimit=1",
     "http.lowSpeedTime=120",
 )
@@ -216,6 +221,11 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
         GIT_ASKPASS="",
         SSH_ASKPASS_REQUIRE="never",
         GIT_OPTIONAL_LOCKS="0",
+        # history is what the objects say: not what a repository has put in their place, and
+        # nothing is fetched from wherever it names because something is missing
+        GIT_NO_REPLACE_OBJECTS="1",
+        GIT_GRAFT_FILE=f"{NOWHERE}/grafts",
+        GIT_NO_LAZY_FETCH="1",
         LC_ALL="C",
     )
     return env
@@ -226,10 +236,12 @@ class Git:
 
     Args:
         git_dir: the repository; given to git as it is, so that no repository around it is found.
+            `NOWHERE` for none: enough to ask a remote, by the user's configuration alone.
         work: its working tree, or "" for a bare one.
         credentials: path of a git-credential-store file, or "" to ask the user's helpers.
         rig: the rig; in a repository with a working tree it is the remote `outpost`, whatever
             the agent did to `origin`. Its password is taken out of errors and never in argv.
+        objects: where its objects are, when that is not in it.
     """
 
     def __init__(
@@ -239,6 +251,7 @@ class Git:
         *,
         credentials: str = "",
         rig: str = "",
+        objects: str = "",
     ) -> None:
         self.git_dir = git_dir
         self.url = split_rig(rig)[0]
@@ -247,7 +260,9 @@ class Git:
         self._env["GIT_DIR"] = git_dir
         if work:
             self._env["GIT_WORK_TREE"] = work
-        self._argv = ["git", "-C", work or git_dir]
+        if objects:
+            self._env["GIT_OBJECT_DIRECTORY"] = objects
+        self._argv = ["git", "-C", work or ("/" if git_dir == NOWHERE else git_dir)]
         for setting in _SETTINGS:
             self._argv += ["-c", setting]
         if work and rig:
@@ -268,6 +283,32 @@ class Git:
         """Run `git ARGS` and return how it ended, whatever that is."""
         whole = {**self._env, **env} if env else self._env
         return run([*self._argv, *args], whole, stdin=stdin, timeout=timeout, started=started)
+
+    def talk(self, *args: str) -> tuple[int, int, int]:
+        """Start `git ARGS` to talk to; returns its pid, its input and its output.
+
+        Raises:
+            WorkerError: it cannot be started.
+        """
+        ours, its = os.pipe(), os.pipe()
+        actions = [
+            (os.POSIX_SPAWN_DUP2, ours[0], 0),
+            (os.POSIX_SPAWN_DUP2, its[1], 1),
+            (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+        ]
+        argv = [*self._argv, *args]
+        try:
+            pid = os.posix_spawnp("git", argv, self._env, file_actions=actions, setsid=True)
+        except OSError as error:
+            os.close(ours[1])
+            os.close(its[0])
+            raise WorkerError(
+                f"git cannot be started: {error.strerror}", reason="workspace_failed"
+            ) from error
+        finally:
+            os.close(ours[0])
+            os.close(its[1])
+        return pid, ours[1], its[0]
 
     def must(
         self,

@@ -412,6 +412,10 @@ def _see(
         if room >= 0:
             asked.append(oid)
     mirror, base = settings
+    config = None
+    if base:
+        with _Aside(url, folder, "", [mirror], base) as look:
+            config = look.run("cat-file", "blob", f"{base}:.lfsconfig")
     with _Aside(url, folder, "", [], "") as aside:
         # the settings of the rig's `.lfsconfig` count in the commit that is looked for, too
         blobs = {}
@@ -420,7 +424,6 @@ def _see(
             write(os.path.join(aside.git_dir, oid), text)
             blobs[oid] = ""
         names = os.path.join(aside.git_dir, "names")
-        config = Git(mirror).run("cat-file", "blob", f"{base}:.lfsconfig") if base else None
         if config is not None and not config.code:
             write(os.path.join(aside.git_dir, ".lfsconfig"), config.text + "\n")
             blobs[".lfsconfig"] = ""

@@ -1,37 +1,34 @@
 """The shared bare mirror of a rig: asked and fetched by one worker at a time, used by all.
 
 A mirror is `<root>/rigs/<name>-<hash>.git` with `<same>.lock` beside it. The holder of the lock
-asks the remote for its refs and fetches only when the commit that it needs is not there. What was
-asked after a worker came to wait serves that worker too, so many workers at once cost one
-question. Objects are never pruned: the workers' repositories borrow them.
+fetches only when the commit that it needs is not there. Objects are never pruned: the workers'
+repositories borrow them.
 
-Inside the mirror, `outpost-snapshot` holds the remote's refs as last told, with the moment, and
-`outpost-have` the hashes of the refs that were fetched.
+Inside the mirror, `outpost-snapshot` holds the remote's refs as last told, with the moment,
+`outpost-have` the hashes of the refs that were fetched, and `outpost-sound` which commits were
+proved (`proof.py`) since the objects last changed. Where agents are fenced off all that, it is
+believed: what was asked after a worker came to wait serves that worker too, so many workers at
+once cost one question. Where they are not, each worker asks the remote itself, without any
+repository's settings, and the commit that it starts from is proved anew, down to its files.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 
 from outpost_core.errors import WorkerError
-from outpost_core.worker import process
+from outpost_core.worker import guarded, store
+from outpost_core.worker.fetching import Fetch, is_ref
 from outpost_core.worker.foresee import explain_fetch
-from outpost_core.worker.git import MISSING, Done, Git, persistently, read, write
+from outpost_core.worker.git import MISSING, NOWHERE, Git, persistently, write
+from outpost_core.worker.mirrorlock import Lock
 from outpost_core.worker.names import split_rig
+from outpost_core.worker.proof import DamagedError, ForgedError
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Self
-
-_KILL = 9
-_HEADS = "refs/heads/"
-_TAGS = "refs/tags/"
-_HEX = frozenset("0123456789abcdef")
-#: From so many packs on they are joined; a fetch leaves one behind.
-_MANY_PACKS = 40
 
 
 class Snapshot:
@@ -45,6 +42,7 @@ class Snapshot:
         base: the commit to start from; None for a repository without any commit.
         base_branch: the branch that `base` is the tip of, or None for a tag or commit.
         shallow: the mirror's `shallow` file, "" when it has all history.
+        stamp: when it was told (monotonic, ns).
     """
 
     __slots__ = ("base", "base_branch", "default", "have", "path", "refs", "shallow", "stamp")
@@ -53,25 +51,35 @@ class Snapshot:
         self.path = path
         self.refs: dict[str, str] = {}
         self.default: str | None = None
-        self.have = set(read(os.path.join(path, "outpost-have")).split())
+        self.have = store.hashes(os.path.join(path, store.HAVE))
         self.base: str | None = None
         self.base_branch: str | None = None
-        self.shallow = read(os.path.join(path, "shallow"))
+        self.shallow = store.shallow(path)
         self.stamp = -1
-        stamp, _, told = read(os.path.join(path, "outpost-snapshot")).partition("\n")
-        if stamp:
-            self.stamp = int(stamp)
-            self.learn(told)
+        told = guarded.text(os.path.join(path, store.SNAPSHOT), store.MOST)
+        stamp, _, told = told.partition("\n")
+        if stamp.isascii() and stamp.isdigit():
+            self.learn(told, int(stamp))
 
-    def learn(self, told: str) -> None:
-        """Take the output of `git ls-remote --symref`."""
-        self.refs, self.default = {}, None
+    @property
+    def sha256(self) -> bool:
+        """Whether the rig has hashes of SHA-256."""
+        return any(len(value) == 64 for value in {*self.refs.values(), *self.have})
+
+    def learn(self, told: str, stamp: int) -> None:
+        """Take the output of `git ls-remote --symref`; a name or a hash that is none is left out.
+
+        Args:
+            told: the output.
+            stamp: when it was asked.
+        """
+        self.refs, self.default, self.stamp = {}, None, stamp
         for line in told.splitlines():
             value, _, name = line.partition("\t")
             if value.startswith("ref: "):
-                if name == "HEAD":
+                if name == "HEAD" and is_ref(value[5:]):
                     self.default = value[5:]
-            elif name:
+            elif store.is_hash(value) and (name == "HEAD" or is_ref(name.removesuffix("^{}"))):
                 self.refs[name] = value
 
     def find(self, base: str | None) -> tuple[str, str] | None:
@@ -103,6 +111,16 @@ def mirror_path(root: str, rig: str) -> str:
     return os.path.join(root, "rigs", f"{name.lstrip('.-') or 'rig'}-{key}.git")
 
 
+def asking(rig: str, credentials: str) -> Git:
+    """Return git to ask a remote with, by the user's own configuration alone.
+
+    Args:
+        rig: the remote.
+        credentials: path of a git-credential-store file, or "".
+    """
+    return Git(NOWHERE, credentials=credentials, rig=rig)
+
+
 def sync(
     root: str,
     rig: str,
@@ -110,8 +128,12 @@ def sync(
     depth: int | None,
     credentials: str,
     report: Callable[[str], None],
+    *,
+    believe: bool = False,
 ) -> Snapshot:
     """Make the mirror of `rig` hold the commit that `base` names now, and return what it knows.
+
+    A mirror that somebody has changed so that it cannot be used is put aside and made anew.
 
     Args:
         root: the folder that holds `rigs/`.
@@ -120,84 +142,57 @@ def sync(
         depth: history depth of a first clone; None for all of it.
         credentials: path of a git-credential-store file, or "".
         report: told what is being done.
+        believe: agents are fenced off the mirror, so that it is as we left it.
 
     Raises:
         WorkerError: `base_not_found`, or `workspace_failed` when the remote cannot be read.
+        OSError: the mirror cannot be written.
     """
     asked = time.monotonic_ns()
     path = mirror_path(root, rig)
     os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-    with _Lock(path, report) as lock:
-        _make(path)
-        git = Git(path, credentials=credentials, rig=rig)
-        seen = Snapshot(path)
-        try:
-            if not asked <= seen.stamp <= time.monotonic_ns():
-                report("asking the rig for its branches")
-                seen = _ask(git, report)
-            _Fetch(git, depth, report, lock.note).provide(seen, base)
-        except WorkerError as error:
-            raise explain_fetch(error, git, rig) from None
-        seen.shallow = read(os.path.join(path, "shallow"))
+    git = asking(rig, credentials)
+    told = None if believe else _ask(git, report)
+    with Lock(path, report) as lock:
+        for last in (False, True):
+            store.restore(path, report)
+            seen = Snapshot(path)
+            if told is None and not asked <= seen.stamp <= time.monotonic_ns():
+                told = _ask(git, report)
+            if told is not None:
+                seen.learn(told[1], told[0])
+                store.restore(path, report, sha256=seen.sha256)
+                write(os.path.join(path, store.SNAPSHOT), f"{told[0]}\n{told[1]}\n")
+            fetch = Fetch(seen, git.url, credentials, rig, depth, report, lock.note)
+            with fetch:
+                try:
+                    fetch.provide(base)
+                    fetch.prove(believe=believe)
+                    break
+                except WorkerError as error:
+                    wrong = error
+                    if not isinstance(error, ForgedError):
+                        wrong = explain_fetch(error, fetch.git, git.url)
+            if last or not isinstance(wrong, DamagedError):
+                raise wrong
+            guarded.put_aside(path, f"cannot be used ({wrong.message})", report)
     return seen
 
 
-def _make(path: str) -> None:
-    # `makedirs` gives its mode to the last folder only.
-    for folder in (path, f"{path}/objects", f"{path}/objects/pack", f"{path}/refs"):
-        os.makedirs(folder, 0o700, exist_ok=True)
-    if not os.path.exists(os.path.join(path, "HEAD")):
-        config = "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"
-        write(os.path.join(path, "config"), config)
-        write(os.path.join(path, "HEAD"), "ref: refs/heads/main\n")
-
-
-class _Lock:
-    """The mirror's lock.
-
-    The system frees the lock of a killed holder, but not the mirror: its git may still run and
-    its lock files remain. A note in the lock file tells the next holder.
-    """
-
-    def __init__(self, path: str, report: Callable[[str], None]) -> None:
-        self._path = path
-        self._report = report
-        self._fd = -1
-
-    def __enter__(self) -> Self:
-        name = self._path.removesuffix(".git") + ".lock"
-        self._fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._report("waiting for another worker to fetch the rig")
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
-        left = os.pread(self._fd, 100, 0).decode()
-        if left:
-            _recover(self._path, left)
-        os.ftruncate(self._fd, 0)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.ftruncate(self._fd, 0)
-        os.close(self._fd)
-
-    def note(self, pid: int) -> None:
-        """Write down a git that writes to the mirror."""
-        os.pwrite(self._fd, f"{pid} {process.start_time(pid)}\n".encode(), 0)
-
-
-def _recover(path: str, note: str) -> None:
-    """End the git of a holder that died, and remove the lock files that it left."""
-    pid, _, started = note.strip().partition(" ")
-    if pid.isdigit() and started.isdigit() and int(started):
-        leader, start = int(pid), int(started)
-        if process.start_time(leader) == start:
-            os.killpg(leader, _KILL)
-        deadline = time.monotonic() + 10
-        while process.start_time(leader) == start and time.monotonic() < deadline:
-            time.sleep(0.01)
-    remove_locks(path)
+def _ask(git: Git, report: Callable[[str], None]) -> tuple[int, str]:
+    """Return what the remote tells of its refs, and when that was asked."""
+    report("asking the rig for its branches")
+    stamp = time.monotonic_ns()
+    done = persistently(
+        lambda: git.run("ls-remote", "--symref", "--", git.url), report, "asking the rig"
+    )
+    if not done.code:
+        return stamp, done.text
+    error = git.error(done, "read the rig", "workspace_failed")
+    error.mend = "check the address, and that this machine may read it: git ls-remote URL"
+    if done.code == MISSING:
+        error.mend = "install git on the outpost"
+    raise explain_fetch(error, git, git.url)
 
 
 def remove_locks(git_dir: str) -> None:
@@ -208,148 +203,3 @@ def remove_locks(git_dir: str) -> None:
         for name in files:
             if name.endswith(".lock"):
                 os.unlink(os.path.join(folder, name))
-
-
-def _ask(git: Git, report: Callable[[str], None]) -> Snapshot:
-    stamp = time.monotonic_ns()
-    done = persistently(
-        lambda: git.run("ls-remote", "--symref", "--", git.url), report, "asking the rig"
-    )
-    if done.code:
-        error = git.error(done, "read the rig", "workspace_failed")
-        error.mend = "check the address, and that this machine may read it: git ls-remote URL"
-        if done.code == MISSING:
-            error.mend = "install git on the outpost"
-        raise error
-    write(os.path.join(git.git_dir, "outpost-snapshot"), f"{stamp}\n{done.text}\n")
-    seen = Snapshot(git.git_dir)
-    if any(len(value) == 64 for value in seen.refs.values()):
-        config = "[core]\n\trepositoryformatversion = 1\n\tbare = true\n"
-        config += "[extensions]\n\tobjectformat = sha256\n"
-        write(os.path.join(git.git_dir, "config"), config)
-    return seen
-
-
-class _Fetch:
-    """Brings what an order needs into the mirror, under its lock."""
-
-    def __init__(
-        self,
-        git: Git,
-        depth: int | None,
-        report: Callable[[str], None],
-        note: Callable[[int], None],
-    ) -> None:
-        self.git = git
-        self.depth = depth
-        self.report = report
-        self.note = note
-        self.shallow = os.path.exists(os.path.join(git.git_dir, "shallow"))
-
-    def provide(self, seen: Snapshot, base: str | None) -> None:
-        """Fill in `seen.base` and `seen.base_branch`, fetching what is missing."""
-        # A mirror with all history stays so: a depth would cut it off for everybody.
-        partly = self.depth is not None and (self.shallow or not seen.have)
-        found = seen.find(base)
-        if found is None:
-            seen.base = self._other(seen, base, partly)
-            return
-        if partly and found[1] not in seen.have:
-            self._must([f"--depth={self.depth}"], f"+{found[0]}:{_own(found[0])}")
-            self._learn(seen, found[0], all_refs=False)
-        elif not partly and (self.shallow or found[1] not in seen.have):
-            self._all(seen, found[0])
-        found = seen.find(base)
-        if found is None:
-            raise _missing(seen, base)
-        ref, seen.base = found
-        seen.base_branch = ref[len(_HEADS) :] if ref.startswith(_HEADS) else None
-
-    def _other(self, seen: Snapshot, base: str | None, partly: bool) -> str | None:
-        """Return the commit of a base that is no ref; None for a repository without commits."""
-        if base is None and not any(name.startswith(_HEADS) for name in seen.refs):
-            return None
-        if not base or not 7 <= len(base) <= 64 or not _HEX.issuperset(base.lower()):
-            raise _missing(seen, base)
-        commit = self._commit(base)
-        if not commit and len(base) in (40, 64):
-            # Not every server gives out a commit by its hash; the branches may still hold it.
-            self._fetch([f"--depth={self.depth}"] if partly else [], base)
-            commit = self._commit(base)
-        if not commit:
-            self._all(seen)
-            commit = self._commit(base)
-        if not commit:
-            raise _missing(seen, base)
-        return commit
-
-    def _commit(self, text: str) -> str:
-        return self.git.run("rev-parse", "--quiet", "--verify", text + "^{commit}").text
-
-    def _all(self, seen: Snapshot, ref: str = "") -> None:
-        """Fetch every branch and tag, and `ref` where it is neither."""
-        refspecs = [f"+{_HEADS}*:{_HEADS}*", f"+{_TAGS}*:{_TAGS}*"]
-        if ref and not ref.startswith((_HEADS, _TAGS)):
-            refspecs.append(f"+{ref}:{_own(ref)}")
-        deeper = ["--unshallow"] if self.shallow else []
-        # a rig may itself be a shallow clone: its history begins where it begins there
-        self._must([*deeper, "--prune", "--update-shallow"], *refspecs)
-        self._learn(seen, ref, all_refs=True)
-
-    def _must(self, options: list[str], *refspecs: str) -> None:
-        done = self._fetch(options, *refspecs)
-        if done.code:
-            raise self.git.error(done, "fetch the rig", "workspace_failed")
-
-    def _fetch(self, options: list[str], *refspecs: str) -> Done:
-        self.report("fetching the rig")
-        quiet = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
-        argv = ("fetch", *quiet, *options, "--", self.git.url, *refspecs)
-        done = persistently(
-            lambda: self.git.run(*argv, started=self.note), self.report, "fetching the rig"
-        )
-        if len(os.listdir(os.path.join(self.git.git_dir, "objects", "pack"))) > 2 * _MANY_PACKS:
-            # Joins packs with every object in them, also those that no ref needs any more.
-            self.git.run("repack", "--geometric=2", "-d", "-q", started=self.note)
-        return done
-
-    def _learn(self, seen: Snapshot, ref: str, *, all_refs: bool) -> None:
-        """Take the mirror's refs for the remote's: they may have moved since it was asked.
-
-        Args:
-            seen: what to correct.
-            ref: the ref that was fetched for its own sake, or "".
-            all_refs: every branch and tag was fetched.
-        """
-        form = "--format=%(objectname) %(refname) %(*objectname)"
-        told = self.git.must("for-each-ref", form, doing="read the mirror", reason="internal")
-        fresh: dict[str, str] = {}
-        for line in told.text.splitlines():
-            value, name, peeled = line.split(" ")
-            fresh[name] = value
-            if peeled:
-                fresh[name + "^{}"] = peeled
-        seen.have = set(fresh.values())
-        write(os.path.join(seen.path, "outpost-have"), "\n".join(seen.have))
-        if all_refs:
-            kept = {k: v for k, v in seen.refs.items() if not k.startswith((_HEADS, _TAGS))}
-            seen.refs = {**kept, **fresh}
-        for end in ("", "^{}"):
-            if _own(ref) + end in fresh:
-                seen.refs[ref + end] = fresh[_own(ref) + end]
-
-
-def _own(ref: str) -> str:
-    """Return where the mirror keeps a ref of the remote; its own HEAD is not to be moved."""
-    return "refs/outpost/HEAD" if ref == "HEAD" else ref
-
-
-def _missing(seen: Snapshot, base: str | None) -> WorkerError:
-    branches = sorted(name[len(_HEADS) :] for name in seen.refs if name.startswith(_HEADS))
-    some = ", ".join(branches[:8]) + (" …" if len(branches) > 8 else "")
-    if base is None:
-        what = "the rig's default branch has no commit"
-    else:
-        what = f"the rig has no branch, tag or commit {base!a}"
-    mend = f"name one with --base; it has: {some}" if some else "it is empty: leave --base out"
-    return WorkerError(what, reason="base_not_found", mend=mend)

@@ -12,10 +12,10 @@ import os
 
 from outpost_core.errors import UsageError, WorkerError
 from outpost_core.worker import attributes, beads, dirt, resume
-from outpost_core.worker.files import CREDENTIALS, root_of
+from outpost_core.worker.files import CREDENTIALS
 from outpost_core.worker.foresee import check_branch_free, identity
 from outpost_core.worker.git import Git, read, shell_quote, write
-from outpost_core.worker.mirror import Snapshot, mirror_path, sync
+from outpost_core.worker.mirror import Snapshot, asking, sync
 from outpost_core.worker.names import check_branch, check_rig, redact, split_rig
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
@@ -43,13 +43,12 @@ def repository(order: Mapping[str, Any], folder: str) -> Git:
 
 
 def from_mirror(order: Mapping[str, Any], folder: str) -> Git:
-    """Return git on the shared mirror, to ask where the worker's work goes.
+    """Return git to ask where the worker's work goes, by the user's own configuration alone.
 
-    What the agent configured in its own repository can lead a push and its answer elsewhere.
+    What the agent configured in a repository can lead a push and its answer elsewhere.
     """
     goal = target(order)
-    mirror = mirror_path(root_of(folder), order["rig"])
-    return Git(mirror, credentials=credentials(goal, folder), rig=goal)
+    return asking(goal, credentials(goal, folder))
 
 
 def target(order: Mapping[str, Any]) -> str:
@@ -76,7 +75,12 @@ def credentials(rig: str, folder: str) -> str:
 
 
 def prepare(
-    order: Mapping[str, Any], root: str, folder: str, report: Callable[[str], None]
+    order: Mapping[str, Any],
+    root: str,
+    folder: str,
+    report: Callable[[str], None],
+    *,
+    believe: bool = False,
 ) -> dict[str, Any]:
     """Make `<folder>/work`: the rig at its base, on a local branch named as the one to deliver.
 
@@ -91,6 +95,7 @@ def prepare(
         root: the folder that holds `rigs/` and `workers/`.
         folder: the worker's folder.
         report: told what is being done.
+        believe: agents are fenced off the shared mirror, so that it is as it was left.
 
     Returns:
         `branch`; `base_commit`, None for an empty rig; `base_branch`, where the work is to be
@@ -110,7 +115,8 @@ def prepare(
         raise WorkerError(error.message, reason="workspace_failed", mend=error.mend) from None
     try:
         secrets = credentials(rig, folder)
-        seen = sync(root, rig, order.get("base"), order.get("depth"), secrets, report)
+        base, depth = order.get("base"), order.get("depth")
+        seen = sync(root, rig, base, depth, secrets, report, believe=believe)
         if goal == rig:
             check_branch_free(branch, seen.refs, rig)
         rebuild(order, folder, seen)
