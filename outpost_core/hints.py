@@ -49,6 +49,8 @@ HINTS: Final[Mapping[str, str]] = {
     " outpost retry {issue}",
     "lost_process": "outpost retry {issue}",
     "never_started": "outpost retry {issue}",
+    "broken": "nothing of it is run any more; look at its files before outpost clean --force"
+    " {worker}",
     "internal": "outpost logs {worker}; please report it with the message above",
 }
 

@@ -87,6 +87,7 @@ REASONS: Final[Mapping[str, str]] = {
     "disk_full": "no space was left on the worker's disk",
     "lost_process": "the supervisor vanished without a result",
     "never_started": "the worker was prepared, but its supervisor never began",
+    "broken": "a file of the worker is not as Outpost wrote it; the message says which",
     "internal": "a defect of Outpost itself; the message says more",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from outpost_core.worker import files
 from outpost_core.worker.agents import reader
 from outpost_core.worker.agents.record import MESSAGE_LIMIT
 from outpost_core.worker.following import LINE_LIMIT, Follower
@@ -38,7 +39,7 @@ def read(
     found = reader(kind, prices, env, began)
     follower = Follower(found)
     try:
-        with open(log_path, "rb") as log:
+        with open(files.open_plain(log_path), "rb") as log:
             while data := log.read(_PIECE):
                 follower.feed(data)
             follower.close()

@@ -12,8 +12,8 @@ import tarfile
 
 from outpost_core import faults
 from outpost_core.errors import WorkerError
-from outpost_core.worker.bundles import RESCUED
-from outpost_core.worker.files import load, store
+from outpost_core.worker import notes
+from outpost_core.worker.files import discard, store
 from outpost_core.worker.outcome import reason_of
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
@@ -34,7 +34,7 @@ def keep(folder: str, note: str, ending: str, content: Mapping[str, str], mark: 
     Raises:
         WorkerError: `commit_failed` or `disk_full`.
     """
-    path: str = (load(folder, note) or {}).get("path") or _free(folder, ending)
+    path = notes.archive(folder, note, ending) or _free(folder, ending)
     store(folder, note, {"path": path, "holds": None}, sync=True)  # or a crash would lose sight
     pack(path, content)
     store(folder, note, {"path": path, "holds": mark}, sync=True)
@@ -42,10 +42,8 @@ def keep(folder: str, note: str, ending: str, content: Mapping[str, str], mark: 
 
 
 def _free(folder: str, ending: str) -> str:
-    folder = os.path.abspath(folder)
-    rescued = os.path.join(os.path.dirname(os.path.dirname(folder)), RESCUED)
-    os.makedirs(rescued, 0o700, exist_ok=True)
-    name = os.path.join(rescued, os.path.basename(folder))
+    name = notes.beginning(folder)
+    os.makedirs(os.path.dirname(name), 0o700, exist_ok=True)
     path, number = name + ending, 1
     while os.path.lexists(path):
         number += 1
@@ -65,7 +63,9 @@ def pack(path: str, content: Mapping[str, str]) -> None:
     """
     staged = f"{path}.new"
     try:
-        fd = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        discard(staged)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(staged, flags, 0o600)
         with os.fdopen(fd, "w+b") as file:
             with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
                 for name, source in sorted(content.items()):

@@ -11,7 +11,7 @@ import os
 
 from outpost_core import faults
 from outpost_core.errors import WorkerError
-from outpost_core.worker import gitdirs
+from outpost_core.worker import gitdirs, notes
 from outpost_core.worker.files import load
 from outpost_core.worker.git import Git, read
 from outpost_core.worker.index import links, links_of
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 #: In the worker's folder: which archive holds what.
 NOTE = "aside.json"
+_ENDING = ".tar"
 _REFS = "refs/outpost/kept"
 #: In a submodule's repository: commits that were seen not to be on its remote.
 UNPUSHED = "refs/outpost/unpushed/"
@@ -226,7 +227,7 @@ def base_links(git: Git, workspace: Mapping[str, Any]) -> dict[str, str]:
 
 def place(folder: str) -> str:
     """Return the archive that was made for a worker; "" when there is none."""
-    path: str = (load(folder, NOTE) or {}).get("path", "")
+    path = notes.archive(folder, NOTE, _ENDING)
     return path if path and os.path.exists(path) else ""
 
 
@@ -257,7 +258,7 @@ def keep(aside: Aside, folder: str) -> str:
     try:
         for number, (name, (git, tips, known)) in enumerate(aside.bundles.items()):
             bundles[name] = _bundle(git, tips, known, os.path.join(folder, f"aside-{number}"))
-        path = archive.keep(folder, NOTE, ".tar", {**aside.files, **bundles}, mark)
+        path = archive.keep(folder, NOTE, _ENDING, {**aside.files, **bundles}, mark)
     finally:
         for bundle in bundles.values():
             if os.path.exists(bundle):

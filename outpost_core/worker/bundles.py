@@ -11,7 +11,7 @@ import os
 
 from outpost_core import faults
 from outpost_core.errors import WorkerError
-from outpost_core.worker.files import WORKERS
+from outpost_core.worker.files import WORKERS, discard, open_plain
 from outpost_core.worker.git import Git
 
 #: In the worker's folder.
@@ -37,7 +37,7 @@ class Head:
         self.refs: dict[str, str] = {}
         self.needs: list[str] = []
         try:
-            with open(path, "rb") as file:
+            with open(open_plain(path), "rb") as file:
                 if file.readline(100) not in _SIGNATURES:
                     return
                 for _ in range(_MOST):
@@ -69,6 +69,7 @@ def make(git: Git, ref: str, commit: str, base: str | None, path: str) -> None:
         WorkerError: `commit_failed` or `disk_full`.
     """
     staged = path + ".new"
+    discard(staged)  # git would write through a link
     for argv in (
         ("update-ref", ref, commit),
         ("bundle", "create", "-q", staged, ref, *(["--not", base] if base else [])),
@@ -92,11 +93,12 @@ def keep(root: str, path: str, worker: str, owner: str) -> str:
         owner: whose worker it is, "" for nobody known.
 
     Raises:
-        OSError: it could not be moved.
+        OSError: it could not be moved, or is no plain file.
     """
     folder = os.path.join(root, RESCUED)
     os.makedirs(folder, 0o700, exist_ok=True)
-    os.chmod(path, 0o600)
+    with open(open_plain(path), "rb") as bundle:
+        os.fchmod(bundle.fileno(), 0o600)
     told = Head(path).refs
     name = f"{worker}.{owner}" if owner else worker
     number = 1

@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 
 from outpost_core.errors import WorkerError
-from outpost_core.worker import aside, bundles, gitdirs, held
+from outpost_core.worker import aside, bundles, files, gitdirs, held
 from outpost_core.worker.aside import stashes
-from outpost_core.worker.git import NETWORK_TIMEOUT, Git, read, write
+from outpost_core.worker.git import NETWORK_TIMEOUT, Git
 from outpost_core.worker.refs import OwnRef, ref_of, worker_of
 from outpost_core.worker.resume import CHECKPOINT_MARK
 from outpost_core.worker.snapshot import Taken, commit, linked_work, take
@@ -24,21 +24,37 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+#: In the worker's folder.
+_NOTE = "checkpoint"
 #: Seconds that the push of one checkpoint may take; the next one tries again.
 PUSH_TIMEOUT = min(120.0, NETWORK_TIMEOUT)
 
 
+def _is_hash(value: str) -> bool:
+    """Whether a line of the note is a commit or a tree, or empty for none."""
+    return not value or (len(value) in (40, 64) and set(value) <= set("0123456789abcdef"))
+
+
 class _Last:
-    """The last checkpoint, kept in `<folder>/checkpoint`: commit, tree, and where it is."""
+    """The last checkpoint, kept in `<folder>/checkpoint`: commit, tree, and where it is.
+
+    A note that says what ours never does is somebody else's, and counts as none: what it names
+    is removed once it is not needed, which may be nothing but the worker's own bundle.
+    """
 
     def __init__(self, folder: str) -> None:
-        self.path = os.path.join(folder, "checkpoint")
-        lines = read(self.path).splitlines()
-        self.commit, self.tree, self.kept = lines if len(lines) == 3 else ("", "", "")
+        self.path = os.path.join(folder, _NOTE)
+        lines = files.load_text(folder, _NOTE).splitlines()
+        commit, tree, kept = lines if len(lines) == 3 else ("", "", "")
+        ours = all(map(_is_hash, (commit, tree))) and kept in (
+            "",
+            os.path.join(folder, bundles.NAME),
+        )
+        self.commit, self.tree, self.kept = (commit, tree, kept) if ours else ("", "", "")
 
     def write(self, commit: str, tree: str, kept: str) -> None:
         self.commit, self.tree, self.kept = commit, tree, kept
-        write(self.path, f"{commit}\n{tree}\n{kept}\n")
+        files.write(self.path, f"{commit}\n{tree}\n{kept}\n".encode())
 
     @property
     def pushed(self) -> str:

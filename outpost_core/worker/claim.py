@@ -13,6 +13,13 @@ import time
 
 from outpost_core.worker import files, process
 
+#: Seconds that a clock may have gone backwards since a claim was made.
+_AHEAD = 2 * 86400.0
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 def lock(folder: str) -> int:
     """Take the folder's lock; return its descriptor, or -1 when somebody else has it.
@@ -20,7 +27,7 @@ def lock(folder: str) -> int:
     Raises:
         OSError: there is no such folder.
     """
-    fd = os.open(os.path.join(folder, files.LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = files.open_own(os.path.join(folder, files.LOCK), os.O_RDWR)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -46,22 +53,82 @@ def take(folder: str) -> bool:
 
 
 def exists(folder: str) -> bool:
-    """Whether the attempt has been claimed."""
-    return os.path.exists(os.path.join(folder, files.CLAIM))
+    """Whether the attempt has been claimed; also by what is no claim: it never begins then."""
+    return os.path.lexists(os.path.join(folder, files.CLAIM))
 
 
 def finished(folder: str) -> bool:
     """Whether the result is there."""
-    return os.path.exists(os.path.join(folder, files.RESULT))
-
-
-def holder(folder: str) -> tuple[int, int] | None:
-    """Return pid and start time of the process that claimed the attempt, if it still lives."""
-    claim = files.load(folder, files.CLAIM)
-    if claim is None:
-        return None
     try:
-        pid, start, boot = int(claim["pid"]), int(claim["start"]), str(claim["boot"])
-    except (KeyError, ValueError, TypeError):
+        return files.believed(folder, files.RESULT) is not None
+    except files.Broken:
+        return False
+
+
+def moment(claim: dict[str, Any] | None) -> float | None:
+    """Return when the attempt began, as a claim says; None when it says nothing that can be."""
+    at = None if claim is None else claim.get("at")
+    if isinstance(at, int | float) and not isinstance(at, bool):
+        return float(at) if 0 <= at <= time.time() + _AHEAD else None
+    return None
+
+
+class Supervisors:
+    """All supervisors that run on this machine now, looked up once, when first asked for."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[str, int, int]] | None = None
+
+    def of(self, folder: str) -> tuple[int, int] | None:
+        """Return pid and start time of a folder's supervisor; None when it has none."""
+        if self._found is None:
+            self._found = self._look()
+        for named, pid, start in self._found:
+            if process.is_folder(named, folder):
+                return pid, start
         return None
-    return (pid, start) if process.lives(pid, start, boot) else None
+
+    def _look(self) -> list[tuple[str, int, int]]:
+        table = process.everyone()
+        named = {pid: process.runs_for(pid, "run") for pid in table}
+        return [
+            (named[pid], pid, proc.start)
+            for pid, proc in table.items()
+            # a forked stage of one has the same command line
+            if named[pid] and named.get(proc.parent) != named[pid] and process.of_user(pid)
+        ]
+
+
+def holder(folder: str, among: Supervisors | None = None) -> tuple[int, int] | None:
+    """Return pid and start time of the supervisor, if it lives.
+
+    What the claim says is believed when that process is proved to be the supervisor of this very
+    folder. Where it is not, the supervisor is looked for among all processes: an agent that
+    writes a claim of its own neither hides it nor has another process taken for it.
+
+    Args:
+        folder: the worker's folder.
+        among: where to look it up, for who asks about many folders at once.
+    """
+    try:
+        claim = files.examine(folder, files.CLAIM)
+    except files.Broken:
+        claim = {}
+    return None if claim is None else proved(folder, claim, among)
+
+
+def proved(
+    folder: str, claim: dict[str, Any], among: Supervisors | None = None
+) -> tuple[int, int] | None:
+    """Return the supervisor of a claim as `holder` does."""
+    pid, start = claim.get("pid"), claim.get("start")
+    if (
+        type(pid) is type(start) is int
+        and 0 < pid < 1 << 31
+        and 0 < start == process.start_time(pid)
+        and claim.get("boot") == process.boot_id()
+        and process.runs(pid, "run", folder)
+        and process.of_user(pid)
+    ):
+        return pid, start
+    return (among or Supervisors()).of(folder)

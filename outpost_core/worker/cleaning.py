@@ -14,7 +14,7 @@ from pathlib import Path
 from outpost_core import faults
 from outpost_core.errors import OutpostError, WorkerError
 from outpost_core.types import Cleaned, Result
-from outpost_core.worker import bundles, files, removal, status
+from outpost_core.worker import bundles, files, removal, seal, status
 from outpost_core.worker.leftover import named
 
 TRASH = files.TRASH
@@ -35,6 +35,8 @@ def clean(root: Path, folder: Path, *, force: bool) -> Cleaned:
         force: remove it even when the rescue failed.
     """
     _sweep(root)
+    if folder.is_symlink():
+        return _clean_link(folder, force=force)
     with locked(folder, LAST_MOMENTS if (folder / files.RESULT).exists() else 0.0) as mine:
         if not folder.exists():
             left = leftovers(root, folder.name)
@@ -57,10 +59,19 @@ def clean(root: Path, folder: Path, *, force: bool) -> Cleaned:
             why = f"{removal.shown(str(folder))}: {error.strerror}"
             return Cleaned(removed=False, rescued=rescued, detail=f"it cannot be moved: {why}")
         faults.point("clean.discarded")
-    if left := str(removal.remove(gone)):
+    if left := str(_remove(root, gone)):
         detail = "; ".join(filter(None, [detail, _STAYS + left]))
         return Cleaned(removed=force, rescued=rescued, detail=detail)
     return Cleaned(removed=True, rescued=rescued, detail=detail)
+
+
+def _clean_link(folder: Path, *, force: bool) -> Cleaned:
+    """Remove a link that somebody put in the place of a worker's folder, and nothing behind it."""
+    if not force:
+        why = f"{folder} is a link to {removal.shown(os.readlink(folder))}, and no folder of ours"
+        return Cleaned(removed=False, detail=f"{why}; look at it, then force it")
+    folder.unlink(missing_ok=True)
+    return Cleaned(removed=True, detail="only the link was removed")
 
 
 @contextlib.contextmanager
@@ -72,7 +83,7 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[bool]:
         patience: seconds to wait for it.
     """
     try:
-        lock = os.open(folder / files.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = files.open_own(str(folder / files.LOCK), os.O_RDWR)
     except FileNotFoundError:  # no such worker
         yield True
         return
@@ -110,9 +121,14 @@ def rescue(root: Path, folder: Path, result: Result, *, force: bool) -> tuple[st
         OutpostError: it could not be saved.
     """
     where = result.checkpoint
-    order = files.order(str(folder))
-    workspace = files.load(str(folder), files.WORKSPACE)
+    order, workspace = None, None
     words = []
+    try:
+        order = files.truth(str(folder))[0]
+        workspace = files.believed(str(folder), files.WORKSPACE)
+    except files.Broken as error:
+        if (folder / files.WORK).is_dir():
+            words.append(_refuse_broken(folder, error.said, force=force))
     if order is not None and workspace is not None:
         from outpost_core.worker import checkpoint
 
@@ -127,7 +143,7 @@ def rescue(root: Path, folder: Path, result: Result, *, force: bool) -> tuple[st
             if more and more != where
         ]
     bundle = folder / bundles.NAME
-    if bundle.exists():  # the remote did not take it, so it would go with the folder
+    if os.path.lexists(bundle):  # the remote did not take it, so it would go with the folder
         owner = (order or {}).get("owner") or ""
         where = bundles.keep(str(root), str(bundle), folder.name, owner)
         faults.point("clean.kept")
@@ -148,6 +164,17 @@ def _refuse(work: Path, unreadable: dict[str, str], *, force: bool) -> str:
     )
 
 
+def _refuse_broken(folder: Path, why: str, *, force: bool) -> str:
+    """Say that nothing of a broken worker is run to save its work; raises it unless forced."""
+    if force:
+        return f"removed although {why}"
+    raise WorkerError(
+        f"{why}, so nothing of it is run; look for work in {folder / files.WORK} yourself,"
+        " then force it",
+        reason="broken",
+    )
+
+
 def _keep(root: Path, path: Path, name: str) -> str:
     kept = root / RESCUED / name
     kept.parent.mkdir(mode=0o700, exist_ok=True)
@@ -160,9 +187,23 @@ def discard(root: Path, folder: Path) -> Path:
 
     `empty_trash` removes that, also after a crash right here.
     """
-    gone = _trash(root) / f"{folder.name}.{secrets.token_hex(4)}"
+    # by its name, whoever removes it knows which seal goes with it
+    word = (files.load(str(folder), files.ORDER) or {}).get("seal")
+    word = word if isinstance(word, str) and word.isalnum() else secrets.token_hex(4)
+    trash = _trash(root)
+    gone = trash / f"{folder.name}.{word[:32]}"
+    if os.path.lexists(gone):
+        gone = trash / f"{folder.name}.{secrets.token_hex(4)}"
     folder.rename(gone)
     return gone
+
+
+def _remove(root: Path, gone: Path) -> removal.Removed:
+    """Remove what was discarded, and its seal."""
+    done = removal.remove(gone)
+    worker, _, word = gone.name.rpartition(".")
+    seal.drop(str(root), word, worker)
+    return done
 
 
 def leftovers(root: Path, worker: str) -> str:
@@ -171,7 +212,7 @@ def leftovers(root: Path, worker: str) -> str:
     with contextlib.suppress(FileNotFoundError):
         for entry in (root / TRASH).iterdir():
             if entry.name.rpartition(".")[0] == worker:
-                said = said or str(removal.remove(entry))
+                said = said or str(_remove(root, entry))
     return said
 
 
@@ -184,7 +225,7 @@ def empty_trash(root: Path) -> list[removal.Left]:
     left = []
     with contextlib.suppress(FileNotFoundError):
         for entry in list((root / TRASH).iterdir()):
-            left += removal.remove(entry).left[:1]
+            left += _remove(root, entry).left[:1]
     return left
 
 

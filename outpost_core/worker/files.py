@@ -12,13 +12,16 @@ Everything here is imported by the lean supervisor: `os` and nothing heavier.
 from __future__ import annotations
 
 import os
-from _thread import get_ident
 
+from outpost_core.worker import plain, seal
 from outpost_core.worker.leanjson import dumps, loads
+from outpost_core.worker.plain import Broken, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+__all__ = ["Broken", "write_all"]
 
 STAGING = "staging"
 WORKERS = "workers"
@@ -43,32 +46,160 @@ RESULT = "result.json"  # wire.to_json(Result); written last
 RESULT_ROOM = ".result.tmp"  # room for the result, taken from the start, for a full disk
 DEBUG = "debug.log"  # tracebacks of defects, only when there was one
 WORK = "work"
+EXCHANGE = "exchange"  # what the agent is told of besides
 BROKEN = "broken-git-"  # beginning of the names of what was `work/.git`, and had to be made anew
 
 #: Name of the secret that becomes CREDENTIALS and is not for the agent.
 RIG_CREDENTIAL = "OUTPOST_RIG_CREDENTIAL"
-#: ENOMEM, EIO, ENFILE, EMFILE: a file that cannot be read for these is not a missing one.
-_TROUBLE = (12, 5, 23, 24)
 #: Bytes of disk that are taken for the result of a worker before it begins.
 ROOM = 8192
+#: Bytes that a JSON file may have; those that say little, and the order with its texts.
+MOST = 8 << 20
+_LIMITS = {CLAIM: 1 << 16, STATE: 1 << 18, STOP: 1 << 16, RESULT: 1 << 18, ORDER: 64 << 20}
 
 
-def load(folder: str, name: str) -> dict[str, Any] | None:
-    """Return the JSON object in `folder/name`; None when it is missing or not whole.
+def load(folder: str | int, name: str) -> dict[str, Any] | None:
+    """Return the JSON object in `folder/name`; None when it is missing, not whole or broken.
 
     Raises:
         OSError: nobody can say, since this process or its disk is in trouble.
     """
     try:
-        with open(os.path.join(folder, name), "rb", buffering=0) as file:
-            value = loads(file.read().decode("utf-8", "surrogateescape"))
-    except OSError as error:
-        if error.errno in _TROUBLE:
+        return examine(folder, name)
+    except Broken:
+        return None
+
+
+def examine(folder: str | int, name: str) -> dict[str, Any] | None:
+    """Return the JSON object in `folder/name`; None when there is none.
+
+    Args:
+        folder: path or descriptor of the worker's folder.
+        name: one of the names above.
+
+    Raises:
+        Broken: it is no plain file of ours, too large, or not a JSON object.
+        OSError: nobody can say, since this process or its disk is in trouble.
+    """
+    data = content(folder, name)
+    return None if data is None else parse(name, data)
+
+
+def content(folder: str | int, name: str) -> bytes | None:
+    """Return what is in `folder/name`; None when there is none. Raises as `examine` does."""
+    most = _LIMITS.get(name, MOST)
+    if isinstance(folder, int):
+        return plain.content(folder, name, most)
+    try:
+        at = plain.folder(folder)
+    except FileNotFoundError:
+        return None
+    try:
+        return plain.content(at, name, most)
+    finally:
+        os.close(at)
+
+
+def parse(name: str, data: bytes) -> dict[str, Any]:
+    """Return the JSON object that a file's content is.
+
+    Raises:
+        Broken: it is none.
+    """
+    try:
+        value = loads(data.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError):
+        raise Broken(name, "is not JSON") from None
+    if not isinstance(value, dict):
+        raise Broken(name, "is not a JSON object")
+    return value
+
+
+def believed(folder: str, name: str) -> dict[str, Any] | None:
+    """Return what the supervisor has left under a name of `seal.SIGNED`; None when there is none.
+
+    Raises:
+        Broken: it is no plain file of ours, or somebody else has written it.
+        OSError: nobody can say, since this process or its disk is in trouble.
+    """
+    try:
+        at = plain.folder(folder)
+    except FileNotFoundError:
+        return None
+    try:
+        data = content(at, name)
+        if data is None:
+            return None
+        try:
+            own = sealed(folder, at)
+        except Broken:
+            value = parse(name, data)
+            if name == RESULT and is_broken(value):
+                return value
             raise
-        return None
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
+        return signed(own, name, data)
+    finally:
+        os.close(at)
+
+
+def is_broken(result: dict[str, Any]) -> bool:
+    """Whether a result says that its worker is broken: that is believed without a signature."""
+    return result.get("state") == "lost" and result.get("reason") == "broken"
+
+
+def signed(own: seal.Seal | None, name: str, data: bytes) -> dict[str, Any]:
+    """Return what the content of a file says, which has to be signed where there is a seal.
+
+    Raises:
+        Broken: it is not signed, or is no JSON object.
+    """
+    return parse(name, data if own is None else own.unsign(name, data))
+
+
+def sealed(folder: str, at: int) -> seal.Seal | None:
+    """Return the seal of a worker; None for one of a version that made none.
+
+    Raises:
+        Broken: there is none although there should be.
+        OSError: nobody can say.
+    """
+    try:
+        about = examine(at, ORDER)
+    except Broken:
+        about = None
+    return seal.of(folder, about, at)
+
+
+def truth(folder: str) -> tuple[dict[str, Any], dict[str, Any], seal.Seal | None]:
+    """Return what was ordered, as it is to be worked on, `launch.json`, and the seal of both.
+
+    The rig is the one that `launch.json` names, where it names one: a repository of another
+    machine is worked on through its copy here, while `order.json` stays what was ordered.
+
+    Raises:
+        Broken: one of the two is missing, or not what was published.
+        OSError: nobody can say, since this process or its disk is in trouble.
+    """
+    at = plain.folder(folder)
+    try:
+        data = content(at, ORDER)
+        if data is None:
+            raise Broken(ORDER, "is missing")
+        value = parse(ORDER, data)
+        launch = content(at, LAUNCH)
+        own = seal.of(folder, value, at)
+        if own is not None:
+            own.check(ORDER, data)
+            own.check(LAUNCH, launch or b"")
+        launched = {} if launch is None else parse(LAUNCH, launch)
+    finally:
+        os.close(at)
+    if value.get("rig") is not None:
+        here = launched.get("rig")
+        value["rig"] = here or value["rig"]
+        if here and (value.get("delivery") or {}).get("push_url"):
+            value["delivery"]["push_url"] = ""  # from the copy, that machine brings it there
+    return value, launched, own
 
 
 def root_of(folder: str) -> str:
@@ -77,18 +208,14 @@ def root_of(folder: str) -> str:
 
 
 def order(folder: str) -> dict[str, Any] | None:
-    """Return the order as it is to be worked on; None when it is missing or not whole.
+    """Return the order as it is to be worked on; None when there is none that is believed.
 
-    Its rig is the one that `launch.json` names, where it names one: a repository of another
-    machine is worked on through its copy here, while `order.json` stays what was ordered.
+    See `truth`.
     """
-    value = load(folder, ORDER)
-    if value is not None and value.get("rig") is not None:
-        here = (load(folder, LAUNCH) or {}).get("rig")
-        value["rig"] = here or value["rig"]
-        if here and (value.get("delivery") or {}).get("push_url"):
-            value["delivery"]["push_url"] = ""  # from the copy, that machine brings it there
-    return value
+    try:
+        return truth(folder)[0]
+    except (Broken, FileNotFoundError):
+        return None
 
 
 def store(folder: str, name: str, value: dict[str, Any], *, sync: bool = False) -> None:
@@ -103,13 +230,23 @@ def store(folder: str, name: str, value: dict[str, Any], *, sync: bool = False) 
     Raises:
         OSError: it could not be written; the old one stays.
     """
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}.{get_ident()}")
+    at = plain.folder(folder)
     try:
-        write(temporary, dumps(value).encode("ascii"), sync=sync)
-        os.rename(temporary, os.path.join(folder, name))
-    except OSError:
-        discard(temporary)
-        raise
+        plain.replace(at, name, _text(folder, at, name, value), sync=sync)
+    finally:
+        os.close(at)
+
+
+def _text(folder: str, at: int, name: str, value: dict[str, Any]) -> bytes:
+    """Return the JSON of a value, signed where others are to believe it."""
+    data = dumps(value).encode("ascii")
+    if name not in seal.SIGNED:
+        return data
+    try:
+        own = sealed(folder, at)
+    except Broken:  # nothing could prove it, so nothing is claimed
+        return data
+    return data if own is None else own.sign(name, data)
 
 
 def store_once(folder: str, name: str, value: dict[str, Any], *, sync: bool = False) -> bool:
@@ -129,49 +266,52 @@ def store_once(folder: str, name: str, value: dict[str, Any], *, sync: bool = Fa
     Raises:
         OSError: it could not be written.
     """
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}.{get_ident()}")
+    at = plain.folder(folder)
     try:
-        write(temporary, dumps(value).encode("ascii"), sync=sync)
-        os.link(temporary, os.path.join(folder, name))
-    except FileExistsError:
-        return False
+        staged = plain.stage(at, name, dumps(value).encode("ascii"), sync=sync)
+        try:
+            os.link(staged, name, src_dir_fd=at, dst_dir_fd=at, follow_symlinks=False)
+        except FileExistsError:
+            return False
+        finally:
+            plain.drop(at, staged)
     finally:
-        discard(temporary)
+        os.close(at)
     return True
 
 
+def load_text(folder: str, name: str) -> str:
+    """Return the text in `folder/name`, undecodable bytes included; "" when there is none."""
+    try:
+        data = content(folder, name)
+    except Broken:
+        return ""
+    return (data or b"").decode("utf-8", "surrogateescape")
+
+
 def write(path: str, data: bytes, *, sync: bool = False) -> None:
-    """Write a private file (0600).
+    """Write a private file (0600) in one step.
 
     Raises:
         OSError: it could not be written.
     """
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    folder, name = os.path.split(path)
+    at = plain.folder(folder)
     try:
-        write_all(fd, data)
-        if sync:
-            os.fsync(fd)
+        plain.replace(at, name, data, sync=sync)
     finally:
-        os.close(fd)
-
-
-def write_all(fd: int, data: bytes | memoryview) -> None:
-    """Write all of `data` to a blocking descriptor.
-
-    Raises:
-        OSError: not all of it could be written.
-    """
-    done = os.write(fd, data)
-    while done < len(data):
-        done += os.write(fd, memoryview(data)[done:])
+        os.close(at)
 
 
 def discard(path: str) -> None:
     """Remove a file; fine when it is not there or cannot be removed."""
-    try:  # noqa: SIM105 - contextlib would have to be imported
-        os.unlink(path)
+    folder, name = os.path.split(path)
+    try:
+        at = plain.folder(folder)
     except OSError:
-        pass
+        return
+    plain.drop(at, name)
+    os.close(at)
 
 
 def sync_folder(path: str) -> None:
@@ -185,6 +325,79 @@ def sync_folder(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def open_plain(path: str, flags: int = os.O_RDONLY) -> int:
+    """Open a plain file of ours by its path: through no link, and without waiting.
+
+    Args:
+        path: of a file in a worker's folder, or one that an agent keeps elsewhere.
+        flags: as of `os.open`.
+
+    Returns:
+        its descriptor.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Broken: it is something else.
+        OSError: nobody can say.
+    """
+    folder, name = os.path.split(path)
+    at = plain.folder(folder or ".")
+    try:
+        return plain.opened(at, name, flags)
+    finally:
+        os.close(at)
+
+
+def open_own(path: str, flags: int) -> int:
+    """Open a file of a worker's folder for writing, made where it is missing or is something else.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder, name = os.path.split(path)
+    at = plain.folder(folder)
+    try:
+        return plain.own(at, name, flags)
+    finally:
+        os.close(at)
+
+
+def make_fifo(path: str) -> int:
+    """Make a FIFO in a worker's folder, in the place of whatever is there, and open it.
+
+    Returns:
+        its descriptor, open for both directions, so that it never ends when a writer goes.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder, name = os.path.split(path)
+    at = plain.folder(folder)
+    try:
+        if not plain.is_fifo(at, name):
+            plain.put_aside(at, name)
+            os.mkfifo(name, 0o600, dir_fd=at)
+        return plain.open_fifo(at, name, os.O_RDWR)
+    finally:
+        os.close(at)
+
+
+def open_fifo(path: str) -> int:
+    """Open a FIFO of ours in a worker's folder for writing.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Broken: it is something else.
+        OSError: nobody reads from it (ENXIO), or nobody can say.
+    """
+    folder, name = os.path.split(path)
+    at = plain.folder(folder)
+    try:
+        return plain.open_fifo(at, name, os.O_WRONLY)
+    finally:
+        os.close(at)
 
 
 def keep_room(folder: str) -> None:
@@ -207,14 +420,17 @@ def store_result(folder: str, result: dict[str, Any]) -> None:
     Raises:
         OSError: not even the kept room could be used.
     """
-    data = dumps(result).encode("ascii")
-    path = os.path.join(folder, RESULT_ROOM)
-    # not truncated before it is written: that would give the room away
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    at = plain.folder(folder)
     try:
-        write_all(fd, data)
-        os.ftruncate(fd, len(data))
-        os.fsync(fd)
+        data = _text(folder, at, RESULT, result)
+        # not truncated before it is written: that would give the room away
+        fd = plain.own(at, RESULT_ROOM, os.O_WRONLY)
+        try:
+            write_all(fd, data)
+            os.ftruncate(fd, len(data))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        plain.take_place(at, RESULT_ROOM, RESULT)
     finally:
-        os.close(fd)
-    os.rename(path, os.path.join(folder, RESULT))
+        os.close(at)

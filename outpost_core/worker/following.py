@@ -10,6 +10,8 @@ import json
 import time
 from typing import Any
 
+from outpost_core.worker import files
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -141,7 +143,7 @@ class Watch:
         if not self.reader.final:
             self.reader.look()
         try:
-            with open(log, "rb") as file:
+            with open(files.open_plain(log), "rb") as file:
                 self.reader.end(file)
         except OSError:
             pass

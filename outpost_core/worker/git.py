@@ -32,6 +32,8 @@ NOWHERE = "/dev/null"
 MISSING = 127
 _KILL = 9
 _ERROR_BYTES = 65536
+#: Bytes of the longest file that is read as text.
+_LONGEST = 256 << 20
 
 #: Settings of every git command of ours. Hooks and file-system monitors are programs that the
 #: user or the repository chose for people, not for us; signing may ask for a pass phrase.
@@ -367,17 +369,25 @@ def shell_quote(text: str) -> str:
 
 def write(path: str, text: str, mode: int = 0o600) -> None:
     """Write a file at once: a reader sees the old text or the new one."""
-    staged = f"{path}.{os.getpid()}.new"
-    fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    staged = f"{path}.{os.urandom(6).hex()}.new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(staged, flags, mode)
     with open(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)
     os.rename(staged, path)
 
 
 def read(path: str) -> str:
-    """Return the text of a file, or "" when there is none."""
+    """Return the text of a file, or "" when there is none, or nothing that ends.
+
+    What is no plain file (a FIFO, a device) says nothing, and nobody waits for it.
+    """
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        with open(fd, encoding="utf-8", errors="surrogateescape") as file:
+            about = os.fstat(fd)
+            if about.st_mode & 0o170000 != 0o100000 or about.st_size > _LONGEST:
+                return ""
+            return file.read(_LONGEST)
     except OSError:
         return ""

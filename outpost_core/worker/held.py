@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 
 from outpost_core import faults
-from outpost_core.worker import attributes, dirt
-from outpost_core.worker.files import load
+from outpost_core.worker import attributes, dirt, notes
 from outpost_core.worker.git import Git, write
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 #: In the worker's folder: which archive has the files whose filter is missing.
 NOTE = "unfiltered.json"
+_ENDING = ".unfiltered.tar"
 MEND = (
     "install and configure the filter on the outpost (git config --global filter.NAME.clean …),"
     " then take the files from the archive"
@@ -161,9 +161,9 @@ def keep(folder: str, paths: Iterable[str]) -> str:
     from outpost_core.worker import archive
 
     content = _content(folder, paths)
-    path: str = (load(folder, NOTE) or {}).get("path", "")
+    path = notes.archive(folder, NOTE, _ENDING)
     if not path or not archive.holds(path, content):
-        path = archive.keep(folder, NOTE, ".unfiltered.tar", content, sorted(content))
+        path = archive.keep(folder, NOTE, _ENDING, content, sorted(content))
     faults.point("worker.unfiltered_kept")
     return path
 
@@ -175,7 +175,7 @@ def is_kept(folder: str, paths: Iterable[str]) -> bool:
         return True
     from outpost_core.worker import archive
 
-    path = (load(folder, NOTE) or {}).get("path", "")
+    path = notes.archive(folder, NOTE, _ENDING)
     return bool(path) and archive.holds(path, content)
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from outpost_core.errors import NotFoundError
+from outpost_core.errors import WorkerError
 from outpost_core.worker import claim, files, status
 
 #: Most bytes of one piece.
@@ -30,10 +30,10 @@ async def follow(folder: Path, offset: int, follow: bool) -> AsyncIterator[bytes
 
     Raises:
         NotFoundError: there is no such worker.
+        WorkerError: its log is no plain file.
     """
     path = str(folder)
-    if files.load(path, files.ORDER) is None:
-        raise NotFoundError(f"there is no worker {folder.name}")
+    status.read(folder)
     fd = -1
     try:
         fd = _open(path)
@@ -62,6 +62,12 @@ async def follow(folder: Path, offset: int, follow: bool) -> AsyncIterator[bytes
 
 def _open(path: str) -> int:
     try:
-        return os.open(os.path.join(path, files.LOG), os.O_RDONLY | os.O_CLOEXEC)
+        return files.open_plain(os.path.join(path, files.LOG))
     except FileNotFoundError:
         return -1
+    except files.Broken as error:
+        raise WorkerError(
+            f"the log of {os.path.basename(path)} cannot be read: {error.said}",
+            reason="broken",
+            mend=f"look at it yourself: {os.path.join(path, files.LOG)}",
+        ) from None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
+from outpost_core.worker import files
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from outpost_core.worker.masking import Masker
@@ -28,7 +30,7 @@ class LogWriter:
     """
 
     def __init__(self, path: str, cap: int, masker: Masker | None, *, keep_tail: bool) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._fd = files.open_own(path, os.O_WRONLY | os.O_APPEND)
         self._cap = cap
         self._masker = masker
         self._keep_tail = keep_tail

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+#: How our programs are called in command lines.
+_PROGRAMS = (
+    b"/outpost_core/worker/boot.py",
+    b"/outpost_core/worker/__main__.py",
+    b"outpost_core.worker",
+)
 
 
 class Proc:
@@ -70,6 +76,52 @@ def boot_id() -> str:
 def lives(pid: int, start: int, boot: str) -> bool:
     """Whether the process that was recorded so is still the one under that pid."""
     return boot == boot_id() and start != 0 and start_time(pid) == start
+
+
+def runs(pid: int, verb: str, folder: str) -> bool:
+    """Whether a process is one of ours that does `verb` for a worker: its command line says so.
+
+    A process has the command line that it was started with, so nobody can make another one look
+    like this; only a process of the agent's own can.
+
+    Args:
+        pid: the process.
+        verb: as of `python -m outpost_core.worker`.
+        folder: the worker's folder.
+    """
+    return is_folder(runs_for(pid, verb), folder)
+
+
+def runs_for(pid: int, verb: str) -> str:
+    """Return the folder, as it was named, for which a process of ours does `verb`; "" for none."""
+    argv = read(pid, "cmdline").split(b"\0")
+    if len(argv) < 4 or argv[-3] != verb.encode() or not argv[-4].endswith(_PROGRAMS):
+        return ""
+    return os.fsdecode(argv[-2])
+
+
+def is_folder(named: str, folder: str) -> bool:
+    """Whether a worker's folder was meant, as a command line named it."""
+    if not os.path.isabs(named):  # relative to where that process began
+        return named != "" and os.path.basename(named) == os.path.basename(folder)
+    return named == folder or os.path.realpath(named) == os.path.realpath(folder)
+
+
+def of_user(pid: int) -> bool:
+    """Whether a process is this user's, or nobody can be told whose since it hides itself."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid in (os.geteuid(), 0)
+    except OSError:
+        return False
+
+
+def read(pid: int, name: str) -> bytes:
+    """Return a file of `/proc/<pid>`; empty when there is none, or none for us."""
+    try:
+        with open(f"/proc/{pid}/{name}", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
 
 
 def everyone() -> dict[int, Proc]:

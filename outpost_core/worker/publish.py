@@ -13,7 +13,7 @@ import outpost_core.worker.boot as boot
 from outpost_core import faults, wire
 from outpost_core.errors import ConflictError, OutpostError
 from outpost_core.types import Order
-from outpost_core.worker import files, process, removal
+from outpost_core.worker import files, process, removal, seal
 from outpost_core.worker.leanjson import dumps
 
 #: Seconds after which a staging folder whose maker is gone is swept.
@@ -63,15 +63,17 @@ def publish(
         OSError: the folder cannot be written.
     """
     digest = wire.digest(order)
+    word = os.urandom(8).hex()
     folder = root / files.WORKERS / order.worker
     if folder.exists():
         return _adopt(folder, digest), False
     staging = root / files.STAGING
-    for path in (root, staging, folder.parent, root / files.TRASH):
+    for path in (root, staging, folder.parent, root / files.TRASH, root / seal.SEALED):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _sweep(staging)
-    made = staging / f"{os.getpid()}.{os.urandom(8).hex()}"
+    _sweep(root, staging)
+    made = staging / f"{os.getpid()}.{word}"
     made.mkdir(mode=0o700)
+    shown = False
     try:
         _fill(made, root, order, digest, env, rig)
         faults.point("local.staged")
@@ -81,8 +83,11 @@ def publish(
             if not folder.exists():
                 raise
             return _adopt(folder, digest), False
+        shown = True
     finally:
         shutil.rmtree(made, ignore_errors=True)
+        if not shown:
+            seal.drop(str(root), word, order.worker)
     files.sync_folder(str(folder.parent))
     faults.point("local.published")
     return folder, True
@@ -104,8 +109,9 @@ def _fill(
     }
     if rig is not None:
         launch["rig"] = rig
+    launched = dumps(launch).encode("ascii")
     # a rescue after a restart of the machine needs to know where the rig is
-    files.write(f"{path}/{files.LAUNCH}", dumps(launch).encode("ascii"), sync=rig is not None)
+    files.write(f"{path}/{files.LAUNCH}", launched, sync=rig is not None)
     if order.prompt:
         prompt = order.prompt.encode("utf-8", "surrogateescape")
         files.write(f"{path}/{files.PROMPT}", prompt)
@@ -115,13 +121,24 @@ def _fill(
     files.keep_room(path)
     body = wire.to_json(order)
     assert isinstance(body, dict)
-    about = {**body, "digest": digest, "wire": wire.WIRE_VERSION}
+    word = folder.name.partition(".")[2]
+    about = dumps({**body, "digest": digest, "wire": wire.WIRE_VERSION, "seal": word})
+    data = about.encode("ascii")
+    # a worker without a repository has nothing to rescue after a restart of the machine
+    with_rig = order.rig is not None
+    seal.make(str(root), order.worker, word, digest, data, launched, sync=with_rig)
     # it outlives a restart of the machine, after which most of the rest is never used
-    files.write(f"{path}/{files.ORDER}", dumps(about).encode("ascii"), sync=True)
+    files.write(f"{path}/{files.ORDER}", data, sync=True)
 
 
 def _adopt(folder: Path, digest: str) -> Path:
-    there = files.load(str(folder), files.ORDER)
+    try:
+        there = files.examine(str(folder), files.ORDER)
+    except files.Broken as error:
+        raise OutpostError(
+            f"worker {folder.name} is broken: {error.said}",
+            mend="use --again for a further attempt",
+        ) from None
     if there is None:
         raise OutpostError(
             f"{folder} is not the folder of a worker",
@@ -135,13 +152,13 @@ def _adopt(folder: Path, digest: str) -> Path:
     return folder
 
 
-def _sweep(staging: Path) -> None:
+def _sweep(root: Path, staging: Path) -> None:
     """Remove what publishers left that were killed."""
     oldest = time.time() - STALE
     try:
         with os.scandir(staging) as entries:
             for entry in entries:
-                pid = entry.name.partition(".")[0]
+                pid, _, word = entry.name.partition(".")
                 # what has no process in its name was discarded while the disk was full
                 dead = not (pid.isascii() and pid.isdigit()) or not process.start_time(int(pid))
                 try:
@@ -150,6 +167,7 @@ def _sweep(staging: Path) -> None:
                     continue
                 if old and dead:
                     removal.remove(entry.path)
+                    seal.drop(str(root), word.rpartition(".")[2])
     except OSError:
         return
 

@@ -15,7 +15,7 @@ from typing import Any
 from outpost_core import faults, wire
 from outpost_core.errors import NotFoundError, WorkerError
 from outpost_core.types import Result
-from outpost_core.worker import claim, files, launch, mark, outcome, process, stage
+from outpost_core.worker import claim, files, launch, mark, outcome, process, stage, status
 
 #: Seconds for the processes that were left to end after KILL.
 _KILL_PATIENCE = 10.0
@@ -37,13 +37,24 @@ def recover(folder: Path) -> Result:
         WorkerError: its supervisor lives, so there is nothing to recover.
     """
     path = str(folder.absolute())
-    if files.load(path, files.ORDER) is None:
-        raise NotFoundError(f"there is no worker {folder.name}")
-    with open(os.path.join(path, files.LOCK), "ab") as lock:
+    found = _result(path)
+    if found is not None:
+        return found
+    try:
+        lock = files.open_own(os.path.join(path, files.LOCK), os.O_RDWR)
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no worker {folder.name}") from None
+    except files.Broken as error:
+        raise WorkerError(
+            f"worker {folder.name} is broken: its folder {error.strerror}",
+            reason="broken",
+            mend=f"look at it, and remove it by hand: {folder}",
+        ) from None
+    try:
         while True:
-            result = files.load(path, files.RESULT)
+            result = _result(path)
             if result is not None:
-                return wire.from_json(Result, result)
+                return result
             if claim.holder(path) not in (None, _me()):
                 raise WorkerError(
                     f"worker {folder.name} still works",
@@ -55,8 +66,24 @@ def recover(folder: Path) -> Result:
             except BlockingIOError:
                 time.sleep(0.02)
                 continue
-            if files.load(path, files.RESULT) is None:
+            if (result := _result(path)) is None:
                 _recover(path)
+                result = _result(path)
+            if result is None:  # nobody would ever believe another one
+                raise WorkerError(
+                    f"worker {folder.name} is broken: its result cannot be kept",
+                    reason="broken",
+                    mend=f"look at it, and remove it by hand: {folder}",
+                )
+            return result
+    finally:
+        os.close(lock)
+
+
+def _result(path: str) -> Result | None:
+    """Return the result that is there, where it can be believed."""
+    found = status.read(Path(path)).result
+    return found if found is not None and found.finished_at is not None else None
 
 
 def _me() -> tuple[int, int]:
@@ -74,23 +101,34 @@ def _recover(path: str) -> None:
             result["agent_began"] = False  # else its claim may have been lost with the power
     else:
         result = _conclude(path)
-    result["started_at"] = begun.get("at") if begun else None
+    result["started_at"] = claim.moment(begun)
     result["finished_at"] = time.time()
-    log = os.path.join(path, files.LOG)
-    result["log_bytes"] = os.path.getsize(log) if os.path.exists(log) else None
+    result["log_bytes"] = _size(path)
     files.discard(os.path.join(path, files.INPUT))
     files.store_result(path, result)
     faults.point("worker.finished")
 
 
+def _size(path: str) -> int | None:
+    try:
+        log = files.open_plain(os.path.join(path, files.LOG))
+    except OSError:
+        return None
+    try:
+        return os.fstat(log).st_size
+    finally:
+        os.close(log)
+
+
 def _conclude(path: str) -> dict[str, Any]:
-    order = files.order(path)
-    assert order is not None
-    launched = files.load(path, files.LAUNCH) or {}
-    ended = files.load(path, files.AGENT)
-    space = files.load(path, files.WORKSPACE)
+    """Bring the work home as it was ordered; nothing of an order that was changed is run."""
+    try:
+        order, launched, _ = files.truth(path)
+        ended = _ended(path)
+        space = files.believed(path, files.WORKSPACE)
+    except files.Broken as error:
+        return outcome.result("lost", "broken", f"{error.said}; nothing of it was run")
     if ended is not None:
-        ended.pop("at", None)
         result = {**outcome.result("lost", "lost_process"), **ended}
     elif files.load(path, files.STOP) is not None:
         result = outcome.result("stopped", "stopped", "its supervisor was gone when it was stopped")
@@ -114,6 +152,20 @@ def _conclude(path: str) -> dict[str, Any]:
     return result
 
 
+def _ended(path: str) -> dict[str, Any] | None:
+    """Return how the agent ended; None when its supervisor has not said that."""
+    try:
+        ended = files.believed(path, files.AGENT)
+        if ended is None:
+            return None
+        kept = {name: ended[name] for name in ended if name in ("denied", "note")}
+        said = wire.to_json(status.sound(files.AGENT, ended))
+    except files.Broken:
+        return None  # whoever has written that: the supervisor has not
+    assert isinstance(said, dict)
+    return {**said, **{name: value for name, value in kept.items() if isinstance(value, str)}}
+
+
 def _add_usage(
     path: str, order: dict[str, Any], env: dict[str, str], result: dict[str, Any]
 ) -> None:
@@ -123,7 +175,7 @@ def _add_usage(
         return
     from outpost_core.worker import agentout
 
-    began = (files.load(path, files.CLAIM) or {}).get("at") or 0.0
+    began = claim.moment(files.load(path, files.CLAIM)) or 0.0
     log = os.path.join(path, files.LOG)
     answer = stage.attempt(
         path, lambda: agentout.read(agent["output"], log, agent.get("prices"), env, began)
@@ -156,10 +208,10 @@ def sweep(path: str) -> int:
     """End every process that the attempt in folder `path` left; return how many were signalled.
 
     They are found by what they carry: the worker's mark, the folder's name in the environment that
-    they were started with, the session of the agent while it lives, its output pipe, and by being
-    descendants of such a one. Names that are given again (a dead session's pid, a terminal's
-    number, anything of an earlier boot) are no proof. Each signal goes to a pid with its start
-    time.
+    they, or the leader of their session, were started with, the agent's output pipe, and by being
+    descendants of such a one. What the folder's files name is no proof by itself, since the agent
+    could have written it; nor are names that are given again (a dead session's pid, anything of an
+    earlier boot). Each signal goes to a pid with its start time.
     """
     end = time.monotonic() + _KILL_PATIENCE
     count = 0
@@ -173,13 +225,15 @@ def sweep(path: str) -> int:
 
 def _left(path: str) -> Iterator[process.Proc]:
     table = process.everyone()
-    about = _agent(path)
+    pipe = _pipe(path)
+    if pipe and not _is_deserted(pipe, table):
+        pipe = ""
     mine = _ancestors(table)
     number = mark.number(path)
     roots = {
         proc.pid: proc
         for proc in table.values()
-        if proc.pid not in mine and (mark.carried(proc.pid) == number or _is_of(proc, path, about))
+        if proc.pid not in mine and (mark.carried(proc.pid) == number or _is_of(proc, path, pipe))
     }
     yield from roots.values()
     for proc in process.below(roots, table, mine):
@@ -187,12 +241,17 @@ def _left(path: str) -> Iterator[process.Proc]:
             yield proc
 
 
-def _agent(path: str) -> dict[str, Any]:
-    """Return what the supervisor noted of the agent's process, in this boot of the machine."""
+def _pipe(path: str) -> str:
+    """Return what the system calls the agent's output pipe; "" when nobody knows.
+
+    The supervisor noted it, or whoever wrote in its place: see `_is_deserted`.
+    """
     begun = files.load(path, files.CLAIM) or {}
     if begun.get("boot") != process.boot_id():
-        return {}
-    return (files.load(path, files.STATE) or {}).get("agent") or {}
+        return ""
+    agent = (files.load(path, files.STATE) or {}).get("agent")
+    pipe = agent.get("pipe") if isinstance(agent, dict) else None
+    return pipe if isinstance(pipe, str) and pipe.startswith("pipe:[") else ""
 
 
 def _ancestors(table: dict[int, process.Proc]) -> set[int]:
@@ -204,24 +263,48 @@ def _ancestors(table: dict[int, process.Proc]) -> set[int]:
     return found
 
 
-def _is_of(proc: process.Proc, path: str, about: dict[str, Any]) -> bool:
-    session, pipe = about.get("pid"), about.get("pipe")
-    if session and proc.session == session and process.start_time(session) == about.get("start"):
+def _is_of(proc: process.Proc, path: str, pipe: str) -> bool:
+    if not process.of_user(proc.pid):
+        return False
+    if _is_marked(proc.pid, path) or (proc.session != proc.pid and _is_marked(proc.session, path)):
         return True
     if pipe and any(_link(proc.pid, fd) == pipe for fd in (1, 2)):
         return True
-    marker = b"OUTPOST_WORKER_DIR=" + os.fsencode(path)
-    if marker in _read(proc.pid, "environ").split(b"\0"):
-        return True
     # a forked stage of the supervisor carries no mark but its command line
-    argv = _read(proc.pid, "cmdline").split(b"\0")
-    return argv[3:6] == [os.fsencode(_boot_file()), b"run", os.fsencode(path)]
+    return process.runs(proc.pid, "run", path)
 
 
-def _boot_file() -> str:
-    from outpost_core.worker import boot
+def _is_marked(pid: int, path: str) -> bool:
+    """Whether a process was started with the name of the worker's folder in its environment.
 
-    return boot.__file__
+    So were the agent and what it has started, and nobody can write that into another process.
+    """
+    marker = b"OUTPOST_WORKER_DIR=" + os.fsencode(path)
+    marks = process.read(pid, "environ").split(b"\0")
+    return marker in marks or marker + b"/" + files.EXCHANGE.encode() in marks
+
+
+def _is_deserted(pipe: str, table: dict[int, process.Proc]) -> bool:
+    """Whether nobody reads from a pipe: so it is with that of a supervisor which is dead.
+
+    The pipe of somebody's program, which an agent names in its place, has a reader.
+    """
+    for pid in table:
+        try:
+            names = os.listdir(f"/proc/{pid}/fd")
+        except OSError:
+            continue
+        for name in names:
+            if _link(pid, int(name)) == pipe and _reads(pid, name):
+                return False
+    return True
+
+
+def _reads(pid: int, fd: str) -> bool:
+    for line in process.read(pid, f"fdinfo/{fd}").splitlines():
+        if line.startswith(b"flags:"):
+            return int(line.split()[1], 8) & os.O_ACCMODE != os.O_WRONLY
+    return False
 
 
 def _link(pid: int, fd: int) -> str:
@@ -229,11 +312,3 @@ def _link(pid: int, fd: int) -> str:
         return os.readlink(f"/proc/{pid}/fd/{fd}")
     except OSError:
         return ""
-
-
-def _read(pid: int, name: str) -> bytes:
-    try:
-        with open(f"/proc/{pid}/{name}", "rb") as file:
-            return file.read()
-    except OSError:
-        return b""

@@ -80,7 +80,9 @@ class OwnRef:
         self._folder = folder
         self.name = name
         note = files.load(folder, NOTE) or {}
-        known = note.get("ref") == name
+        seen, tried = note.get("seen"), note.get("tried")
+        values = [seen, *tried] if isinstance(tried, list) and len(tried) <= 2 * _MOST else [None]
+        known = note.get("ref") == name and all(map(_is_value, values))
         self.seen: str = note["seen"] if known else before
         self._tried: list[str] = note["tried"] if known else []
 
@@ -160,6 +162,13 @@ class OwnRef:
         self.seen, self._tried = seen, tried
         about = {"ref": self.name, "seen": seen, "tried": tried}
         files.store(self._folder, NOTE, about, sync=True)
+
+
+def _is_value(value: object) -> bool:
+    """Whether it can be the value of a ref; "" for none."""
+    return isinstance(value, str) and (
+        not value or (len(value) in (40, 64) and set(value) <= set("0123456789abcdef"))
+    )
 
 
 def _was_moved(done: Done) -> bool:

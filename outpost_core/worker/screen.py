@@ -47,7 +47,7 @@ def show(folder: str) -> str:
         if done.code == 0:
             return _tidy(done.out.decode("utf-8", "replace"))
     try:
-        with open(os.path.join(folder, files.LOG), "rb") as log:
+        with open(files.open_plain(os.path.join(folder, files.LOG)), "rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL))
             return _tidy(log.read().decode("utf-8", "replace"))
     except OSError:

@@ -167,11 +167,7 @@ def note_defect(folder: str, error: BaseException) -> None:
     try:
         import traceback
 
-        fd = os.open(
-            os.path.join(folder, files.DEBUG),
-            os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
-            0o600,
-        )
+        fd = files.open_own(os.path.join(folder, files.DEBUG), os.O_WRONLY | os.O_APPEND)
         try:
             files.write_all(fd, "".join(traceback.format_exception(error)).encode())
         finally:

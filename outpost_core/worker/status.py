@@ -1,15 +1,25 @@
-"""Reads what a worker's folder says about it, without asking any process."""
+"""Reads what a worker's folder says about it, without asking any process.
+
+Nothing in it is believed as it stands: the agent could have written it. A result counts when it
+says what can be and no supervisor lives that would know better; while one lives, its worker goes
+on whatever the files say. What is broken is said, and is one worker's matter.
+"""
 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
-from outpost_core import wire
+from outpost_core import plausible, wire
 from outpost_core.errors import NotFoundError, UsageError
-from outpost_core.types import Result, State, Usage, WorkerStatus
-from outpost_core.worker import claim, files, process
+from outpost_core.types import Result, State, Usage, WorkerStatus, split_worker_id
+from outpost_core.worker import claim, files, plain, process, seal
+
+#: Reason of a worker of which nothing can be believed.
+BROKEN = "broken"
+_LIVING = frozenset({State.STARTING, State.WORKING, State.IDLE})
 
 
 def read(folder: Path) -> WorkerStatus:
@@ -22,11 +32,10 @@ def read(folder: Path) -> WorkerStatus:
     Raises:
         NotFoundError: there is no such worker.
     """
-    path = str(folder)
-    order = files.load(path, files.ORDER)
-    if order is None:
+    found, _ = _look(str(folder), folder.name, claim.Supervisors())
+    if found is None:
         raise NotFoundError(f"there is no worker {folder.name}")
-    return _status(path, folder.name, str(order.get("digest", "")))
+    return found
 
 
 def started(folder: Path) -> bool:
@@ -51,7 +60,7 @@ def needs_recovery(folder: Path) -> bool:
 
 
 def scan(
-    root: Path, cache: dict[str, tuple[object, str, WorkerStatus | None]]
+    root: Path, cache: dict[str, tuple[object, _About, WorkerStatus | None]]
 ) -> list[WorkerStatus]:
     """Return the state of every worker under `root`.
 
@@ -69,6 +78,7 @@ def scan(
     for gone in cache.keys() - names.keys():
         del cache[gone]
     found = []
+    supervisors = claim.Supervisors()
     for name, made in names.items():
         known = cache.get(name)
         if known is not None and known[0] != made:  # cleaned, and made anew
@@ -76,17 +86,13 @@ def scan(
         if known is not None and known[2] is not None:
             found.append(known[2])
             continue
-        path = os.path.join(workers, name)
-        if known is None:
-            order = files.load(path, files.ORDER)
-            if order is None:  # removed meanwhile, or not a worker
-                continue
-            digest = str(order.get("digest", ""))
-        else:
-            digest = known[1]
-        status = _status(path, name, digest)
-        ended = status.result is not None and status.result.finished_at is not None
-        cache[name] = (made, digest, status if ended else None)
+        about = None if known is None else known[1]
+        status, about = _look(os.path.join(workers, name), name, supervisors, about)
+        if status is None:  # removed meanwhile, or not a worker
+            continue
+        if about is not None and not about.doubt:
+            ended = status.result is not None and status.result.finished_at is not None
+            cache[name] = (made, about, status if ended else None)
         found.append(status)
     return found
 
@@ -103,56 +109,217 @@ def _made(entry: os.DirEntry[str]) -> object:
     return about.st_ino, about.st_ctime_ns
 
 
-def _status(path: str, name: str, digest: str) -> WorkerStatus:
-    ended = _ended(path, name, digest)
-    if ended:
-        return ended
-    begun = files.load(path, files.CLAIM)
+class _About:
+    """What is known of a worker's order: its digest, its seal, and what is wrong with it."""
+
+    __slots__ = ("digest", "doubt", "seal")
+
+    def __init__(self, digest: str, own: seal.Seal | None, doubt: str) -> None:
+        self.digest = digest
+        self.seal = own
+        self.doubt = doubt
+
+
+def _look(
+    path: str, name: str, supervisors: claim.Supervisors, about: _About | None = None
+) -> tuple[WorkerStatus | None, _About | None]:
+    """Return the state of a worker, None when there is none of that name; and what it is about.
+
+    Args:
+        path: its folder.
+        name: its id.
+        supervisors: where to look for its supervisor.
+        about: when that was looked at before.
+    """
+    try:
+        at = plain.folder(path)
+    except FileNotFoundError:
+        return None, None
+    except files.Broken as error:
+        if not _is_worker(path, name):
+            return None, None
+        doubt = f"its folder {error.strerror}"
+        if supervisors.of(path) is not None:
+            return WorkerStatus(id=name, state=State.WORKING, detail=doubt), None
+        return _broken(name, "", doubt), None
+    try:
+        about = about or _about(at, path)
+        found = _status(at, path, name, about, supervisors)
+        # what is being removed meanwhile has no order any more, and is not there by its name
+        return (found if not about.doubt or _is_there(at, path) else None), about
+    finally:
+        os.close(at)
+
+
+def _about(at: int, path: str) -> _About:
+    """Look at what a worker was ordered, and at its seal."""
+    order, own, doubt = None, None, ""
+    try:
+        data = files.content(at, files.ORDER)
+        if data is None:
+            doubt = f"{files.ORDER} is missing"
+        else:
+            order = files.parse(files.ORDER, data)
+    except files.Broken as error:
+        doubt, data = error.said, None
+    try:
+        own = seal.of(path, order, at)
+        if own is not None and data is not None:
+            own.check(files.ORDER, data)
+    except files.Broken as error:
+        doubt = doubt or error.said
+    said = own.digest if own is not None else (order or {}).get("digest")
+    return _About(
+        said if isinstance(said, str) and len(said) <= plausible.SHORT else "", own, doubt
+    )
+
+
+def _is_there(at: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(at), os.lstat(path))
+    except OSError:
+        return False
+
+
+def _is_worker(path: str, name: str) -> bool:
+    """Whether what is no folder stands where a worker's should: a file besides may be anything."""
+    try:
+        split_worker_id(name)
+    except UsageError:
+        return False
+    return os.path.islink(path) or os.path.isdir(path)
+
+
+def _status(
+    at: int, path: str, name: str, about: _About, supervisors: claim.Supervisors
+) -> WorkerStatus | None:
+    digest, doubt = about.digest, about.doubt
+    if about.seal is not None:  # whatever lives on, this is the supervisor's own word
+        result, _ = _result(at, about)
+        if result is not None:
+            return _ended(result, path, name, digest)
+    try:
+        begun = files.examine(at, files.CLAIM)
+    except files.Broken as error:
+        begun, doubt = {}, doubt or error.said
+    if begun is not None and claim.proved(path, begun, supervisors) is not None:
+        return _living(at, path, name, digest, claim.moment(begun), doubt or _result(at, about)[1])
+    # looked at last, since a supervisor writes the result before it ends
+    result, odd = _result(at, about)
+    if result is not None:
+        return _ended(result, path, name, digest)
+    doubt = doubt or odd
     if begun is None:
-        if _of_another_boot(path):
-            return _lost(name, digest, "never_started", "the machine was restarted", None)
-        return WorkerStatus(
-            id=name, state=State.STARTING, digest=digest, detail="waits for its supervisor"
-        )
-    began = begun.get("at")
-    now = files.load(path, files.STATE) or {}
-    if claim.holder(path) is None:
-        # it may have written its result and ended since we looked
-        return _ended(path, name, digest) or _lost(
-            name, digest, "lost_process", "its supervisor vanished without a result", began
-        )
+        return _unbegun(at, name, digest, doubt)
+    message = "its supervisor vanished without a result"
+    if doubt:
+        message += f" that can be believed: {doubt}"
+    return _lost(name, digest, "lost_process", message, claim.moment(begun))
+
+
+def _unbegun(at: int, name: str, digest: str, doubt: str) -> WorkerStatus | None:
+    if doubt:
+        return _broken(name, digest, doubt) if _was_published(at) else None
+    if _of_another_boot(at):
+        return _lost(name, digest, "never_started", "the machine was restarted", None)
+    return WorkerStatus(
+        id=name, state=State.STARTING, digest=digest, detail="waits for its supervisor"
+    )
+
+
+def _was_published(at: int) -> bool:
+    """Whether a folder is one that was made for a worker, whatever is in it now."""
+    names = os.listdir(at)
+    return files.ORDER in names or files.LAUNCH in names
+
+
+def _living(
+    at: int, path: str, name: str, digest: str, began: float | None, doubt: str
+) -> WorkerStatus:
+    """Return the status of a worker whose supervisor lives, as far as its files can be believed."""
+    state, detail, updated, usage = State.STARTING, "", began, None
+    try:
+        now = files.examine(at, files.STATE)
+        if now is not None:
+            state, detail, updated, usage = _said(now, began)
+    except files.Broken as error:
+        state, doubt = State.WORKING, doubt or error.said
+    if doubt:
+        detail = f"{detail}; {doubt}" if detail else doubt
     return WorkerStatus(
         id=name,
-        state=State(now.get("state", "starting")),
+        state=state,
         digest=digest,
-        detail=now.get("detail", ""),
+        detail=detail,
         started_at=began,
-        updated_at=now.get("updated_at", began),
-        usage=_usage(now.get("usage")),
+        updated_at=updated,
+        usage=usage,
         tree=_tree(path),
     )
 
 
-def _usage(data: Any) -> Usage | None:
-    if not data:
-        return None
+def _said(
+    now: dict[str, Any], began: float | None
+) -> tuple[State, str, float | None, Usage | None]:
+    """Return what `state.json` says.
+
+    Raises:
+        Broken: something in it cannot be.
+    """
+    state, detail = now.get("state", "starting"), now.get("detail", "")
+    if not isinstance(state, str) or state not in _LIVING:
+        raise files.Broken(files.STATE, "says a state that it cannot be in")
+    if not isinstance(detail, str) or not plausible.line(detail):
+        raise files.Broken(files.STATE, "says a detail that is no line of text")
+    usage = None
+    if now.get("usage"):
+        try:
+            usage = wire.from_json(Usage, now["usage"])
+        except UsageError as error:
+            raise files.Broken(files.STATE, f"cannot be read: {error}") from None
+        if odd := plausible.odd_usage(usage):
+            raise files.Broken(files.STATE, f"says what cannot be as its {odd}")
+    updated = _moment(now.get("updated_at", began))
+    return State(state), detail, updated, usage
+
+
+def _moment(value: Any) -> float | None:
+    """Return a moment, None for what cannot be one."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and plausible.moment(value):
+        return float(value)
+    return None
+
+
+def _result(at: int, about: _About) -> tuple[Result | None, str]:
+    """Return the result that is there, and why it cannot be believed; "" when it can."""
     try:
-        return wire.from_json(Usage, data)
-    except UsageError:
-        return None
+        data = files.content(at, files.RESULT)
+        if data is None:
+            return None, ""
+        value = files.signed(about.seal, files.RESULT, data)
+        if about.seal is None and about.doubt and not files.is_broken(value):
+            return None, about.doubt
+        return sound(files.RESULT, value), ""
+    except files.Broken as error:
+        return None, error.said
 
 
-def _ended(path: str, name: str, digest: str) -> WorkerStatus | None:
-    data = files.load(path, files.RESULT)
-    if data is None:
-        return None
+def sound(name: str, data: dict[str, Any]) -> Result:
+    """Return the result that a file says, where all of it can be.
+
+    Raises:
+        Broken: it says what cannot be.
+    """
     try:
         result = wire.from_json(Result, data)
     except UsageError as error:
-        result = Result(
-            state=State.LOST, reason="internal", message=f"its result cannot be read: {error}",
-            finished_at=0.0,
-        )  # fmt: skip
+        raise files.Broken(name, f"cannot be read: {error}") from None
+    if odd := plausible.odd_result(result):
+        raise files.Broken(name, f"says what cannot be as its {odd}")
+    return result
+
+
+def _ended(result: Result, path: str, name: str, digest: str) -> WorkerStatus:
     return WorkerStatus(
         id=name,
         state=result.state,
@@ -165,9 +332,15 @@ def _ended(path: str, name: str, digest: str) -> WorkerStatus | None:
     )
 
 
+def _broken(name: str, digest: str, why: str) -> WorkerStatus:
+    """Return the status of a worker of which nothing can be believed."""
+    result = Result(state=State.LOST, reason=BROKEN, message=why, finished_at=time.time())
+    return WorkerStatus(id=name, state=State.LOST, digest=digest, detail=BROKEN, result=result)
+
+
 def _tree(path: str) -> str | None:
     tree = os.path.join(path, files.WORK)
-    return tree if os.path.isdir(tree) else None
+    return tree if os.path.isdir(tree) and not os.path.islink(tree) else None
 
 
 def _lost(name: str, digest: str, reason: str, message: str, began: float | None) -> WorkerStatus:
@@ -177,6 +350,6 @@ def _lost(name: str, digest: str, reason: str, message: str, began: float | None
     )
 
 
-def _of_another_boot(path: str) -> bool:
-    launched = files.load(path, files.LAUNCH)
+def _of_another_boot(folder: str | int) -> bool:
+    launched = files.load(folder, files.LAUNCH)
     return launched is not None and launched.get("boot") != process.boot_id()

@@ -32,7 +32,7 @@ def request(folder: Path, grace: float, reason: str = "stopped") -> None:
     path = str(folder)
     if not os.path.isdir(path):
         raise NotFoundError(f"there is no worker {folder.name}")
-    if claim.finished(path):
+    if claim.finished(path) and claim.holder(path) is None:
         return
     about = {"grace": grace, "reason": reason, "at": time.time()}
     try:
@@ -45,10 +45,12 @@ def request(folder: Path, grace: float, reason: str = "stopped") -> None:
         return
     end = time.monotonic() + _PATIENCE
     while not claim.exists(path) and not claim.finished(path):
-        if _end_unbegun(path) or time.monotonic() > end:
+        if time.monotonic() > end:
+            break
+        if _end_unbegun(path):
             return
         time.sleep(0.005)
-    holder = claim.holder(path)
+    holder = claim.holder(path) or claim.Supervisors().of(path)
     if holder:
         _tell(*holder)
 

@@ -6,6 +6,9 @@ import time
 
 from outpost_core.worker import files
 
+#: Seconds of grace that can be meant.
+LONGEST = 30 * 86400.0
+
 
 class Stopping:
     """Whether the worker is to end, since when, and how quickly.
@@ -32,7 +35,9 @@ class Stopping:
         request = files.load(folder, files.STOP)
         if request is None:
             return False
-        self.grace = float(request.get("grace", self.grace))
+        grace = request.get("grace", self.grace)
+        if type(grace) in (int, float) and 0 <= grace <= LONGEST:  # else somebody else wrote it
+            self.grace = float(grace)
         self.tell("stopped")
         return True
 

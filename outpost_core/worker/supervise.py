@@ -13,7 +13,7 @@ import sys
 import time
 
 from outpost_core import faults
-from outpost_core.worker import claim, files, launch, mark, outcome, process
+from outpost_core.worker import claim, files, launch, mark, outcome, process, seal
 from outpost_core.worker.loop import Loop
 from outpost_core.worker.output import Output
 from outpost_core.worker.stopping import Stopping
@@ -51,11 +51,12 @@ def run(folder: str) -> int:
     lock = _lock(folder)
     if lock < 0 or claim.exists(folder) or claim.finished(folder):
         return _refuse(folder, "has begun before, and never begins again")
-    order = files.order(folder)
-    launched = files.load(folder, files.LAUNCH)
-    if order is None or launched is None:
-        return _refuse(folder, "has no readable order")
-    if launched["boot"] != process.boot_id():
+    try:
+        order, launched, own = files.truth(folder)
+    except files.Broken as error:
+        return _refuse_broken(folder, error.said)
+    seal.hold(folder, own)
+    if launched.get("boot") != process.boot_id():
         # its claim may have been lost with the power: it is not known that it never began
         return _refuse(folder, "was made before this machine was started")
     return Supervisor(folder, lock, order, launched).run()
@@ -64,6 +65,14 @@ def run(folder: str) -> int:
 def _refuse(folder: str, why: str) -> int:
     sys.stderr.write(f"outpost: the worker {os.path.basename(folder)} {why}\n")
     return 2
+
+
+def _refuse_broken(folder: str, why: str) -> int:
+    """End an attempt of which nobody knows what was ordered, so that it is not started again."""
+    if claim.take(folder):
+        result = outcome.result("lost", "broken", f"{why}; nothing of it was run")
+        files.store_result(folder, {**result, "agent_began": False, "finished_at": time.time()})
+    return _refuse(folder, f"is broken: {why}")
 
 
 def _lock(folder: str) -> int:

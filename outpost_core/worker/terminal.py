@@ -51,10 +51,7 @@ class Relay:
         os.set_blocking(self._master, False)
         self._keyboard = Outlet(loop, os.dup(self._master), WAITING)
         self._fifo_path = os.path.join(folder, files.INPUT)
-        if not os.path.exists(self._fifo_path):
-            os.mkfifo(self._fifo_path, 0o600)
-        # opened for both directions, so that it never ends when a writer goes
-        self._fifo = os.open(self._fifo_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._fifo = files.make_fifo(self._fifo_path)
         self._view = view(loop, 1) if os.isatty(0) and os.isatty(1) else None
         self._before: list[Any] | None = None
         if self._view:

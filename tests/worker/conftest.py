@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from outpost_core.types import Agent, Issue, Limits, Order, Result, State, WorkerStatus
-from outpost_core.worker import process, publish, recover, status
+from outpost_core.worker import process, publish, recover, seal, status
 
 PATIENCE = 30.0
 
@@ -44,6 +45,15 @@ class Far:
         self.folders.append(folder)
         return folder
 
+    def seal(self, folder: Path, name: str, value: Mapping[str, Any]) -> None:
+        """Let a worker have been published with another order or launch."""
+        (folder / name).write_text(json.dumps(value))
+        order, launch = ((folder / one).read_bytes() for one in ("order.json", "launch.json"))
+        said = json.loads(order)
+        seal.make(
+            str(self.root), folder.name, said["seal"], said["digest"], order, launch, sync=False
+        )
+
     def start(
         self, folder: Path, *, fault: str = "", patch: str = "", verb: str = "run", **more: Any
     ) -> subprocess.Popen[bytes]:
@@ -56,7 +66,7 @@ class Far:
             code = f"import sys; sys.path.append({str(Path(__file__).parents[2])!r});"
             code += f"from outpost_core.worker import supervise; {patch};"
             code += f"supervise.run({str(folder)!r})"
-            argv = [*argv[:3], "-c", code]
+            argv = [*argv[:3], "-c", code, *argv[-3:]]
         env = {"PATH": os.environ["PATH"], "OUTPOST_FAULT": fault}
         for name in ("stdin", "stdout", "stderr"):
             more.setdefault(name, subprocess.DEVNULL)

@@ -58,6 +58,9 @@ def test_what_is_published(tmp_path):
     assert wire.digest(wire.from_json(Order, data)) == wire.digest(order)
     assert (folder / "prompt.md").read_text() == "do it\n"
     assert list((root / "staging").iterdir()) == []
+    (sealed,) = (root / "sealed").glob("p-1.1.*.json")
+    assert sealed.stat().st_mode & 0o777 == 0o600
+    assert sealed.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_again_is_adopted_and_another_order_is_a_conflict(tmp_path):

@@ -130,9 +130,10 @@ def test_a_reused_session_is_not_ended(far):
             (folder / "supervisor.json").write_text(json.dumps({**claim, "boot": boot}))
             recover.sweep(str(folder))
             assert bystander.poll() is None
+        # nor when all of it is right: the agent could have written that
         (folder / "supervisor.json").write_text(json.dumps(claim))
         recover.sweep(str(folder))
-        assert bystander.wait(30) == -9
+        assert bystander.poll() is None
     finally:
         bystander.kill()
         bystander.wait()
@@ -222,7 +223,7 @@ def test_after_a_restart_of_the_machine(far):
     (begun / "supervisor.json").write_text(json.dumps(claim))
     waiting = far.publish(far.order("/bin/true"))
     launch = json.loads((waiting / "launch.json").read_text())
-    (waiting / "launch.json").write_text(json.dumps({**launch, "boot": "before"}))
+    far.seal(waiting, "launch.json", {**launch, "boot": "before"})
     assert not status.alive(begun)
     for folder, reason in ((begun, "lost_process"), (waiting, "never_started")):
         assert status.needs_recovery(folder)

@@ -260,11 +260,17 @@ def test_an_agent_that_reports_an_error_has_failed(far):
     assert result.message == "no"
 
 
+#: The log is a file on a full disk; a link to one would not be followed.
+FULL_LOG = (
+    "import os; from outpost_core.worker import files; own = files.open_own; files.open_own ="
+    " lambda path, how: os.open('/dev/full', how) if path.endswith('.log') else own(path, how)"
+)
+
+
 def test_a_full_disk_ends_the_log_and_not_the_agent(far, tmp_path):
     mark = tmp_path / "mark"
     folder = far.publish(far.shell(f"echo lost; echo ran > {mark}"))
-    (folder / "output.log").symlink_to("/dev/full")
-    far.start(folder).wait(30)
+    far.start(folder, patch=FULL_LOG).wait(30)
     result = far.result(folder)
     assert mark.exists()
     assert (result.state, result.log_bytes, result.log_truncated) == (State.DONE, 0, True)
@@ -273,8 +279,7 @@ def test_a_full_disk_ends_the_log_and_not_the_agent(far, tmp_path):
 
 def test_a_failure_on_a_full_disk_says_so(far):
     folder = far.publish(far.shell("echo lost; exit 4"))
-    (folder / "output.log").symlink_to("/dev/full")
-    far.start(folder).wait(30)
+    far.start(folder, patch=FULL_LOG).wait(30)
     assert (far.result(folder).reason, far.result(folder).exit_code) == ("disk_full", 4)
 
 

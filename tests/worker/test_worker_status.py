@@ -10,7 +10,7 @@ import pytest
 from outpost_core import wire
 from outpost_core.errors import NotFoundError
 from outpost_core.types import State
-from outpost_core.worker import files, outcome, status
+from outpost_core.worker import files, outcome, plain, recover, status
 
 
 def test_a_life(far, tmp_path):
@@ -54,11 +54,11 @@ def test_a_scan_reads_ended_workers_once(far, monkeypatch):
     assert len(first) == 21
     assert first[waiting.name].state is State.STARTING
     read = []
-    load = files.load
-    monkeypatch.setattr(files, "load", lambda *where: read.append(where) or load(*where))
+    opened = plain.folder
+    monkeypatch.setattr(plain, "folder", lambda path: read.append(path) or opened(path))
     again = {found.id: found for found in status.scan(far.root, cache)}
     assert again == first
-    assert {os.path.basename(folder) for folder, _ in read} == {waiting.name}
+    assert {os.path.basename(folder) for folder in read} == {waiting.name}
 
 
 def test_a_scan_sees_what_was_removed_and_made_anew(far):
@@ -85,9 +85,15 @@ def test_foreign_things_among_the_workers_are_passed_over(far):
     assert len(status.scan(far.root, {})) == 1
 
 
-def test_a_result_that_cannot_be_read_is_an_end_too(far):
-    folder, _ = far.run(far.order("/bin/true"))
+def test_a_result_that_is_not_its_supervisors_is_not_believed(far):
+    """It is as if there were none: a recovery looks what became of the work."""
+    folder, result = far.run(far.order("/bin/true"))
     (folder / "result.json").write_text('{"state": "dancing"}')
     found = status.read(folder)
-    assert (found.state, found.result.reason) == (State.LOST, "internal")
-    assert "dancing" in found.result.message
+    assert (found.state, found.result.reason) == (State.LOST, "lost_process")
+    assert "result.json was not written by its supervisor" in found.result.message
+    assert found.result.finished_at is None
+    assert status.needs_recovery(folder)
+    again = recover.recover(folder)
+    assert (again.state, again.exit_code) == (result.state, result.exit_code)
+    assert status.read(folder).result == again

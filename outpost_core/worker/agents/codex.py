@@ -10,6 +10,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
+from outpost_core.worker import files
 from outpost_core.worker.agents.record import Reader, Record, count, mapping, text, trouble
 
 _THREAD = re.compile(r"[0-9A-Za-z-]{8,64}", re.ASCII)
@@ -70,7 +71,7 @@ class Codex(Reader):
         from outpost_core.worker.following import parse
 
         try:
-            with open(self._file, "rb") as file:
+            with open(files.open_plain(self._file), "rb") as file:
                 file.seek(self._place)
                 data = file.read(_PIECE)
         except OSError:

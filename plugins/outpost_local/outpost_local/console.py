@@ -6,6 +6,7 @@ import asyncio
 import errno
 import fcntl
 import os
+import time
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,8 @@ __all__ = ["attach", "check_interactive", "check_terminal", "nudge", "plain", "t
 ENTER_PAUSE: Final = 0.3
 #: How long a nudge waits for an agent that is only just starting to listen.
 LISTEN_WAIT: Final = 5.0
+#: How long a nudge waits for its turn, and for an agent that reads nothing.
+WRITE_WAIT: Final = 15.0
 #: Bytes of the log that are looked at for each line that is asked for.
 _PER_LINE: Final = 4096
 
@@ -28,11 +31,13 @@ def tail(log: Path, lines: int) -> str:
     """Return the last `lines` lines of a log without control sequences; "" when there is none."""
     want = min(max(lines, 1) * _PER_LINE, 4 * 1024 * 1024)
     try:
-        with log.open("rb") as file:
+        with os.fdopen(files.open_plain(str(log)), "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - want))
             text = file.read().decode("utf-8", "replace")
     except FileNotFoundError:
         return ""
+    except files.Broken as error:
+        return f"({error.said})\n"
     shown = plain(text).rstrip("\n").split("\n")[-max(lines, 1) :]
     return "\n".join(shown) + "\n" if text else ""
 
@@ -53,7 +58,7 @@ async def nudge(worker: str, folder: Path, text: str) -> None:
     typed = CONTROLS.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).rstrip("\n")
     fifo = await _open_fifo(worker, folder / files.INPUT)
     try:
-        await asyncio.to_thread(fcntl.flock, fifo, fcntl.LOCK_EX)  # two nudges do not mix
+        await _lock(worker, fifo)  # two nudges do not mix
         await asyncio.to_thread(_write, fifo, typed.encode())
         await asyncio.sleep(ENTER_PAUSE)
         await asyncio.to_thread(_write, fifo, b"\r")
@@ -65,11 +70,31 @@ async def nudge(worker: str, folder: Path, text: str) -> None:
         os.close(fifo)
 
 
+async def _lock(worker: str, fifo: int) -> None:
+    deadline = asyncio.get_running_loop().time() + WRITE_WAIT
+    while True:
+        try:
+            fcntl.flock(fifo, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if asyncio.get_running_loop().time() > deadline:
+                raise OutpostError(
+                    f"somebody else has typed to {worker} for {WRITE_WAIT:g} s",
+                    mend=f"outpost attach {worker}",
+                ) from None
+            await asyncio.sleep(0.05)
+        else:
+            return
+
+
 async def _open_fifo(worker: str, path: Path) -> int:
     deadline = asyncio.get_running_loop().time() + LISTEN_WAIT
     while True:
         try:
-            fifo = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            fifo = files.open_fifo(str(path))
+        except files.Broken as error:
+            raise OutpostError(
+                f"{worker} cannot be typed to: {error.said}", mend=f"outpost show {worker}"
+            ) from None
         except OSError as error:
             if error.errno not in (errno.ENXIO, errno.ENOENT):
                 raise
@@ -79,13 +104,19 @@ async def _open_fifo(worker: str, path: Path) -> int:
                 ) from None
             await asyncio.sleep(0.05)
         else:
-            os.set_blocking(fifo, True)
             return fifo
 
 
 def _write(fifo: int, data: bytes) -> None:
+    """Write to a FIFO whose reader may be slow, and perhaps never reads."""
+    until = time.monotonic() + WRITE_WAIT
     while data:
-        data = data[os.write(fifo, data) :]
+        try:
+            data = data[os.write(fifo, data) :]
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise BrokenPipeError(errno.EPIPE, "nobody reads it") from None
+            time.sleep(0.02)
 
 
 def check_interactive(worker: str, interactive: bool) -> None:

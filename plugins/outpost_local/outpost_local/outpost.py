@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import json
 import os
 import shutil
 import threading
@@ -240,9 +239,9 @@ class LocalOutpost(Outpost):
             screen = await asyncio.to_thread(self._tmux.capture, worker, lines)
             if screen is not None:
                 return screen
-        kept = folder / files.SCREEN
-        if _interactive(folder) and kept.exists():  # it has ended
-            shown = kept.read_text("utf-8", "replace").splitlines()[-lines:]
+        kept = files.load_text(str(folder), files.SCREEN) if _interactive(folder) else ""
+        if kept:  # it has ended
+            shown = kept.splitlines()[-lines:]
             return "\n".join(map(console.plain, shown)) + "\n"
         return await asyncio.to_thread(console.tail, folder / files.LOG, lines)
 
@@ -410,7 +409,7 @@ class LocalOutpost(Outpost):
         """
         folder = self._folder(found.id)
         try:
-            age = time.time() - (folder / files.ORDER).stat().st_mtime
+            age = time.time() - (folder / files.ORDER).lstat().st_mtime
         except FileNotFoundError:  # cleaned meanwhile
             return
         if age > AGAIN and self._is_due("run", found.id):
@@ -447,8 +446,8 @@ def _resolve(path: Path | None, context: BuildContext) -> Path | None:
 
 
 def _interactive(folder: Path) -> bool:
-    order = json.loads((folder / files.ORDER).read_text("utf-8"))
-    return bool(order["agent"]["interactive"])
+    agent = (files.order(str(folder)) or {}).get("agent") or {}
+    return bool(agent.get("interactive"))
 
 
 async def _tmux_version() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,10 +98,12 @@ def terminal_gone(folder: Path) -> bool:
     The kernel takes the terminal from a session whose other end was closed, so this needs no
     question to tmux.
     """
+    pid = (files.load(str(folder), files.CLAIM) or {}).get("pid")
+    if type(pid) is not int:
+        return False
     try:
-        claim = json.loads((folder / files.CLAIM).read_text("utf-8"))
-        stat = Path(f"/proc/{claim['pid']}/stat").read_text("utf-8", "replace")
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
         terminal = int(stat.rpartition(")")[2].split()[4])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         return False  # it ended meanwhile
     return terminal == 0 and not (folder / NO_TERMINAL).exists()
