@@ -32,6 +32,11 @@ LOCAL = (
     "local.published",  # the worker's folder exists under its id, nothing runs
     "local.launched",  # tmux or the detached process was started
 )
+#: The configuration, in the process that changes or trusts it.
+CONFIG = (
+    "config.written",  # the file is as it was meant; what is trusted is as it was before
+    "config.trusted",  # it is written down that the user trusts the file
+)
 #: What removes an ended worker's files.
 CLEAN = (
     "clean.discarded",  # the worker's folder is in the trash, whole

@@ -13,6 +13,7 @@ from outpost_core.errors import NotFoundError, OutpostError, UsageError
 from outpost_core.hookspecs import hookimpl
 from outpost_core.town import town_around
 from outpost_core.types import Issue
+from outpost_core.worker import private
 
 #: Seconds that `bd` may take.
 BD_TIMEOUT = 10.0
@@ -23,6 +24,8 @@ _SECTIONS = (
     ("Notes", "notes"),
 )
 _UNKNOWN = ("no issue found", "not found", "no issues found")
+#: Beginnings of the names of variables that are meant for bd.
+_FOR_BD = ("BEADS_", "BD_", "GT_")
 _NO_DATABASE = "no beads database"
 #: What `gt sling` writes at the head of a description, for itself: the keys of gastown 1.0
 #: (internal/beads/fields.go), each also with "-" or nothing in the place of "_".
@@ -115,7 +118,8 @@ class BeadsIssues:
     def outpost_issue(self, issue_id: str, rig: str | None) -> Issue | None:
         """Ask `bd` in the rig's folder, then in the current one.
 
-        Only where `bd` is on PATH and a `.beads` folder is there or above. A clone may have a
+        Only where `bd` is on PATH and a `.beads` folder is there or above that nobody else could
+        write. A clone may have a
         `.beads` without a database (bd looks no further than the clone's root), so the next one
         above is asked; in a Gas Town every one up to the town's, which reaches all its rigs.
 
@@ -141,7 +145,7 @@ def _look_up(bd: str, issue_id: str, start: Path, seen: set[Path]) -> Issue | No
     """Ask bd in the folders with beads from `start` upward that were not asked before."""
     town = town_around(start)
     for folder in (start, *start.parents):
-        if folder in seen or not (folder / ".beads").is_dir():
+        if folder in seen or not (folder / ".beads").is_dir() or not _is_ours(folder / ".beads"):
             continue
         seen.add(folder)
         shown = _show(bd, issue_id, folder)
@@ -158,6 +162,27 @@ def _look_up(bd: str, issue_id: str, start: Path, seen: set[Path]) -> Issue | No
     return None
 
 
+def _is_ours(beads: Path) -> bool:
+    """Whether nobody else could have written a folder of beads: in one of /tmp, bd is not run."""
+    try:
+        private.check(str(beads))
+    except OSError:
+        return False
+    return True
+
+
+def _environment() -> dict[str, str]:
+    """Return what bd gets of our environment: the repository's settings for it may be a stranger's.
+
+    No key of an agent or a cloud is among it, and what is meant for bd is.
+    """
+    from outpost_core.worker.publish import base_env
+
+    own = {name: value for name, value in os.environ.items() if name.startswith(_FOR_BD)}
+    # a look-up must leave nothing running
+    return {**base_env(os.environ), **own, "BEADS_NO_DAEMON": "1"}
+
+
 def _show(bd: str, issue_id: str, folder: Path) -> str | None:
     """Return what bd prints; "" when it knows no such issue, None when it has no database there.
 
@@ -167,7 +192,7 @@ def _show(bd: str, issue_id: str, folder: Path) -> str | None:
     process = subprocess.Popen(
         [bd, "show", issue_id, "--json"],
         cwd=folder,
-        env={**os.environ, "BEADS_NO_DAEMON": "1"},  # a look-up must leave nothing running
+        env=_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from outpost_core import keeping, refs
-from outpost_core.config import Config, find_config, load_config
+from outpost_core.config import Choice, Config, choose, load_config
 from outpost_core.errors import (
     LedgerError,
     NotFoundError,
@@ -128,6 +128,7 @@ class Manager:
         environ: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         plugins: Plugins | None = None,
+        choice: Choice | None = None,
     ) -> Manager:
         """Find and load the configuration and the plugins; imports no SDK, asks nobody.
 
@@ -137,15 +138,18 @@ class Manager:
             environ: instead of `os.environ`.
             cwd: instead of the current folder.
             plugins: instead of the installed ones.
+            choice: the configuration file that counts, where the caller has chosen already.
 
         Raises:
-            ConfigError: a mistake in the configuration.
+            ConfigError: a mistake in the configuration, or the file that counts has changed since
+                the user trusted it.
         """
         env = os.environ if environ is None else environ
         here = current_folder(env) if cwd is None else cwd
         found = Plugins.load() if plugins is None else plugins
-        path, _ = find_config(config, env, here)
-        loaded = load_config(path, found.backends)
+        choice = choice or choose(config, env, here)
+        choice.demand()
+        loaded = load_config(choice.path, found.backends, data=choice.data)
         return cls(loaded, found, state or state_dir(env), env, here)
 
     def __enter__(self) -> Self:

@@ -250,7 +250,7 @@ def _rig(request: OrderRequest, around: Surroundings) -> tuple[str | None, str]:
         return None, ""
     if request.rig:
         return find_rig(request.rig, around.cwd), ""
-    if town := rig_of_town(around.cwd, request.issue):
+    if town := rig_of_town(around.cwd, request.issue, around.environ):
         return find_rig(town, around.cwd), ""
     here = around.git.around()
     if here is None:

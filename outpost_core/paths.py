@@ -1,4 +1,4 @@
-"""Where Outpost keeps its state on this machine."""
+"""Where Outpost keeps its state and its configuration on this machine."""
 
 from __future__ import annotations
 
@@ -28,6 +28,18 @@ def home(environ: Mapping[str, str]) -> Path | None:
         return Path.home()
     except RuntimeError:
         return None
+
+
+def config_dir(environ: Mapping[str, str]) -> Path | None:
+    """Return the folder of the user's own configuration; it may not exist. None without a home.
+
+    `$XDG_CONFIG_HOME/outpost` (XDG Base Directory Specification), else `~/.config/outpost`.
+    """
+    base = environ.get("XDG_CONFIG_HOME", "")
+    own = Path(base) if base.startswith("/") else None
+    if own is None and (folder := home(environ)) is not None:
+        own = folder / ".config"
+    return None if own is None else own / "outpost"
 
 
 def state_dir(environ: Mapping[str, str]) -> Path:

@@ -11,19 +11,35 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 from outpost_core.errors import UsageError
+from outpost_core.worker import private
+from outpost_core.worker.names import redact
 
 _MARK: Final = Path("mayor", "town.json")
+#: The list of rigs, in a town.
+RIGS: Final = Path("mayor", "rigs.json")
+
+
+def towns(environ: Mapping[str, str], folder: Path) -> list[Path]:
+    """Return the towns that `folder` is in, the nearest first, then what Gas Town's variables name.
+
+    Nobody has looked whose they are.
+    """
+    found = [
+        up
+        for up in (folder, *folder.parents)
+        if os.path.isfile(up / _MARK)  # noqa: PTH113 - also where it may not look
+    ]
+    named = environ.get("GT_TOWN_ROOT") or environ.get("GT_ROOT")
+    return found if not named or Path(named) in found else [*found, Path(named)]
 
 
 def town_around(folder: Path) -> Path | None:
-    """Return the town that `folder` is in: the outermost folder upward that is one, or None."""
-    for up in reversed((folder, *folder.parents)):
-        if os.path.isfile(up / _MARK):  # noqa: PTH113 - also where it may not look
-            return up
-    return None
+    """Return the nearest folder upward that is a town which nobody else could write, or None."""
+    return next((town for town in towns({}, folder) if _is_ours(town)), None)
 
 
 def town_of(environ: Mapping[str, str], folder: Path) -> Path | None:
@@ -32,29 +48,43 @@ def town_of(environ: Mapping[str, str], folder: Path) -> Path | None:
     return town_around(folder) or (Path(named) if named else None)
 
 
-def rig_of_town(cwd: Path, issue: str) -> str | None:
+def _is_ours(town: Path) -> bool:
+    try:
+        private.check(str(town / _MARK))
+    except OSError:
+        return False
+    return True
+
+
+def rig_of_town(cwd: Path, issue: str, environ: Mapping[str, str] | None = None) -> str | None:
     """Return the rig's URL for an issue, where the repository around `cwd` is the town's own.
+
+    A URL leads somewhere, and a clone of a stranger's repository may look like a town: the list of
+    rigs counts once the user has trusted it, as it is.
 
     Args:
         cwd: where the user stands.
         issue: the issue's id; its prefix decides outside of every rig's folder.
+        environ: says where it is written down what the user trusts; None for `os.environ`.
 
     Returns:
         None outside of a town, and inside of a clone of a rig, which tells its rig itself.
 
     Raises:
-        UsageError: it is the town's own repository, and nobody can say which rig is meant.
+        UsageError: it is the town's own repository, and nobody can say which rig is meant, or the
+            user has not trusted the list of rigs.
     """
     town = town_around(cwd)
     if town is None:
         return None
-    rigs = _rigs(town)
+    listed, distrust = _listed(town, os.environ if environ is None else environ)
+    rigs = _rigs(listed)
     own = {town, *(town / name for name in rigs)}
     around = next((up for up in (cwd, *cwd.parents) if (up / ".git").exists()), town)
     if around not in own and town in around.parents:
         return None
     inside = cwd.relative_to(town).parts
-    name = inside[0] if inside and inside[0] in rigs else _by_prefix(town, rigs, issue)
+    name = inside[0] if inside and inside[0] in rigs else _by_prefix(town, listed, rigs, issue)
     if name is None:
         known = ", ".join(sorted(rigs)) or "none"
         raise UsageError(
@@ -62,12 +92,37 @@ def rig_of_town(cwd: Path, issue: str) -> str | None:
             " tells no rig",
             mend=f"stand in a rig's folder, or add --rig URL; rigs of this town: {known}",
         )
+    if distrust:
+        raise UsageError(
+            f"the town {town} says that the rig of {issue} is {redact(rigs[name])}, and {distrust}",
+            mend=f"outpost trust {quote(str(town / RIGS))}, or add --rig URL",
+        )
     return rigs[name]
 
 
-def _rigs(town: Path) -> dict[str, str]:
+def _listed(town: Path, environ: Mapping[str, str]) -> tuple[Any, str]:
+    """Return what the town's list of rigs says, and why it does not count; "" when it does."""
+    from outpost_core.config import trusted
+
+    try:
+        found = trusted.read_found(town / RIGS)
+    except OSError:
+        return None, ""
+    try:
+        listed = json.loads(found.data)
+    except (ValueError, RecursionError):
+        return None, ""
+    standing = trusted.verdict(found, environ)
+    if standing is trusted.Verdict.TRUSTED:
+        return listed, ""
+    changed = standing is trusted.Verdict.CHANGED
+    return listed, f"its {RIGS} " + (
+        "has changed since you trusted it" if changed else "was found here: you have not trusted it"
+    )
+
+
+def _rigs(found: Any) -> dict[str, str]:
     """Return the URL of each rig by its name; what cannot be read is no rig."""
-    found = _load(town / "mayor" / "rigs.json")
     rigs = found.get("rigs") if isinstance(found, dict) else None
     return {
         name: entry["git_url"]
@@ -76,12 +131,11 @@ def _rigs(town: Path) -> dict[str, str]:
     }
 
 
-def _by_prefix(town: Path, rigs: dict[str, str], issue: str) -> str | None:
+def _by_prefix(town: Path, listed: Any, rigs: dict[str, str], issue: str) -> str | None:
     """Return the rig whose prefix the issue's id has: the longest one that fits."""
     prefixes: dict[str, str] = {}
-    entries = _load(town / "mayor" / "rigs.json")
     for name in rigs:
-        beads = entries["rigs"][name].get("beads")
+        beads = listed["rigs"][name].get("beads")
         prefix = beads.get("prefix") if isinstance(beads, dict) else None
         if isinstance(prefix, str) and prefix:
             prefixes[prefix.rstrip("-") + "-"] = name
@@ -109,10 +163,3 @@ def _routes(file: Path) -> list[dict[str, str]]:
         ):
             found.append(route)
     return found
-
-
-def _load(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None

@@ -95,11 +95,15 @@ def configuration() -> str:
 CONFIGURATION = """\
 # Configuration
 One YAML file. It is looked for at `--config`, at `$OUTPOST_CONFIG`, at `config/outposts.yaml` of
-the Gas Town around the current folder, and in the user's configuration folder
-(`~/.config/outpost/outposts.yaml`); the first that exists is used. With none, there is one
-outpost: this machine. `outpost config show` says which file was read and where each value came
-from; `outpost config check` reads it and says what is wrong, and what is hardly meant,
-with line and column.
+the Gas Towns around the current folder, the nearest first, and in the user's configuration folder
+(`~/.config/outpost/outposts.yaml`); the first that counts is used. With none, there is one
+outpost: this machine. `outpost config show` says which file was read, why not the others, and
+where each value came from; `outpost config check` reads it and says what is wrong, and what is
+hardly meant, with line and column.
+
+A town's file counts once you have said `outpost trust`, and again when it was changed; that file
+and your own count only where nobody but you and root can write them and the folders above them
+([what is trusted](../guides/trust.md)).
 
 ```yaml
 outposts:

@@ -14,6 +14,7 @@ from outpost_core.config import (
     new_config,
     option_fields,
     settings,
+    trusted,
 )
 from outpost_core.errors import ConfigError, PluginError, UsageError
 from outpost_core.types import Agent, Issue, Order
@@ -401,8 +402,15 @@ def test_the_search_order(tmp_path: Path) -> None:
     town = tmp_path / "town" / "config" / "outposts.yaml"
     assert new_config(environ, cwd) == town
     touch(town)
-    touch(tmp_path / "town" / "rig" / "mayor" / "town.json")  # the outermost town counts
+    assert find_config(None, environ, cwd) == (xdg, "user")  # it was found, and nobody trusted it
+    trusted.trust(trusted.read_found(town), environ)
+    touch(tmp_path / "town" / "rig" / "mayor" / "town.json")  # a nearer town without the file
     assert find_config(None, environ, cwd) == (town, "town")
+    nearer = touch(tmp_path / "town" / "rig" / "config" / "outposts.yaml")
+    assert find_config(None, environ, cwd) == (town, "town")
+    trusted.trust(trusted.read_found(nearer), environ)
+    assert find_config(None, environ, cwd) == (nearer, "town")  # the nearest one counts
+    trusted.revoke(nearer, environ)
     elsewhere = environ | {"GT_ROOT": str(tmp_path / "town")}
     assert find_config(None, elsewhere, tmp_path) == (town, "town")
 

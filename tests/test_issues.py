@@ -258,3 +258,28 @@ def test_the_real_bd(town: Path, bd_path: str, monkeypatch: pytest.MonkeyPatch) 
     )
     assert ask("gt-nope", str(rig)) is None
     assert not (rig / ".beads" / "daemon.pid").exists()
+
+
+def test_beads_that_others_could_write_are_not_asked(
+    town: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (town / "bead.json").write_text(json.dumps([BEAD]))
+    put_bd(town, f"cat {town}/bead.json; touch {town}/asked")
+    monkeypatch.chdir(town / "rig" / "deep")
+    (town / "rig" / ".beads").chmod(0o777)
+    assert ask("gt-cdt", None) is None
+    assert not (town / "asked").exists()
+    (town / "rig" / ".beads").chmod(0o755)
+    assert ask("gt-cdt", None) == EXPECTED
+
+
+def test_bd_gets_no_secrets_of_the_caller(town: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (town / "bead.json").write_text(json.dumps([BEAD]))
+    put_bd(town, f"env >{town}/env; cat {town}/bead.json")
+    monkeypatch.chdir(town / "rig" / "deep")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    monkeypatch.setenv("BEADS_DOLT_PASSWORD", "for-bd")
+    assert ask("gt-cdt", None) == EXPECTED
+    told = (town / "env").read_text()
+    assert "canary" not in told
+    assert "BEADS_DOLT_PASSWORD=for-bd" in told

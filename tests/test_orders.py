@@ -13,7 +13,7 @@ import pytest
 
 from outpost_core import wire
 from outpost_core.agents import PRESETS
-from outpost_core.config import Defaults
+from outpost_core.config import Defaults, trusted
 from outpost_core.errors import NotFoundError, OutpostError, UsageError
 from outpost_core.localgit import find_rig
 from outpost_core.orders import OrderRequest, Surroundings, make_order
@@ -454,10 +454,14 @@ def test_the_folders_of_a_town_name_the_rig_and_not_the_town(make: Make, repo: P
         json.dumps({"rigs": {"widgets": {"git_url": URL, "beads": {"prefix": "wi"}}}})
     )
     (repo / "widgets").mkdir()
-    assert make({"cwd": repo / "widgets"}).rig == URL
-    assert make({"cwd": repo}, issue="wi-7").rig == URL
+    environ = {"XDG_CONFIG_HOME": str(repo.parent / "config")}
+    with pytest.raises(UsageError, match="you have not trusted it"):
+        make({"cwd": repo / "widgets", "environ": environ})
+    trusted.trust(trusted.read_found(repo / "mayor" / "rigs.json"), environ)
+    assert make({"cwd": repo / "widgets", "environ": environ}).rig == URL
+    assert make({"cwd": repo, "environ": environ}, issue="wi-7").rig == URL
     with pytest.raises(UsageError, match="own repository is no rig"):
-        make({"cwd": repo}, issue="gt-7")
+        make({"cwd": repo, "environ": environ}, issue="gt-7")
     assert make({"cwd": repo}, issue="gt-7", rig=str(repo)).rig == str(repo)
 
 

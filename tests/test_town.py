@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from outpost_core.config import trusted
 from outpost_core.errors import UsageError
 from outpost_core.town import rig_of_town, town_around
 
@@ -15,8 +17,9 @@ GADGETS = "https://example.org/gadgets.git"
 
 
 @pytest.fixture
-def town(tmp_path: Path) -> Path:
-    """A town as gastown 1.0 makes it, with two rigs and a clone in one of them."""
+def town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A town as gastown 1.0 makes it, with two rigs and a clone in one of them; it is trusted."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     root = tmp_path / "gt"
     for folder in (".git", ".beads", "mayor", "widgets/mayor/rig/.git", "widgets/mayor/rig/src",
                    "widgets/crew", "gadgets"):  # fmt: skip
@@ -32,6 +35,7 @@ def town(tmp_path: Path) -> Path:
         '{"prefix":"hq-","path":"."}\nnonsense\n{"prefix":"ga-","path":"gadgets/mayor/rig"}\n'
         '{"prefix":"wi-x-","path":"gadgets"}\n'
     )
+    trusted.trust(trusted.read_found(root / "mayor" / "rigs.json"), os.environ)
     return root
 
 
@@ -70,7 +74,27 @@ def test_a_broken_list_of_rigs_names_none(town: Path, content: str | None) -> No
         rig_of_town(town, "wi-1")
 
 
-def test_a_town_in_a_town_is_a_part_of_the_outer_one(town: Path) -> None:
+def test_of_a_town_in_a_town_the_nearer_one_counts(town: Path) -> None:
     (town / "widgets" / "mayor" / "town.json").write_text("{}")
-    assert town_around(town / "widgets" / "mayor") == town
+    assert town_around(town / "widgets" / "mayor") == town / "widgets"
+    assert town_around(town / "gadgets") == town
     assert town_around(town.parent) is None
+
+
+def test_a_list_of_rigs_leads_nowhere_before_it_is_trusted(town: Path) -> None:
+    file = town / "mayor" / "rigs.json"
+    file.write_text(file.read_text().replace("example.org", "user:word@evil.example"))
+    with pytest.raises(UsageError, match=r"evil\.example.*has changed since you trusted") as caught:
+        rig_of_town(town, "wi-1")
+    assert "word" not in str(caught.value)
+    trusted.revoke(file, os.environ)
+    with pytest.raises(UsageError, match="you have not trusted it") as caught:
+        rig_of_town(town / "widgets", "wi-1")
+    assert f"outpost trust {file}" in caught.value.mend
+    assert rig_of_town(town / "widgets" / "mayor" / "rig", "wi-1") is None
+
+
+def test_a_town_that_others_can_write_is_none(town: Path) -> None:
+    (town / "mayor").chmod(0o777)
+    assert town_around(town / "gadgets") is None
+    assert rig_of_town(town, "wi-1") is None

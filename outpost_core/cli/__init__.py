@@ -18,10 +18,28 @@ def main() -> None:
     if sys.getfilesystemencoding().lower() != "utf-8" and sys.orig_argv[0]:
         # names, prompts and what git says are UTF-8, whatever the locale was when this began
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606
+    _leave_out_current_folder()
     from outpost_core.cli.app import cli
 
     sys.stdout, sys.stderr = map(_usable, (sys.stdout, sys.stderr))
     cli.main(prog_name="outpost")
+
+
+def _leave_out_current_folder() -> None:
+    """Import nothing from the current folder, which an empty part of PYTHONPATH stands for.
+
+    `PYTHONPATH=$PYTHONPATH:/more` has one where the variable was empty, and whoever's repository
+    the user stands in could bring modules and plugins.
+    """
+    parts = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if len(parts) == 1 and parts[0] != ".":
+        return
+    try:
+        here = os.getcwd()  # noqa: PTH109 - as Python itself has it
+    except OSError:  # it was removed
+        return
+    if here not in parts and {"", "."} & {*parts}:
+        sys.path[:] = [path for path in sys.path if path not in ("", here)]
 
 
 def _usable(stream: TextIO | None) -> TextIO:

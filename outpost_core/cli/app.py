@@ -53,6 +53,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "doctor": ("setup:doctor", "Check everything that workers need, and say how to mend it."),
         "demo": ("demo:demo", "Run the main job for real, in a throw-away folder."),
         "config": ("edit:config", "Check or show the configuration."),
+        "trust": ("trust:trust", "Let the files of a Gas Town count."),
         "conformance": ("setup:conformance", "Run the conformance suite against an outpost."),
         "completion": ("setup:completion", "Print the completion script for a shell."),
     },

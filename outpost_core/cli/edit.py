@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from outpost_core.backend import Backend
-    from outpost_core.config import OptionField
+    from outpost_core.config import Config, OptionField
     from outpost_core.manager import Manager
 
 
@@ -289,7 +289,7 @@ def check(session: Session) -> None:
     """Check outposts.yaml.
 
     A mistake is shown with its line and column; exit code 2. What is allowed and hardly meant is
-    a warning.
+    a warning. A town's file is checked before it is trusted, too.
 
     \b
     Example:
@@ -297,7 +297,7 @@ def check(session: Session) -> None:
     """
     from outpost_core.config import warnings as of_options
 
-    loaded, path, why = session.load_config()
+    loaded, path, why, distrust = _to_check(session)
     plugins = session.plugins()
     warnings = [
         f"{entry.origin}: {entry.name}: nothing installed provides the type {entry.type!r}:"
@@ -305,7 +305,7 @@ def check(session: Session) -> None:
         for entry in loaded.outposts
         if entry.options is None
     ]
-    warnings += of_options(loaded)
+    warnings += [distrust] if distrust else of_options(loaded)
 
     def lines() -> Iterator[str]:
         yield (
@@ -329,21 +329,42 @@ def check(session: Session) -> None:
     )
 
 
+def _to_check(session: Session) -> tuple[Config, Path | None, str, str]:
+    """Load the file to check: the one that would count if it were trusted; nothing of it runs."""
+    from outpost_core.config import load_config
+    from outpost_core.config.places import Standing
+
+    found = session.choice(ask=False)
+    backends = session.plugins().backends
+    for place in found.places:
+        if place.standing in (Standing.UNTRUSTED, Standing.CHANGED):
+            loaded = load_config(place.path, backends)
+            return loaded, place.path, place.why, f"{place.passed_over}: {place.mend}"
+    found.demand()
+    return load_config(found.path, backends, data=found.data), found.path, found.why, ""
+
+
 @command("show")
 def show(session: Session) -> None:
-    """Show every value of the configuration, and where it comes from.
+    """Show which file counts and why not the others, and where every value comes from.
 
     \b
     Example:
       outpost config show
     """
-    from outpost_core.config import settings
+    from outpost_core.config import load_config, settings
 
-    loaded, path, why = session.load_config()
+    found = session.choice(ask=False)
+    path, why = found.path, found.why
+    loaded = load_config(path, session.plugins().backends, data=found.data)
     values = settings(loaded)
 
     def lines() -> Iterator[str]:
         yield f"{render.clean(str(path)) if path else 'no file'} ({why})"
+        for place in found.places:
+            if place.path != path:
+                detail = place.detail or place.standing
+                yield render.clean(f"  not {place.path} ({place.why}): {detail}")
         yield from render.table(
             ("key", "value", "from"),
             [(s.key, _shown(s.value), _from(str(s.origin), path)) for s in values],
@@ -354,6 +375,16 @@ def show(session: Session) -> None:
         lambda: {
             "file": str(path) if path else None,
             "chosen_by": why,
+            "places": [
+                {
+                    "file": str(place.path),
+                    "named_by": place.why,
+                    "standing": str(place.standing),
+                    "detail": place.detail,
+                    "mend": place.mend,
+                }
+                for place in found.places
+            ],
             "values": [{"key": s.key, "value": s.value, "origin": str(s.origin)} for s in values],
         },
         lines,

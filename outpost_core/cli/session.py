@@ -12,11 +12,15 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from outpost_core.config import Config
+    from outpost_core.config import Choice, Config
+    from outpost_core.config.places import Place
     from outpost_core.manager import Manager
     from outpost_core.plugins import Plugins
 
 T = TypeVar("T")
+
+#: Set by the shell when it asks for completions: nothing is said then.
+_COMPLETING = "_OUTPOST_COMPLETE"
 
 
 class Session:
@@ -40,6 +44,7 @@ class Session:
         self.going_on = ""
         self.hints: list[str] = []
         self._plugins = plugins
+        self._said: set[Path] = set()
 
     def plugins(self) -> Plugins:
         """Return all that is installed, loading it once."""
@@ -57,7 +62,9 @@ class Session:
         """
         from outpost_core.manager import Manager
 
-        return Manager.open(config=self.config, state=self.state, plugins=self.plugins())
+        return Manager.open(
+            config=self.config, state=self.state, plugins=self.plugins(), choice=self.choice()
+        )
 
     def run(self, work: Callable[[Manager], Awaitable[T]]) -> T:
         """Run `work` with an open manager to its end, and close the manager."""
@@ -79,23 +86,59 @@ class Session:
             self.note(f"note: {manager.not_kept.message.removesuffix('; nothing was changed')}")
             self.note(f"  → {manager.not_kept.mend}")
 
-    def find_config(self) -> tuple[Path | None, str]:
-        """Return the configuration file that counts, and why that one."""
-        from outpost_core.config import find_config
+    def choice(self, *, ask: bool = True) -> Choice:
+        """Find the configuration file that counts; say once which found files do not, and why.
+
+        Args:
+            ask: ask the user about a file that has changed since he trusted it, and say what is
+                passed over.
+        """
+        from outpost_core.config import choose
         from outpost_core.paths import here
 
-        return find_config(self.config, os.environ, here(os.environ))
+        found = choose(self.config, os.environ, here(os.environ))
+        if ask and found.changed is not None and _COMPLETING not in os.environ:
+            from outpost_core.cli.trust import ask_again
+
+            if ask_again(self, found.changed):
+                found = choose(self.config, os.environ, here(os.environ))
+        for place in found.places if ask else ():
+            if place.passed_over and not place.relied and place.path not in self._said:
+                self._said.add(place.path)
+                self._say_passed_over(place)
+        return found
+
+    def _say_passed_over(self, place: Place) -> None:
+        from outpost_core.cli.render import clean
+
+        if _COMPLETING in os.environ:
+            return
+        self.note(clean(f"note: {place.passed_over}"))
+        if place.mend:
+            self.note(clean(f"  → {place.mend}"))
+
+    def find_config(self) -> tuple[Path | None, str]:
+        """Return the configuration file that counts, and why that one.
+
+        Raises:
+            ConfigError: it has changed since the user trusted it.
+        """
+        found = self.choice()
+        found.demand()
+        return found.path, found.why
 
     def load_config(self) -> tuple[Config, Path | None, str]:
         """Return the configuration, its file, and why that file.
 
         Raises:
-            ConfigError: it has a mistake.
+            ConfigError: it has a mistake, or has changed since the user trusted it.
         """
         from outpost_core.config import load_config
 
-        path, why = self.find_config()
-        return load_config(path, self.plugins().backends), path, why
+        found = self.choice()
+        found.demand()
+        loaded = load_config(found.path, self.plugins().backends, data=found.data)
+        return loaded, found.path, found.why
 
     def answer(self, data: Callable[[], object], lines: Callable[[], Iterable[str]]) -> None:
         """Print an answer to standard output.

@@ -16,6 +16,7 @@ from outpost_core.errors import OutpostError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from outpost_core.config.trusted import Record
     from outpost_core.ledger import Letter
     from outpost_core.ledger.spend import Total
     from outpost_core.overview import OutpostView
@@ -354,7 +355,28 @@ SHAPES: Final[Mapping[str, Shape]] = {
     "config show": {
         "file": "the file, or null",
         "chosen_by": "why that file",
+        "places": [
+            {
+                "file": "where it is looked for, the first that counts is used",
+                "named_by": "--config, $OUTPOST_CONFIG, town or user",
+                "standing": "used, not there, another one comes first, not trusted, changed since"
+                " it was trusted, others could have written it, or cannot be read",
+                "detail": "why, or empty",
+                "mend": "what to do, or empty",
+            }
+        ],
         "values": [{"key": "outposts.local.max_workers", "value": "", "origin": "file:1:1"}],
+    },
+    "trust": {
+        "files": [
+            {
+                "file": "its path",
+                "standing": "trusted, revoked, changed since it was trusted, others could have"
+                " written it, gone, or cannot be read",
+                "sha256": "the hash of what was trusted",
+                "trusted_at": "when, or null",
+            }
+        ]
     },
     "completion": {"shell": "its name", "script": "the script"},
 }  # fmt: skip
@@ -367,6 +389,16 @@ def moment(at: float | None) -> str | None:
     milliseconds = round(at * 1000)
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000))
     return f"{whole}.{milliseconds % 1000:03d}Z"
+
+
+def trusted(record: Record, standing: str) -> Shape:
+    """Return the shape of a file that is or was trusted."""
+    return {
+        "file": str(record.path),
+        "standing": standing,
+        "sha256": record.sha256,
+        "trusted_at": moment(record.at),
+    }
 
 
 def worker(worker: Worker) -> Shape:

@@ -1,8 +1,8 @@
-"""What `outposts.yaml` configures, typed, and where the file is found.
+"""What `outposts.yaml` configures, typed.
 
 The types of the file's values are those of the dataclasses: a backend's options, and `Defaults`
-here. `read` checks a file and `edit` changes one; they and PyYAML are imported when
-there is a file, not before.
+here. `places` finds the file, `read` checks it and `edit` changes it; these two and PyYAML are
+imported when there is a file, not before.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.backend import Backend, OutpostOptions, option
-from outpost_core.errors import ConfigError
+from outpost_core.config.places import Choice, choose, find_config, new_config
 from outpost_core.options import BUILT_IN, OptionField, Origin, option_fields
-from outpost_core.paths import home
 from outpost_core.policy import Override, PolicyConfig
-from outpost_core.town import town_of
 
 if TYPE_CHECKING:
     from outpost_core.types import Json, Price
@@ -27,6 +25,7 @@ __all__ = [
     "BUILT_IN",
     "AgentOptions",
     "AgentOutput",
+    "Choice",
     "Config",
     "Defaults",
     "OptionField",
@@ -36,6 +35,7 @@ __all__ = [
     "PolicyConfig",
     "Setting",
     "add_outpost",
+    "choose",
     "find_config",
     "load_config",
     "new_config",
@@ -45,7 +45,6 @@ __all__ = [
     "warnings",
 ]
 
-FILE_NAME: Final = "outposts.yaml"
 #: What a price in the section `prices` says, in the order of `types.Price`.
 PRICE_KEYS: Final = ("input", "cached", "output")
 
@@ -225,61 +224,27 @@ class Setting:
     origin: Origin
 
 
-def find_config(
-    explicit: Path | None, environ: Mapping[str, str], cwd: Path
-) -> tuple[Path | None, str]:
-    """Find the configuration file.
-
-    Args:
-        explicit: what `--config` said.
-        environ: `OUTPOST_CONFIG`, `GT_TOWN_ROOT`, `GT_ROOT`, `XDG_CONFIG_HOME` and `HOME` count.
-        cwd: the town is looked for from here upward.
-
-    Returns:
-        The path, None when there is no file; and why it is that one: `--config`,
-        `$OUTPOST_CONFIG`, `town`, `user` or `built in`.
-
-    Raises:
-        ConfigError: a file that was named does not exist.
-    """
-    named = environ.get("OUTPOST_CONFIG")
-    for path, why in ((explicit, "--config"), (Path(named) if named else None, "$OUTPOST_CONFIG")):
-        if path is not None:
-            found = cwd / _expanded(path)
-            if not _exists(found):
-                raise ConfigError(
-                    f"there is no such file, which {why} names",
-                    file=str(found),
-                    mend="name another, or let outpost add write it",
-                )
-            return found, why
-    for path, why in _usual_places(environ, cwd):
-        if _exists(path):
-            return path, why
-    return None, "built in"
-
-
-def new_config(environ: Mapping[str, str], cwd: Path) -> Path:
-    """Return where a configuration belongs while there is none: the town, else the user's."""
-    return _usual_places(environ, cwd)[0][0]
-
-
-def load_config(path: Path | None, backends: Mapping[str, Backend]) -> Config:
+def load_config(
+    path: Path | None, backends: Mapping[str, Backend], *, data: bytes | None = None
+) -> Config:
     """Read and check a configuration.
 
     Args:
         path: the file; None for what is built in, one outpost `local` of type `local`.
         backends: installed outpost types.
+        data: what was read of the file when it was chosen (`places.Choice.data`): it is not read
+            again, since it may say something else by now. None reads it.
 
     Raises:
         ConfigError: the file cannot be read or has a mistake.
     """
     if path is None:
         return Config(outposts=(built_in_local(backends),))
-    from outpost_core.config.marks import read
+    from outpost_core.config.marks import Document, decode, read_bytes
     from outpost_core.config.read import parse_config
 
-    return parse_config(read(path), backends, path)
+    text = decode(read_bytes(path) if data is None else data, str(path))
+    return parse_config(Document(str(path), text), backends, path)
 
 
 def settings(config: Config) -> list[Setting]:
@@ -375,35 +340,6 @@ def remove_outpost(
     from outpost_core.config import edit
 
     edit.remove(path, name, backends, prune=prune)
-
-
-def _exists(path: Path) -> bool:
-    """Whether something is there, even when it cannot be looked at: reading then says why."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except (OSError, ValueError):
-        return True
-    return True
-
-
-def _expanded(path: Path) -> Path:
-    try:
-        return path.expanduser()
-    except RuntimeError:  # ~nobody/outposts.yaml
-        return path
-
-
-def _usual_places(environ: Mapping[str, str], cwd: Path) -> list[tuple[Path, str]]:
-    places: list[tuple[Path, str]] = []
-    town = town_of(environ, cwd)
-    if town is not None:
-        places.append((town / "config" / FILE_NAME, "town"))
-    own = home(environ)
-    base = environ.get("XDG_CONFIG_HOME", "")
-    user = Path(base) if base.startswith("/") else own and own / ".config"
-    return [*places, (user / "outpost" / FILE_NAME, "user")] if user else places
 
 
 def built_in_local(backends: Mapping[str, Backend]) -> OutpostConfig:

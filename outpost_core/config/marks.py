@@ -116,20 +116,20 @@ def caret(line: str, at: int) -> str:
     return f"    {clean}\n    {' ' * (at - start)}^" if clean.strip() else ""
 
 
-def read(path: Path) -> Document:
-    """Read and parse a file.
-
-    Raises:
-        ConfigError: it cannot be read, is too large, not UTF-8, empty, or no YAML.
-    """
-    return Document(str(path), read_text(path))
-
-
 def read_text(path: Path) -> str:
     """Read a file as UTF-8 text, line ends as they are.
 
     Raises:
         ConfigError: it cannot be read, is too large, or not UTF-8.
+    """
+    return decode(read_bytes(path), str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file, once.
+
+    Raises:
+        ConfigError: it cannot be read, or is too large.
     """
     file = str(path)
     try:
@@ -148,14 +148,20 @@ def read_text(path: Path) -> str:
     except (OSError, ValueError) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
         raise ConfigError(f"cannot be read: {reason}", file=file) from None
-    if len(data) > MAX_BYTES:
-        raise ConfigError(
-            f"is larger than {MAX_BYTES // 1024} KiB, too large for a configuration",
-            file=file,
-            line=1,
-            column=1,
-            mend="is this the right file?",
-        )
+    return _bounded(data, file)
+
+
+def decode(data: bytes, file: str) -> str:
+    """Return what was read of a file as text, line ends as they are.
+
+    Args:
+        data: all of it.
+        file: its name as the user knows it.
+
+    Raises:
+        ConfigError: it is too large, or not UTF-8.
+    """
+    _bounded(data, file)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -168,6 +174,18 @@ def read_text(path: Path) -> str:
             column=len(before[line_start:].decode("utf-8")) + 1,
             mend="save it as UTF-8",
         ) from None
+
+
+def _bounded(data: bytes, file: str) -> bytes:
+    if len(data) > MAX_BYTES:
+        raise ConfigError(
+            f"is larger than {MAX_BYTES // 1024} KiB, too large for a configuration",
+            file=file,
+            line=1,
+            column=1,
+            mend="is this the right file?",
+        )
+    return data
 
 
 def plain(node: Node) -> Json:

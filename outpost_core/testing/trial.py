@@ -275,6 +275,8 @@ class Trial:
         path.write_text(json.dumps(wire.to_json(order)))
         child = await asyncio.create_subprocess_exec(
             sys.executable,
+            # it imports from the current folder only if this program does
+            *(() if {"", os.getcwd()} & {*sys.path} else ("-P",)),  # noqa: PTH109
             "-m",
             "outpost_core.testing.controller",
             str(spec),

@@ -43,6 +43,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "bootstrap": ("here",),
     "config check": (),
     "config show": (),
+    "trust": ("--list",),
     "completion": ("bash",),
 }
 #: they need real workers or real repositories, and are tested with the local outpost.
