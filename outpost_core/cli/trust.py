@@ -68,7 +68,7 @@ def ask_again(session: Session, place: Place) -> bool:
         return False
     try:
         found = _read(place.path)
-        click.echo(render.clean(f"{place.path} has changed since you trusted it:"), err=True)
+        session.note(render.clean(f"{place.path} has changed since you trusted it:"))
         _show(session, [found])
     except ConfigError as error:
         session.note(render.clean_lines(str(error)))
