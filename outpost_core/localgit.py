@@ -15,14 +15,22 @@ from pathlib import Path
 from typing import Final
 
 from outpost_core.errors import UsageError
+from outpost_core.worker.git import environment
 from outpost_core.worker.names import check_rig, redact
 
 #: Seconds for one question to git, all of which read this machine's disk alone.
 PATIENCE: Final = 10.0
+#: A repository that somebody has sent may name programs of its own; asking it runs none of them.
+_SETTINGS: Final = (
+    *("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"),
+    *("-c", "core.alternateRefsCommand=true", "-c", "gc.auto=0", "-c", "maintenance.auto=false"),
+)
 #: Seconds for which answers are taken again: the orders of one command ask the same.
 _FRESH: Final = 1.0
 _WITHOUT: Final = "--no-rig runs it in an empty folder, without a repository"
 _NONE: Final = "not a git repository (or any"
+_COUNT: Final = "GIT_CONFIG_COUNT"
+_SECRET: Final = ("TOKEN", "SECRET", "PASS")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +70,43 @@ class Around:
     push: str = ""
 
 
-def git(folder: Path, *words: str, patience: float = PATIENCE) -> Done:
+def git(
+    folder: Path,
+    *words: str,
+    patience: float = PATIENCE,
+    remote: bool = False,
+    own: bool = False,
+    settings: Mapping[str, str] | None = None,
+) -> Done:
     """Run git in a folder and return how it ended.
+
+    Nothing runs that the repository there names (hooks, monitors of its files, how a remote is
+    reached), and no key out of the environment gets there.
+
+    Args:
+        folder: where.
+        words: the command.
+        patience: seconds that it may take.
+        remote: it may talk to a remote, with the user's whole environment.
+        own: what the user asked for in a clone of their own: it is as if they had typed it.
+        settings: further settings by key, which go before all others.
 
     Raises:
         UsageError: git is missing, or does not answer in time.
     """
     env = {**os.environ, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
+    if not own:
+        here = {name: value for name, value in os.environ.items() if _is_for_git(name)}
+        env = {**here, **environment(os.environ, remote=remote)}
+    count = int(env.get(_COUNT, "0") or 0) if settings else 0
+    for key, value in (settings or {}).items():
+        env |= {f"GIT_CONFIG_KEY_{count}": key, f"GIT_CONFIG_VALUE_{count}": value}
+        count += 1
+        env[_COUNT] = str(count)
+    argv = ["git", "-C", str(folder), *(() if own else _SETTINGS), *words]
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *words],
+            argv,
             capture_output=True, encoding="utf-8", errors="surrogateescape", timeout=patience,
             check=False, stdin=subprocess.DEVNULL, cwd="/", env=env,
         )  # fmt: skip
@@ -88,6 +123,10 @@ def git(folder: Path, *words: str, patience: float = PATIENCE) -> Done:
     except (OSError, ValueError) as error:
         raise UsageError(f"git cannot be run in {folder}: {error}", mend=_WITHOUT) from None
     return Done(code=done.returncode, out=done.stdout.removesuffix("\n"), err=done.stderr)
+
+
+def _is_for_git(name: str) -> bool:
+    return name.startswith("GIT_") and not any(word in name for word in _SECRET)
 
 
 def unreadable(folder: Path, done: Done) -> UsageError:
@@ -114,6 +153,7 @@ class LocalGit:
         self.cwd = cwd
         self._environ = environ
         self._config: tuple[float, dict[str, list[str]] | UsageError] = (0.0, {})
+        self._filters: dict[str, str] = {}
         self._around: tuple[float, Around | UsageError | None] = (0.0, None)
 
     def around(self) -> Around | None:
@@ -162,17 +202,32 @@ class LocalGit:
             raise answer
         return answer
 
+    def without_filters(self) -> dict[str, str]:
+        """Return settings with which no filter is run that the repository itself names.
+
+        Raises:
+            UsageError: git cannot read its configuration.
+        """
+        self.config()
+        return self._filters
+
     def _read_config(self) -> dict[str, list[str]] | UsageError:
         try:
-            done = git(self.cwd, "config", "--list", "-z")
+            done = git(self.cwd, "config", "--list", "--show-scope", "-z")
         except UsageError as error:
             return error
         if done.code:
             return unreadable(self.cwd, done)
         found: dict[str, list[str]] = {}
-        for entry in done.out.split("\0"):
+        told = done.out.split("\0")
+        self._filters = {}
+        for scope, entry in zip(told[::2], told[1::2], strict=False):
             key, _, value = entry.partition("\n")
             found.setdefault(key, []).append(value)
+            if scope in ("local", "worktree") and key.startswith("filter."):
+                name = key.rpartition(".")[0]
+                self._filters |= {f"{name}.{what}": "" for what in ("clean", "process")}
+                self._filters[f"{name}.required"] = "false"
         return found
 
     def _look(self) -> Around | None:

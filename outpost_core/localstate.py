@@ -55,8 +55,12 @@ def left(local: LocalGit, base: str | None, rig: str | None = None) -> Left | No
         if around is None or rig not in (None, split_rig(around.rig)[0]):
             return None
         top = around.top
-        asked = ("status", "--porcelain=v2", "--branch", "-z", "--untracked-files=normal")
-        told = git(top, *asked, patience=PATIENCE).out.split("\0")
+        asked = (
+            *("status", "--porcelain=v2", "--branch", "-z", "--untracked-files=normal"),
+            "--ignore-submodules=dirty",  # those have settings of their own
+        )
+        quiet = local.without_filters()
+        told = git(top, *asked, patience=PATIENCE, settings=quiet).out.split("\0")
         head = {line.split(" ")[1]: line.split(" ", 2)[2] for line in told if line[:2] == "# "}
         commit = head.get("branch.oid", "")
         files = sum(line[:2] in ("1 ", "2 ", "u ", "? ") for line in told)

@@ -1,8 +1,8 @@
 """The work of a worker, brought to where a person can look at it: `diff` and `checkout`.
 
 A comparison is made in a repository of its own that is thrown away: it borrows the objects of the
-clone that one stands in, or of the mirror here, and fetches only what they lack. So a clone is
-never changed by looking, and looking works from any folder.
+clone that one stands in, and fetches only what that lacks. So a clone is never changed by looking,
+and looking works from any folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import NotFoundError, OutpostError, UsageError
 from outpost_core.localgit import Around, Done, git
-from outpost_core.worker.mirror import mirror_path
 from outpost_core.worker.names import redact
 
 if TYPE_CHECKING:
@@ -108,22 +107,22 @@ def work_of(ledger: Ledger, worker: Worker) -> Work:
 
 
 @contextlib.contextmanager
-def compared(work: Work, around: Around | None, state: Path) -> Iterator[Comparison]:
+def compared(work: Work, around: Around | None) -> Iterator[Comparison]:
     """Yield the work and where it left its base, in a repository that is removed afterwards.
 
     Args:
         work: what to look at.
         around: the clone that one stands in, if any.
-        state: the state folder, which may hold a mirror.
 
     Raises:
         OutpostError: something cannot be fetched, or has nothing in common.
     """
-    with tempfile.TemporaryDirectory(prefix="outpost-look-") as made:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory(prefix="outpost-look-") as place:
+        folder = Path(place)
         kind = "sha256" if len(work.commit or "") == 64 else "sha1"
-        _must(git(folder, "init", "-q", "--bare", f"--object-format={kind}", "."), "look at it")
-        lender = _lender(work, around, state)
+        made = git(folder, "init", "-q", "--bare", "--template=", f"--object-format={kind}", ".")
+        _must(made, "look at it")
+        lender = _lender(work, around)
         if lender is not None:
             _borrow(folder, lender)
         base = _bring_base(folder, work)  # first: a bundle holds only what is not in it
@@ -137,15 +136,17 @@ def compared(work: Work, around: Around | None, state: Path) -> Iterator[Compari
         yield Comparison(folder=folder, base=found.out, commit=commit)
 
 
-def _lender(work: Work, around: Around | None, state: Path) -> Path | None:
-    """Return the repository here whose objects are worth borrowing."""
-    if around is not None and is_clone_of(around, work):
-        found = git(around.top, "rev-parse", "--path-format=absolute", "--git-common-dir")
-        partial = git(around.top, "config", "--get-regexp", r"^remote\..*\.promisor$")
-        if not found.code and partial.code:  # one that lacks objects would have to fetch them
-            return Path(found.out)
-    mirror = Path(mirror_path(str(state), work.rig))
-    return mirror if mirror.is_dir() else None
+def _lender(work: Work, around: Around | None) -> Path | None:
+    """Return the repository here whose objects are worth borrowing: a clone of the user's.
+
+    No mirror of an outpost: an agent may have written there, and what it did is looked at here.
+    """
+    if around is None or not is_clone_of(around, work):
+        return None
+    found = git(around.top, "rev-parse", "--path-format=absolute", "--git-common-dir")
+    partial = git(around.top, "config", "--get-regexp", r"^remote\..*\.promisor$")
+    # one that lacks objects would have to fetch them
+    return Path(found.out) if not found.code and partial.code else None
 
 
 def is_clone_of(around: Around, work: Work) -> bool:
@@ -191,7 +192,8 @@ def _bring_base(folder: Path, work: Work) -> str:
 
 def _fetch(folder: Path, source: str, what: str, to: str) -> Done:
     quiet = ("--quiet", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head")
-    return git(folder, "fetch", *quiet, "--", source, f"+{what}:{to}", patience=PATIENCE)
+    argv = ("fetch", *quiet, "--", source, f"+{what}:{to}")
+    return git(folder, *argv, patience=PATIENCE, remote=True)
 
 
 def _must(done: Done, doing: str) -> None:
@@ -236,7 +238,7 @@ def check_out(work: Work, around: Around | None) -> str:
         )
     if work.home != str(top):  # it is not this very repository, where the branch is already
         _update(top, work)
-    _must(git(top, "switch", "--quiet", work.branch), f"switch to {work.branch}")
+    _must(git(top, "switch", "--quiet", work.branch, own=True), f"switch to {work.branch}")
     return _said(git(top, "rev-parse", "HEAD"), "read the commit")
 
 
@@ -261,7 +263,7 @@ def _update(top: Path, work: Work) -> None:
             mend=f"git branch -m {branch} {branch}-mine, then again",
         )
     on = git(top, "symbolic-ref", "--quiet", "HEAD").out == local
-    moved = git(top, "merge", "--quiet", "--ff-only", seen) if on else git(
+    moved = git(top, "merge", "--quiet", "--ff-only", seen, own=True) if on else git(
         top, "branch", "--quiet", "--force", branch, seen
     )  # fmt: skip
     _must(moved, f"move {branch}")
@@ -290,7 +292,8 @@ def _said(done: Done, doing: str) -> str:
 
 def diff_words(found: Comparison, more: Sequence[str] = ()) -> list[str]:
     """Return the arguments of `git diff` that show a comparison."""
-    return [*more, found.base, found.commit, "--"]
+    # attributes in the work choose among the programs that the user has for files of some kind
+    return ["--no-ext-diff", "--no-textconv", *more, found.base, found.commit, "--"]
 
 
 def diff_command(found: Comparison, more: Sequence[str] = ()) -> list[str]:

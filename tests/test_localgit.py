@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from outpost_core import localgit
 from outpost_core.errors import UsageError
 from outpost_core.localgit import Around, LocalGit
 
@@ -79,7 +80,7 @@ def test_a_git_that_hangs_is_told(repo: Path, monkeypatch: pytest.MonkeyPatch, h
     (home / "git").write_text("#!/bin/sh\nexec sleep 60\n")
     (home / "git").chmod(0o755)
     monkeypatch.setenv("PATH", f"{home}:{os.environ['PATH']}")
-    monkeypatch.setattr("outpost_core.localgit.git.__kwdefaults__", {"patience": 0.2})
+    monkeypatch.setitem(localgit.git.__kwdefaults__ or {}, "patience", 0.2)
     assert "did not answer within 0.2 s" in refused(repo).message
 
 

@@ -52,7 +52,7 @@ def diff(session: Session, issue: str, stat: bool, name_only: bool) -> None:
     manager, work = _work(session, issue)
     more = ["--stat"] if stat else ["--name-only"] if name_only else []
     colour = click.get_current_context().color is not False
-    with compared(work, manager.around(), manager.state) as found:
+    with compared(work, manager.around()) as found:
         argv = diff_command(found, more)
         if not session.json:
             sys.stdout.flush()

@@ -61,6 +61,11 @@ _SETTINGS = (
 )
 #: Which of the caller's GIT_* variables stay: how to reach remotes, and which configuration.
 _KEPT = ("GIT_SSH", "GIT_SSL_", "GIT_PROXY_", "GIT_HTTP_", "GIT_CONFIG_", "GIT_EXEC_PATH")
+#: What of the caller's environment a git gets that reads this machine alone.
+_LOCAL = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "SHELL", "TERM", "TZ", "TMPDIR")
+_LOCAL_BEGINNINGS = ("LC_", "XDG_", "LD_", "DYLD_", "FAKETIME")
+#: The commands that talk to a remote.
+_REMOTE = frozenset(("fetch", "push", "ls-remote", "lfs", "clone"))
 
 #: What a remote says when asking again will not help.
 _PERMANENT = (
@@ -211,13 +216,22 @@ def _drain(fd: int, parts: list[bytes]) -> bool:
         parts.append(data)
 
 
-def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of our git commands: the caller's, with nothing that redirects git."""
+def environment(environ: Mapping[str, str], *, remote: bool = True) -> dict[str, str]:
+    """Return the environment of our git commands: the caller's, with nothing that redirects git.
+
+    Args:
+        environ: the caller's.
+        remote: the command talks to a remote, so that ssh and credential helpers get what they
+            may need of it. Any other gets what git itself needs, so that no key of the caller is
+            in a process that reads what others have written, and can reach no remote.
+    """
     env = {
         name: value
         for name, value in environ.items()
-        if not name.startswith("GIT_") or name.startswith(_KEPT)
+        if (name.startswith(_KEPT) if name.startswith("GIT_") else remote or _is_local(name))
     }
+    if not remote:
+        env["GIT_ALLOW_PROTOCOL"] = "none"
     env.update(
         GIT_TERMINAL_PROMPT="0",
         GIT_ASKPASS="",
@@ -231,6 +245,10 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
         LC_ALL="C",
     )
     return env
+
+
+def _is_local(name: str) -> bool:
+    return name in _LOCAL or name.startswith(_LOCAL_BEGINNINGS)
 
 
 class Git:
@@ -258,12 +276,13 @@ class Git:
         self.git_dir = git_dir
         self.url = split_rig(rig)[0]
         self._rig = rig
-        self._env = environment(os.environ)
-        self._env["GIT_DIR"] = git_dir
+        places = {"GIT_DIR": git_dir}
         if work:
-            self._env["GIT_WORK_TREE"] = work
+            places["GIT_WORK_TREE"] = work
         if objects:
-            self._env["GIT_OBJECT_DIRECTORY"] = objects
+            places["GIT_OBJECT_DIRECTORY"] = objects
+        self._env = environment(os.environ, remote=False) | places
+        self._remote_env = environment(os.environ) | places
         self._argv = ["git", "-C", work or ("/" if git_dir == NOWHERE else git_dir)]
         for setting in _SETTINGS:
             self._argv += ["-c", setting]
@@ -283,7 +302,8 @@ class Git:
         started: Callable[[int], None] | None = None,
     ) -> Done:
         """Run `git ARGS` and return how it ended, whatever that is."""
-        whole = {**self._env, **env} if env else self._env
+        whole = self._remote_env if _talks(args) else self._env
+        whole = {**whole, **env} if env else whole
         return run([*self._argv, *args], whole, stdin=stdin, timeout=timeout, started=started)
 
     def talk(self, *args: str) -> tuple[int, int, int]:
@@ -349,6 +369,16 @@ class Git:
         marked = [line for line in lines if line.startswith(_CAUSES) or _DENIED in line]
         text = "; ".join((marked or lines)[-6:]) or f"git ended with {done.code}"
         return redact(text, self._rig)[-600:]
+
+
+def _talks(args: tuple[str, ...]) -> bool:
+    """Whether a command talks to a remote; settings (`-c name=value`) may stand before it."""
+    words = iter(args)
+    for word in words:
+        if word != "-c":
+            return word in _REMOTE
+        next(words, "")
+    return False
 
 
 def persistently(call: Callable[[], Done], report: Callable[[str], None], doing: str) -> Done:

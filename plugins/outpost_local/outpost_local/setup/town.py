@@ -189,11 +189,12 @@ async def _git(folder: Path, *words: str) -> str | None:
     """Return what git says in a folder; None when it fails."""
     try:
         process = await asyncio.create_subprocess_exec(
-            "git", "-C", str(folder), "-c", "core.hooksPath=/dev/null", *words,
+            "git", "-C", str(folder), "-c", "core.hooksPath=/dev/null",
+            "-c", "core.fsmonitor=false", *words,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
-            env=environment(os.environ),
+            env=environment(os.environ, remote=False),
         )  # fmt: skip
     except OSError:
         return None

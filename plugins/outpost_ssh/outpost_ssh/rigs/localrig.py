@@ -26,8 +26,9 @@ from outpost_ssh.far.snapshot import OWN, Snapshot, private
 
 _SETTINGS: Final = (
     *("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "gc.auto=0"),
-    *("-c", "maintenance.auto=false", "-c", "protocol.file.allow=always"),
-    *("-c", "push.gpgSign=false", "-c", "push.followTags=false"),
+    *("-c", "maintenance.auto=false", "-c", "push.gpgSign=false", "-c", "push.followTags=false"),
+    *("-c", "core.commitGraph=false", "-c", "core.multiPackIndex=false"),
+    *("-c", "core.alternateRefsCommand=true"),
 )
 #: Flaws of old histories that hosting services take as well; work may contain such a history.
 _OLD_FLAWS: Final = ",".join(
@@ -92,7 +93,9 @@ async def git(
     Raises:
         GitError: git cannot be started.
     """
-    env = {**environment(os.environ), "GIT_DIR": str(git_dir)}
+    env = {**environment(os.environ, remote=False), "GIT_DIR": str(git_dir)}
+    if args[0] in ("push", "fetch"):  # from one repository of this machine to another
+        env["GIT_ALLOW_PROTOCOL"] = "file"
     try:
         child = await asyncio.create_subprocess_exec(
             *("git", *_SETTINGS, *args),
