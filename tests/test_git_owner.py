@@ -109,11 +109,16 @@ def test_what_somebody_removed_is_pushed_again(rig: GitRig, at: Callable[..., Gi
 
 
 def test_a_push_that_went_elsewhere_is_no_rescue(
-    rig: GitRig, at: Callable[..., GitWorker], tmp_path: Path
+    rig: GitRig,
+    at: Callable[..., GitWorker],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     worker = at(A)
     rig.git("clone", "-q", "--bare", str(rig.path), "trap.git", cwd=tmp_path)
-    worker.git("config", f"url.{tmp_path}/trap.git.pushInsteadOf", str(rig.path))
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{tmp_path}/trap.git.pushInsteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", str(rig.path))
     worker.write("mine", "1")
     assert worker.save()["kept"]
 

@@ -128,7 +128,7 @@ class TestPushed:
         assert (done["reason"], done["checkpoint"]) == ("ok", None)
         assert (clone(rig) / "lib/f").read_text() == "work"
         assert rig.git("log", "-1", "--format=%s", BRANCH, cwd=lib) == "gt-1: a title"
-        assert worker.git("-C", "lib", "branch", "--show-current") == BRANCH
+        assert worker.git("-C", "lib", "branch", "--show-current") == "", "it is the agent's"
         assert not worker.unpushed()
 
     @pytest.mark.parametrize("where", [".gitmodules", ".git/config"])
@@ -260,7 +260,7 @@ class TestUnpushed:
         (lib / "hooks/pre-receive").write_text("#!/bin/sh\necho not you >&2\nexit 1\n")
         (lib / "hooks/pre-receive").chmod(0o755)
         error = refused(worker)
-        linked = worker.git("rev-parse", "HEAD:lib")
+        linked = worker.own("rev-parse", "HEAD:lib")
         for part in ("submodule lib", linked[:12], str(lib), "not you", REF, "rescued/gt-1.1.tar"):
             assert part in error.message
         assert error.mend

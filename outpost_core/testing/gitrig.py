@@ -157,6 +157,10 @@ class GitWorker:
         """Run git in the working tree, as the agent would."""
         return self.rig.git(*args, cwd=self.work, ok=ok)
 
+    def own(self, *args: str) -> str:
+        """Run git on the repository of ours that follows the agent's."""
+        return self.rig.git(f"--git-dir={self.folder / 'git'}", *args, cwd=self.folder)
+
     def write(self, name: str, text: str) -> None:
         """Write a file in the working tree, as the agent would."""
         path = self.work / name

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from outpost_core.worker.owngit import Own
+
 #: In the worker's folder: which archive holds what.
 NOTE = "aside.json"
 _ENDING = ".tar"
@@ -70,7 +72,7 @@ def _inside(work: str, path: str) -> str:
 
 
 def collect(
-    git: Git,
+    git: Own,
     folder: str,
     workspace: Mapping[str, Any],
     taken: Taken,
@@ -96,8 +98,8 @@ def collect(
     for each in (taken, *linked.values()):
         aside.add(work, work, each)
     _add_unattached(aside, git, work)
-    modules = gitdirs.modules(git.git_dir)
-    own = os.path.realpath(git.git_dir)
+    modules = gitdirs.modules(git.theirs)
+    own = os.path.realpath(git.theirs)
     trees: dict[str, str] = {}
     linked_to = links(git, os.path.join(git.git_dir, "index"))
     for top in gitdirs.below(work):
@@ -112,14 +114,14 @@ def collect(
         if inside or os.path.isfile(git_dir):
             plain = bool(top) and os.path.relpath(top, work) in taken.plain
             _add_repository(
-                aside, work, folder, git_dir, top, plain, list(known.values()), final=final
+                aside, git, folder, git_dir, top, plain, list(known.values()), final=final
             )
         elif top and os.path.relpath(top, work) in linked_to:
-            _add_open(aside, work, Git(git_dir, top), top)
+            _add_open(aside, git, top)
     return aside
 
 
-def _add_unattached(aside: Aside, git: Git, work: str) -> None:
+def _add_unattached(aside: Aside, git: Own, work: str) -> None:
     """Add the files in folders of submodules that are not checked out: git looks at none."""
 
     def note(error: OSError) -> None:
@@ -128,16 +130,31 @@ def _add_unattached(aside: Aside, git: Git, work: str) -> None:
 
     for path in links(git, os.path.join(git.git_dir, "index")):
         top = os.path.join(work, path)
-        if not gitdirs.of(top):
+        if not gitdirs.of(top) and not _is_attached(git, path):
             for folder, _, names in os.walk(top, onerror=note):
                 for whole in (os.path.join(folder, name) for name in names):
                     if os.path.isfile(whole) or os.path.islink(whole):
                         aside.files["files/" + _inside(work, whole)] = whole
 
 
-def _add_open(aside: Aside, work: str, git: Git, top: str) -> None:
+def _is_attached(git: Own, path: str) -> bool:
+    try:
+        return git.at(path) is not None
+    except WorkerError:
+        return False
+
+
+def _add_open(aside: Aside, git: Own, top: str) -> None:
     """Add uncommitted files of a repository that is not the worker's: it is not to be changed."""
-    listed = git.run("ls-files", "--modified", "--others", "--exclude-standard", "-z")
+    work = git.work
+    try:
+        there = git.at(os.path.relpath(top, work))
+    except WorkerError as error:
+        aside.unreadable[_inside(work, top)] = error.message
+        return
+    if there is None:
+        return
+    listed = there.run("ls-files", "--modified", "--others", "--exclude-standard", "-z")
     for name in filter(None, os.fsdecode(listed.out).split("\0")):
         whole = os.path.join(top, name)
         if os.path.isfile(whole) or os.path.islink(whole):
@@ -146,7 +163,7 @@ def _add_open(aside: Aside, work: str, git: Git, top: str) -> None:
 
 def _add_repository(
     aside: Aside,
-    work: str,
+    main: Own,
     folder: str,
     git_dir: str,
     top: str,
@@ -155,9 +172,10 @@ def _add_repository(
     *,
     final: bool,
 ) -> None:
+    work = main.work
     name = "repositories/" + _inside(work, top or git_dir)
-    git = Git(git_dir, top) if top else Git(git_dir)
     try:
+        git = main.of(git_dir, main.walk(top) if top else None)
         tips = kept_commits(git, folder, final=final)
         for taken in linked_work(git, folder, final=final).values():
             aside.add(work, work, taken)
@@ -177,7 +195,7 @@ def _add_repository(
         aside.bundles[name + ".bundle"] = (git, new, known)
 
 
-def kept_commits(git: Git, folder: str, *, final: bool) -> list[str]:
+def kept_commits(git: Own, folder: str, *, final: bool) -> list[str]:
     """Return the commits at which branches, stashes, HEAD and linked trees of a repository are.
 
     Args:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 
-from outpost_core.worker.git import Git, read
+from outpost_core.worker import folders
+from outpost_core.worker.git import Git, read, surroundings
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 FILE = ".gitattributes"
 _NAME = FILE.encode()
+#: Bytes of a file of attributes that git reads.
+_LARGEST = 100 << 20
 #: Attributes that can make a file differ from its blob as soon as it is checked out. `text=auto`
 #: is not one: git leaves a file alone then whose blob has such line ends.
 _CONVERT = ("text", "crlf", "ident")
@@ -31,7 +34,7 @@ def texts(git: Git, changed: Iterable[str] = ()) -> list[str]:
         git: the worker's repository.
         changed: paths that are changed or new there; among them may be further such files.
     """
-    work = _work(git)
+    work = git.work
     found = _of_the_user(git)
     try:
         with open(os.path.join(git.git_dir, "index"), "rb") as file:
@@ -46,20 +49,17 @@ def texts(git: Git, changed: Iterable[str] = ()) -> list[str]:
             names.update(filter(None, os.fsdecode(listed.out).split("\0")))
     for name in sorted(names):
         path = os.path.join(work, name)
-        if os.path.isfile(path) and not os.path.islink(path):
-            found.append(read(path))
+        if os.path.lexists(path):
+            found.append(folders.text(path, _LARGEST))
     return [text for text in found if text]
-
-
-def _work(git: Git) -> str:
-    return os.path.dirname(git.git_dir)
 
 
 def _of_the_user(git: Git) -> list[str]:
     """Return the text of attributes that lie outside of the tree."""
-    home = os.environ.get("HOME", "")
-    config = os.environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")
-    own = os.environ.get("GIT_CONFIG_GLOBAL")
+    environ = surroundings()
+    home = environ.get("HOME", "")
+    config = environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")
+    own = environ.get("GIT_CONFIG_GLOBAL")
     settings = [own] if own else [f"{home}/.gitconfig", f"{config}/git/config"]
     settings += ["/etc/gitconfig", os.path.join(git.git_dir, "config")]
     paths = [
@@ -118,7 +118,7 @@ def lacking(git: Git, names: Iterable[str]) -> set[str]:
         key, _, value = record.partition("\n")
         name, _, kind = key.removeprefix("filter.").rpartition(".")
         commands.setdefault(name, {})[kind.lower()] = value
-    return {name for name in wanted if not _runs(commands.get(name), _work(git), os.environ)}
+    return {name for name in wanted if not _runs(commands.get(name), git.work, surroundings())}
 
 
 def _runs(commands: Mapping[str, str] | None, work: str, env: Mapping[str, str]) -> bool:

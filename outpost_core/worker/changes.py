@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 
 from outpost_core.errors import WorkerError
-from outpost_core.worker import gitdirs, held, leftover
+from outpost_core.worker import held, leftover, links
 from outpost_core.worker.git import Done, Git, write
 from outpost_core.worker.index import update
+
+TYPE_CHECKING = False  # importing typing would cost as much as three git commands
+if TYPE_CHECKING:
+    from outpost_core.worker.owngit import Own
 
 _FULL = "No space left on device"
 #: What git says, besides its answer, when there is a file or folder that it cannot look at.
@@ -101,16 +105,17 @@ class Changes:
         return bool(self.tracked or self.untracked or self.conflicts or self.nested)
 
 
-def look(git: Git, env: dict[str, str] | None = None) -> Changes:
-    """Return what is changed. Nothing is written, the agent's index neither.
+def look(git: Own, env: dict[str, str] | None = None) -> Changes:
+    """Return what is changed; only links to submodules are brought up to date in the index.
 
     Args:
-        git: the worker's repository.
+        git: our repository.
         env: more environment, as `GIT_INDEX_FILE`.
 
     Raises:
         WorkerError: `commit_failed`, the repository cannot be read.
     """
+    links.settle(git, (env or {}).get("GIT_INDEX_FILE") or os.path.join(git.git_dir, "index"))
     told = git.must(
         *("status", "--porcelain=v2", "--branch", "-z", "--untracked-files=all"),
         *("--no-renames", "--ignore-submodules=dirty", "--no-ahead-behind"),
@@ -122,7 +127,7 @@ def look(git: Git, env: dict[str, str] | None = None) -> Changes:
 
 
 def stage(
-    git: Git,
+    git: Own,
     work: str,
     changes: Changes,
     folder: str,
@@ -140,7 +145,7 @@ def stage(
     What git could not take is not told here: look again, and ask `leftover.find`.
 
     Args:
-        git: the worker's repository.
+        git: our repository.
         work: its working tree.
         changes: what `look` found.
         folder: where a list of files may be put for a moment.
@@ -165,7 +170,7 @@ def stage(
     if done.code not in (0, 1) or (done.code and _FULL in done.err):
         raise git.error(done, "stage the work", "commit_failed")
     nested: list[str] = []
-    files = [n for path in changes.nested for n in _plain_files(work, path, nested, aside=aside)]
+    files = [n for path in changes.nested for n in _plain_files(git, path, nested, aside=aside)]
     if files:
         update(git, ["--add", "--remove"], files, folder, env)
     return nested
@@ -194,19 +199,21 @@ def _add(
         os.unlink(listing)
 
 
-def _plain_files(work: str, nested: str, taken: list[str], *, aside: bool) -> list[str]:
-    """Return the files of a nested repository that it does not ignore, relative to `work`.
+def _plain_files(git: Own, nested: str, taken: list[str], *, aside: bool) -> list[str]:
+    """Return the files of a nested repository that it does not ignore, relative to the tree.
 
     Each repository that was looked into is added to `taken`.
     """
-    top = os.path.join(work, nested)
-    git_dir = gitdirs.of(top)
+    top = os.path.join(git.work, nested)
     is_own = os.path.isdir(os.path.join(top, ".git"))
-    if not git_dir or not (is_own or aside):
+    if not (is_own or aside):
         return []
     which = ["--cached"] if is_own else ["--modified"]
     try:
-        listed = Git(git_dir, top).must(
+        inside = git.at(nested.rstrip("/"))
+        if inside is None:
+            return []
+        listed = inside.must(
             *("ls-files", *which, "--others", "--exclude-standard", "-z"),
             doing="list a nested repository",
             reason="commit_failed",
@@ -219,7 +226,7 @@ def _plain_files(work: str, nested: str, taken: list[str], *, aside: bool) -> li
     for name in filter(None, os.fsdecode(listed.out).split("\0")):
         path = os.path.join(top, name)
         if name.endswith("/") or (os.path.isdir(path) and not os.path.islink(path)):
-            found += _plain_files(work, nested + name.rstrip("/") + "/", taken, aside=aside)
+            found += _plain_files(git, nested + name.rstrip("/") + "/", taken, aside=aside)
         elif os.path.lexists(path):
             found.append(nested + name)
     return found

@@ -13,7 +13,7 @@ import os
 from outpost_core.errors import WorkerError
 from outpost_core.worker import aside, bundles, files, gitdirs, held
 from outpost_core.worker.aside import stashes
-from outpost_core.worker.git import NETWORK_TIMEOUT, Git
+from outpost_core.worker.git import NETWORK_TIMEOUT
 from outpost_core.worker.refs import OwnRef, ref_of, worker_of
 from outpost_core.worker.resume import CHECKPOINT_MARK
 from outpost_core.worker.snapshot import Taken, commit, linked_work, take
@@ -23,6 +23,8 @@ TYPE_CHECKING = False  # importing typing would cost as much as three git comman
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
+
+    from outpost_core.worker.owngit import Own
 
 #: In the worker's folder.
 _NOTE = "checkpoint"
@@ -129,6 +131,8 @@ def save(
 
         mend(order, folder, workspace)
     git = repository(order, folder)
+    if not ended:
+        git.take()
     last = _Last(folder)
     final = final or ended
     found = _find(git, folder, workspace, last.commit, last.tree, final=final)
@@ -143,13 +147,13 @@ def save(
     ):
         # it could not be pushed then, perhaps it can be now; or it was taken off the rig
         _send(git, order, folder, workspace, last, last.commit, last.tree, found.lacking)
-    if not final and gitdirs.others(os.path.join(folder, "work")):
+    if not final and gitdirs.others(git):
         rest = _keep_commits(git, folder, workspace, found)
     return {**last.answer(order, nothing=not found.new), **rest}
 
 
 def _keep_aside(
-    git: Git, folder: str, workspace: Mapping[str, Any], found: _Found
+    git: Own, folder: str, workspace: Mapping[str, Any], found: _Found
 ) -> dict[str, Any]:
     """Keep what cannot be in a commit of the rig, and say where."""
     more = aside.collect(git, folder, workspace, found.taken, found.linked, final=True)
@@ -163,7 +167,7 @@ def _keep_aside(
 
 
 def _keep_commits(
-    git: Git, folder: str, workspace: Mapping[str, Any], found: _Found
+    git: Own, folder: str, workspace: Mapping[str, Any], found: _Found
 ) -> dict[str, Any]:
     """Keep the commits of other repositories in the tree while the agent may be at work there."""
     try:
@@ -181,8 +185,9 @@ def unsaved(folder: str, workspace: Mapping[str, Any]) -> bool:
     Raises:
         WorkerError: `commit_failed`, nobody can tell.
     """
-    work = os.path.join(folder, "work")
-    git, last = Git(os.path.join(work, ".git"), work), _Last(folder)
+    order, last = files.order(folder), _Last(folder)
+    git = repository(order, folder)
+    git.take()
     found = _find(git, folder, workspace, last.commit, last.tree, final=True)
     more = aside.collect(git, folder, workspace, found.taken, found.linked, final=True)
     return (
@@ -192,7 +197,7 @@ def unsaved(folder: str, workspace: Mapping[str, Any]) -> bool:
     )
 
 
-def discard(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> None:
+def discard(git: Own, order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> None:
     """Take checkpoint and archive away after a delivery, when nothing else needs them.
 
     It stays where the rig cannot be reached, or where the agent left more than was delivered.
@@ -225,7 +230,7 @@ def place(order: Mapping[str, Any], folder: str) -> str | None:
 
 
 def _find(
-    git: Git,
+    git: Own,
     folder: str,
     workspace: Mapping[str, Any],
     last_commit: str = "",
@@ -250,7 +255,7 @@ def _find(
     return _Found(taken, linked, bool(commits.out))
 
 
-def _commit(git: Git, order: Mapping[str, Any], found: _Found, workspace: Mapping[str, Any]) -> str:
+def _commit(git: Own, order: Mapping[str, Any], found: _Found, workspace: Mapping[str, Any]) -> str:
     base = [workspace["base_commit"]] if workspace["base_commit"] else []
     head, tree = found.taken.head, found.taken.tree
     merged = [f"--no-merged={head}"] if head else []
@@ -271,7 +276,7 @@ def _commit(git: Git, order: Mapping[str, Any], found: _Found, workspace: Mappin
 
 
 def _send(
-    git: Git,
+    git: Own,
     order: Mapping[str, Any],
     folder: str,
     workspace: Mapping[str, Any],
@@ -300,7 +305,7 @@ def _send(
 
 
 def _push(
-    git: Git,
+    git: Own,
     order: Mapping[str, Any],
     folder: str,
     workspace: Mapping[str, Any],
@@ -321,7 +326,7 @@ def _push(
     return _own(git, order, folder, last).push(commit, PUSH_TIMEOUT)
 
 
-def _own(git: Git, order: Mapping[str, Any], folder: str, last: _Last) -> OwnRef:
+def _own(git: Own, order: Mapping[str, Any], folder: str, last: _Last) -> OwnRef:
     """Return the worker's ref where its work goes, which is asked from the mirror."""
     return OwnRef(git, from_mirror(order, folder), ref_of(order), folder, last.pushed)
 

@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from outpost_core import faults
 from outpost_core.errors import OutpostError, WorkerError
 from outpost_core.types import Cleaned, Result
-from outpost_core.worker import bundles, files, removal, seal, status
+from outpost_core.worker import bundles, files, publish, removal, seal, status
+from outpost_core.worker.git import within
 from outpost_core.worker.leftover import named
 
 TRASH = files.TRASH
@@ -132,7 +134,8 @@ def rescue(root: Path, folder: Path, result: Result, *, force: bool) -> tuple[st
     if order is not None and workspace is not None:
         from outpost_core.worker import checkpoint
 
-        saved = checkpoint.save(order, str(folder), workspace, ended=True)
+        with within(_environment(order, str(folder))):
+            saved = checkpoint.save(order, str(folder), workspace, ended=True)
         if unreadable := saved.get("unreadable"):
             words.append(_refuse(folder / files.WORK, unreadable, force=force))
         archive = saved.get("archive")
@@ -151,6 +154,18 @@ def rescue(root: Path, folder: Path, result: Result, *, force: bool) -> tuple[st
         kept = _keep(root, broken, f"{folder.name}.{broken.name}")
         where = where or kept
     return where, "; ".join(words)
+
+
+def _environment(order: dict[str, Any], folder: str) -> dict[str, str]:
+    """Return the environment that the worker's own git commands had, and nothing of the caller's.
+
+    Whoever cleans may have secrets in his environment that no program of a rig should see.
+    """
+    launched = files.load(folder, files.LAUNCH) or {}
+    if not launched:  # made by a program that starts no supervisor
+        launched = {"env": publish.base_env(os.environ)}
+    agent = order.get("agent") or {}
+    return {**launched.get("env", {}), **agent.get("env", {}), **order.get("env", {})}
 
 
 def _refuse(work: Path, unreadable: dict[str, str], *, force: bool) -> str:

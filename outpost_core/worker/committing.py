@@ -7,15 +7,18 @@ import os
 from outpost_core.errors import WorkerError
 from outpost_core.worker import leftover
 from outpost_core.worker.changes import Changes, look, stage
-from outpost_core.worker.git import Git, write
+from outpost_core.worker.foresee import identity
+from outpost_core.worker.git import surroundings, write
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from outpost_core.worker.owngit import Own
 
-def refuse_half_done(git: Git, changes: Changes) -> None:
+
+def refuse_half_done(git: Own, changes: Changes) -> None:
     """Refuse to commit in the middle of a merge or rebase.
 
     Raises:
@@ -30,7 +33,7 @@ def refuse_half_done(git: Git, changes: Changes) -> None:
 
 
 def commit_all(
-    git: Git, order: Mapping[str, Any], folder: str, work: str, changes: Changes
+    git: Own, order: Mapping[str, Any], folder: str, work: str, changes: Changes
 ) -> str | None:
     """Commit everything that is not ignored, running no hook and without signing.
 
@@ -59,7 +62,8 @@ def commit_all(
     known = _identity(delivery["author_name"], delivery["author_email"])
     done = git.run(*argv, env=known)
     if done.code == 128 and ("tell me who you are" in done.err or "ident" in done.err):
-        anybody = _identity("outpost", "outpost@localhost")
+        anybody = identity(delivery, surroundings())
+        anybody = _identity(anybody.get("name", ""), anybody.get("email", ""))
         done = git.run(*argv, env={**anybody, **known})
     if done.code == 1 and not done.err.strip():
         return changes.head  # what looked like a change was none
@@ -78,7 +82,7 @@ def _identity(name: str, email: str) -> dict[str, str]:
     }
 
 
-def check(git: Git, work: str, after: Changes, held_back: list[str]) -> list[str]:
+def check(git: Own, work: str, after: Changes, held_back: list[str]) -> list[str]:
     """Look whether the commit holds everything; returns the files that git did not take.
 
     Args:

@@ -13,7 +13,7 @@ from outpost_core.errors import OutpostError, WorkerError
 from outpost_core.worker import aside, checkpoint, gitdirs, held, submodules
 from outpost_core.worker.changes import Changes, look
 from outpost_core.worker.committing import check, commit_all, refuse_half_done
-from outpost_core.worker.git import Done, Git, persistently
+from outpost_core.worker.git import Done, environment, persistently, surroundings
 from outpost_core.worker.mending import has_files, mend
 from outpost_core.worker.names import redact
 from outpost_core.worker.workspace import from_mirror, lfs_used, repository
@@ -22,6 +22,8 @@ TYPE_CHECKING = False  # importing typing would cost as much as three git comman
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
+
+    from outpost_core.worker.owngit import Own
 
     Report = Callable[[str], None]
 
@@ -80,7 +82,7 @@ def deliver(
             error.message += f"; {kept}"
         raise
     _settle(git, order, folder, workspace, work)
-    pr_url = _pull_request(order, workspace, folder, branch, work.notes, report)
+    pr_url = _pull_request(git, order, workspace, branch, work.notes, report)
     pushed = f"pushed {branch} at {work.commit[:12]}"
     done = {
         "reason": "ok",
@@ -143,9 +145,9 @@ class _Work:
         self.refused = ""
 
 
-def _find(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> _Work:
+def _find(git: Own, order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> _Work:
     """Find the agent's work and commit what is in no commit."""
-    changes, mended = mend(order, folder, workspace)
+    changes, mended = mend(order, folder, workspace, strict=True)
     if submodules.commit(git, order, folder, workspace):
         changes = look(git)
     held.hold(git, folder, changes)
@@ -161,7 +163,7 @@ def _find(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[st
             reason="filter_missing",
             mend=held.MEND,
         )
-    if gitdirs.others(os.path.join(folder, "work")):
+    if gitdirs.others(git):
         work.rest = True
     if mended:
         work.notes.append(mended)
@@ -173,7 +175,7 @@ def _find(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[st
 
 
 def _commit(
-    git: Git,
+    git: Own,
     order: Mapping[str, Any],
     folder: str,
     workspace: Mapping[str, Any],
@@ -220,7 +222,7 @@ def _said(changes: Changes, branch: str) -> list[str]:
 class _Tips:
     """The local branches, newest first, and which commits count as work."""
 
-    def __init__(self, git: Git, workspace: Mapping[str, Any]) -> None:
+    def __init__(self, git: Own, workspace: Mapping[str, Any]) -> None:
         self._git = git
         listed = git.must(
             *("for-each-ref", "--sort=-committerdate", "--format=%(objectname) %(refname)"),
@@ -261,7 +263,7 @@ def _nothing(workspace: Mapping[str, Any], work: _Work) -> dict[str, Any]:
 
 
 def _push_or_part(
-    git: Git,
+    git: Own,
     order: Mapping[str, Any],
     folder: str,
     workspace: Mapping[str, Any],
@@ -296,7 +298,7 @@ def _push_or_part(
         return branch
 
 
-def _offending(git: Git, work: _Work, said: str) -> str:
+def _offending(git: Own, work: _Work, said: str) -> str:
     """Return those files of our commit that the remote speaks of; all where it names none."""
     listed = git.run("diff", "--name-only", "-z", "--no-renames", f"{work.before}..{work.commit}")
     paths = [path for path in os.fsdecode(listed.out).split("\0") if path]
@@ -305,7 +307,7 @@ def _offending(git: Git, work: _Work, said: str) -> str:
 
 
 def _push(
-    git: Git, order: Mapping[str, Any], workspace: Mapping[str, Any], work: _Work, report: Report
+    git: Own, order: Mapping[str, Any], workspace: Mapping[str, Any], work: _Work, report: Report
 ) -> str:
     """Push to the branch, or beside it when it went another way; returns the branch."""
     wanted, commit = workspace["branch"], work.commit
@@ -332,7 +334,7 @@ def _went_on(done: Done) -> bool:
     )
 
 
-def _push_error(git: Git, done: Done, branch: str) -> WorkerError:
+def _push_error(git: Own, done: Done, branch: str) -> WorkerError:
     refused = [line for line in os.fsdecode(done.out).splitlines() if line.startswith("!")]
     answer = "".join(f" ({line.rpartition(chr(9))[2]})" for line in refused)
     error = git.error(done, f"push {branch}{answer}", "push_failed")
@@ -340,7 +342,7 @@ def _push_error(git: Git, done: Done, branch: str) -> WorkerError:
     return error
 
 
-def _contains(git: Git, branch: str, commit: str, tip: str = "") -> bool:
+def _contains(git: Own, branch: str, commit: str, tip: str = "") -> bool:
     """Whether the remote's branch, or its `tip`, holds the commit: someone may have gone on."""
     seen = f"refs/remotes/origin/{branch}"
     fetched = git.run("fetch", "--quiet", "--no-tags", "outpost", f"+{_HEADS}{branch}:{seen}")
@@ -349,7 +351,7 @@ def _contains(git: Git, branch: str, commit: str, tip: str = "") -> bool:
 
 
 def _verify(
-    git: Git, order: Mapping[str, Any], folder: str, branch: str, commit: str, report: Report
+    git: Own, order: Mapping[str, Any], folder: str, branch: str, commit: str, report: Report
 ) -> None:
     report("looking at the rig")
     name = _HEADS + branch
@@ -373,7 +375,7 @@ def _verify(
 
 
 def _settle(
-    git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any], work: _Work
+    git: Own, order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any], work: _Work
 ) -> None:
     """Keep what the delivery does not hold; when it holds all, no checkpoint is needed any more."""
     kept = _keep(order, folder, workspace) if work.rest else ""
@@ -396,9 +398,9 @@ def _keep(order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -
 
 
 def _pull_request(
+    git: Own,
     order: Mapping[str, Any],
     workspace: Mapping[str, Any],
-    folder: str,
     branch: str,
     notes: list[str],
     report: Report,
@@ -416,11 +418,14 @@ def _pull_request(
         "{issue}": order["issue"]["id"],
     }
     argv = [_fill(word, values) for word in order["delivery"]["pr_command"]]
+    # In the tree, git and what asks it (gh, glab) would read what the agent configured there.
+    env = {**environment(surroundings()), "GIT_DIR": git.git_dir, "GIT_WORK_TREE": git.work}
     printed = ""
     try:
         done = subprocess.run(
             argv,
-            cwd=os.path.join(folder, "work"),
+            cwd=git.git_dir,
+            env=env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -11,6 +11,7 @@ import errno
 import os
 import select
 import time
+from _thread import _local
 
 from outpost_core.errors import WorkerError
 from outpost_core.worker.names import redact, split_rig
@@ -18,6 +19,8 @@ from outpost_core.worker.names import redact, split_rig
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from outpost_core.worker.folders import Folder
 
 #: Seconds that a command which talks to a remote may take (`OUTPOST_GIT_TIMEOUT`).
 NETWORK_TIMEOUT = float(os.environ.get("OUTPOST_GIT_TIMEOUT", "1800"))
@@ -30,6 +33,8 @@ RETRY_DELAYS = tuple(
 NOWHERE = "/dev/null"
 #: The code of a program that is not there, as in a shell.
 MISSING = 127
+#: The descriptor under which a command gets the folder that it works in.
+FOLDER = 3
 _KILL = 9
 _ERROR_BYTES = 65536
 #: Bytes of the longest file that is read as text.
@@ -40,6 +45,8 @@ _LONGEST = 256 << 20
 _SETTINGS = (
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
+    # an agent's index may say which folders hold nothing new
+    "core.untrackedCache=false",
     "core.safecrlf=false",
     # with it, git would not stage what lies outside of the part that was chosen
     "core.sparseCheckout=false",
@@ -128,6 +135,7 @@ def run(
     timeout: float = NETWORK_TIMEOUT,
     stdin: str = os.devnull,
     started: Callable[[int], None] | None = None,
+    folder: int = -1,
 ) -> Done:
     """Run one command to its end.
 
@@ -137,7 +145,9 @@ def run(
         timeout: seconds until its process group is killed; the code is then -9 and `err` says so.
         stdin: path of the file that it reads.
         started: called with its pid, which is also its process group and session.
+        folder: a descriptor that it gets as `FOLDER`; -1 for none.
     """
+    actions = [(os.POSIX_SPAWN_DUP2, folder, FOLDER)] if folder >= 0 else []
     out_read, out_write = os.pipe()
     err_read, err_write = os.pipe()
     try:
@@ -149,6 +159,7 @@ def run(
                 (os.POSIX_SPAWN_OPEN, 0, stdin, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_DUP2, out_write, 1),
                 (os.POSIX_SPAWN_DUP2, err_write, 2),
+                *actions,
             ],
             setsid=True,
         )
@@ -251,13 +262,46 @@ def _is_local(name: str) -> bool:
     return name in _LOCAL or name.startswith(_LOCAL_BEGINNINGS)
 
 
+class _Base(_local):
+    """What the environment of git is made from in one thread; None for that of the process."""
+
+    value: Mapping[str, str] | None = None
+
+
+_base = _Base()
+
+
+def surroundings() -> Mapping[str, str]:
+    """Return the environment from which that of our git commands is made, in this thread."""
+    return os.environ if _base.value is None else _base.value
+
+
+class within:  # noqa: N801 - used as a function
+    """Let git commands of this thread run in another environment than that of the process.
+
+    Args:
+        environ: the environment, whole.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self._before: Mapping[str, str] | None = None
+
+    def __enter__(self) -> None:
+        self._before, _base.value = _base.value, self._environ
+
+    def __exit__(self, *_: object) -> None:
+        _base.value = self._before
+
+
 class Git:
     """git on one repository.
 
     Args:
         git_dir: the repository; given to git as it is, so that no repository around it is found.
             `NOWHERE` for none: enough to ask a remote, by the user's configuration alone.
-        work: its working tree, or "" for a bare one.
+        work: its working tree, or "" for a bare one; held open where it could be swapped for
+            another one meanwhile.
         credentials: path of a git-credential-store file, or "" to ask the user's helpers.
         rig: the rig; in a repository with a working tree it is the remote `outpost`, whatever
             the agent did to `origin`. Its password is taken out of errors and never in argv.
@@ -267,23 +311,27 @@ class Git:
     def __init__(
         self,
         git_dir: str,
-        work: str = "",
+        work: str | Folder = "",
         *,
         credentials: str = "",
         rig: str = "",
         objects: str = "",
     ) -> None:
         self.git_dir = git_dir
+        self.top = None if isinstance(work, str) else work
+        self.work = work if isinstance(work, str) else work.path
         self.url = split_rig(rig)[0]
         self._rig = rig
         places = {"GIT_DIR": git_dir}
-        if work:
-            places["GIT_WORK_TREE"] = work
+        if self.work:
+            # a path would be looked up again: the descriptor is of the folder that was checked
+            places["GIT_WORK_TREE"] = "." if self.top else self.work
         if objects:
             places["GIT_OBJECT_DIRECTORY"] = objects
-        self._env = environment(os.environ, remote=False) | places
-        self._remote_env = environment(os.environ) | places
-        self._argv = ["git", "-C", work or ("/" if git_dir == NOWHERE else git_dir)]
+        self._env = environment(surroundings(), remote=False) | places
+        self._remote_env = environment(surroundings()) | places
+        place = f"/proc/self/fd/{FOLDER}" if self.top else self.work
+        self._argv = ["git", "-C", place or ("/" if git_dir == NOWHERE else git_dir)]
         for setting in _SETTINGS:
             self._argv += ["-c", setting]
         if work and rig:
@@ -304,7 +352,9 @@ class Git:
         """Run `git ARGS` and return how it ended, whatever that is."""
         whole = self._remote_env if _talks(args) else self._env
         whole = {**whole, **env} if env else whole
-        return run([*self._argv, *args], whole, stdin=stdin, timeout=timeout, started=started)
+        folder = self.top.fd if self.top else -1
+        argv = [*self._argv, *args]
+        return run(argv, whole, stdin=stdin, timeout=timeout, started=started, folder=folder)
 
     def talk(self, *args: str) -> tuple[int, int, int]:
         """Start `git ARGS` to talk to; returns its pid, its input and its output.

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
+import stat
 
-from outpost_core.worker.git import read
+from outpost_core.errors import WorkerError
+from outpost_core.worker.folders import Folder, StrangeError, open_folder, text
+from outpost_core.worker.said import Said
+
+TYPE_CHECKING = False  # importing typing would cost as much as three git commands
+if TYPE_CHECKING:
+    from outpost_core.worker.owngit import Own
 
 #: Folders of a repository in which no other one can be.
 _INSIDE = ("hooks", "info", "logs", "objects", "refs", "worktrees")
@@ -15,11 +22,50 @@ def of(top: str) -> str:
     path = os.path.join(top, ".git")
     if os.path.isdir(path):
         return path
-    said = read(path).rstrip("\n")
+    said = text(path).rstrip("\n")
     if not said.startswith("gitdir: "):
         return ""
     found = os.path.normpath(os.path.join(top, said[len("gitdir: ") :]))
     return found if os.path.isdir(found) else ""
+
+
+def of_folder(top: Folder) -> str:
+    """Return the repository of a working tree that is held open; "" when there is none."""
+    about = top.stat(".git")
+    if about is None:
+        return ""
+    path = os.path.join(top.path, ".git")
+    if not stat.S_ISREG(about.st_mode):
+        return path if os.path.isdir(path) else ""
+    said = os.fsdecode(top.read(".git") or b"").rstrip("\n")
+    if not said.startswith("gitdir: "):
+        return ""
+    found = os.path.normpath(os.path.join(top.path, said[len("gitdir: ") :]))
+    return found if os.path.isdir(found) else ""
+
+
+def leads_back(tree: str, own: str) -> bool:
+    """Whether a folder is the working tree that belongs to a folder below `worktrees`.
+
+    Args:
+        tree: the working tree, as the repository names it.
+        own: its own folder in the repository.
+    """
+    if not tree or os.path.realpath(tree) != tree:
+        return False
+    try:
+        return os.path.realpath(of_folder(open_folder(tree))) == os.path.realpath(own)
+    except (FileNotFoundError, StrangeError):
+        return False
+
+
+def is_sha256(git_dir: str) -> bool:
+    """Whether a repository seems to name its objects by SHA-256: its HEAD or a branch does."""
+    try:
+        said = Said(open_folder(git_dir))
+    except (FileNotFoundError, WorkerError):
+        return False
+    return any(len(value) == 64 for value in (said.commit, *said.refs.values()))
 
 
 def linked(git_dir: str) -> list[tuple[str, str]]:
@@ -32,7 +78,7 @@ def linked(git_dir: str) -> list[tuple[str, str]]:
     found = []
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         own = os.path.join(folder, name)
-        said = read(os.path.join(own, "gitdir")).rstrip("\n")
+        said = text(os.path.join(own, "gitdir")).rstrip("\n")
         work = os.path.normpath(os.path.join(own, os.path.dirname(said))) if said else ""
         found.append((own, work if work and os.path.isdir(work) else ""))
     return found
@@ -81,7 +127,6 @@ def modules(git_dir: str) -> list[str]:
     return sorted(found)
 
 
-def others(work: str) -> bool:
-    """Whether there is any repository or working tree besides the one at `work`."""
-    git_dir = os.path.join(work, ".git")
-    return bool(linked(git_dir) or modules(git_dir) or below(work))
+def others(git: Own) -> bool:
+    """Whether there is any repository or working tree besides the worker's own one."""
+    return bool(linked(git.git_dir) or modules(git.theirs) or below(git.work))

@@ -13,6 +13,7 @@ from outpost_core.worker.git import Git, write
 _ASSUMED = 0x80  # a flag of an entry: `assume-unchanged`
 _LINK = 0xE0  # the upper byte of the mode of a link to a commit
 _MODE = b"\0\0\xe0\0"  # the whole mode of such a link, in every format
+_SLASH = 0x2F
 _LONGEST = 0xFFF  # the length of a name that is longer than that
 
 
@@ -32,17 +33,18 @@ def uncover(git: Git, work: str, index: str, folder: str) -> None:
         WorkerError: `commit_failed` or `disk_full`.
     """
     seen = _scan(index)
-    if seen is not None and not seen[0]:
+    if seen is not None and not seen.hides:
         return
     env = {"GIT_INDEX_FILE": index}
     listed = git.must(
         *("ls-files", "-v", "-z"), doing="look for hidden changes", reason="commit_failed", env=env
     )
+    elsewhere = links(git, index)
     assumed: list[str] = []
     skipped: list[str] = []
     for entry in os.fsdecode(listed.out).split("\0"):
         tag, name = entry[:1], entry[2:]
-        if tag.islower():
+        if tag.islower() and name not in elsewhere:
             assumed.append(name)
         if tag in ("S", "s") and os.path.lexists(os.path.join(work, name)):
             skipped.append(name)
@@ -80,6 +82,26 @@ def update(
         os.unlink(listing)
 
 
+def leads_out(git: Git, index: str) -> bool:
+    """Whether an index names a path that is not below its working tree.
+
+    git itself never writes such a one, and would read what is there when it stages.
+
+    Args:
+        git: the repository.
+        index: the index.
+    """
+    seen = _scan(index)
+    if seen is not None:
+        return seen.leads_out
+    env = {"GIT_INDEX_FILE": index}
+    return any(map(_is_outside, git.run("ls-files", "-z", env=env).out.split(b"\0")))
+
+
+def _is_outside(name: bytes) -> bool:
+    return name.startswith(b"/") or b".." in name.split(b"/")
+
+
 def links(git: Git, index: str) -> dict[str, str]:
     """Return the links to commits of other repositories in an index, path to commit.
 
@@ -99,7 +121,7 @@ def links(git: Git, index: str) -> dict[str, str]:
         return {}  # it holds none, and no other file holds a part of it
     seen = _scan(index)
     if seen is not None:
-        return seen[1]
+        return seen.links
     listed = git.must(
         *("ls-files", "--stage", "-z"),
         doing="look for submodules",
@@ -135,20 +157,38 @@ def links_of(git: Git, commit: str) -> dict[str, str]:
     return found
 
 
-def _scan(path: str) -> tuple[bool, dict[str, str]] | None:
-    """Return whether an index hides changes, and its links; None when git has to be asked.
+class _Seen:
+    """What was read in an index.
+
+    Attributes:
+        hides: git was told not to look at some file.
+        links: links to commits of other repositories, path to commit.
+        leads_out: it names a path outside of the working tree.
+    """
+
+    __slots__ = ("hides", "leads_out", "links")
+
+    def __init__(self) -> None:
+        self.hides = False
+        self.links: dict[str, str] = {}
+        self.leads_out = False
+
+
+def _scan(path: str) -> _Seen | None:
+    """Return what an index says; None when git has to be asked.
 
     Only the plainest format is understood: version 2, in which nothing can be left out of the
     working tree, with SHA-1 and in one file.
     """
+    seen = _Seen()
     try:
         with open(path, "rb") as file:
             data = file.read()
     except OSError:
-        return False, {}
+        return seen
     if data[:8] != b"DIRC\0\0\0\2":
         return None
-    hides, found, at = False, {}, 12
+    at, dots = 12, b"../" in data or b"/.." in data
     try:
         for _ in range(int.from_bytes(data[8:12], "big")):
             flags = data[at + 60]
@@ -156,13 +196,16 @@ def _scan(path: str) -> tuple[bool, dict[str, str]] | None:
             end = at + 62 + length
             if length == _LONGEST or data[end] or not length:
                 return None
-            hides = hides or flags >= _ASSUMED
             if data[at + 26] == _LINK:
-                found[os.fsdecode(data[at + 62 : end])] = data[at + 40 : at + 60].hex()
+                seen.links[os.fsdecode(data[at + 62 : end])] = data[at + 40 : at + 60].hex()
+            elif flags >= _ASSUMED:
+                seen.hides = True
+            if data[at + 62] == _SLASH or (dots and _is_outside(data[at + 62 : end])):
+                seen.leads_out = True
             at += (62 + length + 8) & ~7
     except IndexError:
         return None
     after = data[at : at + 4]
     if at != len(data) - 20 and (not after.isalpha() or after == b"link"):
         return None  # that was another format, or most of it is in another file
-    return hides, found
+    return seen

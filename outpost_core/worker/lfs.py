@@ -14,15 +14,19 @@ import shutil
 
 from outpost_core import faults
 from outpost_core.errors import WorkerError
+from outpost_core.worker import folders
 from outpost_core.worker.files import root_of
 from outpost_core.worker.git import Git, persistently, read, write
 from outpost_core.worker.mirror import mirror_path
+from outpost_core.worker.ownfolder import LFS
 from outpost_core.worker.workspace import credentials, lfs_used, target
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any
+
+    from outpost_core.worker.owngit import Own
 
     Report = Callable[[str], None]
 
@@ -37,13 +41,6 @@ _CHUNK = 1 << 20
 #: In the worker's folder: objects that were seen on the rig, one a line.
 _SEEN = "lfs-seen"
 INSTALL = "install git-lfs on the outpost: sudo apt install git-lfs"
-#: As `git lfs install` writes it.
-CONFIG = """[filter "lfs"]
-\tclean = git-lfs clean -- %f
-\tsmudge = git-lfs smudge -- %f
-\tprocess = git-lfs filter-process
-\trequired = true
-"""
 
 
 def parse(data: bytes) -> tuple[str, int] | None:
@@ -85,7 +82,7 @@ def is_whole(path: str, oid: str) -> bool:
 def configure(git_dir: str) -> None:
     """Let git in a worker's repository use git-lfs, the agent's own commits and pushes too."""
     path = os.path.join(git_dir, "config")
-    write(path, read(path) + CONFIG)
+    write(path, read(path) + LFS)
     write(os.path.join(git_dir, "hooks/pre-push"), '#!/bin/sh\nexec git lfs pre-push "$@"\n', 0o700)
 
 
@@ -298,7 +295,7 @@ def _read(git: Git, folder: str, objects: Iterable[str]) -> dict[str, int]:
 
 
 def upload(
-    git: Git,
+    git: Own,
     order: Mapping[str, Any],
     folder: str,
     workspace: Mapping[str, Any],
@@ -329,6 +326,7 @@ def upload(
     if not wanted:
         return
     own, shared = _storages(git, order, folder)
+    bring(git, wanted)
     here = [
         oid
         for oid, size in wanted.items()
@@ -384,11 +382,42 @@ def send(
     _see(url, folder, settings, wanted, set(here))
 
 
+def bring(git: Own, wanted: Mapping[str, int]) -> None:
+    """Copy objects that the agent's own commits need into our repository, where they are whole.
+
+    Args:
+        git: our repository.
+        wanted: the objects, with their sizes.
+
+    Raises:
+        WorkerError: the folders where they should be are no real ones.
+        OSError: they cannot be written.
+    """
+    storage = os.path.join(git.git_dir, "lfs")
+    for oid, size in wanted.items():
+        if _is_there(storage, oid, size):
+            continue
+        above, name = os.path.split(object_path("lfs", oid))
+        there = git.enter_theirs(above)
+        fd = there.open(name) if there else -1
+        if fd < 0:
+            continue
+        try:
+            if os.fstat(fd).st_size == size:
+                path = object_path(storage, oid)
+                os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+                folders.copy(fd, path)
+                if not is_whole(path, oid):
+                    os.unlink(path)
+        finally:
+            os.close(fd)
+
+
 def _base(workspace: Mapping[str, Any]) -> str:
     return str(workspace["base_commit"] or "")
 
 
-def _storages(git: Git, order: Mapping[str, Any], folder: str) -> tuple[str, str]:
+def _storages(git: Own, order: Mapping[str, Any], folder: str) -> tuple[str, str]:
     root = root_of(folder)
     shared = os.path.join(mirror_path(root, order["rig"]), "lfs")
     return os.path.join(git.git_dir, "lfs"), shared
@@ -467,7 +496,7 @@ def beside(bundle: str) -> str:
 
 
 def keep(
-    git: Git,
+    git: Own,
     order: Mapping[str, Any],
     folder: str,
     workspace: Mapping[str, Any],
@@ -483,8 +512,9 @@ def keep(
     if not lfs_used(git, workspace):
         return
     storages = _storages(git, order, folder)
-    base = workspace["base_commit"]
-    for oid, size in in_commits(git, folder, commit, base).items():
+    wanted = in_commits(git, folder, commit, workspace["base_commit"])
+    bring(git, wanted)
+    for oid, size in wanted.items():
         source = next((s for s in storages if _is_there(s, oid, size)), None)
         target = object_path(beside(bundle), oid)
         if source is None or is_whole(target, oid):

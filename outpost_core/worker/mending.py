@@ -1,8 +1,9 @@
-"""Makes a worker's repository usable again after its agent broke it.
+"""Goes on where an agent broke its repository.
 
 An agent may remove `.git`, make a new one in its place, or leave a part of it broken; a disk that
 filled up or a machine that lost its power may too. The files of the working tree are what counts
-then: they are put on top of what the worker started from, in a new `.git`.
+then: in our repository they are on top of what was last taken over from the agent's, or of what
+the worker started from.
 """
 
 from __future__ import annotations
@@ -11,23 +12,26 @@ import os
 import time
 
 from outpost_core.errors import WorkerError
+from outpost_core.worker import files, folders
 from outpost_core.worker.changes import Changes, look
-from outpost_core.worker.files import BROKEN, root_of
-from outpost_core.worker.git import Git, read
+from outpost_core.worker.folders import StrangeError
 from outpost_core.worker.index import uncover
-from outpost_core.worker.mirror import Snapshot, mirror_path, remove_locks
-from outpost_core.worker.workspace import point_branch, rebuild, repository
+from outpost_core.worker.mirror import remove_locks
+from outpost_core.worker.said import UnusableError
+from outpost_core.worker.workspace import point_branch, repository
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from outpost_core.worker.owngit import Own
+
 
 def mend(
-    order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]
+    order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any], *, strict: bool = False
 ) -> tuple[Changes, str]:
-    """Look at the working tree, after its `.git` was made anew where it cannot be used.
+    """Take over what the agent left, also where its `.git` cannot be used, and look at it.
 
     The agent's processes must have ended. What the agent had committed in a `.git` that cannot be
     used is not taken over; it stays in the worker's folder as `broken-git-…`.
@@ -36,55 +40,92 @@ def mend(
         order: the order's JSON.
         folder: the worker's folder.
         workspace: what `workspace.prepare` returned.
+        strict: a `.git` that is no real folder is an error, not one more way to be broken.
 
     Returns:
         What is changed, and a sentence on what was mended, "" when nothing had to be.
 
     Raises:
-        WorkerError: `commit_failed` when the working tree is gone, or it could not be done;
-            `disk_full`.
+        WorkerError: `commit_failed` when the working tree is gone or no real folder, or it could
+            not be done; `disk_full`.
     """
     git = repository(order, folder)
-    if os.path.isdir(git.git_dir):
-        remove_locks(git.git_dir)
-        _uncover(git, folder)
-    changes, why = _usable(git, workspace)
-    if changes is not None:
-        return changes, ""
+    remove_locks(git.git_dir)
+    try:
+        git.take(workspace["base_commit"])
+    except UnusableError as error:
+        return _without(git, folder, workspace, error.why)
+    except StrangeError as error:
+        if strict:
+            raise
+        return _without(git, folder, workspace, error.message)
+    _uncover(git, folder)
+    changes, why = _look(git)
+    if changes is None or changes.branch == "(unknown)":
+        _begin_again(git, workspace)
+        return _without(git, folder, workspace, why or "the branch that is checked out is broken")
+    return changes, ""
+
+
+def _without(git: Own, folder: str, workspace: Mapping[str, Any], why: str) -> tuple[Changes, str]:
+    """Look at the files alone, and set the agent's repository aside."""
     if not has_files(folder):
         raise WorkerError("the agent removed its working tree", reason="commit_failed")
-    kept = _restore(order, folder, workspace)
-    note = f"its .git could not be used ({why}) and was made anew"
-    return look(git), f"{note}; the old one is {kept}" if kept else note
-
-
-def _uncover(git: Git, folder: str) -> None:
     try:
-        uncover(git, os.path.join(folder, "work"), os.path.join(git.git_dir, "index"), folder)
+        kept = _set_aside(git, folder)
+        git.forget()
+    except OSError as error:
+        raise WorkerError(f"could not set .git aside: {error}", reason="commit_failed") from error
+    _uncover(git, folder)
+    changes, _ = _look(git)
+    if changes is None:
+        _begin_again(git, workspace)
+        changes = look(git)
+    note = f"its .git could not be used ({why}) and was made anew"
+    return changes, f"{note}; the old one is {kept}" if kept else note
+
+
+def _set_aside(git: Own, folder: str) -> str:
+    """Move the agent's `.git` away; returns where it is, "" where there was nothing to keep."""
+    assert git.top is not None
+    about = git.top.stat(".git")
+    if about is None:
+        return ""
+    kept = os.path.join(folder, f"{files.BROKEN}{time.time_ns()}")
+    os.rename(".git", kept, src_dir_fd=git.top.fd)
+    if os.path.islink(kept):  # what it led to is somebody's
+        os.unlink(kept)
+        return ""
+    modules = os.path.join(kept, "modules")
+    if os.path.isdir(modules) and not os.path.islink(modules):
+        # the submodules' own repositories are not broken
+        os.mkdir(".git", 0o700, dir_fd=git.top.fd)
+        os.rename(modules, os.path.join(git.theirs, "modules"))
+    return kept
+
+
+def _begin_again(git: Own, workspace: Mapping[str, Any]) -> None:
+    """Let ours be as it was when the worker started, with the files as they are."""
+    start, base = workspace["start_commit"], workspace["base_commit"]
+    if start != base and git.run("cat-file", "-e", start + "^{commit}").code:
+        start = base
+    git.run("symbolic-ref", "HEAD", f"refs/heads/{workspace['branch']}")
+    folders.remove([os.path.join(git.git_dir, "index")])
+    if start:
+        point_branch(git.git_dir, workspace["branch"], start)
+        git.must("read-tree", start, doing="read the base", reason="commit_failed")
+
+
+def _uncover(git: Own, folder: str) -> None:
+    try:
+        uncover(git, git.work, os.path.join(git.git_dir, "index"), folder)
     except WorkerError as error:
         if error.reason == "disk_full":
             raise
         # the index cannot be read: that is found and mended next
 
 
-def _usable(git: Git, workspace: Mapping[str, Any]) -> tuple[Changes | None, str]:
-    """Return what is changed, or None and why the repository cannot be used."""
-    if not os.path.exists(os.path.join(git.git_dir, "HEAD")):
-        return None, "it was removed"
-    changes, why = _look(git)
-    if changes is None:
-        return None, why
-    if changes.branch == "(unknown)":
-        return None, "the branch that is checked out is broken"
-    base = workspace["base_commit"]
-    # With the mirror's objects, the base is there; without them, a clone may have brought it.
-    borrows = read(os.path.join(git.git_dir, "objects/info/alternates"))
-    if base and not borrows and git.run("cat-file", "-e", base + "^{commit}").code:
-        return None, "it does not hold the commit that the work began from"
-    return changes, ""
-
-
-def _look(git: Git) -> tuple[Changes | None, str]:
+def _look(git: Own) -> tuple[Changes | None, str]:
     try:
         return look(git), ""
     except WorkerError as error:
@@ -98,7 +139,7 @@ def _look(git: Git) -> tuple[Changes | None, str]:
     return (None, why) if _broken(git) else (look(git), "")
 
 
-def _broken(git: Git) -> bool:
+def _broken(git: Own) -> bool:
     """Whether git itself says that it cannot work with the repository."""
     return git.run("status", "--porcelain", "--untracked-files=no").code == 128
 
@@ -106,35 +147,6 @@ def _broken(git: Git) -> bool:
 def has_files(folder: str) -> bool:
     """Whether there is anything in the working tree besides `.git`."""
     try:
-        return any(name != ".git" for name in os.listdir(os.path.join(folder, "work")))
+        return any(name != ".git" for name in os.listdir(os.path.join(folder, files.WORK)))
     except OSError:
         return False
-
-
-def _restore(order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> str:
-    """Write `.git` again and leave the files as they are; returns where the old one is."""
-    root = root_of(folder)
-    git = repository(order, folder)
-    kept = ""
-    try:
-        if os.path.lexists(git.git_dir):
-            kept = os.path.join(folder, f"{BROKEN}{time.time_ns()}")
-            os.rename(git.git_dir, kept)
-        rebuild(order, folder, Snapshot(mirror_path(root, order["rig"])))
-        if workspace.get("lfs"):
-            from outpost_core.worker import lfs
-
-            lfs.configure(git.git_dir)
-        modules = os.path.join(kept, "modules")
-        if kept and os.path.isdir(modules):  # the submodules' own repositories are not broken
-            os.rename(modules, os.path.join(git.git_dir, "modules"))
-        start, base = workspace["start_commit"], workspace["base_commit"]
-        # what an earlier attempt had committed was only in the old one, the base is in the mirror
-        if start != base and git.run("cat-file", "-e", start + "^{commit}").code:
-            start = base
-        if start:
-            point_branch(git.git_dir, workspace["branch"], start)
-            git.must("read-tree", start, doing="read the base", reason="commit_failed")
-    except OSError as error:
-        raise WorkerError(f"could not make .git again: {error}", reason="commit_failed") from error
-    return kept

@@ -6,8 +6,13 @@ import os
 
 from outpost_core.worker import gitdirs, held, leftover
 from outpost_core.worker.changes import look, stage
+from outpost_core.worker.folders import open_folder
 from outpost_core.worker.git import Git, read
 from outpost_core.worker.index import uncover
+
+TYPE_CHECKING = False  # importing typing would cost as much as three git commands
+if TYPE_CHECKING:
+    from outpost_core.worker.owngit import Own
 
 _IDENTITY = {
     "GIT_AUTHOR_NAME": "outpost",
@@ -40,7 +45,7 @@ class Taken:
         self.lacking: set[str] = set()
 
 
-def take(git: Git, work: str, folder: str, *, final: bool, main: bool = False) -> Taken:
+def take(git: Own, work: str, folder: str, *, final: bool, main: bool = False) -> Taken:
     """Take everything in a working tree that is not ignored.
 
     Args:
@@ -108,7 +113,7 @@ def commit(git: Git, tree: str, parents: list[str], message: str, when: int | No
     return made.text
 
 
-def open_work(git: Git, taken: Taken, name: str) -> str | None:
+def open_work(git: Own, taken: Taken, name: str) -> str | None:
     """Return the commit of what a working tree holds: its HEAD, or one on top of that, or None.
 
     Args:
@@ -126,7 +131,7 @@ def open_work(git: Git, taken: Taken, name: str) -> str | None:
     return commit(git, taken.tree, parents, f"Not committed in {name}", when)
 
 
-def linked_work(git: Git, folder: str, *, final: bool) -> dict[str, Taken]:
+def linked_work(git: Own, folder: str, *, final: bool) -> dict[str, Taken]:
     """Return what is in the working trees that are linked to a repository.
 
     Args:
@@ -142,11 +147,12 @@ def linked_work(git: Git, folder: str, *, final: bool) -> dict[str, Taken]:
     """
     found: dict[str, Taken] = {}
     for own, work in gitdirs.linked(git.git_dir):
-        if work and os.path.realpath(gitdirs.of(work)) == os.path.realpath(own):
-            there = Git(own, work)
+        name = os.path.basename(own)
+        if work and gitdirs.leads_back(work, os.path.join(git.theirs, "worktrees", name)):
+            there = git.linked(name, open_folder(work))
             taken = take(there, work, folder, final=final)
             taken.left.anchor(work)
-            tip = open_work(there, taken, f"the linked working tree {os.path.basename(own)}")
+            tip = open_work(there, taken, f"the linked working tree {name}")
         else:
             taken = Taken(_detached(own))
             tip = taken.head

@@ -8,15 +8,19 @@ from outpost_core.errors import UsageError, WorkerError
 from outpost_core.worker import gitdirs, index
 from outpost_core.worker.aside import UNPUSHED
 from outpost_core.worker.files import root_of
+from outpost_core.worker.folders import StrangeError
 from outpost_core.worker.git import Done, Git, persistently, read, write
 from outpost_core.worker.names import check_rig, redact, split_rig
+from outpost_core.worker.said import UnusableError
 from outpost_core.worker.submodules import REASON, is_ours, named_in
-from outpost_core.worker.workspace import credentials
+from outpost_core.worker.workspace import credentials, lfs_used
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
+
+    from outpost_core.worker.owngit import Own
 
 #: The URL comes from a repository, not from the user, so what git allows for such counts.
 _GUARDED = {"GIT_PROTOCOL_FROM_USER": "0"}
@@ -49,7 +53,7 @@ class Sender:
         self._branches = (branch, f"{branch}-{order['attempt']}")
         self._report = report
 
-    def send(self, git: Git, url: str, commit: str, base: str | None, above: str = "") -> bool:
+    def send(self, git: Own, url: str, commit: str, base: str | None, above: str = "") -> bool:
         """Let remotes show what a commit links to; whether there was anything to look at.
 
         Args:
@@ -109,7 +113,7 @@ class Sender:
         return url
 
     def _one(
-        self, sub: Git | None, path: str, commit: str, base: str | None, source: str, goal: str
+        self, sub: Own | None, path: str, commit: str, base: str | None, source: str, goal: str
     ) -> None:
         """Let one submodule's remote show a commit.
 
@@ -139,18 +143,21 @@ class Sender:
         if not self._shown(place, source, commit, True, path):
             raise _unpushed(path, commit, f"it is at {redact(goal)}, the URL before", source)
 
-    def _repository(self, git: Git, name: str, path: str, commit: str) -> Git | None:
+    def _repository(self, git: Own, name: str, path: str, commit: str) -> Own | None:
         """Return the worker's own repository of a submodule, if that holds the commit."""
         top = os.path.join(self._folder, "work", path)
-        found = (gitdirs.of(top), os.path.join(git.git_dir, "modules", name))
+        found = (gitdirs.of(top), os.path.join(git.theirs, "modules", name))
         for git_dir in found:
             if git_dir and is_ours(self._folder, git_dir) and os.path.isdir(git_dir):
-                sub = Git(git_dir)
+                try:
+                    sub = git.of(git_dir, None)
+                except (StrangeError, UnusableError):
+                    continue
                 if not sub.run("cat-file", "-e", commit + "^{commit}").code:
                     return sub
         return None
 
-    def _place(self, sub: Git | None, url: str) -> Git:
+    def _place(self, sub: Own | None, url: str) -> Git:
         """Make a repository that has no setting of the agent and borrows a submodule's objects."""
         import shutil
 
@@ -198,7 +205,7 @@ class Sender:
         return beyond.code == 0 and not beyond.out
 
     def _push(
-        self, place: Git, sub: Git, path: str, commit: str, base: str | None, url: str
+        self, place: Git, sub: Own, path: str, commit: str, base: str | None, url: str
     ) -> None:
         self._upload_large(sub, path, commit, base, url)
         branches = (*self._branches, f"{self._branches[1]}-{commit[:8]}")
@@ -218,15 +225,16 @@ class Sender:
                 raise _unpushed(path, commit, why, url, _mend(done))
         raise _unpushed(path, commit, f"{', '.join(branches)} there have other work", url)
 
-    def _upload_large(self, sub: Git, path: str, commit: str, base: str | None, url: str) -> None:
+    def _upload_large(self, sub: Own, path: str, commit: str, base: str | None, url: str) -> None:
         """Upload objects of git-lfs: with no hook run, a push does not do that."""
         storage = os.path.join(sub.git_dir, "lfs")
-        if not os.path.isdir(os.path.join(storage, "objects")):
+        if not lfs_used(sub, {}):
             return
         from outpost_core.worker import lfs
 
         try:
             wanted = lfs.in_commits(sub, self._folder, commit, base)
+            lfs.bring(sub, wanted)
             here = [o for o in wanted if lfs.is_whole(lfs.object_path(storage, o), o)]
             if here:
                 some = {oid: wanted[oid] for oid in here}
@@ -246,7 +254,7 @@ class Sender:
             why = f"the push was answered, but {branch} there is at {there}"
             raise _unpushed(path, commit, why, url)
 
-    def _note(self, sub: Git, commit: str) -> None:
+    def _note(self, sub: Own, commit: str) -> None:
         """Let the worker's repository know that the commit is safe, so that it is not rescued."""
         sub.run("update-ref", "-d", UNPUSHED + commit)
         sub.run("update-ref", f"refs/remotes/outpost/{self._branches[0]}", commit)

@@ -15,12 +15,15 @@ from outpost_core.errors import WorkerError
 from outpost_core.worker import gitdirs, held, index
 from outpost_core.worker.changes import Changes, look
 from outpost_core.worker.committing import check, commit_all, refuse_half_done
-from outpost_core.worker.git import Git, read, write
+from outpost_core.worker.folders import StrangeError
+from outpost_core.worker.git import Git, write
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
+
+    from outpost_core.worker.owngit import Own
 
     #: path of a submodule to its name and URL
     Named = dict[str, tuple[str, str]]
@@ -31,7 +34,7 @@ REASON = "submodule_unpushed"
 # --- before the commit ----------------------------------------------------------------------------
 
 
-def commit(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> bool:
+def commit(git: Own, order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> bool:
     """Commit what is uncommitted in submodules, inner ones first; what is none becomes files.
 
     A link to a repository that no `.gitmodules` names (`git add nested/`) is taken out of the
@@ -54,7 +57,7 @@ def commit(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[s
     links = index.links(git, _index(git))
     if not links:
         return False
-    named = _named(git, "-f", os.path.join(work, ".gitmodules"))
+    named = _named_here(git, folder)
     base = workspace["base_commit"]
     known = index.links_of(git, base) if base else {}
     stray = [
@@ -71,7 +74,7 @@ def commit(git: Git, order: Mapping[str, Any], folder: str, workspace: Mapping[s
 
 
 def _commit_below(
-    git: Git,
+    git: Own,
     order: Mapping[str, Any],
     folder: str,
     workspace: Mapping[str, Any],
@@ -94,7 +97,7 @@ def _commit_below(
     return made
 
 
-def _commit_in(sub: Git, order: Mapping[str, Any], folder: str, branch: str, top: str) -> bool:
+def _commit_in(sub: Own, order: Mapping[str, Any], folder: str, branch: str, top: str) -> bool:
     index.uncover(sub, top, _index(sub), folder)
     changes = look(sub)
     if not changes.dirty:
@@ -145,16 +148,16 @@ def _is_file(path: str) -> bool:
     return os.path.isfile(path) and not os.path.islink(path)
 
 
-def _reattach(git: Git, work: str, folder: str, path: str) -> Git | None:
-    """Return git on a submodule that is checked out; None where it never was.
+def _reattach(git: Own, work: str, folder: str, path: str) -> Own | None:
+    """Return git on our repository of a submodule that is checked out; None where it never was.
 
-    Where only its `.git` is missing, it is written again: git would see none of the files.
+    Where only its `.git` is missing, the repository is found by the submodule's name.
     """
     top = os.path.join(work, path)
     git_dir = gitdirs.of(top)
     if not git_dir and any(files for _, _, files in os.walk(top)):
-        named = _named(git, "-f", os.path.join(work, ".gitmodules"))
-        own = os.path.join(git.git_dir, "modules", named[path][0] if path in named else path)
+        named = _named_here(git, folder)
+        own = os.path.join(git.theirs, "modules", named[path][0] if path in named else path)
         if not os.path.isfile(os.path.join(own, "HEAD")) or not is_ours(folder, own):
             raise WorkerError(
                 f"there are files in {top}, the folder of a submodule that is not checked out,"
@@ -163,14 +166,15 @@ def _reattach(git: Git, work: str, folder: str, path: str) -> Git | None:
                 mend="initialise the submodule before the agent writes to it"
                 " (git submodule update --init), or let the agent do it",
             )
-        write(os.path.join(top, ".git"), f"gitdir: {os.path.abspath(own)}\n", 0o644)
+        git.attach(path, own)
         git_dir = own
     if not git_dir:
         return None
-    sub = Git(git_dir, top)
+    sub = git.of(git_dir, git.walk(top))
     if is_ours(folder, git_dir):
         return sub
-    if look(sub).dirty:
+    listed = ("ls-files", "--modified", "--others", "--exclude-standard", "-z")
+    if sub.must(*listed, doing="look for changes", reason="commit_failed").out:
         raise WorkerError(
             f"its repository is {git_dir}, which is not the worker's, so what is not committed"
             " there was not committed",
@@ -184,7 +188,7 @@ def _reattach(git: Git, work: str, folder: str, path: str) -> Git | None:
 
 
 def push(
-    git: Git,
+    git: Own,
     order: Mapping[str, Any],
     folder: str,
     workspace: Mapping[str, Any],
@@ -204,7 +208,7 @@ def push(
     Raises:
         WorkerError: `submodule_unpushed`, naming submodule, commit, URL and cause.
     """
-    if not index.links(git, _index(git)) and _checked_out(git) == commit:
+    if not index.links(git, _index(git)) and git.tip() == commit:
         return  # what git processes would say: there are no submodules
     from outpost_core.worker.submodule_push import Sender
 
@@ -217,6 +221,23 @@ def push(
 def named_in(git: Git, commit: str) -> Named:
     """Return the submodules that a commit's `.gitmodules` names: path to name and URL."""
     return _named(git, "--blob", f"{commit}:.gitmodules")
+
+
+def _named_here(git: Own, folder: str) -> Named:
+    """Return the submodules that the `.gitmodules` in a working tree names."""
+    assert git.top is not None
+    try:
+        said = git.top.read(".gitmodules", 1 << 20)
+    except StrangeError:
+        return {}
+    if said is None:
+        return {}
+    listing = os.path.join(folder, f"gitmodules-{os.getpid()}")
+    write(listing, os.fsdecode(said))
+    try:
+        return _named(git, "-f", listing)
+    finally:
+        os.unlink(listing)
 
 
 def _named(git: Git, *where: str) -> Named:
@@ -245,11 +266,3 @@ def _has(git: Git, ref: str) -> bool:
 def is_ours(folder: str, git_dir: str) -> bool:
     """Whether a repository belongs to the worker: an agent's `.git` may point at any other."""
     return os.path.realpath(git_dir).startswith(os.path.realpath(folder) + "/")
-
-
-def _checked_out(git: Git) -> str:
-    """Return the commit that HEAD names, as far as that can be seen without a process."""
-    said = read(os.path.join(git.git_dir, "HEAD")).strip()
-    if said.startswith("ref: "):
-        said = read(os.path.join(git.git_dir, said[len("ref: ") :])).strip()
-    return said

@@ -11,12 +11,14 @@ import errno
 import os
 
 from outpost_core.errors import UsageError, WorkerError
-from outpost_core.worker import attributes, beads, dirt, resume
-from outpost_core.worker.files import CREDENTIALS
+from outpost_core.worker import attributes, beads, dirt, files, guarded, ownfolder, resume
+from outpost_core.worker.files import CREDENTIALS, root_of
+from outpost_core.worker.folders import open_folder
 from outpost_core.worker.foresee import check_branch_free, identity
 from outpost_core.worker.git import Git, read, shell_quote, write
-from outpost_core.worker.mirror import Snapshot, asking, sync
+from outpost_core.worker.mirror import Snapshot, asking, mirror_path, sync
 from outpost_core.worker.names import check_branch, check_rig, redact, split_rig
+from outpost_core.worker.owngit import Own
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -24,20 +26,57 @@ if TYPE_CHECKING:
     from typing import Any
 
 _HEADS = "refs/heads/"
+_SHA256 = "objectformat = sha256"
 #: With these, a checkout leaves the pointers of git-lfs as they are (`lfs.py` fetches the files).
 _POINTERS = (
     *("-c", "filter.lfs.smudge=", "-c", "filter.lfs.process=", "-c", "filter.lfs.required=false"),
 )
 
 
-def repository(order: Mapping[str, Any], folder: str) -> Git:
-    """Return git on the worker's repository, with where its work goes as the remote `outpost`.
+def repository(order: Mapping[str, Any] | None, folder: str) -> Own:
+    """Return git on our repository of the worker, with where its work goes as remote `outpost`.
+
+    It is made where there is none. What the agent's repository says is taken over by `take`.
+
+    Args:
+        order: the order's JSON; None for a look only, at a repository that is there.
+        folder: the worker's folder.
+
+    Raises:
+        StrangeError: its working tree is no real folder of this user.
+        WorkerError: `commit_failed`, there is no working tree any more.
+    """
+    folder = os.path.abspath(folder)
+    work = os.path.join(folder, files.WORK)
+    try:
+        top = open_folder(work)
+    except FileNotFoundError:
+        raise WorkerError("the agent removed its working tree", reason="commit_failed") from None
+    theirs = os.path.join(work, ".git")
+    git_dir = ownfolder.place(folder, theirs)
+    if order is None:
+        return Own(folder, theirs, git_dir, top, borrows=ownfolder.borrowed(git_dir))
+    rig = target(order)
+    mirror = mirror_path(root_of(folder), order["rig"])
+    known = os.path.join(git_dir, "config")
+    sha256 = _SHA256 in guarded.text(known if os.path.exists(known) else f"{mirror}/config")
+    # for programs that ask git where a pull request is to go
+    origin = f'[remote "origin"]\n\turl = {_quoted(split_rig(order["rig"])[0])}\n'
+    origin += f"\tfetch = +{_HEADS}*:refs/remotes/origin/*\n"
+    borrows = os.path.join(mirror, "objects")
+    ownfolder.make(git_dir, borrows, ownfolder.config(sha256=sha256, more=origin))
+    secrets = credentials(rig, folder)
+    return Own(folder, theirs, git_dir, top, borrows=borrows, credentials=secrets, rig=rig)
+
+
+def agents(order: Mapping[str, Any], folder: str) -> Git:
+    """Return git on the repository that the agent is given: only as long as it has not run.
 
     Args:
         order: the order's JSON.
         folder: the worker's folder.
     """
-    work = os.path.join(folder, "work")
+    work = os.path.join(folder, files.WORK)
     rig = target(order)
     return Git(os.path.join(work, ".git"), work, credentials=credentials(rig, folder), rig=rig)
 
@@ -122,7 +161,7 @@ def prepare(
         rebuild(order, folder, seen)
     except OSError as error:
         raise _failed(error) from error
-    git = repository(order, folder)
+    git = agents(order, folder)
     start, tree = seen.base, seen.base
     special: dict[str, Any] = {}
     if order.get("resume"):
@@ -145,6 +184,8 @@ def prepare(
             special = _after_checkout(git, order, folder, tree, report)
         except OSError as error:
             raise _failed(error) from error
+    beads_said = beads.provide(os.path.join(folder, "work"), order["issue"]["id"], report)
+    repository(order, folder).take()
     default = seen.default or ""
     return {
         "branch": branch,
@@ -153,7 +194,7 @@ def prepare(
         "start_commit": start,
         "remote_tip": tip,
         "rig": redact(rig),
-        "beads": beads.provide(os.path.join(folder, "work"), order["issue"]["id"], report),
+        "beads": beads_said,
         **special,
     }
 
@@ -191,9 +232,10 @@ def _after_checkout(
     return {"lfs": uses_lfs, "lacking": lacking}
 
 
-def lfs_used(git: Git, workspace: Mapping[str, Any]) -> bool:
-    """Whether the rig or the agent uses git-lfs; costs one look into a folder."""
-    return bool(workspace.get("lfs")) or os.path.isdir(os.path.join(git.git_dir, "lfs/objects"))
+def lfs_used(git: Own, workspace: Mapping[str, Any]) -> bool:
+    """Whether the rig or the agent uses git-lfs; costs one look into two folders."""
+    places = (git.git_dir, git.theirs)
+    return bool(workspace.get("lfs")) or any(os.path.isdir(f"{p}/lfs/objects") for p in places)
 
 
 def _failed(error: OSError) -> WorkerError:
