@@ -69,6 +69,8 @@ KEEPING = (
 CONTENT = (
     "worker.packed",  # the archive is written under another name
     "worker.kept",  # the archive is there and noted
+    "worker.git_taking",  # refs of the agent's repository are taken over, its index is not
+    "worker.git_taken",  # all of it is, and noted
     "worker.submodules_committed",  # the submodules' edits are in commits of theirs
     "worker.submodules_pushed",  # the remotes of the submodules show them, the rig nothing
 )

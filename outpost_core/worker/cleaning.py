@@ -124,9 +124,10 @@ def rescue(root: Path, folder: Path, result: Result, *, force: bool) -> tuple[st
     """
     where = result.checkpoint
     order, workspace = None, None
+    launched: dict[str, Any] = {}
     words = []
     try:
-        order = files.truth(str(folder))[0]
+        order, launched, _ = files.truth(str(folder))
         workspace = files.believed(str(folder), files.WORKSPACE)
     except files.Broken as error:
         if (folder / files.WORK).is_dir():
@@ -134,7 +135,7 @@ def rescue(root: Path, folder: Path, result: Result, *, force: bool) -> tuple[st
     if order is not None and workspace is not None:
         from outpost_core.worker import checkpoint
 
-        with within(_environment(order, str(folder))):
+        with within(_environment(order, launched)):
             saved = checkpoint.save(order, str(folder), workspace, ended=True)
         if unreadable := saved.get("unreadable"):
             words.append(_refuse(folder / files.WORK, unreadable, force=force))
@@ -156,16 +157,15 @@ def rescue(root: Path, folder: Path, result: Result, *, force: bool) -> tuple[st
     return where, "; ".join(words)
 
 
-def _environment(order: dict[str, Any], folder: str) -> dict[str, str]:
+def _environment(order: dict[str, Any], launched: dict[str, Any]) -> dict[str, str]:
     """Return the environment that the worker's own git commands had, and nothing of the caller's.
 
     Whoever cleans may have secrets in his environment that no program of a rig should see.
     """
-    launched = files.load(folder, files.LAUNCH) or {}
-    if not launched:  # made by a program that starts no supervisor
-        launched = {"env": publish.base_env(os.environ)}
+    # a program that starts no supervisor has noted none
+    env = launched.get("env") or publish.base_env(os.environ)
     agent = order.get("agent") or {}
-    return {**launched.get("env", {}), **agent.get("env", {}), **order.get("env", {})}
+    return {**env, **agent.get("env", {}), **order.get("env", {})}
 
 
 def _refuse(work: Path, unreadable: dict[str, str], *, force: bool) -> str:

@@ -35,6 +35,13 @@ _KINDS = (
 class StrangeError(WorkerError):
     """Something is not the real folder or the regular file of this user that it has to be."""
 
+    def broken(self) -> StrangeError:
+        """Return the error for a folder that was made for the worker and is another thing now."""
+        self.message += ", so nothing was committed or pushed from there"
+        self.reason = "broken"
+        self.mend = "look at the worker's folder yourself before outpost clean --force"
+        return self
+
 
 class Folder:
     """A folder that is held open, and what is in it.

@@ -57,7 +57,7 @@ def mend(
         return _without(git, folder, workspace, error.why)
     except StrangeError as error:
         if strict:
-            raise
+            raise error.broken() from None
         return _without(git, folder, workspace, error.message)
     _uncover(git, folder)
     changes, why = _look(git)

@@ -13,7 +13,7 @@ import os
 from outpost_core.errors import UsageError, WorkerError
 from outpost_core.worker import attributes, beads, dirt, files, guarded, ownfolder, resume
 from outpost_core.worker.files import CREDENTIALS, root_of
-from outpost_core.worker.folders import open_folder
+from outpost_core.worker.folders import StrangeError, open_folder
 from outpost_core.worker.foresee import check_branch_free, identity
 from outpost_core.worker.git import Git, read, shell_quote, write
 from outpost_core.worker.mirror import Snapshot, asking, mirror_path, sync
@@ -52,6 +52,8 @@ def repository(order: Mapping[str, Any] | None, folder: str) -> Own:
         top = open_folder(work)
     except FileNotFoundError:
         raise WorkerError("the agent removed its working tree", reason="commit_failed") from None
+    except StrangeError as error:
+        raise error.broken() from None
     theirs = os.path.join(work, ".git")
     git_dir = ownfolder.place(folder, theirs)
     if order is None:
