@@ -123,7 +123,12 @@ class Helpers:
 
     def _begin(self, call: Call, report: Report) -> Stage:
         stage = Stage(
-            self._loop, self._folder, call, env=self._env, report=report, close=self._close
+            self._loop,
+            self._folder,
+            call,
+            env=self._env,
+            report=report,
+            close=(*self._close, *self._tree.life),
         )
         self._tree.helpers.append(stage)
         self._tree.grown()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 #: Signals that the supervisor (or Python, or a script with `&`, or nohup before it) ignores or
 #: handles, and the agent must not inherit so: all that can be handled.
-_RESET = [number for number in range(1, 32) if number not in (_signal.SIGKILL, _signal.SIGSTOP)]
+RESET = [number for number in range(1, 32) if number not in (_signal.SIGKILL, _signal.SIGSTOP)]
 
 
 #: Bytes of a prompt above which an argument only names its file: Linux takes 128 KiB an argument
@@ -123,5 +123,5 @@ def start(
     actions += [(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
     os.chdir(folder)
     return os.posix_spawn(
-        program, argv, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESET
+        program, argv, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=RESET
     )

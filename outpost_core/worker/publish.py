@@ -42,7 +42,12 @@ _OWN = frozenset(
 
 
 def publish(
-    root: Path, order: Order, env: Mapping[str, str], *, rig: str | None = None
+    root: Path,
+    order: Order,
+    env: Mapping[str, str],
+    *,
+    rig: str | None = None,
+    fence: Mapping[str, Any] | None = None,
 ) -> tuple[Path, bool]:
     """Make the folder of the order's worker, or adopt the one that is there.
 
@@ -54,6 +59,8 @@ def publish(
         order: the order; values of its secrets go to a file of their own.
         env: the base of the agent's environment, see `base_env`.
         rig: where the order's rig is on this machine; None when the order itself says it.
+        fence: what the fence around the agent is to be, see `fence.settings`; None for the best
+            that works here.
 
     Returns:
         The folder, and True when this call made it.
@@ -75,7 +82,7 @@ def publish(
     made.mkdir(mode=0o700)
     shown = False
     try:
-        _fill(made, root, order, digest, env, rig)
+        _fill(made, root, order, digest, env, rig, fence)
         faults.point("local.staged")
         try:
             made.rename(folder)
@@ -100,6 +107,7 @@ def _fill(
     digest: str,
     env: Mapping[str, str],
     rig: str | None,
+    fence: Mapping[str, Any] | None,
 ) -> None:
     path = str(folder)
     launch: dict[str, Any] = {
@@ -109,12 +117,15 @@ def _fill(
     }
     if rig is not None:
         launch["rig"] = rig
+    if fence is not None:
+        launch["fence"] = dict(fence)
     launched = dumps(launch).encode("ascii")
     # a rescue after a restart of the machine needs to know where the rig is
     files.write(f"{path}/{files.LAUNCH}", launched, sync=rig is not None)
+    os.mkdir(f"{path}/{files.EXCHANGE}", 0o700)
     if order.prompt:
         prompt = order.prompt.encode("utf-8", "surrogateescape")
-        files.write(f"{path}/{files.PROMPT}", prompt)
+        files.write(f"{path}/{files.EXCHANGE}/{files.PROMPT}", prompt)
     if order.secrets:
         secrets = dumps(dict(order.secrets)).encode("ascii")
         files.write(f"{path}/{files.SECRETS}", secrets)

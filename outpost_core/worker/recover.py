@@ -134,7 +134,10 @@ def _conclude(path: str) -> dict[str, Any]:
         result = outcome.result("stopped", "stopped", "its supervisor was gone when it was stopped")
     else:
         result = outcome.result("lost", "lost_process", "its supervisor vanished without a result")
-    own = {"OUTPOST_WORKER_DIR": path, "OUTPOST_WORKER": os.path.basename(path)}
+    own = {
+        "OUTPOST_WORKER_DIR": os.path.join(path, files.EXCHANGE),
+        "OUTPOST_WORKER": os.path.basename(path),
+    }
     environment = launch.environment(order, launched, {}, own)
     if ended is None:
         _add_usage(path, order, environment, result)

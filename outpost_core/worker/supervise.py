@@ -116,6 +116,7 @@ class Supervisor:
         self._ending = ""  # why the agent is being ended
         self._shown = ""
         self._agent: dict[str, Any] | None = None
+        self._fence = ""
         self._began_agent = False  # or it may have, for all that is known
 
     # --- the attempt ---------------------------------------------------------------------
@@ -148,6 +149,7 @@ class Supervisor:
         work = os.path.join(self._folder, files.WORK)
         failed = None
         if not self._stopping.asked():
+            os.makedirs(os.path.join(self._folder, files.EXCHANGE), 0o700, exist_ok=True)
             if self._order["rig"] is None:
                 os.mkdir(work, 0o700)
             else:
@@ -273,7 +275,7 @@ class Supervisor:
     def _start(self, work: str) -> dict[str, Any] | None:
         """Start the agent; returns the result when it cannot be executed."""
         agent = self._order["agent"]
-        prompt = os.path.join(self._folder, files.PROMPT) if self._order["prompt"] else ""
+        prompt = self._prompt()
         values = {
             "prompt": launch.prompt_argument(self._order["prompt"], prompt),
             "prompt_file": prompt,
@@ -299,21 +301,21 @@ class Supervisor:
             trust.accept(env, work)
         self._began_agent = True
         try:
-            pid = launch.start(
-                launch.expand(agent["argv"], values),
-                env,
-                work,
-                output.end,
-                output.name if output.relay else "",
+            terminal = output.name if output.relay else ""
+            unfenced = self._launch(
+                launch.expand(agent["argv"], values), env, work, output.end, terminal
             )
         except OSError as error:
             self._began_agent = False
             return outcome.of_exec_error(error, agent["argv"][0])
         finally:
             os.close(output.end)
+        if unfenced:
+            self._began_agent = False
+            return outcome.result("failed", "no_fence", unfenced, agent_began=False)
         if output.relay:
             self._loop.catch(_signal.SIGWINCH)
-        self._tree.agent = pid
+        pid = self._tree.agent
         self._tree.grown()
         self._agent_began = output.last = time.monotonic()
         self._save_at = self._agent_began + self._limits["checkpoint_every"]
@@ -330,6 +332,49 @@ class Supervisor:
         self._say("working", "", "agent")
         self._hold()
         return None
+
+    def _prompt(self) -> str:
+        """Return the path of the file with the prompt; "" when there is none."""
+        text = self._order["prompt"]
+        if not text:
+            return ""
+        path = os.path.join(self._folder, files.EXCHANGE, files.PROMPT)
+        if not os.path.exists(path):  # published by an older version
+            files.write(path, text.encode("utf-8", "surrogateescape"))
+        return path
+
+    def _launch(
+        self, argv: list[str], env: dict[str, str], work: str, output: int, terminal: str
+    ) -> str:
+        """Start the agent, behind a fence where one is wanted and can be made.
+
+        Returns:
+            Why it was not started: a fence is required, and none can be made; else "".
+
+        Raises:
+            OSError: it could not be executed; nothing runs.
+        """
+        settings = self._launched.get("fence") or {}
+        if settings.get("mode") == "off":
+            self._fence = "off"
+        else:
+            from outpost_core.worker.fence import places, start
+
+            fenced = start.start(
+                start.Command(argv, env, work, output, terminal),
+                places.Wanted(
+                    self._folder, self._launched["root"], env, self._order["rig"], settings
+                ),
+                settings.get("only", start.WAYS),
+            )
+            self._fence = fenced.fence or f"none: {start.why(fenced)}"
+            if fenced.fence:
+                self._tree.follow(fenced)
+                return ""
+            if settings.get("mode") == "required":
+                return f"no fence can be made here: {start.why(fenced)}"
+        self._tree.agent = launch.start(argv, env, work, output, terminal)
+        return ""
 
     def _hold(self) -> None:
         """Load what the end of the work needs: an upgrade may replace or remove our files by then.
@@ -348,7 +393,7 @@ class Supervisor:
     def _env(self, prompt: str = "") -> dict[str, str]:
         own = {
             "OUTPOST_WORKER": os.path.basename(self._folder),
-            "OUTPOST_WORKER_DIR": self._folder,
+            "OUTPOST_WORKER_DIR": os.path.join(self._folder, files.EXCHANGE),
             "OUTPOST_ISSUE": self._order["issue"]["id"],
             "OUTPOST_ATTEMPT": str(self._order["attempt"]),
         }
@@ -500,6 +545,7 @@ class Supervisor:
             "updated_at": time.time(),
             "agent": self._agent,
             "usage": self._says.shown if self._says else None,
+            "fence": self._fence,
         }
         try:  # noqa: SIM105 - contextlib would have to be imported
             files.store(self._folder, files.STATE, about)

@@ -11,9 +11,11 @@ import os
 import time
 
 from outpost_core.worker import process
+from outpost_core.worker.loop import READ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from outpost_core.worker.fence.start import Fenced
     from outpost_core.worker.loop import Loop
     from outpost_core.worker.stage import Stage
 
@@ -32,6 +34,7 @@ class Tree:
 
     Attributes:
         agent: pid of the agent, 0 before it runs.
+        life: descriptors that no forked stage may keep.
         status: the agent's wait status, once it has ended.
         helpers: forked stages of the supervisor, with all below them no part of the tree.
         kill_at: moment (monotonic) at which KILL follows TERM; 0 when nothing is being ended.
@@ -40,7 +43,11 @@ class Tree:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._childless = True
+        self._init = 0  # the first process of the agent's namespace, which collects for us
+        self._told = -1
+        self._last: int | None = None
         self.agent = 0
+        self.life: tuple[int, ...] = ()
         self.status: int | None = None
         self.helpers: list[Stage] = []
         self.kill_at = 0.0
@@ -48,6 +55,26 @@ class Tree:
     def grown(self) -> None:
         """Know that a child was started."""
         self._childless = False
+
+    def follow(self, fenced: Fenced) -> None:
+        """Learn the agent's end from the first process of its namespace."""
+        self.agent = fenced.pid
+        if fenced.init:
+            self._init, self._told, self.life = fenced.init, fenced.told, (fenced.life,)
+            self._loop.add(self._told, READ, self._hear)
+
+    def _hear(self) -> None:
+        """Read what that one tells: the agent's wait status, and whether it was the last."""
+        said = os.read(self._told, 64)
+        if said:
+            status, alone = said.split()
+            self._last = int(status)
+            if alone == b"0":  # else that process ends now, and is waited for
+                self.status = self._last
+        else:
+            self._loop.remove(self._told)
+            os.close(self._told)
+            self._told = -1
 
     def reap(self) -> None:
         """Collect the children that have ended."""
@@ -59,7 +86,12 @@ class Tree:
                 return
             if pid == 0:
                 return
-            if pid == self.agent:
+            if pid == self._init:
+                if self._told >= 0:
+                    self._hear()
+                # without a word it was killed, and the agent with it
+                self.status = status if self._last is None else self._last
+            elif pid == self.agent:
                 self.status = status
             for stage in self.helpers:
                 if stage.pid == pid:

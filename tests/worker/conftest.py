@@ -40,8 +40,15 @@ class Far:
     def shell(self, script: str, **more: Any) -> Order:
         return self.order("/bin/sh", "-c", script, **more)
 
-    def publish(self, order: Order, env: Mapping[str, str] | None = None) -> Path:
-        folder, _ = publish.publish(self.root, order, env or {"PATH": os.environ["PATH"]})
+    def publish(
+        self,
+        order: Order,
+        env: Mapping[str, str] | None = None,
+        fence: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Publish an order; without a fence, pids that a script writes are those of this side."""
+        env = env or {"PATH": os.environ["PATH"]}
+        folder, _ = publish.publish(self.root, order, env, fence=fence)
         self.folders.append(folder)
         return folder
 
@@ -74,8 +81,10 @@ class Far:
         self.started.append(done)
         return done
 
-    def run(self, order: Order, **more: Any) -> tuple[Path, Result]:
-        folder = self.publish(order)
+    def run(
+        self, order: Order, fence: Mapping[str, Any] | None = None, **more: Any
+    ) -> tuple[Path, Result]:
+        folder = self.publish(order, fence=fence)
         self.start(folder, **more).wait(PATIENCE)
         return folder, self.result(folder)
 

@@ -48,15 +48,17 @@ def test_what_is_published(tmp_path):
     assert new
     assert folder == root / "workers" / "p-1.1"
     assert folder.stat().st_mode & 0o777 == 0o700
-    names = [".result.tmp", "launch.json", "order.json", "prompt.md", "secrets.json"]
+    names = [".result.tmp", "exchange", "launch.json", "order.json", "secrets.json"]
     assert sorted(os.listdir(folder)) == names
-    for path in folder.iterdir():
+    assert os.listdir(folder / "exchange") == ["prompt.md"]
+    assert (folder / "exchange").stat().st_mode & 0o777 == 0o700
+    for path in (path for path in folder.rglob("*") if path.is_file()):
         assert path.stat().st_mode & 0o777 == 0o600
         assert (b"canary" in path.read_bytes()) == (path.name == "secrets.json")
     data = json.loads((folder / "order.json").read_bytes())
     assert data["digest"] == wire.digest(order)
     assert wire.digest(wire.from_json(Order, data)) == wire.digest(order)
-    assert (folder / "prompt.md").read_text() == "do it\n"
+    assert (folder / "exchange/prompt.md").read_text() == "do it\n"
     assert list((root / "staging").iterdir()) == []
     (sealed,) = (root / "sealed").glob("p-1.1.*.json")
     assert sealed.stat().st_mode & 0o777 == 0o600

@@ -69,7 +69,7 @@ env -i setsid /bin/sh -c 'echo $$ > printing; exec /bin/sleep 300' &
 setsid sh -c 'env -i setsid /bin/sh -c "echo \\$\\$ > child; exec > /dev/null 2>&1;
   /bin/sleep 300; exit" & wait' &
 wait"""
-    folder = far.publish(far.shell(script))
+    folder = far.publish(far.shell(script), fence={"mode": "off"})
     running = far.start(folder)
     names = ("marked", "session", "printing", "child")
     pids = [far.pid_in(tmp_path / name) for name in names]

@@ -71,8 +71,8 @@ def test_a_prompt_too_long_for_an_argument_is_read_from_its_file(far):
     folder, result = far.run(far.order("echo", "{prompt}", prompt="x" * 200_000))
     assert result.state is State.DONE
     log = (folder / "output.log").read_text()
-    assert log.startswith(f"Your task is in the file {folder}/prompt.md.")
-    assert (folder / "prompt.md").stat().st_size == 200_000
+    assert log.startswith(f"Your task is in the file {folder}/exchange/prompt.md.")
+    assert (folder / "exchange/prompt.md").stat().st_size == 200_000
 
 
 def test_an_argument_too_long_is_said_with_its_cure(far):
@@ -121,7 +121,7 @@ def test_placeholders_are_replaced_once(far, python):
     order = far.order(python, "-c", code, "{prompt}", "see {prompt_file} of {issue}", prompt=prompt)
     folder, _ = far.run(order)
     said = json.loads((folder / "output.log").read_bytes())
-    assert said == [prompt, f"see {folder}/prompt.md of {order.issue.id}"]
+    assert said == [prompt, f"see {folder}/exchange/prompt.md of {order.issue.id}"]
 
 
 def test_environment_and_its_order(far):
@@ -146,8 +146,8 @@ def test_environment_and_its_order(far):
         b"OUTPOST_WORKER=env-1.3\n",
         b"OUTPOST_ISSUE=env-1\n",
         b"OUTPOST_ATTEMPT=3\n",
-        b"OUTPOST_WORKER_DIR=%s\n" % os.fsencode(folder),
-        b"OUTPOST_PROMPT_FILE=%s/prompt.md\n" % os.fsencode(folder),
+        b"OUTPOST_WORKER_DIR=%s/exchange\n" % os.fsencode(folder),
+        b"OUTPOST_PROMPT_FILE=%s/exchange/prompt.md\n" % os.fsencode(folder),
     ):
         assert line in env
     assert b"OUTPOST_FAULT" not in env

@@ -36,7 +36,7 @@ def _pids(far, folder):
 
 def test_a_stop_ends_the_whole_tree(far, tmp_path):
     order = far.shell(TREE + "wait", env={"TREE": str(tmp_path)})
-    folder = far.publish(order)
+    folder = far.publish(order, fence={"mode": "off"})
     running = far.start(folder)
     pids = _pids(far, tmp_path)
     stop.request(folder, 0.5)
@@ -49,7 +49,7 @@ def test_a_stop_ends_the_whole_tree(far, tmp_path):
 
 def test_an_agent_that_ends_leaves_nothing_behind(far, tmp_path):
     order = far.shell(TREE + ALL, env={"TREE": str(tmp_path)}, limits={"grace": 0.5})
-    folder, result = far.run(order)
+    folder, result = far.run(order, fence={"mode": "off"})
     far.gone(*_pids(far, tmp_path))
     assert result.state is State.DONE
     assert not far.left(folder)
@@ -185,9 +185,10 @@ def test_without_its_folder_it_ends(far, tmp_path):
     """Nobody could see it or stop it any more, and its slot is free for others."""
     pid_file = tmp_path / "pid"
     script = f"trap '' TERM; echo $$ > {pid_file}; while :; do sleep 1; done"
-    folder = far.publish(far.shell(script))
+    folder = far.publish(far.shell(script), fence={"mode": "off"})
     running = far.start(folder, patch="supervise._LOOK_EVERY = 0.05")
     pid = far.pid_in(pid_file)
+    far.working(folder)
     shutil.rmtree(folder)
     running.wait(30)
     far.gone(pid)

@@ -40,7 +40,7 @@ def test_work_is_brought_home_by_code_that_is_gone(
         delivery=Delivery(branch="polecat/gt-1", message="m", pr_command=("echo", "http://pr")),
     )
     env = publish.base_env(os.environ)
-    folder, _ = publish.publish(tmp_path / "state", order, env)
+    folder, _ = publish.publish(tmp_path / "state", order, env, fence={"mode": "off"})
     boot = str(installed / "outpost_core/worker/boot.py")
     subprocess.run(
         [sys.executable, "-I", "-S", boot, "run", str(folder)], env=env, timeout=120, check=False

@@ -26,6 +26,14 @@ class Mode(StrEnum):
     PROCESS = "process"
 
 
+class Fence(StrEnum):
+    """Whether agents are fenced off from what is not their work."""
+
+    AUTO = "auto"
+    REQUIRED = "required"
+    OFF = "off"
+
+
 @dataclass(frozen=True, kw_only=True)
 class LocalOptions(OutpostOptions):
     """Options of an outpost of type `local`; all of them may be left out."""
@@ -59,6 +67,21 @@ class LocalOptions(OutpostOptions):
     agent_path: tuple[str, ...] = option(
         "folders searched for agents before those of PATH", default=(), metavar="FOLDER"
     )
+    fence: Fence = option(
+        "auto: agents are fenced off by what this machine has for it; required: a worker without a"
+        " fence is refused; off: agents may do all that you may",
+        default=Fence.AUTO,
+    )
+    fence_write: tuple[str, ...] = option(
+        "further files and folders that agents may write", default=(), metavar="PATH"
+    )
+    fence_hide: tuple[str, ...] = option(
+        "further files and folders that agents cannot see into", default=(), metavar="PATH"
+    )
+    fence_show: tuple[str, ...] = option(
+        "files and folders that are hidden otherwise, and that agents may read",
+        default=(), metavar="PATH",
+    )  # fmt: skip
     pass_env: tuple[str, ...] = option(
         "names of environment variables that every agent here gets", default=(), metavar="NAME"
     )

@@ -121,7 +121,12 @@ class LocalOutpost(Outpost):
             guards.check(self.root, self.options.memory_floor, self.options.disk_floor)
         try:
             await asyncio.to_thread(
-                publish.publish, self.root, order, self._agent_env, rig=self._rig(order)
+                publish.publish,
+                self.root,
+                order,
+                self._agent_env,
+                rig=self._rig(order),
+                fence=self._fence(),
             )
         except OSError as error:
             why = f"{folder} cannot be written: {error.strerror}"
@@ -334,6 +339,25 @@ class LocalOutpost(Outpost):
     def _rig(self, order: Order) -> str | None:  # noqa: ARG002 - one who inherits looks at it
         """Return where the order's rig is on this machine; None when the order itself says it."""
         return None
+
+    def _fence(self) -> dict[str, Any]:
+        """Return what the fence around agents is to be here."""
+        options = self.options
+        place = self.context.state_dir.absolute()
+        own = [place, self.root]
+        with contextlib.suppress(UsageError):
+            own.append(paths.state_dir(os.environ))
+        if (place.parent.parent / "ledger.db").exists():
+            own.append(place.parent.parent)
+        config = self.context.config_dir
+        return {
+            "mode": options.fence.value,
+            "own": [str(path) for path in own],
+            "config": str(config / "outposts.yaml") if config else "",
+            "write": [*options.fence_write],
+            "hide": [*options.fence_hide],
+            "show": [*options.fence_show],
+        }
 
     def _mailbox(self) -> Mailbox:
         from outpost_local.mail import Mailbox

@@ -1,0 +1,142 @@
+"""The fence of namespaces: mounts and processes of the agent's own, made without any rights.
+
+A user namespace gives the right to make the others. In them everything becomes read-only, what
+may be written is mounted writable again, what is hidden is covered; then all rights are dropped.
+Mounts that come from a namespace with more rights are locked: neither the agent nor a user
+namespace that it makes itself can take the covers off.
+"""
+
+from __future__ import annotations
+
+import os
+
+from outpost_core.worker.fence import calls
+from outpost_core.worker.fence.places import HIDE, WRITE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Devices that an agent of root may open; all others of /dev are only names to it. (An ordinary
+#: user opens what his permissions allow: his graphics card, a virtual machine, a serial port.)
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "console", "ptmx", "fuse", "kvm")
+#: Of /proc, what root could change the machine by, and read its memory.
+_OF_ROOT = ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "kcore", "kmsg", "keys", "scsi")
+#: Options of the empty folder that covers a hidden one.
+_EMPTY = "mode=000,size=4k,nr_inodes=2"
+_FRAME = "mode=755,size=1m"
+
+
+def enter(*, processes: bool) -> None:
+    """Go into new namespaces, as the same user; this process must have one thread only.
+
+    Args:
+        processes: let the children be in a process namespace of their own.
+
+    Raises:
+        OSError: this system does not let us.
+    """
+    uid, gid = os.geteuid(), os.getegid()
+    flags = calls.CLONE_NEWUSER | calls.CLONE_NEWNS | calls.CLONE_NEWIPC
+    calls.unshare(flags | (calls.CLONE_NEWPID if processes else 0))
+    _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/uid_map", f"{uid} {uid} 1\n")
+    _write("/proc/self/gid_map", f"{gid} {gid} 1\n")
+
+
+def cover(rules: Sequence[tuple[str, str]]) -> None:
+    """Make everything as the rules say, in this mount namespace.
+
+    Args:
+        rules: paths with `HIDE`, `READ` or `WRITE`, each after what it lies in.
+
+    Raises:
+        OSError: a mount was refused; give up this namespace then.
+    """
+    calls.mount("", "/", "", calls.MS_REC | calls.MS_PRIVATE)
+    # what is behind a cover is reached by these, also once it is covered
+    behind = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path, _ in rules}
+    calls.attributes("/", put=calls.ATTR_RDONLY, whole=True)
+    frames: list[str] = []
+    empty = ""
+    for place, (path, kind) in enumerate(rules):
+        source = f"/proc/self/fd/{behind[path]}"
+        inside = [deep for deep, _ in rules[place + 1 :] if deep.startswith(f"{path}/")]
+        if kind != HIDE:
+            calls.mount(source, path, "", calls.MS_BIND | calls.MS_REC)
+            if kind == WRITE:
+                _writable(path)
+            else:
+                calls.attributes(path, put=calls.ATTR_RDONLY, whole=True)
+        elif not os.path.isdir(source):
+            calls.mount("/dev/null", path, "", calls.MS_BIND)
+        elif inside:
+            calls.mount("outpost", path, "tmpfs", calls.MS_NOSUID | calls.MS_NODEV, _FRAME)
+            for deep in inside:
+                _make_place(deep, behind[deep])
+            frames.append(path)
+        elif empty:
+            calls.mount(empty, path, "", calls.MS_BIND)
+        else:
+            flags = calls.MS_NOSUID | calls.MS_NODEV | calls.MS_RDONLY
+            calls.mount("outpost", path, "tmpfs", flags, _EMPTY)
+            empty = path
+    for path in frames:
+        calls.attributes(path, put=calls.ATTR_RDONLY)
+    for fd in behind.values():
+        os.close(fd)
+    if os.geteuid() == 0:
+        _close_devices()
+
+
+def mount_proc() -> None:
+    """Show the processes of this namespace alone.
+
+    Raises:
+        OSError: refused, as in a container whose own /proc is partly covered.
+    """
+    flags = calls.MS_NOSUID | calls.MS_NODEV | calls.MS_NOEXEC
+    calls.mount("proc", "/proc", "proc", flags)
+    if os.geteuid() == 0:
+        for name in _OF_ROOT:
+            path = f"/proc/{name}"
+            if os.path.isdir(path):
+                calls.mount(path, path, "", calls.MS_BIND | calls.MS_REC)
+                calls.attributes(path, put=calls.ATTR_RDONLY, whole=True)
+            elif os.path.exists(path):
+                calls.mount("/dev/null", path, "", calls.MS_BIND)
+
+
+def _writable(path: str) -> None:
+    try:
+        calls.attributes(path, take=calls.ATTR_RDONLY, whole=True)
+    except PermissionError:  # something in it is read-only outside as well, and stays so
+        try:
+            calls.attributes(path, take=calls.ATTR_RDONLY)
+        except PermissionError:
+            pass
+
+
+def _make_place(path: str, behind: int) -> None:
+    """Make the name to mount something at, in the frame that covers what it is in."""
+    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+    if os.path.isdir(f"/proc/self/fd/{behind}"):
+        os.makedirs(path, 0o755, exist_ok=True)
+    elif not os.path.lexists(path):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def _close_devices() -> None:
+    for name in _DEVICES:
+        path = f"/dev/{name}"
+        if os.path.exists(path) and not os.path.islink(path):
+            calls.mount(path, path, "", calls.MS_BIND)
+    calls.attributes("/dev", put=calls.ATTR_NODEV)
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
