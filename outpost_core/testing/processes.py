@@ -55,6 +55,43 @@ def outliving(mark: str | Path, seconds: float = 20) -> dict[int, str]:
     return found
 
 
+def watcher(agent: int, parent: int, mark: str) -> int:
+    """Return the process that watches over an agent, as this side numbers it.
+
+    Args:
+        agent: what the agent takes for its own number; in a namespace of processes it has another.
+        parent: what it takes for its parent's.
+        mark: a text in its environment that no other worker has.
+
+    Raises:
+        LookupError: there is no such agent.
+    """
+    table = {int(entry.name): _numbers(entry) for entry in entries()}
+    for pid in mentioning(mark):
+        parents, numbers = table.get(pid, (0, []))
+        if numbers[-1:] != [agent] or len(numbers) < 2:
+            continue
+        while len(numbers) > 1:  # as long as it is inside
+            pid = parents
+            parents, numbers = table[pid]
+        return pid
+    if table.get(agent, (0, []))[0] == parent:
+        return parent
+    raise LookupError(f"no process {agent} has {mark} in its environment")
+
+
+def _numbers(entry: Path) -> tuple[int, list[int]]:
+    """Return the parent of a process, and its numbers in its namespaces, from ours inwards."""
+    parent, numbers = 0, []
+    with suppress(OSError):
+        for line in (entry / "status").read_text().splitlines():
+            if line.startswith("PPid:"):
+                parent = int(line.split()[1])
+            elif line.startswith("NSpid:"):
+                numbers = [int(number) for number in line.split()[1:]]
+    return parent, numbers
+
+
 class ArgumentsWatch:
     """Watches, as a context, the arguments of all processes for a text that must not be there.
 

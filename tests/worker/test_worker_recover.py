@@ -91,7 +91,7 @@ def test_one_that_hides_in_every_way_at_once_is_found(far, tmp_path):
     hide += " </dev/null >/dev/null 2>&1 &"
     names = [tmp_path / f"hidden{i}" for i in range(3)]
     script = "\n".join(hide.replace("NAME", str(name)) for name in names)
-    folder = far.publish(far.shell(f"{script}\nexec sleep 300"))
+    folder = far.publish(far.shell(f"{script}\nexec sleep 300"), fence={"mode": "off"})
     running = far.start(folder)
     pids = [far.pid_in(name) for name in names]
     far.working(folder)
@@ -107,7 +107,7 @@ def test_one_that_hides_in_every_way_at_once_is_found(far, tmp_path):
 
 def test_every_process_of_a_worker_carries_its_mark(far, tmp_path):
     script = f"env -i setsid /bin/sh -c 'echo $$ >{tmp_path}/pid; exec /bin/sleep 300'"
-    folder = far.publish(far.shell(script))
+    folder = far.publish(far.shell(script), fence={"mode": "off"})
     running = far.start(folder)
     pid = far.pid_in(tmp_path / "pid")
     assert mark.carried(pid) == mark.carried(running.pid) == mark.number(str(folder))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from outpost_core import faults
 from outpost_core.testing.checks.outcome import git, make_rig, rig_order
+from outpost_core.testing.processes import watcher
 from outpost_core.testing.registry import add_check, check
 from outpost_core.testing.trial import COUNT, HOLD, LEASH, expect
 from outpost_core.types import State
@@ -62,9 +63,12 @@ async def dead_supervisor_is_told(trial: Trial) -> None:
     """When what watches over an agent is killed, the worker ends as lost or failed, its tree
     ends with it, and it does not run again.
     """
-    order = trial.sh(f"{COUNT}; {LEASH}; setsid sh -c '{HOLD}' & echo $PPID >$CF_FOLDER/up; {HOLD}")
+    order = trial.sh(
+        f"{COUNT}; {LEASH}; setsid sh -c '{HOLD}' & echo $$ $PPID >$CF_FOLDER/up; {HOLD}"
+    )
     await trial.spawn(order)
-    os.kill(int(await trial.seen("up")), signal.SIGKILL)
+    agent, parent = map(int, (await trial.seen("up")).split())
+    os.kill(watcher(agent, parent, str(trial.folder)), signal.SIGKILL)
     (result,) = await trial.ended(order)
     expect(result.state in (State.LOST, State.FAILED), f"It is told as {result.state}.")
     await trial.spawn(order)

@@ -49,11 +49,11 @@ _AT_RECURSIVE = 0x8000
 _CAPABILITIES = (0x20080522).to_bytes(4, "little") + bytes(4)
 
 
-class _Int(_ctypes._SimpleCData):  # type: ignore[name-defined,misc]  # noqa: SLF001
+class _Int(_ctypes._SimpleCData):  # type: ignore[type-arg]  # noqa: SLF001
     _type_ = "i"
 
 
-class _Function(_ctypes.CFuncPtr):  # type: ignore[name-defined,misc]
+class _Function(_ctypes.CFuncPtr):
     _flags_ = 1 | 8  # C's way to call, and `errno` is kept
     _restype_ = _Int
 

@@ -1,4 +1,5 @@
-"""The first process of an agent's namespace: collects what ends there, and ends with its supervisor.
+"""The first process of an agent's namespace: collects what ends in it, and ends with its
+supervisor.
 
 When it ends, the kernel kills everything in its namespace, and nothing in there can leave it. It
 tells how the agent ended by one line: the wait status, and 1 when nothing else is left, else 0.

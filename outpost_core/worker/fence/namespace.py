@@ -111,7 +111,7 @@ def _writable(path: str) -> None:
     try:
         calls.attributes(path, take=calls.ATTR_RDONLY, whole=True)
     except PermissionError:  # something in it is read-only outside as well, and stays so
-        try:
+        try:  # noqa: SIM105 - contextlib would have to be imported
             calls.attributes(path, take=calls.ATTR_RDONLY)
         except PermissionError:
             pass

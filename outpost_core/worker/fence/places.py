@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from outpost_core.worker import files
+from outpost_core.worker import files, sockets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def rules(wanted: Wanted, *, exact: bool = True) -> list[tuple[str, str]]:
     found.put(HIDE, _secrets(homes, wanted.env))
     found.put(HIDE, _DOORS)
     if exact:
-        found.put(HIDE, _sockets(wanted.env))
+        found.put(HIDE, _sockets(wanted.root, wanted.env))
     found.put(HIDE, [wanted.root, *wanted.settings.get("own", ())])
     if exact:
         found.put(READ, [wanted.settings.get("config") or "/"])
@@ -211,7 +211,8 @@ def rules(wanted: Wanted, *, exact: bool = True) -> list[tuple[str, str]]:
     _take_settings(found, wanted.settings, homes)
     found.put(READ, _borrowed(wanted))
     found.put(
-        WRITE, (os.path.join(wanted.folder, files.WORK), os.path.join(wanted.folder, files.EXCHANGE))
+        WRITE,
+        (os.path.join(wanted.folder, files.WORK), os.path.join(wanted.folder, files.EXCHANGE)),
     )
     return found.listed()
 
@@ -282,7 +283,7 @@ def _secrets(homes: list[str], env: Mapping[str, str]) -> list[str]:
     return found
 
 
-def _sockets(env: Mapping[str, str]) -> list[str]:
+def _sockets(root: str, env: Mapping[str, str]) -> list[str]:
     """Return sockets and their folders through which more could be done than the agent may."""
     uid = os.getuid()
     found = [f"/run/user/{uid}"]
@@ -298,9 +299,12 @@ def _sockets(env: Mapping[str, str]) -> list[str]:
             if temporary.startswith("/"):
                 found.append(_tmux(temporary, uid))
     found.append(_tmux(_TEMPORARY[0], uid))
+    for place in sockets.folders(root, env):
+        sockets.claim(place)  # made now, so that it can be hidden
+        found.append(place)
     for folder in _TEMPORARY:
         found += _of_user(folder, uid)
-    try:
+    try:  # noqa: SIM105 - contextlib would have to be imported
         found += [f"/tmp/.X11-unix/{name}" for name in os.listdir("/tmp/.X11-unix")]  # noqa: S108
     except OSError:
         pass

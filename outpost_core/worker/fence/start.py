@@ -25,7 +25,7 @@ LANDLOCK = "landlock"
 WAYS = (NAMESPACE, MOUNTS, LANDLOCK)
 
 
-class Refused(OSError):
+class RefusedError(OSError):
     """This system does not let a fence be made that way."""
 
 
@@ -35,9 +35,9 @@ class Fenced:
     Attributes:
         fence: which fence it has, in words; "" when it could not be started behind any.
         pid: its process.
-        init: the first process of its namespace, below which all others are; 0 where it has none.
+        init: the first process of its namespace, above all others; 0 where it has none.
         told: descriptor on which that one tells how the agent ended, see `init`; -1.
-        life: descriptor that keeps that one alive: close it in every process but the supervisor; -1.
+        life: descriptor that keeps that one alive; only the supervisor may have it; -1.
         missing: why no better way worked, by way.
     """
 
@@ -99,7 +99,7 @@ class Command:
         os.dup2(self.output, 1)
         os.dup2(self.output, 2)
         os.chdir(self.folder)
-        os.execve(self.program, self.argv, self.env)
+        os.execve(self.program, self.argv, self.env)  # noqa: S606 - that is what it is for
 
 
 def start(command: Command, wanted: Wanted, only: Sequence[str] = WAYS) -> Fenced:
@@ -120,7 +120,7 @@ def start(command: Command, wanted: Wanted, only: Sequence[str] = WAYS) -> Fence
     for way in (way for way in WAYS if way in only):
         try:
             made = _start(command, places.rules(wanted, exact=way != LANDLOCK), way)
-        except Refused as error:
+        except RefusedError as error:
             where = f" at {error.filename}" if error.filename else ""
             missing[way] = f"{error.strerror}{where}"
         else:
@@ -164,7 +164,7 @@ def _start(command: Command, rules: Rules, way: str) -> Fenced:
             if what == b"init":
                 made.init = int(number)
             else:
-                kind = Refused if what == b"fence" else OSError
+                kind = RefusedError if what == b"fence" else OSError
                 raise _error(kind, int(number), os.fsdecode(where))
         if made.init:
             # its number outside: whom the lifeline's other end was given to

@@ -12,6 +12,7 @@ import pytest
 
 from outpost_core.types import Delivery, State
 from outpost_core.worker import removal
+from outpost_local.options import Fence
 
 
 def git(folder: Path, *argv: str) -> str:
@@ -72,7 +73,7 @@ def test_failed_work_is_on_the_rig_before_it_is_removed(tmux_place, rig):
 
 def test_where_the_rig_takes_nothing_the_work_is_kept_as_a_bundle(tmux_place, rig, tmp_path):
     async def main():
-        outpost = tmux_place.make()
+        outpost = tmux_place.make(fence=Fence.OFF)
         script = f"echo 2 > file; mv {rig} {rig}.away; exit 1"
         ended = await tmux_place.run(outpost, rig_order(tmux_place, rig, script))
         assert ended.state is State.FAILED
@@ -89,7 +90,7 @@ def test_where_the_rig_takes_nothing_the_work_is_kept_as_a_bundle(tmux_place, ri
 
 def test_what_the_rig_takes_after_all_is_said_to_be_there(tmux_place, rig):
     async def main():
-        outpost = tmux_place.make()
+        outpost = tmux_place.make(fence=Fence.OFF)
         script = f"echo 2 > file; mv {rig} {rig}.away; exit 1"
         await tmux_place.run(outpost, rig_order(tmux_place, rig, script))
         rig.with_name(f"{rig.name}.away").rename(rig)
@@ -116,7 +117,7 @@ def test_a_broken_repository_is_kept(tmux_place, rig):
 
 def test_what_cannot_be_rescued_is_removed_only_by_force(tmux_place, rig):
     async def main():
-        outpost = tmux_place.make()
+        outpost = tmux_place.make(fence=Fence.OFF)
         script = "echo 2 > file; rm -rf .git ../../../rigs; exit 1"
         await tmux_place.run(outpost, rig_order(tmux_place, rig, script))
         cleaned = await outpost.outpost_clean("gt-1.1", False)

@@ -115,7 +115,8 @@ def test_a_supervisor_killed_at_any_write_is_recovered_and_not_run_again(
         assert again.wait(30) == 0
         ended = (await place.end(outpost))["gt-1.1"]
         assert ended.state is (State.DONE if fault == "worker.agent_ended" else State.LOST)
-        assert not count.exists() or count.read_text() == "ran\n"
+        # the agent ends with its supervisor, perhaps just before it could write
+        assert not count.exists() or count.read_text() in ("", "ran\n")
 
     asyncio.run(main())
 
