@@ -59,7 +59,7 @@ def publish(
         order: the order; values of its secrets go to a file of their own.
         env: the base of the agent's environment, see `base_env`.
         rig: where the order's rig is on this machine; None when the order itself says it.
-        fence: what the fence around the agent is to be, see `fence.settings`; None for the best
+        fence: what the fence is to be, see `fence.places.Wanted`; None for the best
             that works here.
 
     Returns:

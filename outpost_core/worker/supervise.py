@@ -360,6 +360,7 @@ class Supervisor:
         else:
             from outpost_core.worker.fence import places, start
 
+            os.chdir(work)  # as it is without a fence
             fenced = start.start(
                 start.Command(argv, env, work, output, terminal),
                 places.Wanted(

@@ -116,9 +116,13 @@ def test_where_nobody_can_forget_it_the_next_attempt_is_named(outpost):
 
 @pytest.fixture
 def real(outpost):
-    outpost.config.write_text("outposts:\n  - {name: local, type: local, mode: process}\n")
+    outpost.config.write_text(
+        "outposts:\n  - {name: local, type: local, mode: process, fence_write: [~/counts]}\n"
+    )
     tools = outpost.folder / "tools"
     tools.mkdir()
+    counts = outpost.folder / "counts"
+    counts.mkdir()
 
     def run(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
         path = os.pathsep.join([str(tools), os.environ["PATH"]])
@@ -130,7 +134,7 @@ def real(outpost):
         )  # fmt: skip
 
     run.tools = tools
-    run.counted = outpost.folder / "ran"
+    run.counted = counts / "ran"
     return run
 
 
