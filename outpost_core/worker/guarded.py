@@ -12,44 +12,36 @@ import os
 import stat
 import time
 
+from outpost_core.worker import files
+
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_QUIET = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 #: Bytes of a small file of ours beyond which nothing of it is read.
 LONGEST = 1 << 20
 
 
 def text(path: str, most: int = LONGEST) -> str:
-    """Return the text of a regular file of ours, whole.
+    """Return the text of a plain file of ours, whole.
 
     Args:
-        path: the file; no link is followed at its end.
+        path: the file.
         most: the longest that it can be, in bytes.
 
     Returns:
         "" where there is no such file, or something else, or too much.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | _QUIET)
+        fd = files.open_plain(path)
     except OSError:
         return ""
     try:
-        about = os.fstat(fd)
-        if not stat.S_ISREG(about.st_mode) or about.st_size > most or not _ours(about):
-            return ""
-        parts = []
-        while data := os.read(fd, most + 1):
-            parts.append(data)
-            most -= len(data)
-            if most < 0:
-                return ""
-    except OSError:
-        return ""
+        size = os.fstat(fd).st_size
+        data = os.read(fd, most + 1) if size <= most else b""
+        return data.decode("utf-8", "surrogateescape") if len(data) <= most else ""
     finally:
         os.close(fd)
-    return b"".join(parts).decode("utf-8", "surrogateescape")
 
 
 def is_folder(path: str) -> bool:
@@ -86,30 +78,6 @@ def put_aside(path: str, why: str, report: Callable[[str], None]) -> str:
     except OSError:
         pass  # the note is for people; the work goes on without it
     return kept
-
-
-def open_lock(path: str, report: Callable[[str], None]) -> int:
-    """Open a lock file of ours, made where it is missing; anything else there is put aside.
-
-    Raises:
-        OSError: it can be neither opened nor made.
-    """
-    for last in (False, True):
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | _QUIET, 0o600)
-        except OSError:
-            if last or not os.path.lexists(path):
-                raise
-        else:
-            about = os.fstat(fd)
-            # a second name could be that of a file which matters
-            if stat.S_ISREG(about.st_mode) and _ours(about) and about.st_nlink <= 1:
-                return fd
-            os.close(fd)
-            if last:
-                break
-        put_aside(path, "is no lock file of ours", report)
-    raise PermissionError(1, "something else is put there again and again", path)
 
 
 def _ours(about: os.stat_result) -> bool:

@@ -7,7 +7,7 @@ import os
 import time
 
 from outpost_core.errors import WorkerError
-from outpost_core.worker import guarded, process
+from outpost_core.worker import files, process
 from outpost_core.worker.git import NETWORK_TIMEOUT
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
@@ -41,7 +41,7 @@ class Lock:
     def __enter__(self) -> Self:
         name = self._path.removesuffix(".git") + ".lock"
         while True:
-            self._fd = guarded.open_lock(name, self._report)
+            self._fd = files.open_own(name, os.O_RDWR)
             try:
                 self._wait(name)
                 if _is_at(self._fd, name):
