@@ -55,7 +55,7 @@ def restore(path: str, report: Callable[[str], None], *, sha256: bool | None = N
         OSError: it cannot be made.
     """
     folders = [path, f"{path}/objects", f"{path}/objects/info", f"{path}/objects/pack"]
-    if any(os.path.lexists(folder) and not _is_good(folder) for folder in folders):
+    if any(os.path.lexists(folder) and not is_good(folder) for folder in folders):
         guarded.put_aside(path, "was changed by others", report)
     for folder in [*folders, f"{path}/refs"]:
         os.makedirs(folder, 0o700, exist_ok=True)
@@ -68,16 +68,17 @@ def restore(path: str, report: Callable[[str], None], *, sha256: bool | None = N
     if guarded.text(f"{path}/HEAD") != _HEAD:
         _replace(f"{path}/HEAD", _HEAD)
     for name in os.listdir(f"{path}/objects/info"):  # further places with objects, and the like
-        _remove(f"{path}/objects/info/{name}")
+        remove(f"{path}/objects/info/{name}")
     with os.scandir(f"{path}/objects/pack") as entries:
         for entry in entries:
             known = entry.name.startswith("pack-") and entry.name.endswith(_KINDS)
             known = known or entry.name.startswith(("tmp_", ".tmp-"))  # of a git at work
             if not known or not entry.is_file(follow_symlinks=False):
-                _remove(entry.path)
+                remove(entry.path)
 
 
-def _is_good(folder: str) -> bool:
+def is_good(folder: str) -> bool:
+    """Whether a folder is ours itself and nobody else's to write; a loose mode is made tight."""
     if not guarded.is_folder(folder) and not os.path.islink(folder):
         try:  # made under a loose umask, perhaps
             os.chmod(folder, 0o700)
@@ -88,11 +89,12 @@ def _is_good(folder: str) -> bool:
 
 def _replace(path: str, content: str) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
-        _remove(path)
+        remove(path)
     write(path, content)
 
 
-def _remove(path: str) -> None:
+def remove(path: str) -> None:
+    """Remove what somebody else has put there: a link itself, a folder with all that is in it."""
     from outpost_core.worker import removal  # only where somebody changed something
 
     removal.remove(path)
@@ -157,7 +159,7 @@ class Frame:
         folder, name = os.path.split(mirror)
         for left in os.listdir(folder):  # of a holder of the lock that was killed
             if left.startswith(f".{name}."):
-                _remove(os.path.join(folder, left))
+                remove(os.path.join(folder, left))
         self.path = os.path.join(folder, f".{name}.{os.getpid()}.{os.urandom(8).hex()}")
         os.mkdir(self.path, 0o700)
         os.mkdir(f"{self.path}/refs", 0o700)

@@ -11,7 +11,7 @@ import errno
 import os
 
 from outpost_core.errors import UsageError, WorkerError
-from outpost_core.worker import attributes, beads, dirt, files, guarded, ownfolder, resume
+from outpost_core.worker import attributes, beads, copies, dirt, files, guarded, ownfolder, resume
 from outpost_core.worker.files import CREDENTIALS, root_of
 from outpost_core.worker.folders import StrangeError, open_folder
 from outpost_core.worker.foresee import check_branch_free, identity
@@ -59,6 +59,7 @@ def repository(order: Mapping[str, Any] | None, folder: str) -> Own:
     if order is None:
         return Own(folder, theirs, git_dir, top, borrows=ownfolder.borrowed(git_dir))
     rig = target(order)
+    copies.restore_if_hosted(root_of(folder), rig, lambda _: None)
     mirror = mirror_path(root_of(folder), order["rig"])
     known = os.path.join(git_dir, "config")
     sha256 = _SHA256 in guarded.text(known if os.path.exists(known) else f"{mirror}/config")

@@ -22,19 +22,30 @@ from typing import IO
 
 from outpost_core import faults
 from outpost_core.errors import SpawnRefusedError, UsageError, WorkerError
-from outpost_core.worker import files
-from outpost_core.worker.git import Git, environment, read, write
-from outpost_ssh.far.snapshot import LONGEST_HEAD, OWN, Snapshot, private
+from outpost_core.worker import copies, files, guarded, store
+from outpost_core.worker.copies import HOSTED, KNOWN
+from outpost_core.worker.git import Git, environment, write
+from outpost_ssh.far.snapshot import LONGEST_HEAD, OWN, Snapshot, check_oid, private
 
-HOSTED = "hosted"
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,39}-[0-9a-f]{32}", re.ASCII)
-_KNOWN = "outpost-known"
+_SETTINGS = (
+    "-c",
+    "core.hooksPath=/dev/null",
+    "-c",
+    "gc.auto=0",
+    "-c",
+    "core.commitGraph=false",
+    "-c",
+    "core.multiPackIndex=false",
+)
 #: Seconds after which a lock file of git is of a process that is gone.
 _OLD_LOCK = 600.0
 #: From so many changed refs on they are packed; from so many packs on those are joined.
 _MANY = 500
 _MANY_PACKS = 60
 _RETRIES = 5
+#: Seconds after which who holds the lock is none of ours.
+_PATIENCE = 1800.0
 
 
 class MissingError(WorkerError):
@@ -61,13 +72,13 @@ class Hosted:
 
     @property
     def exists(self) -> bool:
-        """Whether it was made."""
-        return (self.path / "HEAD").exists()
+        """Whether it was made, and is a folder of ours."""
+        return copies.is_there(str(self.path))
 
     @property
     def digest(self) -> str:
         """What it was last made equal to; "" when that is not certain."""
-        return read(str(self.path / _KNOWN)).partition("\n")[0]
+        return self._known_text().partition("\n")[0]
 
     def follows(self, digest: str) -> bool:
         """Whether the copy is equal to what its owner has; then it is in use from now on."""
@@ -76,15 +87,15 @@ class Hosted:
         with self.lock():  # against its removal
             same = self.digest == digest
             with contextlib.suppress(FileNotFoundError):
-                os.utime(self.path / _KNOWN)
+                os.utime(self.path / KNOWN, follow_symlinks=False)
             return same
 
     @property
     def used(self) -> float:
         """When its owner last asked for it; now when there is none."""
-        for path in (self.path / _KNOWN, self.path):
+        for path in (self.path / KNOWN, self.path):
             with contextlib.suppress(FileNotFoundError):
-                return path.stat().st_mtime
+                return path.lstat().st_mtime
         return time.time()
 
     def unsent(self) -> dict[str, str]:
@@ -98,6 +109,7 @@ class Hosted:
 
     def refs(self) -> dict[str, str]:
         """Return every ref with its object."""
+        self.restore()
         if not self.exists:
             return {}
         form = "--format=%(objectname) %(refname)"
@@ -107,7 +119,21 @@ class Hosted:
 
     def shallow(self) -> list[str]:
         """Return the commits whose parents are not here."""
-        return read(str(self.path / "shallow")).split()
+        return store.shallow(str(self.path)).split()
+
+    def restore(self) -> None:
+        """Let it have our settings alone: agents of this machine may have changed it.
+
+        Raises:
+            SpawnRefusedError: it cannot be.
+        """
+        try:
+            copies.restore(str(self.path), lambda _: None)
+        except OSError as error:
+            raise _refused(f"{self.path.name}: {error.strerror or error}") from error
+
+    def _known_text(self) -> str:
+        return guarded.text(str(self.path / KNOWN), store.MOST)
 
     # --- what comes from the other machine ----------------------------------------------------
 
@@ -122,7 +148,7 @@ class Hosted:
             SpawnRefusedError: it cannot be taken, and why.
             UsageError: that is not what the file holds.
         """
-        with file.open("rb") as stream:
+        with os.fdopen(files.open_plain(str(file)), "rb") as stream:
             line = stream.readline(LONGEST_HEAD)
             sent = Snapshot.parse(line)
             with self.lock():
@@ -147,11 +173,12 @@ class Hosted:
         private(self.path.parent)
         name = self.path.with_suffix(".lock")
         while True:
-            fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = files.open_own(str(name), os.O_RDWR)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
+                _wait(fd, name)
                 if not _is_file(fd, name):
                     continue  # it went with the copy that it was for
+                self.restore()
                 self._sweep()
                 yield
                 return
@@ -167,31 +194,18 @@ class Hosted:
         oldest = time.time() - _OLD_LOCK
         for path in (*self.path.glob("*.lock"), *self.path.glob("refs/**/*.lock")):
             with contextlib.suppress(OSError):
-                if path.stat().st_mtime < oldest:
+                if path.lstat().st_mtime < oldest:
                     path.unlink()
 
     def _make(self, form: str) -> None:
         sha256 = form == "sha256"
         if self.exists:
-            if ("objectformat = sha256" in read(str(self.path / "config"))) != sha256:
+            if copies.is_sha256(str(self.path)) != sha256:
                 raise _refused(f"{self.path} holds a repository of another object format")
             return
         for name in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "hooks"):
             private(self.path / name)
-        lines = [
-            "[core]",
-            f"\trepositoryformatversion = {int(sha256)}",
-            "\tbare = true",
-            *(["[extensions]", "\tobjectformat = sha256"] if sha256 else []),
-            "[gc]",
-            "\tauto = 0",
-            "[receive]",
-            "\tautogc = false",
-            # an order may begin at a commit that no branch holds
-            "[uploadpack]",
-            "\tallowAnySHA1InWant = true",
-        ]
-        write(str(self.path / "config"), "\n".join(lines) + "\n")
+        write(str(self.path / "config"), copies.config(sha256=sha256))
         write(str(self.path / "HEAD"), "ref: refs/heads/main\n")
 
     def _index(self, stream: IO[bytes]) -> None:
@@ -215,8 +229,8 @@ class Hosted:
         """Run git with an open file or a text as its input."""
         import tempfile  # seldom needed
 
-        argv = ["git", "-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0", *args]
-        env = {**environment(os.environ), "GIT_DIR": str(self.path)}
+        argv = ["git", *_SETTINGS, *args]
+        env = {**environment(os.environ, remote=False), "GIT_DIR": str(self.path)}
         with contextlib.ExitStack() as stack:
             if stdin is None:
                 stdin = stack.enter_context(tempfile.TemporaryFile())
@@ -238,7 +252,7 @@ class Hosted:
     def _make_shallow(self, sent: Sequence[str]) -> None:
         """Let history end where it ends there, and where it has to end here for older commits."""
         path = str(self.path / "shallow")
-        old = read(path).split()
+        old = self.shallow()
         if not old and not sent:
             return
         keep = dict.fromkeys(sent)
@@ -321,7 +335,7 @@ class Hosted:
         return True
 
     def _point_head(self, head: str) -> None:
-        now = read(str(self.path / "HEAD")).strip()
+        now = guarded.text(str(self.path / "HEAD")).strip()
         if head and head != now:
             if head.startswith("ref: "):
                 self._git.run("symbolic-ref", "HEAD", head.removeprefix("ref: "))
@@ -332,14 +346,16 @@ class Hosted:
 
     def _known(self) -> dict[str, set[str]]:
         known: dict[str, set[str]] = {}
-        for line in read(str(self.path / _KNOWN)).splitlines()[1:]:
+        for line in self._known_text().splitlines()[1:]:
             value, _, name = line.partition(" ")
+            if not store.is_hash(value):
+                continue  # somebody else has written it
             known.setdefault(name, set()).add(value)
         return known
 
     def _note(self, known: Mapping[str, Iterable[str]], digest: str = "") -> None:
         lines = [f"{value} {name}\n" for name in known for value in known[name]]
-        write(str(self.path / _KNOWN), f"{digest}\n{''.join(lines)}")
+        write(str(self.path / KNOWN), f"{digest}\n{''.join(lines)}")
 
     def learn(self, came_home: Mapping[str, str]) -> None:
         """Note that values of refs are on the other machine now: those refs follow it again."""
@@ -360,17 +376,19 @@ class Hosted:
             whole: with all of their history, as if nothing were there.
 
         Raises:
+            UsageError: a commit is no hash.
             WorkerError: it cannot be made.
         """
-        lines = [f"{value}\n" for value in wanted]
+        self.restore()
+        lines = [f"{check_oid(value)}\n" for value in wanted]
         if not whole:
             known = {value for values in self._known().values() for value in values}
             lines += [f"^{value}\n" for value in known]
         argv = ["pack-objects", "--revs", "--stdout", "--thin", "--delta-base-offset", "-q"]
         with file.open("wb") as out:
-            env = {**environment(os.environ), "GIT_DIR": str(self.path)}
+            env = {**environment(os.environ, remote=False), "GIT_DIR": str(self.path)}
             done = subprocess.run(
-                ["git", *argv],
+                ["git", *_SETTINGS, *argv],
                 cwd=self.path,
                 env=env,
                 input="".join(lines).encode(),
@@ -384,10 +402,21 @@ class Hosted:
             raise WorkerError(f"the work cannot be packed: {words}", reason="internal")
 
 
+def _wait(fd: int, name: Path) -> None:
+    """Wait for a lock that nobody of ours holds for longer than `_PATIENCE`."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if time.monotonic() > deadline:
+            raise _refused(f"{name} is held by another process since {_PATIENCE:g} s")
+        time.sleep(0.01)
+
+
 def _is_file(fd: int, path: Path) -> bool:
     """Whether an open file is the one at a path."""
     try:
-        return os.path.samestat(os.fstat(fd), path.stat())
+        return os.path.samestat(os.fstat(fd), path.lstat())
     except FileNotFoundError:
         return False
 

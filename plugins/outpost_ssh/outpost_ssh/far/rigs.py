@@ -33,6 +33,7 @@ import re
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,9 +47,10 @@ from outpost_core.errors import (
 )
 from outpost_core.types import Json, split_worker_id
 from outpost_core.worker import files, status
+from outpost_core.worker.copies import HOSTED
 from outpost_core.worker.names import check_branch
 from outpost_core.worker.refs import checkpoint_ref, owner_of, ref_of
-from outpost_ssh.far.hosted import HOSTED, Hosted, MissingError
+from outpost_ssh.far.hosted import Hosted, MissingError
 from outpost_ssh.far.hosting import HOME, HostingOutpost, copy_of
 from outpost_ssh.far.snapshot import check_oid, private, told
 from outpost_ssh.far.unused import INCOMING, OUTGOING, sweep_stale
@@ -100,7 +102,7 @@ def _append(outpost: HostingOutpost, file: Path, offset: int, data: bytes, size:
 
     try:
         private(file.parent)
-        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = files.open_own(str(file), os.O_RDWR)
     except OSError as error:
         raise _no_room(file, error.strerror or str(error)) from error
     try:
@@ -146,7 +148,7 @@ async def take(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
 
 def _take(hosted: Hosted, file: Path, wanted: str) -> None:
     try:
-        with file.open("rb") as stream:
+        with _open(file) as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             stream.seek(0)
             head = hashlib.sha256(stream.readline()).hexdigest()
@@ -219,12 +221,30 @@ def _want(outpost: HostingOutpost, worker: str, params: Mapping[str, Json]) -> J
     place = _outgoing(outpost, worker)
     asked = {**answer, "whole": whole}
     made = files.load(str(place), "about.json")
-    if made is None or made.get("asked") != asked or not (place / str(made["sha256"])).exists():
+    if made is None or made.get("asked") != asked or not _is_packed(place, made):
         made = _pack(hosted, place, wanted, asked)
     answer |= {"sha256": made["sha256"], "size": made["size"], "data": ""}
     if made["size"] <= CHUNK:
-        answer["data"] = base64.b64encode((place / made["sha256"]).read_bytes()).decode("ascii")
+        with _open(place / made["sha256"]) as stream:
+            answer["data"] = base64.b64encode(stream.read(CHUNK)).decode("ascii")
     return answer
+
+
+def _is_packed(place: Path, made: Mapping[str, Any]) -> bool:
+    """Whether a pack is there as its note says; an agent of this machine may have written that."""
+    digest, size = made.get("sha256"), made.get("size")
+    if not isinstance(digest, str) or not _SHA256.fullmatch(digest) or type(size) is not int:
+        return False
+    try:
+        with _open(place / digest) as stream:
+            return os.fstat(stream.fileno()).st_size == size
+    except OSError:
+        return False
+
+
+def _open(file: Path) -> BufferedReader:
+    """Open a plain file of ours; raises OSError for a link, a FIFO and the like."""
+    return os.fdopen(files.open_plain(str(file)), "rb")
 
 
 def _pack(
@@ -302,7 +322,7 @@ def _large_take(hosted: Hosted, file: Path, oid: str) -> bool:
 
 
 def _read(file: Path, offset: int) -> bytes:
-    with file.open("rb", buffering=0) as stream:
+    with _open(file) as stream:
         os.utime(file.parent)  # it is in use
         return os.pread(stream.fileno(), CHUNK, offset)
 

@@ -15,9 +15,10 @@ from typing import Final
 
 from outpost_core.errors import OutpostError
 from outpost_core.worker import bundles, files, removal
+from outpost_core.worker.copies import HOSTED
 from outpost_core.worker.git import read
 from outpost_core.worker.mirror import mirror_path
-from outpost_ssh.far.hosted import HOSTED, Hosted
+from outpost_ssh.far.hosted import Hosted
 
 #: Seconds without an order after which a copy is removed.
 UNUSED: Final = 30 * 86400.0

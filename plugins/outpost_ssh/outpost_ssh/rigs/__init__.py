@@ -32,7 +32,7 @@ from outpost_core.reporting import report
 from outpost_core.types import Cleaned, Json, Order, WorkerStatus
 from outpost_core.worker import files
 from outpost_core.worker.names import redact
-from outpost_ssh.far.snapshot import Snapshot, key_of, local_path, private
+from outpost_ssh.far.snapshot import Snapshot, check_oid, key_of, local_path, private
 from outpost_ssh.rigs.homing import Homing
 from outpost_ssh.rigs.localrig import GitError, LocalRig, digest_of
 
@@ -51,6 +51,8 @@ _WORTH_SAYING: Final = 4 << 20
 _REPORT_EVERY: Final = 0.5
 #: Answers in which a copy's commits are told, many thousands in each; more never end.
 _MOST_PAGES: Final = 256
+#: Hashes in one answer; the far side tells fewer.
+_MOST_HASHES: Final = 100_000
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
@@ -311,10 +313,10 @@ class _Pusher:
             )
             if answer.get("same"):
                 return
-            have += [str(tip) for tip in answer.get("tips") or ()]
+            have += _hashes(answer.get("tips"))
             # where history begins later there than here, what is there is not all that it needs
-            deeper = deeper or not set(answer.get("shallow") or ()) <= set(snapshot.shallow)
-            after = answer.get("next")
+            deeper = deeper or not set(_hashes(answer.get("shallow"))) <= set(snapshot.shallow)
+            after = str(answer.get("next") or "")[:64] or None
             if not after:
                 break
             pages += 1
@@ -333,7 +335,7 @@ class _Pusher:
             asked: dict[str, Json] = {"key": self._key, "sha256": name, "digest": digest}
             told = _answer(await self._outpost.call("x-rig-take", asked))
             file.unlink(missing_ok=True)
-            missing = str(told.get("missing") or "")
+            missing = str(told.get("missing") or "")[:400]
             if not missing:
                 faults.point("rig.taken")
                 return
@@ -397,6 +399,13 @@ class _Pusher:
         if type(there) is not int or there < 0:
             raise UnreachableError(f"{self._outpost.name} answered nonsense to an upload")
         return there
+
+
+def _hashes(value: object) -> list[str]:
+    """Return hashes of objects that the outpost tells of; what is none goes to no git."""
+    if not isinstance(value, list | tuple | None) or len(value or ()) > _MOST_HASHES:
+        raise OutpostError("a list of hashes was expected from the outpost")
+    return [check_oid(each) for each in value or ()]
 
 
 def _answer(value: Json) -> dict[str, Any]:

@@ -9,9 +9,11 @@ hooks refuse stay as they are.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
+import resource
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -38,6 +40,9 @@ _OLD_FLAWS: Final = ",".join(
         *("zeroPaddedFilemode", "zeroPaddedDate", "missingEmail", "missingNameBeforeEmail"),
     )
 )
+#: Bytes of memory for taking in what another machine has packed: a few kilobytes of a pack can
+#: stand for an object of any size.
+MEMORY: Final = 4 << 30
 #: Beginning of a ref under which an order's base travels that no branch or tag holds.
 BASE: Final = "refs/outpost-base/"
 _HEADS: Final = "refs/heads/"
@@ -79,6 +84,7 @@ async def git(
     text: bytes | None = None,
     source: IO[bytes] | None = None,
     out: IO[bytes] | None = None,
+    memory: int = 0,
 ) -> Done:
     """Run git on a repository and return how it ended; it is ended when the caller is cancelled.
 
@@ -89,6 +95,7 @@ async def git(
         text: what it reads.
         source: or a file that it reads from where that stands.
         out: where its output goes, instead of into the answer.
+        memory: bytes that it may take, where the system can hold it to that; 0 for any number.
 
     Raises:
         GitError: git cannot be started.
@@ -111,6 +118,9 @@ async def git(
     except OSError as error:
         raise GitError(f"git cannot be run: {error.strerror}", mend="install git here") from error
     try:
+        if memory and hasattr(resource, "prlimit"):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                resource.prlimit(child.pid, resource.RLIMIT_DATA, (memory, memory))
         said, err = await child.communicate(text)
     except BaseException:
         if child.returncode is None:
@@ -310,7 +320,7 @@ class LocalRig:
         with pack.open("rb") as source:
             done = await git(
                 folder, folder, "index-pack", "--stdin", "--fix-thin", f"--strict={_OLD_FLAWS}",
-                source=source,
+                source=source, memory=MEMORY,
             )  # fmt: skip
         if done.code:
             raise GitError(f"what came from there cannot be taken: {done.words}")

@@ -9,14 +9,17 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from outpost_core.errors import OutpostError, UsageError
 from outpost_core.types import Order, WorkerStatus
 from outpost_core.worker import files
-from outpost_core.worker.refs import checkpoint_ref
-from outpost_ssh.far.snapshot import private
+from outpost_core.worker.names import check_branch
+from outpost_core.worker.refs import checkpoint_ref, owner_of
+from outpost_ssh.far.snapshot import check_oid, private
 
 #: Places of notes: not home yet; home, and not cleaned yet; being cleaned.
 WAITING: Final = "waiting"
@@ -60,6 +63,26 @@ class Note:
 def name_of(status: WorkerStatus) -> str:
     """Return the name of a worker's note."""
     return f"{status.id}.{status.digest[:16]}"
+
+
+def _note(name: str, told: Mapping[str, Any]) -> Note:
+    """Return the note that a file holds; raises many kinds of errors for one that is none."""
+    worker, rig, home, attempt = told["worker"], told["rig"], told.get("home", ""), told["attempt"]
+    ref = told.get("ref") or checkpoint_ref(worker)  # 0.1 wrote none
+    if worker != name.rpartition(".")[0] or owner_of(ref, worker) is None:
+        raise ValueError("it is another worker's")
+    if not rig.startswith("/") or home[:1] not in ("", "/") or type(attempt) is not int:
+        raise ValueError("its repository or its attempt")
+    return Note(
+        name=name,
+        worker=worker,
+        rig=rig,
+        branch=check_branch(told["branch"]),
+        attempt=attempt,
+        home=home,
+        kept=tuple(check_oid(each) for each in told.get("kept", ())),
+        ref=ref,
+    )
 
 
 class Notes:
@@ -113,20 +136,27 @@ class Notes:
         return [name for name in self.names(place) if name.rpartition(".")[0] == worker]
 
     def read(self, place: str, name: str) -> Note | None:
-        """Return a note; None when it is not there (any more)."""
-        told = files.load(str(self._folder / place), f"{name}.json")
-        if told is None:
-            return None
-        return Note(
-            name=name,
-            worker=told["worker"],
-            rig=told["rig"],
-            branch=told["branch"],
-            attempt=told["attempt"],
-            home=told.get("home", ""),
-            kept=tuple(told.get("kept", ())),
-            ref=told.get("ref") or checkpoint_ref(told["worker"]),  # 0.1 wrote none
-        )
+        """Return a note; None when it is not there (any more).
+
+        Raises:
+            OutpostError: it cannot be read, or says what no note does. What it says decides which
+                branch of which repository is moved.
+        """
+        try:
+            told = files.examine(str(self._folder / place), f"{name}.json")
+            return None if told is None else _note(name, told)
+        except (
+            files.Broken,
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            UsageError,
+        ) as error:
+            raise OutpostError(
+                f"the note on where the work of {name} goes cannot be read: {error}",
+                mend=f"look at it: {self._path(place, name)}; without it, the work stays there",
+            ) from error
 
     def keep(self, note: Note, checkpoint: str) -> None:
         """Write down, before it comes in, that a checkpoint is the worker's.
