@@ -122,7 +122,7 @@ def check_open(fd: int, path: str) -> os.stat_result:
     return found
 
 
-def claim(root: str) -> str:
+def claim(root: str, *, make: bool = True) -> str:
     """Have a state folder that is this user's alone: make it, or look at the one that is there.
 
     What is missing above it is made, for nobody else to look into, whatever the umask. One that
@@ -131,6 +131,7 @@ def claim(root: str) -> str:
 
     Args:
         root: the folder; it may be a link to one.
+        make: make it where it is missing; else one that is missing is fine.
 
     Returns:
         A sentence when it was closed; else "".
@@ -142,24 +143,10 @@ def claim(root: str) -> str:
     """
     real, missing = walk(root, above=True)
     if missing:
-        _make_all(real, missing)
+        if make:
+            _make_all(real, missing)
         return ""
     return _close(real)
-
-
-def look(root: str) -> None:
-    """Raise what `claim` would raise of a state folder that is there; changes nothing.
-
-    Raises:
-        NotPrivateError: see `claim`.
-        OSError: it cannot be looked at.
-    """
-    real, missing = walk(root, above=True)
-    if not missing:
-        found = os.lstat(real)
-        _check_mine(real, found)
-        if _writers(found, real):
-            _check_content(real, found)
 
 
 def make(path: str) -> None:
@@ -231,7 +218,13 @@ def _close(real: str) -> str:
         _check_content(real, found)
     elif not _STATE.issuperset(os.listdir(real)):
         return ""  # others can read the names in it, and what is ours in it is closed by itself
-    os.chmod(real, 0o700)
+    try:
+        os.chmod(real, 0o700)
+    except OSError as error:
+        if not who:
+            return ""
+        why = f"{who} can write it, and it cannot be closed: {error.strerror}"
+        raise NotPrivateError(real, why, f"chmod go-w {real}") from None
     if not who:
         return ""
     return f"{who} could write {real}; nothing of others was in it, and it is closed to them now"
@@ -347,10 +340,10 @@ def _is_unmapped(uid: int) -> bool:
     places where everybody can make something.
     """
     try:
-        with open("/proc/sys/kernel/overflowuid", encoding="ascii") as file:
+        with open("/proc/sys/kernel/overflowuid", "rb") as file:
             if uid != int(file.read()):
                 return False
-        with open("/proc/self/uid_map", encoding="ascii") as file:
+        with open("/proc/self/uid_map", "rb") as file:
             ranges = [[int(word) for word in line.split()] for line in file]
     except (OSError, ValueError):
         return False

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import socket
-import stat
 import struct
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from outpost_core.worker import publish
+from outpost_core.worker import private, publish
 from outpost_ssh.options import SshOptions
 
 if TYPE_CHECKING:
@@ -105,12 +104,12 @@ def _folder() -> Path | None:
     else:
         folder = Path(tempfile.gettempdir()) / f"outpost-{os.getuid()}"
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
+        private.check(str(folder.parent))
+        private.claim(str(folder))
+        private.make(str(folder))
     except OSError:
         return None
-    mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
-    return folder if mine and not found.st_mode & 0o077 else None
+    return folder
 
 
 def lock(path: Path) -> int | None:
