@@ -19,6 +19,7 @@ from stat import S_ISDIR, S_ISLNK
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
 #: Links that are followed on one path, as the system does.
 _LINKS = 40
@@ -49,6 +50,9 @@ class NotPrivateError(PermissionError):
         self.path = path
         self.why = why
         self.mend = mend
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.why, self.mend)
 
 
 def walk(path: str, *, above: bool = False) -> tuple[str, list[str]]:

@@ -27,7 +27,7 @@ def open_place(tmp_path: Path) -> Iterator[Path]:
     import shutil
     import tempfile
 
-    place = Path(tempfile.mkdtemp(dir="/tmp"))
+    place = Path(tempfile.mkdtemp(dir=os.environ.get("TMPDIR", "/tmp")))
     place.chmod(0o755)
     yield place
     shutil.rmtree(place)
@@ -121,8 +121,12 @@ def _put_list(folder: Path) -> None:
 
 
 @needs_root
-def test_in_a_user_namespace_the_owner_of_the_system_has_no_number(open_place: Path) -> None:
+def test_in_a_user_namespace_the_owner_of_the_system_has_no_number(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """There `/` belongs to nobody, as in a toolbox; what is mine is mine still."""
+    monkeypatch.setenv("TMPDIR", "/var/lib")  # a place that all can write is another matter
+    open_place: Path = request.getfixturevalue("open_place")
     for name in ("mine", "tmp/theirs/mine"):
         (open_place / name).mkdir(parents=True)
         give(open_place / name, ME)

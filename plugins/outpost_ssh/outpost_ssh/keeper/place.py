@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import socket
+import stat
 import struct
 import sys
 import tempfile
@@ -105,11 +106,12 @@ def _folder() -> Path | None:
         folder = Path(tempfile.gettempdir()) / f"outpost-{os.getuid()}"
     try:
         private.check(str(folder.parent))
-        private.claim(str(folder))
-        private.make(str(folder))
+        private.make_missing(str(folder))
+        found = folder.lstat()
     except OSError:
         return None
-    return folder
+    mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    return folder if mine and not found.st_mode & 0o077 else None
 
 
 def lock(path: Path) -> int | None:
