@@ -69,7 +69,8 @@ def walk(path: str, *, above: bool = False) -> tuple[str, list[str]]:
         NotPrivateError: somebody but this user and root could change what is found there.
         OSError: it cannot be looked at.
     """
-    waiting = [part for part in reversed(os.path.join(os.getcwd(), path).split("/")) if part]
+    whole = path if path.startswith("/") else os.path.join(os.getcwd(), path)
+    waiting = [part for part in reversed(whole.split("/")) if part]
     at, shared, links = "/", False, 0
     _check(at, os.lstat(at), shared=False)
     while waiting:
