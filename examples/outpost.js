@@ -12,8 +12,8 @@
 //
 // What is hard about a worker (one clone and one agent per order, checkpoints, delivery, a process
 // tree that ends as a whole) is done by Outpost's own far side, a Python module that this program
-// calls: `python3 -m outpost_core.worker publish|stop|recover|clean`. Where that is not wanted, only
-// the functions under "workers" have to be written anew.
+// calls: `python3 -m outpost_core.worker publish|list|stop|recover|clean`. Where that is not wanted,
+// only the functions under "workers" have to be written anew.
 
 "use strict";
 
@@ -184,14 +184,12 @@ const methods = {
   },
 
   // Every worker, in the order of their names, in pages that fit a line.
-  list({ after = null, limit = Infinity }) {
+  async list({ after = null, limit = Infinity }) {
     const workers = [];
     let room = MAX_FRAME - 1024;
     let next = null;
-    for (const name of names().sort()) {
-      if (after !== null && name <= after) continue;
-      const status = look(name);
-      if (status === null) continue;
+    for (const status of [...(await look()).values()].sort((a, b) => (a.id < b.id ? -1 : 1))) {
+      if (after !== null && status.id <= after) continue;
       room -= Buffer.byteLength(JSON.stringify(status)) + 1;
       if (workers.length > 0 && (room < 0 || workers.length >= limit)) {
         next = workers.at(-1).id;
@@ -213,16 +211,16 @@ const methods = {
     const until = Date.now() + Math.min(wait, 60) * 1000;
     let givenUp = false;
     givingUp.set(id, () => (givenUp = true));
-    for (let pause = 4; ; pause = Math.min(pause * 1.3, 100)) {
-      // asked before reading: what was written before the end is then read for certain
-      const over = fs.existsSync(path.join(folder, "result.json"));
-      const data = readFrom(path.join(folder, "output.log"), offset, most);
-      if (data.length > 0) return { data: data.toString("base64"), end: false };
-      if (over) return { data: "", end: true };
-      if (!over && Date.now() >= until) {
-        look(name); // a worker whose supervisor is gone comes to its end by this
-        return { data: "", end: false };
+    for (let pause = 4; ; pause = Math.min(pause * 1.3, 250)) {
+      let data = readFrom(path.join(folder, "output.log"), offset, most);
+      if (data.length === 0) {
+        const over = !((await look()).get(name)?.result === null);
+        // what was written before its end is read for certain once that was seen
+        data = readFrom(path.join(folder, "output.log"), offset, most);
+        if (data.length === 0 && over) return { data: "", end: true };
       }
+      if (data.length > 0) return { data: data.toString("base64"), end: false };
+      if (Date.now() >= until) return { data: "", end: false };
       if (givenUp) throw new Trouble("cancelled", "it was cancelled");
       await new Promise((go) => setTimeout(go, pause));
     }
@@ -231,7 +229,7 @@ const methods = {
   async stop({ worker: name, grace }) {
     if (!isWorker(name)) return; // stopping what is not there is fine
     await done(await worker(["stop", folderOf(name), "--grace", String(grace)]));
-    look(name);
+    await look(); // a worker whose supervisor is gone comes to its end by this
   },
 
   async clean({ worker: name, force = false }) {
@@ -244,9 +242,11 @@ const methods = {
 // --- workers: a folder each, as outpost_core.worker keeps them ------------------------------------
 
 const ID = /^[A-Za-z0-9][A-Za-z0-9._-]{0,95}\.[1-9][0-9]{0,5}$/;
-const endedWorkers = new Map(); // name → [inode of its folder, its status]
-const digests = new Map(); // likewise, its order's digest
 const recovering = new Map(); // name → when its recovery was started last
+// What lives on when this program has ended gets no more of its environment than it needs, since
+// others can read that as long as it lives.
+const NEEDED =
+  /^(PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_.*|TZ|TMPDIR|PYTHONPATH|OUTPOST_(FAULT|GIT_.*))$/;
 
 function folderOf(name) {
   return path.join(ROOT, "workers", name);
@@ -262,38 +262,17 @@ function known(name) {
   throw new Trouble("not_found", `there is no worker ${JSON.stringify(name).slice(0, 120)}`);
 }
 
-function names() {
-  try {
-    return fs.readdirSync(path.join(ROOT, "workers"));
-  } catch {
-    return [];
-  }
-}
-
-function load(name, file) {
-  try {
-    return JSON.parse(fs.readFileSync(path.join(folderOf(name), file), "utf8"));
-  } catch {
-    return null;
-  }
-}
-
-function inode(name) {
-  try {
-    return fs.statSync(folderOf(name)).ino;
-  } catch {
-    return null;
-  }
-}
-
+// An agent can write what it likes where its worker is kept: a link, a pipe that nobody writes to.
 function readFrom(file, offset, most) {
   let fd;
   try {
-    fd = fs.openSync(file, "r");
+    const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = fs.constants;
+    fd = fs.openSync(file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
   } catch {
     return Buffer.alloc(0); // it has not printed anything
   }
   try {
+    if (!fs.fstatSync(fd).isFile()) return Buffer.alloc(0);
     const data = Buffer.allocUnsafe(Math.min(most, Math.max(fs.fstatSync(fd).size - offset, 0)));
     return data.subarray(0, data.length && fs.readSync(fd, data, 0, data.length, offset));
   } finally {
@@ -301,38 +280,35 @@ function readFrom(file, offset, most) {
   }
 }
 
-// What is true of a worker is in its folder, and in whether its supervisor lives.
-function look(name) {
-  const folder = inode(name);
-  if (folder === null) return null;
-  const [then, status] = endedWorkers.get(name) ?? [];
-  if (then === folder) return status;
-  if (digests.get(name)?.[0] !== folder) {
-    const order = load(name, "order.json");
-    if (order === null) return null;
-    digests.set(name, [folder, order.digest]);
+// What is true of a worker is in its folder, and in whether its supervisor lives. The far side knows
+// what of that can be believed; those who ask while it looks wait for its next look.
+let looking = null;
+let next = null;
+
+function look() {
+  if (looking === null) {
+    looking = lookAtAll().finally(() => (looking = null));
+    return looking;
   }
-  const about = { id: name, digest: digests.get(name)[1] };
-  const claim = load(name, "supervisor.json");
-  const alive = claim !== null && lives(claim);
-  const now = load(name, "state.json") ?? {};
-  const result = load(name, "result.json"); // read last: a supervisor writes it before it ends
-  if (result !== null) {
-    const { state, reason: detail, started_at, finished_at: updated_at } = result;
-    const told = { ...about, state, detail, started_at, updated_at, result };
-    endedWorkers.set(name, [folder, told]);
-    return told;
+  next ??= looking.catch(() => {}).then(() => ((next = null), look()));
+  return next;
+}
+
+async function lookAtAll() {
+  const found = new Map();
+  for (const status of JSON.parse(await done(await worker(["list", ROOT])))) {
+    found.set(status.id, status);
+    if (status.result === null) {
+      if (status.started_at === null) status.state = "queued";
+    } else if (status.result.finished_at === null) {
+      // Never an end that is not certain: its recovery may still find that the work is done.
+      recover(status.id);
+      status.state = status.started_at === null ? "queued" : "working";
+      status.detail = "recovering";
+      status.result = null;
+    }
   }
-  const started_at = claim?.at ?? null;
-  if (alive) {
-    const { state = "starting", detail = "", updated_at = started_at } = now;
-    return { ...about, state, detail, started_at, updated_at };
-  }
-  const rebooted = load(name, "launch.json")?.boot !== bootId();
-  if (claim !== null || rebooted) recover(name);
-  // Never an end that is not certain: its recovery may still find that the work is done.
-  if (claim === null) return { ...about, state: "queued", detail: "waits for its supervisor" };
-  return { ...about, state: "working", detail: "recovering", started_at };
+  return found;
 }
 
 // What a dead supervisor left is delivered or rescued, and its processes ended.
@@ -342,24 +318,10 @@ function recover(name) {
   start([PYTHON, "-m", "outpost_core.worker", "recover", folderOf(name)]);
 }
 
-function bootId() {
-  return fs.readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
-}
-
-function lives({ pid, start: began, boot }) {
-  try {
-    // behind the name in parentheses: the state, and as the 20th word the moment of its start
-    const stat = fs.readFileSync(`/proc/${pid}/stat`, "utf8");
-    const words = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    return boot === bootId() && !"ZX".includes(words[0]) && Number(words[19]) === began;
-  } catch {
-    return false;
-  }
-}
-
 // Starts what outlives this program: in a session of its own, holding none of our pipes.
 function start([program, ...args]) {
-  const child = spawn(program, args, { detached: true, stdio: "ignore" });
+  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => NEEDED.test(name)));
+  const child = spawn(program, args, { detached: true, stdio: "ignore", env });
   child.on("error", () => {}); // the next spawn or list tries again
   child.unref();
 }

@@ -1,4 +1,4 @@
-"""Eighteen outposts, each broken in one way that users have suffered from.
+"""Outposts, each broken in one way that users have suffered from.
 
 They are what the conformance kit is tested with: each must fail the check that is meant for it.
 The module is a backend package; every mutant is an outpost type of its own.
@@ -17,12 +17,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from outpost_core import wire
 from outpost_core.backend import Backend
 from outpost_core.errors import ConflictError, NotFoundError, UnreachableError
 from outpost_core.hookspecs import API_VERSION, hookimpl
+from outpost_core.testing.hostilemutants import HOSTILE
 from outpost_core.testing.reference import ReferenceOptions, ReferenceOutpost
 from outpost_core.types import Cleaned, Facts, Message, Order, Result, State, WorkerStatus
 from outpost_core.worker import files, publish, refs, status
@@ -66,6 +67,7 @@ class LeaksChild(ReferenceOutpost):
     """Stops the agent's process group only, so that `setsid` children live on."""
 
     type = "mutant-leaks-child"
+    fence: ClassVar[Mapping[str, Any]] = {"mode": "off"}  # which would end them
 
     @hookimpl
     async def outpost_stop(self, worker: str, grace: float) -> None:  # noqa: ARG002
@@ -341,6 +343,7 @@ MUTANTS: Final = tuple(
         (WaitsForTheHung, "agent.hung_after_its_end", "did not end"),
         (HasEveryProgram, "list.facts_are_true", "which is not there"),
         (DeliversTwice, "mail.delivered_once", "It is there 4 times"),
+        *HOSTILE,
     )
 )
 

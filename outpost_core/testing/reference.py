@@ -2,7 +2,7 @@
 
 Workers are detached processes of this machine, each in its folder; the far side does the work.
 Backend authors can read it as the shortest answer to every check, and `mutants` break it in
-eighteen ways. The module is a backend package: it offers the type `reference`.
+many ways. The module is a backend package: it offers the type `reference`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from outpost_core import faults, wire
 from outpost_core.backend import Backend, BuildContext, Outpost, OutpostOptions
@@ -33,7 +33,7 @@ from outpost_core.types import (
     WorkerStatus,
     split_worker_id,
 )
-from outpost_core.worker import cleaning, files, publish, recover, status, stop
+from outpost_core.worker import cleaning, files, logs, publish, recover, status, stop
 
 OUTPOST_API: Final = API_VERSION
 #: A file of that name in the state folder makes the outpost unreachable.
@@ -53,6 +53,9 @@ class ReferenceOutpost(Outpost):
         {"rig", "local_rig", "checkpoint", "secrets", "price", "mail", "inbox", "clean", "facts"}
     )
 
+    #: None for the best fence around agents that works here.
+    fence: ClassVar[Mapping[str, Any] | None] = None
+
     def __init__(self, name: str, options: OutpostOptions, context: BuildContext) -> None:
         super().__init__(name, options, context)
         self.root = context.state_dir
@@ -63,7 +66,9 @@ class ReferenceOutpost(Outpost):
         """Publish the order, and start its supervisor unless that has begun."""
         self.check_line()
         env = publish.base_env(os.environ)
-        folder, _ = await asyncio.to_thread(publish.publish, self.root, order, env)
+        folder, _ = await asyncio.to_thread(
+            publish.publish, self.root, order, env, fence=self.fence
+        )
         if not status.started(folder):
             self.start(folder)
             faults.point("local.launched")
@@ -84,19 +89,10 @@ class ReferenceOutpost(Outpost):
 
     @hookimpl
     async def outpost_logs(self, worker: str, offset: int, follow: bool) -> AsyncIterator[bytes]:
-        """Yield from the worker's log; its end is known before the last look."""
+        """Yield from the worker's log."""
         self.check_line()
-        folder = self.folder_of(worker)
-        while True:
-            ended = status.read(folder).state.terminal
-            chunk = await asyncio.to_thread(_read, folder / files.LOG, offset)
-            if chunk:
-                offset += len(chunk)
-                yield chunk
-            elif ended or not follow:
-                return
-            else:
-                await asyncio.sleep(0.02)
+        async for chunk in logs.follow(self.folder_of(worker), offset, follow):
+            yield chunk
 
     @hookimpl
     async def outpost_stop(self, worker: str, grace: float) -> None:
@@ -169,17 +165,21 @@ class ReferenceOutpost(Outpost):
 
     def start_detached(self, argv: Sequence[str]) -> None:
         """Start a program that outlives this one, as a child of nobody."""
-        fault = {"OUTPOST_FAULT": os.environ.get("OUTPOST_FAULT", "")}
         # the shell ends at once, so that nobody has to wait for its child
         subprocess.run(
             ["/bin/sh", "-c", '"$@" &', "sh", *argv],
-            env=publish.base_env(os.environ) | fault,
+            env=self.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             check=True,
         )
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of what lives on: nothing that may be a secret is in it."""
+        fault = {"OUTPOST_FAULT": os.environ.get("OUTPOST_FAULT", "")}
+        return publish.own_env(os.environ) | fault
 
     async def looked_at(self, found: WorkerStatus) -> WorkerStatus:
         """Tell what has not begun as queued, and finish what has lost its supervisor."""
@@ -188,6 +188,10 @@ class ReferenceOutpost(Outpost):
             await asyncio.to_thread(recover.recover, folder)
             return status.read(folder)
         return found if found.started_at or found.result else replace(found, state=State.QUEUED)
+
+    def work_of(self, found: WorkerStatus) -> Path:
+        """Return where a worker's agent works."""
+        return self.root / files.WORKERS / found.id / files.WORK
 
     def folder_of(self, worker: str) -> Path:
         """Return the folder of a worker that is there; raise NotFoundError otherwise."""
@@ -199,15 +203,6 @@ class ReferenceOutpost(Outpost):
         if folder is None or not folder.is_dir():
             raise NotFoundError(f"{self.name} has no worker {worker[:120]!a}")
         return folder
-
-
-def _read(log: Path, offset: int) -> bytes:
-    try:
-        with log.open("rb") as file:
-            file.seek(offset)
-            return file.read(1 << 20)
-    except FileNotFoundError:
-        return b""
 
 
 def reference_target(state: Path, **sizes: Any) -> Target:

@@ -45,6 +45,9 @@ _MODULES: Final = (
     "stop",
     "crash",
     "security",
+    "hostile",
+    "hostilegit",
+    "hostilewords",
     "mail",
     "scale",
 )

@@ -21,7 +21,7 @@ from outpost_core.errors import OutpostError
 from outpost_core.types import Agent, Issue, Limits, Order, Result, WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
     from outpost_core.manager import Manager
@@ -110,7 +110,14 @@ class Trial:
 
     def sh(self, script: str, *args: str, **fields: Any) -> Order:
         """Return an order that runs a POSIX shell script, with the kit's files in `$CF_…`."""
-        order = self.order("/bin/sh", "-c", script, "sh", *args, **fields)
+        return self._with_files(self.order("/bin/sh", "-c", script, "sh", *args, **fields))
+
+    def python(self, code: str, *args: str, **fields: Any) -> Order:
+        """Return an order that runs Python, as `sh` does; for workers of this machine."""
+        argv = (sys.executable, "-I", "-S", "-c", code, *args)
+        return self._with_files(self.order(*argv, **fields))
+
+    def _with_files(self, order: Order) -> Order:
         files = {
             "CF_GOING": str(self.folder / "going"),
             "CF_FOLDER": str(self.folder),
@@ -261,7 +268,7 @@ class Trial:
     # --- other processes --------------------------------------------------------------------
 
     async def controller(
-        self, verb: str, order: Order, *, fault: str = ""
+        self, verb: str, order: Order, *, fault: str = "", env: Mapping[str, str] | None = None
     ) -> asyncio.subprocess.Process:
         """Start another program that works with the outpost.
 
@@ -269,6 +276,7 @@ class Trial:
             verb: of `outpost_core.testing.controller`.
             order: what it is about.
             fault: the point of `faults` where it is to die.
+            env: variables that it has besides ours.
         """
         spec = self.target.save(self.folder)
         path = self.folder / f"{order.worker}.json"
@@ -285,7 +293,7 @@ class Trial:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "OUTPOST_FAULT": fault},
+            env={**os.environ, "OUTPOST_FAULT": fault, **(env or {})},
             start_new_session=True,
         )
         self._children.append(child)

@@ -1,4 +1,4 @@
-"""`python -m outpost_core.worker run|recover|stop|status|clean FOLDER`, or `… publish ROOT`."""
+"""`python -m outpost_core.worker run|recover|stop|status|clean FOLDER`, `… publish|list ROOT`."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ import os
 
 from outpost_core import faults
 from outpost_core.errors import WorkerError
-from outpost_core.worker import private
 from outpost_core.worker.files import WORKERS, discard, open_plain
 from outpost_core.worker.git import Git
 
@@ -97,7 +96,7 @@ def keep(root: str, path: str, worker: str, owner: str) -> str:
         OSError: it could not be moved, or is no plain file.
     """
     folder = os.path.join(root, RESCUED)
-    private.make(folder)
+    os.makedirs(folder, 0o700, exist_ok=True)
     with open(open_plain(path), "rb") as bundle:
         os.fchmod(bundle.fileno(), 0o600)
     told = Head(path).refs

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 
-from outpost_core.worker import plain, seal
+from outpost_core.worker import plain, seal, words
 from outpost_core.worker.leanjson import dumps, loads
 from outpost_core.worker.plain import Broken, write_all
 
@@ -413,6 +413,8 @@ def keep_room(folder: str) -> None:
 def store_result(folder: str, result: dict[str, Any]) -> None:
     """Write `result.json`, the last and most precious file of a worker, into the kept room.
 
+    What agents and tools said in it is made readable.
+
     Args:
         folder: the worker's folder.
         result: all keys of `types.Result`.
@@ -420,6 +422,7 @@ def store_result(folder: str, result: dict[str, Any]) -> None:
     Raises:
         OSError: not even the kept room could be used.
     """
+    words.make_readable(result)
     at = plain.folder(folder)
     try:
         data = _text(folder, at, RESULT, result)

@@ -19,7 +19,6 @@ from stat import S_ISDIR, S_ISLNK
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
 #: Links that are followed on one path, as the system does.
 _LINKS = 40
@@ -31,7 +30,7 @@ _STATE = frozenset(
     {
         "ledger.db", "ledger.db-wal", "ledger.db-shm", "facts.json", "clean_after", "logs",
         "outposts", "far", "staging", "workers", "rigs", "trash", "rescued", "sealed", "mail",
-        "hosted",
+        "hosted", "tmux",
     }
 )  # fmt: skip
 
@@ -51,9 +50,6 @@ class NotPrivateError(PermissionError):
         self.why = why
         self.mend = mend
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path, self.why, self.mend)
-
 
 def walk(path: str, *, above: bool = False) -> tuple[str, list[str]]:
     """Follow a path from `/` down, as far as it exists.
@@ -69,8 +65,7 @@ def walk(path: str, *, above: bool = False) -> tuple[str, list[str]]:
         NotPrivateError: somebody but this user and root could change what is found there.
         OSError: it cannot be looked at.
     """
-    whole = path if path.startswith("/") else os.path.join(os.getcwd(), path)
-    waiting = [part for part in reversed(whole.split("/")) if part]
+    waiting = [part for part in reversed(os.path.join(os.getcwd(), path).split("/")) if part]
     at, shared, links = "/", False, 0
     _check(at, os.lstat(at), shared=False)
     while waiting:
@@ -127,7 +122,7 @@ def check_open(fd: int, path: str) -> os.stat_result:
     return found
 
 
-def claim(root: str, *, make: bool = True) -> str:
+def claim(root: str) -> str:
     """Have a state folder that is this user's alone: make it, or look at the one that is there.
 
     What is missing above it is made, for nobody else to look into, whatever the umask. One that
@@ -136,7 +131,6 @@ def claim(root: str, *, make: bool = True) -> str:
 
     Args:
         root: the folder; it may be a link to one.
-        make: make it where it is missing; else one that is missing is fine.
 
     Returns:
         A sentence when it was closed; else "".
@@ -148,10 +142,24 @@ def claim(root: str, *, make: bool = True) -> str:
     """
     real, missing = walk(root, above=True)
     if missing:
-        if make:
-            _make_all(real, missing)
+        _make_all(real, missing)
         return ""
     return _close(real)
+
+
+def look(root: str) -> None:
+    """Raise what `claim` would raise of a state folder that is there; changes nothing.
+
+    Raises:
+        NotPrivateError: see `claim`.
+        OSError: it cannot be looked at.
+    """
+    real, missing = walk(root, above=True)
+    if not missing:
+        found = os.lstat(real)
+        _check_mine(real, found)
+        if _writers(found, real):
+            _check_content(real, found)
 
 
 def make(path: str) -> None:
@@ -223,13 +231,7 @@ def _close(real: str) -> str:
         _check_content(real, found)
     elif not _STATE.issuperset(os.listdir(real)):
         return ""  # others can read the names in it, and what is ours in it is closed by itself
-    try:
-        os.chmod(real, 0o700)
-    except OSError as error:
-        if not who:
-            return ""
-        why = f"{who} can write it, and it cannot be closed: {error.strerror}"
-        raise NotPrivateError(real, why, f"chmod go-w {real}") from None
+    os.chmod(real, 0o700)
     if not who:
         return ""
     return f"{who} could write {real}; nothing of others was in it, and it is closed to them now"
@@ -345,10 +347,10 @@ def _is_unmapped(uid: int) -> bool:
     places where everybody can make something.
     """
     try:
-        with open("/proc/sys/kernel/overflowuid", "rb") as file:
+        with open("/proc/sys/kernel/overflowuid", encoding="ascii") as file:
             if uid != int(file.read()):
                 return False
-        with open("/proc/self/uid_map", "rb") as file:
+        with open("/proc/self/uid_map", encoding="ascii") as file:
             ranges = [[int(word) for word in line.split()] for line in file]
     except (OSError, ValueError):
         return False

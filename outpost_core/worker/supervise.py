@@ -13,7 +13,7 @@ import sys
 import time
 
 from outpost_core import faults
-from outpost_core.worker import claim, files, launch, mark, outcome, process, seal
+from outpost_core.worker import claim, files, launch, mark, outcome, process, seal, words
 from outpost_core.worker.loop import Loop
 from outpost_core.worker.output import Output
 from outpost_core.worker.stopping import Stopping
@@ -541,7 +541,7 @@ class Supervisor:
         self._shown = state
         about = {
             "state": state,
-            "detail": detail,
+            "detail": words.readable(detail),
             "phase": phase,
             "updated_at": time.time(),
             "agent": self._agent,

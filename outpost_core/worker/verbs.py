@@ -16,6 +16,7 @@ usage: python -m outpost_core.worker publish ROOT <REQUEST
        python -m outpost_core.worker recover FOLDER
        python -m outpost_core.worker stop FOLDER [--grace SECONDS]
        python -m outpost_core.worker status FOLDER
+       python -m outpost_core.worker list ROOT
        python -m outpost_core.worker clean FOLDER [--force]
 """
 
@@ -40,6 +41,11 @@ def main(argv: list[str]) -> int:
                 from outpost_core.worker.status import read
 
                 print(wire.dumps(read(Path(os.path.abspath(folder)))))
+            case ["list", root]:
+                from outpost_core.worker.status import scan
+
+                told = ",\n".join(wire.dumps(one) for one in scan(Path(os.path.abspath(root)), {}))
+                print(f"[{told}]")
             case ["clean", folder, *flags] if flags in ([], ["--force"]):
                 from outpost_core.worker.cleaning import clean
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ def order(**fields: Any) -> Order:
     return Order(issue=Issue(id="gt-1"), agent=Agent(argv=("true",)), **fields)
 
 
-def verb(*args: str, said: str = "") -> tuple[int, dict[str, Any]]:
+def verb(*args: str, said: str = "") -> tuple[int, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "outpost_core.worker", *args],
         input=said.encode(), capture_output=True, timeout=60, check=False,
@@ -55,3 +56,19 @@ def test_publish_tells_its_errors_as_the_protocol_has_them(tmp_path: Path) -> No
     for said in ("", "[]", "{}", '{"order":7}'):
         code, answer = verb("publish", str(tmp_path), said=said)
         assert (code, answer["error"]["kind"]) == (2, "usage")
+
+
+def test_list_tells_every_worker_and_one_bad_one_hides_none(tmp_path: Path) -> None:
+    assert verb("list", str(tmp_path / "nothing")) == (0, [])
+    for issue in ("gt-1", "gt-2"):
+        ordered = Order(issue=Issue(id=issue), agent=Agent(argv=("true",)))
+        _, made = verb("publish", str(tmp_path), said=json.dumps(spawn_params(ordered)))
+        subprocess.run(made["command"], check=True, timeout=60)
+    result = tmp_path / "workers" / "gt-2.1" / "result.json"
+    result.unlink()
+    os.mkfifo(result)
+    code, told = verb("list", str(tmp_path))
+    states = {one["id"]: one["state"] for one in told}
+    assert code == 0
+    assert states["gt-1.1"] == "done"
+    assert states["gt-2.1"] != "done"

@@ -11,6 +11,7 @@ from outpost_core.testing.trial import HOLD, LEASH, expect
 from outpost_core.types import REASONS, Delivery, Limits, State
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from outpost_core.testing.registry import CheckFunction
@@ -183,11 +184,21 @@ def make_rig(trial: Trial) -> Path:
     return rig
 
 
-def rig_order(trial: Trial, rig: Path, script: str, **fields: object) -> Order:
-    """Return an order that runs a script in a working tree of the rig."""
+def rig_order(
+    trial: Trial, rig: Path, script: str, *, args: Sequence[str] = (), **fields: object
+) -> Order:
+    """Return an order that runs a script in a working tree of the rig.
+
+    Args:
+        trial: the check's.
+        rig: the repository.
+        script: what runs.
+        args: its `$1` and so on.
+        fields: of the order.
+    """
     issue = trial.order("true").issue.id
     delivery = Delivery(branch=f"polecat/{issue}", message=f"{issue}: work")
-    return trial.sh(script, issue=issue, rig=str(rig), delivery=delivery, **fields)
+    return trial.sh(script, *args, issue=issue, rig=str(rig), delivery=delivery, **fields)
 
 
 @check("outcome", needs=("rig", "local_rig"), patience=3.0)
