@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from outpost_core.worker import private
+
 if TYPE_CHECKING:
     from outpost_core.types import Worker
 
@@ -42,7 +44,7 @@ async def keep(state: Path, worker: str, chunks: AsyncIterator[bytes]) -> None:
         OutpostError: what `chunks` raises.
     """
     path = log_of(state, worker)
-    path.parent.mkdir(mode=0o700, exist_ok=True)
+    private.make(str(path.parent))
     made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

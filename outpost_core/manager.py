@@ -195,6 +195,11 @@ class Manager:
         return None if self._ledger is None else self._ledger.aside
 
     @property
+    def closed(self) -> str:
+        """A sentence when others could write the state folder until now; else ""."""
+        return "" if self._ledger is None else self._ledger.closed
+
+    @property
     def overview(self) -> Overview:
         """What is known of the outposts without asking any."""
         return Overview(fleet=self.fleet, ledger=self.ledger, presence=self.presence)

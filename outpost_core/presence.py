@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from outpost_core.errors import OutpostError
 from outpost_core.policy import requirements
 from outpost_core.types import Facts
-from outpost_core.worker import files
+from outpost_core.worker import files, private
 
 if TYPE_CHECKING:
     from outpost_core.fleet import Fleet
@@ -147,6 +147,7 @@ class Presence:
     def _all(self) -> dict[str, tuple[float, Facts]]:
         if self._known is None:
             try:
+                private.claim(str(self.state), make=False)
                 said = files.load(str(self.state), FILE) or {}
             except (OSError, RecursionError):
                 said = {}
@@ -167,7 +168,7 @@ class Presence:
             for name, (at, facts) in known.items()
         }
         with suppress(OSError):
-            self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private.claim(str(self.state))
             files.store(str(self.state), FILE, entries)
 
 

@@ -73,15 +73,17 @@ class Session:
         async def edge() -> T:
             async with self.manager() as manager:
                 answer = await work(manager)
-                self._say_not_kept(manager)
+                self._say_of_state(manager)
                 if cleaned := await manager.clean_old():
                     self.note(f"cleaned {len(cleaned)} old workers (clean_after); logs are kept")
                 return answer
 
         return asyncio.run(edge())
 
-    def _say_not_kept(self, manager: Manager) -> None:
-        """Say it when the ledger could be read and not written."""
+    def _say_of_state(self, manager: Manager) -> None:
+        """Say it when the ledger could be read and not written, or others could write."""
+        if manager.closed:
+            self.note(f"note: {manager.closed}")
         if manager.not_kept is not None:
             self.note(f"note: {manager.not_kept.message.removesuffix('; nothing was changed')}")
             self.note(f"  → {manager.not_kept.mend}")

@@ -81,6 +81,11 @@ class Ledger:
         return self._store.aside
 
     @property
+    def closed(self) -> str:
+        """A sentence when others could write the state folder until now; else ""."""
+        return self._store.closed
+
+    @property
     def id(self) -> str:
         """Who this ledger is: 16 random hex digits, made once with the file."""
         if not self._id:

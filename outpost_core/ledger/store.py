@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from outpost_core.errors import LedgerError
 from outpost_core.ledger import aside, schema
+from outpost_core.worker import private
 
 if TYPE_CHECKING:
     import sqlite3
@@ -72,6 +73,8 @@ class Store:
         self._migrations = migrations
         #: why nothing that is written here is kept; None when it is
         self.aside: LedgerError | None = None
+        #: said when others could write the folder until now; else ""
+        self.closed = ""
         if why := aside.no_room(folder):
             self._step_aside(why)
             return
@@ -81,6 +84,7 @@ class Store:
         import sqlite3
 
         try:
+            self.closed = private.claim(str(self.path.parent)) or self.closed
             _make_private(self.path)
             self._db = sqlite3.connect(
                 self.path, timeout=0, isolation_level=None, check_same_thread=False
@@ -98,6 +102,7 @@ class Store:
     def _step_aside(self, why: str) -> None:
         """Go on with a copy in memory, so that people can look, stop and clean."""
         try:
+            private.claim(str(self.path.parent), make=False)
             db = aside.copy(self.path)
             if not schema.check(db, self._version):
                 db.execute("BEGIN")
@@ -263,6 +268,13 @@ class Store:
         )
 
     def _explain(self, error: Exception) -> LedgerError:
+        if isinstance(error, private.NotPrivateError):
+            where = "" if error.path == str(self.path.parent) else f"{error.path}: "
+            return LedgerError(
+                f"the state folder {self.path.parent} is refused: {where}{error.why}; nothing was"
+                " changed",
+                mend=error.mend,
+            )
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (_BUSY, _LOCKED):
             return LedgerError(
@@ -303,11 +315,10 @@ class Store:
 
 
 def _make_private(path: Path) -> None:
-    """Make the folder 0700 and the file 0600, whatever the umask; other files take its mode."""
+    """Make the file 0600, whatever the umask; other files of SQLite take its mode."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        _make_folder(path.parent)
         # Only a file that is new is opened here: closing a descriptor of a database that this
         # process has open would drop its locks.
         with suppress(FileExistsError):
@@ -315,11 +326,3 @@ def _make_private(path: Path) -> None:
     else:
         if S_ISREG(mode) and mode & 0o077:
             path.chmod(mode & 0o700)
-
-
-def _make_folder(folder: Path) -> None:
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)

@@ -6,6 +6,7 @@ everything imported already, so it does not matter whether that user could read 
 
 from __future__ import annotations
 
+import grp  # noqa: F401 - imported while it can be read
 import os
 import pickle
 import traceback

@@ -12,7 +12,7 @@ import tarfile
 
 from outpost_core import faults
 from outpost_core.errors import WorkerError
-from outpost_core.worker import notes
+from outpost_core.worker import notes, private
 from outpost_core.worker.files import discard, store
 from outpost_core.worker.outcome import reason_of
 
@@ -43,7 +43,7 @@ def keep(folder: str, note: str, ending: str, content: Mapping[str, str], mark: 
 
 def _free(folder: str, ending: str) -> str:
     name = notes.beginning(folder)
-    os.makedirs(os.path.dirname(name), 0o700, exist_ok=True)
+    private.make(os.path.dirname(name))
     path, number = name + ending, 1
     while os.path.lexists(path):
         number += 1

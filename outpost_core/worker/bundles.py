@@ -11,6 +11,7 @@ import os
 
 from outpost_core import faults
 from outpost_core.errors import WorkerError
+from outpost_core.worker import private
 from outpost_core.worker.files import WORKERS, discard, open_plain
 from outpost_core.worker.git import Git
 
@@ -96,7 +97,7 @@ def keep(root: str, path: str, worker: str, owner: str) -> str:
         OSError: it could not be moved, or is no plain file.
     """
     folder = os.path.join(root, RESCUED)
-    os.makedirs(folder, 0o700, exist_ok=True)
+    private.make(folder)
     with open(open_plain(path), "rb") as bundle:
         os.fchmod(bundle.fileno(), 0o600)
     told = Head(path).refs

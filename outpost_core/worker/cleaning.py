@@ -15,7 +15,7 @@ from typing import Any
 from outpost_core import faults
 from outpost_core.errors import OutpostError, WorkerError
 from outpost_core.types import Cleaned, Result
-from outpost_core.worker import bundles, files, publish, removal, seal, status
+from outpost_core.worker import bundles, files, private, publish, removal, seal, status
 from outpost_core.worker.git import within
 from outpost_core.worker.leftover import named
 
@@ -192,7 +192,7 @@ def _refuse_broken(folder: Path, why: str, *, force: bool) -> str:
 
 def _keep(root: Path, path: Path, name: str) -> str:
     kept = root / RESCUED / name
-    kept.parent.mkdir(mode=0o700, exist_ok=True)
+    private.make(str(kept.parent))
     path.replace(kept)
     return str(kept)
 
@@ -247,7 +247,7 @@ def empty_trash(root: Path) -> list[removal.Left]:
 def _trash(root: Path) -> Path:
     trash = root / TRASH
     try:
-        trash.mkdir(mode=0o700, exist_ok=True)
+        private.make(str(trash))
     except OSError:
         # a full disk has no room for a folder; what lies in staging is swept, too
         if not (root / files.STAGING).is_dir():

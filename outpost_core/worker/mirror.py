@@ -18,7 +18,7 @@ import os
 import time
 
 from outpost_core.errors import WorkerError
-from outpost_core.worker import copies, guarded, store
+from outpost_core.worker import copies, guarded, private, store
 from outpost_core.worker.fetching import Fetch, is_ref
 from outpost_core.worker.foresee import explain_fetch
 from outpost_core.worker.git import MISSING, NOWHERE, Git, persistently, write
@@ -150,7 +150,7 @@ def sync(
     """
     asked = time.monotonic_ns()
     path = mirror_path(root, rig)
-    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    private.make(os.path.dirname(path))
     copies.restore_if_hosted(root, rig, report)
     git = asking(rig, credentials)
     told = None if believe else _ask(git, report)

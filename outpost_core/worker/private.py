@@ -19,6 +19,7 @@ from stat import S_ISDIR, S_ISLNK
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
 #: Links that are followed on one path, as the system does.
 _LINKS = 40
@@ -50,6 +51,9 @@ class NotPrivateError(PermissionError):
         self.why = why
         self.mend = mend
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.why, self.mend)
+
 
 def walk(path: str, *, above: bool = False) -> tuple[str, list[str]]:
     """Follow a path from `/` down, as far as it exists.
@@ -65,7 +69,8 @@ def walk(path: str, *, above: bool = False) -> tuple[str, list[str]]:
         NotPrivateError: somebody but this user and root could change what is found there.
         OSError: it cannot be looked at.
     """
-    waiting = [part for part in reversed(os.path.join(os.getcwd(), path).split("/")) if part]
+    whole = path if path.startswith("/") else os.path.join(os.getcwd(), path)
+    waiting = [part for part in reversed(whole.split("/")) if part]
     at, shared, links = "/", False, 0
     _check(at, os.lstat(at), shared=False)
     while waiting:
@@ -122,7 +127,7 @@ def check_open(fd: int, path: str) -> os.stat_result:
     return found
 
 
-def claim(root: str) -> str:
+def claim(root: str, *, make: bool = True) -> str:
     """Have a state folder that is this user's alone: make it, or look at the one that is there.
 
     What is missing above it is made, for nobody else to look into, whatever the umask. One that
@@ -131,6 +136,7 @@ def claim(root: str) -> str:
 
     Args:
         root: the folder; it may be a link to one.
+        make: make it where it is missing; else one that is missing is fine.
 
     Returns:
         A sentence when it was closed; else "".
@@ -142,24 +148,10 @@ def claim(root: str) -> str:
     """
     real, missing = walk(root, above=True)
     if missing:
-        _make_all(real, missing)
+        if make:
+            _make_all(real, missing)
         return ""
     return _close(real)
-
-
-def look(root: str) -> None:
-    """Raise what `claim` would raise of a state folder that is there; changes nothing.
-
-    Raises:
-        NotPrivateError: see `claim`.
-        OSError: it cannot be looked at.
-    """
-    real, missing = walk(root, above=True)
-    if not missing:
-        found = os.lstat(real)
-        _check_mine(real, found)
-        if _writers(found, real):
-            _check_content(real, found)
 
 
 def make(path: str) -> None:
@@ -231,7 +223,13 @@ def _close(real: str) -> str:
         _check_content(real, found)
     elif not _STATE.issuperset(os.listdir(real)):
         return ""  # others can read the names in it, and what is ours in it is closed by itself
-    os.chmod(real, 0o700)
+    try:
+        os.chmod(real, 0o700)
+    except OSError as error:
+        if not who:
+            return ""
+        why = f"{who} can write it, and it cannot be closed: {error.strerror}"
+        raise NotPrivateError(real, why, f"chmod go-w {real}") from None
     if not who:
         return ""
     return f"{who} could write {real}; nothing of others was in it, and it is closed to them now"
@@ -347,10 +345,10 @@ def _is_unmapped(uid: int) -> bool:
     places where everybody can make something.
     """
     try:
-        with open("/proc/sys/kernel/overflowuid", encoding="ascii") as file:
+        with open("/proc/sys/kernel/overflowuid", "rb") as file:
             if uid != int(file.read()):
                 return False
-        with open("/proc/self/uid_map", encoding="ascii") as file:
+        with open("/proc/self/uid_map", "rb") as file:
             ranges = [[int(word) for word in line.split()] for line in file]
     except (OSError, ValueError):
         return False

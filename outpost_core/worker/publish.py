@@ -13,7 +13,7 @@ import outpost_core.worker.boot as boot
 from outpost_core import faults, wire
 from outpost_core.errors import ConflictError, OutpostError
 from outpost_core.types import Order
-from outpost_core.worker import files, process, removal, seal
+from outpost_core.worker import files, private, process, removal, seal
 from outpost_core.worker.leanjson import dumps
 
 #: Seconds after which a staging folder whose maker is gone is swept.
@@ -67,16 +67,18 @@ def publish(
 
     Raises:
         ConflictError: the worker is there with another order.
+        NotPrivateError: somebody else could have written the state root.
         OSError: the folder cannot be written.
     """
     digest = wire.digest(order)
     word = os.urandom(8).hex()
     folder = root / files.WORKERS / order.worker
+    private.claim(str(root))
     if folder.exists():
         return _adopt(folder, digest), False
     staging = root / files.STAGING
-    for path in (root, staging, folder.parent, root / files.TRASH, root / seal.SEALED):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in (staging, folder.parent, root / files.TRASH, root / seal.SEALED):
+        private.make(str(path))
     _sweep(root, staging)
     made = staging / f"{os.getpid()}.{word}"
     made.mkdir(mode=0o700)

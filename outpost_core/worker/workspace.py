@@ -11,7 +11,17 @@ import errno
 import os
 
 from outpost_core.errors import UsageError, WorkerError
-from outpost_core.worker import attributes, beads, copies, dirt, files, guarded, ownfolder, resume
+from outpost_core.worker import (
+    attributes,
+    beads,
+    copies,
+    dirt,
+    files,
+    guarded,
+    ownfolder,
+    private,
+    resume,
+)
 from outpost_core.worker.files import CREDENTIALS, root_of
 from outpost_core.worker.folders import StrangeError, open_folder
 from outpost_core.worker.foresee import check_branch_free, identity
@@ -256,7 +266,7 @@ def rebuild(order: Mapping[str, Any], folder: str, seen: Snapshot) -> None:
     if os.path.lexists(git_dir):
         raise FileExistsError(errno.EEXIST, "it is there already", git_dir)
     for name in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "info", "hooks"):
-        os.makedirs(os.path.join(git_dir, name))
+        private.make(os.path.join(git_dir, name))
     # A path in this file may be quoted as in C; one without special bytes stands as it is.
     write(
         os.path.join(git_dir, "objects/info/alternates"), os.path.abspath(seen.path) + "/objects\n"

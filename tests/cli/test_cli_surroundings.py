@@ -44,7 +44,7 @@ def test_a_folder_that_was_removed_stops_only_what_needs_it(tmp_path: Path) -> N
 
 def test_without_a_home_folder_the_state_has_to_be_named(tmp_path: Path) -> None:
     place = Path(tempfile.mkdtemp())  # below no folder of root's alone
-    place.chmod(0o777)
+    place.chmod(0o1777)
     env = {k: v for k, v in os.environ.items() if k not in ("HOME", "OUTPOST_STATE")}
     env = {k: v for k, v in env.items() if not k.startswith("XDG_")} | {"PYTHONPATH": _path()}
     nobody = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]

@@ -11,12 +11,13 @@ from typing import Final
 
 from outpost_core import border, viewer
 from outpost_core.backend import BuildContext
-from outpost_core.errors import OutpostError, UsageError
+from outpost_core.errors import OutpostError, UnreachableError, UsageError
 from outpost_core.hookspecs import hookimpl
 from outpost_core.paths import here
 from outpost_core.stdio.client import Client
 from outpost_core.stdio.remote import StdioOutpost
 from outpost_core.types import Finding
+from outpost_core.worker import private
 from outpost_exec.options import CAPABILITIES, ExecOptions
 from outpost_exec.program import Program
 
@@ -58,7 +59,15 @@ class ExecOutpost(StdioOutpost):
         options = self.options
         home = self.context.config_dir or here(os.environ)
         folder = self.context.state_dir.absolute()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            private.claim(str(folder))
+        except OSError as error:
+            why = error.why if isinstance(error, private.NotPrivateError) else error.strerror
+            raise UnreachableError(
+                f"the state folder {folder} is refused: {error.filename}: {why}",
+                mend=error.mend if isinstance(error, private.NotPrivateError) else "",
+                sent=False,
+            ) from error
         env = {**os.environ, **options.env, STATE: str(folder)}
         if self._starts:  # a crash that was asked for happened in the first one
             env.pop(_FAULT, None)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from outpost_core.message import PRIORITIES
 from outpost_core.types import Message
-from outpost_core.worker import files
+from outpost_core.worker import files, private
 
 FOLDER: Final = "mail"
 FILE: Final = "inbox.jsonl"
@@ -29,7 +29,7 @@ def open_folder(base: os.PathLike[str], *, make: bool) -> int | None:
         OSError: it is something else, or it cannot be made.
     """
     if make:
-        os.makedirs(base, mode=0o700, exist_ok=True)  # noqa: PTH103 - a plain path will do
+        private.make_missing(os.fspath(base))
     try:
         fd = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:

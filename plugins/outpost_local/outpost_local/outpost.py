@@ -15,6 +15,7 @@ import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ from outpost_core.types import (
     WorkerStatus,
     split_worker_id,
 )
-from outpost_core.worker import cleaning, files, logs, publish, status, stop
+from outpost_core.worker import cleaning, files, logs, private, publish, status, stop
 from outpost_local import console, guards
 from outpost_local.detached import Detached
 from outpost_local.dialogs import question
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
 #: Seconds after which a supervisor that has not begun, or a recovery that left no result, is
 #: started again: both may have been killed in their first milliseconds.
 AGAIN = 30.0
+#: Seconds after which it is looked again whether nobody else can write the state folder.
+LOOK_AGAIN = 1.0
 
 
 class LocalOutpost(Outpost):
@@ -74,20 +77,47 @@ class LocalOutpost(Outpost):
 
     def __init__(self, name: str, options: LocalOptions, context: BuildContext) -> None:
         super().__init__(name, options, context)
-        self.root = _resolve(options.state_path, context) or context.state_dir.absolute()
+        self._root = _resolve(options.state_path, context) or context.state_dir.absolute()
+        self._looked = -inf  # time.monotonic() when nobody else could have written it
+        self._closed = ""  # said when others could write it until then
         tmux = options.mode is Mode.TMUX or (
             options.mode is Mode.AUTO and shutil.which("tmux") is not None
         )
         self.capabilities = CAPABILITIES if tmux else CAPABILITIES - {"attach"}
         self._agent_env = self._make_agent_env(context)
-        self._tmux = Tmux(self.root) if tmux else None
+        self._tmux = Tmux(self._root) if tmux else None
         self._detached = Detached()
-        self._starter = Starter(name, self.root, options.mode, self._tmux, self._detached)
+        self._starter = Starter(name, self._root, options.mode, self._tmux, self._detached)
         self._launcher = Launcher(self._starter.start)
         self._scanning = threading.Lock()
         self._scanned: dict[str, Any] = {}
         self._try_again: dict[tuple[str, str], float] = {}  # (verb, worker) → time.monotonic()
         self._tmux_version = ""
+
+    @property
+    def root(self) -> Path:
+        """The state folder: asked for what is in it once nobody else could have written it.
+
+        Raises:
+            UnreachableError: somebody else could have.
+        """
+        now = time.monotonic()
+        if now > self._looked + LOOK_AGAIN:
+            try:
+                closed = private.claim(str(self._root), make=False)
+            except private.NotPrivateError as error:
+                raise self._refused(error) from error
+            except OSError:  # whoever uses it says what is wrong
+                return self._root
+            self._looked, self._closed = now, closed or self._closed
+        return self._root
+
+    def _refused(self, error: private.NotPrivateError) -> UnreachableError:
+        where = "" if error.path == str(self._root) else f"{error.path}: "
+        return UnreachableError(
+            f"the state folder {self._root} of {self.name} is refused: {where}{error.why}",
+            mend=error.mend,
+        )
 
     def _make_agent_env(self, context: BuildContext) -> dict[str, str]:
         env = publish.base_env(os.environ, self.options.pass_env)
@@ -116,7 +146,10 @@ class LocalOutpost(Outpost):
             SpawnRefusedError: memory or disk is short, or no worker can run here.
             UnreachableError: the folder is there, but the disk failed under it.
         """
-        folder = self._folder(order.worker)
+        try:
+            folder = self._folder(order.worker)
+        except UnreachableError as error:
+            raise SpawnRefusedError(error.message, mend=error.mend) from error
         if not folder.exists():
             guards.check(self.root, self.options.memory_floor, self.options.disk_floor)
         try:
@@ -161,7 +194,8 @@ class LocalOutpost(Outpost):
         else:
             self._tmux_version = self._tmux_version or await _tmux_version()
             detail = self._tmux_version
-        return Health(ok=not why, detail=why or detail, mend=mend, free_memory=memory)
+        detail = "; ".join(filter(None, (why or detail, self._closed)))
+        return Health(ok=not why, detail=detail, mend=mend, free_memory=memory)
 
     @hookimpl
     async def outpost_logs(self, worker: str, offset: int, follow: bool) -> AsyncIterator[bytes]:

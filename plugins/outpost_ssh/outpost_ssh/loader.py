@@ -267,7 +267,8 @@ class Loader:
             )
         if code == "unsafe":
             return self._unfit(
-                f"{what} there belongs to another user", "remove it, or set XDG_CACHE_HOME"
+                f"{what} there belongs to another user, or others can write it",
+                f"chmod go-w {what} there, or set XDG_CACHE_HOME for its logins",
             )
         if code == "cut":
             return self._unfit("the upload was cut short", "try again")

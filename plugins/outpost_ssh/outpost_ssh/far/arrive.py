@@ -116,11 +116,17 @@ class Arrival:
         if not cache.startswith("/"):
             cache = os.path.join(os.path.expanduser("~"), ".cache")
         place = os.path.join(cache, "outpost", "far")
+        if os.path.isdir(place) and writable(os.stat(place)):
+            # what is in it may be somebody else's by now: out of the way with it
+            os.rename(place, "%s.open-%s" % (place, binascii.hexlify(os.urandom(4)).decode()))
         if not os.path.isdir(place):
             os.makedirs(place, 0o700, exist_ok=True)
         about = os.stat(place)
         if about.st_uid != os.geteuid():
             raise Unfit("unsafe", place)
+        for path in (place, os.path.realpath(place)):
+            if shared(path):
+                raise Unfit("unsafe", shared(path))
         if about.st_mode & 0o077:
             os.chmod(place, 0o700)
         return place
@@ -158,6 +164,34 @@ def newer() -> "Iterator[str]":
             path = os.path.join(folder, "python%d.%d" % (OLDEST[0], minor))
             if os.access(path, os.X_OK):
                 yield path
+
+
+def shared(path: str) -> str:
+    """Return a folder above a path in which others could put something else; "" for none."""
+    while path != "/":
+        path = os.path.dirname(path)
+        about = os.stat(path)
+        if about.st_uid not in (0, os.geteuid()) or (
+            writable(about) and not about.st_mode & 0o1000
+        ):
+            return path
+    return ""
+
+
+def writable(about: os.stat_result) -> bool:
+    """Whether others can write what has this status; a group without others is nobody else."""
+    if about.st_mode & 0o022 != 0o020:
+        return bool(about.st_mode & 0o022)
+    import grp
+    import pwd
+
+    try:
+        me = pwd.getpwuid(os.geteuid()).pw_name
+        members = set(grp.getgrgid(about.st_gid).gr_mem)
+    except KeyError:
+        return True
+    members.update(user.pw_name for user in pwd.getpwall() if user.pw_gid == about.st_gid)
+    return bool(members - {me})
 
 
 def is_whole(folder: str) -> bool:

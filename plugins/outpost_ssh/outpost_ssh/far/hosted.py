@@ -22,10 +22,10 @@ from typing import IO
 
 from outpost_core import faults
 from outpost_core.errors import SpawnRefusedError, UsageError, WorkerError
-from outpost_core.worker import copies, files, guarded, store
+from outpost_core.worker import copies, files, guarded, private, store
 from outpost_core.worker.copies import HOSTED, KNOWN
 from outpost_core.worker.git import Git, environment, write
-from outpost_ssh.far.snapshot import LONGEST_HEAD, OWN, Snapshot, check_oid, private
+from outpost_ssh.far.snapshot import LONGEST_HEAD, OWN, Snapshot, check_oid
 
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,39}-[0-9a-f]{32}", re.ASCII)
 _SETTINGS = (
@@ -170,7 +170,7 @@ class Hosted:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keep others from changing it at the same time (workers push to it all the while)."""
-        private(self.path.parent)
+        private.make(str(self.path.parent))
         name = self.path.with_suffix(".lock")
         while True:
             fd = files.open_own(str(name), os.O_RDWR)
@@ -204,7 +204,7 @@ class Hosted:
                 raise _refused(f"{self.path} holds a repository of another object format")
             return
         for name in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "hooks"):
-            private(self.path / name)
+            private.make(str(self.path / name))
         write(str(self.path / "config"), copies.config(sha256=sha256))
         write(str(self.path / "HEAD"), "ref: refs/heads/main\n")
 

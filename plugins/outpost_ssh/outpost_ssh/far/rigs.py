@@ -46,13 +46,13 @@ from outpost_core.errors import (
     WorkerError,
 )
 from outpost_core.types import Json, split_worker_id
-from outpost_core.worker import files, status
+from outpost_core.worker import files, private, status
 from outpost_core.worker.copies import HOSTED
 from outpost_core.worker.names import check_branch
 from outpost_core.worker.refs import checkpoint_ref, owner_of, ref_of
 from outpost_ssh.far.hosted import Hosted, MissingError
 from outpost_ssh.far.hosting import HOME, HostingOutpost, copy_of
-from outpost_ssh.far.snapshot import check_oid, private, told
+from outpost_ssh.far.snapshot import check_oid, told
 from outpost_ssh.far.unused import INCOMING, OUTGOING, sweep_stale
 
 #: Bytes of a chunk before base64.
@@ -101,7 +101,7 @@ def _append(outpost: HostingOutpost, file: Path, offset: int, data: bytes, size:
     import fcntl
 
     try:
-        private(file.parent)
+        private.make(str(file.parent))
         fd = files.open_own(str(file), os.O_RDWR)
     except OSError as error:
         raise _no_room(file, error.strerror or str(error)) from error
@@ -250,9 +250,9 @@ def _open(file: Path) -> BufferedReader:
 def _pack(
     hosted: Hosted, place: Path, wanted: list[str], asked: Mapping[str, Json]
 ) -> dict[str, Any]:
-    private(place.parent)
+    private.make(str(place.parent))
     sweep_stale(place.parent)
-    private(place)
+    private.make(str(place))
     staged = place / f".{os.getpid()}.{os.urandom(4).hex()}"
     try:
         hosted.pack(wanted, staged, whole=bool(asked["whole"]))

@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from outpost_core.errors import UsageError
 from outpost_core.types import Json
@@ -54,13 +53,6 @@ def check_oid(text: object) -> str:
     if isinstance(text, str) and _OID.fullmatch(text):
         return text
     raise UsageError(f"{ascii(text)[:80]} is not the hash of an object")
-
-
-def private(folder: Path) -> None:
-    """Make a folder and those above it that are missing, for nobody else to read."""
-    if not folder.is_dir():
-        private(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from outpost_core.errors import OutpostError
-from outpost_core.worker import bundles, files, removal
+from outpost_core.worker import bundles, files, private, removal
 from outpost_core.worker.copies import HOSTED
 from outpost_core.worker.git import read
 from outpost_core.worker.mirror import mirror_path
@@ -68,7 +68,7 @@ def _remove(root: Path, hosted: Hosted) -> None:
         # asked again, now that nobody can begin to use it
         if not _is_old(hosted) or str(hosted.path) in _rigs(root) or hosted.unsent():
             return
-        gone.parent.mkdir(mode=0o700, exist_ok=True)
+        private.make(str(gone.parent))
         removal.remove(gone)
         hosted.path.rename(gone)
         mirror = mirror_path(str(root), str(hosted.path))

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from outpost_core.worker import publish
+from outpost_core.worker import private, publish
 from outpost_ssh.options import SshOptions
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ def _folder() -> Path | None:
     else:
         folder = Path(tempfile.gettempdir()) / f"outpost-{os.getuid()}"
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        private.check(str(folder.parent))
+        private.make_missing(str(folder))
         found = folder.lstat()
     except OSError:
         return None

@@ -30,9 +30,9 @@ from outpost_core import faults, wire
 from outpost_core.errors import OutpostError, SpawnRefusedError, UnreachableError
 from outpost_core.reporting import report
 from outpost_core.types import Cleaned, Json, Order, WorkerStatus
-from outpost_core.worker import files
+from outpost_core.worker import files, private
 from outpost_core.worker.names import redact
-from outpost_ssh.far.snapshot import Snapshot, check_oid, key_of, local_path, private
+from outpost_ssh.far.snapshot import Snapshot, check_oid, key_of, local_path
 from outpost_ssh.rigs.homing import Homing
 from outpost_ssh.rigs.localrig import GitError, LocalRig, digest_of
 
@@ -123,7 +123,7 @@ def controller_id(state_dir: Path) -> str:
             known = path.read_text("ascii").strip()
             if _ID.fullmatch(known):
                 return known
-        private(state_dir)
+        private.make(str(state_dir))
         staged = state_dir / f".controller.{os.getpid()}.{secrets.token_hex(4)}"
         try:
             files.write(str(staged), secrets.token_hex(16).encode("ascii"), sync=True)
@@ -294,7 +294,7 @@ class _Pusher:
         if before is not None:
             await asyncio.wait({before})
         self._running, self._next = self._next, None
-        private(self._folder)
+        private.make(str(self._folder))
         async with _locked(self._folder / f"{self._key}.lock"):
             await self._push()
 

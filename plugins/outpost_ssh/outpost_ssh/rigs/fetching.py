@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 from outpost_core import faults
 from outpost_core.errors import OutpostError
 from outpost_core.types import Json
-from outpost_ssh.far.snapshot import check_oid, private
+from outpost_core.worker import private
+from outpost_ssh.far.snapshot import check_oid
 from outpost_ssh.rigs.localrig import GitError, LocalRig, git
 from outpost_ssh.rigs.notes import Note
 
@@ -125,7 +126,7 @@ class Fetching:
         if not (isinstance(digest, str) and type(size) is int and 0 <= size < 1 << 50):
             raise OutpostError(f"{self._outpost.name} answered nonsense")
         folder = self._folder / "incoming"
-        private(folder)
+        private.make(str(folder))
         name = hashlib.sha256(digest.encode()).hexdigest()[:16]
         file = folder / f"{note.name}.{name}.pack"
         for other in folder.glob(f"{note.name}.*.pack"):

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from outpost_core import faults, wire
 from outpost_core.errors import NotFoundError, OutpostError
 from outpost_core.types import Cleaned, Json, State, WorkerStatus
+from outpost_core.worker import private
 from outpost_core.worker.refs import owner_of
 from outpost_ssh.far.hosting import WAITS
-from outpost_ssh.far.snapshot import check_oid, private
+from outpost_ssh.far.snapshot import check_oid
 from outpost_ssh.rigs.fetching import Fetching
 from outpost_ssh.rigs.localrig import GitError, LocalRig, RefusedError
 from outpost_ssh.rigs.notes import CLEANING, HOME, WAITING, Note, Notes, name_of
@@ -255,7 +256,7 @@ class Homing:
     def _mine(self, name: str) -> Iterator[bool]:
         """Hold a worker's lock; False when another program is at it."""
         folder = self._folder / "locks"
-        private(folder)
+        private.make(str(folder))
         fd = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:

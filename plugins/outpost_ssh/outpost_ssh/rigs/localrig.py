@@ -22,9 +22,10 @@ from typing import IO, Final
 
 from outpost_core import children
 from outpost_core.errors import OutpostError
+from outpost_core.worker import private
 from outpost_core.worker.git import environment, read
 from outpost_core.worker.names import redact
-from outpost_ssh.far.snapshot import OWN, Snapshot, private
+from outpost_ssh.far.snapshot import OWN, Snapshot
 
 _SETTINGS: Final = (
     *("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "gc.auto=0"),
@@ -305,7 +306,7 @@ class LocalRig:
         await self.look()
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         for name in ("objects/info", "objects/pack", "refs/heads", "hooks"):
-            private(folder / name)
+            private.make(str(folder / name))
         sha256 = self._format == "sha256"
         config = f"[core]\n\trepositoryformatversion = {int(sha256)}\n\tbare = true\n"
         if sha256:

@@ -16,10 +16,10 @@ from typing import Any, Final
 
 from outpost_core.errors import OutpostError, UsageError
 from outpost_core.types import Order, WorkerStatus
-from outpost_core.worker import files
+from outpost_core.worker import files, private
 from outpost_core.worker.names import check_branch
 from outpost_core.worker.refs import checkpoint_ref, owner_of
-from outpost_ssh.far.snapshot import check_oid, private
+from outpost_ssh.far.snapshot import check_oid
 
 #: Places of notes: not home yet; home, and not cleaned yet; being cleaned.
 WAITING: Final = "waiting"
@@ -119,7 +119,7 @@ class Notes:
             "ref": checkpoint_ref(order.worker, order.owner),
         }
         folder = self._folder / WAITING
-        private(folder)
+        private.make(str(folder))
         files.store(str(folder), f"{name}.json", about, sync=True)
         files.sync_folder(str(folder))
 
@@ -171,7 +171,7 @@ class Notes:
     def move(self, name: str, before: str, after: str) -> None:
         """Move a note, unless another program did."""
         if self._path(before, name).exists():
-            private(self._folder / after)
+            private.make(str(self._folder / after))
             with contextlib.suppress(FileNotFoundError):
                 self._path(before, name).rename(self._path(after, name))
 
