@@ -24,9 +24,9 @@ def test_nothing_that_a_terminal_obeys_is_left(said: str, told: str) -> None:
     assert readable(said) == told
 
 
-def test_a_result_and_a_state_are_readable(far) -> None:
+def test_a_result_is_readable(far) -> None:
     folder, result = far.run(far.order("/nowhere/\x1b]0;title\x07"))
     assert result.message.startswith("/nowhere/\ufffd]0;title\ufffd")
-    kept = (folder / "result.json").read_text() + (folder / "state.json").read_text()
+    kept = (folder / "result.json").read_text()
     assert "\\u001b" not in kept
-    assert json.loads((folder / "result.json").read_text())["reason"] == "command_not_found"
+    assert json.loads(kept)["reason"] == "command_not_found"
