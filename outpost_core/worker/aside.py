@@ -102,7 +102,7 @@ def collect(
     own = os.path.realpath(git.theirs)
     trees: dict[str, str] = {}
     linked_to = links(git, os.path.join(git.git_dir, "index"))
-    for top in gitdirs.below(work):
+    for top in git.inside():
         git_dir = os.path.realpath(gitdirs.of(top) or os.path.join(top, ".git"))
         if git_dir != own and not git_dir.startswith(own + "/worktrees/"):
             trees.setdefault(git_dir, top)
@@ -157,7 +157,7 @@ def _add_open(aside: Aside, git: Own, top: str) -> None:
     listed = there.run("ls-files", "--modified", "--others", "--exclude-standard", "-z")
     for name in filter(None, os.fsdecode(listed.out).split("\0")):
         whole = os.path.join(top, name)
-        if os.path.isfile(whole) or os.path.islink(whole):
+        if gitdirs.is_below(top, name) and (os.path.isfile(whole) or os.path.islink(whole)):
             aside.files["files/" + _inside(work, whole)] = whole
 
 

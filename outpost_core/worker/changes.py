@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from outpost_core.errors import WorkerError
-from outpost_core.worker import held, leftover, links
+from outpost_core.worker import gitdirs, held, leftover, links
 from outpost_core.worker.git import Done, Git, write
 from outpost_core.worker.index import update
 
@@ -225,6 +225,8 @@ def _plain_files(git: Own, nested: str, taken: list[str], *, aside: bool) -> lis
     found: list[str] = []
     for name in filter(None, os.fsdecode(listed.out).split("\0")):
         path = os.path.join(top, name)
+        if not gitdirs.is_below(top, name):
+            continue
         if name.endswith("/") or (os.path.isdir(path) and not os.path.islink(path)):
             found += _plain_files(git, nested + name.rstrip("/") + "/", taken, aside=aside)
         elif os.path.lexists(path):

@@ -126,15 +126,27 @@ def save(
     Raises:
         WorkerError: `commit_failed` or `disk_full`, it could not even be committed.
     """
-    if ended:
-        from outpost_core.worker.mending import mend
-
-        mend(order, folder, workspace)
     git = repository(order, folder)
     if not ended:
+        git.clear(ended=final)
         git.take()
+        return _save(git, order, folder, workspace, final=final)
+    from outpost_core.worker.mending import heal, mend
+
+    mend(git, folder, workspace)
+    try:
+        return _save(git, order, folder, workspace, final=True)
+    except WorkerError as error:
+        if error.reason != "commit_failed" or not heal(git, folder, workspace):
+            raise
+    return _save(git, order, folder, workspace, final=True)
+
+
+def _save(
+    git: Own, order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any], *, final: bool
+) -> dict[str, Any]:
+    """Save what was taken over, and say where it is."""
     last = _Last(folder)
-    final = final or ended
     found = _find(git, folder, workspace, last.commit, last.tree, final=final)
     rest = _keep_aside(git, folder, workspace, found) if final else {}
     if found.new:
@@ -187,6 +199,7 @@ def unsaved(folder: str, workspace: Mapping[str, Any]) -> bool:
     """
     order, last = files.order(folder), _Last(folder)
     git = repository(order, folder)
+    git.clear(ended=True)
     git.take()
     found = _find(git, folder, workspace, last.commit, last.tree, final=True)
     more = aside.collect(git, folder, workspace, found.taken, found.linked, final=True)

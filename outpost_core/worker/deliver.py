@@ -147,7 +147,7 @@ class _Work:
 
 def _find(git: Own, order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any]) -> _Work:
     """Find the agent's work and commit what is in no commit."""
-    changes, mended = mend(order, folder, workspace, strict=True)
+    changes, mended = mend(git, folder, workspace, strict=True)
     if submodules.commit(git, order, folder, workspace):
         changes = look(git)
     held.hold(git, folder, changes)

@@ -13,6 +13,8 @@ TYPE_CHECKING = False  # importing typing would cost as much as three git comman
 if TYPE_CHECKING:
     from outpost_core.worker.owngit import Own
 
+#: Files in a working tree that git reads, wherever they are.
+_READ = (".gitattributes", ".gitignore", ".gitmodules")
 #: Folders of a repository in which no other one can be.
 _INSIDE = ("hooks", "info", "logs", "objects", "refs", "worktrees")
 
@@ -42,6 +44,13 @@ def of_folder(top: Folder) -> str:
         return ""
     found = os.path.normpath(os.path.join(top.path, said[len("gitdir: ") :]))
     return found if os.path.isdir(found) else ""
+
+
+def is_below(top: str, name: str) -> bool:
+    """Whether a path below a working tree leads through no link, and not out of it."""
+    folder = os.path.dirname(os.path.join(os.path.realpath(top), name))
+    inside = not name.startswith("/") and ".." not in name.split("/")
+    return inside and os.path.realpath(folder) == os.path.normpath(folder)
 
 
 def leads_back(tree: str, own: str) -> bool:
@@ -84,12 +93,17 @@ def linked(git_dir: str) -> list[tuple[str, str]]:
     return found
 
 
-def below(work: str) -> list[str]:
-    """Return the folders below `work` that are working trees of their own, ignored ones too.
+def below(work: str) -> tuple[list[str], list[str]]:
+    """Look through a working tree for what is not simply files of it.
 
     Folders that cannot be read are passed over: `leftover` names them.
+
+    Returns:
+        The folders below it that are working trees of their own, ignored ones too; and pipes and
+        the like that git would open as a file of its own, and wait for ever.
     """
     found: list[str] = []
+    stops: list[str] = []
     folders = [work]
     while folders:
         folder = folders.pop()
@@ -99,11 +113,14 @@ def below(work: str) -> list[str]:
                     if entry.name == ".git":
                         if folder != work:
                             found.append(folder)
+                    elif entry.name in _READ and not (entry.is_file() or entry.is_symlink()):
+                        if not entry.is_dir():
+                            stops.append(entry.path)
                     elif entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
         except OSError:
             continue
-    return sorted(found)
+    return sorted(found), stops
 
 
 def modules(git_dir: str) -> list[str]:
@@ -129,4 +146,4 @@ def modules(git_dir: str) -> list[str]:
 
 def others(git: Own) -> bool:
     """Whether there is any repository or working tree besides the worker's own one."""
-    return bool(linked(git.git_dir) or modules(git.theirs) or below(git.work))
+    return bool(linked(git.git_dir) or modules(git.theirs) or git.inside())

@@ -6,6 +6,7 @@ import os
 import stat
 
 from outpost_core.errors import WorkerError
+from outpost_core.worker import gitdirs
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -67,8 +68,10 @@ def find(git: Git, work: str, after: Changes) -> Left:
     left = Left()
     if not after.open and not after.blind:
         return left
-    left.unreadable = unreadable(git, work, after.open, whole=after.blind)
-    for path in after.open:
+    # behind a link is another folder, whatever an index says
+    open_ = [path for path in after.open if gitdirs.is_below(work, path)]
+    left.unreadable = unreadable(git, work, open_, whole=after.blind)
+    for path in open_:
         if path not in left.unreadable and _is_content(os.path.join(work, path)):
             left.files.append(path)
     return left

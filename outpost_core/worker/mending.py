@@ -12,13 +12,14 @@ import os
 import time
 
 from outpost_core.errors import WorkerError
-from outpost_core.worker import files, folders
+from outpost_core.worker import files, folders, ownrefs
+from outpost_core.worker.aside import stashes
 from outpost_core.worker.changes import Changes, look
 from outpost_core.worker.folders import StrangeError
 from outpost_core.worker.index import uncover
 from outpost_core.worker.mirror import remove_locks
 from outpost_core.worker.said import UnusableError
-from outpost_core.worker.workspace import point_branch, repository
+from outpost_core.worker.workspace import point_branch
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def mend(
-    order: Mapping[str, Any], folder: str, workspace: Mapping[str, Any], *, strict: bool = False
+    git: Own, folder: str, workspace: Mapping[str, Any], *, strict: bool = False
 ) -> tuple[Changes, str]:
     """Take over what the agent left, also where its `.git` cannot be used, and look at it.
 
@@ -37,7 +38,7 @@ def mend(
     used is not taken over; it stays in the worker's folder as `broken-git-…`.
 
     Args:
-        order: the order's JSON.
+        git: our repository of the worker.
         folder: the worker's folder.
         workspace: what `workspace.prepare` returned.
         strict: a `.git` that is no real folder is an error, not one more way to be broken.
@@ -49,8 +50,8 @@ def mend(
         WorkerError: `commit_failed` when the working tree is gone or no real folder, or it could
             not be done; `disk_full`.
     """
-    git = repository(order, folder)
     remove_locks(git.git_dir)
+    git.clear(ended=True)
     try:
         git.take(workspace["base_commit"])
     except UnusableError as error:
@@ -83,6 +84,45 @@ def _without(git: Own, folder: str, workspace: Mapping[str, Any], why: str) -> t
         changes = look(git)
     note = f"its .git could not be used ({why}) and was made anew"
     return changes, f"{note}; the old one is {kept}" if kept else note
+
+
+def heal(git: Own, folder: str, workspace: Mapping[str, Any]) -> bool:
+    """Go on without commits of the agent whose objects are missing or broken.
+
+    Its repository stays in the worker's folder as `broken-git-…`, and its files are what counts.
+
+    Args:
+        git: our repository of the worker.
+        folder: the worker's folder.
+        workspace: what `workspace.prepare` returned.
+
+    Returns:
+        Whether anything is different now.
+
+    Raises:
+        WorkerError: `commit_failed` or `disk_full`.
+    """
+    base = [str(known) for known in (workspace["base_commit"],) if known]
+    listed = git.run("for-each-ref", "--format=%(refname)", "refs/heads", "refs/stash")
+    names = [*listed.text.split(), "HEAD"]
+    whole = ("rev-list", "--objects", "--quiet")
+    broken = [name for name in names if git.run(*whole, name, "--not", *base, "--").code]
+    stash = [tip for tip in stashes(git) if git.run(*whole, tip, "--not", *base, "--").code]
+    if git.tip() == "" and "HEAD" in broken:
+        broken.remove("HEAD")  # it is not born yet
+    if not (broken or stash or listed.code):
+        if not git.run("write-tree").code:
+            return False
+        _reset_index(git)  # only what was staged is missing: the files are there
+        return True
+    _set_aside(git, folder)
+    git.forget()
+    ownrefs.drop(git.git_dir, [name for name in broken if name != "HEAD"])
+    if stash:
+        folders.remove([os.path.join(git.git_dir, "logs/refs/stash")])
+    if "HEAD" in broken or listed.code:
+        _begin_again(git, workspace)
+    return True
 
 
 def _set_aside(git: Own, folder: str) -> str:
@@ -132,11 +172,13 @@ def _look(git: Own) -> tuple[Changes | None, str]:
         if error.reason == "disk_full" or not _broken(git):
             raise  # it was killed, or too slow: that says nothing of the repository
         why = error.message
-    index = os.path.join(git.git_dir, "index")
-    if os.path.exists(index):  # what it says is in HEAD and in the files as well
-        os.rename(index, f"{index}.broken")
-        git.run("read-tree", "HEAD")
+    _reset_index(git)  # what it says is in HEAD and in the files as well
     return (None, why) if _broken(git) else (look(git), "")
+
+
+def _reset_index(git: Own) -> None:
+    folders.remove([os.path.join(git.git_dir, "index")])
+    git.run("read-tree", "HEAD")
 
 
 def _broken(git: Own) -> bool:

@@ -20,6 +20,7 @@ from outpost_core.errors import WorkerError
 from outpost_core.worker import files, folders, gitdirs, index, objects, ownfolder, ownrefs
 from outpost_core.worker.folders import Folder, StrangeError, open_folder
 from outpost_core.worker.git import Git, write
+from outpost_core.worker.leanjson import dumps, loads
 from outpost_core.worker.said import REBASES, Linked, Said, UnusableError, is_hash
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
@@ -34,6 +35,8 @@ _INDEX = "index"
 _WORKTREES = "worktrees"
 #: Bytes that an index may have.
 _MOST = 4 << 30
+#: Bytes of what was taken over: a rig may have very many refs.
+_MOST_TAKEN = 256 << 20
 
 
 class Own(Git):
@@ -69,7 +72,30 @@ class Own(Git):
         self.folder = folder
         self.theirs = theirs
         self._borrows = borrows
+        self._inside: tuple[list[str], list[str]] | None = None
         self._known = {git_dir}  # what was taken over by this one and those that it made
+
+    def inside(self) -> list[str]:
+        """Return the folders in the tree that are working trees of their own; looks only once."""
+        if self._inside is None:
+            self._inside = gitdirs.below(self.work)
+        return self._inside[0]
+
+    def clear(self, *, ended: bool) -> None:
+        """See that git finds no pipe in the tree where it reads a file of its own.
+
+        Args:
+            ended: nobody is at work in it, so what is in the way can be removed: it holds nothing.
+
+        Raises:
+            WorkerError: `commit_failed`, there is one.
+        """
+        self.inside()
+        stops = self._inside[1] if self._inside else []
+        if ended:
+            folders.remove(stops)
+        elif stops:
+            raise WorkerError(f"{stops[0]} is not a file", reason="commit_failed")
 
     def tip(self) -> str:
         """Return the commit that is checked out; "" before the first."""
@@ -132,7 +158,7 @@ class Own(Git):
         """
         real = os.path.realpath(theirs)
         above, name = os.path.split(real)
-        if os.path.basename(above) == _WORKTREES:
+        if os.path.basename(above) == _WORKTREES and os.path.isfile(f"{real}/commondir"):
             return self.of(os.path.dirname(above), None).linked(name, top)
         inside = os.path.relpath(real, os.path.realpath(self.folder))
         if not inside.startswith(".."):
@@ -170,7 +196,7 @@ class Own(Git):
             WorkerError: `disk_full` or `commit_failed`, it could not be written.
         """
         there = self._enter()
-        taken = files.load(self.git_dir, _TAKEN) or {}
+        taken = self._taken()
         if there is None or (taken.get("gone") and there.stat("HEAD") is None):
             if taken.get("gone"):
                 return
@@ -195,8 +221,12 @@ class Own(Git):
 
     def forget(self) -> None:
         """Know that the agent's repository is gone, so that ours is all there is."""
-        taken = files.load(self.git_dir, _TAKEN) or {}
-        files.store(self.git_dir, _TAKEN, {**taken, "gone": True})
+        write(os.path.join(self.git_dir, _TAKEN), dumps({**self._taken(), "gone": True}))
+
+    def _taken(self) -> dict[str, Any]:
+        said = open_folder(self.git_dir).read(_TAKEN, _MOST_TAKEN)
+        taken: dict[str, Any] = loads(os.fsdecode(said)) if said else {}
+        return taken
 
     def _enter(self) -> Folder | None:
         """Return the agent's repository, every folder on the way to it being a real one."""
@@ -231,7 +261,7 @@ class Own(Git):
         now |= {"refs": ownrefs.listed(said.refs)}
         now |= {"linked": {name: each.noted for name, each in said.linked.items()}}
         if now != taken:
-            files.store(ours, _TAKEN, now)
+            write(os.path.join(ours, _TAKEN), dumps(now))
             faults.point("worker.git_taken")
 
     def _bring(self, there: Folder) -> bool:

@@ -35,7 +35,7 @@ def follow(git_dir: str, before: dict[str, str], now: dict[str, str]) -> None:
         return
     gone = [name for name in before if name not in now]
     if gone:
-        _drop(git_dir, gone)
+        drop(git_dir, gone)
     fresh = {name: value for name, value in now.items() if before.get(name) != value}
     packed = os.path.join(git_dir, "packed-refs")
     if not before and not os.path.exists(packed):
@@ -48,7 +48,12 @@ def follow(git_dir: str, before: dict[str, str], now: dict[str, str]) -> None:
         write(path, value + "\n")
 
 
-def _drop(git_dir: str, names: list[str]) -> None:
+def drop(git_dir: str, names: list[str]) -> None:
+    """Remove refs of ours; those that are not there are fine.
+
+    Raises:
+        OSError: it could not be written.
+    """
     folders.remove(os.path.join(git_dir, name) for name in names)
     packed = os.path.join(git_dir, "packed-refs")
     lines, dropped = read(packed).split("\n"), set(names)

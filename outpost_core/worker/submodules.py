@@ -251,7 +251,7 @@ def _named(git: Git, *where: str) -> Named:
     return {
         about["path"].rstrip("/"): (name, about.get("url", ""))
         for name, about in fields.items()
-        if "path" in about
+        if "path" in about and ".." not in name.split("/")
     }
 
 
