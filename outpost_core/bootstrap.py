@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
+from outpost_core import border
 from outpost_core.errors import PluginError, UsageError
 from outpost_core.nearest import suggest
 from outpost_core.types import Step
@@ -48,5 +49,5 @@ async def steps(
         async for step in found:
             if not (isinstance(step, Step) and step.state in STATES):
                 raise PluginError(f"outpost_bootstrap of {name!r} yielded {ascii(step)[:120]}")
-            yield step
+            yield border.answer(name, "outpost_bootstrap", Step, step)
     manager.presence.forget(name)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from outpost_core.errors import LedgerError, OutpostError, PluginError
+from outpost_core.errors import LedgerError, OutpostError
 from outpost_core.types import Finding, Health
 
 if TYPE_CHECKING:
@@ -19,6 +18,8 @@ Found = list[tuple[str, Finding]]
 _NOT_INSTALLED = "not installed"
 #: A check of one outpost may look at several tools there; seconds.
 DOCTOR_TIMEOUT = 60.0
+#: Findings of one outpost that are shown.
+_MOST = 1_000
 
 
 async def examine(manager: Manager, name: str | None = None, *, rig: str | None = None) -> Found:
@@ -101,11 +102,9 @@ async def _outpost(manager: Manager, name: str, rig: str | None) -> Found:
     found = [(name, finding)]
     try:
         if manager.fleet.supports(name, "doctor"):
-            more = await manager.fleet.ask(name, "outpost_doctor", timeout=DOCTOR_TIMEOUT, rig=rig)
-            if not (isinstance(more, Sequence) and all(isinstance(one, Finding) for one in more)):
-                raise PluginError(
-                    f"outpost_doctor of {name!r} answered something else than findings"
-                )
+            more = await manager.fleet.ask_for_all(
+                Finding, name, "outpost_doctor", timeout=DOCTOR_TIMEOUT, most=_MOST, rig=rig
+            )
             found += [(name, each) for each in more]
         found += await _default_agent(manager, name, found)
     except OutpostError as error:

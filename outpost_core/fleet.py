@@ -9,7 +9,6 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
     Awaitable,
-    Callable,
     Iterable,
     Mapping,
     Sequence,
@@ -18,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from outpost_core import border
 from outpost_core.backend import BuildContext, Outpost
 from outpost_core.errors import (
     NotFoundError,
@@ -41,8 +39,6 @@ T = TypeVar("T")
 
 #: Seconds that an outpost may take to let go.
 CLOSE_TIMEOUT = 5.0
-#: What a moment may be.
-_MOMENTS = frozenset({float, int, type(None)})
 #: Values below this length are words that occur by chance; the far side's log agrees.
 SHORTEST_SECRET = 4
 
@@ -59,11 +55,16 @@ class Fleet:
         config: the configuration.
         plugins: where backends come from and outposts are registered.
         state_dir: the state folder.
+
+    Attributes:
+        nameless: what is wrong with what an outpost told last as workers that can be none.
     """
 
     config: Config
     plugins: Plugins
     state_dir: Path
+    nameless: dict[str, list[str]] = field(default_factory=dict, init=False)
+    _looked_at: dict[str, dict[str, WorkerStatus]] = field(default_factory=dict, init=False)
     _built: dict[str, Outpost] = field(default_factory=dict)
     _errors: dict[str, NotBuiltError] = field(default_factory=dict)
     _left: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -183,14 +184,14 @@ class Fleet:
         except OutpostError as error:
             if "order" in arguments:
                 mask(error, arguments["order"].secrets)
-            border.tame(error)
+            _tame(error)
             raise
         except Exception as error:
             trouble = PluginError(
                 f"outpost {name!r} failed in {hook}: {type(error).__name__}: {error}",
                 mend=f"outpost doctor {name}; this is a defect of its package",
             )
-            border.tame(trouble)
+            _tame(trouble)
             if "order" in arguments:
                 mask(trouble, arguments["order"].secrets)
                 raise trouble from None  # the cause's own text is not masked
@@ -246,13 +247,32 @@ class Fleet:
             OutpostError: as of `ask`.
             PluginError: the answer is something else.
         """
+        from outpost_core import border
+
         answer = await self.ask(name, hook, timeout=timeout, **arguments)
-        if not isinstance(answer, kind):
-            raise PluginError(
-                f"{hook} of {name!r} answered a {type(answer).__name__}",
-                mend=f"outpost doctor {name}; this is a defect of its package",
-            )
-        return answer
+        return border.answer(name, hook, kind, answer)
+
+    async def ask_for_all(
+        self, kind: type[T], name: str, hook: str, *, timeout: float, most: int, **arguments: Any
+    ) -> list[T]:
+        """Call one hook of one outpost as `ask` does, and check the list that it answers.
+
+        Args:
+            kind: what each item of the answer must be.
+            name: the outpost.
+            hook: the hook's name.
+            timeout: seconds.
+            most: items that the answer may have.
+            arguments: the hook's.
+
+        Raises:
+            OutpostError: as of `ask`.
+            PluginError: the answer is something else.
+        """
+        from outpost_core import border
+
+        answer = await self.ask(name, hook, timeout=timeout, **arguments)
+        return border.answers(name, hook, kind, answer, most)
 
     async def ping(self, name: str, *, timeout: float) -> Health:
         """Ask one outpost whether it would take a worker now; measures how long that takes.
@@ -271,21 +291,21 @@ class Fleet:
     async def list(self, name: str, *, timeout: float) -> Sequence[WorkerStatus]:
         """Ask one outpost for its workers.
 
+        One that is told of in a way that cannot be is among them as broken; what has not even the
+        name of a worker is in `nameless`.
+
         Raises:
             UnreachableError: no answer.
             OutpostError: what the outpost raised.
             PluginError: it raised something else, or answered something else than statuses.
         """
-        from outpost_core.types import WorkerStatus
+        from outpost_core import border
 
         answer = await self.ask(name, "outpost_list", timeout=timeout)
-        if not isinstance(answer, Sequence) or isinstance(answer, str | bytes):
-            raise PluginError(f"outpost_list of {name!r} answered a {type(answer).__name__}")
-        odd = _oddity()
-        for status in answer:
-            if type(status) is not WorkerStatus or odd(status):
-                check_status(name, status, "", "")
-        return answer
+        before = self._looked_at.get(name, {})
+        found, self.nameless[name] = border.statuses(name, answer, before)
+        self._looked_at[name] = found
+        return [*found.values()]
 
     async def list_all(
         self, names: Iterable[str], *, timeout: float
@@ -368,14 +388,14 @@ class Fleet:
                 with suppress(RuntimeError):  # one that hangs is cancelled, and still runs
                     await stream.aclose()
         except OutpostError as error:
-            border.tame(error)
+            _tame(error)
             raise
         except Exception as error:
             trouble = PluginError(
                 f"outpost {name!r} failed in {hook}: {type(error).__name__}: {error}",
                 mend=f"outpost doctor {name}; this is a defect of its package",
             )
-            border.tame(trouble)
+            _tame(trouble)
             raise trouble from error
 
     async def close(self) -> None:
@@ -394,51 +414,11 @@ class Fleet:
         self._built.clear()
 
 
-def check_status(outpost: str, status: object, worker: str, digest: str) -> WorkerStatus:
-    """Return a status as it is, when it is one.
+def _tame(error: OutpostError) -> None:
+    """Make the text of an error from an outpost harmless."""
+    from outpost_core import border
 
-    Args:
-        outpost: whose answer it is.
-        status: the answer.
-        worker: the id that it must have; "" for any.
-        digest: the digest that it must have, if it has one; "" for any.
-
-    Raises:
-        PluginError: it is something else.
-    """
-    from outpost_core.types import WorkerStatus
-
-    if not isinstance(status, WorkerStatus):
-        raise PluginError(f"outpost {outpost!r} answered a {type(status).__name__} as a status")
-    if field := _oddity()(status):
-        value = ascii(getattr(status, field))[:120]
-        raise PluginError(f"outpost {outpost!r} answered {value} as a worker's {field}")
-    if worker and status.id != worker:
-        raise PluginError(
-            f"outpost {outpost!r} answered {status.id[:120]!a} when asked for {worker}"
-        )
-    if digest and status.digest not in ("", digest):
-        raise PluginError(f"outpost {outpost!r} answered with another order's {worker}")
-    return status
-
-
-def _oddity() -> Callable[[WorkerStatus], str]:
-    """Return a quick function that names the field of a status that holds what it should not."""
-    from outpost_core.types import Result, State
-
-    def odd(status: WorkerStatus) -> str:
-        if type(status.state) is not State:
-            return "state"
-        if not type(status.id) is type(status.digest) is type(status.detail) is str:
-            texts = ("id", "digest", "detail")
-            return next(name for name in texts if type(getattr(status, name)) is not str)
-        if type(status.started_at) not in _MOMENTS:
-            return "started_at"
-        if type(status.updated_at) not in _MOMENTS:
-            return "updated_at"
-        return "" if status.result is None or isinstance(status.result, Result) else "result"
-
-    return odd
+    border.tame(error)
 
 
 def mask(error: OutpostError, secrets: Mapping[str, str]) -> None:

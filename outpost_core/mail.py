@@ -16,7 +16,6 @@ from outpost_core import faults
 from outpost_core.errors import (
     NotFoundError,
     OutpostError,
-    PluginError,
     UnreachableError,
     UnsupportedError,
     UsageError,
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
 PATIENCE: Final = 30.0
 #: Seconds beyond it after which a letter that somebody claimed is anybody's.
 _SPARE: Final = 30.0
+#: Messages of one inbox that are believed.
+_MOST: Final = 20_000
 
 
 @dataclass(kw_only=True, eq=False)
@@ -147,17 +148,11 @@ class Mail:
     async def _inbox(self, name: str, who: str) -> Sequence[Message] | OutpostError:
         try:
             self.fleet.require(name, "inbox")
-            answer = await self.fleet.ask(
-                name, "outpost_inbox", timeout=self.patience, identity=who
+            return await self.fleet.ask_for_all(
+                Message, name, "outpost_inbox", timeout=self.patience, most=_MOST, identity=who
             )
         except OutpostError as error:
             return error
-        if not isinstance(answer, Sequence) or any(type(one) is not Message for one in answer):
-            return PluginError(
-                f"outpost_inbox of {name!r} answered something else than messages",
-                mend=f"outpost doctor {name}; this is a defect of its package",
-            )
-        return answer
 
     async def _deliver(self, outpost: str, owner: str, *, due: bool) -> list[str]:
         """Try what waits for one outpost, oldest first; return the ids that were tried."""

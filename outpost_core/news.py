@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from outpost_core.ticket import Tell
 
 
-def heard(ledger: Ledger, tell: Tell, outpost: str, *, trouble: str | None, at: float) -> bool:
+def heard(
+    ledger: Ledger,
+    tell: Tell,
+    outpost: str,
+    *,
+    trouble: str | None,
+    at: float,
+    remark: str = "",
+) -> bool:
     """Write down whether an outpost answered, and tell when that is not as it was.
 
     Args:
@@ -20,11 +28,12 @@ def heard(ledger: Ledger, tell: Tell, outpost: str, *, trouble: str | None, at: 
         outpost: its name.
         trouble: why it did not answer; None when it did.
         at: when it was asked.
+        remark: what there is to say of one that did answer.
 
     Returns:
         whether it is not as it was.
     """
-    changed = ledger.set_reachable(outpost, trouble is None, trouble or "", at)
+    changed = ledger.set_reachable(outpost, trouble is None, trouble or remark, at)
     if changed:
         kind = "reachable" if trouble is None else "unreachable"
         tell(Event(kind=kind, at=at, outpost=outpost, data={"detail": trouble or ""}))

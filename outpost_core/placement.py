@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from outpost_core import faults, policy, wire
+from outpost_core import border, faults, policy, wire
 from outpost_core.errors import (
     ConflictError,
     LedgerError,
@@ -28,7 +28,7 @@ from outpost_core.errors import (
     UnsupportedError,
     UsageError,
 )
-from outpost_core.fleet import NotBuiltError, check_status, mask
+from outpost_core.fleet import NotBuiltError, mask
 from outpost_core.ledger import Claim, Outcome, Reservation
 from outpost_core.news import heard, state_event
 from outpost_core.reporting import reporting
@@ -329,7 +329,7 @@ class Placement:
             status = await self.fleet.ask(
                 ticket.outpost, "outpost_spawn", timeout=self.spawn_timeout, order=ticket.order
             )
-            return check_status(ticket.outpost, status, ticket.id, ticket.digest)
+            return border.spawned(ticket.outpost, status, ticket.id, ticket.digest)
         except (ConflictError, SpawnRefusedError):
             raise
         except OutpostError as error:
@@ -371,6 +371,8 @@ class Placement:
         try:
             statuses = await self.fleet.list(ticket.outpost, timeout=self.answer_timeout)
         except OutpostError:
+            return False
+        if self.fleet.nameless.get(ticket.outpost):  # one of those may be this one
             return False
         return all(status.id != ticket.id for status in statuses)
 

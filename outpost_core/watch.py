@@ -77,8 +77,8 @@ class Watch:
         await self.mail.answered([name], [name] if again else ())
         return health
 
-    def _heard(self, name: str, trouble: str | None, at: float) -> bool:
-        return heard(self.ledger, self.tell, name, trouble=trouble, at=at)
+    def _heard(self, name: str, trouble: str | None, at: float, remark: str = "") -> bool:
+        return heard(self.ledger, self.tell, name, trouble=trouble, at=at, remark=remark)
 
     async def refresh(self, names: Iterable[str]) -> dict[str, OutpostError]:
         """Ask outposts for their workers, take the news over, finish interrupted spawns.
@@ -93,7 +93,7 @@ class Watch:
         again = []
         for name, answer in answers.items():
             if not isinstance(answer, OutpostError):
-                if self._heard(name, None, asked_at):
+                if self._heard(name, None, asked_at, self._odd(name)):
                     again.append(name)
                 self._take(name, answer, asked_at)
                 told[name] = answer
@@ -107,11 +107,22 @@ class Watch:
 
     def _take(self, name: str, statuses: Sequence[WorkerStatus], asked_at: float) -> None:
         changed = self.ledger.record(name, self._certain(statuses), asked_at)
-        gone = self.ledger.missing(name, {status.id for status in statuses}, asked_at)
+        if self.fleet.nameless.get(name):  # what it tells of may be one that seems to be missing
+            gone = []
+        else:
+            gone = self.ledger.missing(name, {status.id for status in statuses}, asked_at)
         if gone:
             changed += self.ledger.record(name, [_lost(worker, name, asked_at) for worker in gone])
         for worker in changed:
             self.tell(state_event(worker, asked_at))
+
+    def _odd(self, name: str) -> str:
+        """Return what an outpost told last of workers that can be none; "" when it did not."""
+        odd = self.fleet.nameless.get(name)
+        if not odd:
+            return ""
+        more = f", and {len(odd) - 1} more such" if len(odd) > 1 else ""
+        return f"it tells of what is no worker: {odd[0]}{more}"
 
     def _certain(self, statuses: Sequence[WorkerStatus]) -> Sequence[WorkerStatus]:
         """Leave out what is queued there and whose spawn here is not finished.

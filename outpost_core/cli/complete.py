@@ -38,7 +38,7 @@ def _choices(find: Callable[[click.Context], Choices]) -> Completer:
     ) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
 
-        from outpost_core.cli.harmless import clean
+        from outpost_core.harmless import clean
 
         try:
             found = [*find(ctx)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from outpost_core.cli import harmless
+from outpost_core import harmless
 from outpost_core.cli.say import style
 
 if TYPE_CHECKING:

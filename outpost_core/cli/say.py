@@ -17,7 +17,7 @@ from typing import Final
 
 import click
 
-from outpost_core.cli.harmless import clean_lines
+from outpost_core.harmless import clean_lines
 
 #: Random digits: a mark looks like a colour (so that widths are counted right and `click.unstyle`
 #: takes it out), and is one that no terminal knows.

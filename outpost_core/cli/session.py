@@ -174,7 +174,7 @@ def print_json(data: object, *, one_line: bool = False) -> None:
     import json
 
     from outpost_core.cli import say
-    from outpost_core.cli.harmless import escaped
+    from outpost_core.harmless import escaped
 
     text = json.dumps(data, indent=None if one_line else 2, ensure_ascii=not _utf8())
     say.document(escaped(text))

@@ -383,11 +383,14 @@ SHAPES: Final[Mapping[str, Shape]] = {
 
 
 def moment(at: float | None) -> str | None:
-    """Return a moment as RFC 3339 in UTC with milliseconds, or None."""
+    """Return a moment as RFC 3339 in UTC with milliseconds; None for none, and for what is none."""
     if at is None:
         return None
-    milliseconds = round(at * 1000)
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000))
+    try:
+        milliseconds = round(at * 1000)
+        whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000))
+    except (OverflowError, ValueError, OSError):
+        return None
     return f"{whole}.{milliseconds % 1000:03d}Z"
 
 

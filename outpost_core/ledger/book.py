@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from outpost_core.errors import UsageError
-from outpost_core.ledger import money
+from outpost_core.ledger import money, values
 from outpost_core.ledger.store import Store
 
 if TYPE_CHECKING:  # what describes outposts needs none of it, and is waited for by a person
@@ -283,9 +283,10 @@ class Ledger:
         seen = seen if isinstance(seen, set | frozenset | dict) else set(seen)
         gone: list[str] = []
         news: list[tuple[float | None, str]] = []
-        for worker, missing_at in found:
+        for worker, noted_at in found:
+            missing_at = values.number(noted_at)
             if worker in seen:
-                if missing_at is not None:
+                if noted_at is not None:
                     news.append((None, worker))
             elif missing_at is None:
                 news.append((time.time(), worker))
@@ -385,12 +386,12 @@ class Ledger:
     def outposts(self) -> dict[str, OutpostNote]:
         """Return what is known of each outpost that was ever asked."""
         return {
-            name: OutpostNote(
+            values.text(name): OutpostNote(
                 reachable=bool(reachable),
-                since=since,
-                detail=detail,
-                seen_at=seen_at,
-                heard_at=heard_at,
+                since=values.number(since) or 0.0,
+                detail=values.text(detail),
+                seen_at=values.number(seen_at),
+                heard_at=values.number(heard_at) or 0.0,
             )
             for name, reachable, since, detail, seen_at, heard_at in self._store.read(
                 "SELECT name, reachable, since, detail, seen_at, heard_at FROM outposts"
@@ -459,7 +460,10 @@ class Ledger:
             f"{'' if limit is None else f' ORDER BY {rows.NEWEST_FIRST} LIMIT {int(limit)}'}",
             args,
         )
-        found.sort(key=rows.age, reverse=True)  # of all rows, far quicker than SQLite's sorter
+        try:
+            found.sort(key=rows.age, reverse=True)  # of all rows, far quicker than SQLite's sorter
+        except TypeError:  # one of them says what cannot be
+            found.sort(key=rows.plain_age, reverse=True)
         unreachable = self._unreachable()
         return [rows.worker(row, unreachable) for row in found]
 
@@ -491,8 +495,9 @@ class Ledger:
         found = self._store.read(
             "SELECT id, owner FROM workers WHERE ended_at IS NULL AND spawned_at IS NULL"
         )
-        alive = {owner: identity.alive(owner) for owner in {o.partition("/")[0] for _, o in found}}
-        gone = [worker for worker, owner in found if not alive[owner.partition("/")[0]]]
+        owners = {worker: values.text(owner).partition("/")[0] for worker, owner in found}
+        alive = {owner: identity.alive(owner) for owner in {*owners.values()}}
+        gone = [worker for worker, owner in owners.items() if not alive[owner]]
         return self.workers(ids=gone) if gone else []
 
     def never_begun(self) -> dict[tuple[str, str], str]:
@@ -503,7 +508,10 @@ class Ledger:
         return {(outpost, worker): digest for outpost, worker, digest in found}
 
     def order(self, id: str) -> Order | None:  # noqa: A002 - the word of the glossary
-        """Return a worker's order, its secrets without values; None when it is not known."""
+        """Return a worker's order, its secrets without values.
+
+        None when it is not known, or what is kept of it cannot be read.
+        """
         from outpost_core.types import Order
 
         return self._stored(Order, "body", id)
@@ -520,18 +528,20 @@ class Ledger:
 
     def active(self) -> dict[str, int]:
         """Return how many workers hold a slot, by outpost."""
-        return dict(self._store.read("SELECT outpost, slots FROM held WHERE slots > 0"))
+        found = self._store.read("SELECT outpost, slots FROM held WHERE slots > 0")
+        return {outpost: slots for outpost, slots in found if isinstance(slots, int)}
 
     def spent(self, since: float) -> dict[str, float]:
         """Return USD by outpost: open reservations, and what was settled since that moment.
 
         What agents spend counts like what outposts charge.
         """
+        held, machine, agent = map(values.counted, ("cost", "cost_settled", "agent_settled"))
         found = self._store.read(
-            "SELECT outpost, sum(cost) FROM ("
-            " SELECT outpost, cost FROM held WHERE slots > 0"
+            "SELECT outpost, sum(cost) FROM ("  # noqa: S608
+            f" SELECT outpost, {held} AS cost FROM held WHERE slots > 0"
             " UNION ALL"
-            " SELECT outpost, coalesce(cost_settled, 0) + coalesce(agent_settled, 0) FROM workers"
+            f" SELECT outpost, {machine} + {agent} FROM workers"
             " WHERE (cost_settled > 0 OR agent_settled > 0) AND ended_at >= ?"
             ") GROUP BY outpost",
             (since,),
@@ -555,8 +565,6 @@ class Ledger:
 
     def events(self, worker: str | None = None, limit: int = 1000) -> list[Event]:
         """Return the newest `limit` events, of one worker or of all, in the order they happened."""
-        import json
-
         from outpost_core.types import Event
 
         where, args = ("1", ()) if worker is None else ("worker = ?", (worker,))
@@ -566,14 +574,21 @@ class Ledger:
             (*args, limit),
         )
         return [
-            Event(kind=kind, at=at, worker=of, outpost=outpost, data=json.loads(data))
+            Event(
+                kind=values.text(kind),
+                at=values.number(at) or 0.0,
+                worker=values.text(of),
+                outpost=values.text(outpost),
+                data=values.data(data),
+            )
             for kind, at, of, outpost, data in reversed(found)
         ]
 
     # --- helpers -------------------------------------------------------------------------------
 
     def _unreachable(self) -> dict[str, float]:
-        return dict(self._store.read("SELECT name, since FROM outposts WHERE NOT reachable"))
+        found = self._store.read("SELECT name, since FROM outposts WHERE NOT reachable")
+        return {name: values.number(since) or 0.0 for name, since in found}
 
     def _among(self, ids: Collection[str], sql: str) -> set[str]:
         """Return those of the ids that a query finds, which ends in the column that has them."""
@@ -592,8 +607,6 @@ class Ledger:
         )
         if not found or found[0][0] is None:
             return None
-        import json
+        from outpost_core.ledger import doubtful
 
-        from outpost_core import wire
-
-        return wire.from_json(kind, json.loads(found[0][0]))
+        return doubtful.parsed(kind, found[0][0])

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from outpost_core.ledger import rows
+from outpost_core.ledger import rows, values
 from outpost_core.types import Message
 from outpost_core.worker import identity
 
@@ -197,13 +197,22 @@ def _free(row: tuple[Any, ...], owner: str, now: float) -> bool:
 
 
 def _letter(row: tuple[Any, ...]) -> Letter:
-    id_, outpost, to, subject, body, sender, priority, written_at = row[:8]
+    texts = map(values.text, row[:6])
+    id_, outpost, to, subject, body, sender = texts
+    priority, written_at = row[6:8]
     message = Message(
-        id=id_, to=to, subject=subject, body=body, sender=sender, priority=priority,
-        sent_at=written_at,
+        id=id_, to=to, subject=subject, body=body, sender=sender,
+        priority=priority if priority in range(5) else 2, sent_at=values.number(written_at),
     )  # fmt: skip
     tries, error, tried_at, next_try, delivered_at, failed_at = row[8:14]
     return Letter(
-        outpost=outpost, message=message, tries=tries, error=error, tried_at=tried_at,
-        next_try=next_try, delivered_at=delivered_at, failed_at=failed_at,
+        outpost=outpost, message=message, tries=tries if isinstance(tries, int) else 0,
+        error=values.text(error), tried_at=values.number(tried_at),
+        next_try=values.number(next_try) or 0.0, delivered_at=_when(delivered_at),
+        failed_at=_when(failed_at),
     )  # fmt: skip
+
+
+def _when(value: object) -> float | None:
+    """Return a moment that says by itself what became of a letter, also one that cannot be."""
+    return None if value is None else values.number(value) or 0.0

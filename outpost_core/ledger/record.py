@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from outpost_core.errors import UsageError
-from outpost_core.ledger import money, rows
+from outpost_core.ledger import doubtful, money, rows, values
 from outpost_core.types import Json, Result, State, Usage, WorkerStatus, split_worker_id
 
 if TYPE_CHECKING:
@@ -35,9 +35,19 @@ def take(
         where, digest, state, detail, started_at, told_at, spawned_at, ended_at, reserved, at,
         agent_reserved, seen_before, usage,
     ) = found  # fmt: skip
+    at, told_at = values.number(at), values.number(told_at)
+    reserved = values.nano(reserved)
+    agent_reserved, seen_before = (
+        None if amount is None else values.nano(amount) for amount in (agent_reserved, seen_before)
+    )
     if ended_at is not None or where != outpost or (status.digest and status.digest != digest):
         return False
-    if asked_at is not None and 0 < at - asked_at < _OLDEST_LIST and _renewed(db, status.id):
+    if (
+        asked_at is not None
+        and at is not None
+        and 0 < at - asked_at < _OLDEST_LIST
+        and _renewed(db, status.id)
+    ):
         return False
     if not status.state.terminal and status.updated_at and told_at and status.updated_at < told_at:
         return False
@@ -58,7 +68,7 @@ def take(
         (*news, status.updated_at or now, status.updated_at, now, status.id),
     )
     if status.state.terminal:
-        status = replace(status, result=_readable(status))
+        status = _believed(db, replace(status, result=_readable(status)))
     if spawned_at is None and not (status.result and status.result.reason == "never_started"):
         rows.tell(db, "spawned", now, status.id, outpost)
     if status.state.terminal:
@@ -71,6 +81,25 @@ def take(
             data["reason"] = status.result.reason
         rows.tell(db, "state", now, status.id, outpost, data)
     return True
+
+
+def _believed(db: sqlite3.Connection, status: WorkerStatus) -> WorkerStatus:
+    """Return the end of a worker; as lost where its branch is not one that its order could make."""
+    branch = status.result.branch if status.result is not None else None
+    if branch is None:
+        return status
+    found = db.execute(
+        "SELECT body FROM events WHERE worker = ? AND body IS NOT NULL ORDER BY n DESC LIMIT 1",
+        (status.id,),
+    ).fetchone()
+    delivery = values.data(found[0]).get("delivery") if found is not None else None
+    wanted = delivery.get("branch") if isinstance(delivery, dict) else None
+    # where the branch went another way, the work is beside it
+    if not isinstance(wanted, str) or branch == wanted or branch.startswith(f"{wanted}-"):
+        return status
+    message = f"its outpost told of a branch that is not its own: {branch[:200]}"
+    result = Result(state=State.LOST, reason=doubtful.BROKEN, message=message)
+    return replace(status, state=State.LOST, result=result)
 
 
 def _adopt(
@@ -145,7 +174,7 @@ def _settle(db: sqlite3.Connection, status: WorkerStatus, held: _Held, now: floa
     )
     if result is not None:
         if held.usage is not None and result.usage == Usage():  # its end was seen by nobody
-            last = wire.from_json(Usage, json.loads(held.usage))
+            last = doubtful.parsed(Usage, held.usage) or Usage()
             result = replace(result, usage=replace(last, partial=True))
         db.execute("INSERT INTO results VALUES (?, ?)", (status.id, wire.dumps(result)))
 

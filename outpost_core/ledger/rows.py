@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from outpost_core.errors import UsageError
+from outpost_core.ledger import values
 from outpost_core.ledger.money import dollars
 from outpost_core.types import Json, Result, State, Usage, Worker
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     import sqlite3
 
 T = TypeVar("T")
+
 
 #: What `worker()` reads, in its order.
 COLUMNS: Final = (
@@ -23,10 +26,19 @@ COLUMNS: Final = (
 )
 TABLES: Final = "workers w LEFT JOIN results r ON r.worker = w.id"
 #: The sum of what workers cost that have ended, machine and agent.
-SETTLED: Final = "coalesce(sum(coalesce(cost_settled, 0) + coalesce(agent_settled, 0)), 0)"
+SETTLED: Final = (
+    f"coalesce(sum({values.counted('cost_settled')} + {values.counted('agent_settled')}), 0)"
+)
 #: The order of listings in SQL, and the key that gives it (reversed) for rows of `COLUMNS`.
 NEWEST_FIRST: Final = "w.created_at DESC, w.id DESC"
 age: Final = itemgetter(11, 0)
+
+
+def plain_age(row: tuple[Any, ...]) -> tuple[float, str]:
+    """Return the same key for a row that says what cannot be."""
+    return values.number(row[11]) or 0.0, values.text(row[0])
+
+
 #: The same for rows that have no result yet: SQLite then looks at one table only.
 OPEN_COLUMNS: Final = COLUMNS.replace("w.ended_at", "NULL").replace("r.body", "NULL")
 OPEN_TABLES: Final = "workers w"
@@ -38,6 +50,9 @@ _new: Final = object.__new__
     _created_at, _started_at, _updated_at, _finished_at, _unreachable_since, _cost_reserved,
     _cost_settled, _agent_reserved, _agent_cost, _usage, _result,
 ) = (getattr(Worker, name).__set__ for name in Worker.__dataclass_fields__)  # fmt: skip
+_NAMES: Final = tuple(name.strip().partition(".")[2] for name in COLUMNS.split(","))
+_PRIORITIES: Final = frozenset(range(5))
+
 _STATES: Final = {state.value: state for state in State}
 
 
@@ -48,6 +63,43 @@ def worker(row: tuple[Any, ...], unreachable: Mapping[str, float]) -> Worker:
         row: the row.
         unreachable: since when each outpost that does not answer has not answered.
     """
+    try:
+        built = _build(row, unreachable)
+        if _can_be(row, built):
+            return built
+    except (UsageError, TypeError, ValueError, KeyError, OverflowError, RecursionError):
+        pass
+    from outpost_core.ledger import doubtful
+
+    return doubtful.worker(_NAMES, row, unreachable)
+
+
+def _can_be(row: tuple[Any, ...], built: Worker) -> bool:
+    """Whether all that a row says can be shown and counted."""
+    moment, amount = values.moment, values.amount
+    worker_id, issue, attempt, outpost, digest, _, detail, title, priority, rig, agent = row[:11]
+    texts = (worker_id, issue, outpost, digest, detail, title, agent, rig or "")
+    told = built.result or built.usage
+    return (
+        all(type(text) is str for text in texts)
+        and max(map(len, texts)) <= values.LONGEST
+        and type(attempt) is int
+        and priority in _PRIORITIES
+        and moment(row[11])
+        and moment(row[12])
+        and moment(row[13])
+        and moment(row[14])
+        and moment(row[15])
+        and amount(row[16])
+        and amount(row[17])
+        and amount(row[18])
+        and amount(row[19])
+        and amount(row[20])
+        and (told is None or not values.oddity(told))
+    )
+
+
+def _build(row: tuple[Any, ...], unreachable: Mapping[str, float]) -> Worker:
     (
         worker_id, issue, attempt, outpost, digest, state, detail, title, priority, rig, agent,
         created_at, started_at, updated_at, finished_at, ended_at, reserved, settled,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from outpost_core import plausible
+from outpost_core.ledger import values
 from outpost_core.ledger.money import dollars
 
 if TYPE_CHECKING:
@@ -75,20 +76,20 @@ def totals(store: Store, by: str, since: float) -> list[Total]:
     # sums of whole nano-dollars are exact
     nano: dict[str, list[int]] = {}
     for outpost, agent, rig, ended_at, charged, spent, body in rows:
-        day = time.strftime("%Y-%m-%d", time.localtime(ended_at or now)) if by == "day" else ""
-        key = {"day": day, "outpost": outpost, "agent": agent, "rig": rig or ""}[by]
+        day = _day(now if ended_at is None else ended_at) if by == "day" else ""
+        key = values.text({"day": day, "outpost": outpost, "agent": agent, "rig": rig or ""}[by])
         total = found.setdefault(key, Total(key=key))
         sums = nano.setdefault(key, [0, 0])
-        sums[0] += charged or 0
-        sums[1] += spent or 0
+        sums[0] += values.nano(charged)
+        sums[1] += values.nano(spent)
         usage = _usage(body, ended=ended_at is not None)
         total.workers += 1
         total.running += ended_at is None
         total.unknown += ended_at is not None and spent is None
         total.estimated |= bool(spent) and _estimated(usage)
-        total.input_tokens += usage.get("input_tokens") or 0
-        total.cached_tokens += usage.get("cached_tokens") or 0
-        total.output_tokens += usage.get("output_tokens") or 0
+        total.input_tokens += _tokens(usage.get("input_tokens"))
+        total.cached_tokens += _tokens(usage.get("cached_tokens"))
+        total.output_tokens += _tokens(usage.get("output_tokens"))
     for key, (charged, spent) in nano.items():
         found[key].machine, found[key].agent = dollars(charged), dollars(spent)
     if by == "day":
@@ -96,11 +97,21 @@ def totals(store: Store, by: str, since: float) -> list[Total]:
     return sorted(found.values(), key=lambda total: (-total.total, total.key))
 
 
+def _day(at: object) -> str:
+    """Return a day by this machine's clock; "" for a moment that cannot be."""
+    moment = values.number(at)
+    return "" if moment is None else time.strftime("%Y-%m-%d", time.localtime(moment))
+
+
+def _tokens(value: object) -> int:
+    return value if type(value) is int and plausible.amount(value) else 0
+
+
 def _usage(body: str | None, *, ended: bool) -> dict[str, Any]:
     """Return a usage out of a result, or as it was last seen; {} for none."""
     if body is None:
         return {}
-    read = json.loads(body)
+    read = values.data(body)
     usage = (read.get("usage") or {}) if ended else read
     return usage if isinstance(usage, dict) else {}
 

@@ -152,6 +152,13 @@ class Store:
         with self._lock:
             self._check_process()
             try:
+                try:
+                    return self._patiently(lambda: self._db.execute(sql, args).fetchall())
+                except self._operational as error:
+                    if "decode" not in str(error):
+                        raise
+                # a damaged text is no reason to show nothing; the slower way is for these alone
+                self._db.text_factory = _decoded
                 return self._patiently(lambda: self._db.execute(sql, args).fetchall())
             except self._error as error:
                 raise self._explain(error) from error
@@ -244,7 +251,7 @@ class Store:
             try:
                 return action()
             except self._operational as error:
-                if error.sqlite_errorcode & 0xFF != _BUSY:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF != _BUSY:
                     raise
                 now = time.monotonic()
                 began = began or now
@@ -312,6 +319,10 @@ class Store:
         except OSError:
             return False
         return disk.f_bavail * disk.f_frsize < _ROOM
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode("utf-8", "replace")
 
 
 def _make_private(path: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
-from outpost_core import wire
+from outpost_core import border, wire
 from outpost_core.backend import BuildContext, OutpostOptions
 from outpost_core.errors import (
     NotFoundError,
@@ -43,7 +43,7 @@ WAIT: Final = 20.0
 #: Seconds between two tries to follow a log at an outpost that cannot be reached, at most.
 MOST_PAUSE: Final = 15.0
 #: Workers or messages of one list; more are taken for a list that never ends.
-_MOST_ITEMS: Final = 200_000
+_MOST_ITEMS: Final = border.MOST_WORKERS
 #: capability → its method, where they are called differently.
 _METHODS: Final = {"attach": "viewer"}
 
@@ -106,16 +106,29 @@ class StdioOutpost(Caller):
 
     async def _list_once(self) -> list[WorkerStatus]:
         seen: dict[str, tuple[Json, WorkerStatus]] = {}
+        found: list[WorkerStatus] = []
         async for item in self._pages("list", "workers", {}):
             name = item.get("id") if isinstance(item, dict) else None
             before = self._seen.get(name) if isinstance(name, str) else None
-            if before is not None and before[0] == item:  # to compare is cheap, to build is not
-                seen[before[1].id] = before
-            else:
-                status = self._read(WorkerStatus, item, "list")
-                seen[status.id] = (item, status)
+            known = before is not None and before[0] == item  # to compare is cheap, to build is not
+            status = before[1] if before is not None and known else self._status(item)
+            seen[status.id] = (item, status)
+            found.append(status)
         self._seen = seen
-        return [status for _, status in seen.values()]
+        return found
+
+    def _status(self, item: Json) -> WorkerStatus:
+        """Return what a list says of one worker; what cannot be read is that worker's trouble.
+
+        Raises:
+            PluginError: nobody can say which worker it is.
+        """
+        if not isinstance(item, dict) or not isinstance(item.get("id"), str):
+            raise self._odd("list")
+        try:
+            return wire.from_json(WorkerStatus, item)
+        except (UsageError, RecursionError) as error:
+            return border.unreadable(item, clean(str(error), 200))
 
     async def _pages(
         self, method: str, key: str, params: Mapping[str, Json]

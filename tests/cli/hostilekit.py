@@ -142,6 +142,23 @@ class World:
             )
         )  # fmt: skip
         self._ledger()
+        self._town()
+
+    def _town(self) -> None:
+        """Make what a cloned repository may bring: a town whose configuration is evil."""
+        self.town = self.folder / "town"
+        (self.town / "mayor").mkdir(parents=True)
+        (self.town / "config").mkdir()
+        (self.town / "mayor" / "town.json").write_text("{}")
+        text = json.dumps(EVIL.replace("\U000e0041", ""))
+        (self.town / "mayor" / "rigs.json").write_text(
+            f'{{"rigs": {{{text}: {{"git_url": {text}}}}}}}'
+        )
+        (self.town / "config" / "outposts.yaml").write_text(
+            "outposts:\n  - name: e\n    type: exec\n"
+            f"    command: [sh, -c, {text}]\n    options: {{a: {text}}}\n"
+            f"policy: {{overrides: [{{condition: {text}, prefer: e}}]}}\n"
+        )
 
     def _repository(self) -> str:
         self.rig.mkdir()
@@ -215,7 +232,10 @@ class World:
         )
 
     def run(self, *words: str, cwd: Path | None = None, seconds: float = 60.0) -> str:
-        """Run the real program on a real terminal; return every character that came out."""
+        """Run the real program on a real terminal; return every character that came out.
+
+        Questions are answered with no.
+        """
         main, side = pty.openpty()
         env = {
             **os.environ, "HOME": str(self.folder), "TERM": "xterm", "COLUMNS": "400",
@@ -240,6 +260,8 @@ class World:
                 if not chunk:
                     break
                 seen += chunk
+                if seen.endswith(b"[y/N]: "):
+                    os.write(main, b"n\n")
             else:
                 process.terminate()
         os.close(main)
@@ -262,7 +284,7 @@ def foreign(seen: str, *, screen: bool = False, output: bool = False) -> set[str
         screen: it was drawn on a screen of its own.
         output: it is an agent's output, or files of its work, which may have colours.
     """
-    from outpost_core.cli.harmless import UNSEEN
+    from outpost_core.harmless import UNSEEN
 
     if screen:
         seen = _SCREEN.sub("", seen)

@@ -55,7 +55,7 @@ def test_help_imports_no_command_and_nothing_heavy():
     heavy = {"asyncio", "yaml", "sqlite3", "libtmux", "outpost_core.manager", "outpost_core.config"}
     assert not loaded & heavy
     assert not {m for m in loaded if m.startswith("outpost_core.cli.")} - {
-        f"outpost_core.cli.{m}" for m in ("app", "edge", "harmless", "say", "session")
+        f"outpost_core.cli.{m}" for m in ("app", "edge", "say", "session")
     }
 
 

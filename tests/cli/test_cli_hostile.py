@@ -68,6 +68,8 @@ COMMANDS: dict[tuple[str, ...], list[tuple[str, ...]]] = {
                      ("add", "ssh", "vm2", "--host", "127.0.0.1", "--port", "1")],
     ("remove",): [("remove", EVIL), ("remove", "evil")],
     ("backends",): [("backends",), ("backends", EVIL)],
+    ("trust",): [("trust", "TOWN"), ("trust", "--yes", "TOWN"), ("trust", "--list"),
+                 ("trust", "--revoke", "TOWN"), ("trust", EVIL)],
     ("bootstrap",): [("bootstrap", "evil"), ("bootstrap", EVIL),
                      ("bootstrap", "evil", "--agent", EVIL)],
     ("doctor",): [("doctor", "--no-rig"), ("doctor", "evil", "--no-rig"),
@@ -99,7 +101,8 @@ def test_every_command_is_here() -> None:
 
 
 def filled(world: World, words: tuple[str, ...]) -> list[str]:
-    return [str(world.rig) if word == "RIG" else word for word in words]
+    places = {"RIG": str(world.rig), "TOWN": str(world.town)}
+    return [places.get(word, word) for word in words]
 
 
 @pytest.mark.parametrize("path", [*COMMANDS], ids=" ".join)

@@ -20,9 +20,7 @@ from outpost_core.wire import digest
 from outpost_core.worker.files import RIG_CREDENTIAL
 
 
-@pytest.mark.parametrize(
-    "answer", [None, "text", [None], [WorkerStatus(id="gt-1.1", state="working")]]
-)  # type: ignore[arg-type]
+@pytest.mark.parametrize("answer", [None, "text", [None]])
 def test_an_answer_that_is_none_is_its_outposts_error(make: Make, answer: Any) -> None:
     class Odd(FakeOutpost):
         @hookimpl
@@ -42,6 +40,27 @@ def test_an_answer_that_is_none_is_its_outposts_error(make: Make, answer: Any) -
         assert {v.name: v.state for v in await manager.refresh()}["b"] == "ready"
 
     run(make(a, b), body)
+
+
+def test_a_worker_that_is_told_of_oddly_is_there_and_is_not_started_elsewhere(make: Make) -> None:
+    class Odd(FakeOutpost):
+        @hookimpl
+        async def outpost_list(self) -> Any:
+            return [WorkerStatus(id="gt-1.1", state="sleeping")]  # type: ignore[arg-type]
+
+        @hookimpl
+        async def outpost_spawn(self, order: Order) -> Any:
+            return None
+
+    b = FakeOutpost("b")
+
+    async def body(manager: Manager) -> None:
+        worker = (await manager.spawn(order("gt-1"))).worker
+        assert worker.outpost == "a"
+        assert worker.detail == "broken: it says what cannot be as its state, 'sleeping'"
+        assert not b.calls
+
+    run(make(Odd("a"), b), body)
 
 
 @pytest.mark.parametrize("verb", ["clean", "peek", "doctor"])
@@ -74,7 +93,7 @@ def test_a_verb_that_answers_nothing_is_its_outposts_error(make: Make, verb: str
 @pytest.mark.parametrize(
     "field", [{"detail": None}, {"digest": 7}, {"id": 7}, {"started_at": "now"}, {"result": {}}]
 )
-def test_a_status_with_an_odd_field_breaks_only_its_outpost(
+def test_a_status_with_an_odd_field_breaks_only_its_worker(
     make: Make, field: dict[str, Any]
 ) -> None:
     class Odd(FakeOutpost):
@@ -86,9 +105,17 @@ def test_a_status_with_an_odd_field_breaks_only_its_outpost(
     a, b = Odd("a"), FakeOutpost.holding("b", 2)
 
     async def body(manager: Manager) -> None:
-        assert len(await manager.workers()) == 2
-        with pytest.raises(PluginError, match=f"as a worker's {next(iter(field))}"):
-            await manager.fleet.list("a", timeout=5)
+        workers = {worker.id: worker for worker in await manager.workers()}
+        named = "id" not in field
+        assert len(workers) == 2 + named
+        if named:
+            assert workers["gt-9.1"].state is State.WORKING
+            said = workers["gt-9.1"].detail
+            assert said.startswith("broken: it says what cannot be")
+        else:
+            said = manager.outposts()[0].detail
+            assert said == "it tells of what is no worker: 7 is not the id of a worker"
+        assert next(iter(field)) in said
 
     run(make(a, b), body)
 
@@ -103,10 +130,10 @@ def test_a_result_that_cannot_be_kept_poisons_no_listing(make: Make) -> None:
         a.finish("gt-1.1", Result(state=State.FAILED, exit_code=odd))
         a.finish("gt-2.1", Result(state=State.DONE, branch=b"x"))  # type: ignore[arg-type]
         workers = {w.id: w for w in await manager.workers(all=True)}
-        assert [workers[i].state for i in ("gt-1.1", "gt-2.1")] == [State.FAILED, State.DONE]
+        assert [workers[i].state for i in ("gt-1.1", "gt-2.1")] == [State.LOST, State.LOST]
         result = workers["gt-1.1"].result
         assert result is not None
-        assert (result.reason, "exit_code" in result.message) == ("internal", True)
+        assert (result.reason, "exit_code" in result.message) == ("broken", True)
 
     run(make(a), body)
 
