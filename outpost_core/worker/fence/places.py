@@ -141,13 +141,15 @@ class Rules:
     def put(self, kind: str, paths: Iterable[str]) -> None:
         """Add a rule for each path that is there; a later one for the same path wins."""
         for path in paths:
-            real = os.path.realpath(path)
-            if os.path.lexists(real):
+            real = real_path(path)
+            if real:
                 self.by_path[real] = kind
 
     def show(self, path: str) -> None:
         """Let a path and all below it be read."""
-        real = os.path.realpath(path)
+        real = real_path(path)
+        if not real:
+            return
         for other in [*self.by_path]:
             if (other == real or other.startswith(f"{real}/")) and self.by_path[other] == HIDE:
                 del self.by_path[other]
@@ -165,6 +167,18 @@ class Rules:
                 found.append((path, kind))
                 above.append((path, kind))
         return found
+
+
+def real_path(path: str) -> str:
+    """Return the real path of something that is there, else ""; the kernel finds it, in one go."""
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return ""
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
 
 
 def _inside(path: str, folder: str) -> bool:
@@ -190,13 +204,15 @@ def rules(wanted: Wanted, *, exact: bool = True) -> list[tuple[str, str]]:
     for home in homes:
         _make_missing(home, wanted.env)
         for paths in _TOOLS.values():
-            found.put(WRITE, [os.path.join(home, path) for path in paths])
+            found.put(WRITE, [f"{home}/{path}" for path in paths])
         found.put(WRITE, [os.path.join(home, ".claude.json")])
     own = [os.path.join(home, name) for home in homes for name in _AGENTS]
     own += [wanted.env[name] for name in _AGENTS_ELSEWHERE if wanted.env.get(name, "")[:1] == "/"]
-    found.put(WRITE, [path for path in own if os.path.realpath(path) not in ("/", *homes)])
+    found.put(WRITE, [path for path in own if real_path(path) not in ("/", *homes)])
     if exact:
-        found.put(READ, [os.path.join(path, name) for path in own for name in _OF_ITS_USER])
+        found.put(
+            READ, [f"{path}/{name}" for path in own if real_path(path) for name in _OF_ITS_USER]
+        )
     found.put(READ, _programs(wanted.env))
     found.put(HIDE, _secrets(homes, wanted.env))
     found.put(HIDE, _DOORS)
@@ -226,32 +242,28 @@ def _homes(env: Mapping[str, str]) -> list[str]:
         found.append(pwd.getpwuid(os.getuid()).pw_dir)
     except (ImportError, KeyError):
         pass
-    real = [os.path.realpath(home) for home in found if home.startswith("/")]
-    return [home for home in dict.fromkeys(real) if home != "/"]
+    real = [real_path(home) for home in dict.fromkeys(found) if home.startswith("/")]
+    return [home for home in dict.fromkeys(real) if home not in ("", "/")]
 
 
 def _named(env: Mapping[str, str], homes: list[str]) -> list[str]:
     """Return the folders that variables name, but for a home as a whole and the root."""
     named = [env[name] for name in _FOLDERS if env.get(name, "").startswith("/")]
-    return [path for path in named if os.path.realpath(path) not in ("/", *homes)]
+    return [path for path in named if real_path(path) not in ("/", *homes)]
 
 
 def _make_missing(home: str, env: Mapping[str, str]) -> None:
-    from outpost_core.worker import launch
-
+    folders = dict.fromkeys(part for part in env.get("PATH", "").split(":") if part[:1] == "/")
     for program, paths in _TOOLS.items():
-        missing = [path for path in paths if not os.path.lexists(os.path.join(home, path))]
+        missing = [path for path in paths if not os.access(f"{home}/{path}", os.F_OK)]
         if not missing:
             continue
-        if program:
-            try:
-                launch.find(program, env, "/")
-            except OSError:
-                continue
+        if program and not any(os.access(f"{part}/{program}", os.X_OK) for part in folders):
+            continue
         for path in missing:
             if program or path == _ALWAYS:
                 try:  # noqa: SIM105 - contextlib would have to be imported
-                    os.makedirs(os.path.join(home, path), 0o700)
+                    os.makedirs(f"{home}/{path}", 0o700)
                 except OSError:  # not our home, or a full disk: the tool says so itself
                     pass
 
@@ -261,12 +273,12 @@ def _programs(env: Mapping[str, str]) -> list[str]:
     import sys
 
     path = [part for part in env.get("PATH", "").split(":") if part.startswith("/")]
-    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(files.__file__))))
-    return [*path, sys.prefix, sys.base_prefix, os.path.join(package, "outpost_core")]
+    package = os.path.dirname(os.path.dirname(files.__file__))
+    return [*dict.fromkeys(path), sys.prefix, sys.base_prefix, package]
 
 
 def _secrets(homes: list[str], env: Mapping[str, str]) -> list[str]:
-    found = [os.path.join(home, path) for home in homes for path in _SECRET]
+    found = [f"{home}/{path}" for home in homes for path in _SECRET]
     for name, beginning in (
         ("XDG_CONFIG_HOME", ".config/"),
         ("XDG_STATE_HOME", ".local/state/"),
@@ -349,8 +361,8 @@ def _borrowed(wanted: Wanted) -> list[str]:
         except (OSError, UnicodeDecodeError):
             continue
         for line in lines:
-            path = os.path.realpath(os.path.join(objects, line))
-            if line and path not in found:
+            path = real_path(os.path.join(objects, line)) if line else ""
+            if path and path not in found:
                 found.append(path)
                 todo.append(path)
     return found
