@@ -74,9 +74,11 @@ class Glimpse:
         tree: path of its working tree, on its own machine; "" when there is none.
         text: the last lines that its agent printed, or that its screen shows, as they are.
         usage: what the agent of a running worker has used so far; None when nobody knows.
+        fence: what keeps its agent to its work; "" when nobody knows.
     """
 
     tree: str = ""
+    fence: str = ""
     text: str = ""
     usage: Usage | None = None
 
@@ -645,11 +647,11 @@ class Manager:
     async def glimpse(self, worker: Worker) -> Glimpse:
         """Ask a worker's outpost for what the ledger does not keep; empty where it is silent."""
         patience = self.config.defaults.answer_timeout
-        tree, usage, text = "", None, ""
+        tree, fence, usage, text = "", "", None, ""
         with suppress(OutpostError):
             for status in await self.fleet.list(worker.outpost, timeout=patience):
                 if status.id == worker.id and status.digest in ("", worker.digest):
-                    tree, usage = status.tree or "", status.usage
+                    tree, usage, fence = status.tree or "", status.usage, status.fence
             if self.fleet.supports(worker.outpost, "peek"):
                 text = await self.fleet.ask_for(
                     str,
@@ -659,7 +661,7 @@ class Manager:
                     worker=worker.id,
                     lines=_LAST_LINES,
                 )
-        return Glimpse(tree=tree, usage=usage, text=text)
+        return Glimpse(tree=tree, fence=fence, usage=usage, text=text)
 
     async def attach(self, ref: str) -> int:
         """Give this terminal to the worker until the user detaches; the viewer's exit code."""

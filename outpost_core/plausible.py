@@ -97,6 +97,7 @@ def odd_result(result: Result, now: float | None = None) -> str:
         ("started_at", moment(result.started_at, now)),
         ("finished_at", moment(result.finished_at, now)),
         ("log_bytes", amount(result.log_bytes)),
+        ("fence", line(result.fence)),
         ("cost_usd", amount(result.cost_usd)),
     )
     for name, fits in checks:

@@ -387,6 +387,8 @@ class Result:
         usage: what the agent says that it used.
         agent_began: whether the agent's command was started; False only where that is certain,
             None when nobody can say.
+        fence: what kept the agent to its work: `namespace`, `landlock 7`, `off`, `none: ` and why;
+            "" when nobody can say.
     """
 
     state: State
@@ -406,6 +408,7 @@ class Result:
     cost_usd: float | None = None
     usage: Usage = field(default_factory=Usage)
     agent_began: bool | None = None
+    fence: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -423,6 +426,7 @@ class WorkerStatus:
         usage: what the agent has used so far; None when it does not say, and once there is a
             result.
         tree: path of its working tree on its own machine; None when there is none to be seen.
+        fence: what keeps its agent to its work, as in its result; "" when nobody can say.
     """
 
     id: str
@@ -434,6 +438,7 @@ class WorkerStatus:
     result: Result | None = None
     usage: Usage | None = None
     tree: str | None = None
+    fence: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -232,6 +232,8 @@ SHAPES: Final[Mapping[str, Shape]] = {
             {"kind": "what happened", "at": "when", "outpost": "where", "data": "more"}
         ],
         "tree": "path of its working tree on its own machine, or null",
+        "fence": "what keeps or kept its agent to its work: namespace, landlock 7, off,"
+        " none: and why; or null",
         "last_line": "what its agent printed last, or null",
         "live_usage": "what the agent of a running worker has used so far, or null",
     },

@@ -171,6 +171,7 @@ def show(session: Session, worker: str) -> None:
             "attempts": [*map(shapes.worker, attempts)],
             "events": [*map(shapes.event, events)],
             "tree": glimpse.tree or None,
+            "fence": _fence(found, glimpse) or None,
             "last_line": _last_line(glimpse, order) or None,
             "live_usage": to_json(glimpse.usage) if glimpse.usage else None,
         }
@@ -271,6 +272,7 @@ def _rows(worker: Worker, glimpse: Glimpse, order: Order | None) -> Iterator[tup
     elif glimpse.usage is not None:
         yield "usage so far", _usage(glimpse.usage)
     yield "working tree", said(glimpse.tree)
+    yield "fence", said(_fence(worker, glimpse))
     yield "last line", said(_last_line(glimpse, order))
     yield "cost", cost(worker)
     yield "created", _when(worker.created_at)
@@ -312,6 +314,11 @@ def _log_size(worker: Worker) -> str:
     from outpost_core.units import format_bytes
 
     return format_bytes(result.log_bytes) + (" (cut at its cap)" if result.log_truncated else "")
+
+
+def _fence(worker: Worker, glimpse: Glimpse) -> str:
+    """Return what keeps or kept a worker's agent to its work; "" when nobody knows."""
+    return (worker.result.fence if worker.result else "") or glimpse.fence
 
 
 def _usage(usage: Usage) -> str:

@@ -58,6 +58,7 @@ def result(state: str, reason: str, message: str = "", **more: Any) -> dict[str,
             "model": None,
         },
         "agent_began": None,
+        "fence": "",
         **more,
     }
 

@@ -190,9 +190,14 @@ def command(folder: Path, verb: str = "run") -> list[str]:
 
     It contains no secrets and nothing of the order.
     """
+    return [*interpreter(), verb, str(folder)]
+
+
+def interpreter() -> list[str]:
+    """Return the argv that runs verbs of a worker's command line, without the verb."""
     import sys
 
-    return [sys.executable, "-I", "-S", "-X", "utf8", boot.__file__, verb, str(folder)]
+    return [sys.executable, "-I", "-S", "-X", "utf8", boot.__file__]
 
 
 def base_env(environ: Mapping[str, str], pass_env: Sequence[str] = ()) -> dict[str, str]:

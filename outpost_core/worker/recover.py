@@ -104,6 +104,7 @@ def _recover(path: str) -> None:
     result["started_at"] = claim.moment(begun)
     result["finished_at"] = time.time()
     result["log_bytes"] = _size(path)
+    result["fence"] = status.said_fence(files.load(path, files.STATE) or {})
     files.discard(os.path.join(path, files.INPUT))
     files.store_result(path, result)
     faults.point("worker.finished")

@@ -237,11 +237,12 @@ def _living(
     at: int, path: str, name: str, digest: str, began: float | None, doubt: str
 ) -> WorkerStatus:
     """Return the status of a worker whose supervisor lives, as far as its files can be believed."""
-    state, detail, updated, usage = State.STARTING, "", began, None
+    state, detail, updated, usage, fence = State.STARTING, "", began, None, ""
     try:
         now = files.examine(at, files.STATE)
         if now is not None:
             state, detail, updated, usage = _said(now, began)
+            fence = said_fence(now)
     except files.Broken as error:
         state, doubt = State.WORKING, doubt or error.said
     if doubt:
@@ -255,7 +256,14 @@ def _living(
         updated_at=updated,
         usage=usage,
         tree=_tree(path),
+        fence=fence,
     )
+
+
+def said_fence(now: dict[str, Any]) -> str:
+    """Return which fence `state.json` says that the agent has; "" for what cannot be one."""
+    fence = now.get("fence")
+    return fence if isinstance(fence, str) and plausible.line(fence) else ""
 
 
 def _said(
@@ -329,6 +337,7 @@ def _ended(result: Result, path: str, name: str, digest: str) -> WorkerStatus:
         updated_at=result.finished_at,
         result=result,
         tree=_tree(path),
+        fence=result.fence,
     )
 
 

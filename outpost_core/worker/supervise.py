@@ -226,6 +226,7 @@ class Supervisor:
     def _finish(self, result: dict[str, Any]) -> None:
         result["started_at"] = self._began
         result["finished_at"] = time.time()
+        result["fence"] = self._fence
         if self._output:
             self._output.close()
             log = self._output.log

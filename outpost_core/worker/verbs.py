@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ usage: python -m outpost_core.worker publish ROOT <REQUEST
        python -m outpost_core.worker status FOLDER
        python -m outpost_core.worker list ROOT
        python -m outpost_core.worker clean FOLDER [--force]
+       python -m outpost_core.worker fence
 """
 
 
@@ -46,6 +48,10 @@ def main(argv: list[str]) -> int:
 
                 told = ",\n".join(wire.dumps(one) for one in scan(Path(os.path.abspath(root)), {}))
                 print(f"[{told}]")
+            case ["fence"]:
+                from outpost_core.worker.fence.probe import look
+
+                print(json.dumps(look()))
             case ["clean", folder, *flags] if flags in ([], ["--force"]):
                 from outpost_core.worker.cleaning import clean
 

@@ -39,12 +39,13 @@ class Fenced:
         told: descriptor on which that one tells how the agent ended, see `init`; -1.
         life: descriptor that keeps that one alive; only the supervisor may have it; -1.
         missing: why no better way worked, by way.
+        way: the one of `WAYS` by which the fence was made.
     """
 
-    __slots__ = ("fence", "init", "life", "missing", "pid", "told")
+    __slots__ = ("fence", "init", "life", "missing", "pid", "told", "way")
 
     def __init__(self) -> None:
-        self.fence = ""
+        self.fence = self.way = ""
         self.pid = self.init = 0
         self.told = self.life = -1
         self.missing: dict[str, str] = {}
@@ -125,7 +126,7 @@ def start(command: Command, wanted: Wanted, only: Sequence[str] = WAYS) -> Fence
             missing[way] = f"{error.strerror}{where}"
         else:
             made.missing = missing
-            made.fence = _words(way)
+            made.way, made.fence = way, _words(way)
             return made
     none = Fenced()
     none.missing = missing
@@ -215,6 +216,8 @@ def _child(
         os.close(lifeline[1])
         if way == LANDLOCK:
             landlock.restrict(rules)
+            if os.geteuid() == 0:  # with root's rights, it could look into every process
+                calls.drop_capabilities()
         else:
             namespace.enter(processes=way == NAMESPACE)
             namespace.cover(rules)

@@ -18,7 +18,7 @@ from outpost_core.agents import PRESETS, AgentPreset, logged_in
 from outpost_core.errors import OutpostError
 from outpost_core.types import Finding
 from outpost_core.worker import cleaning
-from outpost_local import guards
+from outpost_local import fencing, guards
 from outpost_local.options import LocalOptions, Mode
 
 #: What is said of an agent that is not there.
@@ -55,6 +55,7 @@ async def examine(
         findings[4],
         _python(),
         _system(),
+        await asyncio.to_thread(fencing.examine, options),
         _state(root),
         _memory(options.memory_floor),
         _disk(root, options.disk_floor),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from outpost_core.backend import OutpostOptions, option
+from outpost_core.errors import UsageError
 
 #: What a local outpost can at most do; without tmux, `attach` is missing.
 CAPABILITIES: Final = frozenset(
@@ -34,9 +35,41 @@ class Fence(StrEnum):
     OFF = "off"
 
 
+class _Fenced(Protocol):
+    @property
+    def fence_write(self) -> tuple[str, ...]: ...
+    @property
+    def fence_hide(self) -> tuple[str, ...]: ...
+    @property
+    def fence_show(self) -> tuple[str, ...]: ...
+
+
+def check_fence(options: _Fenced) -> None:
+    """Refuse paths of a fence that nobody could find.
+
+    Raises:
+        UsageError: one is relative.
+    """
+    for name in ("fence_write", "fence_hide", "fence_show"):
+        for path in getattr(options, name):
+            if path != "~" and not path.startswith(("/", "~/")):
+                raise UsageError(
+                    f"{name}: {path[:80]!a} does not say where it is",
+                    mend="write the whole path, or one that begins with ~/",
+                )
+
+
 @dataclass(frozen=True, kw_only=True)
 class LocalOptions(OutpostOptions):
     """Options of an outpost of type `local`; all of them may be left out."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            UsageError: a path of the fence is relative; the configuration adds its line.
+        """
+        check_fence(self)
 
     def default_slots(self) -> tuple[int, str]:
         """Return how many agents this machine carries: by its cores and its memory."""

@@ -44,11 +44,11 @@ from outpost_core.types import (
     split_worker_id,
 )
 from outpost_core.worker import cleaning, files, logs, private, publish, status, stop
-from outpost_local import console, guards
+from outpost_local import console, fencing, guards
 from outpost_local.detached import Detached
 from outpost_local.dialogs import question
 from outpost_local.launcher import Launcher
-from outpost_local.options import CAPABILITIES, LocalOptions, Mode
+from outpost_local.options import CAPABILITIES, Fence, LocalOptions, Mode
 from outpost_local.starting import NO_TERMINAL, Starter, fault, terminal_gone
 from outpost_local.tmux import Tmux
 
@@ -93,6 +93,7 @@ class LocalOutpost(Outpost):
         self._scanned: dict[str, Any] = {}
         self._try_again: dict[tuple[str, str], float] = {}  # (verb, worker) → time.monotonic()
         self._tmux_version = ""
+        self._fence_here: dict[str, Any] = {}  # what was found out of it, once
 
     @property
     def root(self) -> Path:
@@ -152,6 +153,7 @@ class LocalOutpost(Outpost):
             raise SpawnRefusedError(error.message, mend=error.mend) from error
         if not folder.exists():
             guards.check(self.root, self.options.memory_floor, self.options.disk_floor)
+            await asyncio.to_thread(self._check_fence, order.worker)
         try:
             await asyncio.to_thread(
                 publish.publish,
@@ -159,7 +161,7 @@ class LocalOutpost(Outpost):
                 order,
                 self._agent_env,
                 rig=self._rig(order),
-                fence=self._fence(),
+                fence=fencing.settings(self.options, self.context, self.root),
             )
         except OSError as error:
             why = f"{folder} cannot be written: {error.strerror}"
@@ -374,24 +376,21 @@ class LocalOutpost(Outpost):
         """Return where the order's rig is on this machine; None when the order itself says it."""
         return None
 
-    def _fence(self) -> dict[str, Any]:
-        """Return what the fence around agents is to be here."""
-        options = self.options
-        place = self.context.state_dir.absolute()
-        own = [place, self.root]
-        with contextlib.suppress(UsageError):
-            own.append(paths.state_dir(os.environ))
-        if (place.parent.parent / "ledger.db").exists():
-            own.append(place.parent.parent)
-        config = self.context.config_dir
-        return {
-            "mode": options.fence.value,
-            "own": [str(path) for path in own],
-            "config": str(config / "outposts.yaml") if config else "",
-            "write": [*options.fence_write],
-            "hide": [*options.fence_hide],
-            "show": [*options.fence_show],
-        }
+    def _check_fence(self, worker: str) -> None:
+        """Refuse a worker where its agent would have no fence, and one is required.
+
+        Raises:
+            SpawnRefusedError: none can be made here.
+        """
+        if self.options.fence is not Fence.REQUIRED:
+            return
+        self._fence_here = self._fence_here or fencing.probe()
+        if not self._fence_here["fence"]:
+            raise SpawnRefusedError(
+                f"{worker} would have no fence, and `fence: required` asks for one:"
+                f" {fencing.why_not(self._fence_here)}",
+                mend=self._fence_here["mend"] or f"outpost doctor {self.name}",
+            )
 
     def _mailbox(self) -> Mailbox:
         from outpost_local.mail import Mailbox

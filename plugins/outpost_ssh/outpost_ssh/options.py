@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from outpost_core.backend import OutpostOptions, option
 from outpost_core.errors import UsageError
 from outpost_core.units import format_duration
-from outpost_local.options import Mode
+from outpost_local.options import Fence, Mode, check_fence
 
 if TYPE_CHECKING:
     from outpost_core.config import Defaults
@@ -204,6 +204,21 @@ class SshOptions(OutpostOptions):
         "folders there that are searched for agents before those of PATH",
         default=(), metavar="FOLDER",
     )  # fmt: skip
+    fence: Fence = option(
+        "auto: agents are fenced off by what the host has for it; required: a worker without a"
+        " fence is refused; off: agents may do all that the login may",
+        default=Fence.AUTO,
+    )
+    fence_write: tuple[str, ...] = option(
+        "further files and folders there that agents may write", default=(), metavar="PATH"
+    )
+    fence_hide: tuple[str, ...] = option(
+        "further files and folders there that agents cannot see into", default=(), metavar="PATH"
+    )
+    fence_show: tuple[str, ...] = option(
+        "files and folders there that are hidden otherwise, and that agents may read",
+        default=(), metavar="PATH",
+    )  # fmt: skip
     pass_env: tuple[str, ...] = option(
         "names of environment variables of the far login that every agent gets",
         default=(), metavar="NAME",
@@ -227,6 +242,7 @@ class SshOptions(OutpostOptions):
         if self.user is not None:
             check_user(self.user)
         hops(self.proxy_jump)
+        check_fence(self)
         _check_python(self.python)
         if self.host_key is not None:
             _check_key(self.host_key)

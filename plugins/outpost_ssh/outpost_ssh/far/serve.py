@@ -21,7 +21,7 @@ from outpost_core.errors import UsageError
 from outpost_core.hookspecs import hookimpl
 from outpost_core.stdio import server
 from outpost_core.worker import publish
-from outpost_local.options import LocalOptions, Mode
+from outpost_local.options import Fence, LocalOptions, Mode
 from outpost_ssh.far import login, rigs
 from outpost_ssh.far.hosting import HostingOutpost
 
@@ -46,6 +46,10 @@ class FarOptions:
         town_path: as for a local outpost, and so are all others but the last.
         agent_path: see `town_path`.
         pass_env: see `town_path`.
+        fence: see `outpost_local.options.Fence`.
+        fence_write: see `town_path`.
+        fence_hide: see `town_path`.
+        fence_show: see `town_path`.
         memory_floor: see `town_path`.
         disk_floor: see `town_path`.
         fault: in tests, the point at which to die.
@@ -57,6 +61,10 @@ class FarOptions:
     town_path: str | None = None
     agent_path: tuple[str, ...] = ()
     pass_env: tuple[str, ...] = ()
+    fence: str = "auto"
+    fence_write: tuple[str, ...] = ()
+    fence_hide: tuple[str, ...] = ()
+    fence_show: tuple[str, ...] = ()
     memory_floor: int | None = None
     disk_floor: int = 256 * 1024 * 1024
     fault: str = ""
@@ -123,6 +131,10 @@ def build(name: str, options: Mapping[str, Json]) -> FarOutpost:
         mode = Mode(asked.mode)
     except ValueError:
         raise UsageError(f"mode: {asked.mode!a} is none of {', '.join(Mode)}") from None
+    try:
+        fence = Fence(asked.fence)
+    except ValueError:
+        raise UsageError(f"fence: {asked.fence!a} is none of {', '.join(Fence)}") from None
     if asked.fault:
         faults.arm(asked.fault)
     local = LocalOptions(
@@ -130,6 +142,10 @@ def build(name: str, options: Mapping[str, Json]) -> FarOutpost:
         town_path=_there(asked.town_path),
         agent_path=asked.agent_path,
         pass_env=asked.pass_env,
+        fence=fence,
+        fence_write=asked.fence_write,
+        fence_hide=asked.fence_hide,
+        fence_show=asked.fence_show,
         memory_floor=asked.memory_floor,
         disk_floor=asked.disk_floor,
     )

@@ -1,0 +1,91 @@
+"""The fence around agents of this machine: what it is to be, and which one holds here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from typing import TYPE_CHECKING, Any, Final
+
+from outpost_core import paths
+from outpost_core.errors import UsageError
+from outpost_core.types import Finding
+from outpost_core.worker import publish
+from outpost_local.options import Fence, LocalOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from outpost_core.backend import BuildContext
+
+CHECK: Final = "fence"
+#: Seconds for making a fence and trying it.
+_TIMEOUT: Final = 20.0
+_LANDLOCK: Final = (
+    "; it does not stop connections to sockets that have a path, and what a killed supervisor"
+    " leaves is ended by whoever looks next"
+)
+
+
+def settings(options: LocalOptions, context: BuildContext, root: Path) -> dict[str, Any]:
+    """Return `fence` of `launch.json`, see `outpost_core.worker.fence.places.Wanted`."""
+    place = context.state_dir.absolute()
+    own = [place, root]
+    with contextlib.suppress(UsageError):
+        own.append(paths.state_dir(os.environ))
+    if (place.parent.parent / "ledger.db").exists():
+        own.append(place.parent.parent)
+    config = context.config_dir
+    return {
+        "mode": options.fence.value,
+        "own": [str(path) for path in dict.fromkeys(own)],
+        "config": str(config / "outposts.yaml") if config else "",
+        "write": [*options.fence_write],
+        "hide": [*options.fence_hide],
+        "show": [*options.fence_show],
+    }
+
+
+def probe() -> dict[str, Any]:
+    """Have a process of its own make a fence and try it, see `fence.probe.look`."""
+    argv = [*publish.interpreter(), "fence"]
+    try:
+        done = subprocess.run(
+            argv, env=publish.base_env(os.environ), capture_output=True, text=True,
+            timeout=_TIMEOUT, check=True, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        said: dict[str, Any] = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return {"fence": "", "missing": {"trying": f"{type(error).__name__}: {error}"}, "mend": ""}
+    return said
+
+
+def why_not(said: dict[str, Any]) -> str:
+    """Return why no better fence can be made, in one line."""
+    return "; ".join(f"{way}: {reason}" for way, reason in said["missing"].items())
+
+
+def examine(options: LocalOptions) -> Finding:
+    """Return what `outpost doctor` says of the fence."""
+    if options.fence is Fence.OFF:
+        return Finding(check=CHECK, ok=None, detail="off: agents may do all that you may")
+    said = probe()
+    if said["fence"] == "namespace":
+        return Finding(
+            check=CHECK, ok=True, detail="namespace: agents have mounts and processes of their own"
+        )
+    if said["fence"]:
+        limits = _LANDLOCK if said["fence"].startswith("landlock") else ""
+        return Finding(
+            check=CHECK,
+            ok=None,
+            detail=f"{said['fence']} ({why_not(said)}){limits}",
+            mend=said["mend"],
+        )
+    return Finding(
+        check=CHECK,
+        ok=False if options.fence is Fence.REQUIRED else None,
+        detail=f"none: agents may do all that you may ({why_not(said)})",
+        mend=said["mend"],
+    )

@@ -1,0 +1,398 @@
+"""The fence around an agent: what it stops, by each mechanism, as root and as an ordinary user."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import outpost_core
+from outpost_core.types import Agent, Issue, Order, State
+from outpost_core.worker import files, process, publish, recover, stop
+from outpost_core.worker.fence import start
+
+#: A user without any right; it needs a Python that everybody can execute.
+NOBODY = 65534
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+class Yard:
+    """A home with secrets, a state root in it, and a user who runs workers there."""
+
+    def __init__(self, place: Path, uid: int, way: str) -> None:
+        self.uid, self.way = uid, way
+        self.home = place / "home"
+        self.root = self.home / ".local/state/outpost"
+        for folder in (".ssh", ".aws", ".config", ".claude", "bin"):
+            (self.home / folder).mkdir(parents=True)
+        self.secrets = [self.home / ".ssh/id_ed25519", self.home / ".aws/credentials"]
+        for path in (*self.secrets, self.home / ".netrc"):
+            path.write_text("of the user\n")
+        for name in (".bashrc", ".gitconfig", ".claude/settings.json"):
+            (self.home / name).write_text("")
+        self.env = {"PATH": f"{self.home}/bin:/usr/bin:/bin", "HOME": str(self.home)}
+        self.argv: list[str] = []
+        self.boot = Path(outpost_core.__file__).parent / "worker/boot.py"
+        self.python = sys.executable
+        if uid != os.getuid():
+            code = place / "code"
+            shutil.copytree(self.boot.parents[1], code / "outpost_core")
+            self.boot = code / "outpost_core/worker/boot.py"
+            self.python = SYSTEM_PYTHON
+            self.argv = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+            for path in (place, *place.rglob("*")):
+                os.lchown(path, uid, uid)
+        self._count = 0
+
+    def publish(self, script: str, **more: Any) -> Path:
+        self._count += 1
+        agent = Agent(argv=("/bin/sh", "-c", script), interactive=more.pop("interactive", False))
+        order = Order(issue=Issue(id=f"f-{self._count}"), agent=agent, **more)
+        return self.publish_order(order)
+
+    def publish_order(self, order: Order, **settings: Any) -> Path:
+        fence = {"mode": "required", "only": [self.way], **settings}
+        with self.user():
+            return publish.publish(self.root, order, self.env, fence=fence)[0]
+
+    @contextlib.contextmanager
+    def user(self) -> Iterator[None]:
+        """Be the one to whom all of it belongs."""
+        mine = os.geteuid(), os.getegid()
+        os.setegid(self.uid or mine[1])
+        os.seteuid(self.uid)
+        try:
+            yield
+        finally:
+            os.seteuid(mine[0])
+            os.setegid(mine[1])
+
+    def state(self, folder: Path) -> dict[str, Any]:
+        """Return what the supervisor says of itself; empty before it says anything."""
+        with self.user():
+            return files.load(str(folder), files.STATE) or {}
+
+    @contextlib.contextmanager
+    def running(self, script: str) -> Iterator[tuple[subprocess.Popen[bytes], Path, int, int]]:
+        """Run an agent; yields its supervisor, its folder, its process and that one's parent."""
+        folder = self.publish(script)
+        supervisor = self.start(folder)
+        try:
+            agent = wait(lambda: self.state(folder).get("agent"))["pid"]
+            first = process.look(agent)
+            assert first is not None
+            yield supervisor, folder, agent, first.parent
+        finally:
+            supervisor.kill()
+            supervisor.wait()
+
+    def start(self, folder: Path) -> subprocess.Popen[bytes]:
+        argv = [*self.argv, self.python, "-I", "-S", str(self.boot), "run", str(folder)]
+        return subprocess.Popen(
+            argv, env=self.env, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def run(self, script: str, **more: Any) -> tuple[dict[str, Any], str, Path]:
+        """Run a script as an agent; returns its result, what it printed, and its folder."""
+        folder = self.publish(script, **more)
+        assert self.start(folder).wait(60) in (0, 1)
+        result = json.loads((folder / files.RESULT).read_bytes().partition(b"\n")[0])
+        return result, (folder / files.LOG).read_text(errors="replace"), folder
+
+
+@pytest.fixture
+def open_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder that every user can come to; pytest's own is closed to others."""
+    place = Path("/var/tmp") / f"fence-{os.getpid()}-{os.urandom(4).hex()}"
+    place.mkdir(mode=0o755)
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture(params=["me", "nobody"])
+def uid(request: pytest.FixtureRequest) -> int:
+    return os.getuid() if request.param == "me" else NOBODY
+
+
+@pytest.fixture(params=start.WAYS)
+def yard(request: pytest.FixtureRequest, open_path: Path, uid: int) -> Yard:
+    return Yard(open_path, uid, request.param)
+
+
+@pytest.fixture
+def inside(open_path: Path, uid: int) -> Yard:
+    """One whose agents are in a namespace of processes."""
+    return Yard(open_path, uid, start.NAMESPACE)
+
+
+def wait(true: Callable[[], Any], seconds: float = 30) -> Any:
+    end = time.monotonic() + seconds
+    while not (value := true()):
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.01)
+    return value
+
+
+def named(mark: str) -> set[int]:
+    """Return the living processes that have a text in their arguments."""
+    found = set()
+    for pid in process.everyone():
+        try:
+            line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if mark.encode() in line and b"worker/boot.py" not in line:
+            found.add(pid)
+    return found
+
+
+def test_the_result_says_which_fence_the_agent_had(yard: Yard) -> None:
+    result, _, folder = yard.run("true")
+    assert result["state"] == "done", result
+    wanted = {"namespace": "namespace", "mounts": "namespace without processes of its own"}
+    assert result["fence"] == wanted.get(yard.way, result["fence"])
+    assert result["fence"].startswith(("namespace", "landlock "))
+    assert json.loads((folder / files.STATE).read_text())["fence"] == result["fence"]
+
+
+def test_what_is_the_users_cannot_be_read(yard: Yard) -> None:
+    paths = " ".join(map(str, [*yard.secrets, yard.home / ".netrc"]))
+    result, log, _ = yard.run(f"cat {paths}; ls {yard.home}/.ssh; ls -R {yard.root}")
+    assert "of the user" not in log
+    assert "id_ed25519\n" not in log
+    for name in (files.ORDER, files.CLAIM, files.STATE, "sealed"):
+        assert name not in log, log
+    assert result["fence"]
+
+
+def test_what_the_user_runs_later_cannot_be_changed(yard: Yard) -> None:
+    targets = [".bashrc", ".gitconfig", ".config/new", "bin/git", "new", ".ssh/authorized_keys"]
+    tries = "".join(
+        f"(echo x >> {yard.home}/{name}) 2>/dev/null && echo WROTE {name}\n" for name in targets
+    )
+    tries += f"""
+mv {yard.home}/.bashrc {yard.home}/.was 2>/dev/null && echo WROTE by rename
+rm -rf {yard.home}/bin 2>/dev/null; test -d {yard.home}/bin || echo WROTE by removal
+ln -s x {yard.home}/link 2>/dev/null && echo WROTE a link
+true"""
+    result, log, _ = yard.run(tries)
+    assert result["state"] == "done", result
+    assert "WROTE" not in log
+    assert (yard.home / ".bashrc").read_text() == ""
+    assert not (yard.home / "new").exists()
+
+
+def test_the_truth_about_a_worker_and_other_workers_are_out_of_reach(yard: Yard) -> None:
+    _, _, other = yard.run("echo first > file")
+    script = f"""
+for name in result.json supervisor.json state.json order.json x; do
+  (echo forged > "$OUTPOST_WORKER_DIR/../$name") 2>/dev/null && echo WROTE $name
+done
+(echo forged > {other}/result.json) 2>/dev/null && echo WROTE the other
+(echo forged > {other}/work/file) 2>/dev/null && echo WROTE its tree
+cat {other}/work/file 2>/dev/null && echo READ its tree
+cd ..; mv work work.old 2>/dev/null && echo MOVED
+ln -s /etc work2 2>/dev/null && echo LINKED
+rmdir exchange 2>/dev/null && echo REMOVED
+true"""
+    result, log, folder = yard.run(script)
+    assert result["state"] == "done", result
+    assert not {"WROTE", "READ", "MOVED", "LINKED", "REMOVED"} & set(log.split()), log
+    assert (other / "work/file").read_text() == "first\n"
+    assert (folder / "work").is_dir()
+    assert not (folder / "work2").is_symlink()
+
+
+def test_its_work_its_exchange_and_temporary_files_can_be_written(yard: Yard) -> None:
+    script = """set -e
+echo 1 > here; mkdir -p a/b; mv here a/b; ln -s a link; rm link
+echo 2 > "$OUTPOST_WORKER_DIR/note"
+temporary=$(mktemp); echo 3 > "$temporary"; rm "$temporary"
+mkdir -p ~/.cache/tool; echo 4 > ~/.cache/tool/file; mv ~/.cache/tool/file ~/.cache/tool/other
+echo 5 > /dev/null; head -c 1 /dev/urandom > /dev/null
+cat "$OUTPOST_PROMPT_FILE"
+cat /etc/passwd > /dev/null; ls /usr > /dev/null
+"""
+    result, log, folder = yard.run(script, prompt="say it\n")
+    assert result["state"] == "done", (result, log)
+    assert log == "say it\n"
+    assert (folder / "exchange/note").read_text() == "2\n"
+    assert (yard.home / ".cache/tool/other").read_text() == "4\n"
+
+
+def test_settings_show_hide_and_open_further_places(yard: Yard) -> None:
+    (yard.home / "data").mkdir()
+    (yard.home / "data/file").write_text("data\n")
+    (yard.home / "private").mkdir()
+    (yard.home / "private/file").write_text("private\n")
+    for path in yard.home.rglob("*"):
+        os.lchown(path, yard.uid, yard.uid)
+    script = "cat ~/.aws/credentials ~/.ssh/id_ed25519 ~/private/file; echo more >> ~/data/file"
+    order = Order(issue=Issue(id="set-1"), agent=Agent(argv=("/bin/sh", "-c", script)))
+    folder = yard.publish_order(order, show=["~/.aws"], hide=["~/private"], write=["~/data"])
+    assert yard.start(folder).wait(60) == 0
+    log = (folder / files.LOG).read_text()
+    assert log.count("of the user\n") == 1
+    assert "private\n" not in log.replace("private/file", "")
+    assert (yard.home / "data/file").read_text() == "data\nmore\n"
+
+
+def test_exit_codes_signals_and_missing_commands_are_told_as_without_a_fence(yard: Yard) -> None:
+    assert yard.run("exit 7")[0]["exit_code"] == 7
+    killed = yard.run("kill -9 $$")[0]
+    assert (killed["reason"], killed["signal"]) == ("agent_signal", 9)
+    order = Order(issue=Issue(id="none-1"), agent=Agent(argv=("/nonexistent/agent",)))
+    folder = yard.publish_order(order)
+    yard.start(folder).wait(60)
+    result = json.loads((folder / files.RESULT).read_bytes().partition(b"\n")[0])
+    assert (result["reason"], result["exit_code"]) == ("command_not_found", 127)
+    assert result["agent_began"] is False
+
+
+def test_a_command_that_cannot_be_executed_is_told(yard: Yard) -> None:
+    """It is there and executable; the kernel refuses it only behind the fence."""
+    agent = yard.home / "bin/agent"
+    agent.write_text("#!/nonexistent/interpreter\n")
+    agent.chmod(0o755)
+    order = Order(issue=Issue(id="bad-1"), agent=Agent(argv=("agent",)))
+    folder = yard.publish_order(order)
+    yard.start(folder).wait(60)
+    result = json.loads((folder / files.RESULT).read_bytes().partition(b"\n")[0])
+    assert (result["state"], result["reason"]) == ("failed", "command_not_found")
+
+
+def test_processes_outside_can_be_neither_signalled_nor_looked_into(yard: Yard) -> None:
+    by = subprocess.Popen([*yard.argv, "sleep", "300"], env={"SECRET": "of-another"})
+    try:
+        wait(lambda: b"sleep" in Path(f"/proc/{by.pid}/cmdline").read_bytes())
+        _, log, _ = yard.run(
+            f"kill -TERM {by.pid} && echo KILLED; cat /proc/{by.pid}/environ; "
+            f"ls -l /proc/{by.pid}/root/ /proc/{by.pid}/cwd/ && echo LOOKED; true"
+        )
+        assert "KILLED" not in log
+        assert "of-another" not in log
+        assert "LOOKED" not in log
+        assert by.poll() is None
+    finally:
+        by.kill()
+        by.wait()
+
+
+def test_mounts_cannot_be_undone(inside: Yard) -> None:
+    script = f"""
+umount {inside.home}/.ssh && echo UNDONE
+mount -o remount,rw / && echo UNDONE
+unshare -rm sh -c 'umount {inside.home}/.ssh; umount -l {inside.root}; umount /proc;
+  mount -o remount,rw,bind / / ; echo x > {inside.home}/x; cat {inside.home}/.ssh/id_ed25519'
+unshare -rmp --fork sh -c 'mount -t proc proc /proc && cat /proc/1/root{inside.home}/.ssh/*'
+for fd in /proc/self/fd/* /proc/1/fd/* /proc/1/root/*; do ls -l $fd; done
+cat /proc/1/root{inside.home}/.ssh/id_ed25519 /proc/1/environ /proc/1/cwd/*
+true"""
+    _, log, _ = inside.run(script)
+    assert "UNDONE" not in log
+    assert "of the user" not in log
+    assert not (inside.home / "x").exists()
+
+
+def test_it_has_no_rights_to_get_more(inside: Yard) -> None:
+    _, log, _ = inside.run("grep -E '^(Cap|NoNewPrivs)' /proc/self/status")
+    said = dict(line.split(":\t") for line in log.splitlines())
+    assert said.pop("NoNewPrivs") == "1"
+    assert set(said.values()) == {"0" * 16}
+
+
+#: Leaves processes in every way that has ever leaked one; each has its mark in its arguments.
+LEAVE = """
+sleep 300.{mark} &
+setsid sleep 301.{mark} &
+(setsid sh -c '(exec sleep 302.{mark}) &' > /dev/null 2>&1 &)
+env -i setsid /bin/sh -c '(env -i /bin/sleep 303.{mark} < /dev/null > /dev/null 2>&1 &)'
+setsid sh -c 'ulimit -x 1000; trap "" TERM; exec env -i /bin/sleep 304.{mark} > /dev/null 2>&1' &
+touch up
+"""
+
+
+def test_a_killed_supervisor_leaves_nobody_behind(inside: Yard) -> None:
+    mark = str(int.from_bytes(os.urandom(6), "big"))
+    script = LEAVE.replace("{mark}", mark) + f"sleep 305.{mark}"
+    with inside.running(script) as (supervisor, folder, _, _):
+        wait(lambda: len(named(mark)) >= 6 + 1)  # and the shell
+        supervisor.send_signal(signal.SIGKILL)
+        supervisor.wait(30)
+        wait(lambda: not named(mark))
+    # nobody had to look for them: and who looks finds the worker lost
+    with inside.user():
+        assert recover.recover(folder).state is State.LOST
+
+
+def test_an_agent_that_ends_leaves_nothing_and_one_that_is_stopped_neither(yard: Yard) -> None:
+    mark = str(int.from_bytes(os.urandom(6), "big"))
+    result, _, _ = yard.run(LEAVE.replace("{mark}", mark))
+    assert result["state"] == "done"
+    assert not named(mark)
+
+
+def test_leftovers_are_asked_before_they_are_killed(inside: Yard) -> None:
+    script = """sh -c 'trap "echo bye >bye; exit" TERM; touch ready
+      while :; do sleep 0.05; done' &
+until test -e ready; do sleep 0.02; done"""
+    _, _, folder = inside.run(script)
+    assert (folder / "work/bye").read_text() == "bye\n"
+
+
+def test_a_killed_first_process_is_a_killed_agent(inside: Yard) -> None:
+    with inside.running("sleep 300") as (supervisor, folder, agent, first):
+        os.kill(first, signal.SIGKILL)
+        assert supervisor.wait(30) == 1
+        assert not process.start_time(agent)
+    result = json.loads((folder / files.RESULT).read_bytes().partition(b"\n")[0])
+    assert (result["reason"], result["signal"]) == ("agent_signal", 9)
+
+
+def test_a_stopped_first_process_does_not_hold_up_a_stop(inside: Yard) -> None:
+    script = "trap '' TERM; while :; do sleep 0.1; done"
+    with inside.running(script) as (supervisor, folder, agent, first):
+        os.kill(first, signal.SIGSTOP)
+        with inside.user():
+            stop.request(folder, 0.3)
+        assert supervisor.wait(40) == 1
+        assert not process.start_time(agent)
+
+
+def test_an_interactive_agent_has_its_terminal(inside: Yard) -> None:
+    result, log, _ = inside.run(
+        "test -t 0 && test -t 1 && echo on a terminal; (echo controlled) > /dev/tty; stty size",
+        interactive=True,
+    )
+    assert result["state"] == "done", (result, log)
+    assert "on a terminal" in log
+    assert "controlled" in log
+
+
+def test_where_no_fence_can_be_made_a_required_one_fails_the_worker(open_path: Path) -> None:
+    yard = Yard(open_path, os.getuid(), "none")
+    result, _, folder = yard.run("touch ran")
+    assert (result["state"], result["reason"]) == ("failed", "no_fence")
+    assert result["agent_began"] is False
+    assert not (folder / "work/ran").exists()
+
+
+def test_off_is_off_and_said(open_path: Path) -> None:
+    yard = Yard(open_path, os.getuid(), "none")
+    order = Order(issue=Issue(id="off-1"), agent=Agent(argv=("sh", "-c", "cat ~/.netrc")))
+    folder, _ = publish.publish(yard.root, order, yard.env, fence={"mode": "off"})
+    assert yard.start(folder).wait(60) == 0
+    assert (folder / files.LOG).read_text() == "of the user\n"
+    result = json.loads((folder / files.RESULT).read_bytes().partition(b"\n")[0])
+    assert result["fence"] == "off"
