@@ -176,12 +176,18 @@ class TestObjects:
             with pytest.raises(StrangeError, match="cannot be used"):
                 self.bring(places)
 
-    def test_packs_come_with_their_index(self, rig: GitRig, worker: GitWorker) -> None:
+    @pytest.mark.parametrize("copied", [0, 1 << 20])
+    def test_packs_come_with_their_index(
+        self, rig: GitRig, worker: GitWorker, monkeypatch: pytest.MonkeyPatch, copied: int
+    ) -> None:
+        monkeypatch.setattr(objects, "_COPIED", copied)
         for number in range(3):
             worker.commit(f"f{number}", "1")
         worker.git("repack", "-q", "-a", "-d", "-l")
         worker.git("prune-packed")
         assert worker.save()["pushed"]
+        links = {path.stat().st_nlink for path in (worker.folder / "git/objects/pack").iterdir()}
+        assert links == ({1} if copied else {2})
         assert rig.files("refs/outpost/gt-1.1") == ["README", "f0", "f1", "f2"]
         worker.git("repack", "-q", "-a", "-d", "-l", "-f")
         worker.commit("f3", "1")

@@ -77,7 +77,8 @@ def deliver(
         _verify(git, order, folder, branch, work.commit, report)
         faults.point("worker.verified")
     except WorkerError as error:
-        kept = _keep(order, folder, workspace)
+        # of a folder that is not the worker's any more, nothing can be kept as it stands
+        kept = "" if error.reason == "broken" else _keep(order, folder, workspace)
         if kept:
             error.message += f"; {kept}"
         raise

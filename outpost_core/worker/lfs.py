@@ -16,6 +16,7 @@ from outpost_core import faults
 from outpost_core.errors import WorkerError
 from outpost_core.worker import folders
 from outpost_core.worker.files import root_of
+from outpost_core.worker.folders import StrangeError
 from outpost_core.worker.git import Git, persistently, read, write
 from outpost_core.worker.mirror import mirror_path
 from outpost_core.worker.ownfolder import LFS
@@ -390,7 +391,6 @@ def bring(git: Own, wanted: Mapping[str, int]) -> None:
         wanted: the objects, with their sizes.
 
     Raises:
-        WorkerError: the folders where they should be are no real ones.
         OSError: they cannot be written.
     """
     storage = os.path.join(git.git_dir, "lfs")
@@ -398,8 +398,11 @@ def bring(git: Own, wanted: Mapping[str, int]) -> None:
         if _is_there(storage, oid, size):
             continue
         above, name = os.path.split(object_path("lfs", oid))
-        there = git.enter_theirs(above)
-        fd = there.open(name) if there else -1
+        try:
+            there = git.enter_theirs(above)
+            fd = there.open(name) if there else -1
+        except StrangeError:
+            continue
         if fd < 0:
             continue
         try:

@@ -1,8 +1,8 @@
 """Brings the objects of a repository that an agent works in over into one of ours.
 
 Loose objects are copied, and each is what its name says: its hash is computed on the way. Packs
-are linked under their own names (copied where the system cannot do that), so that git never looks
-for anything in a folder which an agent can change. What is in a pack is seen by whoever takes a
+are copied, large ones linked under their own names, so that git never looks for anything in a
+folder which an agent can change. What is in a pack is seen by whoever takes a
 push or a bundle: both compute every hash anew.
 """
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _HEX = frozenset("0123456789abcdef")
 _CHUNK = 1 << 20
+#: Bytes of a pack or its index up to which it is copied, so that nobody changes it afterwards.
+_COPIED = 16 << 20
 #: So many repositories may borrow from each other in a row.
 _DEEPEST = 5
 
@@ -161,9 +163,12 @@ def _lend(there: Folder, name: str, path: str) -> None:
         return
     staged = f"{path}.{os.getpid()}.new"
     folders.remove([staged])
+    about = there.stat(name)
     try:
+        if about is None or about.st_size <= _COPIED:
+            raise OSError("it is copied")
         os.link(name, staged, src_dir_fd=there.fd, follow_symlinks=False)
-    except OSError:  # another file system, or one without links
+    except OSError:  # a small one, another file system, or one without links
         fd = there.open(name)
         if fd >= 0:
             try:
