@@ -278,6 +278,16 @@ def test_the_users_own_file_is_refused_when_others_can_write_it(town: Town) -> N
     assert caught.value.mend == f"chmod go-w {own.parent}"
 
 
+def test_nothing_is_written_down_where_others_could_write(town: Town) -> None:
+    own = Path(town.environ["XDG_CONFIG_HOME"], "outpost")
+    own.mkdir(parents=True)
+    own.chmod(0o777)
+    with pytest.raises(ConfigError, match="cannot be written down there: everybody can write it"):
+        town.trust()
+    assert own.stat().st_mode & 0o777 == 0o777
+    assert [*own.iterdir()] == []
+
+
 # --- edits of our own ----------------------------------------------------------------------------
 
 

@@ -148,7 +148,8 @@ def trust(found: Found, environ: Mapping[str, str]) -> Record:
         "text": record.text,
     }
     try:
-        private.claim(str(folder.parent))
+        private.make_missing(str(folder.parent))
+        private.check(str(folder.parent))
         private.make(str(folder))
         files.store(str(folder), _name(found.path), body, sync=True)
         files.sync_folder(str(folder))

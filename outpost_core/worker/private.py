@@ -72,7 +72,7 @@ def walk(path: str, *, above: bool = False) -> tuple[str, list[str]]:
     whole = path if path.startswith("/") else os.path.join(os.getcwd(), path)
     waiting = [part for part in reversed(whole.split("/")) if part]
     at, shared, links = "/", False, 0
-    _check(at, os.lstat(at), shared=False)
+    _check(at, os.lstat(at), known=False)
     while waiting:
         name = waiting.pop()
         if name == ".":
@@ -88,7 +88,7 @@ def walk(path: str, *, above: bool = False) -> tuple[str, list[str]]:
             return at, [name, *reversed(waiting)]
         link = S_ISLNK(found.st_mode)
         if waiting or link or not above:
-            _check(here, found, shared=shared)
+            _check(here, found, known=shared or not (waiting or link))
         if link:
             links += 1
             if links > _LINKS:
@@ -123,7 +123,7 @@ def check_open(fd: int, path: str) -> os.stat_result:
         NotPrivateError: somebody else can.
     """
     found = os.fstat(fd)
-    _check(path, found, shared=False)
+    _check(path, found, known=True)
     return found
 
 
@@ -219,20 +219,39 @@ def _close(real: str) -> str:
     if not found.st_mode & 0o077:
         return ""
     who = _writers(found, real)
-    if who:
-        _check_content(real, found)
-    elif not _STATE.issuperset(os.listdir(real)):
-        return ""  # others can read the names in it, and what is ours in it is closed by itself
-    try:
-        os.chmod(real, 0o700)
-    except OSError as error:
-        if not who:
-            return ""
-        why = f"{who} can write it, and it cannot be closed: {error.strerror}"
-        raise NotPrivateError(real, why, f"chmod go-w {real}") from None
-    if not who:
+    if who and found.st_mode & _STICKY:
+        raise NotPrivateError(
+            real,
+            "it is shared by all users",
+            f"name a folder of its own, for example {os.path.join(real, 'outpost')}",
+        )
+    opened = [real] if who else []
+    for number, (path, why, writable) in enumerate(_entries(real, bool(who))):
+        if why or number >= _MOST:
+            raise NotPrivateError(
+                real,
+                f"{who or 'others'} can write {'it' if who else 'in it'}, and "
+                + (f"{path} {why}" if why else "it holds too much to look at all of it"),
+                f"look at what others have put there: find {real} ! -user {os.geteuid()};"
+                f" then: chmod -R go-w {real}",
+            )
+        if writable:
+            opened.append(path)
+    # what holds more than state stays as it is for readers: what is ours in it is closed by itself
+    closing = opened if who or not _STATE.issuperset(os.listdir(real)) else [real, *opened]
+    for path in closing:
+        try:
+            os.chmod(path, 0o700)
+        except OSError as error:
+            if path in opened:
+                why = f"others can write it, and it cannot be closed: {error.strerror}"
+                raise NotPrivateError(path, why, f"chmod go-w {path}") from None
+    if not opened:
         return ""
-    return f"{who} could write {real}; nothing of others was in it, and it is closed to them now"
+    return (
+        f"{who or 'others'} could write {opened[0]}; nothing of others was in it, and it is closed"
+        " to them now"
+    )
 
 
 def _check_mine(path: str, found: os.stat_result) -> None:
@@ -247,51 +266,45 @@ def _check_mine(path: str, found: os.stat_result) -> None:
         )
 
 
-def _check_content(real: str, found: os.stat_result) -> None:
-    """Refuse a folder that others can write and where something may be theirs."""
-    if found.st_mode & _STICKY:
-        raise NotPrivateError(
-            real,
-            "it is shared by all users",
-            f"name a folder of its own, for example {os.path.join(real, 'outpost')}",
-        )
-    for number, (path, why) in enumerate(_entries(real)):
-        if why or number >= _MOST:
-            raise NotPrivateError(
-                real,
-                f"{_writers(found, real)} can write it, and "
-                + (f"{path} {why}" if why else "it holds too much to look at all of it"),
-                f"look at what others have put there: find {real} ! -user {_name()};"
-                f" then: chmod -R go-w {real}",
-            )
+def _entries(folder: str, writable: bool, *, top: bool = True) -> Iterator[tuple[str, str, bool]]:
+    """Look through a state folder, where others can write or could get to where they can.
 
+    Args:
+        folder: the folder.
+        writable: others can write it: then all in it counts, else only what is state.
+        top: it is the state folder itself.
 
-def _entries(folder: str) -> Iterator[tuple[str, str]]:
-    """Yield what is in a folder where others can write, each with what is wrong with it."""
-    me = os.geteuid()
+    Yields:
+        The path of what is in it, what is wrong with that or "", and whether it is a folder that
+        others can write.
+    """
+    owners = (os.geteuid(),) if writable else (os.geteuid(), 0)
     with os.scandir(folder) as entries:
         for entry in entries:
-            found = entry.stat(follow_symlinks=False)
-            if found.st_uid != me:
-                yield entry.path, f"belongs to {_user(found.st_uid)}"
+            if top and not writable and entry.name not in _STATE:
                 continue
-            link = S_ISLNK(found.st_mode)
-            writable = not link and _writers(found, entry.path)
-            if writable and not S_ISDIR(found.st_mode):
-                yield entry.path, "can be written by others, too"
+            try:
+                found = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:  # another program of ours is at it
                 continue
-            yield entry.path, ""
-            if writable:
-                yield from _entries(entry.path)
+            if found.st_uid not in owners:
+                yield entry.path, f"belongs to {_user(found.st_uid)}", False
+                continue
+            link, is_folder = S_ISLNK(found.st_mode), S_ISDIR(found.st_mode)
+            is_open = not link and bool(_writers(found, entry.path))
+            wrong = "can be written by others, too" if is_open and not is_folder else ""
+            yield entry.path, wrong, is_open and is_folder
+            if is_folder and found.st_mode & 0o011 and found.st_uid == os.geteuid():
+                yield from _entries(entry.path, is_open, top=False)
 
 
 # --- one folder, link or file --------------------------------------------------------------------
 
 
-def _check(path: str, found: os.stat_result, *, shared: bool) -> None:
-    """Refuse what somebody else owns or can write; `shared`: in a folder that all can write."""
+def _check(path: str, found: os.stat_result, *, known: bool) -> None:
+    """Refuse what somebody else owns or can write; `known`: its owner has to be one with a name."""
     me = os.geteuid()
-    if found.st_uid not in (0, me) and (shared or not _is_unmapped(found.st_uid)):
+    if found.st_uid not in (0, me) and (known or not _is_unmapped(found.st_uid)):
         raise NotPrivateError(
             path,
             f"it belongs to {_user(found.st_uid)}",
@@ -362,10 +375,6 @@ def _user(uid: int) -> str:
         return f"{pwd.getpwuid(uid).pw_name} ({uid})"
     except KeyError:
         return f"the user {uid}"
-
-
-def _name() -> str:
-    return str(os.geteuid())
 
 
 def _group(gid: int) -> str:

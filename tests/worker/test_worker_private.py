@@ -267,6 +267,29 @@ def test_one_in_which_others_have_planted_something_is_refused(tmp_path: Path, w
     assert private.claim(str(root)).startswith("everybody could write")
 
 
+@needs_root
+def test_a_way_into_a_folder_that_others_could_write_is_closed_too(tmp_path: Path) -> None:
+    """The state folder is only readable for others, and one in it was open."""
+    root = tmp_path / "state"
+    (root / "workers").mkdir(parents=True, mode=0o755)
+    root.chmod(0o755)
+    (root / "workers").chmod(0o777)
+    planted = root / "workers" / "x.1"
+    planted.mkdir()
+    give(planted, OTHER)
+    with pytest.raises(NotPrivateError, match=f"x.1 belongs to the user {OTHER}"):
+        private.claim(str(root))
+    planted.rmdir()
+    (root / "README").write_text("")  # it holds something else, too
+    assert f"could write {root / 'workers'}" in private.claim(str(root))
+    assert (mode(root), mode(root / "workers")) == (0o755, 0o700)
+    assert private.claim(str(root)) == ""
+    (root / "facts.json").write_text("")
+    (root / "facts.json").chmod(0o666)
+    with pytest.raises(NotPrivateError, match=r"facts\.json can be written by others"):
+        private.claim(str(root))
+
+
 def test_a_file_of_ours_that_others_could_write_is_refused_too(tmp_path: Path) -> None:
     root = tmp_path / "state"
     root.mkdir()

@@ -272,3 +272,15 @@ def test_the_program_does_not_choose_what_runs_here(
     with pytest.raises(UsageError, match="wants to run on this machine"):
         using(outpost, use)
     assert ran == []
+
+
+def test_its_state_folder_is_the_users_alone(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(0o1777)
+    error = failing(make(tmp_path, "sh", "-c", "touch ran"))
+    assert isinstance(error, UnreachableError)
+    assert not error.sent
+    assert "shared by all users" in error.message
+    assert error.mend
+    assert not (tmp_path / "ran").exists()

@@ -130,6 +130,29 @@ def test_a_folder_that_others_can_read_is_closed(far: Far) -> None:
     assert stat.S_IMODE(far.place.stat().st_mode) == 0o700
 
 
+def test_what_others_could_have_put_there_is_not_run(far: Far, tmp_path: Path) -> None:
+    asyncio.run(far.start())
+    planted = f"open({str(tmp_path / 'ran')!r}, 'w')\n".encode().ljust(len(ENTRY), b"#")
+    (far.folder / "outpost_ssh/far/boot.py").write_bytes(planted)  # in the size that is noted
+    far.place.chmod(0o777)
+    assert asyncio.run(far.start()).startswith("started")
+    assert not (tmp_path / "ran").exists()
+    assert stat.S_IMODE(far.place.stat().st_mode) == 0o700
+    (aside,) = far.place.parent.glob("far.open-*")
+    assert (aside / SMALL.address / "outpost_ssh/far/boot.py").read_bytes() == planted
+
+
+@pytest.mark.parametrize("above", [".cache/outpost", ".cache", "."])
+def test_a_folder_above_that_others_can_write_is_refused(far: Far, above: str) -> None:
+    asyncio.run(far.start())
+    (far.home / above).chmod(0o777)
+    with pytest.raises(UnreachableError, match="others can write it") as caught:
+        asyncio.run(far.start())
+    assert f"chmod go-w {(far.home / above).resolve()}" in caught.value.mend
+    (far.home / above).chmod(0o1777)
+    assert asyncio.run(far.start()).startswith("started")
+
+
 def test_the_umask_of_the_login_is_left_to_the_server(far: Far, tmp_path: Path) -> None:
     far.before = "umask 022; "
     asyncio.run(far.start())
