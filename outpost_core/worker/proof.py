@@ -213,14 +213,12 @@ def _entries(tree: bytes, size: int) -> Iterable[str]:
 
 def _hash(length: int) -> Any:
     """Return a hash whose names have so many digits."""
-    try:  # hashlib would load all of OpenSSL for its other algorithms
-        if length == 40:
+    if length == 40:
+        try:  # hashlib would load all of OpenSSL for its other algorithms
             from _sha1 import sha1  # type: ignore[import-not-found]
+        except ImportError:
+            from hashlib import sha1
+        return sha1(usedforsecurity=False)
+    from hashlib import sha256
 
-            return sha1()
-        from _sha2 import sha256  # type: ignore[import-not-found]  # from Python 3.12 on
-    except ImportError:
-        import hashlib
-
-        return hashlib.sha1(usedforsecurity=False) if length == 40 else hashlib.sha256()
     return sha256()
