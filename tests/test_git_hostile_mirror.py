@@ -17,7 +17,7 @@ import pytest
 
 from outpost_core.errors import WorkerError
 from outpost_core.testing.gitrig import GitRig, GitWorker
-from outpost_core.worker import git, guarded, mirror, mirrorlock, process, proof, store
+from outpost_core.worker import exposed, git, guarded, mirror, mirrorlock, process, proof, store
 
 
 @pytest.fixture
@@ -35,7 +35,8 @@ def mirror_of(rig: GitRig) -> Path:
 
 
 def first(rig: GitRig) -> GitWorker:
-    """The worker whose agent attacks; it has a branch to deliver."""
+    """The worker whose agent attacks, without a fence; it has a branch to deliver."""
+    exposed.mark(str(rig.root))
     worker = rig.worker("gt-1")
     worker.prepare()
     worker.commit("new", "1")
@@ -407,7 +408,7 @@ def test_what_is_fenced_off_is_proved_once(rig: GitRig, monkeypatch: pytest.Monk
 
     def go() -> None:
         url, tip = str(rig.path), rig.tip("main")
-        seen = mirror.sync(str(rig.root), url, None, None, "", lambda _: None, believe=True)
+        seen = mirror.sync(str(rig.root), url, None, None, "", lambda _: None)
         assert seen.base == tip
         assert tip in seen.have
 

@@ -275,7 +275,7 @@ from outpost_core.worker import workspace
 order, root, folder = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
 sys.stdin.readline()
 tell = lambda text: print(text, file=sys.stderr)
-print(json.dumps(workspace.prepare(order, root, folder, tell, believe=True)))
+print(json.dumps(workspace.prepare(order, root, folder, tell)))
 """
 
 

@@ -14,7 +14,7 @@ import shutil
 
 from outpost_core import faults
 from outpost_core.errors import WorkerError
-from outpost_core.worker import folders
+from outpost_core.worker import exposed, folders
 from outpost_core.worker.files import root_of
 from outpost_core.worker.folders import StrangeError
 from outpost_core.worker.git import Git, persistently, read, write
@@ -117,6 +117,8 @@ def check_out(git: Git, order: Mapping[str, Any], folder: str, commit: str, repo
     storage = os.path.join(mirror, "lfs")
     os.makedirs(os.path.join(storage, "objects"), 0o700, exist_ok=True)
     _restore(order, root, wanted, storage)
+    if exposed.was(root):  # git-lfs looks at sizes alone
+        _drop_others(storage, wanted)
     with _Lock(mirror.removesuffix(".git") + ".lfs.lock"):
         # of an earlier attempt, they may be where its work goes
         for rig in dict.fromkeys((order["rig"], target(order))):
@@ -144,6 +146,14 @@ def check_out(git: Git, order: Mapping[str, Any], folder: str, commit: str, repo
         os.unlink(listing)
     if done.code:
         raise _error(git, done.err or done.text, "check out the files of git-lfs")
+
+
+def _drop_others(storage: str, wanted: Iterable[str]) -> None:
+    """Remove shared objects that are not what they are called, so that they are fetched."""
+    for oid in wanted:
+        path = object_path(storage, oid)
+        if os.path.lexists(path) and (os.path.islink(path) or not is_whole(path, oid)):
+            os.unlink(path)
 
 
 def _is_there(storage: str, oid: str, size: int) -> bool:

@@ -6,10 +6,11 @@ repositories borrow them.
 
 Inside the mirror, `outpost-snapshot` holds the remote's refs as last told, with the moment,
 `outpost-have` the hashes of the refs that were fetched, and `outpost-sound` which commits were
-proved (`proof.py`) since the objects last changed. Where agents are fenced off all that, it is
+proved (`proof.py`) since the objects last changed. Where all agents were fenced off that, it is
 believed: what was asked after a worker came to wait serves that worker too, so many workers at
-once cost one question. Where they are not, each worker asks the remote itself, without any
-repository's settings, and the commit that it starts from is proved anew, down to its files.
+once cost one question. Where one was not (`exposed.py`), each worker asks the remote itself, and
+the commit that it starts from is proved anew, down to its files. In both cases, remotes are asked
+without any repository's settings.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import os
 import time
 
 from outpost_core.errors import WorkerError
-from outpost_core.worker import copies, guarded, private, store
+from outpost_core.worker import copies, exposed, guarded, private, store
 from outpost_core.worker.fetching import Fetch, is_ref
 from outpost_core.worker.foresee import explain_fetch
 from outpost_core.worker.git import MISSING, NOWHERE, Git, persistently, write
@@ -128,8 +129,6 @@ def sync(
     depth: int | None,
     credentials: str,
     report: Callable[[str], None],
-    *,
-    believe: bool = False,
 ) -> Snapshot:
     """Make the mirror of `rig` hold the commit that `base` names now, and return what it knows.
 
@@ -142,7 +141,6 @@ def sync(
         depth: history depth of a first clone; None for all of it.
         credentials: path of a git-credential-store file, or "".
         report: told what is being done.
-        believe: agents are fenced off the mirror, so that it is as we left it.
 
     Raises:
         WorkerError: `base_not_found`, or `workspace_failed` when the remote cannot be read.
@@ -153,6 +151,7 @@ def sync(
     private.make(os.path.dirname(path))
     copies.restore_if_hosted(root, rig, report)
     git = asking(rig, credentials)
+    believe = not exposed.was(root)
     told = None if believe else _ask(git, report)
     with Lock(path, report) as lock:
         for last in (False, True):

@@ -15,7 +15,7 @@ from typing import Any
 from outpost_core import faults, wire
 from outpost_core.errors import NotFoundError, WorkerError
 from outpost_core.types import Result
-from outpost_core.worker import claim, files, launch, mark, outcome, process, stage, status
+from outpost_core.worker import claim, exposed, files, launch, mark, outcome, process, stage, status
 
 #: Seconds for the processes that were left to end after KILL.
 _KILL_PATIENCE = 10.0
@@ -95,6 +95,7 @@ def _recover(path: str) -> None:
     never = begun is None and not claim.exists(path) and claim.take(path)
     files.discard(os.path.join(path, files.SECRETS))
     sweep(path)
+    exposed.mark_after(files.root_of(path), files.load(path, files.STATE) or {})
     if never:
         result = outcome.result("lost", "never_started", "its supervisor never began")
         if (files.load(path, files.LAUNCH) or {}).get("boot") == process.boot_id():

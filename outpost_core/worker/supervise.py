@@ -13,7 +13,7 @@ import sys
 import time
 
 from outpost_core import faults
-from outpost_core.worker import claim, files, launch, mark, outcome, process, seal, words
+from outpost_core.worker import claim, exposed, files, launch, mark, outcome, process, seal, words
 from outpost_core.worker.loop import Loop
 from outpost_core.worker.output import Output
 from outpost_core.worker.stopping import Stopping
@@ -117,6 +117,7 @@ class Supervisor:
         self._shown = ""
         self._agent: dict[str, Any] | None = None
         self._fence = ""
+        self._exposes = False  # no fence is around the agent
         self._began_agent = False  # or it may have, for all that is known
 
     # --- the attempt ---------------------------------------------------------------------
@@ -165,6 +166,8 @@ class Supervisor:
         faults.point("worker.agent_started")
         self._watch()
         self._tree.end(min(self._stopping.grace, LEFTOVER_GRACE))
+        if self._exposes:
+            self._expose()  # the agent may have taken the mark away
         assert self._output is not None
         self._output.drain()
         ended = self._agents_end()
@@ -181,6 +184,8 @@ class Supervisor:
         from outpost_core.worker.helpers import LIMIT
 
         order, folder, root = self._order, self._folder, self._launched["root"]
+        if (self._launched.get("fence") or {}).get("mode") == "off":
+            self._expose()
         self._say("starting", "preparing the working tree", "prepare")
         answer = self._helpers().run(
             lambda report: workspace.prepare(order, root, folder, report),
@@ -375,8 +380,13 @@ class Supervisor:
                 return ""
             if settings.get("mode") == "required":
                 return f"no fence can be made here: {start.why(fenced)}"
+        self._expose()
         self._tree.agent = launch.start(argv, env, work, output, terminal)
         return ""
+
+    def _expose(self) -> None:
+        self._exposes = True
+        exposed.mark(self._launched["root"])
 
     def _hold(self) -> None:
         """Load what the end of the work needs: an upgrade may replace or remove our files by then.

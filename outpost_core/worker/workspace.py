@@ -16,6 +16,7 @@ from outpost_core.worker import (
     beads,
     copies,
     dirt,
+    exposed,
     files,
     guarded,
     ownfolder,
@@ -98,9 +99,32 @@ def from_mirror(order: Mapping[str, Any], folder: str) -> Git:
     """Return git to ask where the worker's work goes, by the user's own configuration alone.
 
     What the agent configured in a repository can lead a push and its answer elsewhere.
+
+    Raises:
+        WorkerError: `verify_failed`, the user's own configuration leads elsewhere than before an
+            agent without a fence ran.
     """
     goal = target(order)
-    return asking(goal, credentials(goal, folder))
+    git = asking(goal, credentials(goal, folder))
+    if exposed.was(root_of(folder)):
+        try:
+            before = (files.believed(folder, files.WORKSPACE) or {}).get("goes")
+        except OSError:
+            before = None
+        now = goes(git)
+        if before and before != now:
+            raise WorkerError(
+                f"git went to {before} for {redact(goal)} before the agent ran, and would go to"
+                f" {now} since, so nothing that it says of the rig is believed",
+                reason="verify_failed",
+                mend="look at git config --global --get-regexp 'url|remote', and spawn it again",
+            )
+    return git
+
+
+def goes(git: Git) -> str:
+    """Return where git goes for its URL, as the user's configuration rewrites that; no password."""
+    return redact(git.run("ls-remote", "--get-url", "--", git.url).text)
 
 
 def target(order: Mapping[str, Any]) -> str:
@@ -131,8 +155,6 @@ def prepare(
     root: str,
     folder: str,
     report: Callable[[str], None],
-    *,
-    believe: bool = False,
 ) -> dict[str, Any]:
     """Make `<folder>/work`: the rig at its base, on a local branch named as the one to deliver.
 
@@ -147,14 +169,14 @@ def prepare(
         root: the folder that holds `rigs/` and `workers/`.
         folder: the worker's folder.
         report: told what is being done.
-        believe: agents are fenced off the shared mirror, so that it is as it was left.
 
     Returns:
         `branch`; `base_commit`, None for an empty rig; `base_branch`, where the work is to be
         merged (the base, else the rig's default branch, or None); `start_commit`, where the
         branch begins (differs from the base after a resume); `remote_tip`, the commit of
         `branch` on the remote, or None; `rig`, fit to be shown; `beads`, a sentence or "";
-        where attributes ask for more, `lfs` and `lacking` (see `_after_checkout`).
+        where attributes ask for more, `lfs` and `lacking` (see `_after_checkout`); where an agent
+        has run without a fence, `goes`, where git goes for the remote.
 
     Raises:
         WorkerError: `base_not_found`, `workspace_failed`, `lfs_missing`, `lfs_failed` or
@@ -168,7 +190,7 @@ def prepare(
     try:
         secrets = credentials(rig, folder)
         base, depth = order.get("base"), order.get("depth")
-        seen = sync(root, rig, base, depth, secrets, report, believe=believe)
+        seen = sync(root, rig, base, depth, secrets, report)
         if goal == rig:
             check_branch_free(branch, seen.refs, rig)
         rebuild(order, folder, seen)
@@ -208,6 +230,7 @@ def prepare(
         "remote_tip": tip,
         "rig": redact(rig),
         "beads": beads_said,
+        **({"goes": goes(asking(goal, secrets))} if exposed.was(root) else {}),
         **special,
     }
 
