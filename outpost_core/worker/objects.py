@@ -98,7 +98,7 @@ def _copy(source: int, path: str, name: str) -> bool:
     import zlib
 
     staged = f"{path}.{os.getpid()}.new"
-    digest, unpack = _digest(len(name)), zlib.decompressobj()
+    made, unpack = digest(len(name)), zlib.decompressobj()
     fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o400)
     try:
         while data := os.read(source, _CHUNK):
@@ -106,13 +106,13 @@ def _copy(source: int, path: str, name: str) -> bool:
             if unpack.eof:
                 break  # git takes none with something behind it
             while rest and not unpack.eof:
-                digest.update(unpack.decompress(rest, _CHUNK))
+                made.update(unpack.decompress(rest, _CHUNK))
                 rest = unpack.unconsumed_tail
             done = os.write(fd, data)
             while done < len(data):
                 done += os.write(fd, memoryview(data)[done:])
-        digest.update(unpack.flush())
-        good = unpack.eof and not data and not unpack.unused_data and digest.hexdigest() == name
+        made.update(unpack.flush())
+        good = unpack.eof and not data and not unpack.unused_data and made.hexdigest() == name
     except zlib.error:
         good = False
     except OSError:
@@ -127,7 +127,8 @@ def _copy(source: int, path: str, name: str) -> bool:
     return good
 
 
-def _digest(length: int) -> Any:
+def digest(length: int) -> Any:
+    """Return what computes the name of an object, for names of so many digits."""
     if length == 40:
         try:  # hashlib would load all of OpenSSL for its other algorithms
             from _sha1 import sha1  # type: ignore[import-not-found]

@@ -71,6 +71,7 @@ class Own(Git):
             self._argv += ["-c", "core.bare=true"]
         self.folder = folder
         self.theirs = theirs
+        self.main = git_dir  # of a linked working tree: the repository that it is linked to
         self._borrows = borrows
         self._inside: tuple[list[str], list[str]] | None = None
         self._known = {git_dir}  # what was taken over by this one and those that it made
@@ -96,6 +97,10 @@ class Own(Git):
             folders.remove(stops)
         elif stops:
             raise WorkerError(f"{stops[0]} is not a file", reason="commit_failed")
+
+    def hash_length(self) -> int:
+        """Return how many hexadecimal digits the name of an object has."""
+        return ownfolder.hash_length(self.main)
 
     def tip(self) -> str:
         """Return the commit that is checked out; "" before the first."""
@@ -178,6 +183,7 @@ class Own(Git):
         theirs, ours = (os.path.join(p, _WORKTREES, name) for p in (self.theirs, self.git_dir))
         own = Own(self.folder, theirs, ours, top, borrows=self._borrows)
         own._known = self._known
+        own.main = self.git_dir
         return own
 
     # --- taking over -----------------------------------------------------------------------------
@@ -268,7 +274,7 @@ class Own(Git):
         """Bring its objects; whether it says that it borrows some."""
         ours = os.path.join(self.git_dir, "objects")
         try:
-            length = ownfolder.hash_length(self.git_dir)
+            length = self.hash_length()
             within = open_folder(self.folder)
             objects.bring(there, ours, length, within, self._borrows)
             info = there.walk("objects/info")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from outpost_core.worker import gitdirs, held, leftover
+from outpost_core.worker import gitdirs, held, leftover, reached
 from outpost_core.worker.changes import look, stage
 from outpost_core.worker.folders import open_folder
 from outpost_core.worker.git import Git, read
@@ -69,6 +69,8 @@ def take(git: Own, work: str, folder: str, *, final: bool, main: bool = False) -
         after = changes
         if changes.dirty:
             taken.plain = stage(git, work, changes, folder, env=env, aside=True)
+            if not final:
+                reached.only(git, folder, changes.head, env)
             after = look(git, env)
             # a linked tree with some files in this index looks like a folder: `linked_work` has it
             linked = [path for path in changes.nested if path.rstrip("/") not in taken.plain]
