@@ -104,6 +104,11 @@ def opened(at: int, name: str, flags: int = os.O_RDONLY, mode: int = 0o600) -> i
         Broken: it is a link, no plain file, somebody else's, or has another name besides.
         OSError: nobody can say, or it cannot be made.
     """
+    return _open(at, name, flags, mode)[0]
+
+
+def _open(at: int, name: str, flags: int, mode: int) -> tuple[int, int]:
+    """Open a file as `opened` does, and return its size besides."""
     try:
         found = os.open(name, flags | _FILE, mode, dir_fd=at)
     except (FileNotFoundError, FileExistsError):
@@ -119,7 +124,7 @@ def opened(at: int, name: str, flags: int = os.O_RDONLY, mode: int = 0o600) -> i
     if why:
         os.close(found)
         raise Broken(name, why)
-    return found
+    return found, about.st_size
 
 
 def _why_not(at: int, name: str, error: OSError) -> str:
@@ -152,11 +157,10 @@ def content(at: int, name: str, most: int) -> bytes | None:
         OSError: nobody can say.
     """
     try:
-        found = opened(at, name)
+        found, size = _open(at, name, os.O_RDONLY, 0)
     except FileNotFoundError:
         return None
     try:
-        size = os.fstat(found).st_size
         data = os.read(found, min(size, most) + 1)
         while size <= most and len(data) > size and len(data) <= most:
             size = len(data)  # it has grown

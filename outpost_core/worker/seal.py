@@ -182,6 +182,39 @@ def of(folder: str, order: dict[str, Any] | None, at: int) -> Seal | None:
         os.close(sealed)
 
 
+class Shelf:
+    """All seals of a state root, for who looks at many workers.
+
+    Args:
+        root: the state root.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._words: dict[str, str] = {}
+        self._at = -1
+        try:
+            self._at = _folder(root)
+        except OSError:  # whoever needs one finds out what is wrong with it
+            return
+        for name in os.listdir(self._at):
+            worker, _, word = name.removesuffix(".json").rpartition(".")
+            self._words[worker] = "" if worker in self._words else word
+
+    def of(self, worker: str) -> Seal | None:
+        """Return the only seal of a worker; None where there is none or more than one."""
+        word = self._words.get(worker, "")
+        try:
+            return _read(self._at, _name(worker, word)) if word else None
+        except OSError:
+            return None
+
+    def close(self) -> None:
+        """Let go of them."""
+        if self._at >= 0:
+            os.close(self._at)
+            self._at = -1
+
+
 def hold(folder: str, seal: Seal | None) -> None:
     """Keep the seal of the worker that this process supervises in memory."""
     if seal is not None:

@@ -8,9 +8,10 @@ on whatever the files say. What is broken is said, and is one worker's matter.
 from __future__ import annotations
 
 import os
+import stat
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from outpost_core import plausible, wire
 from outpost_core.errors import NotFoundError, UsageError
@@ -20,6 +21,21 @@ from outpost_core.worker import claim, files, plain, process, seal
 #: Reason of a worker of which nothing can be believed.
 BROKEN = "broken"
 _LIVING = frozenset({State.STARTING, State.WORKING, State.IDLE})
+
+
+class _About:
+    """What is known of a worker's order: its digest, its seal, and what is wrong with it."""
+
+    __slots__ = ("digest", "doubt", "seal")
+
+    def __init__(self, digest: str, own: seal.Seal | None, doubt: str) -> None:
+        self.digest = digest
+        self.seal = own
+        self.doubt = doubt
+
+
+#: Of each worker: what tells its folder from a later one, its order, and how it ended.
+Cache: TypeAlias = dict[str, tuple[object, _About, WorkerStatus | None]]
 
 
 def read(folder: Path) -> WorkerStatus:
@@ -59,9 +75,7 @@ def needs_recovery(folder: Path) -> bool:
     return claim.holder(path) is None and not claim.finished(path)
 
 
-def scan(
-    root: Path, cache: dict[str, tuple[object, _About, WorkerStatus | None]]
-) -> list[WorkerStatus]:
+def scan(root: Path, cache: Cache) -> list[WorkerStatus]:
     """Return the state of every worker under `root`.
 
     Args:
@@ -71,30 +85,81 @@ def scan(
     """
     workers = os.path.join(root, files.WORKERS)
     try:
-        with os.scandir(workers) as entries:
-            names = {entry.name: _made(entry) for entry in entries}
+        above = plain.folder(os.path.abspath(root))
     except FileNotFoundError:
-        names = {}
-    for gone in cache.keys() - names.keys():
-        del cache[gone]
+        return []
+    try:
+        return _scan(workers, plain.inner(above, files.WORKERS), str(root), cache)
+    except FileNotFoundError:
+        cache.clear()
+        return []
+    finally:
+        os.close(above)
+
+
+def _scan(workers: str, above: int, root: str, cache: Cache) -> list[WorkerStatus]:
     found = []
-    supervisors = claim.Supervisors()
-    for name, made in names.items():
-        known = cache.get(name)
-        if known is not None and known[0] != made:  # cleaned, and made anew
-            known = None
-        if known is not None and known[2] is not None:
-            found.append(known[2])
-            continue
-        about = None if known is None else known[1]
-        status, about = _look(os.path.join(workers, name), name, supervisors, about)
-        if status is None:  # removed meanwhile, or not a worker
-            continue
-        if about is not None and not about.doubt:
-            ended = status.result is not None and status.result.finished_at is not None
-            cache[name] = (made, about, status if ended else None)
-        found.append(status)
+    supervisors, shelf = claim.Supervisors(), None
+    try:
+        with os.scandir(above) as entries:
+            names = {entry.name: _made(entry) for entry in entries}
+        for gone in cache.keys() - names.keys():
+            del cache[gone]
+        for name, made in names.items():
+            known = cache.get(name)
+            if known is not None and known[0] != made:  # cleaned, and made anew
+                known = None
+            if known is not None and known[2] is not None:
+                found.append(known[2])
+                continue
+            path, about = os.path.join(workers, name), None if known is None else known[1]
+            status = None
+            if about is None:
+                shelf = shelf or seal.Shelf(root)
+                status, about = _look_shortly(path, name, above, shelf)
+            if status is None:
+                status, about = _look(path, name, supervisors, about)
+            if status is None:  # removed meanwhile, or not a worker
+                continue
+            if about is not None and not about.doubt:
+                ended = status.result is not None and status.result.finished_at is not None
+                cache[name] = (made, about, status if ended else None)
+            found.append(status)
+    finally:
+        os.close(above)
+        if shelf is not None:
+            shelf.close()
     return found
+
+
+def _look_shortly(
+    path: str, name: str, above: int, shelf: seal.Shelf
+) -> tuple[WorkerStatus | None, _About | None]:
+    """Return the status of a worker whose supervisor has signed its result; else None.
+
+    Most of a long list are such: nothing else in their folders need be looked at.
+
+    Args:
+        path: its folder.
+        name: its id.
+        above: descriptor of the folder that holds all of them.
+        shelf: the seals.
+    """
+    own = shelf.of(name)
+    if own is None:
+        return None, None
+    try:
+        at = plain.inner(above, name)
+    except OSError:
+        return None, None
+    about = _About(own.digest, own, "")
+    try:
+        result, _ = _result(at, about)
+    except OSError:
+        return None, None
+    finally:
+        os.close(at)
+    return (None, None) if result is None else (_ended(result, path, name, own.digest), about)
 
 
 def _made(entry: os.DirEntry[str]) -> object:
@@ -107,17 +172,6 @@ def _made(entry: os.DirEntry[str]) -> object:
     except OSError:  # removed meanwhile
         return entry.inode()
     return about.st_ino, about.st_ctime_ns
-
-
-class _About:
-    """What is known of a worker's order: its digest, its seal, and what is wrong with it."""
-
-    __slots__ = ("digest", "doubt", "seal")
-
-    def __init__(self, digest: str, own: seal.Seal | None, doubt: str) -> None:
-        self.digest = digest
-        self.seal = own
-        self.doubt = doubt
 
 
 def _look(
@@ -348,8 +402,11 @@ def _broken(name: str, digest: str, why: str) -> WorkerStatus:
 
 
 def _tree(path: str) -> str | None:
-    tree = os.path.join(path, files.WORK)
-    return tree if os.path.isdir(tree) and not os.path.islink(tree) else None
+    tree = f"{path}/{files.WORK}"
+    try:
+        return tree if stat.S_ISDIR(os.lstat(tree).st_mode) else None
+    except OSError:
+        return None
 
 
 def _lost(name: str, digest: str, reason: str, message: str, began: float | None) -> WorkerStatus:

@@ -10,7 +10,7 @@ import pytest
 from outpost_core import wire
 from outpost_core.errors import NotFoundError
 from outpost_core.types import State
-from outpost_core.worker import files, outcome, plain, recover, status
+from outpost_core.worker import files, outcome, plain, recover, seal, status
 
 
 def test_a_life(far, tmp_path):
@@ -54,11 +54,14 @@ def test_a_scan_reads_ended_workers_once(far, monkeypatch):
     assert len(first) == 21
     assert first[waiting.name].state is State.STARTING
     read = []
-    opened = plain.folder
-    monkeypatch.setattr(plain, "folder", lambda path: read.append(path) or opened(path))
+    for name in ("folder", "inner"):
+        opened = getattr(plain, name)
+        note = lambda *where, opened=opened: read.append(where[-1]) or opened(*where)  # noqa: E731
+        monkeypatch.setattr(plain, name, note)
     again = {found.id: found for found in status.scan(far.root, cache)}
     assert again == first
-    assert {os.path.basename(folder) for folder in read} == {waiting.name}
+    read = {os.path.basename(folder) for folder in read}
+    assert read - {far.root.name, files.WORKERS, seal.SEALED} == {waiting.name}
 
 
 def test_a_scan_sees_what_was_removed_and_made_anew(far):
