@@ -28,6 +28,7 @@ MAIL = (
 )
 #: The local backend's spawn, also in the caller's process (over SSH: in the far server).
 LOCAL = (
+    "local.sealed",  # the seal of a worker that nobody sees yet
     "local.staged",  # order, prompt and secrets are in a staging folder
     "local.published",  # the worker's folder exists under its id, nothing runs
     "local.launched",  # tmux or the detached process was started

@@ -23,6 +23,7 @@ def read(
     prices: Mapping[str, Sequence[float]] | None = None,
     env: Mapping[str, str] | None = None,
     began: float = 0.0,
+    most: int | None = None,
 ) -> dict[str, Any]:
     """Read what the agent said of itself.
 
@@ -32,6 +33,7 @@ def read(
         prices: `Agent.prices` of the order.
         env: the agent's environment.
         began: when the attempt began.
+        most: bytes of the log that are read; None for all.
 
     Returns:
         See `agents.record.Reader.answer`.
@@ -40,7 +42,7 @@ def read(
     follower = Follower(found)
     try:
         with open(files.open_plain(log_path), "rb") as log:
-            while data := log.read(_PIECE):
+            while (most is None or log.tell() < most) and (data := log.read(_PIECE)):
                 follower.feed(data)
             follower.close()
             found.look()

@@ -98,7 +98,7 @@ def keep(root: str, path: str, worker: str, owner: str) -> str:
     """
     folder = os.path.join(root, RESCUED)
     private.make(folder)
-    with open(open_plain(path), "rb") as bundle:
+    with open(open_plain(path, os.O_RDWR), "r+b") as bundle:  # it may have no other name
         os.fchmod(bundle.fileno(), 0o600)
     told = Head(path).refs
     name = f"{worker}.{owner}" if owner else worker

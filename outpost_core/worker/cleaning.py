@@ -15,7 +15,16 @@ from typing import Any
 from outpost_core import faults
 from outpost_core.errors import OutpostError, WorkerError
 from outpost_core.types import Cleaned, Result
-from outpost_core.worker import bundles, files, private, publish, removal, seal, status
+from outpost_core.worker import (
+    believing,
+    bundles,
+    files,
+    private,
+    publish,
+    removal,
+    seal,
+    status,
+)
 from outpost_core.worker.git import within
 from outpost_core.worker.leftover import named
 
@@ -37,8 +46,8 @@ def clean(root: Path, folder: Path, *, force: bool) -> Cleaned:
         force: remove it even when the rescue failed.
     """
     _sweep(root)
-    if folder.is_symlink():
-        return _clean_link(folder, force=force)
+    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+        return _clean_other(folder, force=force)
     with locked(folder, LAST_MOMENTS if (folder / files.RESULT).exists() else 0.0) as mine:
         if not folder.exists():
             left = leftovers(root, folder.name)
@@ -67,13 +76,14 @@ def clean(root: Path, folder: Path, *, force: bool) -> Cleaned:
     return Cleaned(removed=True, rescued=rescued, detail=detail)
 
 
-def _clean_link(folder: Path, *, force: bool) -> Cleaned:
-    """Remove a link that somebody put in the place of a worker's folder, and nothing behind it."""
+def _clean_other(path: Path, *, force: bool) -> Cleaned:
+    """Remove what somebody put in the place of a worker's folder; of a link, nothing behind it."""
     if not force:
-        why = f"{folder} is a link to {removal.shown(os.readlink(folder))}, and no folder of ours"
+        what = f"a link to {removal.shown(os.readlink(path))}" if path.is_symlink() else "a file"
+        why = f"{path} is {what}, and no folder of ours"
         return Cleaned(removed=False, detail=f"{why}; look at it, then force it")
-    folder.unlink(missing_ok=True)
-    return Cleaned(removed=True, detail="only the link was removed")
+    left = str(removal.remove(path))
+    return Cleaned(removed=not left, detail=left or "only what stood in its place was removed")
 
 
 @contextlib.contextmanager
@@ -127,8 +137,8 @@ def rescue(root: Path, folder: Path, result: Result, *, force: bool) -> tuple[st
     launched: dict[str, Any] = {}
     words = []
     try:
-        order, launched, _ = files.truth(str(folder))
-        workspace = files.believed(str(folder), files.WORKSPACE)
+        order, launched = believing.truth(str(folder))
+        workspace = believing.workspace(str(folder), order)
     except files.Broken as error:
         if (folder / files.WORK).is_dir():
             words.append(_refuse_broken(folder, error.said, force=force))

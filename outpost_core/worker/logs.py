@@ -7,9 +7,12 @@ import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from outpost_core.errors import WorkerError
+from outpost_core.types import Limits
 from outpost_core.worker import claim, files, status
+from outpost_core.worker.logwriter import TAIL
 
 #: Most bytes of one piece.
 CHUNK = 256 * 1024
@@ -30,10 +33,11 @@ async def follow(folder: Path, offset: int, follow: bool) -> AsyncIterator[bytes
 
     Raises:
         NotFoundError: there is no such worker.
-        WorkerError: its log is no plain file.
+        WorkerError: its log is no plain file, or longer than it can be.
     """
     path = str(folder)
     status.read(folder)
+    most = longest(files.order(path))
     fd = -1
     try:
         fd = _open(path)
@@ -48,6 +52,8 @@ async def follow(folder: Path, offset: int, follow: bool) -> AsyncIterator[bytes
             if fd < 0:
                 fd = _open(path)
             while fd >= 0 and (data := os.pread(fd, CHUNK, offset)):
+                if offset > most:
+                    raise _broken(path, f"{files.LOG} goes on beyond {most} bytes, its limit")
                 offset += len(data)
                 wait = _SOON
                 yield data
@@ -66,8 +72,24 @@ def _open(path: str) -> int:
     except FileNotFoundError:
         return -1
     except files.Broken as error:
-        raise WorkerError(
-            f"the log of {os.path.basename(path)} cannot be read: {error.said}",
-            reason="broken",
-            mend=f"look at it yourself: {os.path.join(path, files.LOG)}",
-        ) from None
+        raise _broken(path, error.said) from None
+
+
+def _broken(path: str, why: str) -> WorkerError:
+    return WorkerError(
+        f"the log of {os.path.basename(path)} cannot be read: {why}",
+        reason="broken",
+        mend=f"look at it yourself: {os.path.join(path, files.LOG)}",
+    )
+
+
+def longest(order: dict[str, Any] | None) -> int:
+    """Return how many bytes a worker's log has at most, so that nobody reads one without an end.
+
+    Args:
+        order: the worker's; None when nobody knows it.
+    """
+    cap = ((order or {}).get("limits") or {}).get("log_bytes")
+    if type(cap) is not int or cap < 0:
+        cap = Limits().log_bytes
+    return cap + 2 * TAIL

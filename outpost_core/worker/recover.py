@@ -12,13 +12,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from outpost_core import faults, wire
+from outpost_core import faults
 from outpost_core.errors import NotFoundError, WorkerError
 from outpost_core.types import Result
-from outpost_core.worker import claim, exposed, files, launch, mark, outcome, process, stage, status
+from outpost_core.worker import (
+    believing,
+    claim,
+    exposed,
+    files,
+    launch,
+    mark,
+    outcome,
+    process,
+    stage,
+    status,
+)
 
 #: Seconds for the processes that were left to end after KILL.
 _KILL_PATIENCE = 10.0
+#: Seconds to wait for the lock until it is looked for who holds it, and between two such looks.
+_LOCK_PATIENCE = 1.0
 
 
 def recover(folder: Path) -> Result:
@@ -50,6 +63,7 @@ def recover(folder: Path) -> Result:
             reason="broken",
             mend=f"look at it, and remove it by hand: {folder}",
         ) from None
+    look_at = time.monotonic() + _LOCK_PATIENCE
     try:
         while True:
             result = _result(path)
@@ -64,6 +78,9 @@ def recover(folder: Path) -> Result:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if time.monotonic() > look_at:
+                    _end_holders(path, lock)
+                    look_at = time.monotonic() + _LOCK_PATIENCE
                 time.sleep(0.02)
                 continue
             if (result := _result(path)) is None:
@@ -125,9 +142,9 @@ def _size(path: str) -> int | None:
 def _conclude(path: str) -> dict[str, Any]:
     """Bring the work home as it was ordered; nothing of an order that was changed is run."""
     try:
-        order, launched, _ = files.truth(path)
-        ended = _ended(path)
-        space = files.believed(path, files.WORKSPACE)
+        order, launched = believing.truth(path)
+        ended = believing.ended(path)
+        space = believing.workspace(path, order)
     except files.Broken as error:
         return outcome.result("lost", "broken", f"{error.said}; nothing of it was run")
     if ended is not None:
@@ -157,20 +174,6 @@ def _conclude(path: str) -> dict[str, Any]:
     return result
 
 
-def _ended(path: str) -> dict[str, Any] | None:
-    """Return how the agent ended; None when its supervisor has not said that."""
-    try:
-        ended = files.believed(path, files.AGENT)
-        if ended is None:
-            return None
-        kept = {name: ended[name] for name in ended if name in ("denied", "note")}
-        said = wire.to_json(status.sound(files.AGENT, ended))
-    except files.Broken:
-        return None  # whoever has written that: the supervisor has not
-    assert isinstance(said, dict)
-    return {**said, **{name: value for name, value in kept.items() if isinstance(value, str)}}
-
-
 def _add_usage(
     path: str, order: dict[str, Any], env: dict[str, str], result: dict[str, Any]
 ) -> None:
@@ -178,12 +181,13 @@ def _add_usage(
     agent = order["agent"]
     if agent["output"] == "plain" or agent["interactive"]:
         return
-    from outpost_core.worker import agentout
+    from outpost_core.worker import agentout, logs
 
     began = claim.moment(files.load(path, files.CLAIM)) or 0.0
     log = os.path.join(path, files.LOG)
+    most = logs.longest(order)
     answer = stage.attempt(
-        path, lambda: agentout.read(agent["output"], log, agent.get("prices"), env, began)
+        path, lambda: agentout.read(agent["output"], log, agent.get("prices"), env, began, most)
     )
     said = answer.get("answer") or {}
     result["session"] = said.get("session")
@@ -226,6 +230,23 @@ def sweep(path: str) -> int:
             break
         time.sleep(0.01)
     return count
+
+
+def _end_holders(path: str, lock: int) -> None:
+    """End processes of the attempt that have its lock open: they keep us from ending the others."""
+    for proc in list(_left(path)):
+        if not process.runs(proc.pid, "run", path) and _has_open(proc.pid, os.fstat(lock)):
+            process.send(proc.pid, proc.start, 9)
+
+
+def _has_open(pid: int, file: os.stat_result) -> bool:
+    try:
+        return any(
+            os.path.samestat(os.stat(f"/proc/{pid}/fd/{name}"), file)
+            for name in os.listdir(f"/proc/{pid}/fd")
+        )
+    except OSError:
+        return False
 
 
 def _left(path: str) -> Iterator[process.Proc]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 
+from outpost_core import faults
 from outpost_core.worker import plain
 from outpost_core.worker.leanjson import dumps, loads
 from outpost_core.worker.plain import Broken
@@ -37,6 +38,7 @@ ORDER, LAUNCH = "order.json", "launch.json"
 #: What is believed of a supervisor after its end.
 SIGNED = frozenset({"result.json", "agent.json", "workspace.json"})
 _MOST = 4096
+_MISSING = "has no seal: somebody has changed it, or removed the seal"
 _HEX = 32
 _MARK = b',"seal":"'
 _TAIL = len(_MARK) + _HEX + 2
@@ -123,6 +125,7 @@ def make(
             os.fsync(at)
     finally:
         os.close(at)
+    faults.point("local.sealed")
 
 
 def drop(root: str, word: str, worker: str = "") -> None:
@@ -167,16 +170,18 @@ def of(folder: str, order: dict[str, Any] | None, at: int) -> Seal | None:
         return held
     above, worker = os.path.split(folder)
     root = os.path.dirname(above)
+    word = None if order is None else order.get("seal")
     try:
         sealed = _folder(root)
     except FileNotFoundError:
-        return None
+        if word is None:
+            return None
+        raise Broken(ORDER, _MISSING) from None
     try:
-        word = None if order is None else order.get("seal")
         if word is None and order is not None and _is_older(at, sealed):
             return None
-        if not isinstance(word, str) or not word.isalnum():
-            word = _only(sealed, worker)
+        if not isinstance(word, str) or not _is_there(sealed, worker, word):
+            word = _only(sealed, worker)  # what names it was changed
         return _read(sealed, _name(worker, word))
     finally:
         os.close(sealed)
@@ -233,6 +238,14 @@ def _name(worker: str, word: str) -> str:
     return f"{worker}.{word}.json"
 
 
+def _is_there(sealed: int, worker: str, word: str) -> bool:
+    try:
+        os.stat(_name(worker, word), dir_fd=sealed, follow_symlinks=False)
+    except (OSError, ValueError):
+        return False
+    return word.isalnum()
+
+
 def _only(sealed: int, worker: str) -> str:
     """Return the word of a worker's seal where `order.json` does not tell it; "" for none."""
     parts = [name.removesuffix(".json").rpartition(".") for name in os.listdir(sealed)]
@@ -255,7 +268,7 @@ def _is_older(at: int, sealed: int) -> bool:
 def _read(sealed: int, name: str) -> Seal:
     data = plain.content(sealed, name, _MOST)
     if data is None:
-        raise Broken(ORDER, "has no seal: somebody has changed it, or removed the seal")
+        raise Broken(ORDER, _MISSING)
     try:
         return Seal(loads(data.decode()))
     except (ValueError, RecursionError, KeyError, TypeError):

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from outpost_core import plausible, wire
 from outpost_core.errors import NotFoundError, UsageError
 from outpost_core.types import Result, State, Usage, WorkerStatus, split_worker_id
-from outpost_core.worker import claim, files, plain, process, seal
+from outpost_core.worker import believing, claim, files, plain, process, seal
 
 #: Reason of a worker of which nothing can be believed.
 BROKEN = "broken"
@@ -195,7 +194,7 @@ def _look(
         doubt = f"its folder {error.strerror}"
         if supervisors.of(path) is not None:
             return WorkerStatus(id=name, state=State.WORKING, detail=doubt), None
-        return _broken(name, "", doubt), None
+        return _broken(path, name, "", doubt), None
     try:
         about = about or _about(at, path)
         found = _status(at, path, name, about, supervisors)
@@ -264,16 +263,16 @@ def _status(
         return _ended(result, path, name, digest)
     doubt = doubt or odd
     if begun is None:
-        return _unbegun(at, name, digest, doubt)
+        return _unbegun(at, path, name, digest, doubt)
     message = "its supervisor vanished without a result"
     if doubt:
         message += f" that can be believed: {doubt}"
     return _lost(name, digest, "lost_process", message, claim.moment(begun))
 
 
-def _unbegun(at: int, name: str, digest: str, doubt: str) -> WorkerStatus | None:
+def _unbegun(at: int, path: str, name: str, digest: str, doubt: str) -> WorkerStatus | None:
     if doubt:
-        return _broken(name, digest, doubt) if _was_published(at) else None
+        return _broken(path, name, digest, doubt) if _was_published(at) else None
     if _of_another_boot(at):
         return _lost(name, digest, "never_started", "the machine was restarted", None)
     return WorkerStatus(
@@ -361,24 +360,9 @@ def _result(at: int, about: _About) -> tuple[Result | None, str]:
         value = files.signed(about.seal, files.RESULT, data)
         if about.seal is None and about.doubt and not files.is_broken(value):
             return None, about.doubt
-        return sound(files.RESULT, value), ""
+        return believing.result(files.RESULT, value), ""
     except files.Broken as error:
         return None, error.said
-
-
-def sound(name: str, data: dict[str, Any]) -> Result:
-    """Return the result that a file says, where all of it can be.
-
-    Raises:
-        Broken: it says what cannot be.
-    """
-    try:
-        result = wire.from_json(Result, data)
-    except UsageError as error:
-        raise files.Broken(name, f"cannot be read: {error}") from None
-    if odd := plausible.odd_result(result):
-        raise files.Broken(name, f"says what cannot be as its {odd}")
-    return result
 
 
 def _ended(result: Result, path: str, name: str, digest: str) -> WorkerStatus:
@@ -395,9 +379,13 @@ def _ended(result: Result, path: str, name: str, digest: str) -> WorkerStatus:
     )
 
 
-def _broken(name: str, digest: str, why: str) -> WorkerStatus:
-    """Return the status of a worker of which nothing can be believed."""
-    result = Result(state=State.LOST, reason=BROKEN, message=why, finished_at=time.time())
+def _broken(path: str, name: str, digest: str, why: str) -> WorkerStatus:
+    """Return the status of a worker of which nothing can be believed, ever since it was changed."""
+    try:
+        since = os.lstat(path).st_ctime
+    except OSError:
+        since = 0.0
+    result = Result(state=State.LOST, reason=BROKEN, message=why, finished_at=since)
     return WorkerStatus(id=name, state=State.LOST, digest=digest, detail=BROKEN, result=result)
 
 
