@@ -111,6 +111,7 @@ class GitWorker:
         }
         self.order: dict[str, Any] = {
             "issue": {"id": issue, "title": "a title"},
+            "agent": {"argv": ["true"]},
             "attempt": attempt,
             "rig": str(rig.path),
             "base": None,

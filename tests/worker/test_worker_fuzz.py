@@ -36,6 +36,7 @@ NAMES = (
     bundles.NAME, "checkpoint", "checkpoint-ref.json", "aside.json", "unfiltered.json",
     "checkout-dirt", "no-terminal", "",
 )  # fmt: skip
+OFF = {"mode": "off"}  # what a fence would keep from happening, happens here
 LIMITS = {"log_bytes": 1 << 20}
 JSON = tuple(name for name in NAMES if name.endswith(".json"))
 
@@ -71,13 +72,12 @@ class Place:
         (self.outside / "folder").mkdir(parents=True)
         for name in ("precious", "folder/precious"):
             (self.outside / name).write_text("precious")
-        self.bystander = subprocess.Popen(["sleep", "1000"], start_new_session=True)
-        self.live = far.publish(far.order("sleep", "1000", limits=LIMITS))
+        self.live = far.publish(far.order("sleep", "1000", limits=LIMITS), fence=OFF)
         far.start(self.live)
         far.working(self.live)
         self.ended, _ = far.run(far.shell("echo hello", limits=LIMITS))
         self.waiting = far.publish(far.order("/bin/true", limits=LIMITS))
-        self.dead = far.publish(far.order("sleep", "1000", limits=LIMITS))
+        self.dead = far.publish(far.order("sleep", "1000", limits=LIMITS), fence=OFF)
         running = far.start(self.dead)
         far.working(self.dead)
         far.kill(running)
@@ -92,6 +92,7 @@ class Place:
         self.sealed = tmp_path / "sealed"
         if sealed:
             shutil.copytree(self.root / seal.SEALED, self.sealed)
+        self.bystander = subprocess.Popen(["sleep", "1000"], start_new_session=True)
         self.before = self.told()
         self.files = self.around()
 

@@ -252,7 +252,7 @@ class TestProcesses:
         script = (
             f'exec 9<>"$PWD/../lock"; kill -9 $PPID; flock 9; echo 1 > {ready}; exec sleep 1000'
         )
-        folder = far.publish(far.shell(script))
+        folder = far.publish(far.shell(script), fence={"mode": "off"})
         far.start(folder).wait(30)
         far.wait(ready.exists)
         began = time.monotonic()
@@ -275,8 +275,8 @@ class TestFiles:
         assert precious.read_text() == "precious"
 
     @pytest.mark.parametrize("name", ["stop.json", "state.json", "result.json", "agent.json"])
-    def test_folders_and_fifos_are_put_aside(self, far, name):
-        go = far.root / "go"
+    def test_folders_and_fifos_are_put_aside(self, far, tmp_path, name):
+        go = tmp_path / "go"
         folder = far.publish(far.shell(f"until test -e {go}; do sleep 0.02; done"))
         running = far.start(folder)
         far.working(folder)
