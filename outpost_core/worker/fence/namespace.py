@@ -25,6 +25,8 @@ _OF_ROOT = ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "kcore", "kmsg",
 #: Options of the empty folder that covers a hidden one.
 _EMPTY = "mode=000,size=4k,nr_inodes=2"
 _FRAME = "mode=755,size=1m"
+#: Where the agent finds its terminal.
+_CONSOLE = "/dev/console"
 
 
 def enter(*, processes: bool) -> None:
@@ -44,11 +46,15 @@ def enter(*, processes: bool) -> None:
     _write("/proc/self/gid_map", f"{gid} {gid} 1\n")
 
 
-def cover(rules: Sequence[tuple[str, str]]) -> None:
+def cover(rules: Sequence[tuple[str, str]], terminal: str = "") -> str:
     """Make everything as the rules say, in this mount namespace.
 
     Args:
         rules: paths with `HIDE`, `READ` or `WRITE`, each after what it lies in.
+        terminal: path of the agent's terminal, or "".
+
+    Returns:
+        The path of that terminal in here.
 
     Raises:
         OSError: a mount was refused; give up this namespace then.
@@ -81,12 +87,14 @@ def cover(rules: Sequence[tuple[str, str]]) -> None:
             flags = calls.MS_NOSUID | calls.MS_NODEV | calls.MS_RDONLY
             calls.mount("outpost", path, "tmpfs", flags, _EMPTY)
             empty = path
+    shown = _terminals(terminal)
     for path in frames:
         calls.attributes(path, put=calls.ATTR_RDONLY)
     for fd in behind.values():
         os.close(fd)
     if os.geteuid() == 0:
         _close_devices()
+    return shown
 
 
 def mount_proc() -> None:
@@ -124,6 +132,24 @@ def _make_place(path: str, behind: int) -> None:
         os.makedirs(path, 0o755, exist_ok=True)
     elif not os.path.lexists(path):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def _terminals(own: str) -> str:
+    """Give the agent terminals of its own, since the user's lie where every program of his can
+    read what is typed and write what it likes; returns where its own is now.
+    """
+    if not os.path.isdir("/dev/pts") or (own and not os.path.exists(_CONSOLE)):
+        return own  # as in some containers: there is no place to show its own at
+    kept = os.open(own, os.O_PATH | os.O_CLOEXEC) if own else -1
+    flags = calls.MS_NOSUID | calls.MS_NOEXEC
+    calls.mount("devpts", "/dev/pts", "devpts", flags, "newinstance,ptmxmode=0666,mode=0620")
+    if not os.path.islink("/dev/ptmx"):
+        calls.mount("/dev/pts/ptmx", "/dev/ptmx", "", calls.MS_BIND)
+    if kept < 0:
+        return ""
+    calls.mount(f"/proc/self/fd/{kept}", _CONSOLE, "", calls.MS_BIND)
+    os.close(kept)
+    return _CONSOLE
 
 
 def _close_devices() -> None:

@@ -40,7 +40,7 @@ _SECRET = (
 
 #: In a home: what tools and agents write while they work, and which nobody runs from there.
 _TOOLS: dict[str, tuple[str, ...]] = {
-    "": (".cache", ".ccache"),
+    "": (".cache", ".ccache", ".claude.json"),
     "npm": (".npm", ".node-gyp"),
     "pnpm": (".local/share/pnpm/store", ".local/state/pnpm"),
     "yarn": (".yarn/berry",),
@@ -78,16 +78,22 @@ _AGENTS = (".claude", ".codex", ".gemini", ".qwen", ".copilot", ".cursor")
 _AGENTS_ELSEWHERE = ("CLAUDE_CONFIG_DIR", "CODEX_HOME", "GEMINI_CLI_HOME", "COPILOT_HOME")
 
 #: Of the whole machine: doors to more rights, and root's own secrets.
-_DOORS = (
-    "/run/docker.sock", "/run/docker", "/run/containerd", "/run/podman", "/run/crio",
-    "/run/buildkit", "/run/k3s", "/run/dbus/system_bus_socket", "/run/systemd/private",
-    "/run/snapd.socket", "/run/snapd-snap.socket", "/run/libvirt", "/run/tailscale",
-    "/run/udev/control", "/run/initctl", "/run/tmux", "/run/screen", "/run/uuidd",
-    "/var/lib/lxd", "/var/lib/incus", "/var/lib/docker", "/var/lib/kubelet", "/var/lib/rancher",
-    "/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/ssl/private",
-    "/etc/kubernetes", "/etc/sudoers", "/etc/sudoers.d",
-    "/run/secrets", "/var/run/secrets",
-)  # fmt: skip
+_DOORS = {
+    "/run": (
+        "docker.sock", "docker", "containerd", "podman", "crio", "buildkit", "k3s",
+        "dbus/system_bus_socket", "systemd/private", "snapd.socket", "snapd-snap.socket",
+        "libvirt", "tailscale", "udev/control", "initctl", "tmux", "screen", "uuidd", "secrets",
+        "lxd-installer.socket", "cloud-init", "gssproxy.sock", "pcscd",
+    ),
+    "/var": (
+        "lib/lxd", "lib/incus", "lib/docker", "lib/kubelet", "lib/rancher", "lib/cloud",
+    ),
+    "/etc": (
+        "shadow", "shadow-", "gshadow", "gshadow-", "ssl/private", "kubernetes", "sudoers",
+        "sudoers.d", "krb5.keytab", "ssh/ssh_host_rsa_key", "ssh/ssh_host_ecdsa_key",
+        "ssh/ssh_host_ed25519_key",
+    ),
+}  # fmt: skip
 #: Beginnings of what programs put into the folders for temporary files and only their user should
 #: use: sockets of terminals, of SSH agents, of editors; tickets.
 _IN_TEMPORARY = (
@@ -203,10 +209,8 @@ def rules(wanted: Wanted, *, exact: bool = True) -> list[tuple[str, str]]:
     found.put(READ, homes)
     for home in homes:
         _make_missing(home, wanted.env)
-        for paths in _TOOLS.values():
-            found.put(WRITE, [f"{home}/{path}" for path in paths])
-        found.put(WRITE, [os.path.join(home, ".claude.json")])
-    own = [os.path.join(home, name) for home in homes for name in _AGENTS]
+        found.put(WRITE, _there(home, [path for paths in _TOOLS.values() for path in paths]))
+    own = [path for home in homes for path in _there(home, _AGENTS)]
     own += [wanted.env[name] for name in _AGENTS_ELSEWHERE if wanted.env.get(name, "")[:1] == "/"]
     found.put(WRITE, [path for path in own if real_path(path) not in ("/", *homes)])
     if exact:
@@ -215,7 +219,8 @@ def rules(wanted: Wanted, *, exact: bool = True) -> list[tuple[str, str]]:
         )
     found.put(READ, _programs(wanted.env))
     found.put(HIDE, _secrets(homes, wanted.env))
-    found.put(HIDE, _DOORS)
+    for folder, names in _DOORS.items():
+        found.put(HIDE, _there(folder, names))
     if exact:
         found.put(HIDE, _sockets(wanted.root, wanted.env))
     found.put(HIDE, [wanted.root, *wanted.settings.get("own", ())])
@@ -244,6 +249,15 @@ def _homes(env: Mapping[str, str]) -> list[str]:
         pass
     real = [real_path(home) for home in dict.fromkeys(found) if home.startswith("/")]
     return [home for home in dict.fromkeys(real) if home not in ("", "/")]
+
+
+def _there(folder: str, names: Iterable[str]) -> list[str]:
+    """Return the paths of those names in a folder that may be there: one look in place of many."""
+    try:
+        first = set(os.listdir(folder))
+    except OSError:
+        return [f"{folder}/{name}" for name in names]
+    return [f"{folder}/{name}" for name in names if name.partition("/")[0] in first]
 
 
 def _named(env: Mapping[str, str], homes: list[str]) -> list[str]:
@@ -278,7 +292,7 @@ def _programs(env: Mapping[str, str]) -> list[str]:
 
 
 def _secrets(homes: list[str], env: Mapping[str, str]) -> list[str]:
-    found = [f"{home}/{path}" for home in homes for path in _SECRET]
+    found = [path for home in homes for path in _there(home, _SECRET)]
     for name, beginning in (
         ("XDG_CONFIG_HOME", ".config/"),
         ("XDG_STATE_HOME", ".local/state/"),

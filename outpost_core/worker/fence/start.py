@@ -82,6 +82,14 @@ class Command:
         self.output = output
         self.terminal = terminal
 
+    def spawn(self) -> int:
+        """Start the agent as a child of this process, and return its number in here.
+
+        Raises:
+            OSError: it cannot be executed.
+        """
+        return launch.start(self.argv, self.env, self.folder, self.output, self.terminal)
+
     def execute(self) -> NoReturn:
         """Become the agent, in a session of its own.
 
@@ -220,7 +228,7 @@ def _child(
                 calls.drop_capabilities()
         else:
             namespace.enter(processes=way == NAMESPACE)
-            namespace.cover(rules)
+            command.terminal = namespace.cover(rules, command.terminal)
             if way == NAMESPACE:
                 first = os.fork()
                 if first:
@@ -232,12 +240,12 @@ def _child(
             calls.drop_capabilities()
             if way == NAMESPACE:
                 calls.prctl(calls.PR_SET_DUMPABLE, 0)  # the agent is not to look into this process
-                agent = os.fork()
-                if agent:
-                    init.serve(agent, lifeline[0], told[1])
-                fcntl.fcntl(lifeline[0], fcntl.F_SETOWN, os.getpid())
             landlock.scope()
         step = "exec"
+        if way == NAMESPACE:
+            agent = command.spawn()
+            fcntl.fcntl(lifeline[0], fcntl.F_SETOWN, agent)
+            init.serve(agent, lifeline[0], told[1])
         command.execute()
     except OSError as error:
         name = error.filename if isinstance(error.filename, str) else ""
