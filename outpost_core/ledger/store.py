@@ -280,7 +280,9 @@ class Store:
             return LedgerError(
                 f"the state folder {self.path.parent} is refused: {where}{error.why}; nothing was"
                 " changed",
-                mend=error.mend,
+                mend=error.mend
+                if "$OUTPOST_STATE" in error.mend
+                else f"{error.mend}, or let $OUTPOST_STATE name another folder",
             )
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (_BUSY, _LOCKED):

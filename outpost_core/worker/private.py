@@ -308,7 +308,7 @@ def _check(path: str, found: os.stat_result, *, known: bool) -> None:
         raise NotPrivateError(
             path,
             f"it belongs to {_user(found.st_uid)}",
-            f"use a place that belongs to you ({_user(me)}) or root",
+            f"use a place that belongs to {'you or root' if me else 'root, who you are'}",
         )
     if S_ISLNK(found.st_mode) or _is_shared(found):
         return
