@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def test_each_has_a_check_of_its_own() -> None:
-    assert len(MUTANTS) == 30
+    assert len(MUTANTS) == 31
     assert len({mutant.outpost.type for mutant in MUTANTS}) == len(MUTANTS)
     assert len({mutant.caught_by for mutant in MUTANTS}) == len(MUTANTS)
 

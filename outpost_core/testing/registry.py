@@ -48,6 +48,7 @@ _MODULES: Final = (
     "hostile",
     "hostilegit",
     "hostilewords",
+    "fencing",
     "mail",
     "scale",
 )

@@ -70,9 +70,9 @@ _LOOK: Final = 1.0
 _DEAD: Final = "deadbeef" * 5
 
 
-def _hostile(trial: Trial, code: str, **fields: Any) -> Order:
+def hostile(trial: Trial, code: str, *args: str, **fields: Any) -> Order:
     """Return an order whose agent runs `code` with `reach` and its kind at hand."""
-    order = trial.python(_REACH + code, **fields)
+    order = trial.python(_REACH + code, *args, **fields)
     own = {"CF_STATE": str(trial.target.state), "CF_NAMES": json.dumps(_NAMES)}
     return replace(order, env={**order.env, **own})
 
@@ -118,7 +118,7 @@ say("up")
 hold()
 sys.exit(3)
 """
-    order = _hostile(trial, code)
+    order = hostile(trial, code)
     await trial.spawn(order)
     await trial.seen("up")
     end = time.monotonic() + _LOOK
@@ -170,7 +170,7 @@ hold()
 sys.exit(3)
 """
     honest = await _beside(trial)
-    orders = [_hostile(trial, code.replace("number = 0", f"number = {i}")) for i in (0, 5, 12)]
+    orders = [hostile(trial, code.replace("number = 0", f"number = {i}")) for i in (0, 5, 12)]
     for order in orders:
         await trial.spawn(order)
     await trial.seen("up")
@@ -195,7 +195,7 @@ hold()
 sys.exit(3)
 """
     honest = await _beside(trial)
-    order = _hostile(trial, code)
+    order = hostile(trial, code)
     await trial.spawn(order)
     await trial.seen("up")
     other = trial.another()
@@ -237,7 +237,7 @@ sys.exit(3)
         path.write_text(f"{precious}\n")
         path.chmod(0o644)
     before = [(path, path.stat()) for path in (file, private, private / "one")]
-    order = _hostile(trial, code)
+    order = hostile(trial, code)
     await trial.spawn(order)
     (result,) = await trial.ended(order)
     said = [repr(result), repr(await trial.status(order))]
@@ -311,7 +311,7 @@ while pid > 1:
 time.sleep(0.2)
 sys.exit(3)
 """
-    order = _hostile(trial, code)
+    order = hostile(trial, code)
     order = replace(order, agent=replace(order.agent, argv=(*order.agent.argv, _HIDDEN)))
     await trial.spawn(order)
     (result,) = await trial.ended(order)
