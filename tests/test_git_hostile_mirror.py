@@ -19,6 +19,8 @@ from outpost_core.errors import WorkerError
 from outpost_core.testing.gitrig import GitRig, GitWorker
 from outpost_core.worker import exposed, git, guarded, mirror, mirrorlock, process, proof, store
 
+NOTES = (store.HAVE, store.SNAPSHOT, store.SOUND)
+
 
 @pytest.fixture
 def rig(tmp_path: Path) -> GitRig:
@@ -110,18 +112,21 @@ def as_a_link(rig: GitRig, path: Path) -> None:
 
 
 def as_a_fifo(rig: GitRig, path: Path) -> None:
-    for name in ("config", "HEAD", "packed-refs", "shallow", *(store.HAVE, store.SNAPSHOT)):
+    for name in ("config", "HEAD", "packed-refs", "shallow", *NOTES):
         (path / name).unlink(missing_ok=True)
         os.mkfifo(path / name)
 
 
 def as_a_folder(rig: GitRig, path: Path) -> None:
-    (path / "config").unlink()
-    (path / "config/deep/er").mkdir(parents=True)
+    for name in ("config", "HEAD", "packed-refs", "shallow", *NOTES):
+        (path / name).unlink(missing_ok=True)
+        (path / name / "deep/er").mkdir(parents=True)
+    shutil.rmtree(path / "refs")
+    os.mkfifo(path / "refs")
 
 
 def rubbish(rig: GitRig, path: Path) -> None:
-    for name in ("config", "HEAD", "packed-refs", "shallow", *(store.HAVE, store.SNAPSHOT)):
+    for name in ("config", "HEAD", "packed-refs", "shallow", *NOTES):
         (path / name).write_bytes(b"[core\xff\0")
 
 
@@ -422,6 +427,27 @@ def test_what_is_fenced_off_is_proved_once(rig: GitRig, monkeypatch: pytest.Monk
     forge(mirror_of(rig), str(rig.tip("main")), "commit", b"x")  # somebody was at it
     go()
     assert len(proofs) == 3
+
+
+def test_what_an_attempt_goes_on_from_is_what_its_hash_says(rig: GitRig) -> None:
+    worker = first(rig)
+    worker.write("src/more.py", "print('more')\n")
+    saved = worker.save()
+    assert saved["pushed"]
+    path = mirror_of(rig)
+    # the objects of the checkpoint, one of them another one, where the next attempt borrows
+    rig.git("fetch", "-q", str(rig.path), saved["ref"])
+    rig.git("push", "-q", str(path), f"{saved['commit']}:refs/heads/x")
+    unpack(path)
+    forge(path, rig.git("rev-parse", f"{saved['commit']}:src/more.py"), "blob", b"print('evil')\n")
+    later = rig.worker("gt-1", attempt=2, resume=saved["ref"])
+    with pytest.raises(WorkerError):
+        later.prepare()
+    assert not (later.work / "src/more.py").exists()
+    shutil.rmtree(path)
+    again = rig.worker("gt-1", attempt=3, resume=saved["ref"])
+    again.prepare()
+    assert (again.work / "src/more.py").read_text() == "print('more')\n"
 
 
 # --- the folder and its lock ----------------------------------------------------------------------

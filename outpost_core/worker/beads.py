@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import os
 
+from outpost_core.worker.git import environment, surroundings
+
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,8 +73,8 @@ def _bd(work: str, *args: str) -> tuple[int | None, str]:
     """Return exit code and output of `bd ARGS`; the code is None when it is not installed."""
     import subprocess
 
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("BEADS_", "BD_", "GIT_"))}
-    env["BEADS_NO_DAEMON"] = "1"
+    # what the tree holds is the rig's: no key gets there, and git under bd reaches no remote
+    env = {**environment(surroundings(), remote=False), "BEADS_NO_DAEMON": "1"}
     try:
         done = subprocess.run(
             ["bd", *args],

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 
 from outpost_core.worker import guarded, store
-from outpost_core.worker.git import write
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -87,9 +86,9 @@ def restore(path: str, report: Callable[[str], None]) -> None:
     _take_links_out(f"{path}/refs")
     ours = config(sha256=is_sha256(path))
     if guarded.text(f"{path}/config") != ours:
-        write(f"{path}/config", ours)
+        store.put(f"{path}/config", ours)
     if not os.path.lexists(f"{path}/HEAD"):
-        write(f"{path}/HEAD", _HEAD)
+        store.put(f"{path}/HEAD", _HEAD)
 
 
 def restore_if_hosted(root: str, rig: str, report: Callable[[str], None]) -> None:

@@ -220,7 +220,7 @@ class Fetch:
             return
         path = os.path.join(self._seen.path, store.SHALLOW)
         if now:
-            write(path, now)
+            store.put(path, now)
         else:
             os.unlink(path)
         self._seen.shallow = now
@@ -244,7 +244,7 @@ class Fetch:
             if peeled:
                 fresh[name + "^{}"] = peeled
         seen.have = {*fresh.values(), *(() if all_refs else seen.have)}
-        write(os.path.join(seen.path, store.HAVE), "\n".join(seen.have))
+        store.put(os.path.join(seen.path, store.HAVE), "\n".join(seen.have))
         if all_refs:
             kept = {k: v for k, v in seen.refs.items() if not k.startswith((_HEADS, _TAGS))}
             seen.refs = {**kept, **fresh}

@@ -22,7 +22,7 @@ from outpost_core.errors import WorkerError
 from outpost_core.worker import copies, exposed, guarded, private, store
 from outpost_core.worker.fetching import Fetch, is_ref
 from outpost_core.worker.foresee import explain_fetch
-from outpost_core.worker.git import MISSING, NOWHERE, Git, persistently, write
+from outpost_core.worker.git import MISSING, NOWHERE, Git, persistently
 from outpost_core.worker.mirrorlock import Lock
 from outpost_core.worker.names import split_rig
 from outpost_core.worker.proof import DamagedError, ForgedError
@@ -161,8 +161,8 @@ def sync(
                 told = _ask(git, report)
             if told is not None:
                 seen.learn(told[1], told[0])
-                store.restore(path, report, sha256=seen.sha256)
-                write(os.path.join(path, store.SNAPSHOT), f"{told[0]}\n{told[1]}\n")
+                store.configure(path, sha256=seen.sha256)
+                store.put(os.path.join(path, store.SNAPSHOT), f"{told[0]}\n{told[1]}\n")
             fetch = Fetch(seen, git.url, credentials, rig, depth, report, lock.note)
             with fetch:
                 try:

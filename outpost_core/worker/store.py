@@ -43,13 +43,12 @@ def config(*, sha256: bool) -> str:
     )
 
 
-def restore(path: str, report: Callable[[str], None], *, sha256: bool | None = None) -> None:
+def restore(path: str, report: Callable[[str], None]) -> None:
     """Make a mirror, or let it be as we left it. The caller holds its lock.
 
     Args:
         path: the mirror.
         report: told of what was put aside.
-        sha256: which hashes the rig has; None when that was not asked yet.
 
     Raises:
         OSError: it cannot be made.
@@ -57,16 +56,14 @@ def restore(path: str, report: Callable[[str], None], *, sha256: bool | None = N
     folders = [path, f"{path}/objects", f"{path}/objects/info", f"{path}/objects/pack"]
     if any(os.path.lexists(folder) and not is_good(folder) for folder in folders):
         guarded.put_aside(path, "was changed by others", report)
+    if os.path.lexists(f"{path}/refs") and not is_good(f"{path}/refs"):
+        remove(f"{path}/refs")  # nothing is read there
     for folder in [*folders, f"{path}/refs"]:
         os.makedirs(folder, 0o700, exist_ok=True)
-    now = guarded.text(f"{path}/config")
-    if now not in (config(sha256=False), config(sha256=True)) or sha256 is not None:
-        if sha256 is None:
-            sha256 = any(len(value) == 64 for value in hashes(f"{path}/{HAVE}"))
-        if now != config(sha256=sha256):
-            _replace(f"{path}/config", config(sha256=sha256))
+    if guarded.text(f"{path}/config") not in (config(sha256=False), config(sha256=True)):
+        configure(path, sha256=any(len(value) == 64 for value in hashes(f"{path}/{HAVE}")))
     if guarded.text(f"{path}/HEAD") != _HEAD:
-        _replace(f"{path}/HEAD", _HEAD)
+        put(f"{path}/HEAD", _HEAD)
     for name in os.listdir(f"{path}/objects/info"):  # further places with objects, and the like
         remove(f"{path}/objects/info/{name}")
     with os.scandir(f"{path}/objects/pack") as entries:
@@ -77,17 +74,28 @@ def restore(path: str, report: Callable[[str], None], *, sha256: bool | None = N
                 remove(entry.path)
 
 
+def configure(path: str, *, sha256: bool) -> None:
+    """Let a mirror have our configuration for one kind of hashes."""
+    if guarded.text(f"{path}/config") != config(sha256=sha256):
+        put(f"{path}/config", config(sha256=sha256))
+
+
 def is_good(folder: str) -> bool:
     """Whether a folder is ours itself and nobody else's to write; a loose mode is made tight."""
-    if not guarded.is_folder(folder) and not os.path.islink(folder):
-        try:  # made under a loose umask, perhaps
-            os.chmod(folder, 0o700)
-        except OSError:
+    if guarded.is_folder(folder):
+        return True
+    try:
+        about = os.lstat(folder)
+        if about.st_mode & 0o170000 != 0o040000 or about.st_uid != os.geteuid():
             return False
+        os.chmod(folder, 0o700)  # made under a loose umask, perhaps
+    except OSError:
+        return False
     return guarded.is_folder(folder)
 
 
-def _replace(path: str, content: str) -> None:
+def put(path: str, content: str) -> None:
+    """Let a file of ours have a content, also where somebody made a folder of that name."""
     if os.path.isdir(path) and not os.path.islink(path):
         remove(path)
     write(path, content)
@@ -137,7 +145,7 @@ def proved(path: str) -> set[str]:
 
 def note_proved(path: str, commits: Iterable[str]) -> None:
     """Write down which commits are proved."""
-    write(f"{path}/{SOUND}", "\n".join([fingerprint(path), *commits]) + "\n")
+    put(f"{path}/{SOUND}", "\n".join([fingerprint(path), *commits]) + "\n")
 
 
 class Frame:

@@ -205,6 +205,10 @@ def prepare(
     if start and tip and start == tree == order.get("resume") and _leads_to(git, start, tip):
         start = tree = tip  # what others have pushed onto the delivered commit comes along
     if start and tree:
+        if exposed.was(root) and {start, tree} != {seen.base}:
+            from outpost_core.worker import proof
+
+            proof.prove(git, {start, tree})
         point_branch(git.git_dir, branch, start)
         report("checking out")
         checkout = ("read-tree", "--reset", "-u", tree)
