@@ -278,6 +278,16 @@ def test_the_users_own_file_is_refused_when_others_can_write_it(town: Town) -> N
     assert caught.value.mend == f"chmod go-w {own.parent}"
 
 
+@pytest.mark.parametrize("filling", ["x", "\x01", "ü"])
+def test_a_large_file_can_be_trusted(town: Town, filling: str) -> None:
+    comment = (f"# {filling * 99}\n".encode() * 20_000)[: trusted.MOST - 2 * len(TEXT)]
+    for size in (len(comment), trusted.MOST // 8 - len(TEXT)):
+        town.file.write_bytes(comment[:size].rpartition(b"\n")[0] + b"\n" + TEXT.encode())
+        town.trust()
+        assert town.standing is Standing.USED
+        assert trusted.recorded(town.file, town.environ) is not None
+
+
 def test_nothing_is_written_down_where_others_could_write(town: Town) -> None:
     own = Path(town.environ["XDG_CONFIG_HOME"], "outpost")
     own.mkdir(parents=True)

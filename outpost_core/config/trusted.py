@@ -28,6 +28,8 @@ from outpost_core.worker import files, private
 FOLDER: Final = "trusted"
 #: Bytes of the largest file that is trusted.
 MOST: Final = 1024 * 1024
+#: Bytes of the largest file whose text is kept: its record has to be no larger than a file may be.
+_TEXT: Final = MOST // 8
 
 
 class Verdict(StrEnum):
@@ -70,7 +72,7 @@ class Record:
         owner: whose it was.
         sha256: the hash of its bytes.
         at: when, in seconds since 1970.
-        text: what was in it.
+        text: what was in it; "" of a large one.
     """
 
     path: Path
@@ -131,7 +133,7 @@ def trust(found: Found, environ: Mapping[str, str]) -> Record:
         owner=found.owner,
         sha256=found.sha256,
         at=time.time(),
-        text=found.data.decode("utf-8", "replace"),
+        text=found.data.decode("utf-8", "replace") if len(found.data) <= _TEXT else "",
     )
     folder = _folder(environ)
     if folder is None:
