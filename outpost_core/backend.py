@@ -167,6 +167,14 @@ class Outpost:
         self.options = options
         self.context = context
 
+    def kept_under(self) -> Path | None:
+        """Return the folder of this machine under which kept work of its workers lies.
+
+        None where they are on another machine, or nobody knows: then a path that it tells is never
+        opened here.
+        """
+        return None
+
     async def viewer(self, worker: str) -> list[str]:
         """Return the argv that shows the worker on a terminal of the machine that it is on.
 

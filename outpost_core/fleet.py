@@ -7,7 +7,6 @@ from __future__ import annotations
 import time
 from collections.abc import (
     AsyncGenerator,
-    AsyncIterator,
     Awaitable,
     Iterable,
     Mapping,
@@ -144,6 +143,13 @@ class Fleet:
                 mend="outpost backends shows its package; outpost config check its options",
             ) from error
         return built
+
+    def kept_under(self, name: str) -> Path | None:
+        """Return the folder of this machine where an outpost keeps work; None if it is not here."""
+        try:
+            return self.outpost(name).kept_under()
+        except OutpostError:
+            return None
 
     def supports(self, name: str, capability: str) -> bool:
         """Whether the outpost declares the capability."""
@@ -325,7 +331,7 @@ class Fleet:
 
     async def logs(
         self, name: str, worker: str, offset: int, *, follow: bool, timeout: float
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Yield the outpost's stream of a worker's output.
 
         Args:

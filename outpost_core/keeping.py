@@ -31,13 +31,17 @@ def log_of(state: Path, worker: str) -> Path:
     return state / FOLDER / f"{worker}.log"
 
 
-async def keep(state: Path, worker: str, chunks: AsyncIterator[bytes]) -> None:
+async def keep(state: Path, worker: str, chunks: AsyncIterator[bytes], most: int) -> bool:
     """Keep a log, whole or not at all.
 
     Args:
         state: the state folder of this machine.
         worker: whose it is.
         chunks: all of it.
+        most: bytes that it may have; of a longer one the beginning is kept.
+
+    Returns:
+        whether all of it is kept.
 
     Raises:
         OSError: it could not be written.
@@ -50,8 +54,12 @@ async def keep(state: Path, worker: str, chunks: AsyncIterator[bytes]) -> None:
         fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:
             async for chunk in chunks:
-                file.write(chunk)
+                file.write(chunk[:most])
+                most -= len(chunk)
+                if most < 0:
+                    break
         made.replace(path)
+        return most >= 0
     finally:
         made.unlink(missing_ok=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +61,9 @@ if TYPE_CHECKING:
 #: Workers that are cleaned for their age by one command, and the seconds that may take.
 _AT_A_TIME, _FOR_SO_LONG = 50, 20.0
 _POLICY = "core:policy"
+#: Bytes of a log that are kept of a worker that was not ordered here, and beyond the cap of one
+#: that was: its marker.
+_LONGEST_LOG, _LOG_MARGIN = 256 * 1024 * 1024, 64 * 1024
 #: So many lines are asked for to find one that says something.
 _LAST_LINES = 20
 _NOTED = frozenset({"refused", "stop", "unfinished"})
@@ -553,7 +556,7 @@ class Manager:
         for chunk in keeping.read(path, offset):  # its files were cleaned
             yield chunk
 
-    def _logs(self, worker: Worker, offset: int, follow: bool) -> AsyncIterator[bytes]:
+    def _logs(self, worker: Worker, offset: int, follow: bool) -> AsyncGenerator[bytes, None]:
         timeout = self.config.defaults.answer_timeout
         return self.fleet.logs(worker.outpost, worker.id, offset, follow=follow, timeout=timeout)
 
@@ -754,8 +757,14 @@ class Manager:
 
     async def _keep_log(self, worker: Worker) -> str:
         """Keep a worker's log here before its files go; say why it cannot be, or ""."""
+        from contextlib import aclosing
+
+        order = self.ledger.order(worker.id)
+        most = _LONGEST_LOG if order is None else order.limits.log_bytes + _LOG_MARGIN
         try:
-            await keeping.keep(self.state, worker.id, self._logs(worker, 0, False))
+            async with aclosing(self._logs(worker, 0, False)) as chunks:
+                if not await keeping.keep(self.state, worker.id, chunks, most):
+                    return f"its log has more than {most} bytes; the beginning is kept"
         except NotFoundError:  # it has none, or was cleaned before
             return ""
         except OSError as error:  # a full disk must not keep anybody from cleaning

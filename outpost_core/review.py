@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from outpost_core import plausible
 from outpost_core.errors import NotFoundError, OutpostError, UsageError
 from outpost_core.localgit import Around, Done, git
 from outpost_core.worker.names import redact
+from outpost_core.worker.refs import owner_of
 
 if TYPE_CHECKING:
     from outpost_core.ledger import Ledger
@@ -66,8 +69,14 @@ class Comparison:
     commit: str
 
 
-def work_of(ledger: Ledger, worker: Worker) -> Work:
+def work_of(ledger: Ledger, worker: Worker, kept_under: Path | None) -> Work:
     """Return where the work of a worker is.
+
+    Args:
+        ledger: knows its order.
+        worker: whose work it is.
+        kept_under: the folder of this machine where its outpost keeps work; None where that is on
+            another one. A path that is told is opened nowhere else.
 
     Raises:
         NotFoundError: it left none, or is not known here well enough.
@@ -88,12 +97,18 @@ def work_of(ledger: Ledger, worker: Worker) -> Work:
     home = (order.delivery.push_url if order is not None and order.delivery else "") or rig
     base = order.base if order is not None else None
     if result.branch and result.commit:
+        if not (plausible.branch(result.branch) and plausible.commit(result.commit)):
+            raise NotFoundError(
+                f"the branch and commit that are told of {worker.id} cannot be",
+                mend=f"outpost show {worker.id}",
+            )
         return Work(worker=worker, rig=rig, home=home, base=base,
                     ref=f"refs/heads/{result.branch}", branch=result.branch,
                     commit=result.commit)  # fmt: skip
-    if result.checkpoint and (result.checkpoint.startswith("refs/")
-                              or Path(result.checkpoint).is_file()):  # fmt: skip
-        return Work(worker=worker, rig=rig, home=home, base=base, ref=result.checkpoint)
+    if owner_of(result.checkpoint, worker.id) is not None or _is_bundle(
+        result.checkpoint, kept_under
+    ):
+        return Work(worker=worker, rig=rig, home=home, base=base, ref=result.checkpoint or "")
     kept = (
         f"; its work is kept at {worker.outpost}: {result.checkpoint}" if result.checkpoint else ""
     )
@@ -101,6 +116,18 @@ def work_of(ledger: Ledger, worker: Worker) -> Work:
         f"{worker.id} {worker.state.value} ({result.reason}) and left no branch{kept}",
         mend=f"outpost show {worker.id}",
     )
+
+
+def _is_bundle(path: str | None, kept_under: Path | None) -> bool:
+    """Whether a path is a bundle that an outpost of this machine keeps."""
+    if not path or kept_under is None or not path.endswith(".bundle"):
+        return False
+    found = Path(path)
+    try:
+        plain = stat.S_ISREG(found.lstat().st_mode)
+        return plain and found.resolve().is_relative_to(kept_under.resolve())
+    except (OSError, ValueError):
+        return False
 
 
 # --- comparing ------------------------------------------------------------------------------------

@@ -61,7 +61,12 @@ class Readable:
         return "".join([before, *self._blocks(record)])
 
     def _blocks(self, record: Record) -> list[str]:
-        return [f"{block}\n" for block in self._teller.tell(record) if block]
+        blocks: list[str] = []
+        try:
+            blocks.extend(self._teller.tell(record))
+        except Exception:  # noqa: BLE001 - a record of an odd shape; the next one is told again
+            blocks.append(dim("(a record of an odd shape; --raw has it)"))
+        return [f"{block}\n" for block in blocks if block]
 
 
 def _parse(line: bytes) -> Record | None:

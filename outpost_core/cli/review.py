@@ -26,7 +26,7 @@ def _work(session: Session, ref: str) -> tuple[Manager, Work]:
 
     manager, worker = session.run(work)
     with manager:
-        return manager, work_of(manager.ledger, worker)
+        return manager, work_of(manager.ledger, worker, manager.fleet.kept_under(worker.outpost))
 
 
 @command("diff")

@@ -21,6 +21,12 @@ _LINES: Final = 6
 #: width says it.
 _LONGEST: Final = 1000
 _CELLS: Final = 160
+#: characters of a command that are shown.
+_SCRIPT: Final = 20_000
+#: calls of which is remembered that they were told.
+_REMEMBERED: Final = 1000
+#: a number beyond which it is none.
+_MOST: Final = 1e15
 #: arguments of tools that say most, the best first.
 _TELLING: Final = (
     "command", "file_path", "filePath", "path", "pattern", "query", "url", "skill",
@@ -104,7 +110,7 @@ class Codex(Teller):
     silent = frozenset({"turn_started", "item_updated"})
 
     def __init__(self) -> None:
-        self._begun: set[object] = set()
+        self._begun: dict[str, None] = {}
 
     def on_thread_started(self, record: Record) -> _Blocks:
         """Tell the beginning."""
@@ -113,8 +119,11 @@ class Codex(Teller):
     def on_item_started(self, record: Record) -> _Blocks:
         """Tell what is being run, once."""
         item = _mapping(record.get("item"))
-        if (call := self._called(item)) and item.get("id") not in self._begun:
-            self._begun.add(item.get("id"))
+        name = _text(item.get("id"))[:_LONGEST]
+        if (call := self._called(item)) and name not in self._begun:
+            self._begun[name] = None
+            if len(self._begun) > _REMEMBERED:
+                self._begun.pop(next(iter(self._begun)))
             yield call
 
     def on_item_completed(self, record: Record) -> _Blocks:
@@ -325,6 +334,8 @@ def _unwrapped(command: str) -> str:
     """Return the script of `/bin/bash -lc SCRIPT`, any other command as it is."""
     import shlex
 
+    if len(command) > _SCRIPT:
+        return command[:_SCRIPT] + "…"
     try:
         words = shlex.split(command)
     except ValueError:
@@ -345,6 +356,6 @@ def _text(value: object) -> str:
 
 
 def _number(value: object) -> float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MOST:
         return value
     return None

@@ -14,7 +14,7 @@ from outpost_core.worker import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from outpost_core.worker.agents.record import Reader
 
@@ -44,10 +44,14 @@ class Follower:
 
     Args:
         reader: who is told of them.
+
+    Attributes:
+        defect: what went wrong with the first record that its reader could not take.
     """
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
+        self.defect: Exception | None = None
         self._rest = b""
         self._skipping = False
 
@@ -71,7 +75,12 @@ class Follower:
         if any(needle in line for needle in self.reader.needles):
             record = parse(line)
             if record is not None:
-                self.reader.see(record)
+                try:
+                    self.reader.see(record)
+                    if self.reader.final:
+                        self.reader.usage()  # what is told as the whole is not unsaid later
+                except Exception as error:  # noqa: BLE001 - the next record may be a better one
+                    self.defect = self.defect or error
                 return
         if not line.startswith(b"{"):
             self.reader.plain(line)
@@ -86,7 +95,7 @@ class Watch:
 
     Attributes:
         shown: what the agent had used at the last look; None while nothing is known.
-        defect: what went wrong in reading; nothing is read any more then.
+        defect: what went wrong in reading, first; it goes on all the same.
     """
 
     def __init__(self, reader: Reader, limits: Mapping[str, Any]) -> None:
@@ -102,22 +111,29 @@ class Watch:
 
     def feed(self, data: bytes) -> None:
         """Take what the agent printed; a defect here is no reason to end its work."""
-        if self.defect is not None:
-            return
-        try:
-            self._follower.feed(data)
-            self._take_note()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is noted in the end
-            self.defect = error
+        self._follower.feed(data)
+        self.defect = self.defect or self._follower.defect
+        self._safely(self._take_note)
 
     def news(self) -> bool:
         """Look what the agent has used so far; whether that is more than was shown."""
         self._show_at = time.monotonic() + SHOW_EVERY
+        before = self.shown
+        self._safely(self._look)
+        return self.shown != before
+
+    def _look(self) -> None:
         if not self.reader.final:
             self.reader.look()
         self._take_note()
-        before, self.shown = self.shown, self.reader.usage()
-        return self.shown != before
+        self.shown = self.reader.usage()
+
+    def _safely(self, step: Callable[[], object]) -> None:
+        """Do a step of reading; what goes wrong in it is noted in the end, whatever it is."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001
+            self.defect = self.defect or error
 
     @property
     def final(self) -> bool:
@@ -140,14 +156,24 @@ class Watch:
             log: path of the worker's log.
         """
         self._follower.close()
+        self.defect = self.defect or self._follower.defect
         if not self.reader.final:
-            self.reader.look()
+            self._safely(self.reader.look)
+        self._safely(lambda: self._end(log))
+        try:
+            return self.reader.answer()
+        except Exception as error:  # noqa: BLE001
+            self.defect = self.defect or error
+            from outpost_core.worker.agents import reader
+
+            return reader("plain").answer()
+
+    def _end(self, log: str) -> None:
         try:
             with open(files.open_plain(log), "rb") as file:
                 self.reader.end(file)
         except OSError:
             pass
-        return self.reader.answer()
 
     def _take_note(self) -> None:
         if not self.reader.final:

@@ -14,6 +14,7 @@ from outpost_core.worker.agents.record import (
     mapping,
     mappings,
     money,
+    number,
     summed,
     text,
     trouble,
@@ -57,7 +58,7 @@ class Claude(Reader):
         elif kind == "rate_limit_event":
             info = mapping(record.get("rate_limit_info"))
             if info.get("status") == "rejected":
-                self._resets = money(info.get("resetsAt"))
+                self._resets = number(info.get("resetsAt"))
         elif kind == "result":
             self._result(record)
 
@@ -85,7 +86,7 @@ class Claude(Reader):
                 self._messages.popitem(last=False)
         amount = known[1]
         out = max(amount[3] + length, count(usage.get("output_tokens")) or 0)
-        total = self.counted.setdefault(known[0], [0, 0, 0, 0])
+        total = self.tokens(known[0])
         for place, now in enumerate((*said, out)):
             total[place] += max(0, now - amount[place])
             amount[place] = max(amount[place], now)
@@ -101,7 +102,7 @@ class Claude(Reader):
             self._say_when()
         self.session = text(record.get("session_id")) or self.session
         for denial in mappings(record.get("permission_denials")):
-            self.denied[text(denial.get("tool_name")) or "a tool"] = None
+            self.deny(text(denial.get("tool_name")))
         self.turns = count(record.get("num_turns"))
         self.cost = money(record.get("total_cost_usd"))
         self._count(record)
@@ -148,4 +149,9 @@ class Claude(Reader):
 def _length(block: Record) -> int:
     """Return how many characters of a message's block the model has said."""
     said = block.get("text") or block.get("thinking") or block.get("input") or ""
-    return len(said) if isinstance(said, str) else len(str(said))
+    if isinstance(said, str):
+        return len(said)
+    try:
+        return len(str(said))
+    except (RecursionError, ValueError):
+        return 0

@@ -12,6 +12,9 @@ from outpost_core.worker.agents.record import (
     trouble,
 )
 
+#: USD that are added up at most.
+_MOST = 1_000_000.0
+
 
 class Opencode(Reader):
     """Reads opencode."""
@@ -52,4 +55,4 @@ class Opencode(Reader):
         self.output = summed([self.output, tokens.get("output"), tokens.get("reasoning")])
         cost = money(part.get("cost"))
         if cost is not None:
-            self.cost = (self.cost or 0.0) + cost
+            self.cost = min((self.cost or 0.0) + cost, _MOST)

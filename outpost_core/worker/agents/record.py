@@ -16,6 +16,10 @@ MESSAGE_LIMIT = 500
 _SESSION_LIMIT = 200
 _MODEL_LIMIT = 100
 _COUNT_LIMIT = 10**15
+#: USD that no agent has ever spent: more is a defect of what it prints.
+_MONEY_LIMIT = 1_000_000.0
+#: Models and denied tools that are told apart; a stream of ever new names fills no memory.
+_NAMES_LIMIT = 64
 #: Lines that are no records of which the last are kept: an agent that cannot even begin says why
 #: in plain words.
 _PLAIN_LINES = 8
@@ -98,6 +102,9 @@ class Reader:
         self.turns: int | None = None
         self.counted: dict[str, list[int]] = {}  # model → fresh, cached, written, out
         self._plain: deque[str] = deque(maxlen=_PLAIN_LINES)
+        # what was told as the whole, and what was shown since: neither is unsaid later
+        self._told: dict[str, float] = {}
+        self._shown: dict[str, float] = {}
 
     def see(self, record: Record) -> None:
         """Take one record."""
@@ -129,6 +136,7 @@ class Reader:
             "cost_usd": cost,
             "turns": self.turns,
         }
+        self._hold(numbers)
         if all(number is None for number in numbers.values()):
             return None
         return {
@@ -137,6 +145,35 @@ class Reader:
             "estimated": estimated,
             "model": one_line(self.model or "", _MODEL_LIMIT) or None,
         }
+
+    def _hold(self, numbers: dict[str, Any]) -> None:
+        """Let no number be less than it was, in place.
+
+        The agent's own word on the whole counts as it is, also below what was counted until then;
+        what it said of the whole before is the least even of that.
+        """
+        least = self._told if self.complete else self._shown
+        for name, number in numbers.items():
+            before = least.get(name)
+            if before is not None and (number is None or number < before):
+                numbers[name] = before
+        known = {name: number for name, number in numbers.items() if number is not None}
+        if self.complete:
+            self._told = {**self._told, **known}
+        self._shown = {**self._shown, **known}
+
+    def tokens(self, model: str) -> list[int]:
+        """Return what was counted of a model: fresh, cached, written, out; to be added to."""
+        known = self.counted.get(model)
+        if known is None:
+            name = model if len(self.counted) < _NAMES_LIMIT else ""
+            known = self.counted.setdefault(name, [0, 0, 0, 0])
+        return known
+
+    def deny(self, tool: str) -> None:
+        """Remember a tool that the agent wanted and was denied."""
+        if len(self.denied) < _NAMES_LIMIT:
+            self.denied[one_line(tool, _MODEL_LIMIT) or "a tool"] = None
 
     def _cost(self) -> tuple[float | None, bool]:
         """Return USD so far, and whether prices were needed to say it."""
@@ -150,7 +187,7 @@ class Reader:
         if not self.prices or not any(map(any, amounts.values())):
             return said, False
         more = sum(self._priced(model, amount) for model, amount in amounts.items())
-        return (said or 0.0) + more, True
+        return min((said or 0.0) + more, _MONEY_LIMIT), True
 
     def _priced(self, model: str, amount: Sequence[int]) -> float:
         """Return USD for tokens; a model that has no price counts as the dearest one."""
@@ -210,14 +247,20 @@ def count(value: object) -> int | None:
 def summed(values: Iterable[object]) -> int | None:
     """Return the sum of what are counts; None when none is."""
     counts = [number for number in map(count, values) if number is not None]
-    return sum(counts) if counts else None
+    return min(sum(counts), _COUNT_LIMIT - 1) if counts else None
+
+
+def number(value: object) -> float | None:
+    """Return a number that is not negative, None for what is none."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _COUNT_LIMIT:
+        return float(value)
+    return None
 
 
 def money(value: object) -> float | None:
     """Return USD, None for what cannot be that."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _COUNT_LIMIT:
-        return float(value)
-    return None
+    usd = number(value)
+    return usd if usd is not None and usd <= _MONEY_LIMIT else None
 
 
 def one_line(words: str, limit: int) -> str:

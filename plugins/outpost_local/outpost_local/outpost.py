@@ -95,6 +95,10 @@ class LocalOutpost(Outpost):
         self._tmux_version = ""
         self._fence_here: dict[str, Any] = {}  # what was found out of it, once
 
+    def kept_under(self) -> Path | None:
+        """Return its folder: its workers are on this machine."""
+        return self._root
+
     @property
     def root(self) -> Path:
         """The state folder: asked for what is in it once nobody else could have written it.
