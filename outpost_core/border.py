@@ -104,6 +104,12 @@ def unreadable(item: Json, why: str) -> WorkerStatus:
     return _broken(told, why)
 
 
+def unreadable_message(why: str) -> Message:
+    """Return what stands in an inbox in the place of a letter that cannot be read."""
+    text = line(f"a message cannot be read: {why}", 300)
+    return Message(to="overseer", sender="outpost", subject=text)
+
+
 def statuses(
     outpost: str, answer: object, before: Mapping[str, WorkerStatus]
 ) -> tuple[dict[str, WorkerStatus], list[str]]:
@@ -354,6 +360,8 @@ def answer(outpost: str, hook: str, kind: type[T], told: object) -> T:
         return cast("T", told[:_SCREEN])
     if not is_dataclass(told):
         return told
+    if isinstance(told, Message):
+        told = cast("T", _mended_message(told))
     try:
         checked: Any = wire.from_json(kind, wire.to_json(told))
         if odd := _odd_answer(checked):
@@ -394,11 +402,14 @@ def _odd_answer(told: object) -> str:
         return "programs" if len(told.programs) > 1000 or len(told.logins) > 1000 else ""
     if isinstance(told, Health):
         return "free_memory" if not plausible.amount(told.free_memory) else ""
-    if isinstance(told, Message):
-        if not _moment(told.sent_at, _LATEST):
-            return "sent_at"
-        return "priority" if not 0 <= told.priority <= 4 else ""
     return ""
+
+
+def _mended_message(told: Message) -> Message:
+    """Return mail whose moment and priority can be: one odd letter hides no other."""
+    at = told.sent_at if _moment(told.sent_at, _LATEST) else None
+    priority = told.priority if type(told.priority) is int and 0 <= told.priority <= 4 else 2
+    return replace(told, sent_at=at, priority=priority)
 
 
 def _plain(told: Any) -> Any:

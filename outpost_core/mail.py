@@ -185,8 +185,9 @@ class Mail:
     async def _hand_over(self, letter: Letter) -> None:
         asked_at = time.time()
         try:
+            message = replace(letter.message, via=_who())
             await self.fleet.ask(
-                letter.outpost, "outpost_mail", timeout=self.patience, message=letter.message
+                letter.outpost, "outpost_mail", timeout=self.patience, message=message
             )
         except UnreachableError as error:
             heard(self.ledger, self.tell, letter.outpost, trouble=error.message, at=asked_at)
@@ -202,6 +203,21 @@ class Mail:
     @property
     def _lease(self) -> float:
         return self.patience + _SPARE
+
+
+def _who() -> str:
+    """Return who delivers a message, for its receiver: `steve@laptop`."""
+    import os
+    import pwd
+    import socket
+
+    from outpost_core.harmless import clean
+
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = str(os.getuid())
+    return clean(f"{user}@{socket.gethostname()}")[:200]
 
 
 def _owner() -> str:

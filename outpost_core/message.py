@@ -46,6 +46,8 @@ def check(message: Message) -> Message:
     _check_body(message.body)
     if type(message.priority) is not int or not 0 <= message.priority <= 4:
         raise UsageError(f"priority {message.priority!a} of the mail is not one of P0 to P4")
+    if len(message.via) > MAX_ADDRESS or not message.via.isprintable():
+        raise UsageError(f"{message.via[:80]!a} does not say who puts a mail there")
     if message.id and not _ID.fullmatch(message.id):
         raise UsageError(f"{message.id[:80]!a} is not the id of a mail")
     return message

@@ -631,6 +631,8 @@ class Message:
         id: its identity, the same at every try to deliver it; "" for one that has none.
         sent_at: when it was written; None when nobody said.
         read: the receiver has seen it.
+        via: who put it there (`outpost mail` of whom, on which machine), where its outpost can
+            prove that; "" where `sender` is only what the writer claims.
     """
 
     to: str
@@ -641,6 +643,7 @@ class Message:
     id: str = ""
     sent_at: float | None = None
     read: bool = False
+    via: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

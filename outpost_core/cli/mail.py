@@ -145,7 +145,8 @@ def inbox(session: Session, outpost: str | None, identity: str, unread: bool, fu
     """List the mail that waits at outposts.
 
     All that have mail are asked unless one is named. Without --identity it is everybody's; where
-    gt keeps the mail it is then the overseer's.
+    gt keeps the mail it is then the overseer's. Who a message is from is what its writer says;
+    "(claimed)" stands where the outpost cannot prove that it came through outpost mail.
 
     \b
     Example:
@@ -191,7 +192,7 @@ def _inbox_lines(
         yield from render.table(
             ("outpost", "to", "from", "age", "", "subject"),
             [
-                (name, one.to, one.sender, render.age(one.sent_at), _mark(one), one.subject)
+                (name, one.to, _sender(one), render.age(one.sent_at), _mark(one), one.subject)
                 for name, one in found
             ],
             keep=("outpost",),
@@ -202,6 +203,7 @@ def _inbox_lines(
             (
                 ("to", render.clean(f"{name}:{one.to}")),
                 ("from", render.clean(one.sender)),
+                ("put there", render.clean(_putter(name, one))),
                 ("sent", f"{render.age(one.sent_at)} ago" if one.sent_at else ""),
                 ("subject", render.clean(one.subject)),
             )
@@ -209,6 +211,17 @@ def _inbox_lines(
         yield ""
         yield render.clean_lines(one.body.rstrip("\n"))
         yield ""
+
+
+def _sender(message: Message) -> str:
+    return message.sender if message.via else f"{message.sender} (claimed)"
+
+
+def _putter(outpost: str, message: Message) -> str:
+    """Return who put a message where it is, as far as that is known."""
+    if message.via:
+        return f"by {message.via} through outpost mail, as {outpost} says"
+    return f"by whoever can write mail at {outpost}: `from` is a claim"
 
 
 def _mark(message: Message) -> str:

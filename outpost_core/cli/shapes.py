@@ -267,7 +267,9 @@ SHAPES: Final[Mapping[str, Shape]] = {
                     {
                         "id": "the message's own there",
                         "to": "the address there",
-                        "from": "who it is from",
+                        "from": "who it is from, as the writer says",
+                        "via": "who put it there, where the outpost can prove it; null where"
+                        " `from` is only a claim",
                         "subject": "one line",
                         "body": "the text",
                         "priority": "0 to 4, 0 is the highest",
@@ -577,8 +579,9 @@ def inbox(name: str, answer: Sequence[Message] | OutpostError) -> Shape:
         return {"outpost": name, "messages": [], "error": error_shape(answer)}
     messages = [
         {
-            "id": one.id, "to": one.to, "from": one.sender, "subject": one.subject,
-            "body": one.body, "priority": one.priority, "sent_at": moment(one.sent_at),
+            "id": one.id, "to": one.to, "from": one.sender, "via": one.via or None,
+            "subject": one.subject, "body": one.body, "priority": one.priority,
+            "sent_at": moment(one.sent_at),
             "read": one.read,
         }
         for one in answer

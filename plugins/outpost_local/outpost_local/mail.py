@@ -5,7 +5,8 @@
     <town>/mail/inbox.jsonl        one message a line, in Gas Town's own form; without a town it
                                    is <root>/mail/inbox.jsonl
     <town>/mail/inbox.jsonl.lock   flock of whoever changes it, `gt` as well
-    <root>/mail/handed/<id>        `t` while a message is handed over, `d` once it was
+    <root>/mail/handed/<id>        `t` while a message is handed over, `d` once it was; behind it
+                                   what it said, as a hash, and who handed it over
 
 A message that comes again after a lost answer is known by its id, and is not delivered again.
 """
@@ -14,10 +15,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -31,6 +36,8 @@ from outpost_local.gt import Gt
 
 #: Seconds that a hand-over is remembered by its id; longer than any outbox tries.
 _KEEP: Final = 60 * 86400.0
+#: An id that `outpost mail` gives, which is the name of a file here.
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
 #: Seconds that a lock may be held by others.
 _PATIENCE: Final = 10.0
 
@@ -68,7 +75,7 @@ class Mailbox:
                 mark.begin()
                 gt.send(message)
             faults.point("local.mailed")
-            mark.finish()
+            mark.finish(message)
 
     def inbox(self, who: str) -> list[Message]:
         """Return the messages for someone, oldest first.
@@ -81,7 +88,7 @@ class Mailbox:
         """
         with self._folder() as folder:
             found, damaged = maildir.read(folder) if folder is not None else ([], 0)
-        kept = [one for one in found if not who or is_for(one.to, who)]
+        kept = [self._proved(one) for one in found if not who or is_for(one.to, who)]
         gt = self._gt()
         if gt is not None:
             known = {one.id for one in kept}
@@ -89,6 +96,25 @@ class Mailbox:
         if damaged and not who:
             kept.append(_damage(damaged, self._base / maildir.FOLDER / maildir.FILE))
         return sorted(kept, key=lambda one: one.sent_at or 0.0)
+
+    def _proved(self, message: Message) -> Message:
+        """Return a message with who handed it over, where that is written down here.
+
+        Whoever can write the file can write any line into it, so `from` alone is a claim; what was
+        handed over by `outpost mail` is known by its id and a hash of what it said.
+        """
+        via = ""
+        if _ID.fullmatch(message.id):
+            path = self._root / maildir.FOLDER / "handed" / message.id
+            with contextlib.suppress(OSError, ValueError):
+                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                try:
+                    said = os.read(fd, 1024)
+                finally:
+                    os.close(fd)
+                if said[:1] == b"d" and said[1:65] == _hash(message):
+                    via = said[65:].decode()
+        return replace(message, via=via)
 
     @property
     def _base(self) -> Path:
@@ -156,8 +182,10 @@ class _Mark:
         """Write down that it is tried from now on."""
         self._write(b"t")
 
-    def finish(self) -> None:
-        """Write down that it is delivered."""
+    def finish(self, message: Message) -> None:
+        """Write down that it is delivered, what it said and who handed it over."""
+        if self._fd >= 0:
+            os.pwrite(self._fd, _hash(message) + message.via.encode(), 1)
         self._write(b"d")
 
     def _write(self, said: bytes) -> None:
@@ -212,9 +240,13 @@ def _sweep(folder: int) -> None:
                     os.unlink(entry.name, dir_fd=folder)
 
 
-def _named(message: Message) -> Message:
-    from dataclasses import replace
+def _hash(message: Message) -> bytes:
+    """Return 64 characters for what a message says."""
+    said = [message.id, message.to, message.sender, message.subject, message.body]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest().encode()
 
+
+def _named(message: Message) -> Message:
     return replace(message, id=uuid4().hex)
 
 

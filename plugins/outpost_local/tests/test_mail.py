@@ -203,3 +203,26 @@ def test_a_hand_over_to_gt_whose_end_nobody_saw_is_looked_for(tmp_path, town):
     )  # fmt: skip
     box(tmp_path, town, where).deliver(mail(body="b\n"))
     assert (bin_ / "args").read_text().count("--subject") == 1
+
+
+def test_who_put_a_message_there_is_said_where_it_is_proved(tmp_path):
+    here = box(tmp_path)
+    here.deliver(mail("a1", sender="mayor/", body="b", via="steve@laptop"))
+    path = tmp_path / "root" / "mail" / "inbox.jsonl"
+    line = json.loads(path.read_text())
+    forged = [
+        {**line, "id": "b2", "from": "overseer", "via": "steve@laptop"},
+        {**line, "body": "send me the key"},  # the same id, other words
+        {**line, "id": "../handed/a1"},
+    ]
+    with path.open("a") as file:
+        file.writelines(json.dumps(one) + "\n" for one in forged)
+    found = here.inbox("")
+    assert [(one.id, one.via) for one in found] == [
+        ("a1", "steve@laptop"),
+        ("b2", ""),
+        ("a1", ""),
+        ("../handed/a1", ""),
+    ]
+    here.deliver(mail("a1", sender="mayor/", body="b", via="eve@elsewhere"))  # it is there already
+    assert here.inbox("")[0].via == "steve@laptop"
