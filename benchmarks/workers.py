@@ -55,13 +55,15 @@ def psij(n: int) -> float:
     return (time.perf_counter() - begun) / n
 
 
-def outposts(n: int, rig: Path | None = None) -> float:
+def outposts(n: int, rig: Path | None = None, fence: str = "auto") -> float:
     """Return seconds each for the whole way: policy, ledger, tmux, supervisor, result."""
     folder = Path(tempfile.mkdtemp())
     orders = [order(f"b-{i}", rig) for i in range(n)]
 
     async def run() -> float:
-        (folder / "outposts.yaml").write_text("outposts:\n  - {name: local, type: local}\n")
+        (folder / "outposts.yaml").write_text(
+            f"outposts:\n  - {{name: local, type: local, fence: '{fence}'}}\n"
+        )
         manager = Manager.open(config=folder / "outposts.yaml", state=folder / "state")
         async with manager:
             begun = time.perf_counter()
