@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from outpost_core.worker.fence import calls
-from outpost_core.worker.fence.places import HIDE, READ, WRITE
+from outpost_core.worker.fence.places import DEVICES, HIDE, READ, WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,8 +81,16 @@ def restrict(rules: Sequence[tuple[str, str]]) -> None:
     ruleset = _ruleset(handled, scopes)
     by_path = dict(rules)
     for path, kind in _allowed("/", READ, by_path):
-        _allow(ruleset, path, handled if kind == WRITE else _OF_READING)
+        _allow(ruleset, path, _rights(path, kind, handled))
+        if path == DEVICES:
+            _allow(ruleset, f"{DEVICES}/shm", handled)
     _restrict(ruleset)
+
+
+def _rights(path: str, kind: str, handled: int) -> int:
+    if path == DEVICES:  # devices are written, and none is made or removed
+        return _OF_READING | _WRITE_FILE
+    return handled if kind == WRITE else _OF_READING
 
 
 def _allowed(folder: str, kind: str, rules: dict[str, str]) -> Iterator[tuple[str, str]]:

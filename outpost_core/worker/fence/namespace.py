@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from outpost_core.worker.fence import calls
-from outpost_core.worker.fence.places import HIDE, WRITE
+from outpost_core.worker.fence.places import HIDE, OWN, TEMPORARY, WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 #: Devices that an agent of root may open; all others of /dev are only names to it. (An ordinary
 #: user opens what his permissions allow: his graphics card, a virtual machine, a serial port.)
-_DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "console", "ptmx", "fuse", "kvm")
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "fuse", "kvm")
 #: Of /proc, what root could change the machine by, and read its memory.
 _OF_ROOT = ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "kcore", "kmsg", "keys", "scsi")
 #: Options of the empty folder that covers a hidden one.
 _EMPTY = "mode=000,size=4k,nr_inodes=2"
 _FRAME = "mode=755,size=1m"
+#: Options of what holds the agent's copies.
+_OWN = "mode=700,size=256m"
 #: Where the agent finds its terminal.
 _CONSOLE = "/dev/console"
 
@@ -61,32 +63,30 @@ def cover(rules: Sequence[tuple[str, str]], terminal: str = "") -> str:
     """
     calls.mount("", "/", "", calls.MS_REC | calls.MS_PRIVATE)
     # what is behind a cover is reached by these, also once it is covered
-    behind = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path, _ in rules}
+    behind = _open(rules)
+    rules = [(path, kind) for path, kind in rules if path in behind]
     calls.attributes("/", put=calls.ATTR_RDONLY, whole=True)
     frames: list[str] = []
-    empty = ""
+    own: list[str] = []
     for place, (path, kind) in enumerate(rules):
-        source = f"/proc/self/fd/{behind[path]}"
         inside = [deep for deep, _ in rules[place + 1 :] if deep.startswith(f"{path}/")]
-        if kind != HIDE:
-            calls.mount(source, path, "", calls.MS_BIND | calls.MS_REC)
-            if kind == WRITE:
-                _writable(path)
+        try:
+            if kind == OWN:
+                own.append(path)
+            elif kind != HIDE:
+                _bind(path, kind, behind[path])
+            elif inside and os.path.isdir(f"/proc/self/fd/{behind[path]}"):
+                calls.mount("outpost", path, "tmpfs", calls.MS_NOSUID | calls.MS_NODEV, _FRAME)
+                for deep in inside:
+                    _make_place(deep, behind[deep])
+                frames.append(path)
             else:
-                calls.attributes(path, put=calls.ATTR_RDONLY, whole=True)
-        elif not os.path.isdir(source):
-            calls.mount("/dev/null", path, "", calls.MS_BIND)
-        elif inside:
-            calls.mount("outpost", path, "tmpfs", calls.MS_NOSUID | calls.MS_NODEV, _FRAME)
-            for deep in inside:
-                _make_place(deep, behind[deep])
-            frames.append(path)
-        elif empty:
-            calls.mount(empty, path, "", calls.MS_BIND)
-        else:
-            flags = calls.MS_NOSUID | calls.MS_NODEV | calls.MS_RDONLY
-            calls.mount("outpost", path, "tmpfs", flags, _EMPTY)
-            empty = path
+                _hide(path, behind[path])
+        except FileNotFoundError:
+            if not path.startswith(TEMPORARY):
+                raise
+    if own and frames:
+        _lend(own, behind, frames[0])
     shown = _terminals(terminal)
     for path in frames:
         calls.attributes(path, put=calls.ATTR_RDONLY)
@@ -95,6 +95,59 @@ def cover(rules: Sequence[tuple[str, str]], terminal: str = "") -> str:
     if os.geteuid() == 0:
         _close_devices()
     return shown
+
+
+def _bind(path: str, kind: str, behind: int) -> None:
+    calls.mount(f"/proc/self/fd/{behind}", path, "", calls.MS_BIND | calls.MS_REC)
+    if kind == WRITE:
+        _writable(path)
+    else:
+        calls.attributes(path, put=calls.ATTR_RDONLY, whole=True)
+
+
+def _lend(paths: list[str], behind: dict[str, int], frame: str) -> None:
+    """Mount copies of files, and empty folders, that are gone with this namespace."""
+    place = f"{frame}/own"
+    os.mkdir(place, 0o700)
+    calls.mount("outpost", place, "tmpfs", calls.MS_NOSUID | calls.MS_NODEV, _OWN)
+    for number, path in enumerate(paths):
+        source, copy = f"/proc/self/fd/{behind[path]}", f"{place}/{number}"
+        if os.path.isdir(source):
+            os.mkdir(copy, 0o700)
+        elif os.path.isfile(source):
+            _copy(source, copy)
+        else:
+            copy = "/dev/null"
+        calls.mount(copy, path, "", calls.MS_BIND)
+    calls.call("umount2", os.fsencode(place), calls.MNT_DETACH, what=place)
+
+
+def _copy(source: str, target: str) -> None:
+    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    new = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    while part := os.read(fd, 1 << 20):
+        os.write(new, part)
+    os.close(fd)
+    os.close(new)
+
+
+def _hide(path: str, behind: int) -> None:
+    if os.path.isdir(f"/proc/self/fd/{behind}"):
+        flags = calls.MS_NOSUID | calls.MS_NODEV | calls.MS_RDONLY
+        calls.mount("outpost", path, "tmpfs", flags, _EMPTY)
+    else:
+        calls.mount("/dev/null", path, "", calls.MS_BIND)
+
+
+def _open(rules: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """Open what the rules are about; what is gone by now needs none."""
+    found = {}
+    for path, _ in rules:
+        try:
+            found[path] = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    return found
 
 
 def mount_proc() -> None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 HIDE = "hide"
 READ = "read"
 WRITE = "write"
+#: Written, and thrown away at the end: a copy of a file; a folder that is empty at first.
+OWN = "own"
+DEVICES = "/dev"
 
 #: In a home: keys, passwords, logins of clouds, other people's mail and browsers.
 _SECRET = (
@@ -40,7 +43,7 @@ _SECRET = (
 
 #: In a home: what tools and agents write while they work, and which nobody runs from there.
 _TOOLS: dict[str, tuple[str, ...]] = {
-    "": (".cache", ".ccache", ".claude.json"),
+    "": (".cache", ".ccache"),
     "npm": (".npm", ".node-gyp"),
     "pnpm": (".local/share/pnpm/store", ".local/state/pnpm"),
     "yarn": (".yarn/berry",),
@@ -69,13 +72,52 @@ _ALWAYS = ".cache"
 #: sessions.
 _OF_ITS_USER = (
     "settings.json", "settings.local.json", "config.toml", "config.json", "mcp.json",
-    "mcp-config.json", "hooks.json", "CLAUDE.md", "AGENTS.md", "GEMINI.md", "QWEN.md", "hooks",
+    "mcp-config.json", "hooks.json", "cli-config.json", "CLAUDE.md", "AGENTS.md",
+    "AGENTS.override.md", "GEMINI.md", "QWEN.md", ".env", "argv.json", "hooks",
     "commands", "agents", "skills", "plugins", "rules", "prompts", "extensions", "policies",
     "output-styles", "local", "bin",
 )  # fmt: skip
+#: Of these, what has an effect as soon as somebody makes it, with the content that has none; a
+#: folder has none.
+_MADE: dict[str, dict[str, bytes | None]] = {
+    ".claude": {
+        "settings.json": b"{}\n", "CLAUDE.md": b"", "commands": None, "agents": None,
+        "skills": None, "plugins": None, "output-styles": None, "rules": None, "hooks": None,
+    },
+    ".codex": {
+        "config.toml": b"", "AGENTS.md": b"", "AGENTS.override.md": b"", "prompts": None,
+        "rules": None, "skills": None, "hooks": None, ".env": b"",
+    },
+    ".gemini": {
+        "settings.json": b"{}\n", "GEMINI.md": b"", "commands": None, "extensions": None,
+        "policies": None, "skills": None, "agents": None, ".env": b"",
+    },
+    ".qwen": {
+        "settings.json": b"{}\n", "QWEN.md": b"", "commands": None, "extensions": None,
+        "skills": None, "agents": None, ".env": b"",
+    },
+    ".copilot": {
+        "mcp-config.json": b'{"mcpServers": {}}\n', "agents": None, "skills": None, "hooks": None,
+    },
+    ".cursor": {
+        "mcp.json": b'{"mcpServers": {}}\n', "hooks.json": b'{"version": 1, "hooks": {}}\n',
+        "commands": None, "rules": None, "skills": None, "hooks": None,
+    },
+}  # fmt: skip
 _AGENTS = (".claude", ".codex", ".gemini", ".qwen", ".copilot", ".cursor")
 #: Variables that say where such a folder is instead.
-_AGENTS_ELSEWHERE = ("CLAUDE_CONFIG_DIR", "CODEX_HOME", "GEMINI_CLI_HOME", "COPILOT_HOME")
+_AGENTS_ELSEWHERE = {
+    "CLAUDE_CONFIG_DIR": ".claude", "CODEX_HOME": ".codex", "GEMINI_CLI_HOME": ".gemini",
+    "COPILOT_HOME": ".copilot",
+}  # fmt: skip
+#: In the folder of an agent, or beside it: what its user's own sessions run while they are open, or
+#: take commands from, and what it must be able to write.
+_OF_SESSIONS = {".claude": ("shell-snapshots", "session-env", ".claude.json")}
+#: Beginnings of what shells keep in a cache to run it when they start.
+_OF_SHELLS = (
+    "p10k-", "gitstatus", "zcompdump", "zsh", "oh-my-zsh", "antidote", "antigen", "zinit",
+    "zplug", "sheldon", "prezto", "starship", "fish", "carapace", "direnv",
+)  # fmt: skip
 
 #: Of the whole machine: doors to more rights, and root's own secrets.
 _DOORS = {
@@ -99,14 +141,12 @@ _DOORS = {
 _IN_TEMPORARY = (
     "tmux-", "ssh-", "screen-", "krb5cc", "vscode-", "dbus-", "emacs", "gpg-", "keyring-",
 )  # fmt: skip
-_TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - they are what is meant
+TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - they are what is meant
 #: Variables that name a folder for what is temporary or kept for speed.
 _FOLDERS = (
     "TMPDIR", "TMP", "TEMP", "XDG_CACHE_HOME", "PIP_CACHE_DIR", "UV_CACHE_DIR", "npm_config_cache",
     "YARN_CACHE_FOLDER", "GOCACHE", "GOMODCACHE", "CARGO_TARGET_DIR", "CCACHE_DIR",
 )  # fmt: skip
-#: Files of a folder for temporary files that are looked at, at most.
-_MOST = 20_000
 
 
 class Wanted:
@@ -143,6 +183,7 @@ class Rules:
 
     def __init__(self) -> None:
         self.by_path: dict[str, str] = {}
+        self._by_link: set[str] = set()
 
     def put(self, kind: str, paths: Iterable[str]) -> None:
         """Add a rule for each path that is there; a later one for the same path wins."""
@@ -150,6 +191,17 @@ class Rules:
             real = real_path(path)
             if real:
                 self.by_path[real] = kind
+                (self._by_link.discard if real == path else self._by_link.add)(real)
+
+    def hide(self, paths: Iterable[str]) -> None:
+        """Hide each path, also from rules that were made for a link to something in it."""
+        paths = [real for real in map(real_path, paths) if real]
+        self.put(HIDE, paths)
+        hidden = tuple(f"{path}/" for path in paths)
+        for path in [path for path in self._by_link if path.startswith(hidden)]:
+            if self.by_path[path] != HIDE:
+                del self.by_path[path]
+                self._by_link.discard(path)
 
     def show(self, path: str) -> None:
         """Let a path and all below it be read."""
@@ -169,9 +221,15 @@ class Rules:
             kind = self.by_path[path]
             while not _inside(path, above[-1][0]):
                 above.pop()
-            if kind != above[-1][1]:
-                found.append((path, kind))
-                above.append((path, kind))
+            outer, around = above[-1]
+            if kind == around:
+                continue
+            if around == WRITE:
+                for between in _between(outer, path):
+                    found.append((between, WRITE))
+                    above.append((between, WRITE))
+            found.append((path, kind))
+            above.append((path, kind))
         return found
 
 
@@ -191,6 +249,14 @@ def _inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith("/" if folder == "/" else f"{folder}/")
 
 
+def _between(outer: str, path: str) -> list[str]:
+    """Return the folders in one and above a path in it, the outermost first."""
+    found = []
+    while (path := os.path.dirname(path)) != outer:
+        found.append(path)
+    return found[::-1]
+
+
 def rules(wanted: Wanted, *, exact: bool = True) -> list[tuple[str, str]]:
     """Return the paths with a rule of their own, each after what it lies in.
 
@@ -205,25 +271,21 @@ def rules(wanted: Wanted, *, exact: bool = True) -> list[tuple[str, str]]:
     """
     found = Rules()
     homes = _homes(wanted.env)
-    found.put(WRITE, (*_TEMPORARY, "/dev", "/run/lock", *_named(wanted.env, homes)))
+    found.put(WRITE, (*TEMPORARY, "/run/lock", *_named(wanted.env, homes)))
+    if not exact:  # a device can be written in a folder that is only read, but for Landlock
+        found.put(WRITE, [DEVICES])
     found.put(READ, homes)
     for home in homes:
         _make_missing(home, wanted.env)
         found.put(WRITE, _there(home, [path for paths in _TOOLS.values() for path in paths]))
-    own = [path for home in homes for path in _there(home, _AGENTS)]
-    own += [wanted.env[name] for name in _AGENTS_ELSEWHERE if wanted.env.get(name, "")[:1] == "/"]
-    found.put(WRITE, [path for path in own if real_path(path) not in ("/", *homes)])
-    if exact:
-        found.put(
-            READ, [f"{path}/{name}" for path in own if real_path(path) for name in _OF_ITS_USER]
-        )
+    _put_agents(found, homes, wanted.env, exact=exact)
     found.put(READ, _programs(wanted.env))
-    found.put(HIDE, _secrets(homes, wanted.env))
+    found.hide(_secrets(homes, wanted.env))
     for folder, names in _DOORS.items():
-        found.put(HIDE, _there(folder, names))
+        found.hide(_there(folder, names))
     if exact:
-        found.put(HIDE, _sockets(wanted.root, wanted.env))
-    found.put(HIDE, [wanted.root, *wanted.settings.get("own", ())])
+        found.hide(_sockets(wanted.root, wanted.env))
+    found.hide([wanted.root, *wanted.settings.get("own", ())])
     if exact:
         found.put(READ, [wanted.settings.get("config") or "/"])
     if wanted.rig:
@@ -236,6 +298,31 @@ def rules(wanted: Wanted, *, exact: bool = True) -> list[tuple[str, str]]:
         (os.path.join(wanted.folder, files.WORK), os.path.join(wanted.folder, files.EXCHANGE)),
     )
     return found.listed()
+
+
+def _put_agents(found: Rules, homes: list[str], env: Mapping[str, str], *, exact: bool) -> None:
+    """Let the folders of agents be written, but for what is their user's own in them."""
+    own = {path: os.path.basename(path) for home in homes for path in _there(home, _AGENTS)}
+    for name, agent in _AGENTS_ELSEWHERE.items():
+        if env.get(name, "")[:1] == "/":
+            own[env[name]] = agent
+    found.put(WRITE, [path for path in own if real_path(path) not in ("/", *homes)])
+    beside = [f"{home}/.claude.json" for home in homes]
+    if not exact:
+        found.put(WRITE, beside)
+        return
+    found.put(OWN, beside)
+    for path, agent in own.items():
+        found.put(READ, _of_its_user(path, agent))
+        inside = [f"{path}/{name}" for name in _OF_SESSIONS.get(agent, ())]
+        found.put(OWN, [name for name in inside if not os.path.islink(name)])
+    for home in homes:
+        cache = env.get("XDG_CACHE_HOME") or f"{home}/.cache"
+        found.put(READ, _named_so(cache, _OF_SHELLS))
+        try:  # what an SSH host runs lies there: made now, so that it can be hidden
+            os.mkdir(f"{cache}/outpost", 0o700)
+        except OSError:
+            continue
 
 
 def _homes(env: Mapping[str, str]) -> list[str]:
@@ -263,7 +350,9 @@ def _there(folder: str, names: Iterable[str]) -> list[str]:
 def _named(env: Mapping[str, str], homes: list[str]) -> list[str]:
     """Return the folders that variables name, but for a home as a whole and the root."""
     named = [env[name] for name in _FOLDERS if env.get(name, "").startswith("/")]
-    return [path for path in named if real_path(path) not in ("/", *homes)]
+    # among temporary files, another agent can have put a link there
+    usual = [p for p in named if not p.startswith(TEMPORARY) or real_path(p) == p.rstrip("/")]
+    return [path for path in usual if real_path(path) not in ("/", *homes)]
 
 
 def _make_missing(home: str, env: Mapping[str, str]) -> None:
@@ -280,6 +369,30 @@ def _make_missing(home: str, env: Mapping[str, str]) -> None:
                     os.makedirs(f"{home}/{path}", 0o700)
                 except OSError:  # not our home, or a full disk: the tool says so itself
                     pass
+
+
+def _of_its_user(folder: str, agent: str) -> list[str]:
+    """Return what is its user's own in the folder of an agent, as `.claude`.
+
+    What is missing is made, with nothing in it: nothing can be kept from being made otherwise. A
+    link is left alone, since another agent may have put it there to have a rule made elsewhere.
+    """
+    if not real_path(folder):
+        return []
+    for name, text in _MADE[agent].items():
+        path = f"{folder}/{name}"
+        try:
+            if text is None:
+                os.mkdir(path, 0o700)
+            else:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                fd = os.open(path, flags, 0o600)
+                os.write(fd, text)
+                os.close(fd)
+        except OSError:  # it is there; or nobody can make it
+            continue
+    paths = [f"{folder}/{name}" for name in _OF_ITS_USER]
+    return [path for path in paths if not os.path.islink(path)]
 
 
 def _programs(env: Mapping[str, str]) -> list[str]:
@@ -324,12 +437,12 @@ def _sockets(root: str, env: Mapping[str, str]) -> list[str]:
         for temporary in (variables.get("TMUX_TMPDIR", ""), variables.get("TMPDIR", "")):
             if temporary.startswith("/"):
                 found.append(_tmux(temporary, uid))
-    found.append(_tmux(_TEMPORARY[0], uid))
+    found.append(_tmux(TEMPORARY[0], uid))
     for place in sockets.folders(root, env):
         sockets.claim(place)  # made now, so that it can be hidden
         found.append(place)
-    for folder in _TEMPORARY:
-        found += _of_user(folder, uid)
+    for folder in TEMPORARY:
+        found += _named_so(folder, _IN_TEMPORARY)
     try:  # noqa: SIM105 - contextlib would have to be imported
         found += [f"/tmp/.X11-unix/{name}" for name in os.listdir("/tmp/.X11-unix")]  # noqa: S108
     except OSError:
@@ -347,16 +460,19 @@ def _tmux(folder: str, uid: int) -> str:
     return path
 
 
-def _of_user(folder: str, uid: int) -> list[str]:
+def _named_so(folder: str, beginnings: tuple[str, ...]) -> list[str]:
+    """Return this user's files and folders in a folder whose names begin so.
+
+    Links are passed over: what they lead to is not for an agent to choose that put them there.
+    """
+    mine = (os.getuid(), 0)
     found = []
     try:
         with os.scandir(folder) as entries:
-            for count, entry in enumerate(entries):
-                if count == _MOST:
-                    break
-                if entry.name.startswith(_IN_TEMPORARY) and entry.stat(
-                    follow_symlinks=False
-                ).st_uid in (uid, 0):
+            for entry in entries:
+                if not entry.name.startswith(beginnings) or entry.is_symlink():
+                    continue
+                if entry.stat(follow_symlinks=False).st_uid in mine:
                     found.append(entry.path)
     except OSError:  # it went away
         pass

@@ -249,7 +249,8 @@ def _child(
         command.execute()
     except OSError as error:
         name = error.filename if isinstance(error.filename, str) else ""
-        os.write(end, b"%s %d %s\n" % (step.encode(), error.errno or 0, os.fsencode(name)))
+        where = os.fsencode(name).replace(b"\n", b"?")
+        os.write(end, b"%s %d %s\n" % (step.encode(), error.errno or 0, where))
     except BaseException as error:  # noqa: BLE001 - nothing of the supervisor may go on here
         os.write(end, f"{step} 0 {type(error).__name__}: {error}".encode()[:500] + b"\n")
     finally:
