@@ -124,6 +124,63 @@ def test_what_the_agent_configured_leads_no_upload_astray(rig: GitRig) -> None:
     assert on_rig(rig, "new content")
 
 
+def test_no_program_of_the_agent_runs_for_large_files(rig: GitRig, tmp_path: Path) -> None:
+    mark, program = tmp_path / "ran", tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntouch {mark}\ncat\n")
+    program.chmod(0o755)
+    worker = prepared(rig)
+    for name in ("filter.lfs.clean", "filter.lfs.process", "lfs.extension.x.clean",
+                 "lfs.customtransfer.x.path", "lfs.customtransfer.lfs-standalone-file.path",
+                 "core.sshCommand", "credential.helper", "core.hooksPath"):  # fmt: skip
+        for place in ([], ["-f", ".lfsconfig"]):
+            worker.git("config", *place, name, str(program))
+    for place in ([], ["-f", ".lfsconfig"]):
+        worker.git("config", *place, "lfs.standalonetransferagent", "x")
+        worker.git("config", *place, "lfs.storage", str(tmp_path / "storage"))
+    worker.git("config", "lfs.extension.x.priority", "0")
+    worker.write("new.bin", "new content")
+    assert worker.save()["pushed"]
+    assert worker.deliver()["reason"] == "ok"
+    assert on_rig(rig, "new content")
+    assert not worker.unpushed()
+    assert not mark.exists()
+    assert not (tmp_path / "storage").exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "other", "storage"])
+def test_an_object_of_the_agent_that_is_something_else(
+    rig: GitRig, tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "private").write_text("secret-key!")
+    worker = prepared(rig)
+    worker.write("new.bin", "new content")
+    os.utime(worker.work / "new.bin", (1, 1))  # else git would read it once more
+    worker.git("add", "-A")
+    worker.git("commit", "-q", "-m", "x")
+    storage = worker.work / ".git/lfs"
+    path = Path(lfs.object_path(str(storage), oid("new content")))
+    path.chmod(0o600)
+    if kind == "storage":
+        storage.rename(tmp_path / "moved")
+        storage.symlink_to(tmp_path / "moved")
+    elif kind == "other":
+        path.write_text("secret-key!")
+    else:
+        path.unlink()
+        if kind == "link":
+            path.symlink_to(tmp_path / "private")
+        else:
+            os.mkfifo(path)
+    with pytest.raises(WorkerError) as caught:
+        worker.deliver()
+    assert caught.value.reason == "lfs_failed"
+    assert rig.tip("polecat/gt-1") is None
+    assert "kept in" in caught.value.message
+    for file in rig.folder.rglob("*"):
+        if file.is_file() and "work" not in file.parts and file.name not in ("private", path.name):
+            assert b"secret-key" not in file.read_bytes()
+
+
 def test_a_pointer_without_its_object(rig: GitRig) -> None:
     worker = prepared(rig)
     text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 9\n"

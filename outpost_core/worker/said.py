@@ -115,14 +115,13 @@ def is_hash(text: str) -> bool:
 
 def is_ref(name: str) -> bool:
     """Whether git takes a text as the full name of a ref (`git check-ref-format`)."""
-    if not name.startswith("refs/") or len(name) > 1000 or "@{" in name or ".." in name:
+    if not name.startswith("refs/") or len(name) > 1000 or name.endswith("."):
+        return False
+    if "@{" in name or ".." in name:
         return False
     if any(c < " " or c in _NOT_IN_REFS for c in name):
         return False
-    return all(
-        part and part[0] != "." and part[-1] != "." and not part.endswith(".lock")
-        for part in name.split("/")
-    )
+    return all(part and part[0] != "." and not part.endswith(".lock") for part in name.split("/"))
 
 
 def _head(there: Folder, refs: dict[str, str]) -> str:
