@@ -77,7 +77,8 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
     click.option("--label", "labels", multiple=True, metavar="WORD", help="Besides the issue's."),
     click.option("--env", multiple=True, metavar="K=V", help="A variable for the agent."),
     click.option("--secret", "secrets", multiple=True, metavar="NAME",
-                 help="Hand this variable of your environment over, in secret."),
+                 help="Hand this variable of your environment over, in secret; the log masks its"
+                 " exact value, no encoded form of it."),
     click.option("--context", multiple=True, metavar="K=V", help="A hint for policy and agent."),
     click.option("--timeout", metavar="DURATION", help="End the agent after so long."),
     click.option("--idle-timeout", metavar="DURATION",
