@@ -19,6 +19,7 @@ from outpost_core.errors import (
     OutpostError,
     PlacementError,
     UsageError,
+    WorkerError,
 )
 from outpost_core.fleet import Fleet
 from outpost_core.ledger.book import Ledger
@@ -769,6 +770,8 @@ class Manager:
             return ""
         except OSError as error:  # a full disk must not keep anybody from cleaning
             return f"its log could not be kept: {error.strerror}"
+        except WorkerError as error:  # nor must what an agent has put in its place
+            return error.message
         return ""
 
     async def clean_old(self) -> list[str]:

@@ -81,21 +81,35 @@ class Supervisors:
 
     def of(self, folder: str) -> tuple[int, int] | None:
         """Return pid and start time of a folder's supervisor; None when it has none."""
+        return next(iter(self.all(folder)), None)
+
+    def all(self, folder: str) -> list[tuple[int, int]]:
+        """Return pids and start times of all that run for a folder: one may begin in vain."""
         if self._found is None:
             self._found = self._look()
-        for named, pid, start in self._found:
-            if process.is_folder(named, folder):
-                return pid, start
-        return None
+        return [
+            (pid, start) for named, pid, start in self._found if process.is_folder(named, folder)
+        ]
 
     def _look(self) -> list[tuple[str, int, int]]:
         table = process.everyone()
         named = {pid: process.runs_for(pid, "run") for pid in table}
+
+        def is_below(proc: process.Proc) -> bool:
+            """Whether it is a stage of a supervisor, or what its agent calls like one."""
+            seen = set()
+            above = table.get(proc.parent)
+            while above is not None and above.pid not in seen:
+                if named[above.pid] == named[proc.pid]:
+                    return True
+                seen.add(above.pid)
+                above = table.get(above.parent)
+            return False
+
         return [
             (named[pid], pid, proc.start)
             for pid, proc in table.items()
-            # a forked stage of one has the same command line
-            if named[pid] and named.get(proc.parent) != named[pid] and process.of_user(pid)
+            if named[pid] and process.of_user(pid) and not is_below(proc)
         ]
 
 

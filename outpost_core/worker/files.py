@@ -268,7 +268,7 @@ def store_once(folder: str, name: str, value: dict[str, Any], *, sync: bool = Fa
     """
     at = plain.folder(folder)
     try:
-        staged = plain.stage(at, name, dumps(value).encode("ascii"), sync=sync)
+        staged = plain.stage(at, name, _text(folder, at, name, value), sync=sync)
         try:
             os.link(staged, name, src_dir_fd=at, dst_dir_fd=at, follow_symlinks=False)
         except FileExistsError:

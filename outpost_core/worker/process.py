@@ -64,6 +64,21 @@ def start_time(pid: int) -> int:
     return proc.start if proc else 0
 
 
+def moment(start: int) -> float | None:
+    """Return when a process began, in seconds since the epoch; None when nobody can say.
+
+    Args:
+        start: clock ticks since boot.
+    """
+    import time
+
+    try:
+        ticks = os.sysconf("SC_CLK_TCK")
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + start / ticks
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 def boot_id() -> str:
     """Return the identity of this boot of the machine; "" where there is none."""
     try:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 SEALED = "sealed"
 SINCE = "since"
 ORDER, LAUNCH = "order.json", "launch.json"
-#: What is believed of a supervisor after its end.
-SIGNED = frozenset({"result.json", "agent.json", "workspace.json"})
+#: What is believed of a supervisor after its end, and of who brought its work home.
+SIGNED = frozenset({"result.json", "agent.json", "workspace.json", "home.json"})
 _MOST = 4096
 _MISSING = "has no seal: somebody has changed it, or removed the seal"
 _HEX = 32

@@ -192,8 +192,11 @@ def _look(
         if not _is_worker(path, name):
             return None, None
         doubt = f"its folder {error.strerror}"
-        if supervisors.of(path) is not None:
-            return WorkerStatus(id=name, state=State.WORKING, detail=doubt), None
+        living = supervisors.of(path)
+        if living is not None:
+            began = process.moment(living[1])
+            hidden = WorkerStatus(id=name, state=State.WORKING, detail=doubt, started_at=began)
+            return hidden, None
         return _broken(path, name, "", doubt), None
     try:
         about = about or _about(at, path)
@@ -255,8 +258,10 @@ def _status(
         begun = files.examine(at, files.CLAIM)
     except files.Broken as error:
         begun, doubt = {}, doubt or error.said
-    if begun is not None and claim.proved(path, begun, supervisors) is not None:
-        return _living(at, path, name, digest, claim.moment(begun), doubt or _result(at, about)[1])
+    living = None if begun is None else claim.proved(path, begun, supervisors)
+    if living is not None:
+        began = claim.moment(begun) or process.moment(living[1])
+        return _living(at, path, name, digest, began, doubt or _result(at, about)[1])
     # looked at last, since a supervisor writes the result before it ends
     result, odd = _result(at, about)
     if result is not None:

@@ -50,9 +50,10 @@ def request(folder: Path, grace: float, reason: str = "stopped") -> None:
         if _end_unbegun(path):
             return
         time.sleep(0.005)
-    holder = claim.holder(path) or claim.Supervisors().of(path)
-    if holder:
-        _tell(*holder)
+    # the claim may name what an agent calls like its supervisor, so all of them are told
+    holder = claim.holder(path)
+    for one in {*claim.Supervisors().all(path), *([holder] if holder else [])}:
+        _tell(*one)
 
 
 def _tell(pid: int, start: int) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -231,6 +232,32 @@ class TestProcesses:
         assert far.result(folder).state is State.STOPPED
         assert bystander.poll() is None
         assert status.read(other).state is State.WORKING
+
+    def test_a_process_that_is_called_like_a_supervisor_takes_no_stop_for_it(self, far, tmp_path):
+        ready = tmp_path / "ready"
+        decoy = f"""
+import os, subprocess, sys, json
+argv = [*{publish.command(Path("x"))[:6]!r}, "run", os.path.dirname(os.getcwd())]
+argv[0:5] = ["python3"]
+code = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(1000)"
+made = subprocess.Popen(["python3", "-c", code, *argv[1:]])
+start = int(open(f"/proc/{{made.pid}}/stat").read().rpartition(")")[2].split()[19])
+claim = json.load(open("../supervisor.json"))
+os.unlink("../supervisor.json")
+json.dump({{**claim, "pid": made.pid, "start": start}}, open("../supervisor.json", "w"))
+open({str(ready)!r}, "w").write("1")
+made.wait()
+"""
+        folder = far.publish(far.order(sys.executable, "-c", decoy), fence={"mode": "off"})
+        running = far.start(folder)
+        far.wait(ready.exists)
+        assert process.runs(
+            json.loads((folder / "supervisor.json").read_text())["pid"], "run", str(folder)
+        )
+        stop.request(folder, 0)
+        assert running.wait(30) == 1
+        assert far.result(folder).state is State.STOPPED
+        assert not far.left(folder)
 
     def test_what_the_state_names_is_not_swept(self, far):
         """The agent says of a session, and of a pipe that somebody reads, that they are its own."""

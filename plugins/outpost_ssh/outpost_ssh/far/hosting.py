@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from outpost_core import plausible
 from outpost_core.backend import BuildContext
 from outpost_core.errors import NotFoundError
 from outpost_core.hookspecs import hookimpl
 from outpost_core.types import Cleaned, Order, Result, State, WorkerStatus
 from outpost_core.worker import files, status
+from outpost_core.worker.copies import HOSTED
 from outpost_core.worker.refs import owner_of
 from outpost_local.options import LocalOptions
 from outpost_local.outpost import LocalOutpost
@@ -71,7 +73,7 @@ class HostingOutpost(LocalOutpost):
         if known is not None and known[0] == (seen.digest, seen.result.finished_at):
             return known[1]
         folder = self._folder(seen.id)
-        home = files.load(str(folder), HOME)
+        home = home_of(folder)
         if home is None and copy_of(folder) is not None and _to_fetch(seen.id, seen.result):
             return dataclasses.replace(seen, state=State.WORKING, detail=WAITS, result=None)
         shown = seen if home is None else _at_home(seen, home)
@@ -130,7 +132,7 @@ class HostingOutpost(LocalOutpost):
         except NotFoundError:
             return ""
         copy = copy_of(folder)
-        if copy is None or found.result is None or (folder / HOME).exists():
+        if copy is None or found.result is None or home_of(folder) is not None:
             return ""
         result = found.result
         if not _to_fetch(worker, result):
@@ -141,7 +143,25 @@ class HostingOutpost(LocalOutpost):
 def copy_of(folder: Path) -> Path | None:
     """Return the copy that a worker works on; None when its rig is no copy."""
     rig = (files.load(str(folder), files.LAUNCH) or {}).get("rig")
-    return Path(rig) if rig else None
+    if not isinstance(rig, str) or not rig.endswith(".git"):
+        return None
+    # whoever changed that file leads nobody to another place
+    hosted = Path(files.root_of(str(folder))) / HOSTED
+    return Path(rig) if Path(rig).parent == hosted and "\0" not in rig else None
+
+
+def home_of(folder: Path) -> dict[str, Any] | None:
+    """Return what is written about a worker's way home; None while nothing is that we wrote."""
+    try:
+        home = files.believed(str(folder), HOME)
+    except files.Broken:
+        return None
+    if home is None:
+        return None
+    texts = [home.get(name) for name in ("branch", "checkpoint", "refused", "given_up")]
+    if not all(text is None or (isinstance(text, str) and plausible.line(text)) for text in texts):
+        return None
+    return home if plausible.branch(home.get("branch")) else None
 
 
 def _to_fetch(worker: str, result: Result) -> bool:
