@@ -378,12 +378,12 @@ def test_a_path_that_is_no_repository_here_is_a_path_of_that_machine(tmp_path: P
 
 def test_the_same_order_spawned_again_is_the_same_worker(tmp_path: Path) -> None:
     async def test(laptop: Laptop) -> None:
-        order = laptop.order("echo run >>../runs; echo new >new.txt")
+        order = laptop.order('echo run >>"$OUTPOST_WORKER_DIR/runs"; echo new >new.txt')
         status = await laptop.run(laptop.open(), order)
         laptop.rig.commit({"README": "changed\n"})
         again = await laptop.open().outpost_spawn(order)
         assert again.result == status.result
-        assert (laptop.far / "workers" / order.worker / "runs").read_text() == "run\n"
+        assert (laptop.far / "workers" / order.worker / "exchange/runs").read_text() == "run\n"
 
     at_laptop(tmp_path, test)
 

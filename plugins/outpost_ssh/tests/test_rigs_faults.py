@@ -45,7 +45,7 @@ async def main():
 asyncio.run(main())
 """
 
-COUNT = "echo run >>../runs; echo new >new.txt"
+COUNT = 'echo run >>"$OUTPOST_WORKER_DIR/runs"; echo new >new.txt'
 
 
 async def _program(laptop: Laptop, fault: str) -> int:
@@ -68,7 +68,7 @@ async def _is_whole(laptop: Laptop, outpost: PipeOutpost) -> None:
     assert status.result.branch == "polecat/gt-1"
     assert laptop.rig.tip("polecat/gt-1") == status.result.commit
     assert laptop.rig.show("polecat/gt-1", "new.txt") == "new"
-    assert (laptop.far / "workers" / order.worker / "runs").read_text() == "run\n"
+    assert (laptop.far / "workers" / order.worker / "exchange/runs").read_text() == "run\n"
     await outpost.outpost_list()
     assert list((laptop.near / "hosted" / "waiting").iterdir()) == []
 

@@ -106,7 +106,7 @@ class HostingOutpost(LocalOutpost):
             assert copy is not None
             if path is None or copy.name != f"{key_of(self.controller, path)}.git":
                 about = {"given_up": where, "at": time.time()}
-                files.store_once(str(folder), HOME, about, sync=True)
+                note_home(folder, about)
 
     @hookimpl
     async def outpost_clean(self, worker: str, force: bool) -> Cleaned:
@@ -162,6 +162,16 @@ def home_of(folder: Path) -> dict[str, Any] | None:
     if not all(text is None or (isinstance(text, str) and plausible.line(text)) for text in texts):
         return None
     return home if plausible.branch(home.get("branch")) else None
+
+
+def note_home(folder: Path, about: dict[str, Any]) -> None:
+    """Write down that a worker's work is home, unless that was written before.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    if not files.store_once(str(folder), HOME, about, sync=True) and home_of(folder) is None:
+        files.store(str(folder), HOME, about, sync=True)  # in the place of what nobody believes
 
 
 def _to_fetch(worker: str, result: Result) -> bool:

@@ -51,7 +51,7 @@ from outpost_core.worker.copies import HOSTED
 from outpost_core.worker.names import check_branch
 from outpost_core.worker.refs import checkpoint_ref, owner_of, ref_of
 from outpost_ssh.far.hosted import Hosted, MissingError
-from outpost_ssh.far.hosting import HOME, HostingOutpost, copy_of
+from outpost_ssh.far.hosting import HostingOutpost, copy_of, note_home
 from outpost_ssh.far.snapshot import check_oid, told
 from outpost_ssh.far.unused import INCOMING, OUTGOING, sweep_stale
 
@@ -367,7 +367,7 @@ def _home(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
         "refused": str(refused)[:900] if refused else None,
         "at": time.time(),
     }
-    files.store_once(str(folder), HOME, about, sync=True)
+    note_home(folder, about)
     faults.point("hosted.home")
     shutil.rmtree(_outgoing(outpost, worker), ignore_errors=True)
     return wire.to_json(outpost.show(worker))
