@@ -97,7 +97,11 @@ def _rigs(path: Path, data: bytes) -> Iterator[tuple[str, str]]:
     try:
         said = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"is no JSON: {error}", file=str(path)) from None
+        raise ConfigError(
+            f"is no JSON: {error}",
+            file=str(path),
+            mend="mend it; a town's outposts.yaml can be named alone: outpost trust FILE",
+        ) from None
     rigs = said.get("rigs") if isinstance(said, dict) else None
     for name, entry in rigs.items() if isinstance(rigs, dict) else ():
         for key in ("git_url", "beads"):

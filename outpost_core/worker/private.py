@@ -18,22 +18,11 @@ from stat import S_ISDIR, S_ISLNK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
 #: Links that are followed on one path, as the system does.
 _LINKS = 40
-#: Entries that are looked at in a folder that others could write.
-_MOST = 20_000
-_OTHERS, _GROUP, _STICKY = 0o002, 0o020, 0o1000
-#: What lies in a state folder: one that holds something else is somebody's folder for more.
-_STATE = frozenset(
-    {
-        "ledger.db", "ledger.db-wal", "ledger.db-shm", "facts.json", "clean_after", "logs",
-        "outposts", "far", "staging", "workers", "rigs", "trash", "rescued", "sealed", "mail",
-        "hosted", "tmux",
-    }
-)  # fmt: skip
+_OTHERS, _GROUP, STICKY = 0o002, 0o020, 0o1000
 
 
 class NotPrivateError(PermissionError):
@@ -151,7 +140,13 @@ def claim(root: str, *, make: bool = True) -> str:
         if make:
             _make_all(real, missing)
         return ""
-    return _close(real)
+    found = os.lstat(real)
+    _check_mine(real, found)
+    if not found.st_mode & 0o077:
+        return ""
+    from outpost_core.worker import closing  # which most folders do not need
+
+    return closing.close(real, found)
 
 
 def make(path: str) -> None:
@@ -212,90 +207,16 @@ def _mkdir(path: str) -> None:
         os.chmod(path, 0o700)
 
 
-def _close(real: str) -> str:
-    """Let nobody else into a state folder that is there; say so where somebody could write it."""
-    found = os.lstat(real)
-    _check_mine(real, found)
-    if not found.st_mode & 0o077:
-        return ""
-    who = _writers(found, real)
-    if who and found.st_mode & _STICKY:
-        raise NotPrivateError(
-            real,
-            "it is shared by all users",
-            f"name a folder of its own, for example {os.path.join(real, 'outpost')}",
-        )
-    opened = [real] if who else []
-    for number, (path, why, writable) in enumerate(_entries(real, bool(who))):
-        if why or number >= _MOST:
-            raise NotPrivateError(
-                real,
-                f"{who or 'others'} can write {'it' if who else 'in it'}, and "
-                + (f"{path} {why}" if why else "it holds too much to look at all of it"),
-                f"look at what others have put there: find {real} ! -user {os.geteuid()};"
-                f" then: chmod -R go-w {real}",
-            )
-        if writable:
-            opened.append(path)
-    # what holds more than state stays as it is for readers: what is ours in it is closed by itself
-    closing = opened if who or not _STATE.issuperset(os.listdir(real)) else [real, *opened]
-    for path in closing:
-        try:
-            os.chmod(path, 0o700)
-        except OSError as error:
-            if path in opened:
-                why = f"others can write it, and it cannot be closed: {error.strerror}"
-                raise NotPrivateError(path, why, f"chmod go-w {path}") from None
-    if not opened:
-        return ""
-    return (
-        f"{who or 'others'} could write {opened[0]}; nothing of others was in it, and it is closed"
-        " to them now"
-    )
-
-
 def _check_mine(path: str, found: os.stat_result) -> None:
     if not S_ISDIR(found.st_mode):
         raise NotADirectoryError(ENOTDIR, os.strerror(ENOTDIR), path)
     if found.st_uid != os.geteuid():
         raise NotPrivateError(
             path,
-            f"it belongs to {_user(found.st_uid)}, and you are {_user(os.geteuid())}",
+            f"it belongs to {name_of(found.st_uid)}, and you are {name_of(os.geteuid())}",
             "be that user, or let $OUTPOST_STATE (for an outpost its state_path) name a folder of"
             " your own",
         )
-
-
-def _entries(folder: str, writable: bool, *, top: bool = True) -> Iterator[tuple[str, str, bool]]:
-    """Look through a state folder, where others can write or could get to where they can.
-
-    Args:
-        folder: the folder.
-        writable: others can write it: then all in it counts, else only what is state.
-        top: it is the state folder itself.
-
-    Yields:
-        The path of what is in it, what is wrong with that or "", and whether it is a folder that
-        others can write.
-    """
-    owners = (os.geteuid(),) if writable else (os.geteuid(), 0)
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if top and not writable and entry.name not in _STATE:
-                continue
-            try:
-                found = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:  # another program of ours is at it
-                continue
-            if found.st_uid not in owners:
-                yield entry.path, f"belongs to {_user(found.st_uid)}", False
-                continue
-            link, is_folder = S_ISLNK(found.st_mode), S_ISDIR(found.st_mode)
-            is_open = not link and bool(_writers(found, entry.path))
-            wrong = "can be written by others, too" if is_open and not is_folder else ""
-            yield entry.path, wrong, is_open and is_folder
-            if is_folder and found.st_mode & 0o011 and found.st_uid == os.geteuid():
-                yield from _entries(entry.path, is_open, top=False)
 
 
 # --- one folder, link or file --------------------------------------------------------------------
@@ -307,22 +228,22 @@ def _check(path: str, found: os.stat_result, *, known: bool) -> None:
     if found.st_uid not in (0, me) and (known or not _is_unmapped(found.st_uid)):
         raise NotPrivateError(
             path,
-            f"it belongs to {_user(found.st_uid)}",
+            f"it belongs to {name_of(found.st_uid)}",
             f"use a place that belongs to {'you or root' if me else 'root, who you are'}",
         )
     if S_ISLNK(found.st_mode) or _is_shared(found):
         return
-    who = _writers(found, path)
+    who = writers(found, path)
     if who:
         raise NotPrivateError(path, f"{who} can write it", f"chmod go-w {path}")
 
 
 def _is_shared(found: os.stat_result) -> bool:
     """Whether a folder is one where all can write and nobody can touch what is another's."""
-    return S_ISDIR(found.st_mode) and bool(found.st_mode & _STICKY and found.st_mode & 0o022)
+    return S_ISDIR(found.st_mode) and bool(found.st_mode & STICKY and found.st_mode & 0o022)
 
 
-def _writers(found: os.stat_result, path: str) -> str:
+def writers(found: os.stat_result, path: str) -> str:
     """Return who besides its owner can write something; "" when nobody."""
     if found.st_mode & _OTHERS:
         return "everybody"
@@ -368,7 +289,8 @@ def _is_unmapped(uid: int) -> bool:
     return not any(first <= uid < first + count for first, _, count in ranges)
 
 
-def _user(uid: int) -> str:
+def name_of(uid: int) -> str:
+    """Return a user's name with his number, or the number alone."""
     import pwd
 
     try:

@@ -268,6 +268,29 @@ def test_one_in_which_others_have_planted_something_is_refused(tmp_path: Path, w
 
 
 @needs_root
+def test_what_is_planted_while_it_is_closed_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "state"
+    (root / "workers").mkdir(parents=True)
+    for folder in (root, root / "workers"):
+        folder.chmod(0o777)
+    real = os.chmod
+    late = root / "workers" / "x.1"
+
+    def plant(path: str, bits: int) -> None:
+        if not late.exists():
+            late.mkdir()
+            give(late, OTHER)
+        real(path, bits)
+
+    monkeypatch.setattr(os, "chmod", plant)
+    with pytest.raises(NotPrivateError, match=f"x.1 belongs to the user {OTHER}"):
+        private.claim(str(root))
+    assert (mode(root), mode(root / "workers")) == (0o777, 0o777), "refused the next time, too"
+
+
+@needs_root
 def test_a_way_into_a_folder_that_others_could_write_is_closed_too(tmp_path: Path) -> None:
     """The state folder is only readable for others, and one in it was open."""
     root = tmp_path / "state"
