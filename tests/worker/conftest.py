@@ -16,7 +16,7 @@ import pytest
 from outpost_core.types import Agent, Issue, Limits, Order, Result, State, WorkerStatus
 from outpost_core.worker import process, publish, recover, seal, status
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class Far:
