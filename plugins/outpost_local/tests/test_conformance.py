@@ -8,17 +8,18 @@ import pytest
 
 from outpost_core import faults
 from outpost_core.testing import OutpostSuite, Target
-from outpost_local.options import LocalOptions, Mode
+from outpost_core.testing.registry import Check, all_checks, run_check
+from outpost_local.options import Fence, LocalOptions, Mode
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def make_target(mode: Mode, state: Path) -> Target:
+def make_target(mode: Mode, state: Path, fence: Fence = Fence.AUTO) -> Target:
     return Target(
         type="local",
         provider="outpost_local.plugin",
-        options=LocalOptions(mode=mode),
+        options=LocalOptions(mode=mode, fence=fence),
         state=state,
         fault_points=faults.NEAR + faults.LOCAL + faults.FAR,
     )
@@ -34,3 +35,15 @@ class TestProcess(OutpostSuite):
     @pytest.fixture
     def target(self, tmp_path: Path) -> Target:
         return make_target(Mode.PROCESS, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "check", [check for check in all_checks() if check.group == "security"], ids=lambda one: one.id
+)
+def test_a_hostile_agent_without_a_fence(check: Check, tmp_path: Path) -> None:
+    """What is said of workers and done for them is not led astray where nothing holds an agent."""
+    target = make_target(Mode.TMUX, tmp_path, fence=Fence.OFF)
+    result = run_check(check, target)
+    assert result.ok, result.detail
+    if check.id == "security.fence_keeps_its_word":
+        assert "no fence is claimed: off" in result.detail
