@@ -239,7 +239,7 @@ def test_an_agent_that_ends_leaves_nothing_and_one_that_is_stopped_neither(yard:
     mark = str(int.from_bytes(os.urandom(6), "big"))
     result, _, _ = yard.run(LEAVE.replace("{mark}", mark))
     assert result["state"] == "done"
-    assert not named(mark)
+    assert not named(mark), [Path(f"/proc/{pid}/status").read_text() for pid in named(mark)]
 
 
 def test_leftovers_are_asked_before_they_are_killed(inside: Yard) -> None:

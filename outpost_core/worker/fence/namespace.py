@@ -140,13 +140,17 @@ def _hide(path: str, behind: int) -> None:
 
 
 def _open(rules: Sequence[tuple[str, str]]) -> dict[str, int]:
-    """Open what the rules are about; what is gone by now needs none."""
+    """Open what the rules are about; what is gone by now, or became a link, needs none."""
     found = {}
     for path, _ in rules:
         try:
-            found[path] = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             continue
+        if os.path.islink(path) or os.readlink(f"/proc/self/fd/{fd}") != path:
+            os.close(fd)  # a link on the way, too: what it leads to was not meant
+        else:
+            found[path] = fd
     return found
 
 

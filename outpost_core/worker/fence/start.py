@@ -174,7 +174,8 @@ def _start(command: Command, rules: Rules, way: str) -> Fenced:
                 made.init = int(number)
             else:
                 kind = RefusedError if what == b"fence" else OSError
-                raise _error(kind, int(number), os.fsdecode(where))
+                why, _, path = os.fsdecode(where).partition("\0")
+                raise kind(int(number), why, path)
         if made.init:
             # its number outside: whom the lifeline's other end was given to
             made.pid = fcntl.fcntl(lifeline[0], fcntl.F_GETOWN) or made.init
@@ -195,10 +196,6 @@ def _start(command: Command, rules: Rules, way: str) -> Fenced:
     return made
 
 
-def _error(kind: type[OSError], number: int, where: str) -> OSError:
-    return kind(number, os.strerror(number), where)
-
-
 def _all(fd: int) -> bytes:
     said = b""
     while data := os.read(fd, 4096):
@@ -216,8 +213,8 @@ def _child(
 ) -> NoReturn:
     """Make the fence in a forked child and execute the command; never returns.
 
-    What goes wrong is one line on `end`: `fence` or `exec`, the number of the error, its path. All
-    went well when that is closed without such a line.
+    What goes wrong is one line on `end`: `fence` or `exec`, the number of the error, its text, NUL
+    and its path. All went well when that is closed without such a line.
     """
     step = "fence"
     try:
@@ -249,8 +246,8 @@ def _child(
         command.execute()
     except OSError as error:
         name = error.filename if isinstance(error.filename, str) else ""
-        where = os.fsencode(name).replace(b"\n", b"?")
-        os.write(end, b"%s %d %s\n" % (step.encode(), error.errno or 0, where))
+        line = f"{step} {error.errno or 0} {error.strerror}\0{name}".replace("\n", " ")
+        os.write(end, os.fsencode(line) + b"\n")
     except BaseException as error:  # noqa: BLE001 - nothing of the supervisor may go on here
         os.write(end, f"{step} 0 {type(error).__name__}: {error}".encode()[:500] + b"\n")
     finally:
