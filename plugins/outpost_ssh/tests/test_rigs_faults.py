@@ -167,7 +167,7 @@ def test_a_copy_that_was_removed_there_is_made_anew(tmp_path: Path) -> None:
 def test_a_full_far_disk_refuses_the_order_and_leaves_nothing(tmp_path: Path) -> None:
     async def test(laptop: Laptop) -> None:
         laptop.far.mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "outpost-test", str(laptop.far)]
+        mount = ["mount", "-t", "tmpfs", "-o", "size=3m,mode=700", "outpost-test", str(laptop.far)]
         subprocess.run(mount, check=True)
         try:
             (laptop.rig.seed / "large").write_bytes(os.urandom(8 << 20))
@@ -196,7 +196,7 @@ def test_a_full_far_disk_refuses_the_order_and_leaves_nothing(tmp_path: Path) ->
 def test_a_far_disk_that_fills_up_on_the_way_refuses_the_order(tmp_path: Path) -> None:
     async def test(laptop: Laptop) -> None:
         laptop.far.mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "outpost-test", str(laptop.far)]
+        mount = ["mount", "-t", "tmpfs", "-o", "size=40m,mode=700", "outpost-test", str(laptop.far)]
         subprocess.run(mount, check=True)
         try:
             (laptop.rig.seed / "large").write_bytes(os.urandom(8 << 20))
