@@ -195,7 +195,7 @@ def _ran_nothing(ran: Path, when: str) -> None:
     expect(not said, f"The agent's program ran {when}: {said}")
 
 
-@check("security", needs=("rig",), patience=4.0)
+@check("security", needs=("rig",), patience=8.0)
 async def names_that_look_like_options_run_nothing(trial: Trial) -> None:
     """A rig, a base or a branch that looks like an option or a command is refused or not found,
     and runs nothing.
@@ -225,6 +225,7 @@ async def names_that_look_like_options_run_nothing(trial: Trial) -> None:
         with suppress(OutpostError):
             await trial.spawn(order)
             asked.append(order)
-    for result in await trial.ended(*asked):
+    # some are asked for again and again, as a remote that may come back is
+    for result in await trial.ended(*asked, within=5 * trial.target.within):
         expect(not (result.state is State.DONE and result.branch), f"One is done: {result}.")
     expect(not ran.exists(), "One of them ran a command, or wrote a file.")

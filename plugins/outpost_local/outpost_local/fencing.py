@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 CHECK: Final = "fence"
 #: Seconds for making a fence and trying it.
 _TIMEOUT: Final = 20.0
-_LANDLOCK: Final = (
-    "; it does not stop connections to sockets that have a path, and what a killed supervisor"
-    " leaves is ended by whoever looks next"
+_LEFT: Final = (
+    "what a killed supervisor leaves is ended by whoever looks next, unless it sets out to hide"
 )
+_LANDLOCK: Final = f"; it does not stop connections to sockets that have a path, and {_LEFT}"
 
 
 def settings(options: LocalOptions, context: BuildContext, root: Path) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def why_not(said: dict[str, Any]) -> str:
 def examine(options: LocalOptions) -> Finding:
     """Return what `outpost doctor` says of the fence."""
     if options.fence is Fence.OFF:
-        return Finding(check=CHECK, ok=None, detail="off: agents may do all that you may")
+        return Finding(check=CHECK, ok=None, detail=f"off: agents may do all that you may; {_LEFT}")
     said = probe()
     if said["fence"] == "namespace":
         return Finding(
@@ -86,6 +86,6 @@ def examine(options: LocalOptions) -> Finding:
     return Finding(
         check=CHECK,
         ok=False if options.fence is Fence.REQUIRED else None,
-        detail=f"none: agents may do all that you may ({why_not(said)})",
+        detail=f"none: agents may do all that you may ({why_not(said)}); {_LEFT}",
         mend=said["mend"],
     )

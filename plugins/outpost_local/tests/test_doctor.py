@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from outpost_core.worker import process
-from outpost_local import doctor
-from outpost_local.options import LocalOptions, Mode
+from outpost_local import doctor, fencing
+from outpost_local.options import Fence, LocalOptions, Mode
 
 
 def examine(root: Path, path: str = "", **options) -> dict:
@@ -71,6 +71,16 @@ def test_an_old_tmux_and_an_old_git(tmp_path, monkeypatch):
     found = examine(tmp_path)
     assert found["tmux"].ok is False
     assert found["git"].ok is False
+
+
+def test_where_a_process_could_get_away_it_is_said(tmp_path, monkeypatch):
+    """A killed supervisor leaves nobody behind where processes have a namespace; else it may."""
+    said = {"missing": {"namespace": "refused"}, "mend": "", "fence": ""}
+    for fence in ("", "landlock 7", "namespace"):
+        monkeypatch.setattr(fencing, "probe", lambda fence=fence: {**said, "fence": fence})
+        told = examine(tmp_path)["fence"].detail
+        assert ("sets out to hide" in told) == (fence != "namespace")
+    assert "sets out to hide" in examine(tmp_path, fence=Fence.OFF)["fence"].detail
 
 
 def test_a_tmux_that_cannot_be_closed_is_told(tmp_path, monkeypatch):
