@@ -8,11 +8,13 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from outpost_core.testing.gitrig import GitRig, GitWorker
-from outpost_core.worker import git, reached
+from outpost_core.worker import changes, committing, files, git, reached, snapshot
+from outpost_core.worker.owngit import Own
 from outpost_core.worker.workspace import repository
 
 REF = "refs/outpost/gt-1.1"
@@ -146,3 +148,37 @@ def test_an_agent_that_exchanges_a_folder_for_a_link(
     finally:
         stop.set()
         thread.join()
+
+
+@pytest.mark.parametrize(
+    ("fence", "sure"),
+    [("namespace", True), ("off", True), ("none", True), ("", True), (None, True),
+     ("landlock 5", False), ("namespace without processes of its own", False)],
+)  # fmt: skip
+@pytest.mark.parametrize("step", ["deliver", "save"])
+def test_what_an_agent_may_have_left_behind_gets_nothing_either(
+    rig: GitRig,
+    worker: GitWorker,
+    private: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fence: str | None,
+    sure: bool,
+    step: str,
+) -> None:
+    """As if git had been led astray; where nothing can be at work any more, nobody looks again."""
+    files.store(str(worker.folder), files.STATE, {"state": "working", "fence": fence})
+    real = changes.stage
+
+    def astray(ours: Own, *args: Any, env: dict[str, str] | None = None, **more: Any) -> list[str]:
+        nested = real(ours, *args, env=env, **more)
+        blob = ours.run("hash-object", "-w", "--stdin", stdin=str(private / "key")).text
+        entry = f"100644,{blob},sub/key"
+        ours.must("update-index", "--add", "--cacheinfo", entry, doing="", reason="", env=env)
+        return nested
+
+    monkeypatch.setattr(committing, "stage", astray)
+    monkeypatch.setattr(snapshot, "stage", astray)
+    worker.write("sub/key", "dummy")
+    saved = worker.deliver() if step == "deliver" else worker.save(ended=True)
+    ref = saved.get("branch") or saved["ref"]
+    assert rig.show(ref, "sub/key") == ("secret-key" if sure else "dummy")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from outpost_core.errors import WorkerError
-from outpost_core.worker import leftover
+from outpost_core.worker import leftover, reached
 from outpost_core.worker.changes import Changes, look, stage
 from outpost_core.worker.foresee import identity
 from outpost_core.worker.git import surroundings, write
@@ -53,9 +53,12 @@ def commit_all(
     delivery = order["delivery"]
     # `commit --all` alone does not see files that git does not know yet.
     everything = ["--all"]
-    if changes.untracked or changes.nested or changes.held or changes.filters:
+    hiding = reached.may_hide(folder)
+    if changes.untracked or changes.nested or changes.held or changes.filters or hiding:
         stage(git, work, changes, folder)
         everything = []
+    if hiding:
+        reached.only(git, folder, changes.head, {})
     message = os.path.join(folder, "commit-message")
     write(message, delivery["message"] + "\n")
     argv = ("commit", "--quiet", "--cleanup=whitespace", *everything, "-F", message)

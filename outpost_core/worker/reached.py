@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 
-from outpost_core.worker import folders
+from outpost_core.worker import files, folders
 from outpost_core.worker.folders import Folder, StrangeError
 from outpost_core.worker.git import write
 from outpost_core.worker.objects import digest
@@ -27,6 +27,19 @@ _EMPTY = {
 _LINK = "120000"
 _OTHER = "160000"
 _CHUNK = 1 << 20
+
+
+def may_hide(folder: str) -> bool:
+    """Whether something of a fenced agent may still be at work when its agent has ended.
+
+    With processes of its own (`namespace`), nothing is; without a fence, nothing is hidden from it.
+
+    Args:
+        folder: the worker's folder.
+    """
+    fence = (files.load(folder, files.STATE) or {}).get("fence")
+    fenced = isinstance(fence, str) and fence and not fence.startswith(("off", "none"))
+    return bool(fenced) and fence != "namespace"
 
 
 def only(git: Own, folder: str, head: str | None, env: dict[str, str]) -> None:

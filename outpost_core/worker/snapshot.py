@@ -69,7 +69,7 @@ def take(git: Own, work: str, folder: str, *, final: bool, main: bool = False) -
         after = changes
         if changes.dirty:
             taken.plain = stage(git, work, changes, folder, env=env, aside=True)
-            if not final:
+            if not final or reached.may_hide(folder):
                 reached.only(git, folder, changes.head, env)
             after = look(git, env)
             # a linked tree with some files in this index looks like a folder: `linked_work` has it
