@@ -112,6 +112,8 @@ def runs_for(pid: int, verb: str) -> str:
     argv = read(pid, "cmdline").split(b"\0")
     if len(argv) < 4 or argv[-3] != verb.encode() or not argv[-4].endswith(_PROGRAMS):
         return ""
+    if not argv[0].rpartition(b"/")[2].startswith((b"python", b"pypy")):
+        return ""  # it starts one: the tmux server has the command line of whoever was first
     return os.fsdecode(argv[-2])
 
 

@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from outpost_core.errors import NotFoundError
+from outpost_core.errors import NotFoundError, WorkerError
 from outpost_core.worker import claim, files, outcome, process
 
 #: Seconds to find out whether an attempt that is just beginning has begun.
@@ -27,6 +27,7 @@ def request(folder: Path, grace: float, reason: str = "stopped") -> None:
 
     Raises:
         NotFoundError: there is no such worker.
+        WorkerError: its folder is none of ours, and nothing of it runs.
         OSError: the request cannot be written, and there is nobody to be told directly.
     """
     path = str(folder)
@@ -37,8 +38,15 @@ def request(folder: Path, grace: float, reason: str = "stopped") -> None:
     about = {"grace": grace, "reason": reason, "at": time.time()}
     try:
         files.store(path, files.STOP, about, sync=True)
-    except OSError:
+    except OSError as error:
         holder = claim.holder(path)
+        if holder is None and isinstance(error, files.Broken):
+            raise WorkerError(
+                f"{folder.name} cannot be stopped, and nothing of it runs: its folder"
+                f" {error.strerror}",
+                reason="broken",
+                mend=f"look at it, and remove it by hand: {folder}",
+            ) from None
         if holder is None:
             raise
         _tell(*holder)  # a full disk saves nobody from a stop

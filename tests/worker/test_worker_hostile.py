@@ -259,6 +259,26 @@ made.wait()
         assert far.result(folder).state is State.STOPPED
         assert not far.left(folder)
 
+    @pytest.mark.parametrize("name", ["tmux", "sh", "timeout"])
+    def test_who_starts_a_supervisor_is_none(self, far, name):
+        """A tmux server has the command line with which its first session was made."""
+        folder = far.publish(far.order("sleep", "1000"))
+        code = "import time; time.sleep(1000)"
+        starter = subprocess.Popen(
+            [name, "-c", code, *publish.command(folder)], executable=sys.executable
+        )
+        try:
+            running = far.start(folder)
+            far.working(folder)
+            assert not process.runs(starter.pid, "run", str(folder))
+            stop.request(folder, 0)
+            running.wait(30)
+            recover.sweep(str(folder))
+            assert starter.poll() is None
+        finally:
+            starter.kill()
+            starter.wait()
+
     def test_what_the_state_names_is_not_swept(self, far):
         """The agent says of a session, and of a pipe that somebody reads, that they are its own."""
         folder = killed(far)

@@ -19,6 +19,8 @@ FILE: Final = "inbox.jsonl"
 #: The same file that `gt` locks.
 LOCK: Final = f"{FILE}.lock"
 _PIECE: Final = 1 << 20
+#: Bytes that a file of messages may have; all of it is read each time.
+MOST: Final = 256 << 20
 _NUMBERS: Final = {"urgent": 0, "high": 1, "normal": 2, "low": 3, "backlog": 4}
 
 
@@ -72,6 +74,8 @@ def open_file(folder: int, name: str, *, make: bool = True) -> int:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or found.st_uid != os.geteuid():
             raise OSError(errno.EPERM, f"{name} is no plain file of its own")
+        if found.st_size > MOST:
+            raise OSError(errno.EFBIG, f"{name} has more than {MOST} bytes")
         if found.st_mode & 0o077:
             os.fchmod(fd, found.st_mode & 0o700)
     except BaseException:

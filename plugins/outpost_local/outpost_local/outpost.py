@@ -416,7 +416,7 @@ class LocalOutpost(Outpost):
             folder = self._folder(worker)
         except UsageError:
             folder = None
-        if folder is None or not folder.is_dir():
+        if folder is None or not os.path.lexists(folder):
             raise NotFoundError(
                 f"{ascii(worker)[1:-1]} is not a worker of {self.name}",
                 mend="outpost workers --all",
