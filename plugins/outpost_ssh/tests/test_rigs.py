@@ -170,10 +170,10 @@ def test_checkpoints_of_a_worker_at_work_come_home_and_go_when_it_is_done(
         monkeypatch.setattr(homing, "LIVE_EVERY", 0.0)
         rig, ref = laptop.rig, "refs/outpost/gt-1.1"
         outpost = laptop.open()
-        script = "echo 1 >n; while [ ! -e ../go ]; do sleep 0.1; done; echo 2 >n;"
-        script += "while [ ! -e ../end ]; do sleep 0.1; done"
+        script = "echo 1 >n; until [ -e $OUTPOST_WORKER_DIR/go ]; do sleep 0.1; done; echo 2 >n;"
+        script += "until [ -e $OUTPOST_WORKER_DIR/end ]; do sleep 0.1; done"
         await outpost.outpost_spawn(laptop.order(script, checkpoint_every=0.2))
-        folder = laptop.far / "workers" / "gt-1.1"
+        folder = laptop.far / "workers" / "gt-1.1" / "exchange"
         await laptop.until(outpost, lambda _: rig.tip(ref) is not None)
         assert rig.show(ref, "n") == "1"
         (folder / "go").touch()

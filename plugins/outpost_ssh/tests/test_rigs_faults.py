@@ -338,8 +338,17 @@ def test_objects_that_do_harm_are_not_taken(tmp_path: Path) -> None:
             cwd=copy, input=b"100644 .git\0" + bytes.fromhex(blob), capture_output=True, check=True,
         )  # fmt: skip
         commit = git("commit-tree", "-m", "x", "-p", "main", made.stdout.decode().strip(), cwd=copy)
-        result = laptop.far / "workers" / "gt-1.1" / "result.json"
-        result.write_text(json.dumps({**json.loads(result.read_text()), "commit": commit}))
+        pack = subprocess.run(
+            ["git", "pack-objects", "--revs", "--stdout", "-q"],
+            cwd=copy, input=f"{commit}\n".encode(), capture_output=True, check=True,
+        ).stdout  # fmt: skip
+        lie = {
+            "commit": commit,
+            "sha256": hashlib.sha256(pack).hexdigest(),
+            "size": len(pack),
+            "data": base64.b64encode(pack).decode(),
+        }
+        outpost.lies["x-rig-want"] = lambda answer: {**_dict(answer), **lie}
         (seen,) = await outpost.outpost_list()
         assert seen.state is State.WORKING
         assert "fsck" in seen.detail or ".git" in seen.detail, seen.detail

@@ -212,9 +212,8 @@ def test_a_large_repository_goes_in_many_chunks_and_so_does_the_work(tmp_path: P
         (laptop.rig.seed / "large").write_bytes(os.urandom(6 << 20))
         laptop.rig.commit({"README": "hello\n", "more": "x\n"})
         outpost = laptop.open()
-        script = (
-            "cat README; head -c 5000000 /dev/urandom >big; cp big ../big; cmp large ../../x; :"
-        )
+        script = "cat README; head -c 5000000 /dev/urandom >big; cmp large ../../x;"
+        script += "cp big $OUTPOST_WORKER_DIR/big"
         order = laptop.order(script)
         status = await laptop.run(outpost, order)
         assert status.state is State.DONE, status
@@ -224,7 +223,7 @@ def test_a_large_repository_goes_in_many_chunks_and_so_does_the_work(tmp_path: P
             ["git", "show", "polecat/gt-1:big"],
             cwd=laptop.rig.path, capture_output=True, check=True,
         ).stdout  # fmt: skip
-        assert got == (laptop.far / "workers" / order.worker / "big").read_bytes()
+        assert got == (laptop.far / "workers" / order.worker / "exchange" / "big").read_bytes()
         left = [*(laptop.near / "hosted").rglob("*.pack"), *laptop.far.glob("hosted/incoming/*")]
         assert left == []
 
