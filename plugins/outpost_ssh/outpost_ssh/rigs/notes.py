@@ -102,6 +102,7 @@ class Notes:
         """Write down, before a spawn, which rig the work belongs to; an older note stays.
 
         Raises:
+            UsageError: what is ordered cannot be a branch.
             OSError: it cannot be written.
         """
         assert order.delivery is not None
@@ -113,7 +114,7 @@ class Notes:
         about = {
             "worker": order.worker,
             "rig": path,
-            "branch": order.delivery.branch,
+            "branch": check_branch(order.delivery.branch),
             "attempt": order.attempt,
             "home": "" if home == path else home,
             "ref": checkpoint_ref(order.worker, order.owner),
