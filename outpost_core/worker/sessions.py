@@ -9,10 +9,13 @@ find theirs by the id alone.
 from __future__ import annotations
 
 import os
+import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from outpost_core.worker.folders import Folder
 
 #: What names a session in a command, before its id.
 RESUME = "--resume"
@@ -34,20 +37,45 @@ def bring(argv: Sequence[str], env: Mapping[str, str], work: str) -> bool:
     session = argv[list(argv).index(RESUME) + 1]
     if not session.replace("-", "").isalnum():
         return False
+    from outpost_core.errors import WorkerError
+    from outpost_core.worker.folders import open_folder
+
     home = env.get("CLAUDE_CONFIG_DIR") or os.path.join(env.get("HOME", ""), ".claude")
-    projects = os.path.join(home, "projects")
     name = f"{session}.jsonl"
-    target = os.path.join(projects, _folder_of(work))
     try:
-        if os.path.exists(os.path.join(target, name)):
-            return True
-        found = [os.path.join(projects, entry, name) for entry in os.listdir(projects)]
-        newest = max((path for path in found if os.path.isfile(path)), key=os.path.getmtime)
-        os.makedirs(target, 0o700, exist_ok=True)
-        _copy(newest, os.path.join(target, name))
-    except (OSError, ValueError):  # it is not there: the agent says so itself
+        # an agent writes there: a link of one would have somebody's file copied to the next
+        return _bring(open_folder(os.path.join(home, "projects")), _folder_of(work), name)
+    except (OSError, WorkerError):  # it is not there: the agent says so itself
         return False
-    return True
+
+
+def _bring(projects: Folder, goal: str, name: str) -> bool:
+    target = projects.enter(goal)
+    if target and target.stat(name):
+        return True
+    newest, source = 0, -1
+    try:
+        for entry in projects.names():
+            about = projects.stat(entry)
+            folder = projects.enter(entry) if about and stat.S_ISDIR(about.st_mode) else None
+            there = folder.stat(name) if folder else None
+            if not folder or not there or not stat.S_ISREG(there.st_mode):
+                continue
+            if source < 0 or there.st_mtime_ns > newest:
+                found = folder.open(name)
+                if found >= 0:
+                    newest, old, source = there.st_mtime_ns, source, found
+                    if old >= 0:
+                        os.close(old)
+        if source < 0:
+            return False
+        if target is None:
+            os.mkdir(goal, 0o700, dir_fd=projects.fd)
+            target = projects.enter(goal)
+        return target is not None and _copy(source, target.fd, name)
+    finally:
+        if source >= 0:
+            os.close(source)
 
 
 def _folder_of(work: str) -> str:
@@ -55,11 +83,13 @@ def _folder_of(work: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in os.path.realpath(work))
 
 
-def _copy(source: str, target: str) -> None:
-    """Copy a file in one step, for its owner alone."""
-    staged = f"{target}.{os.getpid()}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with open(source, "rb") as old, open(os.open(staged, flags, 0o600), "wb") as new:
+def _copy(source: int, at: int, name: str) -> bool:
+    """Copy an open file into an open folder in one step, for its owner alone."""
+    staged = f"{name}.{os.getpid()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    new = os.open(staged, flags, 0o600, dir_fd=at)
+    with open(source, "rb", closefd=False) as old, open(new, "wb") as copy:
         while chunk := old.read(1 << 20):
-            new.write(chunk)
-    os.rename(staged, target)
+            copy.write(chunk)
+    os.rename(staged, name, src_dir_fd=at, dst_dir_fd=at)
+    return True

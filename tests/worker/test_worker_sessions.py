@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,33 @@ def test_anything_else_is_left_alone(home: Path, tmp_path: Path, argv: tuple[str
     assert not sessions.bring(argv, {"HOME": str(home)}, str(work_of(tmp_path)))
     assert sorted(home.rglob("*")) == before
     assert not sessions.bring(ARGV, {"HOME": "/nowhere"}, str(tmp_path))
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "pipe", "target", "projects"])
+def test_what_an_agent_put_in_the_place_of_a_session_is_not_followed(
+    home: Path, tmp_path: Path, what: str
+) -> None:
+    work, projects = work_of(tmp_path), home / ".claude/projects"
+    private = home / "private"
+    private.mkdir()
+    (private / f"{SESSION}.jsonl").write_text("a key")
+    session = projects / "-w-x-1-work" / f"{SESSION}.jsonl"
+    name = "".join(c if c.isalnum() else "-" for c in str(work.resolve()))
+    if what in ("file", "pipe"):
+        session.unlink()
+    if what == "file":
+        session.symlink_to(private / f"{SESSION}.jsonl")
+    elif what == "pipe":
+        os.mkfifo(session)
+    elif what == "folder":
+        shutil.rmtree(session.parent)
+        session.parent.symlink_to(private)
+    elif what == "target":
+        (private / f"{SESSION}.jsonl").unlink()
+        (projects / name).symlink_to(private)
+    else:
+        shutil.rmtree(projects)
+        projects.symlink_to(home)
+        private.rename(home / "p")
+    assert not sessions.bring(ARGV, {"HOME": str(home)}, str(work))
+    assert not (projects / name).exists() or not any((projects / name).iterdir())
