@@ -9,7 +9,7 @@ import pytest
 
 from outpost_core import faults
 from outpost_core.types import Delivery, Secrets, State
-from outpost_core.worker import recover, status, stop
+from outpost_core.worker import cleaning, recover, status, stop
 
 
 def _git(where, *argv):
@@ -227,3 +227,21 @@ def test_secrets_reach_the_pull_request_command_and_nothing_else(far, rig):
     assert result.pr_url == "https://example.org/pr/1?with=***"
     for path in folder.rglob("*"):
         assert not path.is_file() or b"canary" not in path.read_bytes(), path
+
+
+#: Folders so deep that no path leads there, which errors then name.
+_DEEP = """python3 -c '
+import os
+for _ in range(3000):
+    os.mkdir("d"); os.chdir("d")
+open("f", "w").close()'"""
+
+
+def test_a_tree_as_deep_as_an_agent_likes_fails_its_worker_which_can_be_removed(far, rig):
+    """The message of its result was too long to be believed, and it was recovered for ever."""
+    folder, result = far.run(_order(far, rig, _DEEP))
+    assert result.state is State.FAILED
+    assert result.reason == "commit_failed"
+    assert far.status(folder).state is State.FAILED
+    cleaning.clean(far.root, folder, force=True)
+    assert not folder.exists()

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from outpost_core.worker.words import readable
+from outpost_core.worker.words import make_readable, readable, shortened
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,17 @@ def test_a_result_is_readable(far) -> None:
     kept = (folder / "result.json").read_text()
     assert "\\u001b" not in kept
     assert json.loads(kept)["reason"] == "command_not_found"
+
+
+def test_a_long_text_loses_its_middle() -> None:
+    assert shortened("x" * 10, 10) == "x" * 10
+    short = shortened("a" * 5000 + "b" * 5000, 100)
+    assert len(short) <= 100
+    assert short.startswith("aaa")
+    assert short.endswith("bbb")
+
+
+def test_what_is_too_long_to_be_an_address_is_none() -> None:
+    result = {"message": "", "pr_url": "https://example.invalid/" + "x" * 5000, "session": "y" * 9}
+    make_readable(result)
+    assert result == {"message": "", "pr_url": None, "session": "y" * 9}
