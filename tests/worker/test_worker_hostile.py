@@ -238,9 +238,9 @@ class TestProcesses:
         decoy = f"""
 import os, subprocess, sys, json
 argv = [*{publish.command(Path("x"))[:6]!r}, "run", os.path.dirname(os.getcwd())]
-argv[0:5] = ["python3"]
+argv[0:5] = [sys.executable]
 code = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(1000)"
-made = subprocess.Popen(["python3", "-c", code, *argv[1:]])
+made = subprocess.Popen([sys.executable, "-c", code, *argv[1:]])
 start = int(open(f"/proc/{{made.pid}}/stat").read().rpartition(")")[2].split()[19])
 claim = json.load(open("../supervisor.json"))
 os.unlink("../supervisor.json")
