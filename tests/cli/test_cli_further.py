@@ -99,11 +99,11 @@ class Presets:
 @pytest.fixture
 def delivered(outpost):
     outpost.plugins.append(Presets())
-    done = Result(
-        state=State.DONE, branch="outpost/x-1", commit="c" * 40, session="s-1", agent_began=True,
-        message="wrote it",
-    )  # fmt: skip
     for number, agent in enumerate(("remembers", "forgets")):
+        done = Result(
+            state=State.DONE, branch=f"outpost/x{number}-1", commit="c" * 40, session="s-1",
+            agent_began=True, message="wrote it",
+        )  # fmt: skip
         outpost.here.script(f"x{number}.1", Script(after=0.0, result=done))
         words = ("--rig", "https://example.com/a.git", "--agent", agent, "--title", "T")
         outpost.ok("spawn", f"x{number}", *words, "--on", "here")
@@ -118,10 +118,10 @@ def test_continue_goes_on_with_branch_and_session(delivered):
     order = delivered.here._world.orders["x0.2"]
     assert order.agent.argv == ("remembers", "--session=s-1", "--json", "--", "{prompt}")
     assert order.resume == "c" * 40
-    assert order.delivery.branch == "outpost/x-1"
+    assert order.delivery.branch == "outpost/x0-1"
     assert order.prompt.startswith("also add a test\n")
     # once more, from what that one said
-    done = Result(state=State.DONE, branch="outpost/x-1", commit="d" * 40, session="s-2")
+    done = Result(state=State.DONE, branch="outpost/x0-1", commit="d" * 40, session="s-2")
     delivered.here.finish("x0.2", done)
     delivered.ok("continue", "x0", "and docs")
     order = delivered.here._world.orders["x0.3"]
@@ -141,7 +141,11 @@ def test_continue_tells_what_was_done_where_there_is_no_session(delivered):
         assert order.agent.argv == ("remembers", "--json", "--", "{prompt}")
         assert order.resume == "c" * 40
         assert order.prompt.startswith("more\n")
-        for part in ("ended as done (ok): wrote it.", "on the branch outpost/x-1", "issue x"):
+        for part in (
+            "ended as done (ok): wrote it.",
+            f"on the branch outpost/{order.issue.id}-1",
+            "issue x",
+        ):
             assert part in order.prompt
         assert "Work on issue x" in order.prompt  # the task of before
 
