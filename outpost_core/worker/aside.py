@@ -130,6 +130,8 @@ def _add_unattached(aside: Aside, git: Own, work: str) -> None:
 
     for path in links(git, os.path.join(git.git_dir, "index")):
         top = os.path.join(work, path)
+        if not gitdirs.is_below(work, path) or os.path.islink(top):
+            continue
         if not gitdirs.of(top) and not _is_attached(git, path):
             for folder, _, names in os.walk(top, onerror=note):
                 for whole in (os.path.join(folder, name) for name in names):

@@ -127,6 +127,8 @@ def modules(git_dir: str) -> list[str]:
     """Return the repositories of submodules that a repository holds, and theirs."""
     found: list[str] = []
     folders = [os.path.join(git_dir, "modules")]
+    if os.path.islink(folders[0]):
+        return []
     while folders:
         folder = folders.pop()
         try:

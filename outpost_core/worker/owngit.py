@@ -21,6 +21,7 @@ from outpost_core.worker import files, folders, gitdirs, index, objects, ownfold
 from outpost_core.worker.folders import Folder, StrangeError, open_folder
 from outpost_core.worker.git import Git, write
 from outpost_core.worker.leanjson import dumps, loads
+from outpost_core.worker.outcome import reason_of
 from outpost_core.worker.said import REBASES, Linked, Said, UnusableError, is_hash
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
@@ -210,10 +211,9 @@ class Own(Git):
         try:
             self._take(there, taken, base, objects_too=objects_too)
         except OSError as error:
-            full = error.errno in (28, 122)  # ENOSPC, EDQUOT
             raise WorkerError(
                 f"could not take over {self.theirs}: {error.strerror or error}",
-                reason="disk_full" if full else "commit_failed",
+                reason=reason_of(error, "commit_failed"),
             ) from error
 
     def enter_theirs(self, path: str) -> Folder | None:
