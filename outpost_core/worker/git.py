@@ -14,6 +14,7 @@ import time
 from _thread import _local
 
 from outpost_core.errors import WorkerError
+from outpost_core.worker import launch
 from outpost_core.worker.names import redact, split_rig
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
@@ -151,8 +152,8 @@ def run(
     out_read, out_write = os.pipe()
     err_read, err_write = os.pipe()
     try:
-        pid = os.posix_spawnp(
-            argv[0],
+        pid = os.posix_spawn(
+            launch.find(argv[0], env, "/"),
             argv,
             env,
             file_actions=[
@@ -244,6 +245,7 @@ def environment(environ: Mapping[str, str], *, remote: bool = True) -> dict[str,
     if not remote:
         env["GIT_ALLOW_PROTOCOL"] = "none"
     env.update(
+        PATH=launch.outside(env.get("PATH", "")),
         GIT_TERMINAL_PROMPT="0",
         GIT_ASKPASS="",
         SSH_ASKPASS_REQUIRE="never",
@@ -370,7 +372,8 @@ class Git:
         ]
         argv = [*self._argv, *args]
         try:
-            pid = os.posix_spawnp("git", argv, self._env, file_actions=actions, setsid=True)
+            program = launch.find("git", self._env, "/")
+            pid = os.posix_spawn(program, argv, self._env, file_actions=actions, setsid=True)
         except OSError as error:
             os.close(ours[1])
             os.close(its[0])

@@ -71,6 +71,16 @@ def environment(
     return {**launch.get("env", {}), **order["agent"]["env"], **order["env"], **secrets, **own}
 
 
+def outside(path: str) -> str:
+    """Return a PATH without what lies below the current folder, for programs of ours.
+
+    They run in folders that an agent has written: `./node_modules/.bin`, `.` or an empty part
+    there would have its programs run in place of git, after its end and beyond its fence.
+    """
+    kept = [part for part in path.split(":") if part.startswith("/")]
+    return ":".join(kept) or _DEFAULT_PATH
+
+
 def find(program: str, env: Mapping[str, str], folder: str) -> str:
     """Return the path of a program as a shell in `folder` with that environment would find it.
 

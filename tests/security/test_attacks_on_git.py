@@ -137,3 +137,29 @@ open("y", "w").write("x")
     after = desk.spawn("p-2", "open('after', 'w').write('x')")
     assert " done at" in after, after
     assert desk.tip("outpost/p-2"), "the next worker has a mirror that leads elsewhere"
+
+
+@pytest.mark.parametrize("path", ["./bin:", ":", "bin:.:"])
+def test_programs_of_the_tree_never_run_for_git_ssh_or_their_kind(desk, path):
+    """A PATH that names a folder from where one is, as of node_modules/.bin, or has an empty part.
+
+    What we run ourselves runs in the tree, so that git would be the agent's.
+    """
+    program = desk.trap("program")
+    desk.env["PATH"] = path + desk.env["PATH"]
+    code = f"""
+import shutil
+os.makedirs("bin", exist_ok=True)
+for name in ("git", "git-lfs", "ssh", "sh", "ps", "bd", "gh", "tmux"):
+    for folder in ("bin", "."):
+        shutil.copy({str(program)!r}, folder + "/" + name)
+did("planted")
+"""
+    assert " done at" in desk.spawn("path-1", code)
+    assert desk.tip("outpost/path-1")
+    desk.spawn("path-2", code + "sys.exit(3)")
+    (desk.folder_of("path-2.1") / "work" / "later").write_text("1\n")
+    desk.run("review", "path-1")
+    desk.run("clean", "path-1.1", "path-2.1")
+    desk.nothing_ran()
+    assert desk.said("planted")
