@@ -18,7 +18,8 @@ from outpost_core.errors import UsageError
 from outpost_core.worker import private
 from outpost_core.worker.names import redact
 
-_MARK: Final = Path("mayor", "town.json")
+#: What makes a folder a town.
+MARK: Final = Path("mayor", "town.json")
 #: The list of rigs, in a town.
 RIGS: Final = Path("mayor", "rigs.json")
 
@@ -31,7 +32,7 @@ def towns(environ: Mapping[str, str], folder: Path) -> list[Path]:
     found = [
         up
         for up in (folder, *folder.parents)
-        if os.path.isfile(up / _MARK)  # noqa: PTH113 - also where it may not look
+        if os.path.isfile(up / MARK)  # noqa: PTH113 - also where it may not look
     ]
     named = environ.get("GT_TOWN_ROOT") or environ.get("GT_ROOT")
     return found if not named or Path(named) in found else [*found, Path(named)]
@@ -48,9 +49,35 @@ def town_of(environ: Mapping[str, str], folder: Path) -> Path | None:
     return town_around(folder) or (Path(named) if named else None)
 
 
+def trusted_town(environ: Mapping[str, str], folder: Path) -> Path | None:
+    """Return the nearest town upward of which the user has trusted a file as it is now, or None.
+
+    What a town says beyond its two files (its remote, its settings for others) counts in this one
+    alone: a clone of a stranger's repository may look like a town.
+    """
+    from outpost_core.config import trusted
+    from outpost_core.config.places import FILE_NAME
+
+    def counts(file: Path) -> bool:
+        try:
+            return trusted.verdict(trusted.read_found(file), environ) is trusted.Verdict.TRUSTED
+        except OSError:
+            return False
+
+    return next(
+        (
+            town
+            for town in towns({}, folder)
+            if _is_ours(town)
+            and any(counts(town / file) for file in (Path("config", FILE_NAME), RIGS))
+        ),
+        None,
+    )
+
+
 def _is_ours(town: Path) -> bool:
     try:
-        private.check(str(town / _MARK))
+        private.check(str(town / MARK))
     except OSError:
         return False
     return True

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
+from dataclasses import replace
+from shlex import quote
 from typing import TYPE_CHECKING
 
+from outpost_core.paths import here
 from outpost_core.types import Step
 from outpost_local.setup import steps, town
 from outpost_local.setup.course import Answer, Course, ask
@@ -81,11 +83,17 @@ class _Far:
         if options.town_path is None:
             return
         path = options.town_path
-        near = town.near_town(self._outpost.context.config_dir, os.environ, Path.cwd())
+        cwd = here(os.environ)
+        near = town.near_town(self._outpost.context.config_dir, os.environ, cwd)
 
         async def clone() -> Answer:
             source = await town.find_source(options.town_url, near)
-            return await town.clone(self._course, path, source)
+            answer = await town.clone(self._course, path, source)
+            found = None if source else town.passed_over(os.environ, cwd)
+            if answer.state != "skipped" or found is None:
+                return answer
+            detail = f"{answer.detail}; {found} was found here, and you have not trusted it"
+            return replace(answer, detail=detail, mend=f"outpost trust {quote(str(found))}")
 
         async for step in self._course.step("town", clone, needs=("git",)):
             yield step

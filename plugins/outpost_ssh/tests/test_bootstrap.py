@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from outpost_core.backend import BuildContext
+from outpost_core.config import trusted
 from outpost_core.testing.sshd import Sshd, sshd
 from outpost_core.types import Finding, Step
 from outpost_ssh.options import SshOptions
@@ -241,6 +242,23 @@ def test_a_town_is_cloned_from_its_address(bare: Bare, town: Path, tmp_path: Pat
     said = bare.bootstrap(town_path=str(bare.home / "deep" / "ai"), town_url=f"file://{remote}")
     assert said["town"].state == "done", said
     assert git(bare.home / "deep" / "ai", "remote", "get-url", "origin") == f"file://{remote}"
+
+
+def test_a_town_that_was_only_found_is_not_cloned_there(
+    bare: Bare, town: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A clone of a stranger's repository may look like a town, and name any address."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.chdir(town / "mayor")
+    said = bare.bootstrap(dry_run=True, town_path="~/ai")
+    assert said["town"].state == "skipped", said
+    assert "have not trusted it" in said["town"].detail
+    assert said["town"].mend == f"outpost trust {town}"
+    assert "town config" not in said
+    trusted.trust(trusted.read_found(town / "config" / "outposts.yaml"), os.environ)
+    said = bare.bootstrap(dry_run=True, town_path="~/ai")
+    assert said["town"].state == "would", said
 
 
 def test_another_folder_at_town_path_is_left_alone(bare: Bare, town: Path) -> None:
