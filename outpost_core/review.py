@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Seconds that a fetch may take.
 PATIENCE: Final = 600.0
+#: Bytes of the longest list of commits without parents that is taken from a clone.
+_SHALLOW: Final = 16 * 1024 * 1024
 _WORK, _BASE = "refs/look/work", "refs/look/base"
 
 
@@ -186,8 +188,12 @@ def _borrow(folder: Path, lender: Path) -> None:
     info = folder / "objects" / "info"
     info.mkdir(parents=True, exist_ok=True)
     (info / "alternates").write_text(f"{lender / 'objects'}\n")
-    with contextlib.suppress(FileNotFoundError):
-        (folder / "shallow").write_bytes((lender / "shallow").read_bytes())
+    # it may be a stranger's, where a pipe or a link to a device would keep us reading for ever
+    with contextlib.suppress(OSError):
+        fd = os.open(lender / "shallow", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(fd, "rb") as file:
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                (folder / "shallow").write_bytes(file.read(_SHALLOW))
 
 
 def _bring_work(folder: Path, work: Work) -> str:

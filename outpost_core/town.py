@@ -175,8 +175,10 @@ def _by_prefix(town: Path, listed: Any, rigs: dict[str, str], issue: str) -> str
 
 
 def _routes(file: Path) -> list[dict[str, str]]:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+    from outpost_core.config import trusted
+
+    try:  # a link in somebody's repository may lead to a device that never ends
+        lines = trusted.read_found(file).data.decode().splitlines()
     except (OSError, ValueError):
         return []
     found = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,25 @@ def test_a_town_that_others_can_write_is_none(town: Path) -> None:
     (town / "mayor").chmod(0o777)
     assert town_around(town / "gadgets") is None
     assert rig_of_town(town, "wi-1") is None
+
+
+@pytest.mark.parametrize("kind", ["endless", "pipe", "open to others"])
+def test_routes_of_a_strangers_repository_are_no_endless_reading(town: Path, kind: str) -> None:
+    """Git carries links: one that leads to a device would be read until memory ends."""
+    routes = town / ".beads" / "routes.jsonl"
+    if kind == "open to others":
+        routes.chmod(0o666)
+    else:
+        routes.unlink()
+        os.mkfifo(routes) if kind == "pipe" else routes.symlink_to("/dev/zero")
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from outpost_core.town import rig_of_town\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\n"
+        "print(rig_of_town(Path(sys.argv[1]), 'wi-x-1'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(town)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == WIDGETS, done.stderr[-500:]

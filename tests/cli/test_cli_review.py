@@ -163,3 +163,21 @@ def test_checkout_where_the_repository_itself_is_the_rig(rig, outpost):
     done = rig("checkout", "z", cwd=alone)
     assert done.returncode == 0, done.stderr
     assert (alone / "new").exists()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "endless", "plain"])
+def test_what_a_clone_calls_its_shallow_list_is_read_if_it_is_a_file(tmp_path, kind):
+    from outpost_core.review import _borrow
+
+    lender, folder = tmp_path / "lender", tmp_path / "look"
+    lender.mkdir()
+    folder.mkdir()
+    shallow = lender / "shallow"
+    if kind == "pipe":
+        os.mkfifo(shallow)
+    elif kind == "endless":
+        shallow.symlink_to("/dev/zero")
+    else:
+        shallow.write_text("f" * 40 + "\n")
+    _borrow(folder, lender)
+    assert (folder / "shallow").exists() == (kind == "plain")

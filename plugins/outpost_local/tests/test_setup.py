@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from outpost_core.backend import BuildContext
-from outpost_core.config import trusted
 from outpost_core.errors import UnreachableError
 from outpost_core.testing.processes import entries
 from outpost_core.types import Finding, Step
@@ -424,37 +423,3 @@ def test_a_password_is_used_and_not_shown() -> None:
     assert finding.ok is False
     assert "hunter2" not in finding.detail + finding.mend
     assert "127.0.0.1:9/x.git" in finding.detail
-
-
-def test_a_town_that_was_found_goes_nowhere_before_it_is_trusted(tmp_path: Path) -> None:
-    """Its files, and what its `origin` says, would be at the next host that is set up."""
-
-    def make(folder: Path) -> Path:
-        (folder / "mayor").mkdir(parents=True)
-        (folder / "mayor" / "town.json").write_text("{}")
-        (folder / "mayor" / "rigs.json").write_text('{"rigs": {}}')
-        return folder
-
-    environ = {"HOME": str(tmp_path / "home")}
-    (tmp_path / "home").mkdir()
-    outer = make(tmp_path / "outer")
-    clone = make(outer / "work" / "clone")
-    inside = clone / "src"
-    inside.mkdir()
-    assert town.near_town(None, environ, inside) is None
-    assert town.passed_over(environ, inside) == clone
-    # what the user names counts as it is, and a stranger's clone does not go before it
-    named = {**environ, "GT_TOWN_ROOT": str(make(tmp_path / "named"))}
-    assert town.near_town(None, named, inside) == tmp_path / "named"
-    assert town.near_town(outer / "config", environ, inside) == outer
-    # the nearest of those that are trusted
-    trusted.trust(trusted.read_found(outer / "mayor" / "rigs.json"), environ)
-    assert town.near_town(None, named, inside) == outer
-    assert town.passed_over(environ, inside) is None
-    trusted.trust(trusted.read_found(clone / "mayor" / "rigs.json"), environ)
-    assert town.near_town(None, environ, inside) == clone
-    # not as it is now, and not where others could have written it
-    (clone / "mayor" / "rigs.json").write_text('{"rigs": {"x": {}}}')
-    assert town.near_town(None, environ, inside) == outer
-    (outer / "mayor").chmod(0o777)
-    assert town.near_town(None, environ, inside) is None

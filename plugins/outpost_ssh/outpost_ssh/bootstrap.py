@@ -13,6 +13,7 @@ from outpost_core.paths import here
 from outpost_core.types import Step
 from outpost_local.setup import steps, town
 from outpost_local.setup.course import Answer, Course, ask
+from outpost_ssh.neartown import near_town, passed_over
 from outpost_ssh.scripts import FarShell
 
 if TYPE_CHECKING:
@@ -84,12 +85,12 @@ class _Far:
             return
         path = options.town_path
         cwd = here(os.environ)
-        near = town.near_town(self._outpost.context.config_dir, os.environ, cwd)
+        near = near_town(self._outpost.context.config_dir, os.environ, cwd)
 
         async def clone() -> Answer:
             source = await town.find_source(options.town_url, near)
             answer = await town.clone(self._course, path, source)
-            found = None if source else town.passed_over(os.environ, cwd)
+            found = None if source else passed_over(os.environ, cwd)
             if answer.state != "skipped" or found is None:
                 return answer
             detail = f"{answer.detail}; {found} was found here, and you have not trusted it"

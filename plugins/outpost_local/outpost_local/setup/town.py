@@ -7,13 +7,11 @@ import base64
 import os
 import re
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from outpost_core.errors import OutpostError
-from outpost_core.town import MARK, towns, trusted_town
 from outpost_core.worker.git import environment
 from outpost_core.worker.names import check_rig, split_rig
 from outpost_local.setup.course import LOOK, WORK, Answer, Course, ask
@@ -52,28 +50,6 @@ class Source:
 
     url: str = ""
     folder: Path | None = None
-
-
-def near_town(config_dir: Path | None, environ: Mapping[str, str], cwd: Path) -> Path | None:
-    """Return the town that this side works in.
-
-    It is the configuration's, else the nearest around `cwd` that the user has trusted, else the
-    one that Gas Town's variables name: another machine gets its files, or what its remote has.
-    """
-    named = environ.get("GT_TOWN_ROOT") or environ.get("GT_ROOT")
-    places = (
-        config_dir.parent if config_dir else None,
-        trusted_town(environ, cwd),
-        Path(named) if named else None,
-    )
-    return next((town for town in places if town and (town / MARK).is_file()), None)
-
-
-def passed_over(environ: Mapping[str, str], cwd: Path) -> Path | None:
-    """Return the nearest town around `cwd`, when the user has trusted none there."""
-    if trusted_town(environ, cwd) is not None:
-        return None
-    return next(iter(towns({}, cwd)), None)
 
 
 async def find_source(url: str | None, folder: Path | None) -> Source | None:
