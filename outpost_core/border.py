@@ -42,6 +42,8 @@ _TEXT: Final = 4000
 _LINE: Final = 1000
 _DETAIL: Final = 500
 _SCREEN: Final = 4 * 1024 * 1024
+#: Lines of the message of an error: it fits a screen, with what is to be done below it.
+_LINES: Final = 16
 #: Longest body of mail (see `message.MAX_BODY`), with room for what `gt` adds.
 _BODY: Final = 300 * 1024
 #: No clock is that wrong (2100): a later moment is a lie, and no listing could show it.
@@ -70,7 +72,10 @@ def lines(said: str, limit: int = _TEXT) -> str:
         return said
     first, *more = _unicode(said[:limit]).split("\n")
     kept = [clean(one.strip()) for one in more]
-    return "\n".join([clean(first.rstrip()), *(f"  {one}" for one in kept if one)])
+    told = [f"  {one}" for one in kept if one]
+    if len(told) > _LINES:  # the first say what, the last why
+        told = [*told[: _LINES // 2], f"  ({len(told) - _LINES} lines)", *told[-_LINES // 2 :]]
+    return "\n".join([clean(first.rstrip()), *told])
 
 
 def _unicode(said: str) -> str:

@@ -256,9 +256,10 @@ def check_out(work: Work, around: Around | None) -> str:
             mend=f"cd to a clone of it; outpost diff {work.worker.issue} works anywhere",
         )
     if work.branch is None or work.commit is None:
+        what = f"{redact(work.home)} {work.ref}" if work.ref.startswith("refs/") else work.ref
         raise UsageError(
             f"{work.worker.id} delivered no branch; its unpushed work is {work.ref}",
-            mend=f"git fetch {redact(work.home)} {work.ref} && git switch --detach FETCH_HEAD",
+            mend=f"git fetch {what} && git switch --detach FETCH_HEAD",
         )
     top = around.top
     dirty = _said(git(top, "status", "--porcelain", "--untracked-files=no"), "look at the tree")

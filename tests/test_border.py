@@ -100,3 +100,12 @@ def test_an_endless_list_is_refused_and_a_far_clock_is_not() -> None:
     assert found["gt-1.1"].detail == "at work"
     assert found["gt-1.1"].started_at is not None
     assert found["gt-1.1"].started_at < 2e9
+
+
+def test_an_error_of_many_lines_fits_a_screen_with_its_beginning_and_end() -> None:
+    told = border.lines("\n".join(f"line {n}" for n in range(90))).split("\n")
+    assert len(told) <= 20
+    assert told[:2] == ["line 0", "  line 1"]
+    assert told[-1] == "  line 89"
+    assert "  (73 lines)" in told
+    assert border.lines("a\n b\n\nc").split("\n") == ["a", "  b", "  c"]

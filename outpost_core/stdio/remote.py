@@ -42,6 +42,8 @@ _STEADY: Final = 4
 WAIT: Final = 20.0
 #: Seconds between two tries to follow a log at an outpost that cannot be reached, at most.
 MOST_PAUSE: Final = 15.0
+#: Seconds in which a server says how a worker is shown.
+_VIEWER: Final = 20.0
 #: Workers or messages of one list; more are taken for a list that never ends.
 _MOST_ITEMS: Final = border.MOST_WORKERS
 #: capability → its method, where they are called differently.
@@ -322,8 +324,17 @@ class StdioOutpost(Caller):
         return frozenset(methods | (hello.capabilities & TRAITS.keys()) | {"doctor", "price"})
 
     async def viewer(self, worker: str) -> list[str]:
-        """Return the argv that shows the worker on a terminal of the server's machine."""
-        answer = self._object(await self.call("viewer", {"worker": worker}), "viewer")
+        """Return the argv that shows the worker on a terminal of the server's machine.
+
+        Raises:
+            UnreachableError: the server did not say it in time.
+            OutpostError: it cannot, or says something odd.
+        """
+        # nobody else bounds this: what comes afterwards lasts until the user detaches
+        said = await self._asked(
+            "viewer", {"worker": worker}, repeat=True, patience=_VIEWER - 0.1, deadline=_VIEWER
+        )
+        answer = self._object(said, "viewer")
         argv = answer.get("argv")
         words = [word for word in argv if isinstance(word, str)] if isinstance(argv, list) else []
         if not words or words != argv or any("\0" in word for word in words):

@@ -9,7 +9,7 @@ import pytest
 from remotekit import STATUS, Inner, Scripted, answers, raised, read, silence
 from stdiokit import Bare, Peer, Served, order, served
 
-from outpost_core.errors import PluginError, UnsupportedError
+from outpost_core.errors import PluginError, UnreachableError, UnsupportedError
 from outpost_core.stdio import remote
 from outpost_core.types import Json, State, WorkerStatus
 
@@ -128,5 +128,19 @@ def test_a_list_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(PluginError, match="without an end"):
             await outpost.outpost_list()
         assert outpost.pages == 5
+
+    asyncio.run(run())
+
+
+def test_a_server_that_never_says_how_a_worker_is_shown_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(remote, "_VIEWER", 0.3)
+
+    async def run() -> None:
+        outpost = Scripted(silence, silence)
+        with pytest.raises(UnreachableError, match="did not answer viewer"):
+            await asyncio.wait_for(outpost.viewer("gt-1.1"), 60)
+        await outpost.end()
 
     asyncio.run(run())
