@@ -191,3 +191,32 @@ def test_an_empty_folder_of_an_agent_is_not_needed(inside: Yard) -> None:
     assert result["state"] == "done"
     assert not (inside.home / ".claude").exists()
     assert (folder / files.RESULT).exists()
+
+
+#: Puts a key into a session keyring of its own, or looks for it; the numbers are x86-64's.
+_KEYS = """
+import ctypes, os, platform, sys
+libc = ctypes.CDLL(None)
+add, keyctl = {"x86_64": (248, 250)}.get(platform.machine(), (217, 219))
+if sys.argv[1] == "look":
+    print("FOUND" if libc.syscall(keyctl, 10, -3, b"user", b"outpost-test", 0) > 0 else "none")
+else:
+    libc.syscall(keyctl, 1, None)
+    libc.syscall(add, b"user", b"outpost-test", b"ticket", 6, -3)
+    os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("way", start.WAYS)
+def test_keys_of_the_session_of_its_user_are_out_of_reach(open_path: Path, way: str) -> None:
+    yard = Yard(open_path, os.getuid(), way)
+    script = open_path / "keys.py"
+    script.write_text(_KEYS)
+    yard.argv = [yard.python, "-I", str(script)]
+    seen = subprocess.run(
+        [*yard.argv, yard.python, "-I", str(script), "look"], capture_output=True, check=True
+    )
+    result, log, _ = yard.run(f"{yard.python} -I {script} look")
+    assert result["state"] == "done", (result, log)
+    assert log == "none\n"
+    assert seen.stdout in (b"FOUND\n", b"none\n")  # the latter in a container without keyrings

@@ -44,6 +44,13 @@ LANDLOCK_CREATE_RULESET = 444
 LANDLOCK_ADD_RULE = 445
 LANDLOCK_RESTRICT_SELF = 446
 
+#: The number of `keyctl`, which the C library has no function for, by machine.
+_KEYCTL = {
+    "x86_64": 250, "aarch64": 219, "riscv64": 219, "loongarch64": 219, "s390x": 280,
+    "ppc64le": 271, "i686": 288, "armv7l": 311,
+}  # fmt: skip
+_JOIN_SESSION_KEYRING = 1
+
 _AT_FDCWD = -100
 _AT_RECURSIVE = 0x8000
 #: `_LINUX_CAPABILITY_VERSION_3`, for this thread.
@@ -141,3 +148,14 @@ def drop_capabilities() -> None:
 def forbid_new_rights() -> None:
     """Let no program that is executed from now on get more rights than we have."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def leave_keyring() -> None:
+    """Get an empty session keyring, where the kernel has any: the caller's may hold tickets."""
+    number = _KEYCTL.get(os.uname().machine)
+    if number is None:
+        return
+    try:  # noqa: SIM105 - contextlib would have to be imported
+        call("syscall", number, _JOIN_SESSION_KEYRING, None)
+    except OSError:  # a kernel without keyrings, or a container that has none of them
+        pass

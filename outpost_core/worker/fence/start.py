@@ -238,6 +238,7 @@ def _child(
             if way == NAMESPACE:
                 calls.prctl(calls.PR_SET_DUMPABLE, 0)  # the agent is not to look into this process
             landlock.scope()
+        calls.leave_keyring()
         step = "exec"
         if way == NAMESPACE:
             agent = command.spawn()
