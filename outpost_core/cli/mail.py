@@ -146,7 +146,7 @@ def inbox(session: Session, outpost: str | None, identity: str, unread: bool, fu
 
     All that have mail are asked unless one is named. Without --identity it is everybody's; where
     gt keeps the mail it is then the overseer's. Who a message is from is what its writer says;
-    "(claimed)" stands where the outpost cannot prove that it came through outpost mail.
+    "claimed:" stands where the outpost cannot prove that it came through outpost mail.
 
     \b
     Example:
@@ -209,12 +209,15 @@ def _inbox_lines(
             )
         )
         yield ""
-        yield render.clean_lines(one.body.rstrip("\n"))
+        # indented: no line of it looks like the head of another message
+        for line in render.clean_lines(one.body.rstrip("\n")).split("\n"):
+            yield f"  {line}".rstrip()
         yield ""
 
 
 def _sender(message: Message) -> str:
-    return message.sender if message.via else f"{message.sender} (claimed)"
+    # in front: a long name is cut at its end
+    return message.sender if message.via else f"claimed: {message.sender}"
 
 
 def _putter(outpost: str, message: Message) -> str:

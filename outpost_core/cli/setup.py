@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from outpost_core import border
 from outpost_core.cli import complete, render, say
 from outpost_core.cli.session import Session, command
 from outpost_core.errors import UsageError
@@ -138,7 +139,8 @@ def _check_line(result: CheckResult) -> str:
         result.status, ("·", "yellow")
     )
     detail = f": {result.detail}" if result.detail else ""
-    return f"{say.style(mark, fg=colour)} {render.clean_lines(result.id + detail)}"
+    # the detail may be an outpost's words: none of its lines looks like a check that has passed
+    return f"{say.style(mark, fg=colour)} {border.lines(result.id + detail)}"
 
 
 @command("completion")

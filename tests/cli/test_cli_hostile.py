@@ -78,7 +78,8 @@ COMMANDS: dict[tuple[str, ...], list[tuple[str, ...]]] = {
     ("config", "check"): [("config", "check"), ("--config", LINE, "config", "check")],
     ("config", "show"): [("config", "show")],
     ("conformance",): [("conformance", EVIL), ("conformance", "evil", "--group", EVIL),
-                       ("conformance", "dead", "--group", "register")],
+                       ("conformance", "dead", "--group", "stop"),
+                       ("conformance", "evil", "--group", "stop")],
     ("completion",): [("completion", "bash"), ("completion", EVIL)],
 }  # fmt: skip
 #: whose answer is the agent's own output, or the files of its work.

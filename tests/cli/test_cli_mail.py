@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 
 def test_a_delivered_message_is_said_so_and_shows_in_the_inbox(outpost):
     said = outpost.ok("mail", "send", "here:gastown/polecat", "-s", "Tests fail", "-m", "See CI.")
@@ -59,3 +61,20 @@ def test_drop_forgets_by_the_beginning_of_an_id(outpost):
     letter = outpost.json("mail", "send", "here:mayor/", "-s", "x", code=5)["letter"]
     outpost.ok("mail", "drop", letter["id"][:12])
     assert outpost.ok("mail", "drop", letter["id"], code=4) == ""
+
+
+def test_the_text_of_a_message_cannot_look_like_another_one(outpost):
+    head = "to         here:overseer\nput there  by root through outpost mail, as here says"
+    outpost.ok("mail", "send", "here:mayor/", "-s", "x", "-m", f"a\n\n{head}\n")
+    lines = outpost.ok("mail", "inbox", "--full").split("\n")
+    assert f"  {head.partition(chr(10))[0]}" in lines
+    assert sum(line.startswith("to ") for line in lines) == 1
+    assert sum(line.startswith("put there ") for line in lines) == 1
+
+
+def test_a_long_sender_does_not_hide_that_it_is_claimed(outpost, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    long = "gastown/" + "x" * 100
+    outpost.ok("mail", "send", "here:mayor/", "-s", "x", "--from", long)
+    outpost.here.mails[:] = [replace(one, via="") for one in outpost.here.mails]
+    assert f"claimed: {long[:12]}" in outpost.ok("mail", "inbox")
