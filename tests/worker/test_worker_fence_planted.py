@@ -131,6 +131,8 @@ def test_an_agent_adds_no_server_and_no_command_to_its_users_sessions(inside: Ya
     assert about.read_text() == '{"mcpServers": {}}\n'
     assert snapshot.read_text() == "# of a session of the user\n"
     assert [path.name for path in snapshots.iterdir()] == [snapshot.name]
+    _, log, _ = inside.run(f"ls {inside.root}")
+    assert log == "workers\n"
 
 
 def test_caches_of_shells_and_of_outpost_are_only_read(inside: Yard) -> None:

@@ -120,6 +120,7 @@ def _lend(paths: list[str], behind: dict[str, int], frame: str) -> None:
             copy = "/dev/null"
         calls.mount(copy, path, "", calls.MS_BIND)
     calls.call("umount2", os.fsencode(place), calls.MNT_DETACH, what=place)
+    os.rmdir(place)
 
 
 def _copy(source: str, target: str) -> None:
