@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from outpost_core.config.places import Place
     from outpost_core.config.trusted import Found, Record
 
-#: Lines of what a file says that are shown.
-_LINES = 60
-
 
 @command("trust")
 @click.argument("path", required=False, type=click.Path(path_type=Path))
@@ -149,11 +146,9 @@ def _show(session: Session, found: Sequence[Found]) -> None:
             before = {}
         lines = differences(before, now)
         session.note(render.clean(f"{one.path}:{'' if lines else ' says nothing new'}"))
-        for mark, key, value in lines[:_LINES]:
+        for mark, key, value in lines:  # all: the last one may be what runs a command
             shown = render.clean(f"{key}: {value}")
             session.note(f"  {mark if record else ''}{' ' if record else ''}{shown}")
-        if len(lines) > _LINES:
-            session.note(f"  … and {len(lines) - _LINES} more lines")
 
 
 def _revoke(path: Path) -> list[Record]:

@@ -19,8 +19,6 @@ from outpost_core.worker.names import redact
 if TYPE_CHECKING:
     from outpost_core.backend import Backend
 
-#: Characters of one value that are shown.
-_LONGEST: Final = 300
 _HIDDEN: Final = "***"
 
 
@@ -89,8 +87,8 @@ def _flat(key: str, value: Any) -> Iterator[tuple[str, str]]:
             yield from _flat(f"{key}.{number}", item)
     else:
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        shown = redact(shown)
-        yield key, shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"
+        # whole: what is cut off is what a stranger would hide, and no change there would be seen
+        yield key, redact(shown)
 
 
 def _rigs(path: Path, data: bytes) -> Iterator[tuple[str, str]]:

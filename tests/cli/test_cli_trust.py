@@ -276,3 +276,19 @@ def test_no_module_and_no_plugin_comes_from_the_current_folder(place: Place, way
     assert done.returncode == 0, done.stderr
     assert "evil" not in done.stdout
     assert not place.ran.exists()
+
+
+def test_nothing_is_hidden_behind_much_that_is_harmless(place: Place) -> None:
+    """All that a file says is shown: the last line, and the end of a long one."""
+    many = "".join(f"  - {{name: l{n}, type: local, max_workers: 1}}\n" for n in range(40))
+    place.write("true", many + "  - {name: z, type: exec, command: [the-last]}\n")
+    shown = place.run("trust").stderr
+    assert "the-last" in shown
+    place.write(f": {'x' * 2000}; the-end")
+    assert "the-end" in place.run("trust").stderr
+    place.write(f": {'x' * 2000}; another-end")
+    code, said = place.on_terminal("status", answer="n")
+    assert code == 2
+    assert "another-end" in said
+    assert "says nothing new" not in said
+    assert not place.ran.exists()
