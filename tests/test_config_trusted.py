@@ -394,3 +394,17 @@ def _open_place() -> Path:
 def give_folder(path: Path, user: int) -> Path:
     path.mkdir()
     return give(path, user)
+
+
+def test_no_value_hides_in_what_looks_like_a_password_or_behind_a_name(tmp_path):
+    said = effects(
+        tmp_path / "outposts.yaml",
+        b"outposts:\n"
+        b"- {name: e, type: exec, command: [sh, -c, 'curl http://$(touch${IFS}pwn)@host']}\n"
+        b"- {name: e, type: exec, command: [second]}\n"
+        b"defaults: {x: 'https://me:hunter2@host/'}\n",
+        {},
+    )
+    assert "$(touch${IFS}pwn)" in said["outposts.e.command"]
+    assert "second" in said["outposts.e.command (again)"]
+    assert said["defaults.x"] == "https://***@host/"

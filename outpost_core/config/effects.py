@@ -7,6 +7,7 @@ something; of a town's list of rigs the addresses. What a plugin calls a secret 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 from outpost_core.errors import ConfigError
 from outpost_core.options import option_fields
 from outpost_core.town import RIGS
-from outpost_core.worker.names import redact
 
 if TYPE_CHECKING:
     from outpost_core.backend import Backend
 
 _HIDDEN: Final = "***"
+#: A password in an address; what a shell would obey is none, and is shown.
+_PASSWORD: Final = re.compile(r"(?<=://)((?<!ssh://)[\w.~%+-]+|[\w.~%+-]*:[\w.~%+:-]+)(?=@)")
 
 
 def effects(path: Path, data: bytes, backends: Mapping[str, Backend]) -> dict[str, str]:
@@ -38,7 +40,12 @@ def effects(path: Path, data: bytes, backends: Mapping[str, Backend]) -> dict[st
     from outpost_core.config.marks import Document, decode, plain
 
     root = plain(Document(str(path), decode(data, str(path))).root)
-    return dict(_sections(root if isinstance(root, dict) else {}, backends))
+    found: dict[str, str] = {}
+    for key, value in _sections(root if isinstance(root, dict) else {}, backends):
+        while key in found:  # a name with dots, or one that is there twice, hides no other
+            key += " (again)"  # noqa: PLW2901
+        found[key] = value
+    return found
 
 
 def differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[tuple[str, str, str]]:
@@ -88,7 +95,7 @@ def _flat(key: str, value: Any) -> Iterator[tuple[str, str]]:
     else:
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         # whole: what is cut off is what a stranger would hide, and no change there would be seen
-        yield key, redact(shown)
+        yield key, _PASSWORD.sub("***", shown)
 
 
 def _rigs(path: Path, data: bytes) -> Iterator[tuple[str, str]]:
