@@ -53,7 +53,8 @@ def state_dir(environ: Mapping[str, str]) -> Path:
     """
     if chosen := environ.get("OUTPOST_STATE"):
         return Path(chosen).expanduser().absolute()
-    if base := environ.get("XDG_STATE_HOME"):
+    base = environ.get("XDG_STATE_HOME", "")
+    if base.startswith("/"):  # a relative one is to be ignored, says the specification
         return Path(base) / "outpost"
     own = home(environ)
     if own is None:
