@@ -28,6 +28,12 @@ from outpost_core.types import Order, Result, State, WorkerStatus
 from outpost_core.worker import files, status
 
 
+def rewrite(folder: Path, result: Result) -> None:
+    """Say that a worker ended so, whatever is true."""
+    data: Any = wire.to_json(result)
+    files.store(str(folder), files.RESULT, data)
+
+
 class BelievesTheAgent(ReferenceOutpost):
     """Takes a result that lies where the agent works for the result of the worker."""
 
@@ -174,10 +180,7 @@ class FindsByEnvironment(ReferenceOutpost):
         for pid in (int(claim["pid"]), *mentioning(f"OUTPOST_WORKER={worker}")):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        data: Any = wire.to_json(
-            Result(state=State.STOPPED, reason="stopped", finished_at=time.time())
-        )
-        files.store(str(folder), files.RESULT, data)
+        rewrite(folder, Result(state=State.STOPPED, reason="stopped", finished_at=time.time()))
 
 
 class LeavesWhatIsLeft(ReferenceOutpost):
@@ -190,10 +193,8 @@ class LeavesWhatIsLeft(ReferenceOutpost):
         """Write the result."""
         folder = self.root / files.WORKERS / found.id
         if status.needs_recovery(folder):
-            data: Any = wire.to_json(
-                Result(state=State.LOST, reason="lost_process", finished_at=time.time())
-            )
-            files.store(str(folder), files.RESULT, data)
+            lost = Result(state=State.LOST, reason="lost_process", finished_at=time.time())
+            rewrite(folder, lost)
             return status.read(folder)
         return await super().looked_at(found)
 

@@ -19,11 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from outpost_core import wire
 from outpost_core.backend import Backend
 from outpost_core.errors import ConflictError, NotFoundError, UnreachableError
 from outpost_core.hookspecs import API_VERSION, hookimpl
-from outpost_core.testing.hostilemutants import HOSTILE
+from outpost_core.testing.hostilemutants import HOSTILE, rewrite
 from outpost_core.testing.reference import ReferenceOptions, ReferenceOutpost
 from outpost_core.types import Cleaned, Facts, Message, Order, Result, State, WorkerStatus
 from outpost_core.worker import files, publish, refs, status
@@ -81,7 +80,7 @@ class LeaksChild(ReferenceOutpost):
         for child in children:
             with suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)
-        _rewrite(folder, Result(state=State.STOPPED, reason="stopped", finished_at=time.time()))
+        rewrite(folder, Result(state=State.STOPPED, reason="stopped", finished_at=time.time()))
 
 
 class DoneWhenUnreachable(ReferenceOutpost):
@@ -204,7 +203,7 @@ class ChangesTheEnd(ReferenceOutpost):
             folder = self.folder_of(worker)
             if status.read(folder).state.terminal:
                 self._scanned.clear()
-                _rewrite(folder, Result(state=State.STOPPED, reason="stopped"))
+                rewrite(folder, Result(state=State.STOPPED, reason="stopped"))
 
 
 class ForgetsInterruptedSpawn(ReferenceOutpost):
@@ -300,11 +299,6 @@ class HasEveryProgram(ReferenceOutpost):
 
 def _children(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def _rewrite(folder: Path, result: Result) -> None:
-    data: Any = wire.to_json(result)
-    files.store(str(folder), files.RESULT, data)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

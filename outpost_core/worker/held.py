@@ -12,6 +12,7 @@ import os
 from outpost_core import faults
 from outpost_core.worker import attributes, dirt, notes
 from outpost_core.worker.git import Git, write
+from outpost_core.worker.index import feed
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -121,23 +122,12 @@ def shut_out(
         kind, mode, value = entry
         there = set(value) != {"0"}
         if kind != ".":
-            staged.append(f"{mode} {value}\t{path}\0" if there else f"0 {value}\t{path}\0")
+            staged.append(f"{mode} {value}\t{path}" if there else f"0 {value}\t{path}")
         if there:
-            known.append(f"{path}\0")
+            known.append(path)
     for argv, lines in (("--index-info",), staged), (("--assume-unchanged", "--stdin"), known):
         if lines:
-            listing = os.path.join(folder, f"held-{os.getpid()}")
-            write(listing, "".join(lines))
-            try:
-                git.must(
-                    *("update-index", "-z", *argv),
-                    doing="leave files out",
-                    reason="commit_failed",
-                    stdin=listing,
-                    env=env,
-                )
-            finally:
-                os.unlink(listing)
+            feed(git, argv, lines, folder, env, doing="leave files out")
     return [
         f":(exclude,literal){path}"
         for path in changes.held

@@ -10,6 +10,10 @@ import os
 
 from outpost_core.worker.git import Git, write
 
+TYPE_CHECKING = False  # importing typing would cost as much as three git commands
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
 _ASSUMED = 0x80  # a flag of an entry: `assume-unchanged`
 _LINK = 0xE0  # the upper byte of the mode of a link to a commit
 _MODE = b"\0\0\xe0\0"  # the whole mode of such a link, in every format
@@ -68,12 +72,37 @@ def update(
     Raises:
         WorkerError: `commit_failed` or `disk_full`.
     """
+    feed(git, [*options, "--stdin"], names, folder, env, doing="stage the work")
+
+
+def feed(
+    git: Git,
+    options: Sequence[str],
+    lines: Iterable[str],
+    folder: str,
+    env: Mapping[str, str] | None,
+    *,
+    doing: str,
+) -> None:
+    """Run `git update-index -z OPTIONS` on what the last of them reads, however much that is.
+
+    Args:
+        git: the repository.
+        options: of `git update-index`, the last one `--stdin` or `--index-info`.
+        lines: what it reads, one by one.
+        folder: where they may be put for a moment.
+        env: more environment.
+        doing: what it is for, after "could not".
+
+    Raises:
+        WorkerError: `commit_failed` or `disk_full`.
+    """
     listing = os.path.join(folder, f"paths-{os.getpid()}")
-    write(listing, "".join(f"{name}\0" for name in names))
+    write(listing, "".join(f"{line}\0" for line in lines))
     try:
         git.must(
-            *("update-index", *options, "-z", "--stdin"),
-            doing="stage the work",
+            *("update-index", "-z", *options),
+            doing=doing,
             reason="commit_failed",
             stdin=listing,
             env=env,

@@ -11,10 +11,8 @@ import os
 import stat
 
 from outpost_core.errors import WorkerError
-from outpost_core.worker import folders
 from outpost_core.worker.folders import StrangeError
-from outpost_core.worker.git import write
-from outpost_core.worker.index import links, update
+from outpost_core.worker.index import feed, links, update
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -42,18 +40,8 @@ def settle(git: Own, index: str) -> None:
     stay = [path for path in found if path not in gone]
     moved = {path: tip for path in stay if (tip := _tip(git, path)) not in ("", found[path])}
     if moved:
-        listing = os.path.join(git.folder, f"links-{os.getpid()}")
-        write(listing, "".join(f"160000 {tip}\t{path}\0" for path, tip in moved.items()))
-        try:
-            git.must(
-                *("update-index", "-z", "--index-info"),
-                doing="stage submodules",
-                reason="commit_failed",
-                stdin=listing,
-                env=env,
-            )
-        finally:
-            folders.remove([listing])
+        lines = [f"160000 {tip}\t{path}" for path, tip in moved.items()]
+        feed(git, ["--index-info"], lines, git.folder, env, doing="stage submodules")
     if stay:
         update(git, ["--assume-unchanged"], stay, git.folder, env)
 

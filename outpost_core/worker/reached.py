@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 import stat
 
-from outpost_core.worker import files, folders
+from outpost_core.worker import files
 from outpost_core.worker.folders import Folder, StrangeError
-from outpost_core.worker.git import write
+from outpost_core.worker.index import feed
 from outpost_core.worker.objects import digest
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
@@ -75,24 +75,13 @@ def only(git: Own, folder: str, head: str | None, env: dict[str, str]) -> None:
         if there == value:
             continue
         if there:
-            lines.append(f"{mode} {there}\t{path}\0")
+            lines.append(f"{mode} {there}\t{path}")
         else:
             gone = set(was) == {"0"}
-            lines.append(f"0 {was}\t{path}\0" if gone else f"{before} {was}\t{path}\0")
+            lines.append(f"0 {was}\t{path}" if gone else f"{before} {was}\t{path}")
     if not lines:
         return
-    listing = os.path.join(folder, f"reached-{os.getpid()}")
-    write(listing, "".join(lines))
-    try:
-        git.must(
-            *("update-index", "-z", "--index-info"),
-            doing="stage what was reached",
-            reason="commit_failed",
-            stdin=listing,
-            env=env,
-        )
-    finally:
-        folders.remove([listing])
+    feed(git, ["--index-info"], lines, folder, env, doing="stage what was reached")
 
 
 class _Tree:

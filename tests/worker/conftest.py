@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fencekit import NOBODY
 
 from outpost_core.types import Agent, Issue, Limits, Order, Result, State, WorkerStatus
 from outpost_core.worker import process, publish, recover, seal, status
@@ -158,3 +159,17 @@ def far(tmp_path: Path) -> Iterator[Far]:
 @pytest.fixture(scope="session")
 def python() -> str:
     return sys.executable
+
+
+@pytest.fixture
+def open_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder that every user can come to; pytest's own is closed to others."""
+    place = Path("/var/tmp") / f"fence-{os.getpid()}-{os.urandom(4).hex()}"
+    place.mkdir(mode=0o755)
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture(params=["me", "nobody"])
+def uid(request: pytest.FixtureRequest) -> int:
+    return os.getuid() if request.param == "me" else NOBODY

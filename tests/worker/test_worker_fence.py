@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fencekit import NOBODY, Yard, wait
+from fencekit import Yard, wait
 
 from outpost_core.types import Agent, Issue, Order, State
 from outpost_core.worker import files, process, publish, recover, stop
 from outpost_core.worker.fence import start
-
-
-@pytest.fixture
-def open_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder that every user can come to; pytest's own is closed to others."""
-    place = Path("/var/tmp") / f"fence-{os.getpid()}-{os.urandom(4).hex()}"
-    place.mkdir(mode=0o755)
-    yield place
-    shutil.rmtree(place, ignore_errors=True)
-
-
-@pytest.fixture(params=["me", "nobody"])
-def uid(request: pytest.FixtureRequest) -> int:
-    return os.getuid() if request.param == "me" else NOBODY
 
 
 @pytest.fixture(params=start.WAYS)
