@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from outpost_core.agents import AgentPreset as AgentPreset
+    from outpost_core.assignment import Assignment as Assignment
     from outpost_core.backend import Backend as Backend
     from outpost_core.backend import BuildContext as BuildContext
     from outpost_core.backend import Outpost as Outpost
@@ -19,18 +20,15 @@ if TYPE_CHECKING:
     from outpost_core.backend import option as option
     from outpost_core.hookspecs import API_VERSION as API_VERSION
     from outpost_core.hookspecs import hookimpl as hookimpl
-    from outpost_core.manager import Manager as Manager
-    from outpost_core.policy import Assignment as Assignment
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "API_VERSION": "hookspecs",
     "AgentPreset": "agents",
-    "Assignment": "policy",
+    "Assignment": "assignment",
     "Backend": "backend",
     "BuildContext": "backend",
-    "Manager": "manager",
     "Outpost": "backend",
     "OutpostOptions": "backend",
     "hookimpl": "hookspecs",
@@ -43,7 +41,6 @@ __all__ = [
     "Assignment",
     "Backend",
     "BuildContext",
-    "Manager",
     "Outpost",
     "OutpostOptions",
     "__version__",

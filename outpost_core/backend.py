@@ -6,12 +6,9 @@ import builtins
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from outpost_core.errors import UnsupportedError
-
-if TYPE_CHECKING:
-    from outpost_core.config import Defaults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +43,11 @@ class OutpostOptions:
         """
         return None
 
-    def warnings(self, defaults: Defaults) -> Mapping[str, str]:  # noqa: ARG002
-        """Return what is allowed and hardly meant, for `outpost config check`; pure.
+    def warnings(self, answer_timeout: float) -> Mapping[str, str]:  # noqa: ARG002
+        """Return what is valid but probably a mistake, for `outpost config check`; pure.
 
         Args:
-            defaults: the section `defaults` of the same file.
+            answer_timeout: seconds that every outpost has for an answer (`defaults`).
 
         Returns:
             For the name of an option, what comes of its value, and what to write instead.

@@ -25,7 +25,7 @@ from outpost_core.errors import (
     UnsupportedError,
 )
 from outpost_core.hookspecs import CAPABILITIES
-from outpost_core.worker.files import RIG_CREDENTIAL
+from outpost_core.worker.names import RIG_CREDENTIAL
 
 if TYPE_CHECKING:
     import asyncio  # at run time where it is used: describing outposts is quicker without

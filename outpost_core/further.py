@@ -18,8 +18,7 @@ from outpost_core.intake import Kept, kept_work
 from outpost_core.orders import PROMPT
 from outpost_core.ticket import ASKED_FOR
 from outpost_core.types import Order, Secrets, State, Worker
-from outpost_core.worker.files import RIG_CREDENTIAL
-from outpost_core.worker.names import split_rig
+from outpost_core.worker.names import RIG_CREDENTIAL, split_rig
 
 if TYPE_CHECKING:
     from outpost_core.agents import AgentPreset

@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # annotations alone: `outpost --help` loads none of it
     import click
 
     from outpost_core.agents import AgentPreset
+    from outpost_core.assignment import Assignment
     from outpost_core.backend import Backend
-    from outpost_core.policy import Assignment
     from outpost_core.types import (
         Candidate,
         Cleaned,

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from outpost_core.agents import PRESETS, AgentPreset
+from outpost_core.agents import AgentPreset
 from outpost_core.errors import ConflictError, UsageError
 from outpost_core.issues import BeadsIssues
 from outpost_core.orders import OrderRequest, Surroundings, make_order
+from outpost_core.presets import PRESETS
 from outpost_core.types import Issue, Order, Worker, check_issue_id
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def kept_work(ledger: Ledger, earlier: Mapping[int, Worker], attempt: int) -> Ke
     Only what was ordered here counts: another one's work may have the same id. What is in a bundle
     has the same ref in it, and is at the outpost of its worker alone.
     """
-    from outpost_core.worker.refs import checkpoint_ref, owner_of
+    from outpost_core.worker.names import checkpoint_ref, owner_of
 
     for number in range(attempt - 1, 0, -1):
         worker = earlier.get(number)

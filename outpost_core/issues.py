@@ -176,7 +176,7 @@ def _environment() -> dict[str, str]:
 
     No key of an agent or a cloud is among it, and what is meant for bd is.
     """
-    from outpost_core.worker.publish import base_env
+    from outpost_core.worker.programs import base_env
 
     own = {name: value for name, value in os.environ.items() if name.startswith(_FOR_BD)}
     # a look-up must leave nothing running

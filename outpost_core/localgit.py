@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from outpost_core.errors import UsageError
-from outpost_core.worker.git import environment
 from outpost_core.worker.names import check_rig, redact
+from outpost_core.worker.programs import git_env
 
 #: Seconds for one question to git, all of which read this machine's disk alone.
 PATIENCE: Final = 10.0
@@ -97,7 +97,7 @@ def git(
     env = {**os.environ, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
     if not own:
         here = {name: value for name, value in os.environ.items() if _is_for_git(name)}
-        env = {**here, **environment(os.environ, remote=remote)}
+        env = {**here, **git_env(os.environ, remote=remote)}
     count = int(env.get(_COUNT, "0") or 0) if settings else 0
     for key, value in (settings or {}).items():
         env |= {f"GIT_CONFIG_KEY_{count}": key, f"GIT_CONFIG_VALUE_{count}": value}

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from outpost_core.mail import Mail
     from outpost_core.orders import OrderRequest
     from outpost_core.placement import Placement
-    from outpost_core.policy import Assignment
+    from outpost_core.policy import Ranking
     from outpost_core.presence import Presence
     from outpost_core.recovery import Recovery
     from outpost_core.ticket import Spawned
@@ -404,9 +404,9 @@ class Manager:
 
     def _chosen(
         self, orders: Sequence[Order], on: str | None, health: Mapping[str, Health] | None = None
-    ) -> list[tuple[Assignment, Sequence[Candidate]]]:
+    ) -> list[tuple[Ranking, Sequence[Candidate]]]:
         """Return what the policy says of orders; one whose policy fails is left out."""
-        found: list[tuple[Assignment, Sequence[Candidate]]] = []
+        found: list[tuple[Ranking, Sequence[Candidate]]] = []
         sheets = self.overview.sheets(orders, time.time(), health)
         for order, candidates in zip(orders, sheets, strict=True):
             with suppress(OutpostError):

@@ -11,7 +11,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from outpost_core import agents
+from outpost_core import presets
 from outpost_core.errors import NotFoundError, OutpostError, UsageError
 from outpost_core.localgit import LocalGit, find_rig
 from outpost_core.pullrequest import command_for
@@ -29,8 +29,7 @@ from outpost_core.types import (
     check_env_name,
     check_issue_id,
 )
-from outpost_core.worker.files import RIG_CREDENTIAL
-from outpost_core.worker.names import check_branch, split_rig
+from outpost_core.worker.names import RIG_CREDENTIAL, check_branch, split_rig
 
 if TYPE_CHECKING:
     from outpost_core.agents import AgentPreset
@@ -214,7 +213,7 @@ def _agent(request: OrderRequest, around: Surroundings) -> Agent:
             argv=tuple(_no_nul(word) for word in request.command), interactive=request.interactive
         )
     name = request.agent or around.defaults.agent
-    agent = agents.resolve(
+    agent = presets.resolve(
         name,
         around.presets,
         interactive=request.interactive,

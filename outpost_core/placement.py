@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from outpost_core.fleet import Fleet
     from outpost_core.ledger import Ledger
     from outpost_core.overview import Overview
-    from outpost_core.policy import Assignment
+    from outpost_core.policy import Ranking
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ class Placement:
 
     # --- choosing -----------------------------------------------------------------------------
 
-    def assign(self, order: Order, candidates: Sequence[Candidate], on: str | None) -> Assignment:
+    def assign(self, order: Order, candidates: Sequence[Candidate], on: str | None) -> Ranking:
         """Ask the policy, or take the one outpost that the user named; hard limits hold always.
 
         Raises:

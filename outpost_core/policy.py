@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from outpost_core.assignment import Assignment
+from outpost_core.config.origin import BUILT_IN, Origin
 from outpost_core.errors import PluginError
 from outpost_core.hookspecs import TRAITS, hookimpl
 from outpost_core.nearest import suggest
-from outpost_core.options import BUILT_IN, Origin
 
 if TYPE_CHECKING:
     from outpost_core.conditions import Condition
@@ -108,7 +109,7 @@ class _Plan(NamedTuple):
     reasons: tuple[str, ...]  # one for each of indexes
 
 
-class Assignment:
+class Ranking:
     """A decision: which outposts may take an order, best first.
 
     Worked out only as far as somebody asks: `first` stops at the first that can take it.
@@ -125,7 +126,7 @@ class Assignment:
         self._ranked: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
-        return f"<Assignment {self._order.worker} → {', '.join(self.ranked) or 'nowhere'}>"
+        return f"<Ranking {self._order.worker} → {', '.join(self.ranked) or 'nowhere'}>"
 
     @property
     def first(self) -> str | None:
@@ -269,7 +270,7 @@ _NEEDS: Final = {
 }
 
 
-def assign(policy: PolicyConfig, order: Order, candidates: Sequence[Candidate]) -> Assignment:
+def assign(policy: PolicyConfig, order: Order, candidates: Sequence[Candidate]) -> Ranking:
     """Decide where an order may go.
 
     Args:
@@ -278,17 +279,17 @@ def assign(policy: PolicyConfig, order: Order, candidates: Sequence[Candidate]) 
         candidates: every configured outpost, as it stands now; names are unique.
     """
     fixed = tuple(candidates)
-    return Assignment(policy.plan(order, fixed), order, fixed)
+    return Ranking(policy.plan(order, fixed), order, fixed)
 
 
 def normalise(
-    answer: Assignment | Sequence[str] | None,
+    answer: Ranking | Assignment | Sequence[str] | None,
     order: Order,
     candidates: Sequence[Candidate],
     *,
     rule: str = "a policy plugin",
-) -> Assignment:
-    """Turn what `outpost_assign` answered into an `Assignment` that keeps the hard limits.
+) -> Ranking:
+    """Turn what `outpost_assign` answered into an `Ranking` that keeps the hard limits.
 
     Args:
         answer: an assignment, names of outposts (best first), or None for no opinion.
@@ -301,14 +302,17 @@ def normalise(
     """
     fixed = tuple(candidates)
     if answer is None:
-        return Assignment(PolicyConfig().plan(order, fixed), order, fixed)
-    if isinstance(answer, Assignment):
+        return Ranking(PolicyConfig().plan(order, fixed), order, fixed)
+    if isinstance(answer, Ranking):
         if answer._candidates == fixed:  # noqa: SLF001 - the very same fact sheets
             return answer
         plan = answer._plan  # noqa: SLF001 - of the same module
         known = answer._candidates  # noqa: SLF001
         named = [(known[at].name, why) for at, why in zip(plan.indexes, plan.reasons, strict=True)]
         rule = plan.rule
+    elif isinstance(answer, Assignment):
+        named = [(name, answer.reason or rule) for name in answer.names]
+        rule = answer.reason or rule
     elif isinstance(answer, str) or not isinstance(answer, Sequence):
         raise PluginError(
             f"outpost_assign answered {type(answer).__name__}, not a list of outposts",
@@ -325,7 +329,7 @@ def normalise(
                 mend=suggest(str(name), index),
             )
         reasons.setdefault(index[name], why)
-    return Assignment(_Plan(rule, tuple(reasons), tuple(reasons.values())), order, fixed)
+    return Ranking(_Plan(rule, tuple(reasons), tuple(reasons.values())), order, fixed)
 
 
 class DefaultPolicy:
@@ -339,7 +343,7 @@ class DefaultPolicy:
         self.policy = policy
 
     @hookimpl(trylast=True)
-    def outpost_assign(self, order: Order, candidates: Sequence[Candidate]) -> Assignment:
+    def outpost_assign(self, order: Order, candidates: Sequence[Candidate]) -> Ranking:
         """Decide by overrides, preference and file order."""
         return assign(self.policy, order, candidates)
 

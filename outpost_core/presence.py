@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 from outpost_core.errors import OutpostError
 from outpost_core.policy import requirements
 from outpost_core.types import Facts
-from outpost_core.worker import files, private
+from outpost_core.worker import jsonfiles, private
 
 if TYPE_CHECKING:
     from outpost_core.fleet import Fleet
-    from outpost_core.policy import Assignment
+    from outpost_core.policy import Ranking
     from outpost_core.types import Candidate, Order
 
 FILE: Final = "facts.json"
@@ -32,7 +32,7 @@ FRESH: Final = 3600.0
 AGAIN: Final = 2.0
 
 #: Sheets and choice for some orders, as they stand now.
-Choose = Callable[[Sequence["Order"]], "list[tuple[Assignment, Sequence[Candidate]]]"]
+Choose = Callable[[Sequence["Order"]], "list[tuple[Ranking, Sequence[Candidate]]]"]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -105,7 +105,7 @@ class Presence:
         if known.pop(name, None) is not None:
             self._write(known)
 
-    def _unknown(self, assignment: Assignment, sheets: Sequence[Candidate], count: int) -> set[str]:
+    def _unknown(self, assignment: Ranking, sheets: Sequence[Candidate], count: int) -> set[str]:
         """Return the outposts to ask: those that so many orders would go to.
 
         One that is known to lack something is asked again: it may have been installed since.
@@ -148,7 +148,7 @@ class Presence:
         if self._known is None:
             try:
                 private.claim(str(self.state), make=False)
-                said = files.load(str(self.state), FILE) or {}
+                said = jsonfiles.load(str(self.state), FILE) or {}
             except (OSError, RecursionError):
                 said = {}
             found = {name: _read(entry) for name, entry in said.items()}
@@ -169,7 +169,7 @@ class Presence:
         }
         with suppress(OSError):
             private.claim(str(self.state))
-            files.store(str(self.state), FILE, entries)
+            jsonfiles.store(str(self.state), FILE, entries)
 
 
 def _read(entry: Any) -> tuple[float, Facts] | None:

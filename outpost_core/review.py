@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Final
 from outpost_core import plausible
 from outpost_core.errors import NotFoundError, OutpostError, UsageError
 from outpost_core.localgit import Around, Done, git
-from outpost_core.worker.names import redact
-from outpost_core.worker.refs import owner_of
+from outpost_core.worker.names import owner_of, redact
 
 if TYPE_CHECKING:
     from outpost_core.ledger import Ledger

@@ -15,7 +15,7 @@ from outpost_core.types import Candidate, Event, Explanation, Json, Order, Worke
 from outpost_core.worker.identity import me
 
 if TYPE_CHECKING:
-    from outpost_core.policy import Assignment
+    from outpost_core.policy import Ranking
 
 Tell: TypeAlias = Callable[[Event], None]
 
@@ -89,7 +89,7 @@ class Ticket:
         event = Event(kind=kind, at=time.time(), worker=self.id, outpost=outpost, data=data)
         self.tell(event)
 
-    def chosen(self, assignment: Assignment, candidates: tuple[Candidate, ...]) -> None:
+    def chosen(self, assignment: Ranking, candidates: tuple[Candidate, ...]) -> None:
         """Take over what the policy decided."""
         self.candidates = {sheet.name: sheet for sheet in candidates}
         self.explanation = assignment.explain()

@@ -4,8 +4,9 @@ import pluggy
 import pytest
 
 from outpost_core import hookspecs
-from outpost_core.agents import PRESETS, AgentPreset, BuiltinAgents, resolve
+from outpost_core.agents import AgentPreset
 from outpost_core.errors import UnsupportedError, UsageError
+from outpost_core.presets import PRESETS, BuiltinAgents, resolve
 
 
 def test_the_presets_of_the_issue_are_there_under_their_own_names() -> None:

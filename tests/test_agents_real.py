@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from outpost_core.agents import PRESETS, resolve
+from outpost_core.presets import PRESETS, resolve
 from outpost_core.testing.stubmodel import API_KEY, Mode, StubModel
 from outpost_core.worker import agentout, trust
 

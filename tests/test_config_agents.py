@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core.agents import PRESETS
 from outpost_core.config import Defaults, load_config, settings
 from outpost_core.errors import ConfigError
 from outpost_core.manager import Manager
 from outpost_core.orders import OrderRequest
 from outpost_core.plugins import Plugins
+from outpost_core.presets import PRESETS
 
 
 @pytest.fixture

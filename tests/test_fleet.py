@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from outpost_core.config import Config, OutpostConfig
+from outpost_core.config.origin import BUILT_IN
 from outpost_core.errors import (
     NotFoundError,
     OutpostError,
@@ -20,7 +21,6 @@ from outpost_core.errors import (
 )
 from outpost_core.fleet import Fleet, NotBuiltError, mask
 from outpost_core.hookspecs import hookimpl
-from outpost_core.options import BUILT_IN
 from outpost_core.plugins import Plugins
 from outpost_core.testing import FakeOutpost, fake_backend
 from outpost_core.testing.fake import FakeOptions

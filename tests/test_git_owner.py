@@ -19,7 +19,8 @@ from outpost_core.ledger.schema import MIGRATIONS
 from outpost_core.ledger.store import Store
 from outpost_core.testing.gitrig import GitRig, GitWorker
 from outpost_core.worker import bundles, files, git
-from outpost_core.worker.refs import NOTE, checkpoint_ref, owner_of
+from outpost_core.worker.names import checkpoint_ref, owner_of
+from outpost_core.worker.refs import NOTE
 
 A, B = "a" * 16, "b" * 16
 

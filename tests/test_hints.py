@@ -7,9 +7,9 @@ import re
 import click
 import pytest
 
-from outpost_core.agents import PRESETS
 from outpost_core.cli.app import cli
 from outpost_core.hints import HINTS, next_step
+from outpost_core.presets import PRESETS
 from outpost_core.types import REASONS, Result, State, Worker
 
 #: Ends that are as they were asked for.

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from outpost_core import wire
-from outpost_core.agents import PRESETS
 from outpost_core.config import Defaults, trusted
 from outpost_core.errors import NotFoundError, OutpostError, UsageError
 from outpost_core.localgit import find_rig
 from outpost_core.orders import OrderRequest, Surroundings, make_order
+from outpost_core.presets import PRESETS
 from outpost_core.spending import uncounted
 from outpost_core.types import Issue, Order
-from outpost_core.worker.files import RIG_CREDENTIAL
+from outpost_core.worker.names import RIG_CREDENTIAL
 
 URL = "https://example.com/x.git"
 Make = Callable[..., Order]

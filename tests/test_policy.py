@@ -5,10 +5,10 @@ import pytest
 from outpost_core.conditions import parse
 from outpost_core.errors import PluginError
 from outpost_core.policy import (
-    Assignment,
     DefaultPolicy,
     Override,
     PolicyConfig,
+    Ranking,
     assign,
     needs,
     normalise,
@@ -186,7 +186,7 @@ def test_an_assignment_over_other_facts_is_filtered_by_the_real_ones() -> None:
 def test_the_default_answer_passes_unchanged() -> None:
     facts = candidates()
     answer = DefaultPolicy(POLICY).outpost_assign(order(), facts)
-    assert isinstance(answer, Assignment)
+    assert isinstance(answer, Ranking)
     assert normalise(answer, order(), facts) is answer
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from outpost_core.agents import PRESETS
 from outpost_core.backend import OutpostOptions
 from outpost_core.config import load_config
 from outpost_core.errors import PlacementError, UnreachableError
@@ -21,6 +20,7 @@ from outpost_core.manager import Manager
 from outpost_core.overview import slots_of
 from outpost_core.plugins import PluginReport, Plugins
 from outpost_core.presence import FILE
+from outpost_core.presets import PRESETS
 from outpost_core.testing import FakeOutpost, fake_backend
 from outpost_core.types import Agent, Facts, Issue, Limits, Order, Result, Secrets, State
 

@@ -118,8 +118,8 @@ def end_line(worker: Worker, *, hint: bool = False) -> str:
     if result.checkpoint:
         line += f"\n  unpushed work is kept: {render.clean(result.checkpoint)}"
     if hint:
-        from outpost_core.agents import PRESETS
         from outpost_core.hints import next_step
+        from outpost_core.presets import PRESETS
 
         if step := next_step(worker, PRESETS):
             line += f"\n  → {render.clean(step)}"
@@ -218,7 +218,7 @@ def _where_now(worker: Worker, events: Sequence[Event]) -> Worker:
 
 def _by_hand(worker: Worker, order: Order | None) -> str:
     """Return the command that brings kept work into a clone; "" when there is none."""
-    from outpost_core.worker.refs import checkpoint_ref, owner_of
+    from outpost_core.worker.names import checkpoint_ref, owner_of
 
     kept = worker.result.checkpoint if worker.result is not None else None
     if owner_of(kept, worker.id) is not None:

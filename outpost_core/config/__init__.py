@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.backend import Backend, OutpostOptions, option
+from outpost_core.config.origin import BUILT_IN, Origin
 from outpost_core.config.places import Choice, choose, find_config, new_config
-from outpost_core.options import BUILT_IN, OptionField, Origin, option_fields
+from outpost_core.options import OptionField, option_fields
 from outpost_core.policy import Override, PolicyConfig
 
 if TYPE_CHECKING:
@@ -298,7 +299,7 @@ def warnings(config: Config) -> list[str]:
         if outpost.options is None:
             continue
         try:
-            said = outpost.options.warnings(config.defaults)
+            said = outpost.options.warnings(config.defaults.answer_timeout)
             told = {str(key): str(text) for key, text in said.items()}
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises
             why = f"{type(error).__name__}: {error}".rstrip(": ")

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from outpost_core.agents import PRESETS
 from outpost_core.backend import Backend, OutpostOptions
 from outpost_core.config import (
     PRICE_KEYS,
@@ -20,11 +19,14 @@ from outpost_core.config import (
     OutpostConfig,
     built_in_local,
 )
+from outpost_core.config.convert import OptionError, convert
 from outpost_core.config.marks import Document, Node, caret, plain
+from outpost_core.config.origin import Origin
 from outpost_core.errors import ConfigError, OutpostError
 from outpost_core.nearest import suggest
-from outpost_core.options import OptionError, OptionField, Origin, convert, option_fields
+from outpost_core.options import OptionField, option_fields
 from outpost_core.policy import Override, PolicyConfig
+from outpost_core.presets import PRESETS
 from outpost_core.types import check_env_name
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from typing import Any, Final
 from outpost_core import faults
 from outpost_core.errors import ConfigError, UsageError
 from outpost_core.paths import config_dir
-from outpost_core.worker import files, private
+from outpost_core.worker import jsonfiles, private
 
 FOLDER: Final = "trusted"
 #: Bytes of the largest file that is trusted.
@@ -153,8 +153,8 @@ def trust(found: Found, environ: Mapping[str, str]) -> Record:
         private.make_missing(str(folder.parent))
         private.check(str(folder.parent))
         private.make(str(folder))
-        files.store(str(folder), _name(found.path), body, sync=True)
-        files.sync_folder(str(folder))
+        jsonfiles.store(str(folder), _name(found.path), body, sync=True)
+        jsonfiles.sync_folder(str(folder))
     except OSError as error:
         raise _unwritten(folder, error) from None
     faults.point("config.trusted")
@@ -173,7 +173,7 @@ def revoke(path: Path, environ: Mapping[str, str]) -> Record | None:
         return None
     try:
         (folder / _name(path)).unlink(missing_ok=True)
-        files.sync_folder(str(folder))
+        jsonfiles.sync_folder(str(folder))
     except OSError as error:
         raise _unwritten(folder, error) from None
     return record

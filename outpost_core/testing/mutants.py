@@ -25,7 +25,7 @@ from outpost_core.hookspecs import API_VERSION, hookimpl
 from outpost_core.testing.hostilemutants import HOSTILE, rewrite
 from outpost_core.testing.reference import ReferenceOptions, ReferenceOutpost
 from outpost_core.types import Cleaned, Facts, Message, Order, Result, State, WorkerStatus
-from outpost_core.worker import files, publish, refs, status
+from outpost_core.worker import files, names, publish, status
 
 OUTPOST_API: Final = API_VERSION
 
@@ -255,7 +255,7 @@ class OverwritesForeignRefs(ReferenceOutpost):
         folder = self.root / files.WORKERS / found.id
         order = files.order(str(folder))
         if found.result is not None and order is not None and order["rig"]:
-            push = ["git", "push", "--quiet", order["rig"], f"+HEAD:{refs.ref_of(order)}"]
+            push = ["git", "push", "--quiet", order["rig"], f"+HEAD:{names.ref_of(order)}"]
             work = folder / files.WORK
             await asyncio.to_thread(subprocess.run, push, cwd=work, check=False)
         return found

@@ -34,6 +34,7 @@ from outpost_core.types import (
     split_worker_id,
 )
 from outpost_core.worker import cleaning, files, logs, publish, recover, status, stop
+from outpost_core.worker.programs import base_env, own_env
 
 OUTPOST_API: Final = API_VERSION
 #: A file of that name in the state folder makes the outpost unreachable.
@@ -65,7 +66,7 @@ class ReferenceOutpost(Outpost):
     async def outpost_spawn(self, order: Order) -> WorkerStatus:
         """Publish the order, and start its supervisor unless that has begun."""
         self.check_line()
-        env = publish.base_env(os.environ)
+        env = base_env(os.environ)
         folder, _ = await asyncio.to_thread(
             publish.publish, self.root, order, env, fence=self.fence
         )
@@ -118,7 +119,7 @@ class ReferenceOutpost(Outpost):
     async def outpost_facts(self, programs: Sequence[str]) -> Facts:
         """Look for programs as a worker does."""
         self.check_line()
-        path = publish.base_env(os.environ).get("PATH", os.defpath)
+        path = base_env(os.environ).get("PATH", os.defpath)
         found = {name: shutil.which(name, path=path) or "" for name in programs}
         return Facts(cpus=os.cpu_count(), programs=found)
 
@@ -179,7 +180,7 @@ class ReferenceOutpost(Outpost):
     def environment(self) -> dict[str, str]:
         """Return the environment of what lives on: nothing that may be a secret is in it."""
         fault = {"OUTPOST_FAULT": os.environ.get("OUTPOST_FAULT", "")}
-        return publish.own_env(os.environ) | fault
+        return own_env(os.environ) | fault
 
     async def looked_at(self, found: WorkerStatus) -> WorkerStatus:
         """Tell what has not begun as queued, and finish what has lost its supervisor."""

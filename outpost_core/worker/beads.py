@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 
-from outpost_core.worker.git import environment, surroundings
+from outpost_core.worker.git import surroundings
+from outpost_core.worker.programs import git_env
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _bd(work: str, *args: str) -> tuple[int | None, str]:
     import subprocess
 
     # what the tree holds is the rig's: no key gets there, and git under bd reaches no remote
-    env = {**environment(surroundings(), remote=False), "BEADS_NO_DAEMON": "1"}
+    env = {**git_env(surroundings(), remote=False), "BEADS_NO_DAEMON": "1"}
     try:
         done = subprocess.run(
             ["bd", *args],

@@ -14,7 +14,8 @@ from outpost_core.errors import WorkerError
 from outpost_core.worker import aside, bundles, files, gitdirs, held
 from outpost_core.worker.aside import stashes
 from outpost_core.worker.git import NETWORK_TIMEOUT
-from outpost_core.worker.refs import OwnRef, ref_of, worker_of
+from outpost_core.worker.names import ref_of, worker_of
+from outpost_core.worker.refs import OwnRef
 from outpost_core.worker.resume import CHECKPOINT_MARK
 from outpost_core.worker.snapshot import Taken, commit, linked_work, take
 from outpost_core.worker.workspace import from_mirror, lfs_used, repository

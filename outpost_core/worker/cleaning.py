@@ -20,7 +20,7 @@ from outpost_core.worker import (
     bundles,
     files,
     private,
-    publish,
+    programs,
     removal,
     seal,
     status,
@@ -173,7 +173,7 @@ def _environment(order: dict[str, Any], launched: dict[str, Any]) -> dict[str, s
     Whoever cleans may have secrets in his environment that no program of a rig should see.
     """
     # a program that starts no supervisor has noted none
-    env = launched.get("env") or publish.base_env(os.environ)
+    env = launched.get("env") or programs.base_env(os.environ)
     agent = order.get("agent") or {}
     return {**env, **agent.get("env", {}), **order.get("env", {})}
 

@@ -13,9 +13,10 @@ from outpost_core.errors import OutpostError, WorkerError
 from outpost_core.worker import aside, checkpoint, gitdirs, held, submodules
 from outpost_core.worker.changes import Changes, look
 from outpost_core.worker.committing import check, commit_all, refuse_half_done
-from outpost_core.worker.git import Done, environment, persistently, surroundings
+from outpost_core.worker.git import Done, persistently, surroundings
 from outpost_core.worker.mending import has_files, mend
 from outpost_core.worker.names import redact
+from outpost_core.worker.programs import git_env
 from outpost_core.worker.workspace import from_mirror, lfs_used, repository
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
@@ -420,7 +421,7 @@ def _pull_request(
     }
     argv = [_fill(word, values) for word in order["delivery"]["pr_command"]]
     # In the tree, git and what asks it (gh, glab) would read what the agent configured there.
-    env = {**environment(surroundings()), "GIT_DIR": git.git_dir, "GIT_WORK_TREE": git.work}
+    env = {**git_env(surroundings()), "GIT_DIR": git.git_dir, "GIT_WORK_TREE": git.work}
     printed = ""
     try:
         done = subprocess.run(

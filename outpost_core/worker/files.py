@@ -14,14 +14,15 @@ from __future__ import annotations
 import os
 
 from outpost_core.worker import plain, seal, words
-from outpost_core.worker.leanjson import dumps, loads
+from outpost_core.worker.jsonfiles import MOST, parse, sync_folder
+from outpost_core.worker.leanjson import dumps
 from outpost_core.worker.plain import Broken, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Broken", "write_all"]
+__all__ = ["Broken", "parse", "sync_folder", "write_all"]
 
 STAGING = "staging"
 WORKERS = "workers"
@@ -49,12 +50,9 @@ WORK = "work"
 EXCHANGE = "exchange"  # what the agent is told of besides
 BROKEN = "broken-git-"  # beginning of the names of what was `work/.git`, and had to be made anew
 
-#: Name of the secret that becomes CREDENTIALS and is not for the agent.
-RIG_CREDENTIAL = "OUTPOST_RIG_CREDENTIAL"
 #: Bytes of disk that are taken for the result of a worker before it begins.
 ROOM = 8192
-#: Bytes that a JSON file may have; those that say little, and the order with its texts.
-MOST = 8 << 20
+#: Bytes that some of the files may have: those that say little, and the order with its texts.
 _LIMITS = {CLAIM: 1 << 16, STATE: 1 << 18, STOP: 1 << 16, RESULT: 1 << 18, ORDER: 64 << 20}
 
 
@@ -98,21 +96,6 @@ def content(folder: str | int, name: str) -> bytes | None:
         return plain.content(at, name, most)
     finally:
         os.close(at)
-
-
-def parse(name: str, data: bytes) -> dict[str, Any]:
-    """Return the JSON object that a file's content is.
-
-    Raises:
-        Broken: it is none.
-    """
-    try:
-        value = loads(data.decode("utf-8", "surrogateescape"))
-    except (ValueError, RecursionError):
-        raise Broken(name, "is not JSON") from None
-    if not isinstance(value, dict):
-        raise Broken(name, "is not a JSON object")
-    return value
 
 
 def believed(folder: str, name: str) -> dict[str, Any] | None:
@@ -312,19 +295,6 @@ def discard(path: str) -> None:
         return
     plain.drop(at, name)
     os.close(at)
-
-
-def sync_folder(path: str) -> None:
-    """Bring the names in a folder to the disk.
-
-    Raises:
-        OSError: the disk said no.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def open_plain(path: str, flags: int = os.O_RDONLY) -> int:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 
 from outpost_core.errors import WorkerError
-from outpost_core.worker.git import NOWHERE, Git, read
+from outpost_core.worker.git import Git, read
 from outpost_core.worker.names import redact
+from outpost_core.worker.programs import NOWHERE
 from outpost_core.worker.proof import DamagedError
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands

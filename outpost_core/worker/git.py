@@ -14,7 +14,7 @@ import time
 from _thread import _local
 
 from outpost_core.errors import WorkerError
-from outpost_core.worker import launch
+from outpost_core.worker import programs
 from outpost_core.worker.names import redact, split_rig
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
@@ -30,8 +30,6 @@ NETWORK_TIMEOUT = float(os.environ.get("OUTPOST_GIT_TIMEOUT", "1800"))
 RETRY_DELAYS = tuple(
     float(part) for part in os.environ.get("OUTPOST_GIT_RETRY", "1,3,9,20").split(",") if part
 )
-#: A repository that nobody can make: with it, git asks remotes without any repository's settings.
-NOWHERE = "/dev/null"
 #: The code of a program that is not there, as in a shell.
 MISSING = 127
 #: The descriptor under which a command gets the folder that it works in.
@@ -67,11 +65,6 @@ _SETTINGS = (
     "http.lowSpeedLimit=1",
     "http.lowSpeedTime=120",
 )
-#: Which of the caller's GIT_* variables stay: how to reach remotes, and which configuration.
-_KEPT = ("GIT_SSH", "GIT_SSL_", "GIT_PROXY_", "GIT_HTTP_", "GIT_CONFIG_", "GIT_EXEC_PATH")
-#: What of the caller's environment a git gets that reads this machine alone.
-_LOCAL = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "SHELL", "TERM", "TZ", "TMPDIR")
-_LOCAL_BEGINNINGS = ("LC_", "XDG_", "LD_", "DYLD_", "FAKETIME")
 #: The commands that talk to a remote.
 _REMOTE = frozenset(("fetch", "push", "ls-remote", "lfs", "clone"))
 
@@ -153,7 +146,7 @@ def run(
     err_read, err_write = os.pipe()
     try:
         pid = os.posix_spawn(
-            launch.find(argv[0], env, "/"),
+            programs.find(argv[0], env, "/"),
             argv,
             env,
             file_actions=[
@@ -228,42 +221,6 @@ def _drain(fd: int, parts: list[bytes]) -> bool:
         parts.append(data)
 
 
-def environment(environ: Mapping[str, str], *, remote: bool = True) -> dict[str, str]:
-    """Return the environment of our git commands: the caller's, with nothing that redirects git.
-
-    Args:
-        environ: the caller's.
-        remote: the command talks to a remote, so that ssh and credential helpers get what they
-            may need of it. Any other gets what git itself needs, so that no key of the caller is
-            in a process that reads what others have written, and can reach no remote.
-    """
-    env = {
-        name: value
-        for name, value in environ.items()
-        if (name.startswith(_KEPT) if name.startswith("GIT_") else remote or _is_local(name))
-    }
-    if not remote:
-        env["GIT_ALLOW_PROTOCOL"] = "none"
-    env.update(
-        PATH=launch.outside(env.get("PATH", "")),
-        GIT_TERMINAL_PROMPT="0",
-        GIT_ASKPASS="",
-        SSH_ASKPASS_REQUIRE="never",
-        GIT_OPTIONAL_LOCKS="0",
-        # history is what the objects say: not what a repository has put in their place, and
-        # nothing is fetched from wherever it names because something is missing
-        GIT_NO_REPLACE_OBJECTS="1",
-        GIT_GRAFT_FILE=f"{NOWHERE}/grafts",
-        GIT_NO_LAZY_FETCH="1",
-        LC_ALL="C",
-    )
-    return env
-
-
-def _is_local(name: str) -> bool:
-    return name in _LOCAL or name.startswith(_LOCAL_BEGINNINGS)
-
-
 class _Base(_local):
     """What the environment of git is made from in one thread; None for that of the process."""
 
@@ -330,10 +287,10 @@ class Git:
             places["GIT_WORK_TREE"] = "." if self.top else self.work
         if objects:
             places["GIT_OBJECT_DIRECTORY"] = objects
-        self._env = environment(surroundings(), remote=False) | places
-        self._remote_env = environment(surroundings()) | places
+        self._env = programs.git_env(surroundings(), remote=False) | places
+        self._remote_env = programs.git_env(surroundings()) | places
         place = f"/proc/self/fd/{FOLDER}" if self.top else self.work
-        self._argv = ["git", "-C", place or ("/" if git_dir == NOWHERE else git_dir)]
+        self._argv = ["git", "-C", place or ("/" if git_dir == programs.NOWHERE else git_dir)]
         for setting in _SETTINGS:
             self._argv += ["-c", setting]
         if work and rig:
@@ -372,7 +329,7 @@ class Git:
         ]
         argv = [*self._argv, *args]
         try:
-            program = launch.find("git", self._env, "/")
+            program = programs.find("git", self._env, "/")
             pid = os.posix_spawn(program, argv, self._env, file_actions=actions, setsid=True)
         except OSError as error:
             os.close(ours[1])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 
-from outpost_core.worker import launch, process
+from outpost_core.worker import process, programs
 
 #: Seconds for `ps`, which looks at one process.
 _PATIENCE = 5.0
@@ -53,7 +53,7 @@ def _began(pid: int) -> str:
     try:
         done = subprocess.run(
             ["ps", "-o", "lstart=", "-p", str(pid)],
-            env={"PATH": launch.outside(os.environ.get("PATH", "")), "LC_ALL": "C", "TZ": "UTC0"},
+            env={"PATH": programs.outside(os.environ.get("PATH", "")), "LC_ALL": "C", "TZ": "UTC0"},
             capture_output=True, text=True, check=False, timeout=_PATIENCE,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip

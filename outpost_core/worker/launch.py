@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # not `signal`: see process.py
-import errno
 import os
+
+from outpost_core.worker import programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-_DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 #: Signals that the supervisor (or Python, or a script with `&`, or nohup before it) ignores or
 #: handles, and the agent must not inherit so: all that can be handled.
 RESET = [number for number in range(1, 32) if number not in (_signal.SIGKILL, _signal.SIGSTOP)]
@@ -71,39 +71,6 @@ def environment(
     return {**launch.get("env", {}), **order["agent"]["env"], **order["env"], **secrets, **own}
 
 
-def outside(path: str) -> str:
-    """Return a PATH without what lies below the current folder, for programs of ours.
-
-    They run in folders that an agent has written: `./node_modules/.bin`, `.` or an empty part
-    there would have its programs run in place of git, after its end and beyond its fence.
-    """
-    kept = [part for part in path.split(":") if part.startswith("/")]
-    return ":".join(kept) or _DEFAULT_PATH
-
-
-def find(program: str, env: Mapping[str, str], folder: str) -> str:
-    """Return the path of a program as a shell in `folder` with that environment would find it.
-
-    Raises:
-        FileNotFoundError: it is nowhere.
-        PermissionError: it is there, but is not executable.
-    """
-    if "/" in program:
-        places = [program]
-    else:
-        path = env.get("PATH") or _DEFAULT_PATH
-        places = [os.path.join(part, program) for part in path.split(":")] if program else []
-    found = False
-    for place in places:
-        path = os.path.join(folder, place)
-        if os.access(path, os.X_OK) and not os.path.isdir(path):
-            return path
-        found = found or os.path.exists(path)
-    if found:
-        raise PermissionError(errno.EACCES, "it cannot be executed", program)
-    raise FileNotFoundError(errno.ENOENT, "there is no such command", program)
-
-
 def start(
     argv: list[str], env: Mapping[str, str], folder: str, output: int, terminal: str = ""
 ) -> int:
@@ -123,7 +90,7 @@ def start(
     Raises:
         OSError: it could not be executed; nothing runs.
     """
-    program = find(argv[0] if argv else "", env, folder)
+    program = programs.find(argv[0] if argv else "", env, folder)
     actions: list[tuple[Any, ...]]
     if terminal:
         # opened by the leader of a new session, it becomes that session's controlling terminal

@@ -22,9 +22,10 @@ from outpost_core.errors import WorkerError
 from outpost_core.worker import copies, exposed, guarded, private, store
 from outpost_core.worker.fetching import Fetch, is_ref
 from outpost_core.worker.foresee import explain_fetch
-from outpost_core.worker.git import MISSING, NOWHERE, Git, persistently
+from outpost_core.worker.git import MISSING, Git, persistently
 from outpost_core.worker.mirrorlock import Lock
 from outpost_core.worker.names import split_rig
+from outpost_core.worker.programs import NOWHERE
 from outpost_core.worker.proof import DamagedError, ForgedError
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands

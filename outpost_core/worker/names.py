@@ -1,4 +1,4 @@
-"""What may be a branch, what may be a rig, and what of a rig may be shown. Pure functions.
+"""What branches, rigs and refs may be called, and what of a rig may be shown. Pure functions.
 
 The near side refuses bad names before anything changes; the far side checks again, since it
 trusts no peer.
@@ -7,6 +7,11 @@ trusts no peer.
 from __future__ import annotations
 
 from outpost_core.errors import UsageError
+
+TYPE_CHECKING = False  # importing typing would cost as much as three git commands
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 #: Longest branch in bytes: a component must fit in a file name with git's `.lock` behind it, and
 #: `-<attempt>` may be appended.
@@ -145,3 +150,42 @@ def redact(text: str, rig: str = "") -> str:
 
 def _shown(text: str) -> str:
     return ascii(text if len(text) <= 120 else text[:117] + "...")
+
+
+#: Name of the secret that becomes CREDENTIALS and is not for the agent.
+RIG_CREDENTIAL = "OUTPOST_RIG_CREDENTIAL"
+#: Where the refs for unpushed work are.
+REFS = "refs/outpost/"
+
+
+def worker_of(order: Mapping[str, Any]) -> str:
+    """Return the worker's id: `<issue>.<attempt>`."""
+    return f"{order['issue']['id']}.{order['attempt']}"
+
+
+def checkpoint_ref(worker: str, owner: str = "") -> str:
+    """Return the ref under which a worker's unfinished work is kept.
+
+    Args:
+        worker: its id.
+        owner: the id of the ledger that ordered it; "" for none.
+    """
+    return f"{REFS}{owner}/{worker}" if owner else REFS + worker
+
+
+def ref_of(order: Mapping[str, Any]) -> str:
+    """Return the ref for the unfinished work of an order's worker."""
+    return checkpoint_ref(worker_of(order), order.get("owner") or "")
+
+
+def owner_of(ref: str | None, worker: str) -> str | None:
+    """Return whose ref of a worker this is: an owner, or "" for none.
+
+    None when it is no ref for the unfinished work of that worker.
+    """
+    if ref is None or not ref.startswith(REFS):
+        return None
+    owner, slash, name = ref[len(REFS) :].rpartition("/")
+    if name != worker or (slash and not (owner and set(owner) <= set("0123456789abcdef"))):
+        return None
+    return owner

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +18,6 @@ from outpost_core.worker.leanjson import dumps
 
 #: Seconds after which a staging folder whose maker is gone is swept.
 STALE = 600.0
-
-_PASSED = frozenset(
-    {
-        "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "SHELL", "TZ", "TMPDIR",
-        "SSH_AUTH_SOCK", "TERM", "COLORTERM", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
-        "http_proxy", "https_proxy", "no_proxy", "all_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR",
-        "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO",
-        "OUTPOST_GIT_RETRY", "OUTPOST_GIT_TIMEOUT", "OUTPOST_PR_TIMEOUT",
-    }
-)  # fmt: skip
-_PASSED_BEGINNINGS = ("LC_", "XDG_")
-#: What our own processes need that live on when a command has ended. Whoever may look at them can
-#: read their environment as long as they live, so nothing that may be a secret is among it: no
-#: proxy with a password in its URL, no way to an agent of keys. What git and the agent need besides
-#: is in `launch.json`.
-_OWN = frozenset(
-    {
-        "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "SHELL", "TZ", "TMPDIR",
-        "OUTPOST_GIT_RETRY", "OUTPOST_GIT_TIMEOUT", "OUTPOST_PR_TIMEOUT",
-    }
-)  # fmt: skip
 
 
 def publish(
@@ -198,28 +177,3 @@ def interpreter() -> list[str]:
     import sys
 
     return [sys.executable, "-I", "-S", "-X", "utf8", boot.__file__]
-
-
-def base_env(environ: Mapping[str, str], pass_env: Sequence[str] = ()) -> dict[str, str]:
-    """Return what of the caller's environment every agent gets.
-
-    Args:
-        environ: the caller's.
-        pass_env: names of further variables to pass.
-    """
-    return {
-        name: value
-        for name, value in environ.items()
-        if name in _PASSED or name.startswith(_PASSED_BEGINNINGS) or name in pass_env
-    }
-
-
-def own_env(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what of the caller's environment our own long-lived processes get.
-
-    Args:
-        environ: the caller's.
-    """
-    return {
-        name: value for name, value in environ.items() if name in _OWN or name.startswith("LC_")
-    }

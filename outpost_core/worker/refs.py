@@ -15,12 +15,6 @@ from outpost_core import faults
 from outpost_core.worker import files
 from outpost_core.worker.git import Done, Git
 
-TYPE_CHECKING = False  # importing typing would cost as much as three git commands
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
-SPACE = "refs/outpost/"
 #: In a worker's folder: `{"ref", "seen", "tried"}`: the value that the rig was last seen to have,
 #: and those whose push was begun since then.
 NOTE = "checkpoint-ref.json"
@@ -28,39 +22,6 @@ NOTE = "checkpoint-ref.json"
 _TRIES = 3
 #: Values whose push may have been begun; a rig that refuses each would make the list endless.
 _MOST = 20
-
-
-def worker_of(order: Mapping[str, Any]) -> str:
-    """Return the worker's id: `<issue>.<attempt>`."""
-    return f"{order['issue']['id']}.{order['attempt']}"
-
-
-def checkpoint_ref(worker: str, owner: str = "") -> str:
-    """Return the ref under which a worker's unfinished work is kept.
-
-    Args:
-        worker: its id.
-        owner: the id of the ledger that ordered it; "" for none.
-    """
-    return f"{SPACE}{owner}/{worker}" if owner else SPACE + worker
-
-
-def ref_of(order: Mapping[str, Any]) -> str:
-    """Return the ref for the unfinished work of an order's worker."""
-    return checkpoint_ref(worker_of(order), order.get("owner") or "")
-
-
-def owner_of(ref: str | None, worker: str) -> str | None:
-    """Return whose ref of a worker this is: an owner, or "" for none.
-
-    None when it is no ref for the unfinished work of that worker.
-    """
-    if ref is None or not ref.startswith(SPACE):
-        return None
-    owner, slash, name = ref[len(SPACE) :].rpartition("/")
-    if name != worker or (slash and not (owner and set(owner) <= set("0123456789abcdef"))):
-        return None
-    return owner
 
 
 class OwnRef:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from outpost_core.errors import WorkerError
 from outpost_core.worker import bundles
-from outpost_core.worker.refs import SPACE
+from outpost_core.worker.names import REFS
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def bring(
     Raises:
         WorkerError: `base_not_found`, it is not there or cannot be used.
     """
-    if resume.startswith(SPACE):
+    if resume.startswith(REFS):
         bundle = bundles.find(root, resume)
         if bundle:
             bundles.take(git, bundle, resume)

@@ -8,8 +8,7 @@ import shutil
 from outpost_core.errors import UsageError, WorkerError
 from outpost_core.worker import aside, bundles, files, index
 from outpost_core.worker.git import Git, write
-from outpost_core.worker.names import check_rig, split_rig
-from outpost_core.worker.refs import SPACE
+from outpost_core.worker.names import REFS, check_rig, split_rig
 from outpost_core.worker.submodule_push import resolve
 from outpost_core.worker.submodules import is_ours, named_in
 
@@ -32,7 +31,7 @@ def earlier(order: Mapping[str, Any], root: str) -> str:
         root: the state root.
     """
     resume = order.get("resume") or ""
-    if resume.startswith(SPACE):
+    if resume.startswith(REFS):
         name: str = resume.rpartition("/")[2]
         return name
     if resume or order["attempt"] < 2:

@@ -13,7 +13,18 @@ import sys
 import time
 
 from outpost_core import faults
-from outpost_core.worker import claim, exposed, files, launch, mark, outcome, process, seal, words
+from outpost_core.worker import (
+    claim,
+    exposed,
+    files,
+    launch,
+    mark,
+    names,
+    outcome,
+    process,
+    seal,
+    words,
+)
 from outpost_core.worker.loop import Loop
 from outpost_core.worker.output import Output
 from outpost_core.worker.stopping import Stopping
@@ -268,7 +279,7 @@ class Supervisor:
         from outpost_core.worker.masking import Masker
 
         self._secrets = files.load(self._folder, files.SECRETS) or {}
-        rig = self._secrets.pop(files.RIG_CREDENTIAL, "")
+        rig = self._secrets.pop(names.RIG_CREDENTIAL, "")
         if rig:  # stays, since a recovery has to push too; as in a clone of such a URL
             files.write(os.path.join(self._folder, files.CREDENTIALS), f"{rig}\n".encode())
         os.unlink(path)

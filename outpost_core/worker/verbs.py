@@ -10,6 +10,7 @@ from pathlib import Path
 
 from outpost_core import wire
 from outpost_core.errors import OutpostError
+from outpost_core.worker import programs
 
 _USAGE = """\
 usage: python -m outpost_core.worker publish ROOT <REQUEST
@@ -86,7 +87,7 @@ def _publish(root: Path) -> int:
             raise UsageError(f"the request cannot be read: {error}") from None
         secrets = methods.secrets_of(params)
         order = methods.order_of(params, secrets)
-        folder, made = publish.publish(root, order, publish.base_env(os.environ))
+        folder, made = publish.publish(root, order, programs.base_env(os.environ))
         found = status.read(folder)
         about = wire.to_json(found)
         assert isinstance(about, dict)

@@ -17,7 +17,7 @@ from outpost_core.plugins import PluginReport
 from outpost_core.testing import FakeOutpost
 from outpost_core.types import Agent, Candidate, Issue, Order, Result, Secrets, State, WorkerStatus
 from outpost_core.wire import digest
-from outpost_core.worker.files import RIG_CREDENTIAL
+from outpost_core.worker.names import RIG_CREDENTIAL
 
 
 @pytest.mark.parametrize("answer", [None, "text", [None]])

@@ -15,7 +15,7 @@ import pytest
 from outpost_core import wire
 from outpost_core.errors import ConflictError, OutpostError
 from outpost_core.types import Agent, Issue, Order, Secrets
-from outpost_core.worker import publish
+from outpost_core.worker import programs, publish
 
 CHECKOUT = Path(__file__).parents[2]
 PUBLISH = f"""
@@ -166,7 +166,7 @@ def test_the_base_of_the_environment():
         "AWS_SECRET_ACCESS_KEY": "s",
         "MINE": "1",
     }
-    base = publish.base_env(environ, ("MINE", "MISSING"))
+    base = programs.base_env(environ, ("MINE", "MISSING"))
     assert set(base) == {
         "PATH", "HOME", "LC_ALL", "XDG_CONFIG_HOME", "SSH_AUTH_SOCK", "https_proxy", "MINE",
     }  # fmt: skip

@@ -14,7 +14,7 @@ import pytest
 import outpost_core
 from outpost_core.testing.gitrig import GitRig
 from outpost_core.types import Agent, Delivery, Issue, Order
-from outpost_core.worker import files, publish
+from outpost_core.worker import files, programs, publish
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_work_is_brought_home_by_code_that_is_gone(
         rig=str(rig.path),
         delivery=Delivery(branch="polecat/gt-1", message="m", pr_command=("echo", "http://pr")),
     )
-    env = publish.base_env(os.environ)
+    env = programs.base_env(os.environ)
     folder, _ = publish.publish(tmp_path / "state", order, env, fence={"mode": "off"})
     boot = str(installed / "outpost_core/worker/boot.py")
     subprocess.run(

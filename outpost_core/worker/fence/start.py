@@ -6,7 +6,7 @@ import _signal  # type: ignore[import-not-found]  # not `signal`: see process.py
 import fcntl
 import os
 
-from outpost_core.worker import launch
+from outpost_core.worker import launch, programs
 from outpost_core.worker.fence import calls, init, landlock, namespace, places
 
 TYPE_CHECKING = False
@@ -75,7 +75,7 @@ class Command:
         output: int,
         terminal: str = "",
     ) -> None:
-        self.program = launch.find(argv[0] if argv else "", env, folder)
+        self.program = programs.find(argv[0] if argv else "", env, folder)
         self.argv = argv
         self.env = env
         self.folder = folder

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from outpost_core import children
-from outpost_core.agents import PRESETS, AgentPreset, logged_in
+from outpost_core.agents import AgentPreset, logged_in
 from outpost_core.errors import OutpostError
+from outpost_core.presets import PRESETS
 from outpost_core.types import Finding
 from outpost_core.worker import cleaning
 from outpost_local import fencing, guards

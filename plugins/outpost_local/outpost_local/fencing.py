@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from outpost_core import paths
 from outpost_core.errors import UsageError
 from outpost_core.types import Finding
-from outpost_core.worker import publish
+from outpost_core.worker import programs, publish
 from outpost_local.options import Fence, LocalOptions
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def probe() -> dict[str, Any]:
     argv = [*publish.interpreter(), "fence"]
     try:
         done = subprocess.run(
-            argv, env=publish.base_env(os.environ), capture_output=True, text=True,
+            argv, env=programs.base_env(os.environ), capture_output=True, text=True,
             timeout=_TIMEOUT, check=True, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         said: dict[str, Any] = json.loads(done.stdout)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from outpost_core import faults, paths, terminfo
-from outpost_core.agents import PRESETS, logged_in
+from outpost_core.agents import logged_in
 from outpost_core.backend import BuildContext, Outpost
 from outpost_core.errors import (
     NotFoundError,
@@ -31,6 +31,7 @@ from outpost_core.errors import (
     UsageError,
 )
 from outpost_core.hookspecs import hookimpl
+from outpost_core.presets import PRESETS
 from outpost_core.types import (
     Cleaned,
     Facts,
@@ -43,7 +44,7 @@ from outpost_core.types import (
     WorkerStatus,
     split_worker_id,
 )
-from outpost_core.worker import cleaning, files, logs, private, publish, status, stop
+from outpost_core.worker import cleaning, files, logs, private, programs, publish, status, stop
 from outpost_local import console, fencing, guards
 from outpost_local.detached import Detached
 from outpost_local.dialogs import question
@@ -125,7 +126,7 @@ class LocalOutpost(Outpost):
         )
 
     def _make_agent_env(self, context: BuildContext) -> dict[str, str]:
-        env = publish.base_env(os.environ, self.options.pass_env)
+        env = programs.base_env(os.environ, self.options.pass_env)
         if self.options.agent_path:
             own = [str(Path(folder).expanduser()) for folder in self.options.agent_path]
             env["PATH"] = os.pathsep.join([*own, env.get("PATH", os.defpath)])
@@ -482,7 +483,7 @@ class LocalOutpost(Outpost):
         with cleaning.locked(folder) as free:
             start = free and self._is_due("recover", found.id)
         if start:
-            env = publish.own_env(os.environ) | fault()
+            env = programs.own_env(os.environ) | fault()
             self._detached.start(publish.command(folder, "recover"), env)
         return dataclasses.replace(
             found,

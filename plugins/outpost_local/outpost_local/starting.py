@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from outpost_core.errors import SpawnRefusedError
-from outpost_core.worker import cleaning, files, publish, status
+from outpost_core.worker import cleaning, files, programs, publish, status
 from outpost_local.detached import Detached
 from outpost_local.options import Mode
 from outpost_local.tmux import Tmux, TmuxError
@@ -66,7 +66,7 @@ class Starter:
     def _start_detached(self, folder: Path) -> Exception | None:
         try:
             (folder / NO_TERMINAL).touch(mode=0o600)
-            self._detached.start(publish.command(folder), publish.own_env(os.environ) | fault())
+            self._detached.start(publish.command(folder), programs.own_env(os.environ) | fault())
         except OSError as error:
             return self._withdraw(folder, f"its process cannot be started: {error.strerror}")
         return None

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from outpost_core import terminfo
 from outpost_core.errors import OutpostError
-from outpost_core.worker import publish, sockets
+from outpost_core.worker import programs, sockets
 
 if TYPE_CHECKING:
     from libtmux import Server
@@ -175,7 +175,7 @@ class Tmux:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
-                    env=publish.own_env(os.environ),
+                    env=programs.own_env(os.environ),
                     cwd="/",
                     check=False,
                 )

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from outpost_core import wire
-from outpost_core.agents import PRESETS
 from outpost_core.config import Defaults
 from outpost_core.orders import OrderRequest, Surroundings, make_order
+from outpost_core.presets import PRESETS
 from outpost_core.types import Order, Result, State
-from outpost_core.worker import cleaning, files, publish, recover
+from outpost_core.worker import cleaning, files, programs, publish, recover
 
 USER, PASSWORD = "me", "pass-w0rd-canary"
 
@@ -100,7 +100,7 @@ class Rig:
         )
         request = OrderRequest(issue="gt-1", rig=self.url, command=("sh", "-c", script))
         order = make_order(request, around)
-        env = publish.base_env(os.environ) | {"GIT_CONFIG_GLOBAL": "/dev/null"}
+        env = programs.base_env(os.environ) | {"GIT_CONFIG_GLOBAL": "/dev/null"}
         folder, _ = publish.publish(self.root, order, env, fence={"mode": fence})
         environ = env | ({"OUTPOST_FAULT": fault} if fault else {})
         subprocess.run(publish.command(folder), env=environ, timeout=60, check=False)

@@ -8,15 +8,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from outpost_core.backend import OutpostOptions, option
 from outpost_core.errors import UsageError
 from outpost_core.units import format_duration
 from outpost_local.options import Fence, Mode, check_fence
-
-if TYPE_CHECKING:
-    from outpost_core.config import Defaults
 
 #: What an SSH outpost can at most do.
 CAPABILITIES: Final = frozenset(
@@ -256,12 +253,12 @@ class SshOptions(OutpostOptions):
         """Seconds for what a host has to answer to at once: `connect_timeout`, else 8."""
         return self.connect_timeout or CONNECT_TIMEOUT
 
-    def warnings(self, defaults: Defaults) -> Mapping[str, str]:
+    def warnings(self, answer_timeout: float) -> Mapping[str, str]:
         """Warn of a host that is given up before it can be said why it does not answer."""
-        if self.patience < defaults.answer_timeout:
+        if self.patience < answer_timeout:
             return {}
         connect = format_duration(self.patience)
-        answer = format_duration(defaults.answer_timeout)
+        answer = format_duration(answer_timeout)
         return {
             "connect_timeout": f"connecting may take {connect}, and answer_timeout ends all waiting"
             f" after {answer}: of a host that is not there it is told only that it did not answer,"

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
-from outpost_core.agents import PRESETS
+from outpost_core.presets import PRESETS
 from outpost_local.doctor import NOT_INSTALLED
 from outpost_local.setup.course import Answer, Course, ask
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from outpost_core.errors import OutpostError
-from outpost_core.worker.git import environment
 from outpost_core.worker.names import check_rig, split_rig
+from outpost_core.worker.programs import git_env
 from outpost_local.setup.course import LOOK, WORK, Answer, Course, ask
 
 #: The most bytes of a town without a remote that are sent as a bundle.
@@ -185,7 +185,7 @@ async def _git(folder: Path, *words: str) -> str | None:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
-            env=environment(os.environ, remote=False),
+            env=git_env(os.environ, remote=False),
         )  # fmt: skip
     except OSError:
         return None

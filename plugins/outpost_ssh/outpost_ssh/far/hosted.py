@@ -24,7 +24,8 @@ from outpost_core import faults
 from outpost_core.errors import SpawnRefusedError, UsageError, WorkerError
 from outpost_core.worker import copies, files, guarded, private, store
 from outpost_core.worker.copies import HOSTED, KNOWN
-from outpost_core.worker.git import Git, environment, write
+from outpost_core.worker.git import Git, write
+from outpost_core.worker.programs import git_env
 from outpost_ssh.far.snapshot import LONGEST_HEAD, OWN, Snapshot, check_oid
 
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,39}-[0-9a-f]{32}", re.ASCII)
@@ -230,7 +231,7 @@ class Hosted:
         import tempfile  # seldom needed
 
         argv = ["git", *_SETTINGS, *args]
-        env = {**environment(os.environ, remote=False), "GIT_DIR": str(self.path)}
+        env = {**git_env(os.environ, remote=False), "GIT_DIR": str(self.path)}
         with contextlib.ExitStack() as stack:
             if stdin is None:
                 stdin = stack.enter_context(tempfile.TemporaryFile())
@@ -386,7 +387,7 @@ class Hosted:
             lines += [f"^{value}\n" for value in known]
         argv = ["pack-objects", "--revs", "--stdout", "--thin", "--delta-base-offset", "-q"]
         with file.open("wb") as out:
-            env = {**environment(os.environ, remote=False), "GIT_DIR": str(self.path)}
+            env = {**git_env(os.environ, remote=False), "GIT_DIR": str(self.path)}
             done = subprocess.run(
                 ["git", *_SETTINGS, *argv],
                 cwd=self.path,

@@ -19,7 +19,7 @@ from outpost_core.hookspecs import hookimpl
 from outpost_core.types import Cleaned, Order, Result, State, WorkerStatus
 from outpost_core.worker import files, status
 from outpost_core.worker.copies import HOSTED
-from outpost_core.worker.refs import owner_of
+from outpost_core.worker.names import owner_of
 from outpost_local.options import LocalOptions
 from outpost_local.outpost import LocalOutpost
 from outpost_ssh.far import unused

@@ -48,8 +48,7 @@ from outpost_core.errors import (
 from outpost_core.types import Json, split_worker_id
 from outpost_core.worker import files, private, status
 from outpost_core.worker.copies import HOSTED
-from outpost_core.worker.names import check_branch
-from outpost_core.worker.refs import checkpoint_ref, owner_of, ref_of
+from outpost_core.worker.names import check_branch, checkpoint_ref, owner_of, ref_of
 from outpost_ssh.far.hosted import Hosted, MissingError
 from outpost_ssh.far.hosting import HostingOutpost, copy_of, note_home
 from outpost_ssh.far.snapshot import check_oid, told

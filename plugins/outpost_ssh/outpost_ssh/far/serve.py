@@ -20,7 +20,7 @@ from outpost_core.backend import BuildContext
 from outpost_core.errors import UsageError
 from outpost_core.hookspecs import hookimpl
 from outpost_core.stdio import server
-from outpost_core.worker import publish
+from outpost_core.worker import programs
 from outpost_local.options import Fence, LocalOptions, Mode
 from outpost_ssh.far import login, rigs
 from outpost_ssh.far.hosting import HostingOutpost
@@ -116,7 +116,7 @@ class FarOutpost(HostingOutpost):
                 self._agent_env = self._make_agent_env(self.context)
 
     def _take(self, told: Mapping[str, str], options: LocalOptions) -> None:
-        os.environ.update(publish.base_env(told, options.pass_env))
+        os.environ.update(programs.base_env(told, options.pass_env))
         self._entered = True
 
 

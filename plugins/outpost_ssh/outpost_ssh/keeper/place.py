@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from outpost_core.worker import private, publish
+from outpost_core.worker import private, programs
 from outpost_ssh.options import SshOptions
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
         environ: the caller's.
     """
     needed = {name: environ[name] for name in _NEEDED if name in environ}
-    return {**publish.own_env(environ), **needed, "PYTHONSAFEPATH": "1"}
+    return {**programs.own_env(environ), **needed, "PYTHONSAFEPATH": "1"}
 
 
 def _folder() -> Path | None:

@@ -20,7 +20,7 @@ from outpost_core import faults, wire
 from outpost_core.errors import NotFoundError, OutpostError
 from outpost_core.types import Cleaned, Json, State, WorkerStatus
 from outpost_core.worker import private
-from outpost_core.worker.refs import owner_of
+from outpost_core.worker.names import owner_of
 from outpost_ssh.far.hosting import WAITS
 from outpost_ssh.far.snapshot import check_oid
 from outpost_ssh.rigs.fetching import Fetching

@@ -23,8 +23,9 @@ from typing import IO, Final
 from outpost_core import children
 from outpost_core.errors import OutpostError
 from outpost_core.worker import private
-from outpost_core.worker.git import environment, read
+from outpost_core.worker.git import read
 from outpost_core.worker.names import redact
+from outpost_core.worker.programs import git_env
 from outpost_ssh.far.snapshot import OWN, Snapshot
 
 _SETTINGS: Final = (
@@ -101,7 +102,7 @@ async def git(
     Raises:
         GitError: git cannot be started.
     """
-    env = {**environment(os.environ, remote=False), "GIT_DIR": str(git_dir)}
+    env = {**git_env(os.environ, remote=False), "GIT_DIR": str(git_dir)}
     if args[0] in ("push", "fetch"):  # from one repository of this machine to another
         env["GIT_ALLOW_PROTOCOL"] = "file"
     try:

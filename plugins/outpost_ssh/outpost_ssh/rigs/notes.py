@@ -17,8 +17,7 @@ from typing import Any, Final
 from outpost_core.errors import OutpostError, UsageError
 from outpost_core.types import Order, WorkerStatus
 from outpost_core.worker import files, private
-from outpost_core.worker.names import check_branch
-from outpost_core.worker.refs import checkpoint_ref, owner_of
+from outpost_core.worker.names import check_branch, checkpoint_ref, owner_of
 from outpost_ssh.far.snapshot import check_oid
 
 #: Places of notes: not home yet; home, and not cleaned yet; being cleaned.
