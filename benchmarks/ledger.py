@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 from outpost_core import wire
-from outpost_core.ledger import Ledger, Outcome, Reservation
 from outpost_core.types import Agent, Issue, Order
+from outpost_manager.ledger import Ledger, Outcome, Reservation
 
 PROCESSES = 8
 SECONDS = 1.0

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from benchmarks.harness import Row, ms
-from outpost_core.manager import Manager
 from outpost_core.types import Agent, Issue, Limits, Order
+from outpost_manager.manager import Manager
 
 SIZE = 200 * 1024 * 1024
 LINES = 60

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import asyncssh
+from peers.sshd import Sshd, sshd
 
 from benchmarks.harness import Row, ms
 from outpost_core.backend import BuildContext
-from outpost_core.manager import Manager
-from outpost_core.testing.sshd import Sshd, sshd
 from outpost_core.types import Agent, Health, Issue, Limits, Order, State
+from outpost_manager.manager import Manager
 from outpost_ssh.options import SshOptions
 from outpost_ssh.outpost import SshOutpost
 

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 from benchmarks.harness import Row, median_of, ms
-from outpost_core.manager import Manager
-from outpost_core.plugins import PluginReport, Plugins
-from outpost_core.testing import FakeOutpost, fake_backend
+from outpost_core.discovery import PluginReport, Plugins
 from outpost_core.types import Agent, Issue, Order
+from outpost_manager.manager import Manager
+from outpost_testing import FakeOutpost, fake_backend
 
 OUTPOSTS, WORKERS = 100, 10_000
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.harness import Row, ms
-from outpost_core.manager import Manager
 from outpost_core.types import Agent, Delivery, Issue, Limits, Order, State
+from outpost_manager.manager import Manager
 
 GIT_ENV = {
     "GIT_AUTHOR_NAME": "bench", "GIT_AUTHOR_EMAIL": "bench@example.com",

@@ -1,7 +1,7 @@
 """Outpost: run coding agents on issues of a git repository, wherever there is room.
 
 One import gives a plugin author what a plugin needs; each name is loaded when first used, so
-that `import outpost_core.worker` on the far side costs nothing.
+that `import outpost_worker` on the far side costs nothing.
 """
 
 from __future__ import annotations

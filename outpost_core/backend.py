@@ -98,10 +98,13 @@ class BuildContext:
     Args:
         state_dir: this outpost's own folder under the state folder, private, may not exist yet.
         config_dir: folder of `outposts.yaml`, to resolve relative paths; None without a file.
+        trusts: whether the user has trusted a file of a folder that was only found, as it is now
+            (`outpost trust`); what such a folder says counts for nothing before.
     """
 
     state_dir: Path
     config_dir: Path | None = None
+    trusts: Callable[[Path], bool] = field(default=lambda _: False, repr=False, compare=False)
 
 
 class Dialogue(Protocol):

@@ -15,7 +15,7 @@
     ├── LedgerError               the ledger cannot be read or written              (exit 1)
     └── WorkerError               the far side could not do a step, with its reason (exit 1)
 
-Every error names the thing, the cause and the next step: `message` says the first two, `mend`
+Every error names the thing, the cause and the next step: `message` says the first two, `hint`
 the last. Standard library only, since the far side raises them too.
 """
 
@@ -27,18 +27,18 @@ class OutpostError(Exception):
 
     Args:
         message: what failed and why, one or few lines, no secrets.
-        mend: what the user can do next, as a sentence or a command; may be empty.
+        hint: what the user can do next, as a sentence or a command; may be empty.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, mend: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.mend = mend
+        self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message}\n  → {self.mend}" if self.mend else self.message
+        return f"{self.message}\n  → {self.hint}" if self.hint else self.message
 
 
 class UsageError(OutpostError):
@@ -52,7 +52,7 @@ class ConfigError(UsageError):
 
     Args:
         message: what is wrong.
-        mend: the nearest right word or what to write instead.
+        hint: the nearest right word or what to write instead.
         file: path of the file as the user knows it, or "" when there is none.
         line: 1-based line of the mistake, 0 when unknown.
         column: 1-based column of the mistake, 0 when unknown.
@@ -63,13 +63,13 @@ class ConfigError(UsageError):
         self,
         message: str,
         *,
-        mend: str = "",
+        hint: str = "",
         file: str = "",
         line: int = 0,
         column: int = 0,
         snippet: str = "",
     ) -> None:
-        super().__init__(message, mend=mend)
+        super().__init__(message, hint=hint)
         self.file = file
         self.line = line
         self.column = column
@@ -80,7 +80,7 @@ class ConfigError(UsageError):
         text = f"{where}: {self.message}" if where else self.message
         if self.snippet:
             text += f"\n{self.snippet}"
-        return f"{text}\n  → {self.mend}" if self.mend else text
+        return f"{text}\n  → {self.hint}" if self.hint else text
 
 
 class PluginError(OutpostError):
@@ -127,15 +127,15 @@ class UnreachableError(OutpostError):
 
     Args:
         message: what was tried and what came back.
-        mend: the next step.
+        hint: the next step.
         sent: False only when it is certain that the request never left this side, so that a
             spawn may go to the next outpost. True (the default) means that it may have arrived.
     """
 
     exit_code = 5
 
-    def __init__(self, message: str, *, mend: str = "", sent: bool = True) -> None:
-        super().__init__(message, mend=mend)
+    def __init__(self, message: str, *, hint: str = "", sent: bool = True) -> None:
+        super().__init__(message, hint=hint)
         self.sent = sent
 
 
@@ -151,6 +151,6 @@ class WorkerError(OutpostError):
         reason: the stable reason code that goes into the result (see `types.REASONS`).
     """
 
-    def __init__(self, message: str, *, reason: str, mend: str = "") -> None:
-        super().__init__(message, mend=mend)
+    def __init__(self, message: str, *, reason: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
         self.reason = reason

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Final
 import pluggy
 
 if TYPE_CHECKING:  # annotations alone: `outpost --help` loads none of it
-    import click
-
     from outpost_core.agents import AgentPreset
     from outpost_core.assignment import Assignment
     from outpost_core.backend import Backend
@@ -178,7 +176,7 @@ async def outpost_facts(programs: Sequence[str]) -> Facts:
 
 @hookspec
 async def outpost_doctor(rig: str | None) -> Sequence[Finding]:
-    """Look at everything a worker needs here and say what is missing, with the mend.
+    """Look at everything a worker needs here and say what is missing, with the hint.
 
     Args:
         rig: also whether a branch could be pushed to this repository from there; None: not asked.
@@ -240,7 +238,7 @@ def outpost_event(event: Event) -> None:
 
 
 @hookspec
-def outpost_commands() -> Sequence[click.Command]:
+def outpost_commands() -> Sequence[object]:
     """Return further commands for the `outpost` command line; see the guide «Add a command»."""
     raise NotImplementedError
 

@@ -110,7 +110,7 @@ def _describe(options: type, f: dataclasses.Field[Any], hint: Any) -> OptionFiel
         raise PluginError(
             f"the option {f.name!r} of {options.__module__}.{options.__qualname__} has the type"
             f" {hint}, which options cannot have",
-            mend="use str, int, float, bool, Path, tuple[str, ...], dict[str, str] or a StrEnum",
+            hint="use str, int, float, bool, Path, tuple[str, ...], dict[str, str] or a StrEnum",
         )
     required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     made = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default

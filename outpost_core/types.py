@@ -139,7 +139,7 @@ def check_issue_id(issue: str) -> str:
         shown = ascii(issue if len(issue) <= 80 else issue[:77] + "...")
         raise UsageError(
             f"{shown} is not an issue id",
-            mend=f"use 1 to {MAX_ISSUE_ID} letters, digits, '.', '_' or '-', starting with a"
+            hint=f"use 1 to {MAX_ISSUE_ID} letters, digits, '.', '_' or '-', starting with a"
             " letter or digit",
         )
     return issue
@@ -332,7 +332,7 @@ def split_worker_id(worker: str) -> tuple[str, int]:
     if dot and attempt.isascii() and attempt.isdigit() and attempt[0] != "0" and len(attempt) < 7:
         return check_issue_id(issue), int(attempt)
     raise UsageError(
-        f"{worker[:120]!a} is not a worker id", mend="it looks like gt-abc123.1: issue.attempt"
+        f"{worker[:120]!a} is not a worker id", hint="it looks like gt-abc123.1: issue.attempt"
     )
 
 
@@ -537,14 +537,14 @@ class Health:
     Args:
         ok: the outpost would take a worker now, as far as it knows itself.
         detail: why not, or what is worth saying (`tmux 3.3a`).
-        mend: what to do about it.
+        hint: what to do about it.
         latency: seconds that the answer took; the manager fills it in.
         free_memory: bytes available there; None when unknown.
     """
 
     ok: bool
     detail: str = ""
-    mend: str = ""
+    hint: str = ""
     latency: float | None = None
     free_memory: int | None = None
 
@@ -576,13 +576,13 @@ class Finding:
         check: what was looked at (`tmux`).
         ok: True good, False to be mended, None worth knowing.
         detail: what was found.
-        mend: the command or step that mends it.
+        hint: the command or step that mends it.
     """
 
     check: str
     ok: bool | None
     detail: str = ""
-    mend: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -609,13 +609,13 @@ class Step:
         state: `ok` it was there, `would` it would be done, `doing`, `done`, `failed`, or `skipped`
             because an earlier step failed or it is not allowed.
         detail: what was found or done.
-        mend: what a person can do about a failed or skipped one.
+        hint: what a person can do about a failed or skipped one.
     """
 
     name: str
     state: str
     detail: str = ""
-    mend: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,14 +14,14 @@ from pathlib import Path
 import click
 
 from outpost_core import hookspecs
-from outpost_core.cli.app import SECTIONS, cli
-from outpost_core.cli.shapes import SHAPES
-from outpost_core.config import AgentOptions, Defaults
-from outpost_core.config.read import PRICE_FIELDS
-from outpost_core.hints import HINTS
+from outpost_core.discovery import Plugins
 from outpost_core.options import OptionField, option_fields
-from outpost_core.plugins import Plugins
 from outpost_core.types import REASONS
+from outpost_manager.cli.app import SECTIONS, cli
+from outpost_manager.config import AgentOptions, Defaults
+from outpost_manager.config.read import PRICE_FIELDS
+from outpost_manager.hints import HINTS
+from outpost_manager.jsonviews import SHAPES
 
 HERE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 NOTE = "<!-- written by scripts/docs.py from the code; do not edit -->\n"

@@ -11,7 +11,7 @@ import pytest
 
 from outpost_core.types import Usage
 from outpost_core.wire import from_json
-from outpost_core.worker import agentout
+from outpost_worker.agents import agentout
 
 RECORDED = Path(__file__).parent / "data" / "agents"
 NOTHING = agentout.read("plain", "/nonexistent")
@@ -187,7 +187,7 @@ def test_a_hundred_megabytes_in_bounded_memory(tmp_path: Path) -> None:
         file.write((RECORDED / "claude-work.log").read_bytes())
     code = (
         "import resource, sys\n"
-        "from outpost_core.worker import agentout\n"
+        "from outpost_worker.agents import agentout\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "answer = agentout.read('claude-stream-json', sys.argv[1])\n"
         "after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
@@ -202,6 +202,6 @@ def test_a_hundred_megabytes_in_bounded_memory(tmp_path: Path) -> None:
 
 
 def test_the_standard_library_is_enough() -> None:
-    code = "import sys; from outpost_core.worker import agentout; print('pluggy' in sys.modules)"
+    code = "import sys; from outpost_worker.agents import agentout; print('pluggy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -6,7 +6,7 @@ import pytest
 from outpost_core import hookspecs
 from outpost_core.agents import AgentPreset
 from outpost_core.errors import UnsupportedError, UsageError
-from outpost_core.presets import PRESETS, BuiltinAgents, resolve
+from outpost_shared.presets import PRESETS, BuiltinAgents, resolve
 
 
 def test_the_presets_of_the_issue_are_there_under_their_own_names() -> None:
@@ -60,10 +60,10 @@ def test_the_servers_address_goes_along_but_no_secret_does() -> None:
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="no agent named 'cluade'") as caught:
         resolve("cluade", PRESETS, interactive=False)
-    assert "did you mean claude?" in caught.value.mend
+    assert "did you mean claude?" in caught.value.hint
     with pytest.raises(UsageError) as caught:
         resolve("zzz", PRESETS, interactive=False)
-    assert caught.value.mend.startswith("known: claude, codex, gemini, opencode")
+    assert caught.value.hint.startswith("known: claude, codex, gemini, opencode")
 
 
 def test_a_preset_that_has_one_way_only_says_so() -> None:
@@ -110,5 +110,5 @@ def test_what_an_agent_cannot_be_told_is_refused() -> None:
         resolve("batch", presets, interactive=False, session="x")
     with pytest.raises(UnsupportedError, match="given a model") as caught:
         resolve("batch", presets, interactive=False, model="x")
-    assert "--agent-arg" in caught.value.mend
+    assert "--agent-arg" in caught.value.hint
     assert resolve("batch", presets, interactive=False, budget=1.0).argv == ("batch",)

@@ -9,15 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from peers.stubmodel import API_KEY, Mode, StubModel
 
 from outpost_core import wire
-from outpost_core.further import resumed
-from outpost_core.presets import PRESETS, resolve
-from outpost_core.testing.stubmodel import API_KEY, Mode, StubModel
 from outpost_core.types import Agent, Delivery, Issue, Limits, Order, Result, Secrets, State
-from outpost_core.worker import files, stop
-from outpost_core.worker.programs import base_env
-from outpost_core.worker.publish import command, publish
+from outpost_manager.placing.attempts import resumed
+from outpost_shared.presets import PRESETS, resolve
+from outpost_shared.programs import base_env
+from outpost_worker.folder import files
+from outpost_worker.folder.publish import command, publish
+from outpost_worker.run import stop
 
 RECORDED = Path(__file__).parent / "data" / "agents"
 KEYS = {"claude": "ANTHROPIC_API_KEY", "codex": "OPENAI_API_KEY"}

@@ -15,10 +15,10 @@ import pytest
 from fuzzkit import Odd, cases, deep, seeds
 from hypothesis import given
 
-from outpost_core.cli.readable import Readable
-from outpost_core.harmless import UNSEEN
-from outpost_core.worker.agents import KINDS, reader
-from outpost_core.worker.following import Watch
+from outpost_manager.cli.readable import Readable
+from outpost_shared.harmless import UNSEEN
+from outpost_worker.agents import KINDS, reader
+from outpost_worker.agents.following import Watch
 
 NUMBERS = ("input_tokens", "output_tokens", "cached_tokens", "cost_usd", "turns")
 PRICES = {"": (1.0, 0.1, 5.0), "gpt": (3.0, 0.3, 9.0)}
@@ -27,8 +27,8 @@ PRICES = {"": (1.0, 0.1, 5.0), "gpt": (3.0, 0.3, 9.0)}
 @lru_cache
 def words_of(kind: str) -> tuple[list[str], list[str]]:
     """Return the keys and the values that a reader looks for, out of its own source."""
-    source = inspect.getsource(import_module(f"outpost_core.worker.agents.{KINDS[kind][0]}"))
-    source += inspect.getsource(import_module("outpost_core.cli.tellers"))
+    source = inspect.getsource(import_module(f"outpost_worker.agents.{KINDS[kind][0]}"))
+    source += inspect.getsource(import_module("outpost_manager.cli.renderers"))
     keys = sorted({*re.findall(r'get\("(\w+)"', source), "type", "id", "model", "text"})
     said = sorted({*re.findall(r'"([\w.]{3,24})"', source)})
     return keys, said

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peers.stubmodel import API_KEY, Mode, StubModel
 
-from outpost_core.presets import PRESETS, resolve
-from outpost_core.testing.stubmodel import API_KEY, Mode, StubModel
-from outpost_core.worker import agentout, trust
+from outpost_shared.presets import PRESETS, resolve
+from outpost_worker.agents import agentout, trust
 
 pytestmark = pytest.mark.agents
 both = pytest.mark.parametrize("name", ["claude", "codex"])

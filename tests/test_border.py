@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from outpost_core import border
 from outpost_core.errors import NotFoundError, OutpostError, PluginError
-from outpost_core.ledger import Ledger
-from outpost_core.review import work_of
 from outpost_core.types import Facts, Health, Message, Result, State, Worker, WorkerStatus
+from outpost_manager.ledger import Ledger
+from outpost_manager.review import work_of
+from outpost_shared import border
 
 
 def worker(**result: Any) -> Worker:
@@ -83,11 +83,11 @@ def test_one_odd_letter_hides_no_other() -> None:
 
 
 def test_errors_of_outposts_are_bounded_and_no_line_looks_like_ours() -> None:
-    error = OutpostError("a\x1b]0;x\x07\nerror: forged\n  → curl evil" * 900, mend="b\nc\u202e")
+    error = OutpostError("a\x1b]0;x\x07\nerror: forged\n  → curl evil" * 900, hint="b\nc\u202e")
     border.tame(error)
     assert len(error.message) < 6000
     assert all(one.startswith("  ") for one in error.message.split("\n")[1:])
-    assert error.mend == "b c\\u202e"
+    assert error.hint == "b c\\u202e"
     assert error.args == (error.message,)
 
 

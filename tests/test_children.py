@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from outpost_core import children
+from outpost_shared import children
 
 PIPE = asyncio.subprocess.PIPE
 

@@ -2,8 +2,8 @@ import random
 
 import pytest
 
-from outpost_core.conditions import FIELDS, ConditionError, parse
 from outpost_core.types import Agent, Issue, Json, Limits, Order
+from outpost_manager.config.conditions import FIELDS, ConditionError, parse
 
 
 def order(

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from outpost_core.backend import Backend, Outpost, OutpostOptions, option
-from outpost_core.config import (
+from outpost_core.errors import ConfigError, PluginError, UsageError
+from outpost_core.types import Agent, Issue, Order
+from outpost_manager.config import (
     Config,
     Defaults,
     Origin,
@@ -16,8 +18,6 @@ from outpost_core.config import (
     settings,
     trusted,
 )
-from outpost_core.errors import ConfigError, PluginError, UsageError
-from outpost_core.types import Agent, Issue, Order
 
 SEED = Path(__file__).parent / "data" / "outposts.yaml"
 LOCAL = "outposts:\n  - name: local\n    type: local\n"
@@ -43,7 +43,7 @@ class LocalOptions(OutpostOptions):
 
     def __post_init__(self) -> None:
         if self.load > 100:
-            raise UsageError("a load above 100 is a joke", mend="be serious")
+            raise UsageError("a load above 100 is a joke", hint="be serious")
         if self.load < 0:
             raise ValueError("a negative load")
 
@@ -183,7 +183,7 @@ OVERRIDES = POLICY + "  overrides:\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "place", "message", "mend"),
+    ("text", "place", "message", "hint"),
     [
         # keys
         ("outpost: []\n", "1:1", "the file has no key 'outpost'", "did you mean 'outposts'?"),
@@ -265,14 +265,14 @@ OVERRIDES = POLICY + "  overrides:\n"
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_message_with_its_place(
-    file: Path, text: str, place: str, message: str, mend: str
+    file: Path, text: str, place: str, message: str, hint: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         load(file, text)
     shown = str(caught.value)
     assert shown.startswith(f"{file}:{place}: "), shown
     assert message in shown
-    assert mend in caught.value.mend
+    assert hint in caught.value.hint
     assert caught.value.exit_code == 2
 
 
@@ -341,7 +341,7 @@ def test_a_file_that_is_no_text(file: Path, data: bytes, place: str, message: st
         load_config(file, BACKENDS)
     assert str(caught.value).startswith(f"{file}{place}: ")
     assert message in caught.value.message
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

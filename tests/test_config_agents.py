@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core.config import Defaults, load_config, settings
+from outpost_core.discovery import Plugins
 from outpost_core.errors import ConfigError
-from outpost_core.manager import Manager
-from outpost_core.orders import OrderRequest
-from outpost_core.plugins import Plugins
-from outpost_core.presets import PRESETS
+from outpost_manager.config import Defaults, load_config, settings
+from outpost_manager.manager import Manager
+from outpost_manager.orders.making import OrderRequest
+from outpost_shared.presets import PRESETS
 
 
 @pytest.fixture
@@ -102,6 +102,6 @@ def test_a_mistake_has_its_place_and_the_right_word(
         load_config(file, {})
     error = caught.value
     assert f"{error.line}:{error.column}" == where
-    assert said in str(error) + error.mend
-    assert "hunter2" not in error.message + error.mend
+    assert said in str(error) + error.hint
+    assert "hunter2" not in error.message + error.hint
     assert re.search(r"\S", error.message)

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import outpost_core
 from outpost_core.backend import Backend, Outpost, OutpostOptions, option
-from outpost_core.config import add_outpost, load_config, remove_outpost
 from outpost_core.errors import ConfigError, NotFoundError
+from outpost_manager.config import add_outpost, load_config, remove_outpost
 
 SEED = Path(__file__).parent / "data" / "outposts.yaml"
 
@@ -135,7 +134,7 @@ def test_a_new_file_and_folder_are_private(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "values", "message", "mend"),
+    ("kind", "name", "values", "message", "hint"),
     [
         ("ssh", "local", {"host": "h"}, "there is an outpost 'local' already", "another name"),
         ("ssh", "a b", {"host": "h"}, "nothing was added: 'a b' is not a name", "letters"),
@@ -150,12 +149,12 @@ def test_what_is_wrong_changes_nothing(
     name: str,
     values: dict[str, str],
     message: str,
-    mend: str,
+    hint: str,
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         add_outpost(file, kind, name, values, SSH)
     assert message in str(caught.value)
-    assert mend in caught.value.mend
+    assert hint in caught.value.hint
     assert file.read_text() == SEED.read_text()
     assert os.listdir(file.parent) == ["outposts.yaml"]
 
@@ -214,7 +213,7 @@ def test_a_policy_that_names_it_is_in_the_way(
     with pytest.raises(ConfigError, match=f"the policy still names '{name}'") as caught:
         remove_outpost(file, name, {})
     assert (caught.value.line, caught.value.column) == (line, column)
-    assert f"outpost remove {name} --prune" in caught.value.mend
+    assert f"outpost remove {name} --prune" in caught.value.hint
     assert file.read_text() == SEED.read_text()
 
 
@@ -307,7 +306,7 @@ def test_pruning_takes_a_name_out_of_every_preference(file: Path, policy: str, a
 def test_an_unknown_name_or_file(file: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError) as caught:
         remove_outpost(file, "gce-worker", {})
-    assert caught.value.mend == "did you mean 'gce-worker-1'?"
+    assert caught.value.hint == "did you mean 'gce-worker-1'?"
     with pytest.raises(ConfigError, match="there is no such file"):
         remove_outpost(tmp_path / "none" / "none.yaml", "x", {})
     assert not (tmp_path / "none").exists()
@@ -370,7 +369,7 @@ def test_a_write_that_fails_leaves_the_file_and_no_litter(
 ADD = """
 import sys
 from pathlib import Path
-from outpost_core.config import add_outpost, remove_outpost
+from outpost_manager.config import add_outpost, remove_outpost
 path, me = Path(sys.argv[1]), sys.argv[2]
 for n in range(8):
     add_outpost(path, "fake", f"{me}-{n}", {"max_workers": n}, {})
@@ -379,7 +378,7 @@ remove_outpost(path, f"{me}-0", {})
 
 
 def test_edits_at_once_lose_nothing(file: Path) -> None:
-    home = str(Path(outpost_core.__file__).parents[1])
+    home = os.pathsep.join(sys.path)
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", ADD, str(file), f"p{n}"], env={**os.environ, "PYTHONPATH": home}

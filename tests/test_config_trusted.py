@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core import faults
-from outpost_core.config import (
+from outpost_core.errors import ConfigError
+from outpost_manager.config import (
     Choice,
     add_outpost,
     choose,
@@ -22,10 +22,10 @@ from outpost_core.config import (
     remove_outpost,
     trusted,
 )
-from outpost_core.config.effects import differences, effects
-from outpost_core.config.places import Standing
-from outpost_core.errors import ConfigError
-from outpost_core.testing.users import ME, OTHER, as_user, give
+from outpost_manager.config.effects import differences, effects
+from outpost_manager.config.places import Standing
+from outpost_shared import faults
+from outpost_testing.users import ME, OTHER, as_user, give
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be two other users")
 TEXT = "outposts:\n  - name: e\n    type: exec\n    command: [sh, -c, 'true']\n"
@@ -70,7 +70,7 @@ def test_a_found_file_counts_once_it_is_trusted(town: Town) -> None:
     assert (choice.path, choice.why, choice.data) == (None, "built in", None)
     (place, user) = choice.places
     assert (place.standing, user.standing) == (Standing.UNTRUSTED, Standing.MISSING)
-    assert place.mend == f"outpost trust {town.file}"
+    assert place.hint == f"outpost trust {town.file}"
     town.trust()
     choice = town.choose()
     assert (choice.path, choice.why, choice.data) == (town.file, "town", TEXT.encode())
@@ -105,7 +105,7 @@ def test_what_was_changed_since_is_refused_and_not_replaced_by_another(town: Tow
     assert choice.path == own, "what `config show` shows"
     with pytest.raises(ConfigError, match="has changed since you trusted it") as caught:
         find_config(None, town.environ, town.root)
-    assert caught.value.mend == f"outpost trust {town.file}"
+    assert caught.value.hint == f"outpost trust {town.file}"
     town.file.write_text(TEXT)
     assert town.standing is Standing.USED
 
@@ -275,7 +275,7 @@ def test_the_users_own_file_is_refused_when_others_can_write_it(town: Town) -> N
     own.parent.chmod(0o777)
     with pytest.raises(ConfigError, match="everybody can write it") as caught:
         find_config(None, town.environ, town.root.parent)
-    assert caught.value.mend == f"chmod go-w {own.parent}"
+    assert caught.value.hint == f"chmod go-w {own.parent}"
 
 
 @pytest.mark.parametrize("filling", ["x", "\x01", "ü"])
@@ -348,7 +348,7 @@ def test_killed_in_an_edit_the_file_is_as_meant_and_at_worst_asked_about(
 ) -> None:
     town.trust()
     code = (
-        "import sys; from pathlib import Path; from outpost_core.config import add_outpost;"
+        "import sys; from pathlib import Path; from outpost_manager.config import add_outpost;"
         "add_outpost(Path(sys.argv[1]), 'local', 'more', {}, {})"
     )
     done = subprocess.run(

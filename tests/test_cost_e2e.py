@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from outpost_core.testing.stubmodel import StubModel
+from peers.stubmodel import StubModel
 
 pytestmark = [pytest.mark.agents, pytest.mark.timeout(300)]
 
@@ -21,7 +20,7 @@ LIMIT = ("--max-agent-cost", "0.001")
 def outpost(env: dict[str, str], *words: str) -> tuple[int, Any]:
     """Run a command with --json; returns its exit code and its answer."""
     done = subprocess.run(
-        [sys.executable, "-c", "from outpost_core.cli import main; main()", *words, "--json"],
+        [sys.executable, "-c", "from outpost_manager.cli import main; main()", *words, "--json"],
         env=env,
         cwd=env["HOME"],
         capture_output=True,

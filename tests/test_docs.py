@@ -14,9 +14,9 @@ from pathlib import Path
 import click
 import pytest
 
-from outpost_core.cli.app import cli
-from outpost_core.config import load_config
-from outpost_core.plugins import Plugins
+from outpost_core.discovery import Plugins
+from outpost_manager.cli.app import cli
+from outpost_manager.config import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from outpost_core.config import Config, OutpostConfig
-from outpost_core.config.origin import BUILT_IN
+from outpost_core.discovery import Plugins
 from outpost_core.errors import (
     NotFoundError,
     OutpostError,
@@ -19,12 +18,13 @@ from outpost_core.errors import (
     UnreachableError,
     UnsupportedError,
 )
-from outpost_core.fleet import Fleet, NotBuiltError, mask
 from outpost_core.hookspecs import hookimpl
-from outpost_core.plugins import Plugins
-from outpost_core.testing import FakeOutpost, fake_backend
-from outpost_core.testing.fake import FakeOptions
 from outpost_core.types import Cleaned, Health
+from outpost_manager.config import Config, OutpostConfig
+from outpost_manager.config.origin import BUILT_IN
+from outpost_manager.fleet.fleet import Fleet, NotBuiltError, mask
+from outpost_testing import FakeOutpost, fake_backend
+from outpost_testing.fake import FakeOptions
 
 
 def fleet_of(*fakes: FakeOutpost) -> Fleet:
@@ -75,7 +75,7 @@ def test_an_outpost_is_built_when_first_used_and_once() -> None:
     assert [*fleet.built] == ["a"]
     with pytest.raises(NotFoundError) as caught:
         fleet.outpost("aa")
-    assert "did you mean a?" in caught.value.mend
+    assert "did you mean a?" in caught.value.hint
 
 
 def test_one_that_cannot_be_built_breaks_no_other_and_says_so_each_time() -> None:
@@ -242,7 +242,7 @@ def test_an_undeclared_capability_is_refused_before_it_is_asked() -> None:
     fleet.require("a", "clean")
     with pytest.raises(UnsupportedError, match="cannot attach") as caught:
         fleet.require("a", "attach")
-    assert caught.value.mend.startswith("it can: clean; outpost doctor ")
+    assert caught.value.hint.startswith("it can: clean; outpost doctor ")
     assert a.calls == []
 
 
@@ -264,7 +264,7 @@ def test_closing_forgets_all_also_when_one_breaks() -> None:
 
 
 def test_masking_takes_the_longest_first_and_leaves_short_words() -> None:
-    error = OutpostError("abcdefgh abcd it", mend="export K=abcdefgh")
+    error = OutpostError("abcdefgh abcd it", hint="export K=abcdefgh")
     mask(error, {"A": "abcd", "B": "abcdefgh", "C": "it"})
-    assert (error.message, error.mend) == ("*** *** it", "export K=***")
+    assert (error.message, error.hint) == ("*** *** it", "export K=***")
     assert error.args == ("*** *** it",)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from outpost_core.errors import WorkerError
-from outpost_core.testing.gitrig import GitRig, GitWorker
 from outpost_core.types import Agent, Delivery, Issue, Order
 from outpost_core.wire import digest
-from outpost_core.worker import foresee, git
+from outpost_testing.gitrig import GitRig, GitWorker
+from outpost_worker.repository import git, preflight
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_a_branch_in_the_way_is_found_before_the_agent_runs(rig: GitRig, other: 
     error = fails(rig.worker())
     assert error.reason == "branch_blocked"
     assert f"has a branch {other}," in error.message
-    assert "--branch" in error.mend
+    assert "--branch" in error.hint
 
 
 def test_the_branch_itself_and_its_neighbours_are_not_in_the_way(rig: GitRig) -> None:
@@ -50,10 +50,10 @@ def test_the_branch_itself_and_its_neighbours_are_not_in_the_way(rig: GitRig) ->
 
 def test_where_files_ignore_case_branches_do() -> None:
     refs = ["refs/heads/Polecat", "refs/heads/other"]
-    assert foresee.blocking("polecat/x", refs, ignore_case=True) == "Polecat"
-    assert foresee.blocking("polecat/x", refs, ignore_case=False) == ""
-    assert foresee.blocking("OTHER", refs, ignore_case=True) == "other"
-    assert foresee.blocking("other", refs, ignore_case=True) == ""
+    assert preflight.blocking("polecat/x", refs, ignore_case=True) == "Polecat"
+    assert preflight.blocking("polecat/x", refs, ignore_case=False) == ""
+    assert preflight.blocking("OTHER", refs, ignore_case=True) == "other"
+    assert preflight.blocking("other", refs, ignore_case=True) == ""
 
 
 def test_a_partial_clone_is_named_with_its_origin(rig: GitRig, tmp_path: Path) -> None:
@@ -64,9 +64,9 @@ def test_a_partial_clone_is_named_with_its_origin(rig: GitRig, tmp_path: Path) -
     rig.git("clone", "-q", "--no-checkout", "--filter=blob:none", url, str(part))
     error = fails(rig.worker(rig=str(part)))
     assert error.reason == "rig_partial"
-    assert f"--rig {url}" in error.mend
-    assert "rm -r" not in error.mend
-    # what the mend says works
+    assert f"--rig {url}" in error.hint
+    assert "rm -r" not in error.hint
+    # what the hint says works
     rig.git("fetch", "-q", "--refetch", "--no-filter", cwd=part)
     rig.worker(rig=str(part), issue="gt-2").prepare()
 
@@ -77,8 +77,8 @@ def test_a_broken_rig_is_not_blamed_on_the_mirror(rig: GitRig) -> None:
     blob = rig.git("rev-parse", f"{commit}:x")
     (rig.path / "objects" / blob[:2] / blob[2:]).unlink()
     error = fails(rig.worker(issue="gt-2"))
-    assert "rm -r" not in error.mend
-    assert f"git -C {rig.path} fsck" in error.mend
+    assert "rm -r" not in error.hint
+    assert f"git -C {rig.path} fsck" in error.hint
 
 
 def test_a_mistake_in_the_users_configuration_is_not_blamed_on_the_mirror(
@@ -88,17 +88,17 @@ def test_a_mistake_in_the_users_configuration_is_not_blamed_on_the_mirror(
     (fresh / ".gitconfig").write_text("[user\n")
     error = fails(rig.worker(issue="gt-2"))
     assert "bad config" in error.message
-    assert "rm -r" not in error.mend
-    assert "correct that file" in error.mend
+    assert "rm -r" not in error.hint
+    assert "correct that file" in error.hint
 
 
-def test_a_rig_of_another_user_is_told_with_its_mend(
+def test_a_rig_of_another_user_is_told_with_its_hint(
     rig: GitRig, monkeypatch: pytest.MonkeyPatch, fresh: Path
 ) -> None:
     os.chown(rig.path, 54321, 54321)
     error = fails(rig.worker())
     assert "dubious ownership" in error.message
-    assert f"git config --global --add safe.directory {rig.path}" in error.mend
+    assert f"git config --global --add safe.directory {rig.path}" in error.hint
 
 
 def test_what_is_foreseen_costs_no_process(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core.testing.gitrig import GitRig
-from outpost_core.worker import beads
+from outpost_testing.gitrig import GitRig
+from outpost_worker.work import beads
 
 
 def bd(path: str, cwd: Path, *args: str) -> str:

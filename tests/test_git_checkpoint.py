@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from outpost_core.errors import WorkerError
-from outpost_core.testing.gitrig import GitRig, GitWorker
-from outpost_core.worker import git
+from outpost_testing.gitrig import GitRig, GitWorker
+from outpost_worker.repository import git
 
 REF = "refs/outpost/gt-1.1"
 

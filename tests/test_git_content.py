@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core.testing.gitrig import GitRig, GitWorker
-from outpost_core.worker import files, git, outcome
+from outpost_testing.gitrig import GitRig, GitWorker
+from outpost_worker.folder import files, outcome
+from outpost_worker.repository import git
 
 REF = "refs/outpost/gt-1.1"
 #: Root reads everything, unless it gives that up; for anybody else this changes nothing.
@@ -49,7 +50,8 @@ def powerless(worker: GitWorker, call: str) -> str:
     script = (
         "import json, sys\nfrom outpost_core.errors import WorkerError\n"
         "from pathlib import Path\n"
-        "from outpost_core.worker import checkpoint, cleaning, deliver\n"
+        "from outpost_worker.work import checkpoint, deliver\n"
+        "from outpost_worker.recovery import cleaning\n"
         "order, folder, space = json.loads(sys.stdin.read())\n"
         f"try:\n    print(json.dumps({call}))\n"
         "except WorkerError as error:\n    print(json.dumps([error.reason, str(error)]))\n"

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import farcode
 import pytest
 
 from outpost_core.errors import WorkerError
-from outpost_core.testing.gitrig import GitRig, GitWorker
-from outpost_core.worker import deliver as delivery
-from outpost_core.worker import git
+from outpost_testing.gitrig import GitRig, GitWorker
+from outpost_worker.repository import git
+from outpost_worker.work import deliver as delivery
 
 
 @pytest.fixture
@@ -554,7 +555,7 @@ class TestPushFails:
 
 DELIVER = """
 import json, sys
-from outpost_core.worker import deliver
+from outpost_worker.work import deliver
 order, folder, space = json.loads(sys.argv[1])
 print(json.dumps(deliver.deliver(order, folder, space, lambda text: None)))
 """
@@ -567,7 +568,7 @@ def elsewhere(worker: GitWorker, **env: str) -> subprocess.CompletedProcess[str]
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, "PYTHONPATH": str(Path(git.__file__).parents[2]), **env},
+        env={**os.environ, "PYTHONPATH": farcode.PYTHONPATH, **env},
     )
 
 
@@ -645,8 +646,8 @@ class TestPullRequest:
 
 
 def test_the_far_side_starts_light() -> None:
-    script = "import sys; from outpost_core.worker import deliver; print(*sys.modules)"
-    path = f"import sys; sys.path.insert(0, {str(Path(git.__file__).parents[2])!r}); "
+    script = "import sys; from outpost_worker.work import deliver; print(*sys.modules)"
+    path = f"import sys; sys.path[:0] = {farcode.ROOTS!r}; "
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", path + script], capture_output=True, text=True
     )

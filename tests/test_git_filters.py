@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from outpost_core.errors import WorkerError
-from outpost_core.testing.gitrig import GitRig, GitWorker
-from outpost_core.worker import cleaning, files, outcome
+from outpost_testing.gitrig import GitRig, GitWorker
+from outpost_worker.folder import files, outcome
+from outpost_worker.recovery import cleaning
 
 
 @pytest.fixture(autouse=True)
@@ -84,8 +85,8 @@ class TestDirtOfTheCheckout:
 
 
 def test_a_tree_without_attributes_costs_no_process(tmp_path: Path) -> None:
-    from outpost_core.worker import attributes
-    from outpost_core.worker.git import Git
+    from outpost_worker.repository import attributes
+    from outpost_worker.repository.git import Git
 
     worker = prepared(GitRig(tmp_path, {"README": "1", "dir/a": "1"}))
 
@@ -99,7 +100,7 @@ def test_a_tree_without_attributes_costs_no_process(tmp_path: Path) -> None:
 
 
 def test_attributes_that_convert_nothing_are_no_reason_to_compare() -> None:
-    from outpost_core.worker import attributes
+    from outpost_worker.repository import attributes
 
     assert not attributes.convert(["* text=auto\n*.png binary -text\n# a filter=x\n*.c diff=c\n"])
     assert attributes.convert(["*.sh eol=lf"])

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from outpost_core.errors import WorkerError
-from outpost_core.testing.gitrig import GitRig, GitWorker
-from outpost_core.worker import git
+from outpost_testing.gitrig import GitRig, GitWorker
+from outpost_worker.repository import git
 
 BRANCH = "polecat/gt-1"
 REF = "refs/outpost/gt-1.1"
@@ -325,7 +325,7 @@ class TestFiles:
         with pytest.raises(WorkerError, match="symbolic link") as caught:
             worker.deliver() if step == "deliver" else worker.save(ended=True)
         assert caught.value.reason == "broken"
-        assert caught.value.mend
+        assert caught.value.hint
         assert worker.unpushed()
         lair.held()
 
@@ -657,8 +657,8 @@ class TestOtherRepositories:
 
 SCRIPT = """
 import json, sys
-from outpost_core import faults
-from outpost_core.worker import checkpoint, deliver
+from outpost_shared import faults
+from outpost_worker.work import checkpoint, deliver
 point, call, order, folder, space = json.loads(sys.stdin.read())
 faults.arm(point)
 if call == "deliver":

@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from outpost_core.errors import WorkerError
-from outpost_core.testing.gitrig import GitRig, GitWorker
-from outpost_core.worker import exposed, git, guarded, mirror, mirrorlock, process, proof, store
+from outpost_shared import process
+from outpost_testing.gitrig import GitRig, GitWorker
+from outpost_worker.folder import exposed, guarded
+from outpost_worker.repository import git, mirror, mirrorlock, proof, store
 
 NOTES = (store.HAVE, store.SNAPSHOT, store.SOUND)
 
@@ -218,7 +220,7 @@ def test_a_snapshot_is_not_shared_where_agents_can_write_one(
         if text.startswith("waiting"):
             waits.set()
 
-    from outpost_core.worker import workspace
+    from outpost_worker.work import workspace
 
     with held:
         thread = threading.Thread(
@@ -521,7 +523,7 @@ def test_a_lock_that_somebody_holds_for_ever_ends_with_words(
         pytest.raises(WorkerError, match="is held by another process") as caught,
     ):
         worker.prepare()
-    assert "fuser" in caught.value.mend
+    assert "fuser" in caught.value.hint
 
 
 def test_a_note_in_the_lock_ends_no_other_process(rig: GitRig) -> None:

@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from outpost_core.errors import WorkerError
-from outpost_core.testing.gitrig import GitRig, GitWorker
-from outpost_core.worker import cleaning, files, git, lfs, mirror, outcome
+from outpost_testing.gitrig import GitRig, GitWorker
+from outpost_worker.folder import files, outcome
+from outpost_worker.recovery import cleaning
+from outpost_worker.repository import git, mirror
+from outpost_worker.work import lfs
 
 
 @pytest.fixture(autouse=True)
@@ -198,7 +201,7 @@ def test_a_failed_upload_is_a_failed_push_and_again_goes_on(rig: GitRig) -> None
     with pytest.raises(WorkerError, match="the work is kept in") as caught:
         worker.deliver()
     assert caught.value.reason == "lfs_failed"
-    assert caught.value.mend
+    assert caught.value.hint
     assert rig.tip("polecat/gt-1") is None
     assert rig.tip("refs/outpost/gt-1.1") is None
     (rig.path / "lfs").unlink()
@@ -248,7 +251,7 @@ def test_without_git_lfs_the_agent_never_runs(
     with pytest.raises(WorkerError) as caught:
         worker.prepare()
     assert caught.value.reason == "lfs_missing"
-    assert "git-lfs" in caught.value.mend
+    assert "git-lfs" in caught.value.hint
 
 
 def test_an_object_that_the_rig_lacks(rig: GitRig) -> None:
@@ -290,7 +293,7 @@ def test_killed_and_done_again(rig: GitRig, point: str) -> None:
         shut(rig)
     asked = json.dumps([worker.order, str(worker.folder), worker.space])
     script = (
-        "import json, sys\nfrom outpost_core.worker import deliver\n"
+        "import json, sys\nfrom outpost_worker.work import deliver\n"
         "deliver.deliver(*json.loads(sys.argv[1]), print)"
     )
     env = {**os.environ, "OUTPOST_FAULT": point, "OUTPOST_GIT_RETRY": ""}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outpost_core.errors import UsageError
-from outpost_core.worker.names import check_branch, check_rig, redact, split_rig
+from outpost_core.names import check_branch, check_rig, redact, split_rig
 
 GIT = shutil.which("git") or "git"
 

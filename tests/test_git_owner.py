@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from outpost_core.errors import WorkerError
-from outpost_core.ledger import Ledger
-from outpost_core.ledger.schema import MIGRATIONS
-from outpost_core.ledger.store import Store
-from outpost_core.testing.gitrig import GitRig, GitWorker
-from outpost_core.worker import bundles, files, git
-from outpost_core.worker.names import checkpoint_ref, owner_of
-from outpost_core.worker.refs import NOTE
+from outpost_core.names import checkpoint_ref, owner_of
+from outpost_manager.ledger import Ledger
+from outpost_manager.ledger.schema import MIGRATIONS
+from outpost_manager.ledger.store import Store
+from outpost_testing.gitrig import GitRig, GitWorker
+from outpost_worker.folder import files
+from outpost_worker.repository import bundles, git
+from outpost_worker.repository.refs import NOTE
 
 A, B = "a" * 16, "b" * 16
 
@@ -219,7 +220,7 @@ SAVE = """
 import json, os, sys
 point, order, folder, space = json.load(sys.stdin)
 os.environ["OUTPOST_FAULT"] = point
-from outpost_core.worker import checkpoint
+from outpost_worker.work import checkpoint
 checkpoint.save(order, folder, space, ended=True)
 """
 

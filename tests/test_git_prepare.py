@@ -7,12 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+import farcode
 import pytest
 
 from outpost_core.errors import WorkerError
-from outpost_core.testing.gitrig import GitRig, GitWorker
-from outpost_core.worker import fetching, git, mirror
-from outpost_core.worker.workspace import rebuild, repository
+from outpost_testing.gitrig import GitRig, GitWorker
+from outpost_worker.repository import fetching, git, mirror
+from outpost_worker.work.workspace import rebuild, repository
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ class TestBase:
     def test_missing(self, rig: GitRig, base: str) -> None:
         error = fails(rig.worker(base=base))
         assert error.reason == "base_not_found"
-        assert "main" in error.mend
+        assert "main" in error.hint
 
     def test_default_branch_unborn(self, rig: GitRig) -> None:
         rig.git("symbolic-ref", "HEAD", "refs/heads/unborn", cwd=rig.path)
@@ -210,7 +211,7 @@ class TestEmptyRig:
     def test_a_base_is_not_there(self, tmp_path: Path) -> None:
         error = fails(GitRig(tmp_path, files={}).worker(base="main"))
         assert error.reason == "base_not_found"
-        assert "empty" in error.mend
+        assert "empty" in error.hint
 
 
 class TestDepth:
@@ -271,7 +272,7 @@ class TestDepth:
 
 PREPARE = """
 import json, sys
-from outpost_core.worker import workspace
+from outpost_worker.work import workspace
 order, root, folder = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
 sys.stdin.readline()
 tell = lambda text: print(text, file=sys.stderr)
@@ -289,7 +290,7 @@ def start(worker: GitWorker, **env: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(git.__file__).parents[2]), **env},
+        env={**os.environ, "PYTHONPATH": farcode.PYTHONPATH, **env},
     )
 
 
@@ -544,5 +545,5 @@ def test_without_git_nothing_is_tried_again(rig: GitRig, monkeypatch: pytest.Mon
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(WorkerError, match="git is not installed") as caught:
         worker.prepare()
-    assert caught.value.mend == "install git on the outpost"
+    assert caught.value.hint == "install git on the outpost"
     assert not any("trying again" in text for text in worker.reports)

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from outpost_core.testing.gitrig import GitRig, GitWorker
-from outpost_core.worker import changes, committing, files, git, reached, snapshot
-from outpost_core.worker.owngit import Own
-from outpost_core.worker.workspace import repository
+from outpost_testing.gitrig import GitRig, GitWorker
+from outpost_worker.folder import files
+from outpost_worker.repository import changes, git, reached, snapshot
+from outpost_worker.repository.owngit import Own
+from outpost_worker.work import committing
+from outpost_worker.work.workspace import repository
 
 REF = "refs/outpost/gt-1.1"
 EXCHANGE = 2

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from outpost_core.testing.gitrig import GitRig, GitWorker
-from outpost_core.worker import gitdirs, index, objects, ownrefs
-from outpost_core.worker.folders import StrangeError, copy, open_folder, text
-from outpost_core.worker.git import Git
-from outpost_core.worker.said import Said, UnusableError, is_hash, is_ref
+from outpost_testing.gitrig import GitRig, GitWorker
+from outpost_worker.folder.folders import StrangeError, copy, open_folder, text
+from outpost_worker.repository import gitdirs, index, objects, ownrefs
+from outpost_worker.repository.git import Git
+from outpost_worker.repository.repostate import Said, UnusableError, is_hash, is_ref
 
 FUZZ = hypothesis(
     max_examples=300,

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from outpost_core.errors import WorkerError
-from outpost_core.testing.gitrig import GitRig, GitWorker
-from outpost_core.worker import files, git, lfs, outcome
-from outpost_core.worker.mirror import mirror_path
-from outpost_core.worker.submodule_push import resolve
+from outpost_testing.gitrig import GitRig, GitWorker
+from outpost_worker.folder import files, outcome
+from outpost_worker.repository import git
+from outpost_worker.repository.mirror import mirror_path
+from outpost_worker.work import lfs
+from outpost_worker.work.submodule_push import resolve
 
 BRANCH = "polecat/gt-1"
 REF = "refs/outpost/gt-1.1"
@@ -263,7 +265,7 @@ class TestUnpushed:
         linked = worker.own("rev-parse", "HEAD:lib")
         for part in ("submodule lib", linked[:12], str(lib), "not you", REF, "rescued/gt-1.1.tar"):
             assert part in error.message
-        assert error.mend
+        assert error.hint
         assert rig.show(REF, "own") == "work"
         back = kept(worker, "lib")
         assert rig.git("show", f"{linked}:g", cwd=back) == "more"
@@ -278,7 +280,7 @@ class TestUnpushed:
         monkeypatch.setenv("GIT_CONFIG_COUNT", "0")
         error = refused(worker)
         assert "transport 'file' not allowed" in error.message
-        assert "protocol.file.allow" in error.mend
+        assert "protocol.file.allow" in error.hint
 
     def test_a_path_of_another_machine(self, rig: GitRig, lib: Path, worker: GitWorker) -> None:
         init(worker)
@@ -435,8 +437,8 @@ class TestNoSubmodule:
 
 SCRIPT = """
 import json, sys
-from outpost_core import faults
-from outpost_core.worker import checkpoint, deliver
+from outpost_shared import faults
+from outpost_worker.work import checkpoint, deliver
 point, order, folder, space = json.loads(sys.stdin.read())
 faults.arm(point)
 deliver.deliver(order, folder, space, lambda _: None)

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from outpost_core.discovery import PluginReport, Plugins
 from outpost_core.errors import UnreachableError
 from outpost_core.hookspecs import hookimpl
-from outpost_core.manager import Manager
-from outpost_core.plugins import PluginReport, Plugins
-from outpost_core.testing import FakeOutpost, fake_backend
 from outpost_core.types import Agent, Issue, Order, State, WorkerStatus
 from outpost_core.wire import digest
+from outpost_manager.manager import Manager
+from outpost_testing import FakeOutpost, fake_backend
 
 ORDER = Order(issue=Issue(id="gt-1"), agent=Agent(argv=("true",)))
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core import issues
 from outpost_core.errors import NotFoundError, OutpostError
-from outpost_core.issues import BeadsIssues, parse_bd_show
 from outpost_core.types import Issue
+from outpost_manager.orders import beads
+from outpost_manager.orders.beads import BeadsIssues, parse_bd_show
 
 # The fields of bd v1.0.5, which are those of v0.47.1 and some more.
 BEAD = {
@@ -146,7 +146,7 @@ def test_bd_is_asked_in_the_rig_then_in_the_current_folder(
     assert ask("gt-cdt", "https://example.org/repo.git") == EXPECTED
     with pytest.raises(NotFoundError, match="cdt is not a whole id; bd knows gt-cdt") as caught:
         ask("cdt", None)
-    assert caught.value.mend == "outpost spawn gt-cdt"
+    assert caught.value.hint == "outpost spawn gt-cdt"
 
 
 def test_an_unknown_issue_is_none_and_a_broken_bd_is_an_error(town: Path) -> None:
@@ -155,13 +155,13 @@ def test_an_unknown_issue_is_none_and_a_broken_bd_is_an_error(town: Path) -> Non
     put_bd(town, "echo 'database is locked' >&2; exit 3")
     with pytest.raises(OutpostError, match=r"exit code 3 .*database is locked") as caught:
         ask("gt-1", str(town / "rig"))
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_a_bd_that_hangs_is_ended_with_its_children(
     town: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(issues, "BD_TIMEOUT", 2.0)
+    monkeypatch.setattr(beads, "BD_TIMEOUT", 2.0)
     put_bd(town, "sleep 600 & echo $! >pid; wait")
     with pytest.raises(OutpostError, match="did not show gt-1 within 2 s"):
         ask("gt-1", str(town / "rig"))

@@ -9,7 +9,6 @@ import pytest
 
 from outpost_core import wire
 from outpost_core.errors import UsageError
-from outpost_core.ledger import Claim, Ledger, Outcome, Reservation, rows
 from outpost_core.types import (
     Agent,
     Event,
@@ -24,7 +23,8 @@ from outpost_core.types import (
     Worker,
     WorkerStatus,
 )
-from outpost_core.worker import identity
+from outpost_manager.ledger import Claim, Ledger, Outcome, Reservation, rows
+from outpost_shared import identity
 
 
 @pytest.fixture

@@ -9,22 +9,20 @@ import sqlite3
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from outpost_core import wire
-from outpost_core.ledger import Ledger, Outcome, Reservation, schema
-from outpost_core.ledger.store import Store
 from outpost_core.types import Agent, Issue, Order, Result, State, Usage, WorkerStatus
+from outpost_manager.ledger import Ledger, Outcome, Reservation, schema
+from outpost_manager.ledger.store import Store
 
-CHECKOUT = Path(__file__).parents[1]
 PROCESSES = 8
 PRELUDE = """
 import json, os, sys
 from pathlib import Path
 from outpost_core import wire
-from outpost_core.ledger import Ledger, Reservation
+from outpost_manager.ledger import Ledger, Reservation
 from outpost_core.types import Agent, Issue, Order, Result, State, Usage, WorkerStatus
 
 def item(name, **more):
@@ -39,7 +37,7 @@ def start(code, *args):
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
 
 

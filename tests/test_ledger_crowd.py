@@ -14,9 +14,9 @@ import pytest
 
 from outpost_core import wire
 from outpost_core.errors import LedgerError
-from outpost_core.ledger import Ledger, Outcome, Reservation, schema, store
-from outpost_core.ledger.store import Store
 from outpost_core.types import Agent, Issue, Order, State, WorkerStatus
+from outpost_manager.ledger import Ledger, Outcome, Reservation, schema, store
+from outpost_manager.ledger.store import Store
 
 _opened: list[Ledger] = []
 
@@ -34,7 +34,6 @@ def _close_ledgers():
         _opened.pop().close()
 
 
-CHECKOUT = Path(__file__).parents[1]
 PROCESSES = 8
 
 #: Begins every child: `take(n, …)` reserves the order number n.
@@ -42,7 +41,7 @@ PRELUDE = """
 import json, os, sys
 from pathlib import Path
 from outpost_core import wire
-from outpost_core.ledger import Ledger, Reservation
+from outpost_manager.ledger import Ledger, Reservation
 from outpost_core.types import Agent, Issue, Order, Result, State, WorkerStatus
 from outpost_core.errors import LedgerError
 
@@ -67,7 +66,7 @@ def start(code, *args, before=()):
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
 
 
@@ -244,7 +243,7 @@ with ledger._store.write() as db:
     impatient = Store(tmp_path, patience=0.05)
     with pytest.raises(LedgerError, match="locked by another process") as caught, impatient.write():
         pass
-    assert "fuser" in caught.value.mend
+    assert "fuser" in caught.value.hint
     child.kill()
     child.communicate(timeout=60)
     with impatient.write():
@@ -280,7 +279,7 @@ def test_a_newer_ledger_is_left_as_it_is(tmp_path):
     before = (tmp_path / "ledger.db").read_bytes()
     with pytest.raises(LedgerError, match=f"version {len(newer)}") as caught:
         open_ledger(tmp_path)
-    assert "upgrade" in caught.value.mend
+    assert "upgrade" in caught.value.hint
     assert (tmp_path / "ledger.db").read_bytes() == before
 
 
@@ -307,7 +306,7 @@ def test_a_file_that_is_no_database_is_left_as_it_is(tmp_path):
     (tmp_path / "ledger.db").write_bytes(b"my shopping list\n" * 100)
     with pytest.raises(LedgerError, match="damaged") as caught:
         open_ledger(tmp_path)
-    assert "move it away" in caught.value.mend
+    assert "move it away" in caught.value.hint
     assert (tmp_path / "ledger.db").read_bytes() == b"my shopping list\n" * 100
 
 
@@ -333,7 +332,7 @@ def test_a_folder_in_the_place_of_the_file(tmp_path):
     (tmp_path / "ledger.db").mkdir()
     with pytest.raises(LedgerError, match="cannot be written") as caught:
         open_ledger(tmp_path)
-    assert "OUTPOST_STATE" in caught.value.mend
+    assert "OUTPOST_STATE" in caught.value.hint
 
 
 def test_a_file_in_the_place_of_the_folder(tmp_path):
@@ -358,7 +357,7 @@ if os.geteuid() == 0:
 try:
     Ledger(Path("."))
 except LedgerError as error:
-    print(type(error).__name__, error.mend)
+    print(type(error).__name__, error.hint)
 """,
             tmp_path,
         )
@@ -375,7 +374,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path):
     ledger._store.read(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(LedgerError, match="no space is left") as caught:
         ledger.reserve([item(f"gt-full-{n}") for n in range(500)])
-    assert "free some space" in caught.value.mend
+    assert "free some space" in caught.value.hint
     assert [worker.id for worker in ledger.workers()] == ["gt-1.1"]
     ledger._store.read("PRAGMA max_page_count = 1000000")
     assert ledger.reserve([item("gt-2")])[0].outcome is Outcome.RESERVED
@@ -428,7 +427,7 @@ def test_a_database_that_cannot_be_shared_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sqlite3, "connect", on_a_network_disk)
     with pytest.raises(LedgerError, match="cannot share it") as caught:
         open_ledger(tmp_path)
-    assert "local disk" in caught.value.mend
+    assert "local disk" in caught.value.hint
 
 
 def test_threads_of_one_process_share_a_ledger(tmp_path):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core import localgit
 from outpost_core.errors import UsageError
-from outpost_core.localgit import Around, LocalGit
+from outpost_manager.orders import localgit
+from outpost_manager.orders.localgit import Around, LocalGit
 
 UPSTREAM, FORK = "https://example.com/up/x.git", "git@example.com:me/x.git"
 
@@ -51,22 +51,22 @@ def test_only_gits_own_word_counts_for_none(home: Path) -> None:
     assert around(home) is None
 
 
-def test_a_broken_configuration_is_told_with_its_mend(repo: Path, home: Path) -> None:
+def test_a_broken_configuration_is_told_with_its_hint(repo: Path, home: Path) -> None:
     (home / ".gitconfig").write_text("[user\n")
     error = refused(repo)
     assert "bad config line 1 in file" in error.message
-    assert "correct that line" in error.mend
+    assert "correct that line" in error.hint
     # outside of a repository, too, nobody knows
     assert "bad config" in refused(home).message
 
 
-def test_a_repository_of_another_user_is_told_with_its_mend(
+def test_a_repository_of_another_user_is_told_with_its_hint(
     repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     error = refused(repo)
     assert "dubious ownership" in error.message
-    assert f"git config --global --add safe.directory {repo}" in error.mend
+    assert f"git config --global --add safe.directory {repo}" in error.hint
 
 
 def test_a_missing_git_is_no_missing_repository(
@@ -150,7 +150,7 @@ def test_a_guard_against_pushing_is_one(repo: Path, guard: str, key: str) -> Non
     error = refused(repo)
     assert "nothing is to be pushed from" in error.message
     assert repr(guard) in error.message
-    assert "--rig" in error.mend
+    assert "--rig" in error.hint
 
 
 def test_who_the_user_is(repo: Path, home: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from outpost_core.errors import UsageError
-from outpost_core.localgit import LocalGit
-from outpost_core.localstate import base_of, left
+from outpost_manager.orders.localgit import LocalGit
+from outpost_manager.orders.unpushed import base_of, left
 
 
 def git(folder: Path, *words: str) -> str:
@@ -80,8 +80,8 @@ def test_head_is_the_users_own_where_the_rig_has_it(clone: Path) -> None:
     assert base_of(local, "HEAD~1") == first
     with pytest.raises(UsageError, match="1 of its commits are not pushed") as caught:
         base_of(local, "HEAD")
-    assert "git push" in caught.value.mend
-    assert "--rig ." in caught.value.mend
+    assert "git push" in caught.value.hint
+    assert "--rig ." in caught.value.hint
     git(clone, "push", "-q", "origin", "feature")
     assert base_of(local, "HEAD") == git(clone, "rev-parse", "HEAD")
     with pytest.raises(UsageError, match="there is no 'HEAD~9' here"):

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core.config import load_config
+from outpost_core.discovery import PluginReport, Plugins
 from outpost_core.errors import LedgerError, OutpostError, UnreachableError, UsageError
 from outpost_core.hookspecs import hookimpl
-from outpost_core.ledger import Ledger, schema
-from outpost_core.ledger.store import Store
-from outpost_core.manager import Manager
-from outpost_core.message import MAX_BODY, check, is_for
-from outpost_core.plugins import PluginReport, Plugins
-from outpost_core.testing import FakeOutpost, fake_backend
 from outpost_core.types import Message
+from outpost_manager.config import load_config
+from outpost_manager.ledger import Ledger, schema
+from outpost_manager.ledger.store import Store
+from outpost_manager.manager import Manager
+from outpost_shared.message import MAX_BODY, check, is_for
+from outpost_testing import FakeOutpost, fake_backend
 
 HELLO = Message(to="gastown/polecat", subject="hello", body="text")
 
@@ -190,7 +190,7 @@ def test_two_flushers_at_once_deliver_once(tmp_path):
 
 
 def test_a_claim_is_kept_from_others_until_it_runs_out(tmp_path):
-    from outpost_core.worker import identity
+    from outpost_shared import identity
 
     outbox = Ledger(tmp_path).outbox
     outbox.post("here", Message(id="a1", to="mayor/", subject="x"), f"{identity.me()}/1", 60.0)
@@ -203,7 +203,7 @@ def test_a_claim_is_kept_from_others_until_it_runs_out(tmp_path):
 KILLED = """
 import sys
 from pathlib import Path
-from outpost_core.manager import Manager
+from outpost_manager.manager import Manager
 from outpost_core.types import Message
 import asyncio
 async def work():

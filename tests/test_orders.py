@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from outpost_core import wire
-from outpost_core.config import Defaults, trusted
 from outpost_core.errors import NotFoundError, OutpostError, UsageError
-from outpost_core.localgit import find_rig
-from outpost_core.orders import OrderRequest, Surroundings, make_order
-from outpost_core.presets import PRESETS
-from outpost_core.spending import uncounted
+from outpost_core.names import RIG_CREDENTIAL
 from outpost_core.types import Issue, Order
-from outpost_core.worker.names import RIG_CREDENTIAL
+from outpost_manager.config import Defaults, trusted
+from outpost_manager.config.spending import uncounted
+from outpost_manager.orders.localgit import find_rig
+from outpost_manager.orders.making import OrderRequest, Surroundings, make_order
+from outpost_shared.presets import PRESETS
 
 URL = "https://example.com/x.git"
 Make = Callable[..., Order]
@@ -163,7 +163,7 @@ def test_a_bare_repository_is_one_and_a_folder_in_a_repository_names_it(
     (repo / "sub").mkdir()
     with pytest.raises(UsageError) as caught:
         make(rig="repo/sub")
-    assert str(repo) in caught.value.mend
+    assert str(repo) in caught.value.hint
 
 
 def test_without_a_word_it_is_the_repository_around(make: Make, repo: Path) -> None:
@@ -183,7 +183,7 @@ def test_outside_of_one_a_word_is_needed(make: Make) -> None:
         make()
     with pytest.raises(UsageError, match="no repository was named") as caught:
         make(command=("true",))
-    assert "--no-rig" in caught.value.mend
+    assert "--no-rig" in caught.value.hint
     bare = make(command=("true",), no_rig=True)
     assert (bare.rig, bare.delivery, bare.base) == (None, None, None)
     assert make(no_rig=True).agent.name == "claude"
@@ -419,8 +419,8 @@ def test_an_agent_is_not_paid_to_be_told_nothing(make: Make) -> None:
     nobody: dict[str, Any] = {"find_issue": lambda issue, rig: None}
     with pytest.raises(UsageError, match="nothing to tell the agent") as caught:
         make(nobody, rig=URL)
-    assert "--title" in caught.value.mend
-    for said in ({"title": "Mend it"}, {"prompt": "Mend it"}, {"command": ("make", "mend")}):
+    assert "--title" in caught.value.hint
+    for said in ({"title": "Mend it"}, {"prompt": "Mend it"}, {"command": ("make", "hint")}):
         assert make(nobody, rig=URL, **said).issue.id == "gt-1"
 
 

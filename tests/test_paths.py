@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core import paths
+from outpost_shared import paths
 
 
 @pytest.mark.parametrize("find", [paths.config_dir, paths.state_dir])

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from outpost_core.backend import Backend, BuildContext, Outpost, OutpostOptions
+from outpost_core.discovery import PluginReport, Plugins
 from outpost_core.errors import PluginError
 from outpost_core.hookspecs import hookimpl, hookspec  # noqa: F401 - the public markers
-from outpost_core.plugins import PluginReport, Plugins
-from outpost_core.testing.fake import FakeOutpost
 from outpost_core.types import Health, Order, WorkerStatus
+from outpost_testing.fake import FakeOutpost
 
 
 @dataclass
@@ -79,7 +79,7 @@ def test_installed_backends_are_found_and_their_sdks_are_not_imported() -> None:
     import sys
 
     code = (
-        "import sys; from outpost_core.plugins import Plugins; p = Plugins.load();"
+        "import sys; from outpost_core.discovery import Plugins; p = Plugins.load();"
         "print(sorted(p.backends), [r.reason for r in p.reports if not r.ok],"
         " [m for m in ('libtmux', 'asyncssh', 'asyncio', 'sqlite3', 'yaml') if m in sys.modules])"
     )
@@ -102,7 +102,7 @@ def raising(error: BaseException) -> Callable[[], Any]:
 
 
 @pytest.mark.parametrize(
-    ("loader", "reason", "mend"),
+    ("loader", "reason", "hint"),
     [
         (raising(ImportError("no such thing")), "no such thing", "force-reinstall outpost-toy"),
         (
@@ -129,13 +129,13 @@ def raising(error: BaseException) -> Callable[[], Any]:
         ),
     ],
 )
-def test_every_way_to_be_broken_is_named_with_its_mend(
-    loader: Callable[[], Any], reason: str, mend: str
+def test_every_way_to_be_broken_is_named_with_its_hint(
+    loader: Callable[[], Any], reason: str, hint: str
 ) -> None:
     report = load_one(loader)
     assert not report.ok
     assert reason in report.reason
-    assert mend in report.mend
+    assert hint in report.hint
 
 
 def test_an_invalid_hook_is_named_and_not_left_registered() -> None:
@@ -332,7 +332,7 @@ def test_advice_for_a_missing_type() -> None:
     plugins = Plugins.load(
         [Entry("cloudrun", raising(ImportError("no httpx")), Dist("outpost-cloudrun"))]
     )
-    assert plugins.missing_mend("ssh") == "in a clone of Outpost: pip install ./plugins/outpost_ssh"
-    assert "no httpx" in plugins.missing_mend("cloudrun")
-    assert "'lunar'" in plugins.missing_mend("lunar")
-    assert "did you mean" not in plugins.missing_mend("lunar")
+    assert plugins.missing_hint("ssh") == "in a clone of Outpost: pip install ./plugins/outpost_ssh"
+    assert "no httpx" in plugins.missing_hint("cloudrun")
+    assert "'lunar'" in plugins.missing_hint("lunar")
+    assert "did you mean" not in plugins.missing_hint("lunar")

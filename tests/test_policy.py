@@ -2,9 +2,10 @@ from dataclasses import replace
 
 import pytest
 
-from outpost_core.conditions import parse
 from outpost_core.errors import PluginError
-from outpost_core.policy import (
+from outpost_core.types import Agent, Candidate, Issue, Order, Secrets, Verdict
+from outpost_manager.config.conditions import parse
+from outpost_manager.config.policy import (
     DefaultPolicy,
     Override,
     PolicyConfig,
@@ -13,7 +14,6 @@ from outpost_core.policy import (
     needs,
     normalise,
 )
-from outpost_core.types import Agent, Candidate, Issue, Order, Secrets, Verdict
 
 ALL = frozenset({"interactive", "rig", "local_rig", "secrets"})
 
@@ -200,8 +200,8 @@ def test_an_answer_of_another_kind_is_an_error(answer: object) -> None:
         normalise(answer, order(), candidates())  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("name", "mend"), [("hom", "did you mean 'home'?"), (None, "allowed: vm")])
-def test_an_unknown_name_is_an_error_with_the_nearest(name: object, mend: str) -> None:
+@pytest.mark.parametrize(("name", "hint"), [("hom", "did you mean 'home'?"), (None, "allowed: vm")])
+def test_an_unknown_name_is_an_error_with_the_nearest(name: object, hint: str) -> None:
     with pytest.raises(PluginError, match="no candidate") as caught:
         normalise([name], order(), candidates())  # type: ignore[list-item]
-    assert mend in caught.value.mend
+    assert hint in caught.value.hint

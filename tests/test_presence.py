@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 
 from outpost_core.backend import OutpostOptions
-from outpost_core.config import load_config
+from outpost_core.discovery import PluginReport, Plugins
 from outpost_core.errors import PlacementError, UnreachableError
 from outpost_core.hookspecs import hookimpl
-from outpost_core.manager import Manager
-from outpost_core.overview import slots_of
-from outpost_core.plugins import PluginReport, Plugins
-from outpost_core.presence import FILE
-from outpost_core.presets import PRESETS
-from outpost_core.testing import FakeOutpost, fake_backend
 from outpost_core.types import Agent, Facts, Issue, Limits, Order, Result, Secrets, State
+from outpost_manager.config import load_config
+from outpost_manager.fleet.overview import slots_of
+from outpost_manager.fleet.resources import FILE
+from outpost_manager.manager import Manager
+from outpost_shared.presets import PRESETS
+from outpost_testing import FakeOutpost, fake_backend
 
 GIB = 2**30
 
@@ -97,7 +97,7 @@ def test_an_agent_that_is_nowhere_is_refused_with_its_install_command(tmp_path: 
             (error,) = await manager.spawn_many([order()])
             assert isinstance(error, PlacementError)
             assert "here: claude is not installed there" in error.message
-            assert "npm install -g @anthropic-ai/claude-code" in error.mend
+            assert "npm install -g @anthropic-ai/claude-code" in error.hint
             assert manager.ledger.workers() == [], "nothing was reserved"
 
     asyncio.run(edge())
@@ -205,7 +205,7 @@ class Sized(OutpostOptions):
 
 
 def test_slots_by_size_hold_once_there_is_somewhere_else_to_go(tmp_path: Path) -> None:
-    from outpost_core.config import Config, OutpostConfig
+    from outpost_manager.config import Config, OutpostConfig
 
     def entry(name: str, options: OutpostOptions | None, **raw: Any) -> OutpostConfig:
         return OutpostConfig(name=name, type="t", options=options, raw=raw)
@@ -238,7 +238,7 @@ def test_an_attempt_goes_where_the_work_is_that_it_goes_on_from(tmp_path: Path) 
 
     error = asyncio.run(edge())
     assert "here: the work that it goes on from is kept at elsewhere alone" in error.message
-    assert "--from-base" in error.mend
+    assert "--from-base" in error.hint
 
 
 def test_explain_says_that_no_login_was_seen_unless_keys_come_along(tmp_path: Path) -> None:

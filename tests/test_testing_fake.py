@@ -16,8 +16,8 @@ from outpost_core.errors import (
     SpawnRefusedError,
     UnreachableError,
 )
-from outpost_core.testing import FakeOptions, FakeOutpost, Script, fake, fake_backend
 from outpost_core.types import Agent, Issue, Order, Result, State
+from outpost_testing import FakeOptions, FakeOutpost, Script, fake, fake_backend
 
 if TYPE_CHECKING:
     from pathlib import Path

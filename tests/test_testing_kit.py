@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from outpost_core import faults
 from outpost_core.backend import OutpostOptions
 from outpost_core.errors import NotFoundError, PluginError
-from outpost_core.manager import Manager
-from outpost_core.testing import GROUPS, Target, run_suite, target_from_manager
-from outpost_core.testing import target as targets
-from outpost_core.testing.reference import ReferenceOutpost, reference_target
-from outpost_core.testing.registry import Check, all_checks, run_check
-from outpost_core.testing.trial import HOLD, expect
-from outpost_core.worker import files
+from outpost_manager.manager import Manager
+from outpost_shared import faults
+from outpost_testing import GROUPS, Target, run_suite, target_from_manager
+from outpost_testing import target as targets
+from outpost_testing.reference import ReferenceOutpost, reference_target
+from outpost_testing.registry import Check, all_checks, run_check
+from outpost_testing.trial import HOLD, expect
+from outpost_worker.folder import files
 
 if TYPE_CHECKING:
-    from outpost_core.testing.trial import Trial
+    from outpost_testing.trial import Trial
 
 
 def a_check(run: object, *needs: str) -> Check:
@@ -106,7 +106,7 @@ def test_mistakes_of_the_caller_are_told_before_anything_runs(tmp_path: Path) ->
     with pytest.raises(ValueError, match="no group"):
         run_suite(reference_target(tmp_path), groups=["nonsense"])
     with pytest.raises(PluginError, match="nothing usable provides the outpost type 'x'"):
-        run_suite(Target(type="x", provider="outpost_core.testing.fake", state=tmp_path))
+        run_suite(Target(type="x", provider="outpost_testing.fake", state=tmp_path))
 
 
 def test_a_target_can_be_rebuilt_by_another_process(tmp_path: Path) -> None:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from outpost_core.testing import MUTANTS, mutants
-from outpost_core.testing.reference import target_of
-from outpost_core.testing.registry import all_checks, run_check
+from outpost_testing import MUTANTS, mutants
+from outpost_testing.reference import target_of
+from outpost_testing.registry import all_checks, run_check
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from outpost_core.testing.mutants import Mutant
+    from outpost_testing.mutants import Mutant
 
 
 def test_each_has_a_check_of_its_own() -> None:

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from peers.netlab import Host, Lab, lab
+from peers.sshd import Sshd
 
-from outpost_core.testing.netlab import Host, Lab, lab
-from outpost_core.testing.processes import mentioning, outliving
-from outpost_core.testing.sshd import Sshd
+from outpost_testing.processes import mentioning, outliving
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -117,7 +117,7 @@ def _links() -> list[str]:
 
 def test_a_killed_test_program_takes_its_hosts_along(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from outpost_core.testing.netlab import lab\n"
+        "import sys, time; from pathlib import Path; from peers.netlab import lab\n"
         "with lab(Path(sys.argv[1])) as net:\n"
         "    net.host('one'); print('up', flush=True); time.sleep(60)\n"
     )

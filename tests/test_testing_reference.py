@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from outpost_core.testing import OutpostSuite
-from outpost_core.testing.reference import reference_target
+from outpost_testing import OutpostSuite
+from outpost_testing.reference import reference_target
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from outpost_core.testing import Target
+    from outpost_testing import Target
 
 
 class TestReference(OutpostSuite):

@@ -8,8 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-
-from outpost_core.testing.relay import Relay, relay
+from peers.relay import Relay, relay
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-from outpost_core.testing.sshd import Sshd, sshd
+from peers.sshd import Sshd, sshd
 
 
 def login(server: Sshd, *command: str) -> subprocess.Popen[str]:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core.config import trusted
 from outpost_core.errors import UsageError
-from outpost_core.town import rig_of_town, town_around
+from outpost_manager.config import trusted
+from outpost_manager.config.town import rig_of_town, town_around
 
 WIDGETS = "https://example.org/widgets.git"
 GADGETS = "https://example.org/gadgets.git"
@@ -63,7 +63,7 @@ def test_the_rig_of_a_folder(town: Path, folder: str, issue: str, rig: str | Non
 def test_an_issue_of_no_rig_is_refused_with_the_rigs_that_there_are(town: Path, issue: str) -> None:
     with pytest.raises(UsageError, match="own repository is no rig") as caught:
         rig_of_town(town, issue)
-    assert "gadgets, widgets" in caught.value.mend
+    assert "gadgets, widgets" in caught.value.hint
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"rigs": []}', '{"rigs": 5}', None])
@@ -92,7 +92,7 @@ def test_a_list_of_rigs_leads_nowhere_before_it_is_trusted(town: Path) -> None:
     trusted.revoke(file, os.environ)
     with pytest.raises(UsageError, match="you have not trusted it") as caught:
         rig_of_town(town / "widgets", "wi-1")
-    assert f"outpost trust {file}" in caught.value.mend
+    assert f"outpost trust {file}" in caught.value.hint
     assert rig_of_town(town / "widgets" / "mayor" / "rig", "wi-1") is None
 
 
@@ -113,7 +113,7 @@ def test_routes_of_a_strangers_repository_are_no_endless_reading(town: Path, kin
         os.mkfifo(routes) if kind == "pipe" else routes.symlink_to("/dev/zero")
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from outpost_core.town import rig_of_town\n"
+        "from outpost_manager.config.town import rig_of_town\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\n"
         "print(rig_of_town(Path(sys.argv[1]), 'wi-x-1'))"
     )

@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from outpost_core.cli.app import cli
-from outpost_core.cli.session import Session
+from outpost_core.discovery import PluginReport, Plugins
 from outpost_core.hookspecs import hookimpl
-from outpost_core.plugins import PluginReport, Plugins
-from outpost_core.testing import FakeOptions, FakeOutpost, fake_backend
+from outpost_manager.cli.app import cli
+from outpost_manager.cli.session import Session
+from outpost_testing import FakeOptions, FakeOutpost, fake_backend
 
 #: the real program.
-MAIN = "from outpost_core.cli import main; main()"
+MAIN = "from outpost_manager.cli import main; main()"
 #: the command line with the type `fake`, as a program of its own.
 PROGRAM = """\
-from outpost_core.cli.app import cli
-from outpost_core.cli.session import Session
-from outpost_core.plugins import PluginReport, Plugins
-from outpost_core.testing import fake
+from outpost_manager.cli.app import cli
+from outpost_manager.cli.session import Session
+from outpost_core.discovery import PluginReport, Plugins
+from outpost_testing import fake
 plugins = Plugins.load([])
 plugins.add(fake, PluginReport(entry_point="fake"))
 cli.main(prog_name="outpost", obj=Session(plugins))

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from outpost_core import wire
-from outpost_core.ledger import Ledger
 from outpost_core.types import Agent, Delivery, Explanation, Issue, Order, Result, State, Verdict
+from outpost_manager.ledger import Ledger
 
-MAIN = "from outpost_core.cli import main; main()"
+MAIN = "from outpost_manager.cli import main; main()"
 
 #: What a terminal would obey (clipboard, title, screen, colours that hide, a sixel, C1, DEL, BS),
 #: a line that looks like our own, text that runs backwards, and what nobody sees.
@@ -57,7 +57,7 @@ def answer(method, params):
                    status("odd.1", EVIL)]
         return {"workers": workers, "next": None}
     if method == "ping":
-        return {"ok": False, "detail": EVIL, "mend": EVIL}
+        return {"ok": False, "detail": EVIL, "hint": EVIL}
     if method == "logs":
         data = (EVIL.encode("utf-8", "replace") + b"\\xff\\xfe\\n")[params["offset"]:]
         return {"data": base64.b64encode(data).decode(), "end": True}
@@ -73,7 +73,7 @@ def answer(method, params):
         return {"messages": [{"to": EVIL, "subject": EVIL, "body": EVIL, "sender": EVIL,
                               "id": EVIL, "sent_at": 1}], "next": None}
     if method == "doctor":
-        return {"findings": [{"check": EVIL, "ok": False, "detail": EVIL, "mend": EVIL}]}
+        return {"findings": [{"check": EVIL, "ok": False, "detail": EVIL, "hint": EVIL}]}
     return None
 for line in sys.stdin:
     asked = json.loads(line)
@@ -82,7 +82,7 @@ for line in sys.stdin:
     method = asked["method"]
     if method in ("spawn", "stop", "nudge", "mail"):
         error = {"kind": "refused" if method == "spawn" else "usage" if method == "mail"
-                 else "internal", "message": EVIL, "mend": EVIL}
+                 else "internal", "message": EVIL, "hint": EVIL}
         say({"id": asked["id"], "error": error})
     else:
         say({"id": asked["id"], "result": answer(method, asked.get("params", {}))})
@@ -284,7 +284,7 @@ def foreign(seen: str, *, screen: bool = False, output: bool = False) -> set[str
         screen: it was drawn on a screen of its own.
         output: it is an agent's output, or files of its work, which may have colours.
     """
-    from outpost_core.harmless import UNSEEN
+    from outpost_shared.harmless import UNSEEN
 
     if screen:
         seen = _SCREEN.sub("", seen)

@@ -11,11 +11,11 @@ import time
 
 import pytest
 
-from outpost_core import faults
-from outpost_core.testing import Script
 from outpost_core.types import Result, State
+from outpost_shared import faults
+from outpost_testing import Script
 
-OUTPOST = [sys.executable, "-c", "from outpost_core.cli import main; main()"]
+OUTPOST = [sys.executable, "-c", "from outpost_manager.cli import main; main()"]
 
 
 def again(outpost, issue: str, *words: str, code: int = 0) -> str:

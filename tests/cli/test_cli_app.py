@@ -10,14 +10,14 @@ from types import ModuleType
 import click
 import pytest
 
-from outpost_core.cli.app import COMMANDS, cli
 from outpost_core.hookspecs import hookimpl
+from outpost_manager.cli.app import COMMANDS, cli
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_table_says_what_the_command_says(name):
     module, _, attribute = COMMANDS[name][0].partition(":")
-    command = getattr(import_module(f"outpost_core.cli.{module}"), attribute)
+    command = getattr(import_module(f"outpost_manager.cli.{module}"), attribute)
     assert command.name == name
     assert command.get_short_help_str(200) == COMMANDS[name][1]
 
@@ -43,7 +43,7 @@ def test_version(outpost):
 def test_help_imports_no_command_and_nothing_heavy():
     program = (
         "import sys\n"
-        "from outpost_core.cli.app import cli\n"
+        "from outpost_manager.cli.app import cli\n"
         "try:\n    cli.main(['--help'], prog_name='outpost')\n"
         "except SystemExit:\n    pass\n"
         "print(' '.join(sys.modules), file=sys.stderr)\n"
@@ -52,10 +52,17 @@ def test_help_imports_no_command_and_nothing_heavy():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     loaded = set(done.stderr.split())
-    heavy = {"asyncio", "yaml", "sqlite3", "libtmux", "outpost_core.manager", "outpost_core.config"}
+    heavy = {
+        "asyncio",
+        "yaml",
+        "sqlite3",
+        "libtmux",
+        "outpost_manager.manager",
+        "outpost_manager.config",
+    }
     assert not loaded & heavy
-    assert not {m for m in loaded if m.startswith("outpost_core.cli.")} - {
-        f"outpost_core.cli.{m}" for m in ("app", "edge", "say", "session")
+    assert not {m for m in loaded if m.startswith("outpost_manager.cli.")} - {
+        f"outpost_manager.cli.{m}" for m in ("app", "failures", "output", "session")
     }
 
 
@@ -80,14 +87,14 @@ def test_errors_are_one_json_document(outpost):
     assert error["code"] == 4
     assert error["type"] == "NotFoundError"
     assert "nobody" in error["message"]
-    assert error["mend"]
+    assert error["hint"]
 
 
 def test_usage_errors_are_json_too(outpost):
     error = outpost.json("show", code=2)["error"]
     assert error["code"] == 2
     assert error["type"] == "UsageError"
-    assert error["mend"] == "outpost show --help"
+    assert error["hint"] == "outpost show --help"
 
 
 def test_config_errors_say_where(outpost):
@@ -104,7 +111,7 @@ def test_an_unexpected_error_is_one_line(outpost, monkeypatch):
     def broken(*_: object) -> None:
         raise RuntimeError("a defect\nin two lines")
 
-    monkeypatch.setattr("outpost_core.manager.Manager.outposts", broken)
+    monkeypatch.setattr("outpost_manager.manager.Manager.outposts", broken)
     result = outpost.run("list")
     assert result.exit_code == 1
     assert "unexpected error: RuntimeError: a defect" in result.stderr
@@ -157,13 +164,13 @@ def test_the_command_of_the_guide(outpost):
     assert "List the outposts where nothing runs." in outpost.ok("--help")
     assert outpost.ok("idle") == "there\n"
     assert outpost.json("idle", "--type", "fake") == {"idle": ["there"]}
-    assert outpost.json("idle", "--typ", "x", code=2)["error"]["mend"] == "outpost idle --help"
+    assert outpost.json("idle", "--typ", "x", code=2)["error"]["hint"] == "outpost idle --help"
 
 
 def test_colours_can_be_switched_off(outpost, monkeypatch):
     from click.testing import CliRunner
 
-    from outpost_core.cli.session import Session
+    from outpost_manager.cli.session import Session
 
     words = ["--state", str(outpost.state), "list"]
     coloured = CliRunner().invoke(cli, words, prog_name="outpost", obj=Session(), color=True)

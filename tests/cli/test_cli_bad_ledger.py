@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from outpost_core import wire
-from outpost_core.ledger import Ledger
 from outpost_core.types import Result, State, Usage
+from outpost_manager.ledger import Ledger
 
 HUGE = "x" * 300_000
 NUMBERS: list[Any] = [1e300, float("inf"), -1.0, "soon", b"\xff", -(10**15)]

@@ -40,13 +40,13 @@ def test_json_has_each_step_once(outpost: Cli) -> None:
     assert step["seconds"] >= 0
 
 
-def test_a_failed_step_is_exit_code_1_with_its_mend(
+def test_a_failed_step_is_exit_code_1_with_its_hint(
     outpost: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @hookimpl
     async def outpost_bootstrap(agents, dry_run):
         yield Step(name="git", state="doing")
-        yield Step(name="git", state="failed", detail="no \x1b[31mroom", mend="make room")
+        yield Step(name="git", state="failed", detail="no \x1b[31mroom", hint="make room")
 
     monkeypatch.setattr(outpost.here, "outpost_bootstrap", outpost_bootstrap)
     said = outpost.ok("bootstrap", "here", code=1)

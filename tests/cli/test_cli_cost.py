@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from outpost_core.testing import FakeOptions, FakeOutpost
 from outpost_core.types import Result, State, Usage
+from outpost_testing import FakeOptions, FakeOutpost
 
 
 def cap(outpost, usd, more=""):

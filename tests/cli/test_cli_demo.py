@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core.testing.processes import outliving
+from outpost_testing.processes import outliving
 
-OUTPOST = [sys.executable, "-c", "from outpost_core.cli import main; main()"]
+OUTPOST = [sys.executable, "-c", "from outpost_manager.cli import main; main()"]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from outpost_core.backend import Backend, OutpostOptions, option
 from outpost_core.hookspecs import hookimpl
-from outpost_core.testing.fake import FakeOptions, FakeOutpost
+from outpost_testing.fake import FakeOptions, FakeOutpost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def test_add_refuses_what_is_wrong_and_changes_nothing(outpost):
 
 def test_add_of_a_missing_type_says_how_to_get_it(outpost):
     assert (
-        outpost.json("add", "k8s", "c", code=2)["error"]["mend"]
+        outpost.json("add", "k8s", "c", code=2)["error"]["hint"]
         == "in a clone of Outpost: pip install ./plugins/outpost_k8s"
     )
 
@@ -93,7 +93,7 @@ def test_remove_is_refused_while_workers_there_run(outpost):
     outpost.spawn("a")
     error = outpost.json("remove", "here", code=2)["error"]
     assert error["message"] == "1 worker at here has not ended: a.1"
-    assert error["mend"].startswith("outpost stop a.1 first")
+    assert error["hint"].startswith("outpost stop a.1 first")
     outpost.here.finish("a.1")  # the outpost is asked
     outpost.ok("remove", "here")
 
@@ -109,7 +109,7 @@ def test_remove_from_the_policy_too(outpost):
     outpost.config.write_text(
         outpost.config.read_text() + "policy: {default_preference: [there, here]}\n"
     )
-    assert outpost.json("remove", "there", code=2)["error"]["mend"]
+    assert outpost.json("remove", "there", code=2)["error"]["hint"]
     outpost.ok("remove", "there", "--prune")
     values = {v["key"]: v["value"] for v in outpost.json("config", "show")["values"]}
     assert values["policy.default_preference"] == ["here"]

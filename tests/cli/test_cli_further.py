@@ -6,8 +6,8 @@ import pytest
 
 from outpost_core.agents import AgentPreset
 from outpost_core.hookspecs import hookimpl
-from outpost_core.testing import Script
 from outpost_core.types import Result, State
+from outpost_testing import Script
 from tests.cli.conftest import git
 
 FAILED = Result(state=State.FAILED, reason="agent_failed", agent_began=True)
@@ -154,11 +154,11 @@ def test_continue_refuses_what_runs_and_nothing_said(delivered):
     delivered.spawn("busy")
     assert delivered.json("continue", "busy", "more", code=2)["error"]["type"] == "ConflictError"
     assert delivered.json("continue", "x0", " ", code=2)["error"]
-    assert delivered.json("retry", "x0", code=2)["error"]["mend"].startswith("outpost continue x0")
+    assert delivered.json("retry", "x0", code=2)["error"]["hint"].startswith("outpost continue x0")
 
 
 def test_what_was_said_besides_is_said_again_with_a_session():
-    from outpost_core.further import resumed
+    from outpost_manager.placing.attempts import resumed
 
     preset = Presets().outpost_agents()["remembers"]
     first = ("remembers", "--json", "--model", "big", "--", "{prompt}")

@@ -10,8 +10,8 @@ import click
 import pytest
 from hostilekit import EVIL, World, foreign, forged, leaves
 
-from outpost_core.cli.app import cli
-from outpost_core.cli.session import Session
+from outpost_manager.cli.app import cli
+from outpost_manager.cli.session import Session
 
 ORDER = ("--no-rig", "--title", EVIL, "--label", EVIL, "--prompt", EVIL, "--context", f"a={EVIL}")
 #: of what the user says himself, the lines are his own

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from outpost_core import localgit, localstate
+from outpost_manager.orders import localgit, unpushed
 from tests.cli.conftest import git
 
 SECRET = "of-the-caller"
@@ -132,7 +132,7 @@ def test_objects_that_are_missing_are_fetched_from_nowhere(trap, outpost):
     for words in (("rev-list", "--objects", "HEAD"), ("cat-file", "-p", blob)):
         localgit.git(clone, *words)
     local = localgit.LocalGit(clone, os.environ)
-    localstate.left(local, None)
+    unpushed.left(local, None)
     trap("spawn", "x", "--", "true", cwd=clone)
     assert trap.ran() == []
     subprocess.run(["git", "cat-file", "-p", blob], cwd=clone, check=False, capture_output=True)
@@ -148,7 +148,7 @@ def test_no_key_of_the_caller_is_in_a_git_that_looks_around(trap, outpost, monke
     monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
     local = localgit.LocalGit(trap.clone, os.environ)
     assert local.around() is not None
-    assert localstate.left(local, None) is not None
+    assert unpushed.left(local, None) is not None
     seen = (trap.loot / "env").read_text()
     assert "GIT_ALLOW_PROTOCOL=none" in seen
     assert SECRET not in seen

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 
-from outpost_core.testing import FakeOptions, FakeOutpost
+from outpost_testing import FakeOptions, FakeOutpost
 
 
 def test_list_shows_slots_package_and_state(outpost):
@@ -42,7 +42,7 @@ def test_backends_show_broken_packages(outpost):
 
 def test_backends_of_an_unknown_type(outpost):
     error = outpost.json("backends", "fakee", code=4)["error"]
-    assert error["mend"].startswith("did you mean 'fake'? ")
+    assert error["hint"].startswith("did you mean 'fake'? ")
 
 
 def test_ping_says_who_is_well(outpost):
@@ -58,7 +58,7 @@ def test_ping_says_who_is_well(outpost):
 
 def test_ping_of_an_unknown_outpost(outpost):
     (answer,) = outpost.json("ping", "heer", code=4)["outposts"]
-    assert answer["mend"] == "did you mean here?"
+    assert answer["hint"] == "did you mean here?"
 
 
 def test_status_of_all_and_of_one(outpost):
@@ -98,7 +98,7 @@ def test_a_hostile_detail_does_not_reach_the_terminal(outpost):
     assert "\\x1b]0;owned\\x07\\u202e" in text
 
 
-def test_doctor_tells_what_to_mend(outpost):
+def test_doctor_tells_what_to_hint(outpost):
     assert "lives in memory" in outpost.ok("doctor", "here")
     outpost.here.cut()
     said = outpost.json("doctor", "here", code=1)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-OUTPOST = [sys.executable, "-c", "from outpost_core.cli import main; main()"]
+OUTPOST = [sys.executable, "-c", "from outpost_manager.cli import main; main()"]
 
 
 def read_until(fd: int, wanted: bytes, seen: bytes = b"") -> bytes:
@@ -212,7 +212,7 @@ def test_a_terminal_gets_colours_one_line_of_progress_and_no_foreign_commands(ou
 
 def test_the_program_starts_without_the_heavy_modules(outpost):
     program = (
-        "import sys\nfrom outpost_core.cli.app import cli\n"
+        "import sys\nfrom outpost_manager.cli.app import cli\n"
         "try:\n    cli.main(['list'], prog_name='outpost')\nexcept SystemExit:\n    pass\n"
         "print(' '.join(sys.modules), file=sys.stderr)"
     )

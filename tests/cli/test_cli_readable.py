@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 import pytest
 
-from outpost_core.cli.readable import LINE_LIMIT, Readable
-from outpost_core.cli.tellers import KINDS
+from outpost_manager.cli.readable import LINE_LIMIT, Readable
+from outpost_manager.cli.renderers import KINDS
 
 RECORDED = Path(__file__).parent.parent / "data" / "agents"
 OF = {

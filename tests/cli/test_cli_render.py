@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from outpost_core.cli import render
-from outpost_core.cli.terminal import TerminalFilter
+from outpost_manager.cli import render
+from outpost_manager.cli.terminal import TerminalFilter
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core import pullrequest
 from outpost_core.errors import UsageError
-from outpost_core.orders import OrderRequest
+from outpost_manager.orders import pullrequest
+from outpost_manager.orders.making import OrderRequest
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "from-file.md"
 RIG = ("--rig", "https://example.com/a.git", "--on", "here")
@@ -43,7 +43,7 @@ def test_text_alone_is_enough_and_both_words_are_too_much(outpost):
 def test_a_wrong_field_is_refused_with_the_nearest_right_word(outpost, wrong, right):
     error = spawn(outpost, {"issue": "x", wrong: "1"}, *RIG, code=2)["error"]
     assert error["message"].startswith(f"<stdin>:1: unknown field '{wrong}'")
-    assert error["mend"] == f"did you mean '{right}'?"
+    assert error["hint"] == f"did you mean '{right}'?"
     assert outpost.json("workers", "--all")["workers"] == []
 
 

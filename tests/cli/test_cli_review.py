@@ -167,7 +167,7 @@ def test_checkout_where_the_repository_itself_is_the_rig(rig, outpost):
 
 @pytest.mark.parametrize("kind", ["pipe", "endless", "plain"])
 def test_what_a_clone_calls_its_shallow_list_is_read_if_it_is_a_file(tmp_path, kind):
-    from outpost_core.review import _borrow
+    from outpost_manager.review import _borrow
 
     lender, folder = tmp_path / "lender", tmp_path / "look"
     lender.mkdir()

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from outpost_core.cli import shapes
-from outpost_core.cli.app import COMMANDS
 from outpost_core.types import Finding, State
+from outpost_manager import jsonviews
+from outpost_manager.cli.app import COMMANDS
 
 #: command → words that make it answer, after `prepare`.
 CALLS: dict[str, tuple[str, ...]] = {
@@ -55,7 +55,7 @@ def test_every_command_has_a_documented_shape():
     commands = {name for name in COMMANDS if name not in groups}
     commands |= {"config check", "config show"}
     commands |= {f"mail {verb}" for verb in ("send", "inbox", "outbox", "flush", "drop")}
-    assert set(shapes.SHAPES) == commands
+    assert set(jsonviews.SHAPES) == commands
     assert set(CALLS) == commands - ELSEWHERE
 
 
@@ -80,7 +80,7 @@ def test_the_answer_has_the_documented_shape(outpost, name):
     letter = outpost.json("mail", "send", "here:mayor/", "-s", "hi")["letter"]["id"]
     words = [word.format(letter=letter) for word in CALLS[name]]
     answer = outpost.json(*name.split(), *words)
-    documented = dict(shapes.SHAPES[name])
+    documented = dict(jsonviews.SHAPES[name])
     if name == "logs":
         documented.pop("base64")
     same_keys(documented, answer)
@@ -115,14 +115,15 @@ def test_a_worker_is_exact(outpost):
     ],
 )
 def test_moments(at, text):
-    assert shapes.moment(at) == text
+    assert jsonviews.moment(at) == text
 
 
 def test_states_are_the_documented_words():
-    assert all(state.value in shapes.WORKER["status"] for state in State)
+    assert all(state.value in jsonviews.WORKER["status"] for state in State)
 
 
 def test_shapes_are_json():
     assert (
-        json.loads(json.dumps(shapes.finding("git", Finding(check="git", ok=None))))["ok"] is None
+        json.loads(json.dumps(jsonviews.finding("git", Finding(check="git", ok=None))))["ok"]
+        is None
     )

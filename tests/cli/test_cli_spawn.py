@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from outpost_core.testing import Script
 from outpost_core.types import Result, State
+from outpost_testing import Script
 
 
 def test_spawn_says_where_and_shows_its_stages(outpost):
@@ -195,7 +195,7 @@ def test_the_next_outpost_is_tried_and_the_reason_kept(outpost):
 
 def test_an_unknown_outpost(outpost):
     assert outpost.json("spawn", "a", "--no-rig", "--on", "heer", "--", "x", code=4)["error"][
-        "mend"
+        "hint"
     ]
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from outpost_core.errors import UnreachableError
-from outpost_core.testing.users import ME, OTHER, give
+from outpost_testing.users import ME, OTHER, give
 
-MAIN = "from outpost_core.cli import main; main()"
+MAIN = "from outpost_manager.cli import main; main()"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make files of others")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

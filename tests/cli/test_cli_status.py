@@ -15,9 +15,9 @@ import time
 
 import pytest
 
-from outpost_core.cli import render
-from outpost_core.testing import Script
 from outpost_core.types import Result, State, Usage, Worker
+from outpost_manager.cli import render
+from outpost_testing import Script
 
 ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
 
@@ -109,7 +109,7 @@ def test_a_stop_shows_the_shell_and_going_on_the_watch(watching):
 
 
 def look(count: int, ended: int):
-    from outpost_core.cli import status
+    from outpost_manager.cli import status
 
     def made(number: int, state: State) -> Worker:
         now = time.time()
@@ -129,7 +129,7 @@ def look(count: int, ended: int):
 @pytest.mark.parametrize("rows", [10, 14, 24, 60])
 @pytest.mark.parametrize(("count", "ended"), [(0, 0), (3, 40), (40, 3), (40, 40)])
 def test_any_height_is_filled_and_never_passed(monkeypatch, rows, count, ended):
-    from outpost_core.cli import status
+    from outpost_manager.cli import status
 
     monkeypatch.setenv("COLUMNS", "60")
     lines = status._lines(look(count, ended), rows)
@@ -244,6 +244,6 @@ def test_show_has_tree_last_line_and_moments_in_words(some):
 def test_the_last_line_of_an_agent_that_speaks_json_is_for_people(outpost):
     outpost.ok("spawn", "x", "--rig", "https://example.com/a.git", "--agent", "claude",
                "--title", "T", "--on", "here")  # fmt: skip
-    said = {"type": "assistant", "message": {"content": [{"type": "text", "text": "I mend it."}]}}
+    said = {"type": "assistant", "message": {"content": [{"type": "text", "text": "I hint it."}]}}
     outpost.here.write("x.1", json.dumps(said).encode() + b"\n")
-    assert outpost.json("show", "x")["last_line"] == "I mend it."
+    assert outpost.json("show", "x")["last_line"] == "I hint it."

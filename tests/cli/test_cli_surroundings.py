@@ -9,10 +9,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from outpost_core import terminfo
-from outpost_core.testing.gitrig import GitRig
+from outpost_shared import terminfo
+from outpost_testing.gitrig import GitRig
 
-OUTPOST = [sys.executable, "-c", "from outpost_core.cli import main; main()"]
+OUTPOST = [sys.executable, "-c", "from outpost_manager.cli import main; main()"]
 
 
 def run(*words: str, folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -78,7 +78,7 @@ def test_a_byte_order_mark_is_no_part_of_an_issue_or_prompt(outpost) -> None:
     assert outpost.here.order("a.1").prompt == "do it"
     Path("issues").write_bytes("a\n".encode("utf-16"))
     error = outpost.json("spawn", "--from-file", "issues", *words, code=2)["error"]
-    assert error["mend"] == "save it as UTF-8"
+    assert error["hint"] == "save it as UTF-8"
 
 
 def test_a_terminal_that_nobody_knows_is_taken_for_a_usual_one() -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from outpost_core.testing.users import OTHER, give
+from outpost_testing.users import OTHER, give
 
-MAIN = "from outpost_core.cli import main; main()"
+MAIN = "from outpost_manager.cli import main; main()"
 SEED = Path(__file__).parent.parent / "data" / "outposts.yaml"
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from outpost_core.errors import UnreachableError
 from outpost_core.hookspecs import hookimpl
-from outpost_core.testing import Script
 from outpost_core.types import Cleaned, Result, State, Usage
+from outpost_testing import Script
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_nudge_peek_attach(ended):
     assert ended.json("peek", "busy")["text"] == "one\ntwo\x1b[2J"
     assert ended.json("peek", "busy")["worker"] == "busy.1"
     assert ended.ok("attach", "busy") == "busy.1 goes on\n"
-    assert ended.json("attach", "done", code=2)["error"]["mend"] == "outpost logs done.1"
+    assert ended.json("attach", "done", code=2)["error"]["hint"] == "outpost logs done.1"
 
 
 def test_clean_takes_what_is_delivered(ended):
@@ -168,7 +168,7 @@ def test_unsupported_verbs_say_what_there_is(ended):
     ended.here.capabilities = frozenset({"clean"})
     error = ended.json("peek", "busy", code=2)["error"]
     assert error["type"] == "UnsupportedError"
-    assert error["mend"].startswith("it can: clean; outpost doctor ")
+    assert error["hint"].startswith("it can: clean; outpost doctor ")
 
 
 def test_the_order_in_show_has_no_secret(ended, monkeypatch):
@@ -189,8 +189,8 @@ def test_following_goes_on_after_a_dropped_line(ended, monkeypatch):
             raise UnreachableError("the line is cut")
         yield b"def"
 
-    monkeypatch.setattr("outpost_core.manager.Manager.logs", logs)
-    monkeypatch.setattr("outpost_core.cli.follow.RETRY", 0)
+    monkeypatch.setattr("outpost_manager.manager.Manager.logs", logs)
+    monkeypatch.setattr("outpost_manager.cli.follow.RETRY", 0)
     result = ended.run("logs", "-f", "done")
     assert result.stdout == "abcdef"
     assert "the line is cut; it goes on, trying again" in result.stderr
@@ -201,7 +201,7 @@ def test_following_says_that_the_outpost_does_not_answer_while_the_log_is_silent
     outpost, monkeypatch
 ):
     outpost.spawn("s")
-    monkeypatch.setattr("outpost_core.cli.follow.SILENCE", 0.01)
+    monkeypatch.setattr("outpost_manager.cli.follow.SILENCE", 0.01)
 
     async def logs(self, ref, offset=0, follow=False):
         for change in (lambda: outpost.here.cut("a cut"), outpost.here.restore):
@@ -212,7 +212,7 @@ def test_following_says_that_the_outpost_does_not_answer_while_the_log_is_silent
             await asyncio.sleep(0.1)
         yield b"abc"
 
-    monkeypatch.setattr("outpost_core.manager.Manager.logs", logs)
+    monkeypatch.setattr("outpost_manager.manager.Manager.logs", logs)
     result = outpost.run("logs", "-f", "s")
     assert result.stdout == "abc"
     said = ["s.1: here does not answer; waiting for it", "s.1: here answers again"]
@@ -226,12 +226,12 @@ def test_logs_of_a_cleaned_worker_are_kept_and_those_of_a_purged_one_say_so(ende
     ended.ok("clean", "done", "--purge")
     error = ended.json("logs", "done", code=4)["error"]
     assert "removed by outpost clean" in error["message"]
-    assert error["mend"] == "outpost show done.1 has its result"
+    assert error["hint"] == "outpost show done.1 has its result"
 
 
 def test_stop_forgets_only_where_nobody_can_be_asked(ended):
     (refused,) = ended.json("stop", "busy", "--forget", code=2)["refused"]
-    assert refused["error"]["mend"] == "outpost stop busy.1"
+    assert refused["error"]["hint"] == "outpost stop busy.1"
     ended.ok("stop", "busy", "--forget", "--grace", "1s", code=2)
     ended.ok("remove", "here", "--force")
     assert ended.json("stop", "busy", "--forget")["stopped"] == ["busy.1"]

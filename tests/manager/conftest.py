@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from managerkit import Make
 
-from outpost_core.manager import Manager
-from outpost_core.plugins import PluginReport, Plugins
-from outpost_core.testing import FakeOutpost, fake_backend
+from outpost_core.discovery import PluginReport, Plugins
+from outpost_manager.manager import Manager
+from outpost_testing import FakeOutpost, fake_backend
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from typing import Any
 
 from outpost_core.errors import UnreachableError
 from outpost_core.hookspecs import hookimpl
-from outpost_core.ledger import Reservation
-from outpost_core.manager import Manager
-from outpost_core.testing import FakeOutpost
 from outpost_core.types import Agent, Issue, Order, WorkerStatus
 from outpost_core.wire import digest
+from outpost_manager.ledger import Reservation
+from outpost_manager.manager import Manager
+from outpost_testing import FakeOutpost
 
 Make = Callable[..., Manager]
 

@@ -9,11 +9,11 @@ from managerkit import Make, Riddle, dead_reservation, order, run
 
 from outpost_core.errors import ConflictError, SpawnRefusedError, UnreachableError, UnsupportedError
 from outpost_core.hookspecs import hookimpl
-from outpost_core.manager import Manager
-from outpost_core.orders import OrderRequest
-from outpost_core.testing import FakeOutpost
 from outpost_core.types import Limits, Order, Result, State, WorkerStatus
 from outpost_core.wire import digest
+from outpost_manager.manager import Manager
+from outpost_manager.orders.making import OrderRequest
+from outpost_testing import FakeOutpost
 
 
 def test_the_same_order_is_the_same_worker_and_another_is_a_conflict(make: Make) -> None:

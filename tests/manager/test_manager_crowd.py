@@ -8,11 +8,11 @@ import pytest
 from managerkit import Make, order, run
 
 from outpost_core.errors import OutpostError, PlacementError
-from outpost_core.manager import Manager
-from outpost_core.testing import FakeOutpost
-from outpost_core.testing.fake import FakeOptions
-from outpost_core.ticket import Spawned
 from outpost_core.types import Event, Limits, Result, State, Usage
+from outpost_manager.manager import Manager
+from outpost_manager.placing.pending import Spawned
+from outpost_testing import FakeOutpost
+from outpost_testing.fake import FakeOptions
 
 
 def test_many_at_once_fill_the_slots_in_order(make: Make) -> None:

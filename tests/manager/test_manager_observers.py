@@ -5,9 +5,10 @@ from __future__ import annotations
 from managerkit import Make, dead_reservation, order, run
 
 from outpost_core.hookspecs import hookimpl
-from outpost_core.manager import Manager
-from outpost_core.testing import FakeOutpost
 from outpost_core.types import Event
+from outpost_manager.doctor import examine
+from outpost_manager.manager import Manager
+from outpost_testing import FakeOutpost
 
 
 def test_observers_hear_everything_and_break_nothing(make: Make) -> None:
@@ -25,7 +26,7 @@ def test_observers_hear_everything_and_break_nothing(make: Make) -> None:
     async def body(manager: Manager) -> None:
         await manager.spawn(order())
         assert "tired" in manager.observer_errors[0]
-        assert any("tired" in f.detail for _, f in await manager.doctor())
+        assert any("tired" in f.detail for _, f in await examine(manager))
 
     run(make(FakeOutpost("a"), plugin=observer), body)
     assert "spawned" in observer.kinds

@@ -10,10 +10,10 @@ from managerkit import Make, order, run
 
 from outpost_core.errors import NotFoundError, OutpostError, PlacementError, PluginError
 from outpost_core.hookspecs import hookimpl
-from outpost_core.manager import Manager
-from outpost_core.testing import FakeOutpost
-from outpost_core.testing.fake import FakeOptions
 from outpost_core.types import Candidate, Event, Order
+from outpost_manager.manager import Manager
+from outpost_testing import FakeOutpost
+from outpost_testing.fake import FakeOptions
 
 
 def test_the_first_in_the_file_takes_it_and_the_reason_is_kept(make: Make) -> None:
@@ -139,7 +139,7 @@ def test_a_missing_type_is_listed_with_advice_and_passed_over(make: Make) -> Non
 
     async def body(manager: Manager) -> None:
         far = manager.outposts()[0]
-        assert (far.state, far.mend) == (
+        assert (far.state, far.hint) == (
             "missing",
             "in a clone of Outpost: pip install ./plugins/outpost_ssh",
         )
@@ -156,7 +156,7 @@ def test_on_names_the_outpost_and_an_unknown_one_is_said(make: Make) -> None:
         assert (await manager.spawn(order(), on="beta")).worker.outpost == "beta"
         with pytest.raises(NotFoundError, match="bet") as caught:
             await manager.spawn(order("gt-2"), on="bet")
-        assert "beta" in caught.value.mend
+        assert "beta" in caught.value.hint
 
     run(make(a, b), body)
 

@@ -10,14 +10,15 @@ import pytest
 from managerkit import Make, order, run
 
 from outpost_core.agents import AgentPreset
+from outpost_core.discovery import PluginReport
 from outpost_core.errors import OutpostError, PlacementError, PluginError, SpawnRefusedError
 from outpost_core.hookspecs import hookimpl
-from outpost_core.manager import Manager
-from outpost_core.plugins import PluginReport
-from outpost_core.testing import FakeOutpost
+from outpost_core.names import RIG_CREDENTIAL
 from outpost_core.types import Agent, Candidate, Issue, Order, Result, Secrets, State, WorkerStatus
 from outpost_core.wire import digest
-from outpost_core.worker.names import RIG_CREDENTIAL
+from outpost_manager.doctor import examine
+from outpost_manager.manager import Manager
+from outpost_testing import FakeOutpost
 
 
 @pytest.mark.parametrize("answer", [None, "text", [None]])
@@ -81,7 +82,7 @@ def test_a_verb_that_answers_nothing_is_its_outposts_error(make: Make, verb: str
         await manager.spawn(order())
         a.finish("gt-1.1")
         if verb == "doctor":
-            found = await manager.doctor("a")
+            found = await examine(manager, "a")
             assert any("outpost_doctor" in finding.detail for _, finding in found)
         else:
             with pytest.raises(PluginError, match=f"outpost_{verb} of 'a' answered a NoneType"):

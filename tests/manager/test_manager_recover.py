@@ -12,12 +12,12 @@ from managerkit import Make, Riddle, dead_reservation, order, run
 
 from outpost_core.errors import LedgerError, UnreachableError
 from outpost_core.hookspecs import hookimpl
-from outpost_core.ledger import Reservation
-from outpost_core.manager import Manager
-from outpost_core.testing import FakeOutpost
 from outpost_core.types import Candidate, Event, Order, Secrets, State, WorkerStatus
 from outpost_core.wire import digest
-from outpost_core.worker.identity import me
+from outpost_manager.ledger import Reservation
+from outpost_manager.manager import Manager
+from outpost_shared.identity import me
+from outpost_testing import FakeOutpost
 
 
 def test_a_spawn_whose_process_died_is_finished_by_whoever_asks(make: Make) -> None:

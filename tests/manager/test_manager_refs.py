@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from outpost_core import refs
 from outpost_core.errors import NotFoundError, UsageError
-from outpost_core.ledger import Ledger
 from outpost_core.types import State, WorkerStatus
+from outpost_manager.ledger import Ledger
+from outpost_manager.placing import references
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def ledger(tmp_path):
 
 def test_both_readings_and_how_to_say_each(ledger):
     with pytest.raises(UsageError) as caught:
-        refs.find(ledger, "ep.1")
-    said = f"{caught.value.message} {caught.value.mend}"
+        references.find(ledger, "ep.1")
+    said = f"{caught.value.message} {caught.value.hint}"
     for part in ("attempt 1 at the issue ep", "ep.1.2", "worker:ep.1", "issue:ep.1"):
         assert part in said
 
@@ -41,19 +41,19 @@ def test_both_readings_and_how_to_say_each(ledger):
     ],
 )
 def test_what_is_not_ambiguous(ledger, ref, worker):
-    assert refs.find(ledger, ref).id == worker
+    assert references.find(ledger, ref).id == worker
 
 
 @pytest.mark.parametrize("ref", ["worker:ep", "issue:gt-1.1", "worker:", "\udcff", "none"])
 def test_what_is_not_there(ledger, ref):
     with pytest.raises(NotFoundError):
-        refs.find(ledger, ref)
+        references.find(ledger, ref)
 
 
 def test_without_a_ledger():
     ids = ["ep.1", "ep.1.1", "gt-1.1"]
     with pytest.raises(UsageError):
-        refs.among(ids, "ep.1")
-    assert refs.among(ids, "worker:ep.1") == ["ep.1"]
-    assert refs.among(ids, "issue:ep.1") == ["ep.1.1"]
-    assert refs.among(ids, "gt-1") == ["gt-1.1"]
+        references.among(ids, "ep.1")
+    assert references.among(ids, "worker:ep.1") == ["ep.1"]
+    assert references.among(ids, "issue:ep.1") == ["ep.1.1"]
+    assert references.among(ids, "gt-1") == ["gt-1.1"]

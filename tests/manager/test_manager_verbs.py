@@ -16,10 +16,11 @@ from outpost_core.errors import (
     UsageError,
 )
 from outpost_core.hookspecs import hookimpl
-from outpost_core.manager import Manager
-from outpost_core.testing import FakeOutpost
-from outpost_core.testing.fake import FakeOptions
 from outpost_core.types import State, WorkerStatus
+from outpost_manager.doctor import examine
+from outpost_manager.manager import Manager
+from outpost_testing import FakeOutpost
+from outpost_testing.fake import FakeOptions
 
 
 def test_stop_ends_it_and_is_idempotent(make: Make) -> None:
@@ -113,7 +114,7 @@ def test_an_undeclared_verb_is_refused_in_words(make: Make) -> None:
         await manager.spawn(order())
         with pytest.raises(UnsupportedError, match="cannot nudge") as caught:
             await manager.nudge("gt-1", "hello")
-        assert "clean" in caught.value.mend
+        assert "clean" in caught.value.hint
 
     run(make(a), body)
 
@@ -125,7 +126,7 @@ def test_doctor_looks_at_the_outposts_although_the_ledger_is_damaged(
     (tmp_path / "state" / "ledger.db").write_bytes(b"no database" * 100)
 
     async def body(manager: Manager) -> None:
-        found = await manager.doctor()
+        found = await examine(manager)
         told = {(subject, finding.check): finding.ok for subject, finding in found}
         assert told["ledger", "ledger"] is False
         assert told["a", "ping"] is True

@@ -11,10 +11,10 @@ from managerkit import Make, order, run
 
 from outpost_core.errors import NotFoundError, OutpostError, UnreachableError
 from outpost_core.hookspecs import hookimpl
-from outpost_core.manager import Manager
-from outpost_core.testing import FakeOutpost
-from outpost_core.testing.fake import Script
 from outpost_core.types import Result, State
+from outpost_manager.manager import Manager
+from outpost_testing import FakeOutpost
+from outpost_testing.fake import Script
 
 
 def test_a_hanging_outpost_delays_nobody_beyond_its_timeout(make: Make, tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from outpost_core.testing.processes import outliving
+from outpost_testing.processes import outliving
 
-MAIN = "from outpost_core.cli import main; main()"
+MAIN = "from outpost_manager.cli import main; main()"
 #: What a command may take before it counts as held up, on a machine that is busy.
 PATIENCE = 90.0
 #: For agents: where their worker is kept, and a way to try what a fence may refuse.

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from outpost_core.worker import process
+from outpost_shared import process
 
 DEAD = "deadbeef" * 5
 FORGED = {

@@ -14,9 +14,9 @@ from stdiokit import Bare, Peer, order, pair, start
 from outpost_core import wire
 from outpost_core.backend import BuildContext, OutpostOptions
 from outpost_core.errors import NotFoundError, OutpostError, UnreachableError
-from outpost_core.stdio.client import Client
-from outpost_core.stdio.remote import StdioOutpost
 from outpost_core.types import Health, Json, Message, Order, State, WorkerStatus
+from outpost_exec.stdio.client import Client
+from outpost_exec.stdio.remote import StdioOutpost
 
 REQUIRED = ["spawn", "list", "ping", "logs", "stop", "bye"]
 

@@ -11,10 +11,10 @@ from stdiokit import PATIENCE, Bare, Peer, pair
 
 from outpost_core import wire
 from outpost_core.backend import Outpost
-from outpost_core.stdio.methods import Handler
-from outpost_core.stdio.protocol import FrameError
-from outpost_core.stdio.server import serve
 from outpost_core.types import Health, Message, Order, State, WorkerStatus
+from outpost_shared.protocol import FrameError
+from outpost_worker.serving.methods import Handler
+from outpost_worker.serving.server import serve
 
 HELLO = {"outpost": 1, "hello": {"nonce": "n", "name": "vm1", "options": {}}}
 

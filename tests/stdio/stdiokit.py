@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from outpost_core.backend import BuildContext, Outpost, OutpostOptions
-from outpost_core.stdio.client import Client
-from outpost_core.stdio.methods import Handler
-from outpost_core.stdio.protocol import FrameError
-from outpost_core.stdio.remote import StdioOutpost
-from outpost_core.stdio.server import serve
 from outpost_core.types import Agent, Issue, Order, WorkerStatus
+from outpost_exec.stdio.client import Client
+from outpost_exec.stdio.remote import StdioOutpost
+from outpost_shared.protocol import FrameError
+from outpost_worker.serving.methods import Handler
+from outpost_worker.serving.server import serve
 
 #: Seconds until what has to come is taken for missing; much more than a loaded machine needs.
 PATIENCE = 30.0

@@ -12,8 +12,8 @@ import pytest
 from stdiokit import HELLO, PATIENCE, Peer, connected, pair, start
 
 from outpost_core.errors import ConflictError, OutpostError, UnreachableError
-from outpost_core.stdio.client import Client
-from outpost_core.stdio.protocol import BrokenChannelError, FrameTooLargeError
+from outpost_exec.stdio.client import Client
+from outpost_shared.protocol import BrokenChannelError, FrameTooLargeError
 
 # --- hello ----------------------------------------------------------------------------------------
 
@@ -113,11 +113,11 @@ def test_a_hello_for_somebody_else_is_refused() -> None:
     assert "nonce" in refused(hello(nonce="0" * 32))
 
 
-def test_a_newer_protocol_is_named_with_its_mend() -> None:
+def test_a_newer_protocol_is_named_with_its_hint() -> None:
     error = greeted(hello().replace(b'"outpost": 1', b'"outpost": 2').replace(b": 2", b":2"))
     assert isinstance(error, UnreachableError)
     assert "version 2" in error.message
-    assert "versions of Outpost" in error.mend
+    assert "versions of Outpost" in error.hint
 
 
 @pytest.mark.parametrize("version", [b"1.0", b"true", b'"1"', b"null", b"[1]"])
@@ -151,10 +151,10 @@ def test_a_hello_of_the_wrong_shape_is_refused(changed: dict[str, Any]) -> None:
 
 def test_a_servers_own_reason_not_to_serve_is_raised_as_it_is() -> None:
     error = greeted(
-        b'{"outpost":1,"error":{"kind":"conflict","message":"busy","mend":"wait"}}\n', end=True
+        b'{"outpost":1,"error":{"kind":"conflict","message":"busy","hint":"wait"}}\n', end=True
     )
     assert isinstance(error, ConflictError)
-    assert (error.message, error.mend) == ("busy", "wait")
+    assert (error.message, error.hint) == ("busy", "wait")
 
 
 def test_many_requests_at_once_are_cut_to_what_we_keep_track_of() -> None:

@@ -18,17 +18,9 @@ from hypothesis import given
 from serverkit import Recorder
 from stdiokit import order
 
-from outpost_core import border, plausible, wire
+from outpost_core import wire
 from outpost_core.backend import BuildContext, OutpostOptions
-from outpost_core.cli import shapes
-from outpost_core.cli.table import worker_lines
 from outpost_core.errors import OutpostError, UsageError
-from outpost_core.ledger import Ledger
-from outpost_core.stdio import client as client_module
-from outpost_core.stdio.client import Client, ServerHello
-from outpost_core.stdio.methods import Methods
-from outpost_core.stdio.protocol import FrameError, decode, error_from_json, frame
-from outpost_core.stdio.remote import StdioOutpost
 from outpost_core.types import (
     Cleaned,
     Facts,
@@ -41,6 +33,15 @@ from outpost_core.types import (
     WorkerStatus,
     split_worker_id,
 )
+from outpost_exec.stdio import client as client_module
+from outpost_exec.stdio.client import Client, ServerHello
+from outpost_exec.stdio.remote import StdioOutpost
+from outpost_manager import jsonviews
+from outpost_manager.cli.table import worker_lines
+from outpost_manager.ledger import Ledger
+from outpost_shared import border, plausible
+from outpost_shared.protocol import FrameError, decode, error_from_json, frame
+from outpost_worker.serving.methods import Methods
 
 METHODS = ["spawn", "list", "ping", "logs", "stop", "clean", "viewer", "nudge", "peek", "mail",
            "inbox", "facts", "doctor", "bye"]  # fmt: skip
@@ -73,7 +74,7 @@ GOOD: dict[str, Any] = {
 }
 KEYS = sorted(
     {key for value in (ENDED, RUNS, RESULT) for key in (wire.to_json(value) or {})}  # type: ignore[union-attr]
-    | {"error", "result", "id", "outpost", "hello", "kind", "message", "mend", "sent", "next"}
+    | {"error", "result", "id", "outpost", "hello", "kind", "message", "hint", "sent", "next"}
 )
 
 
@@ -227,7 +228,7 @@ def test_what_is_believed_can_be_kept_and_shown(tmp_path: Path) -> None:
     holds()
     workers = ledger.workers(cleaned=True)
     assert len(workers) >= 3
-    json.dumps([shapes.worker(worker) for worker in workers])
+    json.dumps([jsonviews.worker(worker) for worker in workers])
     assert all(line.isprintable() or "\x1b[" in line for line in worker_lines(workers))
     ledger.totals("day", 0.0)
     ledger.close()
@@ -300,7 +301,7 @@ def test_a_monstrous_line_is_no_line_of_the_protocol(line: bytes) -> None:
 @given(seed=seeds)
 def test_whatever_is_told_as_an_error_is_one(seed: int) -> None:
     said = Odd(seed, KEYS).broken(
-        {"kind": "unreachable", "message": "m", "mend": "x", "sent": False, "reason": "r"}
+        {"kind": "unreachable", "message": "m", "hint": "x", "sent": False, "reason": "r"}
     )
     error = error_from_json(said)
     assert isinstance(error, OutpostError)

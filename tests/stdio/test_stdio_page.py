@@ -12,9 +12,9 @@ from typing import Any
 from stdiokit import PATIENCE, Bare, Peer, pair
 
 from outpost_core.errors import NotFoundError
-from outpost_core.stdio.protocol import _KINDS
-from outpost_core.stdio.server import serve
 from outpost_core.types import Health, State, WorkerStatus
+from outpost_shared.protocol import _KINDS
+from outpost_worker.serving.server import serve
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "protocol.md"
 

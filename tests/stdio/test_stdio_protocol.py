@@ -17,7 +17,7 @@ from outpost_core.errors import (
     UsageError,
     WorkerError,
 )
-from outpost_core.stdio.protocol import (
+from outpost_shared.protocol import (
     FrameError,
     Lines,
     clean,
@@ -156,9 +156,9 @@ ALL_ERRORS = [
 @pytest.mark.parametrize("kind", ALL_ERRORS, ids=lambda kind: kind.__name__)
 def test_every_error_of_ours_arrives_as_what_it_was(kind: type[OutpostError]) -> None:
     more = {"reason": "push_failed"} if kind is WorkerError else {}
-    error = error_from_json(error_to_json(kind("it failed", mend="do this", **more)))
+    error = error_from_json(error_to_json(kind("it failed", hint="do this", **more)))
     assert type(error) is kind
-    assert (error.message, error.mend) == ("it failed", "do this")
+    assert (error.message, error.hint) == ("it failed", "do this")
 
 
 def test_a_mistake_in_a_far_configuration_is_told_with_its_place() -> None:
@@ -189,7 +189,7 @@ def test_an_error_of_a_subclass_is_told_as_the_nearest_of_the_table() -> None:
         [],
         "no",
         {},
-        {"kind": 7, "message": 8, "mend": []},
+        {"kind": 7, "message": 8, "hint": []},
         {"kind": "SystemExit", "message": "x"},
         {"kind": "__class__", "message": "x"},
         {"kind": ["usage"], "message": "x"},
@@ -209,8 +209,8 @@ def test_an_error_that_does_not_say_if_it_was_sent_may_have_been() -> None:
 
 
 def test_a_peer_cannot_write_on_the_terminal_by_an_error() -> None:
-    error = error_from_json({"kind": "usage", "message": "\x1b[2Jgone\x07\r\nnext", "mend": "\x9b"})
+    error = error_from_json({"kind": "usage", "message": "\x1b[2Jgone\x07\r\nnext", "hint": "\x9b"})
     assert isinstance(error, UsageError)
     assert error.message == "[2Jgone  \nnext"
-    assert error.mend == ""
+    assert error.hint == ""
     assert len(clean("x" * 10_000)) == 4000

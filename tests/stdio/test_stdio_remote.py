@@ -8,10 +8,10 @@ import pytest
 from remotekit import STATUS, Inner, Scripted, answers, breaks, fails, raised, silence
 from stdiokit import Served, order, served
 
+from outpost_core.discovery import Plugins
 from outpost_core.errors import ConflictError, SpawnRefusedError, UnreachableError, UnsupportedError
-from outpost_core.plugins import Plugins
-from outpost_core.stdio import caller
 from outpost_core.types import Message, Secrets, State
+from outpost_exec.stdio import caller
 
 
 def test_it_is_an_outpost_that_registers() -> None:

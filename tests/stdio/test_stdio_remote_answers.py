@@ -10,8 +10,8 @@ from remotekit import STATUS, Inner, Scripted, answers, raised, read, silence
 from stdiokit import Bare, Peer, Served, order, served
 
 from outpost_core.errors import PluginError, UnreachableError, UnsupportedError
-from outpost_core.stdio import remote
 from outpost_core.types import Json, State, WorkerStatus
+from outpost_exec.stdio import remote
 
 
 def test_what_is_declared_and_not_offered_is_said_when_used_and_by_doctor() -> None:

@@ -11,8 +11,8 @@ from remotekit import Inner, Scripted, answers, read
 from stdiokit import PATIENCE, Peer, Served, served
 
 from outpost_core.errors import NotFoundError, UnreachableError
-from outpost_core.stdio import remote
 from outpost_core.types import Health
+from outpost_exec.stdio import remote
 
 
 def test_a_log_is_byte_exact_across_lines_that_break_at_random(

@@ -13,11 +13,11 @@ from remotekit import read
 from stdiokit import PATIENCE, order
 
 from outpost_core.backend import BuildContext, OutpostOptions
-from outpost_core.stdio import remote
-from outpost_core.stdio.client import Client
-from outpost_core.stdio.remote import StdioOutpost
-from outpost_core.testing.waiting import ended
 from outpost_core.types import State
+from outpost_exec.stdio import remote
+from outpost_exec.stdio.client import Client
+from outpost_exec.stdio.remote import StdioOutpost
+from outpost_testing.waiting import ended
 
 PROGRAM = Path(__file__).parents[2] / "plugins" / "outpost_exec" / "tests" / "served.py"
 

@@ -15,11 +15,11 @@ from stdiokit import PATIENCE, Peer, order, pair
 from outpost_core import wire
 from outpost_core.backend import Outpost
 from outpost_core.errors import ConflictError, UnreachableError
-from outpost_core.stdio import server
-from outpost_core.stdio.protocol import FrameError
-from outpost_core.stdio.remote import spawn_params
-from outpost_core.stdio.server import serve
 from outpost_core.types import Json, Order, Secrets, WorkerStatus
+from outpost_exec.stdio.remote import spawn_params
+from outpost_shared.protocol import FrameError
+from outpost_worker.serving import server
+from outpost_worker.serving.server import serve
 
 
 def answer_to(*lines: bytes) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def test_another_version_is_answered_with_ours() -> None:
 
 def test_what_the_builder_refuses_is_the_answer_to_the_hello() -> None:
     def build(name: str, options: Mapping[str, Json]) -> Outpost:
-        raise ConflictError(f"{name} is taken", mend="another name")
+        raise ConflictError(f"{name} is taken", hint="another name")
 
     async def run() -> None:
         near, far = await pair()
@@ -79,7 +79,7 @@ def test_what_the_builder_refuses_is_the_answer_to_the_hello() -> None:
         await peer.say(HELLO)
         await serve(build, *far, server="s 1")
         error = (await peer.heard())["error"]
-        assert error == {"kind": "conflict", "message": "vm1 is taken", "mend": "another name"}
+        assert error == {"kind": "conflict", "message": "vm1 is taken", "hint": "another name"}
         peer.close()
 
     asyncio.run(run())
@@ -134,7 +134,7 @@ def test_an_order_that_is_understood_differently_is_refused_and_not_spawned() ->
             )
             error = (await ask(peer, "spawn", newer))["error"]
         assert error["kind"] == "refused"
-        assert "versions of Outpost" in error["mend"]
+        assert "versions of Outpost" in error["hint"]
         assert outpost.asked == []
 
     asyncio.run(run())
@@ -172,7 +172,7 @@ def test_no_answer_repeats_a_secret_whoever_puts_it_in() -> None:
         async def outpost_spawn(self, order: Order) -> WorkerStatus:
             values = " ".join(order.secrets.values())
             if order.attempt == 1:
-                raise UnreachableError(f"failed with {values}", mend=values)
+                raise UnreachableError(f"failed with {values}", hint=values)
             raise ValueError(values)
 
     async def run() -> None:

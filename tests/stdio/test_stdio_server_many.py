@@ -7,8 +7,8 @@ import asyncio
 from serverkit import Recorder, ask, talking, until
 from stdiokit import PATIENCE
 
-from outpost_core.stdio.server import INFLIGHT
 from outpost_core.types import State, WorkerStatus
+from outpost_worker.serving.server import INFLIGHT
 
 
 def test_no_more_run_at_once_than_it_said_and_further_ones_are_not_read() -> None:

@@ -14,13 +14,13 @@ from typing import Any
 from serverkit import HELLO
 from stdiokit import PATIENCE, Bare, Peer, pair
 
-from outpost_core.stdio.server import serve
+from outpost_worker.serving.server import serve
 
 PROGRAM = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 from stdiokit import Bare
-from outpost_core.stdio.server import main
+from outpost_worker.serving.server import main
 from outpost_core.types import Health
 
 class Printing(Bare):

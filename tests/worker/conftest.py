@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import farcode
 import pytest
 from fencekit import NOBODY
 
 from outpost_core.types import Agent, Issue, Limits, Order, Result, State, WorkerStatus
-from outpost_core.worker import process, publish, recover, seal, status
+from outpost_shared import process
+from outpost_worker.folder import publish, seal, status
+from outpost_worker.recovery import recover
 
 PATIENCE = 60.0
 
@@ -80,8 +83,8 @@ class Far:
         """
         argv = publish.command(folder, verb)
         if patch:
-            code = f"import sys; sys.path.append({str(Path(__file__).parents[2])!r});"
-            code += f"from outpost_core.worker import supervise; {patch};"
+            code = f"import sys; sys.path += {farcode.ROOTS!r};"
+            code += f"from outpost_worker.run import supervise; {patch};"
             code += f"supervise.run({str(folder)!r})"
             argv = [*argv[:3], "-c", code, *argv[-3:]]
         env = {"PATH": os.environ["PATH"], "OUTPOST_FAULT": fault}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -13,9 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import outpost_core
+import farcode
+
 from outpost_core.types import Agent, Issue, Order
-from outpost_core.worker import files, process, publish
+from outpost_shared import process
+from outpost_worker.folder import files, publish
 
 #: A user without any right; it needs a Python that everybody can execute.
 NOBODY = 65534
@@ -38,12 +39,9 @@ class Yard:
             (self.home / name).write_text("")
         self.env = {"PATH": f"{self.home}/bin:/usr/bin:/bin", "HOME": str(self.home)}
         self.argv: list[str] = []
-        self.boot = Path(outpost_core.__file__).parent / "worker/boot.py"
+        self.boot = farcode.install(place / "code")
         self.python = sys.executable
         if uid != os.getuid():
-            code = place / "code"
-            shutil.copytree(self.boot.parents[1], code / "outpost_core")
-            self.boot = code / "outpost_core/worker/boot.py"
             self.python = SYSTEM_PYTHON
             self.argv = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
             for path in (place, *place.rglob("*")):

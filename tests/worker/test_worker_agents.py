@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core.testing.gitrig import GitRig
 from outpost_core.types import Delivery, State
-from outpost_core.worker import files, recover, stop
+from outpost_testing.gitrig import GitRig
+from outpost_worker.folder import files
+from outpost_worker.recovery import recover
+from outpost_worker.run import stop
 
 CLAUDE = "claude-stream-json"
 DONE = {"type": "result", "subtype": "success", "result": "Made it.", "total_cost_usd": 0.25}
@@ -223,6 +225,6 @@ def test_a_plain_command_imports_nothing_of_it(far, tmp_path):
     )
     far.run(far.order("true"), patch=patch)
     modules = Path(shown).read_text().split()
-    assert "outpost_core.worker.supervise" in modules
-    ours = ("outpost_core.worker.agents", "outpost_core.worker.following", "json")
+    assert "outpost_worker.run.supervise" in modules
+    ours = ("outpost_worker.agents", "outpost_worker.agents.following", "json")
     assert not [name for name in modules if name.startswith(ours)]

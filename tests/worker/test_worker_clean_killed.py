@@ -8,12 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from outpost_core.worker import cleaning
+from outpost_worker.recovery import cleaning
 
 CLEAN = """
 import sys
 from pathlib import Path
-from outpost_core.worker import cleaning
+from outpost_worker.recovery import cleaning
 cleaning.clean(Path(sys.argv[1]), Path(sys.argv[2]), force=False)
 """
 

@@ -12,8 +12,11 @@ import pytest
 from fencekit import Yard, wait
 
 from outpost_core.types import Agent, Issue, Order, State
-from outpost_core.worker import files, process, publish, recover, stop
-from outpost_core.worker.fence import start
+from outpost_shared import process
+from outpost_worker.fence import start
+from outpost_worker.folder import files, publish
+from outpost_worker.recovery import recover
+from outpost_worker.run import stop
 
 
 @pytest.fixture(params=start.WAYS)
@@ -35,7 +38,7 @@ def named(mark: str) -> set[int]:
             line = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             continue
-        if mark.encode() in line and b"worker/boot.py" not in line:
+        if mark.encode() in line and b"outpost_worker/boot.py" not in line:
             found.add(pid)
     return found
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from fencekit import Yard
 
-from outpost_core.worker import files
-from outpost_core.worker.fence import start
+from outpost_worker.fence import start
+from outpost_worker.folder import files
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ if sys.argv[1] == "look":
     print("FOUND" if libc.syscall(keyctl, 10, -3, b"user", b"outpost-test", 0) > 0 else "none")
 else:
     libc.syscall(keyctl, 1, None)
-    libc.syscall(add, b"user", b"outpost-test", b"ticket", 6, -3)
+    libc.syscall(add, b"user", b"outpost-test", b"pending", 6, -3)
     os.execvp(sys.argv[1], sys.argv[1:])
 """
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core.worker.fence import start
+from outpost_worker.fence import start
 from tests.worker.test_worker_fence import NOBODY, Yard, open_path, uid
 
 __all__ = ["open_path", "uid"]  # fixtures

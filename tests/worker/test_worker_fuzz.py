@@ -25,7 +25,10 @@ from hypothesis import strategies as st
 from outpost_core import wire
 from outpost_core.errors import NotFoundError, OutpostError
 from outpost_core.types import State, WorkerStatus
-from outpost_core.worker import bundles, cleaning, files, logs, outcome, recover, seal, status, stop
+from outpost_worker.folder import files, logs, outcome, seal, status
+from outpost_worker.recovery import cleaning, recover
+from outpost_worker.repository import bundles
+from outpost_worker.run import stop
 
 #: Seconds that all questions about one broken worker may take, on a busy machine.
 BOUND = 20.0

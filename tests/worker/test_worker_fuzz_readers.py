@@ -15,25 +15,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from outpost_core import plausible, wire
+from outpost_core import wire
 from outpost_core.types import Result, State
-from outpost_core.worker import (
-    agentout,
-    agents,
-    believing,
-    bundles,
-    checkpoint,
-    claim,
-    files,
-    notes,
-    outcome,
-    plain,
-    refs,
-    seal,
-    status,
-)
-from outpost_core.worker.git import Git
-from outpost_core.worker.stopping import Stopping
+from outpost_shared import plain, plausible
+from outpost_worker import agents
+from outpost_worker.agents import agentout
+from outpost_worker.folder import believing, claim, files, outcome, seal, status
+from outpost_worker.repository import bundles, notes, refs
+from outpost_worker.repository.git import Git
+from outpost_worker.run.stopping import Stopping
+from outpost_worker.work import checkpoint
 
 many = settings(
     max_examples=int(os.environ.get("OUTPOST_FUZZ_READERS", "700")),

@@ -12,23 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core import faults
 from outpost_core.errors import WorkerError
 from outpost_core.types import Agent, Issue, Limits, Order, State
-from outpost_core.worker import (
-    bundles,
-    checkpoint,
-    claim,
-    cleaning,
-    files,
-    outcome,
-    process,
-    publish,
-    recover,
-    seal,
-    status,
-    stop,
-)
+from outpost_shared import faults, process
+from outpost_worker.folder import claim, files, outcome, publish, seal, status
+from outpost_worker.recovery import cleaning, recover
+from outpost_worker.repository import bundles
+from outpost_worker.run import stop
+from outpost_worker.work import checkpoint
 
 #: What the agent forges: the end of a work that never was.
 FORGED = {
@@ -237,8 +228,8 @@ class TestProcesses:
         ready = tmp_path / "ready"
         decoy = f"""
 import os, subprocess, sys, json
-argv = [*{publish.command(Path("x"))[:6]!r}, "run", os.path.dirname(os.getcwd())]
-argv[0:5] = [sys.executable]
+argv = [*{publish.command(Path("x"))[:-2]!r}, "run", os.path.dirname(os.getcwd())]
+argv[0:-3] = [sys.executable]
 code = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(1000)"
 made = subprocess.Popen([sys.executable, "-c", code, *argv[1:]])
 start = int(open(f"/proc/{{made.pid}}/stat").read().rpartition(")")[2].split()[19])
@@ -347,7 +338,8 @@ class TestFiles:
         assert not checkpoint._Last(str(folder)).commit
 
     def test_notes_name_no_archive_but_the_workers_own(self, tmp_path):
-        from outpost_core.worker import aside, notes
+        from outpost_worker.repository import notes
+        from outpost_worker.work import aside
 
         folder = tmp_path / "workers" / "x.1"
         folder.mkdir(parents=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from outpost_core.worker import identity, process
+from outpost_shared import identity, process
 
 
 @pytest.fixture(autouse=True)

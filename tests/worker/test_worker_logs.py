@@ -9,7 +9,9 @@ import subprocess
 import pytest
 
 from outpost_core.errors import NotFoundError
-from outpost_core.worker import logs, recover, stop
+from outpost_worker.folder import logs
+from outpost_worker.recovery import recover
+from outpost_worker.run import stop
 
 
 async def _all(folder, offset=0, follow=False):

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from outpost_core.worker import leanjson
-from outpost_core.worker.masking import Masker
+from outpost_shared import leanjson
+from outpost_worker.folder.masking import Masker
 
 
 def _whole(values, data):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core.testing.users import ME, OTHER, as_user, give
-from outpost_core.worker import private
-from outpost_core.worker.private import NotPrivateError
+from outpost_shared import private
+from outpost_shared.private import NotPrivateError
+from outpost_testing.users import ME, OTHER, as_user, give
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be two other users")
 
@@ -64,7 +64,7 @@ def test_a_folder_above_that_everybody_can_write_is_refused(tmp_path: Path, bits
         with pytest.raises(NotPrivateError, match="everybody can write it") as caught:
             private.walk(str(path))
         assert caught.value.path == str(tmp_path / "open")
-        assert caught.value.mend == f"chmod go-w {tmp_path / 'open'}"
+        assert caught.value.hint == f"chmod go-w {tmp_path / 'open'}"
     (tmp_path / "open").chmod(bits | 0o1000)
     assert private.check(str(deep)) == str(deep)
 
@@ -261,7 +261,7 @@ def test_one_in_which_others_have_planted_something_is_refused(tmp_path: Path, w
     give(planted, OTHER)
     with pytest.raises(NotPrivateError, match=f"order.json belongs to the user {OTHER}") as caught:
         private.claim(str(root))
-    assert f"find {root} ! -user" in caught.value.mend
+    assert f"find {root} ! -user" in caught.value.hint
     assert mode(root) == 0o777, "nothing was changed"
     planted.unlink()
     assert private.claim(str(root)).startswith("everybody could write")

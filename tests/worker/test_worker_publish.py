@@ -10,20 +10,22 @@ import sys
 import time
 from pathlib import Path
 
+import farcode
 import pytest
 
 from outpost_core import wire
 from outpost_core.errors import ConflictError, OutpostError
 from outpost_core.types import Agent, Issue, Order, Secrets
-from outpost_core.worker import programs, publish
+from outpost_shared import programs
+from outpost_worker.folder import publish
 
 CHECKOUT = Path(__file__).parents[2]
 PUBLISH = f"""
-import sys; sys.path.append({str(CHECKOUT)!r})
+import sys; sys.path += {farcode.ROOTS!r}
 from pathlib import Path
 from outpost_core.errors import ConflictError
 from outpost_core.types import Agent, Issue, Order
-from outpost_core.worker import publish
+from outpost_worker.folder import publish
 root, title = Path(sys.argv[1]), sys.argv[2]
 print("ready", flush=True); sys.stdin.readline()
 for n in range(10):
@@ -175,5 +177,5 @@ def test_the_base_of_the_environment():
 def test_the_command_names_nothing_but_the_folder(tmp_path):
     argv = publish.command(tmp_path / "x.1", "recover")
     assert argv[:5] == [sys.executable, "-I", "-S", "-X", "utf8"]
-    assert argv[5].endswith("boot.py")
+    assert argv[-3].endswith("boot.py")
     assert argv[6:] == ["recover", str(tmp_path / "x.1")]

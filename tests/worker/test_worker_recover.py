@@ -7,13 +7,17 @@ import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
+import farcode
 import pytest
 
 from outpost_core.errors import NotFoundError, WorkerError
 from outpost_core.types import Secrets, State
-from outpost_core.worker import mark, process, recover, status, stop
+from outpost_shared import process
+from outpost_worker.folder import status
+from outpost_worker.recovery import recover
+from outpost_worker.run import stop
+from outpost_worker.system import mark
 
 #: fault point → state after recovery, of a bare command that succeeds.
 ENDS = {
@@ -236,10 +240,10 @@ def test_a_forked_stage_dies_with_its_supervisor(far, tmp_path):
     """Even one whose step ignores everything and has no child to be found by."""
     pid_file = tmp_path / "pid"
     code = f"""
-import sys; sys.path.append({str(Path(__file__).parents[2])!r})
+import sys; sys.path += {farcode.ROOTS!r}
 import os, time
-from outpost_core.worker.loop import Loop
-from outpost_core.worker.stage import Stage
+from outpost_worker.system.loop import Loop
+from outpost_worker.run.forked import Stage
 def call(report):
     with open({str(pid_file)!r}, "w") as file: file.write(f"{{os.getpid()}}\\n")
     time.sleep(300)

@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import farcode
 import pytest
 
-from outpost_core.worker import removal
+from outpost_worker.system import removal
 
 #: A user who is not root and whose files are not ours.
 NOBODY = 65534
@@ -42,9 +43,8 @@ def as_nobody(folder: Path, script: str) -> str:
     for above in (folder, *folder.parents):
         if above != Path("/"):
             above.chmod(above.stat().st_mode | 0o055)
-    root = str(Path(removal.__file__).parents[2])
     drop = f"import os, sys; os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
-    whole = f"import sys; sys.path.insert(0, {root!r})\n{PRELOAD}{drop}{script}"
+    whole = f"import sys; sys.path[:0] = {farcode.ROOTS!r}\n{PRELOAD}{drop}{script}"
     ran = subprocess.run(
         [sys.executable, "-c", whole], capture_output=True, text=True, timeout=60, check=False
     )
@@ -53,7 +53,7 @@ def as_nobody(folder: Path, script: str) -> str:
 
 
 #: imported before the rights are given up: the user may not read where they lie
-PRELOAD = "from outpost_core.worker import removal; import pwd, fcntl\n"
+PRELOAD = "from outpost_worker.system import removal; import pwd, fcntl\n"
 
 
 def test_a_tree_of_any_depth_goes_with_few_descriptors(tree):

@@ -7,9 +7,11 @@ import subprocess
 
 import pytest
 
-from outpost_core import faults
 from outpost_core.types import Delivery, Secrets, State
-from outpost_core.worker import cleaning, recover, status, stop
+from outpost_shared import faults
+from outpost_worker.folder import status
+from outpost_worker.recovery import cleaning, recover
+from outpost_worker.run import stop
 
 
 def _git(where, *argv):

@@ -11,13 +11,13 @@ import shlex
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
+import farcode
 import pytest
 
 from outpost_core import wire
 from outpost_core.types import REASONS, Agent, Issue, Order, Result, Secrets, State
-from outpost_core.worker import outcome
+from outpost_worker.folder import outcome
 
 CANARY = "canary-4f7c'\"\n-second-line-of-it"
 
@@ -262,7 +262,7 @@ def test_an_agent_that_reports_an_error_has_failed(far):
 
 #: The log is a file on a full disk; a link to one would not be followed.
 FULL_LOG = (
-    "import os; from outpost_core.worker import files; own = files.open_own; files.open_own ="
+    "import os; from outpost_worker.folder import files; own = files.open_own; files.open_own ="
     " lambda path, how: os.open('/dev/full', how) if path.endswith('.log') else own(path, how)"
 )
 
@@ -314,8 +314,8 @@ def test_the_lean_path_imports_nothing_heavy(far, tmp_path, terminal):
         " struct subprocess typing"
     )
     code = f"""
-import sys; sys.path.append({str(Path(__file__).parents[2])!r})
-from outpost_core.worker.supervise import run
+import sys; sys.path += {farcode.ROOTS!r}
+from outpost_worker.run.supervise import run
 run({str(folder)!r})
 open({str(tmp_path / "said")!r}, "w").write(" ".join({{*{heavy!r}.split()}} & {{*sys.modules}}))
 """
@@ -331,8 +331,8 @@ open({str(tmp_path / "said")!r}, "w").write(" ".join({{*{heavy!r}.split()}} & {{
 
 def test_it_can_be_run_as_a_module(far):
     folder = far.publish(far.order("/bin/true"))
-    module = [sys.executable, "-m", "outpost_core.worker"]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    module = [sys.executable, "-m", "outpost_worker"]
+    env = {**os.environ, "PYTHONPATH": farcode.PYTHONPATH}
     assert subprocess.run([*module, "run", folder], env=env, timeout=30).returncode == 0
     said = subprocess.run([*module, "status", folder], env=env, capture_output=True, timeout=30)
     assert json.loads(said.stdout)["state"] == "done"

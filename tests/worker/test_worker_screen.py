@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core.worker import screen
+from outpost_worker.run import screen
 
 
 @pytest.fixture

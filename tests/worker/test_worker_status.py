@@ -10,7 +10,9 @@ import pytest
 from outpost_core import wire
 from outpost_core.errors import NotFoundError
 from outpost_core.types import State
-from outpost_core.worker import files, outcome, plain, recover, seal, status
+from outpost_shared import plain
+from outpost_worker.folder import files, outcome, seal, status
+from outpost_worker.recovery import recover
 
 
 def test_a_life(far, tmp_path):

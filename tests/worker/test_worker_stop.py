@@ -14,7 +14,9 @@ import pytest
 
 from outpost_core.errors import NotFoundError
 from outpost_core.types import Secrets, State
-from outpost_core.worker import files, process, stop
+from outpost_shared import process
+from outpost_worker.folder import files
+from outpost_worker.run import stop
 
 #: Starts children in every way that has ever leaked one, and writes their pids to files.
 TREE = """

@@ -12,7 +12,8 @@ import termios
 import pytest
 
 from outpost_core.types import Secrets, State
-from outpost_core.worker import recover, stop
+from outpost_worker.recovery import recover
+from outpost_worker.run import stop
 
 ABOUT = """
 import os, sys

@@ -9,7 +9,7 @@ import resource
 
 import pytest
 
-from outpost_core.worker import files
+from outpost_worker.folder import files
 
 
 def test_without_descriptors_nothing_is_taken_for_missing(tmp_path):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import farcode
 import pytest
 
-import outpost_core
-from outpost_core.testing.gitrig import GitRig
 from outpost_core.types import Agent, Delivery, Issue, Order
-from outpost_core.worker import files, programs, publish
+from outpost_shared import programs
+from outpost_testing.gitrig import GitRig
+from outpost_worker.folder import files, publish
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_work_is_brought_home_by_code_that_is_gone(
 ) -> None:
     rig = GitRig(tmp_path)
     installed = tmp_path / "site"
-    shutil.copytree(Path(outpost_core.__file__).parent, installed / "outpost_core")
+    boot = str(farcode.install(installed))
     gone = f'until grep -q agent ../state.json; do sleep 0.05; done; sleep 1; rm -r "{installed}"'
     order = Order(
         issue=Issue(id="gt-1"),
@@ -41,7 +41,6 @@ def test_work_is_brought_home_by_code_that_is_gone(
     )
     env = programs.base_env(os.environ)
     folder, _ = publish.publish(tmp_path / "state", order, env, fence={"mode": "off"})
-    boot = str(installed / "outpost_core/worker/boot.py")
     subprocess.run(
         [sys.executable, "-I", "-S", boot, "run", str(folder)], env=env, timeout=120, check=False
     )

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from outpost_core.stdio.remote import spawn_params
 from outpost_core.types import Agent, Issue, Order, Secrets
+from outpost_exec.stdio.remote import spawn_params
 
 SECRET = "s3cret-value"
 
@@ -21,7 +21,7 @@ def order(**fields: Any) -> Order:
 
 def verb(*args: str, said: str = "") -> tuple[int, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "outpost_core.worker", *args],
+        [sys.executable, "-m", "outpost_worker", *args],
         input=said.encode(), capture_output=True, timeout=60, check=False,
     )  # fmt: skip
     assert SECRET.encode() not in done.stdout + done.stderr

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from outpost_core.worker.words import make_readable, readable, shortened
+from outpost_worker.folder.words import make_readable, readable, shortened
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ set -eu
 stamp=/run/outpost-busy
 [ -e "$stamp" ] || touch "$stamp"
 # Each worker has a supervisor, whose command line says so.
-if pgrep -f 'outpost_core/worker/boot.py run' >/dev/null || [ -n "$(who)" ] ||
+if pgrep -f 'outpost_worker/boot.py run' >/dev/null || [ -n "$(who)" ] ||
   [ -n "$(ss -Htn state established '( sport = :22 )')" ]; then
   touch "$stamp"
 fi

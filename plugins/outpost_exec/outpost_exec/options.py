@@ -54,7 +54,7 @@ class ExecOptions(OutpostOptions):
             UsageError: a value is mistaken; the configuration adds its line.
         """
         if not self.command or not self.command[0]:
-            raise UsageError("command is empty", mend="command: [/path/to/program, --argument]")
+            raise UsageError("command is empty", hint="command: [/path/to/program, --argument]")
         if any("\0" in word for word in self.command):
             raise UsageError("command contains a NUL character")
         for name in self.env:
@@ -63,5 +63,5 @@ class ExecOptions(OutpostOptions):
             if word not in CAPABILITIES:
                 raise UsageError(
                     f"capabilities: {word[:80]!a} is not one of {', '.join(sorted(CAPABILITIES))}",
-                    mend=suggest(word, CAPABILITIES),
+                    hint=suggest(word, CAPABILITIES),
                 )

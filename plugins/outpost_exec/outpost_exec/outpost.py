@@ -9,17 +9,16 @@ import shlex
 from collections.abc import Sequence
 from typing import Final
 
-from outpost_core import border, viewer
 from outpost_core.backend import BuildContext
 from outpost_core.errors import OutpostError, UnreachableError, UsageError
 from outpost_core.hookspecs import hookimpl
-from outpost_core.paths import here
-from outpost_core.stdio.client import Client
-from outpost_core.stdio.remote import StdioOutpost
 from outpost_core.types import Finding
-from outpost_core.worker import private
 from outpost_exec.options import CAPABILITIES, ExecOptions
 from outpost_exec.program import Program
+from outpost_exec.stdio.client import Client
+from outpost_exec.stdio.remote import StdioOutpost
+from outpost_shared import border, private, viewer
+from outpost_shared.paths import here
 
 #: Tells the program a private folder for what it keeps.
 STATE: str = "OUTPOST_STATE_DIR"
@@ -65,7 +64,7 @@ class ExecOutpost(StdioOutpost):
             why = error.why if isinstance(error, private.NotPrivateError) else error.strerror
             raise UnreachableError(
                 f"the state folder {folder} is refused: {error.filename}: {why}",
-                mend=error.mend if isinstance(error, private.NotPrivateError) else "",
+                hint=error.hint if isinstance(error, private.NotPrivateError) else "",
                 sent=False,
             ) from error
         env = {**os.environ, **options.env, STATE: str(folder)}
@@ -131,12 +130,12 @@ class ExecOutpost(StdioOutpost):
         if begin and argv[: len(begin)] == begin and all(map(_PLAIN.fullmatch, more)):
             return argv
         shown = border.line(shlex.join(argv), 300)
-        mend = "add `viewer:` with the beginning of that command to it in outposts.yaml, if you"
+        hint = "add `viewer:` with the beginning of that command to it in outposts.yaml, if you"
         if begin:
-            mend = f"`viewer:` in outposts.yaml allows only {shlex.join(begin)} and plain words; if"
+            hint = f"`viewer:` in outposts.yaml allows only {shlex.join(begin)} and plain words; if"
         raise UsageError(
             f"{self.name} wants to run on this machine: {shown}",
-            mend=f"{mend} trust it; outpost peek and outpost logs -f show the worker as well",
+            hint=f"{hint} trust it; outpost peek and outpost logs -f show the worker as well",
         )
 
     @hookimpl
@@ -152,7 +151,7 @@ class ExecOutpost(StdioOutpost):
                     ok=None,
                     detail=f"the program offers, and the configuration does not say:"
                     f" {', '.join(sorted(offered))}",
-                    mend=f"capabilities: [{all_of_them}] for {self.name} in outposts.yaml",
+                    hint=f"capabilities: [{all_of_them}] for {self.name} in outposts.yaml",
                 )
             )
         return findings

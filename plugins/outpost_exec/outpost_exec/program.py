@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from outpost_core import children
 from outpost_core.errors import UnreachableError
-from outpost_core.stdio.protocol import MAX_FRAME, clean
+from outpost_shared import children
+from outpost_shared.protocol import MAX_FRAME, clean
 
 #: Bytes of its standard error that are kept.
 KEPT: Final = 4096
@@ -69,7 +69,7 @@ class Program:
             raise UnreachableError(
                 f"{name} cannot be started: {what} {clean(str(error.filename or argv[0]), 200)!r}:"
                 f" {error.strerror}",
-                mend=f"install it, or correct `{'cwd' if what == 'its folder' else 'command'}` of"
+                hint=f"install it, or correct `{'cwd' if what == 'its folder' else 'command'}` of"
                 f" {name} in outposts.yaml",
                 sent=False,
             ) from error

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from outpost_core.backend import BuildContext, Outpost, OutpostOptions
-from outpost_core.stdio.server import main
 from outpost_core.types import Json
+from outpost_worker.serving.server import main
 
 
 def build(name: str, options: Mapping[str, Json]) -> Outpost:
@@ -23,8 +23,8 @@ def build(name: str, options: Mapping[str, Json]) -> Outpost:
         from outpost_local.outpost import LocalOutpost
 
         return LocalOutpost(name, LocalOptions(mode=Mode.PROCESS), context)
-    from outpost_core.testing.mutants import MUTANTS
-    from outpost_core.testing.reference import ReferenceOutpost
+    from outpost_testing.mutants import MUTANTS
+    from outpost_testing.reference import ReferenceOutpost
 
     kinds = {"reference": ReferenceOutpost} | {m.outpost.type: m.outpost for m in MUTANTS}
     return kinds[wanted](name, OutpostOptions(), context)

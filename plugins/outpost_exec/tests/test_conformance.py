@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from outpost_core import faults
-from outpost_core.testing import MUTANTS, OutpostSuite, Target
-from outpost_core.testing.mutants import Mutant
-from outpost_core.testing.registry import all_checks, run_check
 from outpost_exec.options import CAPABILITIES, ExecOptions
+from outpost_shared import faults
+from outpost_testing import MUTANTS, OutpostSuite, Target
+from outpost_testing.mutants import Mutant
+from outpost_testing.registry import all_checks, run_check
 
 SERVED = Path(__file__).parent / "served.py"
 EXAMPLE = Path(__file__).parents[3] / "examples" / "outpost.js"

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from outpost_core import children
 from outpost_core.backend import BuildContext
-from outpost_core.config import load_config
+from outpost_core.discovery import Plugins
 from outpost_core.errors import ConfigError, OutpostError, UnreachableError, UsageError
-from outpost_core.plugins import Plugins
 from outpost_exec import program
 from outpost_exec.options import ExecOptions
 from outpost_exec.outpost import ExecOutpost
 from outpost_exec.plugin import outpost_backends
+from outpost_manager.config import load_config
+from outpost_shared import children
 
 SERVED = Path(__file__).parent / "served.py"
 GREET = (
@@ -78,12 +78,12 @@ def test_it_registers_and_is_offered() -> None:
     assert outpost_backends()["exec"].type == "exec"
 
 
-def test_a_program_that_is_not_there_is_named_with_its_mend(tmp_path: Path) -> None:
+def test_a_program_that_is_not_there_is_named_with_its_hint(tmp_path: Path) -> None:
     error = failing(make(tmp_path, "no-such-program-1"))
     assert isinstance(error, UnreachableError)
     assert not error.sent
     assert "no-such-program-1" in error.message
-    assert "`command` of vm1" in error.mend
+    assert "`command` of vm1" in error.hint
 
 
 def test_a_program_that_cannot_be_executed_is_named(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_program_that_cannot_be_executed_is_named(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     error = failing(make(tmp_path, "true", cwd=Path("nowhere")))
     assert "nowhere" in error.message
-    assert "`cwd` of vm1" in error.mend
+    assert "`cwd` of vm1" in error.hint
 
 
 def test_a_program_that_dies_is_told_with_its_last_words(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_mistake_in_the_file_is_told_with_its_line_and_the_nearest_word(tmp_pa
     with pytest.raises(ConfigError) as raised:
         load_config(path, outpost_backends())
     assert raised.value.line == 2
-    assert "clean" in raised.value.mend
+    assert "clean" in raised.value.hint
 
 
 def test_the_file_gives_lists_and_maps(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_doctor_names_what_the_program_offers_and_the_file_does_not_say(tmp_path
     found = using(script(tmp_path, ONE_PING), findings)["capabilities"]
     assert found.ok is None
     assert found.detail.endswith(": attach")
-    assert found.mend == "capabilities: [attach] for vm1 in outposts.yaml"
+    assert found.hint == "capabilities: [attach] for vm1 in outposts.yaml"
     said = script(tmp_path, ONE_PING, capabilities=("attach",))
     assert "capabilities" not in using(said, findings)
 
@@ -249,7 +249,7 @@ def test_the_program_does_not_choose_what_runs_here(
     argv: list[str],
     runs: bool,
 ) -> None:
-    from outpost_core import viewer
+    from outpost_shared import viewer
 
     ran: list[list[str]] = []
 
@@ -282,5 +282,5 @@ def test_its_state_folder_is_the_users_alone(tmp_path: Path) -> None:
     assert isinstance(error, UnreachableError)
     assert not error.sent
     assert "shared by all users" in error.message
-    assert error.mend
+    assert error.hint
     assert not (tmp_path / "ran").exists()

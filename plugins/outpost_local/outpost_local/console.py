@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from outpost_core.errors import OutpostError, UnsupportedError
-from outpost_core.viewer import attach, check_terminal
-from outpost_core.worker import files
-from outpost_core.worker.screen import CONTROLS, plain
+from outpost_shared.viewer import attach, check_terminal
+from outpost_worker.folder import files
+from outpost_worker.run.screen import CONTROLS, plain
 
 __all__ = ["attach", "check_interactive", "check_terminal", "nudge", "plain", "tail"]
 
@@ -64,7 +64,7 @@ async def nudge(worker: str, folder: Path, text: str) -> None:
         await asyncio.to_thread(_write, fifo, b"\r")
     except BrokenPipeError:
         raise OutpostError(
-            f"{worker} ended while it was nudged", mend=f"outpost show {worker}"
+            f"{worker} ended while it was nudged", hint=f"outpost show {worker}"
         ) from None
     finally:
         os.close(fifo)
@@ -79,7 +79,7 @@ async def _lock(worker: str, fifo: int) -> None:
             if asyncio.get_running_loop().time() > deadline:
                 raise OutpostError(
                     f"somebody else has typed to {worker} for {WRITE_WAIT:g} s",
-                    mend=f"outpost attach {worker}",
+                    hint=f"outpost attach {worker}",
                 ) from None
             await asyncio.sleep(0.05)
         else:
@@ -93,14 +93,14 @@ async def _open_fifo(worker: str, path: Path) -> int:
             fifo = files.open_fifo(str(path))
         except files.Broken as error:
             raise OutpostError(
-                f"{worker} cannot be typed to: {error.said}", mend=f"outpost show {worker}"
+                f"{worker} cannot be typed to: {error.said}", hint=f"outpost show {worker}"
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENXIO, errno.ENOENT):
                 raise
             if asyncio.get_running_loop().time() > deadline:
                 raise OutpostError(
-                    f"{worker} does not listen to its input", mend=f"outpost show {worker}"
+                    f"{worker} does not listen to its input", hint=f"outpost show {worker}"
                 ) from None
             await asyncio.sleep(0.05)
         else:
@@ -127,5 +127,5 @@ def check_interactive(worker: str, interactive: bool) -> None:
     """
     if not interactive:
         raise UnsupportedError(
-            f"{worker} is headless: it reads no input", mend="spawn it with --interactive"
+            f"{worker} is headless: it reads no input", hint="spawn it with --interactive"
         )

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from outpost_core import children
 from outpost_core.agents import AgentPreset, logged_in
 from outpost_core.errors import OutpostError
-from outpost_core.presets import PRESETS
 from outpost_core.types import Finding
-from outpost_core.worker import cleaning
-from outpost_local import fencing, guards
+from outpost_local import fencing, resources
 from outpost_local.options import LocalOptions, Mode
+from outpost_shared import children
+from outpost_shared.presets import PRESETS
+from outpost_worker.recovery import cleaning
 
 #: What is said of an agent that is not there.
 NOT_INSTALLED: Final = "not installed"
@@ -106,11 +106,11 @@ async def _tmux(mode: Mode) -> Finding:
             detail="not installed; workers run as detached processes, without attach"
             if mode is Mode.AUTO
             else "not installed",
-            mend="sudo apt install tmux",
+            hint="sudo apt install tmux",
         )
     if version(said) < _TMUX_NEEDED:
         return Finding(
-            check="tmux", ok=False, detail=f"{said} is too old", mend="install tmux 3.0 or newer"
+            check="tmux", ok=False, detail=f"{said} is too old", hint="install tmux 3.0 or newer"
         )
     if version(said) < _TMUX_CLOSED:
         return Finding(
@@ -118,7 +118,7 @@ async def _tmux(mode: Mode) -> Finding:
             ok=None,
             detail=f"{said} passes on to your terminal what an agent wraps for it (DCS tmux;), "
             "when you attach",
-            mend="install tmux 3.3 or newer, or look with: outpost logs -f WORKER",
+            hint="install tmux 3.3 or newer, or look with: outpost logs -f WORKER",
         )
     return Finding(check="tmux", ok=True, detail=said)
 
@@ -131,7 +131,7 @@ async def _lfs(path: str) -> Finding:
             check="git-lfs",
             ok=None,
             detail="not installed; orders for repositories with large files are refused",
-            mend="sudo apt install git-lfs",
+            hint="sudo apt install git-lfs",
         )
     return Finding(check="git-lfs", ok=True, detail=said.split(" ")[0])
 
@@ -140,10 +140,10 @@ async def _git(path: str) -> Finding:
     git = shutil.which("git", path=path)
     said = await output(git, "--version") if git else None
     if said is None:
-        return Finding(check="git", ok=False, detail="not installed", mend="sudo apt install git")
+        return Finding(check="git", ok=False, detail="not installed", hint="sudo apt install git")
     good = version(said) >= _GIT_NEEDED
     return Finding(
-        check="git", ok=good, detail=said, mend="" if good else "install git 2.25 or newer"
+        check="git", ok=good, detail=said, hint="" if good else "install git 2.25 or newer"
     )
 
 
@@ -158,7 +158,7 @@ async def _linger() -> Finding:
         check="logout",
         ok=None,
         detail="systemd may end workers when you log out (linger is off)",
-        mend="loginctl enable-linger",
+        hint="loginctl enable-linger",
     )
 
 
@@ -170,7 +170,7 @@ async def _rig(rig: str | None) -> list[Finding]:
     try:
         return [await asyncio.to_thread(push_rights, rig)]
     except OutpostError as error:
-        return [Finding(check=CHECK, ok=False, detail=error.message, mend=error.mend)]
+        return [Finding(check=CHECK, ok=False, detail=error.message, hint=error.hint)]
 
 
 def _python() -> Finding:
@@ -180,13 +180,13 @@ def _python() -> Finding:
 
 
 def _system() -> Finding:
-    if why := guards.unfit():
-        mend = "mount /proc" if platform.system() == "Linux" else guards.ELSEWHERE
-        return Finding(check="system", ok=False, detail=why, mend=mend)
+    if why := resources.unfit():
+        hint = "mount /proc" if platform.system() == "Linux" else resources.ELSEWHERE
+        return Finding(check="system", ok=False, detail=why, hint=hint)
     boot = Path("/proc/sys/kernel/random/boot_id")
     if not boot.exists():
         detail = f"{boot} is missing: a restart of this machine cannot be noticed"
-        return Finding(check="system", ok=False, detail=detail, mend="let all of /proc be seen")
+        return Finding(check="system", ok=False, detail=detail, hint="let all of /proc be seen")
     return Finding(check="system", ok=True, detail=f"{platform.system()} {platform.release()}")
 
 
@@ -199,45 +199,45 @@ def _state(root: Path) -> Finding:
             check="state",
             ok=False,
             detail=f"{there} cannot be written",
-            mend="set OUTPOST_STATE or `state_path` to a folder of yours",
+            hint="set OUTPOST_STATE or `state_path` to a folder of yours",
         )
     if there == root and root.stat().st_mode & 0o077:
         return Finding(
             check="state",
             ok=False,
             detail=f"other users can look into {root}",
-            mend=f"chmod 700 {root}",
+            hint=f"chmod 700 {root}",
         )
     return Finding(check="state", ok=True, detail=str(root))
 
 
 def _memory(floor: int | None) -> Finding:
-    memory = guards.available_memory()
+    memory = resources.available_memory()
     if memory is None:
         return Finding(check="memory", ok=None, detail="the system does not say")
-    detail = f"{guards.size(memory)} available"
+    detail = f"{resources.size(memory)} available"
     if floor is not None and memory < floor:
         return Finding(
             check="memory",
             ok=False,
-            detail=f"{detail}, below the floor of {guards.size(floor)}",
-            mend="end something, or lower `memory_floor`",
+            detail=f"{detail}, below the floor of {resources.size(floor)}",
+            hint="end something, or lower `memory_floor`",
         )
     return Finding(check="memory", ok=True, detail=detail)
 
 
 def _disk(root: Path, floor: int) -> Finding:
     try:
-        disk = guards.free_disk(root)
+        disk = resources.free_disk(root)
     except OSError as error:
         return Finding(check="disk", ok=False, detail=f"{root}: {error.strerror}")
-    detail = f"{guards.size(disk)} free at {root}"
+    detail = f"{resources.size(disk)} free at {root}"
     if disk < floor:
         return Finding(
             check="disk",
             ok=False,
-            detail=f"{detail}, below the floor of {guards.size(floor)}",
-            mend="outpost clean, or make room",
+            detail=f"{detail}, below the floor of {resources.size(floor)}",
+            hint="outpost clean, or make room",
         )
     return Finding(check="disk", ok=True, detail=detail)
 
@@ -254,7 +254,7 @@ def _leftovers(root: Path) -> list[Finding]:
             check="leftovers",
             ok=False,
             detail=f"files of cleaned workers cannot be removed: {left[0]}{more}",
-            mend=f"{remover}rm -rf {shlex.quote(str(root / cleaning.TRASH))}/*",
+            hint=f"{remover}rm -rf {shlex.quote(str(root / cleaning.TRASH))}/*",
         )
     ]
 
@@ -269,7 +269,7 @@ def _town(town: Path | None) -> list[Finding]:
             check="town",
             ok=False,
             detail=f"{town} is not a Gas Town workspace: mayor/town.json is missing",
-            mend="correct `town_path`",
+            hint="correct `town_path`",
         )
     ]
 
@@ -283,7 +283,7 @@ def _agents(path: str, installs: Callable[[AgentPreset], str]) -> list[Finding]:
             _login(preset, found)
             if found
             else Finding(
-                check=f"agent {name}", ok=None, detail=NOT_INSTALLED, mend=installs(preset)
+                check=f"agent {name}", ok=None, detail=NOT_INSTALLED, hint=installs(preset)
             )
         )
     return findings
@@ -298,5 +298,5 @@ def _login(preset: AgentPreset, path: str) -> Finding:
         check=f"agent {preset.name}",
         ok=None,
         detail=f"{path}; no login of it was seen here",
-        mend=f"{preset.login or 'log in'}{key}",
+        hint=f"{preset.login or 'log in'}{key}",
     )

@@ -8,11 +8,11 @@ import os
 import subprocess
 from typing import TYPE_CHECKING, Any, Final
 
-from outpost_core import paths
 from outpost_core.errors import UsageError
 from outpost_core.types import Finding
-from outpost_core.worker import programs, publish
 from outpost_local.options import Fence, LocalOptions
+from outpost_shared import paths, programs
+from outpost_worker.folder import publish
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ _LANDLOCK: Final = f"; it does not stop connections to sockets that have a path,
 
 
 def settings(options: LocalOptions, context: BuildContext, root: Path) -> dict[str, Any]:
-    """Return `fence` of `launch.json`, see `outpost_core.worker.fence.places.Wanted`."""
+    """Return `fence` of `launch.json`, see `outpost_worker.fence.places.Wanted`."""
     place = context.state_dir.absolute()
     own = [place, root]
     with contextlib.suppress(UsageError):
@@ -57,7 +57,7 @@ def probe() -> dict[str, Any]:
         )  # fmt: skip
         said: dict[str, Any] = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        return {"fence": "", "missing": {"trying": f"{type(error).__name__}: {error}"}, "mend": ""}
+        return {"fence": "", "missing": {"trying": f"{type(error).__name__}: {error}"}, "hint": ""}
     return said
 
 
@@ -81,11 +81,11 @@ def examine(options: LocalOptions) -> Finding:
             check=CHECK,
             ok=None,
             detail=f"{said['fence']} ({why_not(said)}){limits}",
-            mend=said["mend"],
+            hint=said["hint"],
         )
     return Finding(
         check=CHECK,
         ok=False if options.fence is Fence.REQUIRED else None,
         detail=f"none: agents may do all that you may ({why_not(said)}); {_LEFT}",
-        mend=said["mend"],
+        hint=said["hint"],
     )

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from outpost_core.errors import OutpostError, UnreachableError, UsageError
-from outpost_core.message import identity
 from outpost_core.types import Message
 from outpost_local import maildir
+from outpost_shared.message import identity
 
 #: Seconds that one call may take: it starts `bd`, which may start a database.
 TIMEOUT: Final = 20.0
@@ -69,13 +69,13 @@ class Gt:
             if len(body) > _LONGEST:
                 raise UsageError(
                     f"gt takes no body of {len(body)} bytes: it hands it to bd as an argument",
-                    mend=f"send at most {_LONGEST} bytes, or a path or a link to the text",
+                    hint=f"send at most {_LONGEST} bytes, or a path or a link to the text",
                 )
             argv.append("--stdin")
         elif len(body) > _ARGUMENT:
             raise UsageError(
                 f"this gt ({self._program}) takes no body of {len(body)} bytes: it has no --stdin",
-                mend="install gt 1.0 or newer there",
+                hint="install gt 1.0 or newer there",
             )
         else:
             argv.append(f"--message={message.body}")
@@ -84,9 +84,9 @@ class Gt:
             return
         why = f"gt mail send {message.to} failed at {self._town} ({_ended(code)}): {said}"
         if any(word in said.lower() for word in _NOBODY):
-            raise UsageError(why, mend="gt mail directory, or gt status there, shows who there is")
+            raise UsageError(why, hint="gt mail directory, or gt status there, shows who there is")
         # it answered, so that other mail may well arrive: no UnreachableError
-        raise OutpostError(why, mend=f"gt doctor in {self._town}")
+        raise OutpostError(why, hint=f"gt doctor in {self._town}")
 
     def inbox(self, who: str) -> list[Message]:
         """Return someone's messages, without telling `gt` that they have seen them.
@@ -106,7 +106,7 @@ class Gt:
         if code != 0:
             raise UnreachableError(
                 f"gt mail search failed at {self._town} ({_ended(code)}): {said}",
-                mend=f"gt doctor in {self._town}",
+                hint=f"gt doctor in {self._town}",
             )
         messages = [maildir.message_of(one) for one in found or () if isinstance(found, list)]
         return [one for one in messages if one is not None]
@@ -163,7 +163,7 @@ class Gt:
             except OSError as error:
                 raise UnreachableError(
                     f"{self._program} cannot be started: {error.strerror}",
-                    mend="which gt; gt version",
+                    hint="which gt; gt version",
                 ) from error
             try:
                 code = child.wait(TIMEOUT)
@@ -173,7 +173,7 @@ class Gt:
                 child.wait()
                 raise UnreachableError(
                     f"gt {argv[0]} {argv[1]} did not end within {TIMEOUT:g} s at {self._town}",
-                    mend=f"gt doctor in {self._town}",
+                    hint=f"gt doctor in {self._town}",
                 ) from None
             out.seek(0)
             err.seek(0)

@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from outpost_core import faults
 from outpost_core.errors import OutpostError, UnreachableError
-from outpost_core.message import check, is_for
 from outpost_core.types import Message
 from outpost_local import maildir
 from outpost_local.gt import Gt
+from outpost_shared import faults
+from outpost_shared.message import check, is_for
 
 #: Seconds that a hand-over is remembered by its id; longer than any outbox tries.
 _KEEP: Final = 60 * 86400.0
@@ -208,7 +208,7 @@ def _lock(folder: int, name: str, shown: Path) -> Iterator[int]:
                 if time.monotonic() > until:
                     raise UnreachableError(
                         f"{shown} was locked by another program for {_PATIENCE:g} s",
-                        mend=f"see who holds it with: fuser -v {shown}*",
+                        hint=f"see who holds it with: fuser -v {shown}*",
                     ) from None
                 time.sleep(0.02)
         yield fd
@@ -226,7 +226,7 @@ def _told(place: Path) -> Iterator[None]:
     except OSError as error:
         raise UnreachableError(
             f"the mail folder {place} cannot be used: {error.strerror or error}",
-            mend="it must be a folder of your own, its files plain files that are no links",
+            hint="it must be a folder of your own, its files plain files that are no links",
         ) from error
 
 

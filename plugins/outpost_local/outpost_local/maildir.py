@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from outpost_core.message import PRIORITIES
 from outpost_core.types import Message
-from outpost_core.worker import files, private
+from outpost_shared import private
+from outpost_shared.message import PRIORITIES
+from outpost_worker.folder import files
 
 FOLDER: Final = "mail"
 FILE: Final = "inbox.jsonl"

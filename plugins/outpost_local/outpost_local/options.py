@@ -55,7 +55,7 @@ def check_fence(options: _Fenced) -> None:
             if path != "~" and not path.startswith(("/", "~/")):
                 raise UsageError(
                     f"{name}: {path[:80]!a} does not say where it is",
-                    mend="write the whole path, or one that begins with ~/",
+                    hint="write the whole path, or one that begins with ~/",
                 )
 
 
@@ -73,9 +73,9 @@ class LocalOptions(OutpostOptions):
 
     def default_slots(self) -> tuple[int, str]:
         """Return how many agents this machine carries: by its cores and its memory."""
-        from outpost_local import guards
+        from outpost_local import resources
 
-        return guards.slots()
+        return resources.slots()
 
     mode: Mode = option(
         "tmux: a session per worker; process: detached, without attach; auto: tmux if installed",

@@ -19,7 +19,6 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from outpost_core import faults, paths, terminfo
 from outpost_core.agents import logged_in
 from outpost_core.backend import BuildContext, Outpost
 from outpost_core.errors import (
@@ -31,7 +30,6 @@ from outpost_core.errors import (
     UsageError,
 )
 from outpost_core.hookspecs import hookimpl
-from outpost_core.presets import PRESETS
 from outpost_core.types import (
     Cleaned,
     Facts,
@@ -44,14 +42,18 @@ from outpost_core.types import (
     WorkerStatus,
     split_worker_id,
 )
-from outpost_core.worker import cleaning, files, logs, private, programs, publish, status, stop
-from outpost_local import console, fencing, guards
+from outpost_local import console, fencing, resources
 from outpost_local.detached import Detached
 from outpost_local.dialogs import question
 from outpost_local.launcher import Launcher
 from outpost_local.options import CAPABILITIES, Fence, LocalOptions, Mode
 from outpost_local.starting import NO_TERMINAL, Starter, fault, terminal_gone
 from outpost_local.tmux import Tmux
+from outpost_shared import faults, paths, private, programs, terminfo
+from outpost_shared.presets import PRESETS
+from outpost_worker.folder import files, logs, publish, status
+from outpost_worker.recovery import cleaning
+from outpost_worker.run import stop
 
 if TYPE_CHECKING:
     from outpost_core.agents import AgentPreset
@@ -122,7 +124,7 @@ class LocalOutpost(Outpost):
         where = "" if error.path == str(self._root) else f"{error.path}: "
         return UnreachableError(
             f"the state folder {self._root} of {self.name} is refused: {where}{error.why}",
-            mend=error.mend,
+            hint=error.hint,
         )
 
     def _make_agent_env(self, context: BuildContext) -> dict[str, str]:
@@ -155,9 +157,9 @@ class LocalOutpost(Outpost):
         try:
             folder = self._folder(order.worker)
         except UnreachableError as error:
-            raise SpawnRefusedError(error.message, mend=error.mend) from error
+            raise SpawnRefusedError(error.message, hint=error.hint) from error
         if not folder.exists():
-            guards.check(self.root, self.options.memory_floor, self.options.disk_floor)
+            resources.check(self.root, self.options.memory_floor, self.options.disk_floor)
             await asyncio.to_thread(self._check_fence, order.worker)
         try:
             await asyncio.to_thread(
@@ -171,8 +173,8 @@ class LocalOutpost(Outpost):
         except OSError as error:
             why = f"{folder} cannot be written: {error.strerror}"
             if folder.exists():
-                raise UnreachableError(why, mend=f"outpost doctor {self.name}") from error
-            raise SpawnRefusedError(why, mend=f"outpost doctor {self.name}") from error
+                raise UnreachableError(why, hint=f"outpost doctor {self.name}") from error
+            raise SpawnRefusedError(why, hint=f"outpost doctor {self.name}") from error
         # Not begun: it is new, or its first spawner ended between the two steps.
         if not (status.started(folder) or status.needs_recovery(folder)):
             self._try_again["run", order.worker] = time.monotonic() + AGAIN
@@ -189,20 +191,20 @@ class LocalOutpost(Outpost):
     @hookimpl
     async def outpost_ping(self) -> Health:
         """Say whether a worker could be started here now, without starting anything."""
-        memory = guards.available_memory()
-        why = guards.shortage(self.root, self.options.memory_floor, self.options.disk_floor)
-        mend = "outpost clean, or lower the floor" if why else ""
-        if unfit := guards.unfit():
-            return Health(ok=False, detail=unfit, mend=guards.ELSEWHERE, free_memory=memory)
+        memory = resources.available_memory()
+        why = resources.shortage(self.root, self.options.memory_floor, self.options.disk_floor)
+        hint = "outpost clean, or lower the floor" if why else ""
+        if unfit := resources.unfit():
+            return Health(ok=False, detail=unfit, hint=resources.ELSEWHERE, free_memory=memory)
         if self._tmux is None:
             detail = "detached processes"
         elif shutil.which("tmux") is None:
-            why, mend = "tmux is not installed", "sudo apt install tmux"
+            why, hint = "tmux is not installed", "sudo apt install tmux"
         else:
             self._tmux_version = self._tmux_version or await _tmux_version()
             detail = self._tmux_version
         detail = "; ".join(filter(None, (why or detail, self._closed)))
-        return Health(ok=not why, detail=detail, mend=mend, free_memory=memory)
+        return Health(ok=not why, detail=detail, hint=hint, free_memory=memory)
 
     @hookimpl
     async def outpost_logs(self, worker: str, offset: int, follow: bool) -> AsyncIterator[bytes]:
@@ -269,7 +271,7 @@ class LocalOutpost(Outpost):
             if asked := question(screen or ""):
                 raise OutpostError(
                     f"{worker} shows a dialog, and a line of text does not answer it: {asked}",
-                    mend=f"outpost attach {worker}",
+                    hint=f"outpost attach {worker}",
                 )
         await console.nudge(worker, folder, text)
 
@@ -318,7 +320,7 @@ class LocalOutpost(Outpost):
             if seen is not None:
                 logins[program] = seen
         return Facts(
-            cpus=guards.cores(), memory=guards.whole_memory(), programs=found, logins=logins
+            cpus=resources.cores(), memory=resources.whole_memory(), programs=found, logins=logins
         )
 
     @hookimpl
@@ -366,12 +368,12 @@ class LocalOutpost(Outpost):
         if self._tmux is None or (folder / NO_TERMINAL).exists():
             raise UnsupportedError(
                 f"{worker} runs without tmux, so there is nothing to attach to",
-                mend=f"outpost logs -f {worker}",
+                hint=f"outpost logs -f {worker}",
             )
         if not await asyncio.to_thread(self._tmux.has, worker):
             raise OutpostError(
                 f"the terminal of {worker} is gone (its tmux session was ended); the work goes on",
-                mend=f"outpost logs -f {worker}",
+                hint=f"outpost logs -f {worker}",
             )
         return self._tmux.attach_argv(worker, read_only=not _interactive(folder))
 
@@ -394,7 +396,7 @@ class LocalOutpost(Outpost):
             raise SpawnRefusedError(
                 f"{worker} would have no fence, and `fence: required` asks for one:"
                 f" {fencing.why_not(self._fence_here)}",
-                mend=self._fence_here["mend"] or f"outpost doctor {self.name}",
+                hint=self._fence_here["hint"] or f"outpost doctor {self.name}",
             )
 
     def _mailbox(self) -> Mailbox:
@@ -420,23 +422,23 @@ class LocalOutpost(Outpost):
         if folder is None or not os.path.lexists(folder):
             raise NotFoundError(
                 f"{ascii(worker)[1:-1]} is not a worker of {self.name}",
-                mend="outpost workers --all",
+                hint="outpost workers --all",
             )
         self._check_system(worker)
         return folder
 
     def _check_system(self, worker: str) -> None:
         """Tell nothing of a worker where its living supervisor would be taken for a dead one."""
-        if why := guards.unfit():
-            raise UnreachableError(f"nothing can be known of {worker}: {why}", mend="mount /proc")
+        if why := resources.unfit():
+            raise UnreachableError(f"nothing can be known of {worker}: {why}", hint="mount /proc")
 
     def _check_running(self, worker: str, folder: Path) -> None:
         state = self._looked_at(status.read(folder)).state
         if state.terminal:
-            raise UsageError(f"{worker} has ended ({state})", mend=f"outpost logs {worker}")
+            raise UsageError(f"{worker} has ended ({state})", hint=f"outpost logs {worker}")
 
     def _list(self) -> list[WorkerStatus]:
-        if guards.unfit():
+        if resources.unfit():
             workers = self.root / files.WORKERS
             for folder in workers.iterdir() if workers.is_dir() else ():
                 self._check_system(folder.name)
@@ -447,7 +449,7 @@ class LocalOutpost(Outpost):
         except OSError as error:  # not one is missing, nobody can say
             raise UnreachableError(
                 f"the workers at {self.root} cannot be read: {error.strerror}",
-                mend=f"outpost doctor {self.name}",
+                hint=f"outpost doctor {self.name}",
             ) from error
 
     def _looked_at(self, found: WorkerStatus) -> WorkerStatus:

@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from outpost_core.names import check_rig, redact, split_rig
 from outpost_core.types import Finding
-from outpost_core.worker.git import Done, Git, write
-from outpost_core.worker.names import check_rig, redact, split_rig
+from outpost_worker.repository.git import Done, Git, write
 
 #: Seconds that the remote may take for each of the two questions.
 TIMEOUT: Final = 20.0
@@ -40,7 +40,7 @@ def push_rights(rig: str, *, timeout: float = TIMEOUT) -> Finding:
     check_rig(rig)
     shown = redact(split_rig(rig)[0])
     if shutil.which("git") is None:
-        return Finding(check=CHECK, ok=False, detail="git is missing", mend="sudo apt install git")
+        return Finding(check=CHECK, ok=False, detail="git is missing", hint="sudo apt install git")
     with tempfile.TemporaryDirectory(prefix="outpost-doctor-", ignore_cleanup_errors=True) as made:
         return _ask(rig, shown, Path(made), timeout)
 
@@ -63,14 +63,14 @@ def _ask(rig: str, shown: str, folder: Path, timeout: float) -> Finding:
     ):
         if made.code:
             detail = f"git does not work here: {git.words(made)}"
-            return Finding(check=CHECK, ok=False, detail=detail, mend="install git anew")
+            return Finding(check=CHECK, ok=False, detail=detail, hint="install git anew")
     read = git.run("ls-remote", "--quiet", "--", url, "HEAD", timeout=timeout)
     if read.code:
         return Finding(
             check=CHECK,
             ok=False,
             detail=f"{shown} cannot be read: {git.words(read)}",
-            mend=_mend(read, rig),
+            hint=_hint(read, rig),
         )
     branch = f"refs/heads/outpost-doctor-{secrets.token_hex(6)}"
     refspec = f"{commit.text}:{branch}"
@@ -80,14 +80,14 @@ def _ask(rig: str, shown: str, folder: Path, timeout: float) -> Finding:
             check=CHECK,
             ok=False,
             detail=f"{shown} can be read, and not pushed to: {git.words(push)}",
-            mend=_mend(push, rig),
+            hint=_hint(push, rig),
         )
     if rig.startswith("/") and not _writable(Path(rig)):
         return Finding(
             check=CHECK,
             ok=False,
             detail=f"{shown} can be read, and not written to",
-            mend=f"give {os.environ.get('USER', 'this user')} the right to write there",
+            hint=f"give {os.environ.get('USER', 'this user')} the right to write there",
         )
     return Finding(check=CHECK, ok=True, detail=f"branches can be pushed to {shown}")
 
@@ -97,7 +97,7 @@ def _writable(rig: Path) -> bool:
     return os.access(objects, os.W_OK | os.X_OK)
 
 
-def _mend(done: Done, rig: str) -> str:
+def _hint(done: Done, rig: str) -> str:
     """Return what a person can do about git's complaint."""
     said = done.err
     if "Host key verification failed" in said:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Final
 
 from outpost_core.errors import SpawnRefusedError
-from outpost_core.worker import cleaning, files, programs, publish, status
 from outpost_local.detached import Detached
 from outpost_local.options import Mode
 from outpost_local.tmux import Tmux, TmuxError
+from outpost_shared import programs
+from outpost_worker.folder import files, publish, status
+from outpost_worker.recovery import cleaning
 
 #: In the folder of a worker that was started without tmux.
 NO_TERMINAL: Final = "no-terminal"
@@ -82,7 +84,7 @@ class Starter:
             cleaning.discard(self._root, folder)
         cleaning.empty_trash(self._root)
         return SpawnRefusedError(
-            f"{folder.name} cannot be started: {why}", mend=f"outpost doctor {self._name}"
+            f"{folder.name} cannot be started: {why}", hint=f"outpost doctor {self._name}"
         )
 
 

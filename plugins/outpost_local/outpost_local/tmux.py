@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from outpost_core import terminfo
 from outpost_core.errors import OutpostError
-from outpost_core.worker import programs, sockets
+from outpost_shared import programs, terminfo
+from outpost_worker.system import sockets
 
 if TYPE_CHECKING:
     from libtmux import Server
@@ -231,7 +231,7 @@ class Tmux:
                 from libtmux import Server
             except ImportError as error:
                 raise TmuxError(
-                    f"libtmux cannot be imported: {error}", mend="pip install libtmux"
+                    f"libtmux cannot be imported: {error}", hint="pip install libtmux"
                 ) from error
             self._server = Server(socket_path=self.socket, config_file=os.devnull)
         return self._server
@@ -246,7 +246,7 @@ def program() -> str:
     found = shutil.which("tmux")
     if found is None:
         raise TmuxError(
-            "tmux is not installed", mend="sudo apt install tmux, or configure `mode: process`"
+            "tmux is not installed", hint="sudo apt install tmux, or configure `mode: process`"
         )
     return found
 
@@ -276,5 +276,5 @@ def _harden() -> list[str]:
 def _unsafe(wrong: str) -> TmuxError:
     return TmuxError(
         f"the place of tmux's socket is not safe: {wrong}",
-        mend="look whose it is, and remove it; or configure `mode: process`",
+        hint="look whose it is, and remove it; or configure `mode: process`",
     )

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from outpost_core.backend import BuildContext
-from outpost_core.testing import waiting
-from outpost_core.testing.processes import mentioning
 from outpost_core.types import Agent, Issue, Order, WorkerStatus
-from outpost_core.worker import sockets
 from outpost_local.options import LocalOptions, Mode
 from outpost_local.outpost import LocalOutpost
+from outpost_testing import waiting
+from outpost_testing.processes import mentioning
+from outpost_worker.system import sockets
 
 DEADLINE = 30.0
 
@@ -97,7 +97,7 @@ class Place:
         return mentioning(self.root)
 
     def supervisor(self, worker: str) -> int:
-        from outpost_core.worker import files
+        from outpost_worker.folder import files
 
         claim = files.load(str(self.folder(worker)), files.CLAIM)
         assert claim is not None

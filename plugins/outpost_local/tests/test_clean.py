@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from outpost_core.types import Delivery, State
-from outpost_core.worker import removal
 from outpost_local.options import Fence
+from outpost_worker.system import removal
 
 
 def git(folder: Path, *argv: str) -> str:
@@ -133,7 +133,7 @@ def test_what_cannot_be_rescued_is_removed_only_by_force(tmux_place, rig):
 
 def test_what_runs_or_waits_is_not_removed_even_by_force(place):
     async def main():
-        from outpost_core.worker import publish
+        from outpost_worker.folder import publish
 
         outpost = place.make()
         publish.publish(place.root, place.order("/bin/true", issue="waits"), {})

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from outpost_core import faults
-from outpost_core.testing import OutpostSuite, Target
-from outpost_core.testing.registry import Check, all_checks, run_check
 from outpost_local.options import Fence, LocalOptions, Mode
+from outpost_shared import faults
+from outpost_testing import OutpostSuite, Target
+from outpost_testing.registry import Check, all_checks, run_check
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core.worker import process
 from outpost_local import doctor, fencing
 from outpost_local.options import Fence, LocalOptions, Mode
+from outpost_shared import process
 
 
 def examine(root: Path, path: str = "", **options) -> dict:
@@ -37,14 +37,14 @@ def test_a_good_machine(tmp_path):
     assert {"agent claude", "agent codex", "logout"} <= set(found)
 
 
-def test_what_is_missing_is_named_with_its_mend(tmp_path, monkeypatch):
+def test_what_is_missing_is_named_with_its_hint(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     found = examine(tmp_path, "/nowhere", mode=Mode.TMUX)
     assert found["tmux"].ok is False
-    assert "apt install tmux" in found["tmux"].mend
+    assert "apt install tmux" in found["tmux"].hint
     assert found["git"].ok is False
     assert found["agent claude"].ok is None
-    assert "npm" in found["agent claude"].mend
+    assert "npm" in found["agent claude"].hint
     assert examine(tmp_path, "/nowhere")["tmux"].ok is None  # auto: processes do it
 
 
@@ -55,7 +55,7 @@ def test_floors_town_and_privacy(tmp_path):
     )
     for check in ("memory", "disk", "town", "state"):
         assert found[check].ok is False, found[check]
-        assert found[check].mend
+        assert found[check].hint
     assert found["tmux"].ok is True
     (tmp_path / "mayor").mkdir()
     (tmp_path / "mayor" / "town.json").write_text("{}")
@@ -75,7 +75,7 @@ def test_an_old_tmux_and_an_old_git(tmp_path, monkeypatch):
 
 def test_where_a_process_could_get_away_it_is_said(tmp_path, monkeypatch):
     """A killed supervisor leaves nobody behind where processes have a namespace; else it may."""
-    said = {"missing": {"namespace": "refused"}, "mend": "", "fence": ""}
+    said = {"missing": {"namespace": "refused"}, "hint": "", "fence": ""}
     for fence in ("", "landlock 7", "namespace"):
         monkeypatch.setattr(fencing, "probe", lambda fence=fence: {**said, "fence": fence})
         told = examine(tmp_path)["fence"].detail
@@ -91,7 +91,7 @@ def test_a_tmux_that_cannot_be_closed_is_told(tmp_path, monkeypatch):
     found = examine(tmp_path)["tmux"]
     assert found.ok is None
     assert "to your terminal" in found.detail
-    assert "3.3" in found.mend
+    assert "3.3" in found.hint
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(monkeyp
 
 def test_facts_are_what_a_worker_would_find(tmp_path, monkeypatch):
     from outpost_core.backend import BuildContext
-    from outpost_local import guards
+    from outpost_local import resources
     from outpost_local.outpost import LocalOutpost
 
     own = tmp_path / "own"
@@ -166,33 +166,33 @@ def test_facts_are_what_a_worker_would_find(tmp_path, monkeypatch):
     assert facts.cpus == len(os.sched_getaffinity(0))
     assert facts.memory is not None
     assert facts.memory > 2**28
-    monkeypatch.setattr(guards, "cores", lambda: 3)
-    monkeypatch.setattr(guards, "whole_memory", lambda: 64 * 2**30)
-    assert guards.slots() == (6, "3 cores and 64.0 GiB of memory")
-    monkeypatch.setattr(guards, "whole_memory", lambda: 5 * 2**30)
+    monkeypatch.setattr(resources, "cores", lambda: 3)
+    monkeypatch.setattr(resources, "whole_memory", lambda: 64 * 2**30)
+    assert resources.slots() == (6, "3 cores and 64.0 GiB of memory")
+    monkeypatch.setattr(resources, "whole_memory", lambda: 5 * 2**30)
     assert options.default_slots()[0] == 2
-    monkeypatch.setattr(guards, "whole_memory", lambda: 2**20)
-    assert guards.slots()[0] == 1
+    monkeypatch.setattr(resources, "whole_memory", lambda: 2**20)
+    assert resources.slots()[0] == 1
 
 
 def test_a_memory_limit_of_the_control_group_counts(tmp_path):
-    from outpost_local import guards
+    from outpost_local import resources
 
     (tmp_path / "proc" / "self").mkdir(parents=True)
     (tmp_path / "proc" / "self" / "cgroup").write_text("0::/box\n")
     (tmp_path / "cgroup" / "box").mkdir(parents=True)
     limit = tmp_path / "cgroup" / "box" / "memory.max"
     limit.write_text("max\n")
-    whole = guards.whole_memory(tmp_path / "cgroup", tmp_path / "proc")
+    whole = resources.whole_memory(tmp_path / "cgroup", tmp_path / "proc")
     limit.write_text("1048576\n")
-    assert guards.whole_memory(tmp_path / "cgroup", tmp_path / "proc") == 1048576
+    assert resources.whole_memory(tmp_path / "cgroup", tmp_path / "proc") == 1048576
     assert whole is not None
     assert whole > 1048576
 
 
 def test_a_login_that_is_not_there_is_said(tmp_path, monkeypatch):
     from outpost_core.agents import logged_in
-    from outpost_core.presets import PRESETS
+    from outpost_shared.presets import PRESETS
 
     claude = PRESETS["claude"]
     for name in claude.secrets:
@@ -204,7 +204,7 @@ def test_a_login_that_is_not_there_is_said(tmp_path, monkeypatch):
     program.chmod(0o755)
     found = examine(tmp_path, f"{program.parent}:{os.environ['PATH']}")["agent claude"]
     assert (found.ok, "no login" in found.detail) == (None, True)
-    assert "claude /login" in found.mend
+    assert "claude /login" in found.hint
     (tmp_path / ".claude").mkdir()
     (tmp_path / ".claude" / ".credentials.json").write_text("{}")
     assert examine(tmp_path, f"{program.parent}:{os.environ['PATH']}")["agent claude"].ok is True

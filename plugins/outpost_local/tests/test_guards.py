@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from outpost_core.errors import SpawnRefusedError
-from outpost_local import guards
+from outpost_local import resources
 
 GIB = 1024**3
 
@@ -25,37 +25,37 @@ def machine(tmp_path: Path, limit: str) -> tuple[Path, Path]:
 
 
 def test_available_memory_is_what_the_kernel_says(tmp_path):
-    assert guards.available_memory(*machine(tmp_path, "max\n")) == 8 * GIB
+    assert resources.available_memory(*machine(tmp_path, "max\n")) == 8 * GIB
 
 
 def test_a_containers_limit_counts_without_its_cache(tmp_path):
-    assert guards.available_memory(*machine(tmp_path, f"{4 * GIB}\n")) == 2 * GIB
+    assert resources.available_memory(*machine(tmp_path, f"{4 * GIB}\n")) == 2 * GIB
 
 
 def test_where_nobody_says_the_memory_is_unknown(tmp_path):
-    assert guards.available_memory(tmp_path, tmp_path) is None
+    assert resources.available_memory(tmp_path, tmp_path) is None
 
 
 def test_this_machine_says_something():
-    memory = guards.available_memory()
+    memory = resources.available_memory()
     assert memory is not None
     assert memory > 0
 
 
 def test_below_a_floor_the_refusal_has_the_figures(tmp_path):
     with pytest.raises(SpawnRefusedError, match=r"GiB of memory is available.*floor of 1024.0 TiB"):
-        guards.check(tmp_path, 1024**5, 0)
+        resources.check(tmp_path, 1024**5, 0)
     with pytest.raises(SpawnRefusedError, match=r"of disk is free at .*floor of 1048576.0 TiB"):
-        guards.check(tmp_path, None, 1024**6)
-    guards.check(tmp_path, 1, 1)
+        resources.check(tmp_path, None, 1024**6)
+    resources.check(tmp_path, 1, 1)
 
 
 def test_the_disk_is_measured_where_the_folder_will_be(tmp_path):
-    assert guards.free_disk(tmp_path / "not" / "there") > 0
+    assert resources.free_disk(tmp_path / "not" / "there") > 0
 
 
 @pytest.mark.parametrize(
     ("count", "text"), [(0, "0 bytes"), (1024, "1.0 KiB"), (3 * GIB // 2, "1.5 GiB")]
 )
 def test_sizes_are_written_for_people(count, text):
-    assert guards.size(count) == text
+    assert resources.size(count) == text

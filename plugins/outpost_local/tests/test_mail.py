@@ -171,7 +171,7 @@ def test_a_body_that_gt_cannot_hand_to_bd_is_refused_alone(tmp_path, town):
     where = f"{bin_}:/usr/bin:/bin"
     with pytest.raises(UsageError, match=r"no body of 130049 bytes") as caught:
         box(tmp_path, town, where).deliver(mail(body="x" * (127 * 1024 + 1)))
-    assert caught.value.mend
+    assert caught.value.hint
     box(tmp_path, town, where).deliver(mail("a2", body="x" * (127 * 1024)))
     assert (bin_ / "args").read_text().count("--subject") == 1
 

@@ -326,7 +326,7 @@ def test_a_vanished_supervisor_is_lost_and_its_tree_ends(place):
 
 def test_published_but_never_launched_is_queued_until_somebody_asks_again(place):
     async def main():
-        from outpost_core.worker import publish
+        from outpost_worker.folder import publish
 
         outpost = place.make()
         order = place.order("/bin/echo", "late")
@@ -341,7 +341,7 @@ def test_published_but_never_launched_is_queued_until_somebody_asks_again(place)
 
 def test_what_was_forgotten_before_its_launch_is_launched_in_time(place):
     async def main():
-        from outpost_core.worker import publish
+        from outpost_worker.folder import publish
 
         outpost = place.make()
         publish.publish(place.root, place.order("/bin/echo", "late"), {"PATH": os.environ["PATH"]})
@@ -355,7 +355,7 @@ def test_what_was_forgotten_before_its_launch_is_launched_in_time(place):
 
 def test_a_worker_stopped_before_it_was_launched_never_runs(place):
     async def main():
-        from outpost_core.worker import publish
+        from outpost_worker.folder import publish
 
         outpost = place.make()
         order = place.order("/bin/echo", "never")

@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 
 from outpost_core import wire
-from outpost_core.config import Defaults
-from outpost_core.orders import OrderRequest, Surroundings, make_order
-from outpost_core.presets import PRESETS
 from outpost_core.types import Order, Result, State
-from outpost_core.worker import cleaning, files, programs, publish, recover
+from outpost_manager.config import Defaults
+from outpost_manager.orders.making import OrderRequest, Surroundings, make_order
+from outpost_shared import programs
+from outpost_shared.presets import PRESETS
+from outpost_worker.folder import files, publish
+from outpost_worker.recovery import cleaning, recover
 
 USER, PASSWORD = "me", "pass-w0rd-canary"
 

@@ -14,13 +14,13 @@ import pytest
 
 from outpost_core.backend import BuildContext
 from outpost_core.errors import UnreachableError
-from outpost_core.testing.processes import entries
 from outpost_core.types import Finding, Step
 from outpost_local import rigcheck
 from outpost_local.options import LocalOptions
 from outpost_local.outpost import LocalOutpost
-from outpost_local.setup import course, steps, town
+from outpost_local.setup import runner, steps, town
 from outpost_local.setup.here import HereShell
+from outpost_testing.processes import entries
 
 SCRIPTS = sorted(
     file.name.removesuffix(".sh")
@@ -43,7 +43,7 @@ MANAGERS = {
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_is_clean_for_every_posix_shell(name: str, tmp_path: Path) -> None:
     whole = tmp_path / "whole.sh"
-    whole.write_text(course.script(name))
+    whole.write_text(runner.script(name))
     # those: what only another step uses
     checks = [[*shell, "-n"] for shell in SHELLS] + [
         ["shellcheck", "-s", "sh", "-e", "SC2317,SC2329"]
@@ -74,8 +74,8 @@ class Machine:
         self.env = {"HOME": str(self.home), "PATH": str(self.bin)}
         self.shell = HereShell(self.env, (program, *shell[1:]))
 
-    def ask(self, name: str, *args: str) -> course.Answer:
-        return asyncio.run(course.ask(self.shell, name, *args))
+    def ask(self, name: str, *args: str) -> runner.Answer:
+        return asyncio.run(runner.ask(self.shell, name, *args))
 
     def program(self, name: str, text: str) -> None:
         path = self.bin / name
@@ -150,7 +150,7 @@ def test_a_python_that_nothing_starts_is_not_enough(machine: Machine) -> None:
     # As a package manager that was killed leaves it. An old `python3` would hand over.
     (machine.bin / "python3.12").symlink_to(os.path.realpath(sys.executable))
     answer = machine.ask("python", "look", "python3")
-    assert (answer.state, answer.mend) == ("skipped", f"name it: python: {machine.bin}/python3.12")
+    assert (answer.state, answer.hint) == ("skipped", f"name it: python: {machine.bin}/python3.12")
     assert answer.detail.startswith("not installed; python3.12 is there")
     assert machine.ask("python", "look", "python3.12").state == "ok"
     machine.program(
@@ -171,7 +171,7 @@ def test_a_python_without_its_library_is_not_enough(machine: Machine) -> None:
     assert answer.detail.startswith("python3 lacks parts of its standard library")
     assert asked.read_text().splitlines()[0].endswith(" python3")
     (machine.bin / "python3.12").symlink_to(real)  # nothing hands over to it
-    assert machine.ask("python", "apply", "python3").mend.startswith("name it: python: ")
+    assert machine.ask("python", "apply", "python3").hint.startswith("name it: python: ")
 
 
 LOCKED = "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 7 (apt-get)"
@@ -199,7 +199,7 @@ def test_whoever_fetches_the_lists_of_packages_is_waited_for(tmp_path: Path, bus
     else:
         assert (answer.state, tries) == ("failed", 13), answer
         assert "could not be fetched: E: Could not get lock" in answer.detail
-        assert "apt-get update" in answer.mend
+        assert "apt-get update" in answer.hint
 
 
 def test_lists_that_cannot_be_fetched_are_not_a_system_that_has_nothing(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_where_there_is_no_sudo_nobody_is_told_to_use_it(machine: Machine) -> No
     machine.program("apt-get", ":")
     answer = machine.ask("program", "apply", "git", "--version", "2.25")
     assert answer.detail == "not installed, and there is no sudo here"
-    assert answer.mend == "as root: apt-get install -y git"
+    assert answer.hint == "as root: apt-get install -y git"
 
 
 def test_parameters_are_never_read_as_shell(machine: Machine) -> None:
@@ -264,7 +264,7 @@ def test_an_agent_that_does_not_run_is_said_so(machine: Machine) -> None:
     machine.program("claude", "exit 1")
     answer = machine.ask("agent", "apply", "claude", "@anthropic-ai/claude-code")
     assert answer.state == "failed"
-    assert "claude --version" in answer.mend
+    assert "claude --version" in answer.hint
 
 
 NPM_SAYS = """npm ERR! code 1
@@ -283,7 +283,7 @@ def test_an_agent_that_node_is_too_old_for_says_so(machine: Machine) -> None:
     assert answer.state == "failed"
     assert "Node.js v12.22.12, which may be too old" in answer.detail
     assert answer.detail.endswith("SyntaxError: Unexpected token '.'")
-    assert "Node.js 22" in answer.mend
+    assert "Node.js 22" in answer.hint
 
 
 def test_a_script_that_hangs_is_ended_with_all_that_it_started(machine: Machine) -> None:
@@ -338,17 +338,17 @@ def test_this_machine_is_looked_at_and_left_alone(tmp_path: Path) -> None:
 
 def test_the_last_step_says_what_is_still_missing() -> None:
     well = Finding(check="tmux", ok=None, detail="not installed")
-    bad = Finding(check="git", ok=False, detail="not installed", mend="apt install git")
+    bad = Finding(check="git", ok=False, detail="not installed", hint="apt install git")
     assert steps.verdict([well]).state == "ok"
     answer = steps.verdict([well, bad])
-    assert (answer.state, answer.mend) == ("failed", "apt install git")
+    assert (answer.state, answer.hint) == ("failed", "apt install git")
     assert "git: not installed" in answer.detail
-    agent = Finding(check="agent claude", ok=None, detail="not installed", mend="npm install …")
+    agent = Finding(check="agent claude", ok=None, detail="not installed", hint="npm install …")
     assert steps.verdict([well, agent], ["codex"]).state == "ok"
     silent = Finding(check="agent claude", ok=None, detail="/bin/claude; no login of it was seen")
     assert steps.verdict([well, silent], ["claude"]).state == "ok", "keys come along with orders"
     answer = steps.verdict([well, agent], ["claude"])
-    assert (answer.state, answer.mend) == ("failed", "npm install …"), "it was asked for"
+    assert (answer.state, answer.hint) == ("failed", "npm install …"), "it was asked for"
 
 
 NPM_REFUSED = """npm error code EACCES
@@ -392,11 +392,11 @@ def test_a_rig_that_takes_pushes_is_left_as_it_was(tmp_path: Path) -> None:
     assert refs.stdout == b""
 
 
-def test_a_rig_that_is_not_there_is_named_with_a_mend(tmp_path: Path) -> None:
+def test_a_rig_that_is_not_there_is_named_with_a_hint(tmp_path: Path) -> None:
     finding = rigcheck.push_rights(str(tmp_path / "none.git"))
     assert finding.ok is False
     assert "cannot be read" in finding.detail
-    assert finding.mend
+    assert finding.hint
 
 
 def test_a_rig_that_refuses_pushes_is_told_from_one_that_can_not_be_read(
@@ -415,11 +415,11 @@ def test_a_rig_that_refuses_pushes_is_told_from_one_that_can_not_be_read(
     assert finding.ok is False
     assert "not pushed to" in finding.detail
     assert "read only key" in finding.detail
-    assert "ssh-keygen" in finding.mend
+    assert "ssh-keygen" in finding.hint
 
 
 def test_a_password_is_used_and_not_shown() -> None:
     finding = rigcheck.push_rights("https://me:hunter2@127.0.0.1:9/x.git", timeout=60)
     assert finding.ok is False
-    assert "hunter2" not in finding.detail + finding.mend
+    assert "hunter2" not in finding.detail + finding.hint
     assert "127.0.0.1:9/x.git" in finding.detail

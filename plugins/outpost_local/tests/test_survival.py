@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core import faults
 from outpost_core.types import State
 from outpost_local.options import Mode
+from outpost_shared import faults
 
 APPEND = 'echo ran >> "$0"; sleep 0.3; echo still here'
 

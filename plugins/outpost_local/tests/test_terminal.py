@@ -334,7 +334,7 @@ def test_a_nudge_is_not_typed_into_a_dialog(tmux_place):
             assert time.monotonic() < deadline
         with pytest.raises(OutpostError, match="Do you trust the files in this folder") as caught:
             await outpost.outpost_nudge("gt-1.1", "go on")
-        assert caught.value.mend == "outpost attach gt-1.1"
+        assert caught.value.hint == "outpost attach gt-1.1"
         await outpost.outpost_stop("gt-1.1", 1)
         await place.end(outpost)
         assert "go on" not in (place.folder("gt-1.1") / "output.log").read_text("utf-8", "replace")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core.worker import sockets
 from outpost_local import tmux as tmux_module
 from outpost_local.tmux import Tmux, escape, session_name
+from outpost_worker.system import sockets
 
 HOSTILE = [
     "x;", ";", r"x\;", r"\\;", "a;b", "kill-server;", "--", "-t", "=x", "$(id)", "`id`", "'", '"',
@@ -237,7 +237,7 @@ def test_a_folder_that_is_not_ours_alone_is_not_used(tmux, tmp_path, monkeypatch
     ):
         with pytest.raises(tmux_module.TmuxError, match="is not safe") as caught:
             ask()
-        assert caught.value.mend
+        assert caught.value.hint
     if kind == "file":
         folder.unlink()
 

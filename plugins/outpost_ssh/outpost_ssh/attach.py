@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from outpost_core.errors import OutpostError, UnreachableError
-from outpost_core.viewer import check_terminal
+from outpost_shared.viewer import check_terminal
 from outpost_ssh import terminal
 from outpost_ssh.far import view
 
@@ -202,7 +202,7 @@ def _not_started(worker: str, seen: bytes, code: int | None) -> OutpostError:
     how = "said nothing in time" if code is None else f"ended with {code}"
     return OutpostError(
         f"the viewer of {worker} {how}" + (f": {said}" if said else ""),
-        mend=f"outpost logs -f {worker}",
+        hint=f"outpost logs -f {worker}",
     )
 
 
@@ -210,5 +210,5 @@ def _dropped(name: str, worker: str, error: Exception | None) -> UnreachableErro
     said = _CONTROLS.sub(" ", str(error or ""))
     why = f" ({said[0].lower()}{said[1:]})" if said else ""
     return UnreachableError(
-        f"the line to {name} broke{why}; {worker} goes on", mend=f"outpost attach {worker}"
+        f"the line to {name} broke{why}; {worker} goes on", hint=f"outpost attach {worker}"
     )

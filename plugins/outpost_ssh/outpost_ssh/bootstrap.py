@@ -9,10 +9,10 @@ from dataclasses import replace
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from outpost_core.paths import here
 from outpost_core.types import Step
 from outpost_local.setup import steps, town
-from outpost_local.setup.course import Answer, Course, ask
+from outpost_local.setup.runner import Answer, Course, ask
+from outpost_shared.paths import here
 from outpost_ssh.neartown import near_town, passed_over
 from outpost_ssh.scripts import FarShell
 
@@ -85,16 +85,17 @@ class _Far:
             return
         path = options.town_path
         cwd = here(os.environ)
-        near = near_town(self._outpost.context.config_dir, os.environ, cwd)
+        context = self._outpost.context
+        near = near_town(context.config_dir, os.environ, cwd, context.trusts)
 
         async def clone() -> Answer:
             source = await town.find_source(options.town_url, near)
             answer = await town.clone(self._course, path, source)
-            found = None if source else passed_over(os.environ, cwd)
+            found = None if source else passed_over(cwd, context.trusts)
             if answer.state != "skipped" or found is None:
                 return answer
             detail = f"{answer.detail}; {found} was found here, and you have not trusted it"
-            return replace(answer, detail=detail, mend=f"outpost trust {quote(str(found))}")
+            return replace(answer, detail=detail, hint=f"outpost trust {quote(str(found))}")
 
         async for step in self._course.step("town", clone, needs=("git",)):
             yield step

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.errors import OutpostError
+from outpost_core.names import redact
 from outpost_core.types import Finding
-from outpost_core.worker.names import redact
-from outpost_local.setup.course import Answer, ask
+from outpost_local.setup.runner import Answer, ask
 from outpost_local.setup.steps import GIT, TMUX
 from outpost_ssh.scripts import FarShell
 
@@ -41,8 +41,8 @@ async def examine(
     try:
         await link.connection()
     except OutpostError as error:
-        mend = error.mend
-        return [*found, Finding(check="line", ok=False, detail=error.message, mend=mend)]
+        hint = error.hint
+        return [*found, Finding(check="line", ok=False, detail=error.message, hint=hint)]
     found.append(_trust(outpost.options, link.peer))
     here = rig is not None and rig.startswith("/")
     try:
@@ -50,7 +50,7 @@ async def examine(
         found += [await _clock(outpost), await _package()]
         found += await far(None if here else rig)
     except OutpostError as error:
-        found.append(Finding(check="far side", ok=False, detail=error.message, mend=error.mend))
+        found.append(Finding(check="far side", ok=False, detail=error.message, hint=error.hint))
         found += await _without_python(outpost)
     if here:
         detail = f"{redact(str(rig))} is of this machine: work comes here and is pushed from here"
@@ -69,12 +69,12 @@ def _key(outpost: SshOutpost) -> list[Finding]:
                 check="key",
                 ok=False,
                 detail=f"{key} is not there",
-                mend=f"correct ssh_key, or make one: ssh-keygen -t ed25519 -f {key}",
+                hint=f"correct ssh_key, or make one: ssh-keygen -t ed25519 -f {key}",
             )
         ]
     if key.stat().st_mode & 0o077 and b"PRIVATE KEY" in key.read_bytes():
         detail = f"other users can read {key}"
-        return [Finding(check="key", ok=False, detail=detail, mend=f"chmod 600 {key}")]
+        return [Finding(check="key", ok=False, detail=detail, hint=f"chmod 600 {key}")]
     return [Finding(check="key", ok=True, detail=str(key))]
 
 
@@ -102,7 +102,7 @@ async def _clock(outpost: SshOutpost) -> Finding:
         check="clock",
         ok=None if abs(skew) <= WRONG else False,
         detail=f"{abs(skew):.0f} s {side}; ages are shown by the clock here",
-        mend="sudo timedatectl set-ntp true there",
+        hint="sudo timedatectl set-ntp true there",
     )
 
 
@@ -128,7 +128,7 @@ async def _without_python(outpost: SshOutpost) -> list[Finding]:
         try:
             found.append(_finding(check, await ask(shell, script, *args), outpost.name))
         except OutpostError as error:
-            return [*found, Finding(check=check, ok=False, detail=error.message, mend=error.mend)]
+            return [*found, Finding(check=check, ok=False, detail=error.message, hint=error.hint)]
     return found
 
 
@@ -137,7 +137,7 @@ def _finding(check: str, answer: Answer, name: str) -> Finding:
         return Finding(check=check, ok=True, detail=answer.detail)
     needed = check in ("system", "python", "git")
     detail = answer.detail
-    mend = answer.mend
+    hint = answer.hint
     if answer.state == "would":
-        detail, mend = "missing or too old there", f"outpost bootstrap {name} ({answer.detail})"
-    return Finding(check=check, ok=False if needed else None, detail=detail, mend=mend)
+        detail, hint = "missing or too old there", f"outpost bootstrap {name} ({answer.detail})"
+    return Finding(check=check, ok=False if needed else None, detail=detail, hint=hint)

@@ -1,7 +1,7 @@
 """The near half of a start on a far machine: send the loader, and the package where it is missing.
 
 The command that sshd gets is constant but for the configured Python, whose form is strict. It
-reads one line from the channel, which is `far/arrive.py` compressed, and executes it; from there
+reads one line from the channel, which is `far/install.py` compressed, and executes it; from there
 on the answers are lines that begin with a word of our own, so that a login shell may print what
 it likes. When the answer is `ready`, the far server is what reads from the channel.
 """
@@ -77,14 +77,14 @@ def command(python: str) -> str:
     if not _PYTHON.fullmatch(python):
         raise UsageError(
             f"python: {python!a} is not a name or a path of a program",
-            mend="use letters, digits and `_ . / + -` only, such as /usr/bin/python3.11",
+            hint="use letters, digits and `_ . / + -` only, such as /usr/bin/python3.11",
         )
     return f"exec {python} -I -S -c 'exec(open(0,\"rb\",0,closefd=False).readline())'"
 
 
 @lru_cache(maxsize=1)
 def _source() -> str:
-    text = Path(__file__).with_name("far").joinpath("arrive.py").read_bytes()
+    text = Path(__file__).with_name("far").joinpath("install.py").read_bytes()
     return base64.b64encode(zlib.compress(text, 9)).decode("ascii")
 
 
@@ -231,10 +231,10 @@ class Loader:
         shown = " ".join(part for part in text[-400:].split() if part.isprintable())
         return f": {shown}" if shown else ""
 
-    def _unfit(self, why: str, mend: str = "") -> UnreachableError:
+    def _unfit(self, why: str, hint: str = "") -> UnreachableError:
         return UnreachableError(
             f"{self._peer} cannot be used: {why}",
-            mend=mend or f"outpost bootstrap {self._name}",
+            hint=hint or f"outpost bootstrap {self._name}",
             sent=False,
         )
 

@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
-from outpost_core.town import MARK, towns, trusted_town
+#: What makes a folder a town (gastown 1.0).
+MARK: Final = Path("mayor", "town.json")
 
 
-def near_town(config_dir: Path | None, environ: Mapping[str, str], cwd: Path) -> Path | None:
+def near_town(
+    config_dir: Path | None,
+    environ: Mapping[str, str],
+    cwd: Path,
+    trusts: Callable[[Path], bool],
+) -> Path | None:
     """Return the town that this side works in.
 
     It is the configuration's, else the nearest around `cwd` that the user has trusted, else the
     one that Gas Town's variables name: another machine gets its files, or what its remote has.
+
+    Args:
+        config_dir: folder of `outposts.yaml`, or None.
+        environ: has the variables of Gas Town.
+        cwd: where the user stands.
+        trusts: see `BuildContext`.
     """
     named = environ.get("GT_TOWN_ROOT") or environ.get("GT_ROOT")
     places = (
         config_dir.parent if config_dir else None,
-        trusted_town(environ, cwd),
+        next(filter(trusts, _around(cwd)), None),
         Path(named) if named else None,
     )
     return next((town for town in places if town and (town / MARK).is_file()), None)
 
 
-def passed_over(environ: Mapping[str, str], cwd: Path) -> Path | None:
+def passed_over(cwd: Path, trusts: Callable[[Path], bool]) -> Path | None:
     """Return the nearest town around `cwd`, when the user has trusted none there."""
-    if trusted_town(environ, cwd) is not None:
+    if any(map(trusts, _around(cwd))):
         return None
-    return next(iter(towns({}, cwd)), None)
+    return next(_around(cwd), None)
+
+
+def _around(folder: Path) -> Iterator[Path]:
+    for up in (folder, *folder.parents):
+        if os.path.isfile(up / MARK):  # noqa: PTH113 - also where it may not look
+            yield up

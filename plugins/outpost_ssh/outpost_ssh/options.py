@@ -72,12 +72,12 @@ def check_host(host: str, what: str = "host") -> str:
     """
     if _HOST.fullmatch(host):
         return host
-    mend = (
+    hint = (
         "a name, an address, or an alias of the SSH configuration; letters, digits and _.:%- only"
     )
     if re.fullmatch(r"[A-Za-z0-9_.+-]+@[A-Za-z0-9_.:-]+", host, re.ASCII):
-        mend = f"write the login name by itself: user: {host.partition('@')[0]}"
-    raise UsageError(f"{what} {host[:80]!a} is not the name of a host", mend=mend)
+        hint = f"write the login name by itself: user: {host.partition('@')[0]}"
+    raise UsageError(f"{what} {host[:80]!a} is not the name of a host", hint=hint)
 
 
 def check_user(user: str, what: str = "user") -> str:
@@ -89,7 +89,7 @@ def check_user(user: str, what: str = "user") -> str:
     if _USER.fullmatch(user):
         return user
     raise UsageError(
-        f"{what} {user[:80]!a} is not a login name", mend="letters, digits and _.@+- only"
+        f"{what} {user[:80]!a} is not a login name", hint="letters, digits and _.@+- only"
     )
 
 
@@ -110,7 +110,7 @@ def hops(text: str | None) -> tuple[Hop, ...]:
         if match is None or not 0 < int(match["port"] or 22) <= 65535:
             raise UsageError(
                 f"proxy_jump {word[:80]!a} is not a host to go through",
-                mend="write [USER@]HOST[:PORT], several with commas between",
+                hint="write [USER@]HOST[:PORT], several with commas between",
             )
         host = check_host(match["v6"] or match["host"], "proxy_jump")
         user = None if match["user"] is None else check_user(match["user"], "proxy_jump")
@@ -122,22 +122,22 @@ def _check_python(python: str) -> None:
     if not _PYTHON.fullmatch(python):
         raise UsageError(
             f"python {python[:80]!a} is not a command",
-            mend="a name such as python3.12, or a path without spaces",
+            hint="a name such as python3.12, or a path without spaces",
         )
 
 
 def _check_key(key: str) -> None:
-    mend = "it is the first two words of /etc/ssh/ssh_host_ed25519_key.pub there"
+    hint = "it is the first two words of /etc/ssh/ssh_host_ed25519_key.pub there"
     match = _KEY.match(key)
     if "\n" in key or match is None:
-        raise UsageError("host_key is not a public key such as `ssh-ed25519 AAAA…`", mend=mend)
+        raise UsageError("host_key is not a public key such as `ssh-ed25519 AAAA…`", hint=hint)
     try:
         data = base64.b64decode(match["data"], validate=True)
     except binascii.Error:
         data = b""
     named = match["type"].encode()
     if data[: len(named) + 4] != len(named).to_bytes(4, "big") + named or len(data) < 40:
-        raise UsageError(f"host_key is not a whole {match['type']} key", mend=mend)
+        raise UsageError(f"host_key is not a whole {match['type']} key", hint=hint)
 
 
 @dataclass(frozen=True, kw_only=True)

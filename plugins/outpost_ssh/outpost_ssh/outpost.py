@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import OutpostError
 from outpost_core.hookspecs import hookimpl
-from outpost_core.stdio.client import Client
-from outpost_core.stdio.remote import StdioOutpost
 from outpost_core.types import Cleaned, Finding, Message, Order, Step, WorkerStatus
+from outpost_exec.stdio.client import Client
+from outpost_exec.stdio.remote import StdioOutpost
 from outpost_local.options import Mode
 from outpost_ssh.loader import Ended, Loader, command
 from outpost_ssh.options import CAPABILITIES, SshOptions
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     import asyncssh
 
     from outpost_core.backend import BuildContext
-    from outpost_core.stdio.protocol import ByteReader, ByteWriter
     from outpost_core.types import Json
-    from outpost_ssh.connection.link import Link
+    from outpost_shared.protocol import ByteReader, ByteWriter
+    from outpost_ssh.connection.host import Link
 
 #: Seconds that the clocks may differ before moments are told by ours.
 SAME_TIME: Final = 2.0
@@ -66,7 +66,7 @@ class SshOutpost(StdioOutpost):
     def link(self) -> Link:
         """Return the connection to the host, which other outposts may share; opens nothing."""
         if self._link is None:
-            from outpost_ssh.connection.hub import link_for
+            from outpost_ssh.connection.pool import link_for
 
             self._link = link_for(self.name, self.options, self.context)
         return self._link

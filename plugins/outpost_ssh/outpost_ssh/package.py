@@ -21,43 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 #: What is sent, as importable names; `outpost_ssh.far` is all of this package that goes.
-PACKAGES: Final = ("outpost_core", "outpost_local", "outpost_ssh.far", "libtmux", "pluggy")
-#: What of them is only for the near side. A test holds this against what the far side imports.
-NEAR_ONLY: Final = frozenset(
-    (
-        *(
-            f"outpost_core/{name}"
-            for name in (
-                *(
-                    "cli",
-                    "config",
-                    "ledger",
-                    "testing",
-                    "conditions.py",
-                    "doctor.py",
-                    "fleet.py",
-                    "hints.py",
-                ),
-                *(
-                    "intake.py",
-                    "issues.py",
-                    "localgit.py",
-                    "localstate.py",
-                    "mail.py",
-                    "manager.py",
-                    "nearest.py",
-                    "news.py",
-                    "options.py",
-                ),
-                *("orders.py", "overview.py", "placement.py", "plugins.py", "presence.py"),
-                *("__main__.py", "town.py"),
-                *("policy.py", "recovery.py", "ticket.py", "units.py", "watch.py"),
-                *("stdio/caller.py", "stdio/client.py", "stdio/remote.py"),
-            )
-        ),
-        *("libtmux/pytest_plugin.py", "libtmux/test"),
-    )
+PACKAGES: Final = (
+    *("outpost_core", "outpost_shared", "outpost_worker", "outpost_local", "outpost_ssh.far"),
+    *("libtmux", "pluggy"),
 )
+#: What of them no machine needs to run workers.
+LEFT_OUT: Final = frozenset(("libtmux/pytest_plugin.py", "libtmux/test"))
 #: The file that the far side runs.
 ENTRY: Final = "outpost_ssh/far/boot.py"
 #: The same moment for every file, so that the same files are the same zip (DOS time starts 1980).
@@ -104,7 +73,7 @@ def package() -> Package:
         except OSError as error:
             raise PluginError(
                 f"{error.filename}, which SSH hosts need, cannot be read: {error.strerror}",
-                mend="pip install --force-reinstall outpost-ssh",
+                hint="pip install --force-reinstall outpost-ssh",
             ) from error
     files["outpost_ssh/__init__.py"] = b""
     files = dict(sorted(files.items()))
@@ -124,7 +93,7 @@ def _files_of(package: str) -> Iterator[tuple[str, bytes]]:
     if spec is None or not spec.submodule_search_locations:
         raise PluginError(
             f"{package}, which is sent to SSH hosts, is not installed as files",
-            mend="pip install --force-reinstall outpost-ssh",
+            hint="pip install --force-reinstall outpost-ssh",
         )
     folder = next(iter(spec.submodule_search_locations))
     yield from _below(folder, package.replace(".", "/"))
@@ -134,7 +103,7 @@ def _below(folder: str, name: str) -> Iterator[tuple[str, bytes]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             path = f"{name}/{entry.name}"
-            if path in NEAR_ONLY or entry.name == "__pycache__":
+            if path in LEFT_OUT or entry.name == "__pycache__":
                 continue
             if entry.is_dir():
                 yield from _below(entry.path, path)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from outpost_local.setup.course import Ran
+from outpost_local.setup.runner import Ran
 
 if TYPE_CHECKING:
-    from outpost_ssh.connection.link import Link
+    from outpost_ssh.connection.host import Link
 
 
 class FarShell:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peers.netlab import NETWORK, Host, Lab, lab
+from peers.relay import Relay
 
-from outpost_core.manager import Manager
-from outpost_core.testing.netlab import NETWORK, Host, Lab, lab
-from outpost_core.testing.relay import Relay
 from outpost_core.types import Agent, Issue, Order, State, Worker
+from outpost_manager.manager import Manager
 
 #: Seconds after which something that should happen has not.
 DEADLINE = 45.0

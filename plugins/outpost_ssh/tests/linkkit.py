@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peers.sshd import Sshd, sshd
 
 from outpost_core.backend import BuildContext
 from outpost_core.errors import OutpostError
-from outpost_core.testing.sshd import Sshd, sshd
-from outpost_ssh.connection.hub import link_for
-from outpost_ssh.connection.link import Link
+from outpost_ssh.connection.host import Link
+from outpost_ssh.connection.pool import link_for
 from outpost_ssh.options import SshOptions
 
 

@@ -14,10 +14,6 @@ from typing import Any
 from outpost_core.backend import BuildContext, OutpostOptions
 from outpost_core.errors import UnreachableError
 from outpost_core.hookspecs import hookimpl
-from outpost_core.stdio.client import Client
-from outpost_core.stdio.remote import StdioOutpost
-from outpost_core.testing import waiting
-from outpost_core.testing.gitrig import GitRig
 from outpost_core.types import (
     Agent,
     Cleaned,
@@ -28,7 +24,11 @@ from outpost_core.types import (
     Order,
     WorkerStatus,
 )
+from outpost_exec.stdio.client import Client
+from outpost_exec.stdio.remote import StdioOutpost
 from outpost_ssh import rigs
+from outpost_testing import waiting
+from outpost_testing.gitrig import GitRig
 
 #: Seconds after which something that should happen has not.
 DEADLINE = 60.0
@@ -37,7 +37,7 @@ _SERVER = """
 import sys
 from pathlib import Path
 from outpost_core.backend import BuildContext
-from outpost_core.stdio import server
+from outpost_worker.serving import server
 from outpost_local.options import LocalOptions, Mode
 from outpost_ssh.far.hosting import HostingOutpost
 from outpost_ssh.far.rigs import METHODS

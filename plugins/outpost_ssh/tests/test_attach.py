@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 from nearkit import AGENT, DEADLINE, Near
+from peers.relay import Relay
+from peers.sshd import Sshd, sshd
 
 from outpost_core.backend import BuildContext
-from outpost_core.testing.relay import Relay
-from outpost_core.testing.sshd import Sshd, sshd
 from outpost_core.types import Agent, Issue, Order, State
 from outpost_local.options import LocalOptions, Mode
 from outpost_local.outpost import LocalOutpost

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from nearkit import AGENT, DEADLINE, Near
+from peers.relay import Relay
+from peers.sshd import Sshd, sshd
 
-from outpost_core.manager import Manager
-from outpost_core.testing.relay import Relay
-from outpost_core.testing.sshd import Sshd, sshd
 from outpost_core.types import Agent, Issue, Order, State
+from outpost_manager.manager import Manager
 
 OUTPOST = str(Path(sys.executable).with_name("outpost"))
 

@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from peers.sshd import Sshd, sshd
 
 from outpost_core.backend import BuildContext
-from outpost_core.config import trusted
-from outpost_core.testing.sshd import Sshd, sshd
 from outpost_core.types import Finding, Step
+from outpost_manager.config import trusted
 from outpost_ssh.options import SshOptions
 from outpost_ssh.outpost import SshOutpost
 
@@ -184,11 +184,11 @@ def test_a_dry_run_changes_nothing(bare: Bare, town: Path) -> None:
     assert bare.asked() == ""
 
 
-def test_what_the_system_does_not_have_is_named_with_its_mend(bare: Bare) -> None:
+def test_what_the_system_does_not_have_is_named_with_its_hint(bare: Bare) -> None:
     (bare.folder / "apt-fails").touch()
     said = bare.bootstrap()
     assert said["python"].state == "failed"
-    assert "python: /path/to" in said["python"].mend
+    assert "python: /path/to" in said["python"].hint
     assert "Unable to locate package" in said["git"].detail
     assert said["package"].state == "skipped"
     assert "python" in said["package"].detail
@@ -199,7 +199,7 @@ def test_without_a_package_manager_nothing_is_tried(bare: Bare) -> None:
     (bare.bin / "apt-get").unlink()
     said = bare.bootstrap()
     assert said["git"].state == "skipped"
-    assert "install git" in said["git"].mend
+    assert "install git" in said["git"].hint
 
 
 def test_no_password_is_asked_for(bare: Bare) -> None:
@@ -208,7 +208,7 @@ def test_no_password_is_asked_for(bare: Bare) -> None:
     program(bare.bin / "sudo", SUDO)
     said = bare.bootstrap()
     assert said["git"].state == "skipped"
-    assert said["git"].mend == "sudo apt-get install -y git"
+    assert said["git"].hint == "sudo apt-get install -y git"
     assert bare.asked() == ""
 
 
@@ -254,7 +254,7 @@ def test_a_town_that_was_only_found_is_not_cloned_there(
     said = bare.bootstrap(dry_run=True, town_path="~/ai")
     assert said["town"].state == "skipped", said
     assert "have not trusted it" in said["town"].detail
-    assert said["town"].mend == f"outpost trust {town}"
+    assert said["town"].hint == f"outpost trust {town}"
     assert "town config" not in said
     trusted.trust(trusted.read_found(town / "config" / "outposts.yaml"), os.environ)
     said = bare.bootstrap(dry_run=True, town_path="~/ai")
@@ -267,7 +267,7 @@ def test_another_folder_at_town_path_is_left_alone(bare: Bare, town: Path) -> No
     (bare.home / "ai" / "mine").touch()
     said = bare.bootstrap(config_dir=town / "config", town_path="~/ai")
     assert said["town"].state == "failed"
-    assert "move it away" in said["town"].mend
+    assert "move it away" in said["town"].hint
     assert [path.name for path in (bare.home / "ai").iterdir()] == ["mine"]
 
 
@@ -325,7 +325,7 @@ def test_an_unreachable_host_is_one_failed_step(bare: Bare) -> None:
     bare.server.stop()
     said = bare.bootstrap()
     assert states(said) == {"connect": "failed"}
-    assert said["connect"].mend
+    assert said["connect"].hint
 
 
 def test_doctor_answers_where_python_is_missing(bare: Bare) -> None:
@@ -341,7 +341,7 @@ def test_doctor_answers_where_python_is_missing(bare: Bare) -> None:
     for check in ("far side", "python", "git"):
         assert found[check].ok is False, found
     assert found["tmux"].ok is None
-    assert "outpost bootstrap vm1" in found["python"].mend
+    assert "outpost bootstrap vm1" in found["python"].hint
 
 
 def test_doctor_finds_a_key_beside_the_configuration_and_lets_a_public_one_be_read(

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 from linkkit import agent, home, keygen, linked, options, refused, run, said, server
+from peers.sshd import Sshd, sshd
 
-from outpost_core.config import load_config
 from outpost_core.errors import UsageError
-from outpost_core.testing.sshd import Sshd, sshd
+from outpost_manager.config import load_config
 from outpost_ssh.connection.clientconfig import Target, resolve
 from outpost_ssh.options import SshOptions
 from outpost_ssh.plugin import outpost_backends
@@ -212,7 +212,7 @@ def test_a_host_in_between_must_be_known_too(server, home, tmp_path):
         configured(home, text + whole(server) + "  ProxyJump bastion\n")
         error = refused(alias())
         assert f"{bastion.host}:{bastion.port} is not known here" in error.message
-        assert "trust-on-first-use" not in error.mend
+        assert "trust-on-first-use" not in error.hint
 
 
 def test_a_target_that_the_host_in_between_cannot_reach_is_told(server, home, tmp_path):
@@ -279,7 +279,7 @@ def test_canonical_names_are_refused_with_a_word(server, home):
 
 def test_relative_paths_are_relative_to_the_configuration_of_outposts(server, home, tmp_path):
     from outpost_core.backend import BuildContext
-    from outpost_ssh.connection.hub import link_for
+    from outpost_ssh.connection.pool import link_for
 
     (tmp_path / "here").mkdir()
     (tmp_path / "here/key").write_bytes(server.key.read_bytes())

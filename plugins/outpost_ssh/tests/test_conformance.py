@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import sshmutants
+from peers.sshd import Sshd, sshd
 
-from outpost_core import faults
-from outpost_core.testing import OutpostSuite, Target
-from outpost_core.testing.registry import all_checks, run_check
-from outpost_core.testing.sshd import Sshd, sshd
 from outpost_local.options import Mode
+from outpost_shared import faults
 from outpost_ssh.options import SshOptions
 from outpost_ssh.outpost import SshOutpost
+from outpost_testing import OutpostSuite, Target
+from outpost_testing.registry import all_checks, run_check
 
 
 @pytest.fixture(scope="module")

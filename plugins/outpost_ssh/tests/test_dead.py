@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from linkkit import home, link, linked, options, server
+from peers.sshd import Sshd
 
-from outpost_core.config import Defaults
 from outpost_core.errors import UnreachableError
-from outpost_core.manager import Manager
-from outpost_core.testing.sshd import Sshd
+from outpost_manager.config import Defaults
+from outpost_manager.manager import Manager
 from outpost_ssh.options import CONNECT_TIMEOUT
 
 __all__ = ["home", "server"]

@@ -1,4 +1,4 @@
-"""`outpost doctor` of a host: what is wrong here, on the line and there, each with its mend."""
+"""`outpost doctor` of a host: what is wrong here, on the line and there, each with its hint."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peers.sshd import Sshd, sshd
 
 from outpost_core.backend import BuildContext
-from outpost_core.testing.sshd import Sshd, sshd
 from outpost_core.types import Finding
 from outpost_ssh.options import SshOptions
 from outpost_ssh.outpost import SshOutpost
@@ -61,7 +61,7 @@ def test_an_agent_that_lacks_is_installed_from_here(server: Sshd, tmp_path: Path
     found = findings(server, tmp_path)
     lacking = [f for check, f in found.items() if check.startswith("agent ") and not f.ok]
     for finding in lacking:
-        assert finding.mend == f"outpost bootstrap vm1 --agent {finding.check.split()[1]}"
+        assert finding.hint == f"outpost bootstrap vm1 --agent {finding.check.split()[1]}"
     assert lacking
 
 
@@ -75,13 +75,13 @@ def test_a_clock_that_is_off_is_said_by_how_much(
     clock = findings(server, tmp_path, skew=skew)["clock"]
     assert clock.ok is ok
     assert clock.detail.startswith(said)
-    assert bool(clock.mend) is (ok is not True)
+    assert bool(clock.hint) is (ok is not True)
 
 
 def test_a_key_that_others_can_read_is_named(server: Sshd, tmp_path: Path) -> None:
     server.key.chmod(0o644)
     found = findings(server, tmp_path)
-    assert found["key"].mend == f"chmod 600 {server.key}"
+    assert found["key"].hint == f"chmod 600 {server.key}"
     assert found["line"].ok is False
 
 

@@ -11,8 +11,8 @@ import pytest
 from faultkit import World, ended, read, until, working
 
 from outpost_core.errors import OutpostError, PlacementError, UnreachableError
-from outpost_core.testing.gitrig import GitRig
 from outpost_core.types import Delivery, Health, Limits, State
+from outpost_testing.gitrig import GitRig
 
 
 @pytest.mark.parametrize("where", ["served", "here"])
@@ -256,7 +256,7 @@ def test_a_host_without_python_says_so_and_how_to_mend_it(w: World) -> None:
             answer = (await manager.ping())["vm1"]
             assert isinstance(answer, OutpostError)
             assert "python3: not found" in answer.message
-            assert answer.mend == "outpost bootstrap vm1"
+            assert answer.hint == "outpost bootstrap vm1"
 
     asyncio.run(main())
 
@@ -297,7 +297,7 @@ def test_a_python_that_is_too_old_says_so(w: World) -> None:
             answer = (await manager.ping())["vm1"]
             assert isinstance(answer, OutpostError)
             assert "3.8" in answer.message
-            assert "3.11" in answer.message + answer.mend
+            assert "3.11" in answer.message + answer.hint
             # a newer one beside it is found
             (host.folder / "few/python3.12").symlink_to(real)
             assert isinstance((await manager.ping())["vm1"], Health)

@@ -1,4 +1,4 @@
-"""Faults on the way in: each is told by its cause and its mend, as a user of the CLI sees it."""
+"""Faults on the way in: each is told by its cause and its hint, as a user of the CLI sees it."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from faultkit import World, ended, read, until, working
 
 from outpost_core import wire
 from outpost_core.errors import OutpostError, PlacementError, UnreachableError
-from outpost_core.testing.gitrig import GitRig
 from outpost_core.types import Delivery, Health, Order, State
+from outpost_testing.gitrig import GitRig
 
 PACKAGES = ".cache/outpost/far"
 
@@ -142,7 +142,7 @@ _SPAWNER = """
 import asyncio, json, sys
 from pathlib import Path
 from outpost_core import wire
-from outpost_core.manager import Manager
+from outpost_manager.manager import Manager
 from outpost_core.types import Order
 
 async def main():

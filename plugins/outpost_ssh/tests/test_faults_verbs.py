@@ -251,6 +251,6 @@ def test_a_full_disk_is_told_in_words(w: World) -> None:
             answer = (await manager.ping())["vm1"]
             assert isinstance(answer, OutpostError)
             assert "No space left on device" in answer.message
-            assert answer.mend
+            assert answer.hint
 
     asyncio.run(main())

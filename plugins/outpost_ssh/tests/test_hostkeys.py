@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from linkkit import home, keygen, options, refused, said, server
+from peers.sshd import Sshd
 
 from outpost_core.errors import UnreachableError
-from outpost_core.testing.sshd import Sshd
 from outpost_ssh.connection.knownhosts import speaks_of
 
 __all__ = ["home", "server"]
@@ -34,7 +34,7 @@ def test_an_unknown_host_is_refused_with_its_fingerprint(server, tmp_path):
     assert not error.sent
     assert "is not known here" in error.message
     assert shown_by(server) in error.message
-    assert "outpost add ssh vm1 … --trust-on-first-use" in error.mend
+    assert "outpost add ssh vm1 … --trust-on-first-use" in error.hint
 
 
 def test_no_files_of_known_hosts_do_not_switch_verification_off(server, home):
@@ -59,7 +59,7 @@ def test_a_pinned_key_wins_over_known_hosts(server, tmp_path):
     assert "pinned as host_key" in error.message
 
 
-def test_a_changed_key_is_refused_with_both_fingerprints_and_the_mend(server):
+def test_a_changed_key_is_refused_with_both_fingerprints_and_the_hint(server):
     before = shown_by(server)
     server.rekey()
     server.restart()
@@ -69,15 +69,15 @@ def test_a_changed_key_is_refused_with_both_fingerprints_and_the_mend(server):
     for word in ("has changed", "reinstalled", "in between", before, shown_by(server)):
         assert word in error.message
     assert f"{server.known_hosts}:1" in error.message
-    assert f"ssh-keygen -R '{place(server)}' -f {server.known_hosts}" in error.mend
-    assert server.host_key in error.mend
+    assert f"ssh-keygen -R '{place(server)}' -f {server.known_hosts}" in error.hint
+    assert server.host_key in error.hint
 
 
 def test_the_mend_of_a_changed_key_mends(server):
     server.rekey()
     server.restart()
-    mend = refused(options(server)).mend
-    command = mend.partition("ssh-keygen")[2].partition(";")[0]
+    hint = refused(options(server)).hint
+    command = hint.partition("ssh-keygen")[2].partition(";")[0]
     subprocess.run(f"ssh-keygen {command}", shell=True, check=True, capture_output=True)
     assert "is not known here" in refused(options(server)).message
 

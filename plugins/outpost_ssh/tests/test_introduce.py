@@ -17,17 +17,17 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from linkkit import home, keygen, server
+from peers.sshd import Sshd
 
-from outpost_core.cli.app import cli
-from outpost_core.cli.session import Session
-from outpost_core.config import load_config
-from outpost_core.testing.sshd import Sshd
+from outpost_manager.cli.app import cli
+from outpost_manager.cli.session import Session
+from outpost_manager.config import load_config
 from outpost_ssh.options import SshOptions
 from outpost_ssh.plugin import outpost_backends
 
 __all__ = ["home", "server"]
 
-PROGRAM = (sys.executable, "-c", "from outpost_core.cli import main; main()")
+PROGRAM = (sys.executable, "-c", "from outpost_manager.cli import main; main()")
 BEFORE = "# mine\noutposts:\n  - {name: local, type: local}\n"
 
 

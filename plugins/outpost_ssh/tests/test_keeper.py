@@ -17,9 +17,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from peers.sshd import Sshd, sshd
 
 from outpost_core.backend import BuildContext
-from outpost_core.testing.sshd import Sshd, sshd
 from outpost_ssh.keeper import place
 from outpost_ssh.options import SshOptions
 from outpost_ssh.outpost import SshOutpost

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from linkkit import agent, home, keygen, link, linked, listener, options, refused, run, said, server
+from peers.sshd import sshd
 
 from outpost_core.errors import UnreachableError, UsageError
-from outpost_core.testing.sshd import sshd
-from outpost_ssh.connection import hub as hubs
-from outpost_ssh.connection.link import SHELL
+from outpost_ssh.connection import pool as hubs
+from outpost_ssh.connection.host import SHELL
 from outpost_ssh.options import SshOptions
 
 __all__ = ["home", "server"]
@@ -164,7 +164,7 @@ def test_a_host_whose_sessions_stay_taken_says_so(tmp_path):
                 await made.open("cat")
                 with pytest.raises(UnreachableError, match="no further session") as caught:
                     await made.open("cat")
-                assert "MaxSessions" in caught.value.mend
+                assert "MaxSessions" in caught.value.hint
                 assert not caught.value.sent
 
         run(work)
@@ -241,7 +241,7 @@ def test_verification_cannot_be_switched_off_in_the_sources():
 def test_building_a_link_imports_no_asyncssh():
     code = (
         "import sys; from pathlib import Path; from outpost_core.backend import BuildContext\n"
-        "from outpost_ssh.connection.hub import link_for\n"
+        "from outpost_ssh.connection.pool import link_for\n"
         "from outpost_ssh.options import SshOptions\n"
         "link_for('a', SshOptions(host='h'), BuildContext(state_dir=Path('/x')))\n"
         "assert 'asyncssh' not in sys.modules"
@@ -259,19 +259,19 @@ def test_a_wrong_key_names_what_was_offered(server, tmp_path):
     assert not error.sent
     assert error.message.startswith(f"{server.user}@{server.host}:{server.port} did not let us in")
     assert str(key) in error.message
-    assert "ssh-copy-id" in error.mend
+    assert "ssh-copy-id" in error.hint
 
 
 def test_a_wrong_user_is_not_let_in(server):
     error = refused(options(server, user="nobody-here"))
     assert "nobody-here@" in error.message
-    assert "right user" in error.mend
+    assert "right user" in error.hint
 
 
 def test_no_key_at_all_is_said_so(server):
     error = refused(options(server, ssh_key=None))
     assert "no key at all" in error.message
-    assert "ssh_key" in error.mend
+    assert "ssh_key" in error.hint
 
 
 def test_a_port_where_nothing_listens_is_said_so(server):
@@ -289,7 +289,7 @@ def test_no_route_is_said_so():
     code = (
         "import asyncio, os\nfrom pathlib import Path\n"
         "from outpost_core.backend import BuildContext\nfrom outpost_core.errors import *\n"
-        "from outpost_ssh.connection.hub import link_for\n"
+        "from outpost_ssh.connection.pool import link_for\n"
         "from outpost_ssh.options import SshOptions\n"
         "async def work():\n"
         "    o = SshOptions(host='10.9.9.9', config=Path(os.devnull), user='steve')\n"
@@ -334,7 +334,7 @@ def test_a_host_that_always_closes_is_told_with_the_tries(server):
         error = refused(options(server, port=port, connect_timeout=1.0))
     assert "closed the connection before" in error.message
     assert "times within" in error.message
-    assert "MaxStartups" in error.mend
+    assert "MaxStartups" in error.hint
 
 
 def test_a_banner_of_the_host_is_shown_without_its_control_characters(server, tmp_path):
@@ -362,7 +362,7 @@ def test_a_key_that_others_can_read_is_refused(server):
     error = refused(options(server))
     assert isinstance(error, UsageError)
     assert "others can read it" in error.message
-    assert error.mend == f"chmod 600 {server.key}"
+    assert error.hint == f"chmod 600 {server.key}"
 
 
 def test_a_key_with_a_passphrase_needs_the_agent(server, home, monkeypatch):
@@ -370,7 +370,7 @@ def test_a_key_with_a_passphrase_needs_the_agent(server, home, monkeypatch):
     subprocess.run(words, check=True)
     error = refused(options(server))
     assert "passphrase" in error.message
-    assert error.mend == f"ssh-add {server.key}"
+    assert error.hint == f"ssh-add {server.key}"
     with agent(monkeypatch, home):
         ask = home / "ask"
         ask.write_text("#!/bin/sh\necho pass\n")
@@ -411,7 +411,7 @@ def test_many_keys_of_the_agent_do_not_lock_out_the_named_one(server, home, monk
         assert said(options(server)) == "hello\n"
         error = refused(options(server, ssh_key=None))
         assert "too many keys" in error.message
-        assert "ssh_key" in error.mend
+        assert "ssh_key" in error.hint
 
 
 def test_a_certificate_beside_the_key_is_offered(server, home):
@@ -460,7 +460,7 @@ def test_hostile_options_are_refused(more):
 
 
 def test_a_hostile_option_in_the_file_is_told_with_its_line(tmp_path):
-    from outpost_core.config import load_config
+    from outpost_manager.config import load_config
     from outpost_ssh.plugin import outpost_backends
 
     path = tmp_path / "outposts.yaml"

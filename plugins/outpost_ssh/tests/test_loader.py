@@ -18,7 +18,7 @@ import pytest
 
 from outpost_core.errors import UnreachableError, UsageError
 from outpost_ssh import loader, package
-from outpost_ssh.far import arrive
+from outpost_ssh.far import install
 
 #: What the tests install: it says that it runs, and answers what it is sent.
 ENTRY = b"""
@@ -148,7 +148,7 @@ def test_a_folder_above_that_others_can_write_is_refused(far: Far, above: str) -
     (far.home / above).chmod(0o777)
     with pytest.raises(UnreachableError, match="others can write it") as caught:
         asyncio.run(far.start())
-    assert f"chmod go-w {(far.home / above).resolve()}" in caught.value.mend
+    assert f"chmod go-w {(far.home / above).resolve()}" in caught.value.hint
     (far.home / above).chmod(0o1777)
     assert asyncio.run(far.start()).startswith("started")
 
@@ -158,7 +158,7 @@ def test_the_umask_of_the_login_is_left_to_the_server(far: Far, tmp_path: Path) 
     asyncio.run(far.start())
     code = b"import os; print('%o' % os.umask(0), flush=True); print(flush=True)"
     (far.folder / "outpost_ssh/far/boot.py").write_bytes(code)
-    listed = far.folder / arrive.INSTALLED
+    listed = far.folder / install.INSTALLED
     text = listed.read_text().replace(f"{len(ENTRY)} outpost", f"{len(code)} outpost")
     listed.write_text(text)
     assert asyncio.run(far.start()) == "22\n\n"
@@ -171,7 +171,7 @@ def test_modules_are_compiled_by_the_installation(far: Far) -> None:
     assert {path.name for path in cached.iterdir()} == {f"boot.{tag}.pyc", f"other.{tag}.pyc"}
 
 
-@pytest.mark.parametrize("name", ["outpost_ssh/far/other.py", arrive.INSTALLED])
+@pytest.mark.parametrize("name", ["outpost_ssh/far/other.py", install.INSTALLED])
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_a_damaged_installation_is_made_anew(far: Far, name: str, damage: str) -> None:
     asyncio.run(far.start())
@@ -184,7 +184,7 @@ def test_a_damaged_installation_is_made_anew(far: Far, name: str, damage: str) -
     assert (far.folder / "outpost_ssh/far/other.py").read_bytes() == SMALL.files[
         "outpost_ssh/far/other.py"
     ]
-    assert arrive.is_whole(str(far.folder))
+    assert install.is_whole(str(far.folder))
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_what_a_killed_upload_left_is_swept_a_day_later(far: Far) -> None:
     left, fresh = far.place / ".new-1-abcd", far.place / ".new-2-abcd"
     for path in (left, fresh):
         path.mkdir(parents=True)
-    long_ago = time.time() - 2 * arrive.ABANDONED
+    long_ago = time.time() - 2 * install.ABANDONED
     os.utime(left, (long_ago, long_ago))
     asyncio.run(far.start())
     assert not left.exists()
@@ -301,7 +301,7 @@ def test_a_python_that_is_not_there_is_named(far: Far) -> None:
     said = asyncio.run(far.refused())
     assert "its Python cannot be started" in said.message
     assert "python9.9" in said.message
-    assert said.mend == "outpost bootstrap vm1"
+    assert said.hint == "outpost bootstrap vm1"
 
 
 def old_python(tmp_path: Path) -> Path:
@@ -313,12 +313,12 @@ def old_python(tmp_path: Path) -> Path:
 
 def test_an_old_python_is_named_with_its_version(far: Far, tmp_path: Path, monkeypatch) -> None:
     far.python = str(old_python(tmp_path))
-    monkeypatch.setattr(arrive, "newer", list)
-    source = Path(arrive.__file__).read_text().replace("in newer():", "in ():")
+    monkeypatch.setattr(install, "newer", list)
+    source = Path(install.__file__).read_text().replace("in newer():", "in ():")
     monkeypatch.setattr(loader, "_source", lambda: loader_text(source))
     said = asyncio.run(far.refused())
     assert "its Python is 3.6, and 3.11 or newer is needed" in said.message
-    assert said.mend.startswith("outpost bootstrap vm1")
+    assert said.hint.startswith("outpost bootstrap vm1")
 
 
 def loader_text(source: str) -> str:
@@ -349,7 +349,7 @@ def test_an_old_python_hands_over_to_a_newer_one(far: Far, tmp_path: Path) -> No
 
 
 def test_the_loader_is_written_for_python_3_4() -> None:
-    text = Path(arrive.__file__).read_text()
+    text = Path(install.__file__).read_text()
     tree = ast.parse(text, feature_version=(3, 4))
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr | ast.AnnAssign)]
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
@@ -365,7 +365,7 @@ def test_a_home_that_cannot_be_written_is_told(far: Far) -> None:
     far.home.write_text("a file where the home should be")
     said = asyncio.run(far.refused())
     assert "its files cannot be written there" in said.message
-    assert "XDG_CACHE_HOME" in said.mend
+    assert "XDG_CACHE_HOME" in said.hint
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(far: Far, tmp_path: Path) -> None:
@@ -440,5 +440,5 @@ exec(open(0, "rb", 0, closefd=False).readline())'
     far.python = str(fake)
     error = asyncio.run(far.refused())
     assert "it runs Darwin, and workers need Linux, whose /proc" in error.message
-    assert "nothing was changed there" in error.mend
+    assert "nothing was changed there" in error.hint
     assert not far.home.exists()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from outpost_core.config import trusted
-from outpost_ssh.neartown import near_town, passed_over
+from outpost_manager.config import trusted
+from outpost_manager.config.town import is_trusted
+from outpost_ssh import neartown
 
 
 def test_a_town_that_was_found_goes_nowhere_before_it_is_trusted(tmp_path: Path) -> None:
@@ -18,13 +19,23 @@ def test_a_town_that_was_found_goes_nowhere_before_it_is_trusted(tmp_path: Path)
         return folder
 
     environ = {"HOME": str(tmp_path / "home")}
+
+    def trusts(town: Path) -> bool:
+        return is_trusted(town, environ)
+
+    def near_town(config_dir: Path | None, environ: dict[str, str], cwd: Path) -> Path | None:
+        return neartown.near_town(config_dir, environ, cwd, trusts)
+
+    def passed_over(cwd: Path) -> Path | None:
+        return neartown.passed_over(cwd, trusts)
+
     (tmp_path / "home").mkdir()
     outer = make(tmp_path / "outer")
     clone = make(outer / "work" / "clone")
     inside = clone / "src"
     inside.mkdir()
     assert near_town(None, environ, inside) is None
-    assert passed_over(environ, inside) == clone
+    assert passed_over(inside) == clone
     # what the user names counts as it is, and a stranger's clone does not go before it
     named = {**environ, "GT_TOWN_ROOT": str(make(tmp_path / "named"))}
     assert near_town(None, named, inside) == tmp_path / "named"
@@ -32,7 +43,7 @@ def test_a_town_that_was_found_goes_nowhere_before_it_is_trusted(tmp_path: Path)
     # the nearest of those that are trusted
     trusted.trust(trusted.read_found(outer / "mayor" / "rigs.json"), environ)
     assert near_town(None, named, inside) == outer
-    assert passed_over(environ, inside) is None
+    assert passed_over(inside) is None
     trusted.trust(trusted.read_found(clone / "mayor" / "rigs.json"), environ)
     assert near_town(None, environ, inside) == clone
     # not as it is now, and not where others could have written it

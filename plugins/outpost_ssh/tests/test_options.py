@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from outpost_core.config import load_config, warnings
+from outpost_manager.config import load_config, warnings
 from outpost_ssh.plugin import outpost_backends
 
 

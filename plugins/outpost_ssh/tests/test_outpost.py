@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peers.sshd import Sshd, sshd
 
 from outpost_core.backend import BuildContext
 from outpost_core.errors import (
@@ -24,14 +25,13 @@ from outpost_core.errors import (
     UnreachableError,
     UsageError,
 )
-from outpost_core.testing import waiting
-from outpost_core.testing.processes import ArgumentsWatch, mentioning, outliving
-from outpost_core.testing.sshd import Sshd, sshd
 from outpost_core.types import Agent, Delivery, Issue, Limits, Order, Secrets, State, WorkerStatus
-from outpost_core.worker import sockets
 from outpost_ssh import outpost as module
 from outpost_ssh.options import SshOptions
 from outpost_ssh.outpost import SshOutpost
+from outpost_testing import waiting
+from outpost_testing.processes import ArgumentsWatch, mentioning, outliving
+from outpost_worker.system import sockets
 
 DEADLINE = 30.0
 
@@ -493,7 +493,7 @@ def test_nothing_heavy_is_imported_before_a_host_is_asked(tmp_path: Path, argv: 
     config.write_text("outposts: [{name: vm1, type: ssh, host: 127.0.0.1}]\n")
     code = (
         "import sys\n"
-        "from outpost_core.cli import main\n"
+        "from outpost_manager.cli import main\n"
         f"sys.argv = ['outpost', '--config', {str(config)!r}, *{argv!r}]\n"
         "try: main()\n"
         "except SystemExit as end: print('exit', end.code)\n"

@@ -17,8 +17,8 @@ import pytest
 
 from outpost_core import wire
 from outpost_core.errors import PluginError
-from outpost_core.stdio.client import Client
 from outpost_core.types import Agent, Issue, Order
+from outpost_exec.stdio.client import Client
 from outpost_ssh import package
 
 OURS = tuple(name.partition(".")[0] for name in package.PACKAGES)
@@ -50,8 +50,9 @@ def test_the_address_is_of_names_and_contents() -> None:
 
 def test_no_file_of_the_near_side_is_in_it() -> None:
     files = package.package().files
-    for name in ("cli", "config", "ledger", "testing"):
-        assert not [path for path in files if path.startswith(f"outpost_core/{name}")]
+    tops = {path.partition("/")[0] for path in files}
+    assert tops == {name.partition(".")[0] for name in package.PACKAGES}
+    assert not tops & {"outpost_manager", "outpost_testing", "outpost_exec"}
     assert {path for path in files if path.startswith("outpost_ssh/")} == {
         "outpost_ssh/__init__.py",
         *(
@@ -103,7 +104,11 @@ def exists(module: str) -> bool:
 def reached() -> dict[str, bytes]:
     """Return what the far side can come to import, by path; from our packages as they are here."""
     files, sources = package.package().files, {}
-    todo = [package.ENTRY, "outpost_core/worker/boot.py", "outpost_ssh/far/view.py"]
+    todo = [
+        package.ENTRY,
+        "outpost_worker/boot.py",
+        "outpost_ssh/far/view.py",
+    ]
     while todo:
         path = todo.pop()
         if path not in sources:

@@ -13,9 +13,9 @@ import pytest
 from rigkit import Laptop, at_laptop
 
 from outpost_core.errors import SpawnRefusedError, UnreachableError
-from outpost_core.reporting import reporting
 from outpost_core.types import State
-from outpost_ssh.rigs import homing
+from outpost_shared.progress import reporting
+from outpost_ssh.rigs import retrieval
 
 HOLD = "while :; do sleep 0.1; done"
 
@@ -167,7 +167,7 @@ def test_checkpoints_of_a_worker_at_work_come_home_and_go_when_it_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test(laptop: Laptop) -> None:
-        monkeypatch.setattr(homing, "LIVE_EVERY", 0.0)
+        monkeypatch.setattr(retrieval, "LIVE_EVERY", 0.0)
         rig, ref = laptop.rig, "refs/outpost/gt-1.1"
         outpost = laptop.open()
         script = "echo 1 >n; until [ -e $OUTPOST_WORKER_DIR/go ]; do sleep 0.1; done; echo 2 >n;"

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from rigkit import DEADLINE, Laptop, PipeOutpost, at_laptop
 
-from outpost_core import faults
 from outpost_core.errors import OutpostError, SpawnRefusedError, UnreachableError
 from outpost_core.types import Json, State, WorkerStatus
+from outpost_shared import faults
 
 #: A program of this machine that spawns one order and follows it to its end.
 _PROGRAM = """

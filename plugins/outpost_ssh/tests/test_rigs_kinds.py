@@ -292,6 +292,6 @@ def test_a_partial_clone_is_named_with_its_origin(tmp_path: Path) -> None:
         laptop.rig.path.rename(tmp_path / "away")
         with pytest.raises(SpawnRefusedError, match="is a partial clone") as caught:
             await laptop.open().outpost_spawn(laptop.order("true", rig=part))
-        assert f"--rig {url}" in caught.value.mend
+        assert f"--rig {url}" in caught.value.hint
 
     at_laptop(tmp_path, test)

@@ -8,7 +8,7 @@ from pathlib import Path
 from rigkit import Laptop, at_laptop
 
 from outpost_core.types import State
-from outpost_core.worker import lfs
+from outpost_worker.work import lfs
 
 
 def test_objects_come_home_before_the_branch(tmp_path: Path) -> None:

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peers.sshd import Sshd, sshd
 
 from outpost_core.backend import BuildContext
 from outpost_core.errors import UnreachableError
-from outpost_core.testing.gitrig import GitRig
-from outpost_core.testing.sshd import Sshd, sshd
 from outpost_core.types import Agent, Delivery, Issue, Limits, Order, State, WorkerStatus
 from outpost_local.options import Mode
 from outpost_ssh.options import SshOptions
 from outpost_ssh.outpost import SshOutpost
+from outpost_testing.gitrig import GitRig
 
 DEADLINE = 60.0
 

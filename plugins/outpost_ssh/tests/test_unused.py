@@ -10,7 +10,7 @@ from pathlib import Path
 from rigkit import DEADLINE, Laptop, PipeOutpost, at_laptop
 
 from outpost_core.types import State, WorkerStatus
-from outpost_ssh.far import unused
+from outpost_ssh.far import expiry
 from outpost_ssh.far.hosted import Hosted
 
 
@@ -34,11 +34,11 @@ def test_a_copy_that_nobody_uses_goes_and_comes_again_with_the_next_order(tmp_pa
     async def test(laptop: Laptop) -> None:
         outpost = await _done_and_cleaned(laptop)
         copy = _age(laptop)
-        unused.sweep(laptop.far)
+        expiry.sweep(laptop.far)
         assert laptop.copies() == []
         assert not copy.with_suffix(".lock").exists()
         assert list((laptop.far / "rigs").iterdir()) == []
-        assert list((laptop.far / "hosted" / unused.INCOMING).iterdir()) == []
+        assert list((laptop.far / "hosted" / expiry.INCOMING).iterdir()) == []
         status = await laptop.run(outpost, laptop.order("echo two >two.txt", issue="gt-2"))
         assert status.state is State.DONE, status
         assert laptop.copies() == [copy]
@@ -65,7 +65,7 @@ def test_a_copy_that_was_asked_for_lately_stays(tmp_path: Path) -> None:
         copy = _age(laptop)
         await laptop.run(outpost, laptop.order("true", issue="gt-2"))
         await outpost.outpost_clean("gt-2.1", force=False)
-        unused.sweep(laptop.far)
+        expiry.sweep(laptop.far)
         assert laptop.copies() == [copy]
 
     at_laptop(tmp_path, test)
@@ -75,7 +75,7 @@ def test_a_copy_that_a_worker_refers_to_stays(tmp_path: Path) -> None:
     async def test(laptop: Laptop) -> None:
         await laptop.run(laptop.open(), laptop.order("true"))
         copy = _age(laptop)
-        unused.sweep(laptop.far)
+        expiry.sweep(laptop.far)
         assert laptop.copies() == [copy]
 
     at_laptop(tmp_path, test)
@@ -88,7 +88,7 @@ def test_a_copy_with_work_that_is_not_home_stays(tmp_path: Path) -> None:
         await laptop.ended_there("gt-1.1")
         assert await outpost.call("clean", {"worker": "gt-1.1", "force": True})
         copy = _age(laptop)
-        unused.sweep(laptop.far)
+        expiry.sweep(laptop.far)
         assert laptop.copies() == [copy]
 
     at_laptop(tmp_path, test)
@@ -110,7 +110,7 @@ def test_what_a_clean_rescued_keeps_a_copy_only_until_it_is_home(tmp_path: Path)
         assert cleaned.rescued == f"refs/outpost/{order.worker}"
         copy = _age(laptop)
         assert Hosted(laptop.far, copy.stem).unsent() == {}
-        unused.sweep(laptop.far)
+        expiry.sweep(laptop.far)
         assert laptop.copies() == []
         assert laptop.rig.show(cleaned.rescued, "late.txt") == "late"
 
@@ -125,7 +125,7 @@ def test_a_mirror_that_a_rescued_repository_borrows_from_stays(tmp_path: Path) -
         info = laptop.far / "rescued" / "gt-9.1.broken-git-1" / "objects" / "info"
         info.mkdir(parents=True)
         (info / "alternates").write_text(f"{mirror}/objects\n")
-        unused.sweep(laptop.far)
+        expiry.sweep(laptop.far)
         assert laptop.copies() == []
         assert mirror.exists()
 
@@ -136,13 +136,13 @@ def test_a_removal_that_was_killed_is_completed_and_never_taken_for_a_copy(tmp_p
     async def test(laptop: Laptop) -> None:
         outpost = await _done_and_cleaned(laptop)
         copy = _age(laptop)
-        gone = copy.parent / unused.INCOMING / f"{copy.stem}.gone"
+        gone = copy.parent / expiry.INCOMING / f"{copy.stem}.gone"
         gone.parent.mkdir(exist_ok=True)
         copy.rename(gone)  # killed right here
         (gone / "HEAD").unlink()  # or in the middle of the removal
         assert (await laptop.run(outpost, laptop.order("true", issue="gt-2"))).state is State.DONE
         os.utime(gone, (0, 0))
-        unused.sweep(laptop.far)
+        expiry.sweep(laptop.far)
         assert not gone.exists()
         assert laptop.copies() == [copy]
 
@@ -150,14 +150,14 @@ def test_a_removal_that_was_killed_is_completed_and_never_taken_for_a_copy(tmp_p
 
 
 def test_uploads_and_packs_that_nobody_finishes_go_after_a_day(tmp_path: Path) -> None:
-    for name in (unused.INCOMING, unused.OUTGOING):
+    for name in (expiry.INCOMING, expiry.OUTGOING):
         for age, left in ((2.0, "old"), (0.5, "new")):
             place = tmp_path / "hosted" / name / left
             place.mkdir(parents=True)
             (place / "pack").write_bytes(b"x")
             then = time.time() - age * 86400.0
             os.utime(place, (then, then))
-    unused.sweep(tmp_path)
+    expiry.sweep(tmp_path)
     found = sorted(path.name for path in (tmp_path / "hosted").glob("*/*"))
     assert found == ["new", "new"]
 

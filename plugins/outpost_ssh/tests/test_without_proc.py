@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 from nearkit import AGENT, DEADLINE, Near
+from peers.sshd import Sshd, sshd
 
-from outpost_core.testing.gitrig import GitRig
-from outpost_core.testing.sshd import Sshd, sshd
+from outpost_testing.gitrig import GitRig
 
 OUTPOST = str(Path(sys.executable).with_name("outpost"))
 #: Runs a command where `/proc` is an empty folder.

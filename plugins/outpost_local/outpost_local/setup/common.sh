@@ -18,7 +18,7 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # answer STATE DETAIL [MEND]: ends the script.
 answer() {
   printf '@outpost:state %s\n@outpost:detail %s\n' "$1" "$2"
-  [ -z "${3:-}" ] || printf '@outpost:mend %s\n' "$3"
+  [ -z "${3:-}" ] || printf '@outpost:hint %s\n' "$3"
   exit 0
 }
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import UnreachableError
 from outpost_local.setup import steps
-from outpost_local.setup.course import Answer, Course, Ran
+from outpost_local.setup.runner import Answer, Course, Ran
 
 if TYPE_CHECKING:
     from outpost_core.types import Finding, Step
@@ -58,7 +58,7 @@ class HereShell:
             )
         except TimeoutError:
             raise UnreachableError(
-                f"it did not end within {timeout:g} s and was stopped", mend="run this again"
+                f"it did not end within {timeout:g} s and was stopped", hint="run this again"
             ) from None
         finally:
             await _end(process)

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
-from outpost_core.presets import PRESETS
 from outpost_local.doctor import NOT_INSTALLED
-from outpost_local.setup.course import Answer, Course, ask
+from outpost_local.setup.runner import Answer, Course, ask
+from outpost_shared.presets import PRESETS
 
 if TYPE_CHECKING:
     from outpost_core.types import Finding, Step
@@ -66,11 +66,11 @@ async def _agent(course: Course, name: str) -> Answer:
     preset = PRESETS.get(name)
     if preset is None:
         detail = "how this agent of a plugin is installed is not known here"
-        return Answer(state="skipped", detail=detail, mend="install it there by hand")
+        return Answer(state="skipped", detail=detail, hint="install it there by hand")
     words = tuple(shlex.split(preset.install))
     argv = preset.headless or preset.interactive or (name,)
     if words[: len(_NPM)] != _NPM or len(words) != len(_NPM) + 1:
-        return Answer(state="skipped", detail="is not installed by npm", mend=preset.install)
+        return Answer(state="skipped", detail="is not installed by npm", hint=preset.install)
     return await course.ask("agent", argv[0], words[-1])
 
 
@@ -90,4 +90,4 @@ def verdict(findings: Sequence[Finding], agents: Sequence[str] = ()) -> Answer:
     if not missing:
         return Answer(state="ok", detail="a worker has what it needs")
     detail = "; ".join(f"{finding.check}: {finding.detail}" for finding in missing)
-    return Answer(state="failed", detail=detail, mend=missing[0].mend)
+    return Answer(state="failed", detail=detail, hint=missing[0].hint)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from outpost_core.errors import OutpostError
-from outpost_core.worker.names import check_rig, split_rig
-from outpost_core.worker.programs import git_env
-from outpost_local.setup.course import LOOK, WORK, Answer, Course, ask
+from outpost_core.names import check_rig, split_rig
+from outpost_local.setup.runner import LOOK, WORK, Answer, Course, ask
+from outpost_shared.programs import git_env
 
 #: The most bytes of a town without a remote that are sent as a bundle.
 MOST: Final = 64 << 20
@@ -94,12 +94,12 @@ async def clone(course: Course, path: str, source: Source | None) -> Answer:
     with tempfile.TemporaryDirectory(prefix="outpost-town-") as folder:
         bundle = Path(folder) / "town.bundle"
         if await _git(source.folder, "bundle", "create", str(bundle), "HEAD", "--branches") is None:
-            raise OutpostError(f"git cannot bundle {source.folder}", mend="git fsck there")
+            raise OutpostError(f"git cannot bundle {source.folder}", hint="git fsck there")
         size = bundle.stat().st_size
         if size > MOST:
             raise OutpostError(
                 f"the town at {source.folder} has no remote and is {size >> 20} MiB",
-                mend="give it a remote, and set town_url",
+                hint="give it a remote, and set town_url",
             )
         arrived = await _send(course, bundle)
     if arrived.state != "done":

@@ -97,7 +97,7 @@ class Target:
         if str(last) in passed:
             raise UsageError(
                 f"{last} is to be reached through itself",
-                mend="look at ProxyJump in the SSH configuration;"
+                hint="look at ProxyJump in the SSH configuration;"
                 f" `Host !{last.host} *` leaves it out",
             )
         return replace(
@@ -196,13 +196,13 @@ def _prepared(target: Target) -> asyncssh.SSHClientConnectionOptions:
     except (ConfigParseError, ValueError, OSError) as error:
         raise UsageError(
             f"the SSH configuration cannot be used for {target.host}: {plain(error)}",
-            mend=f"see {' and '.join(files) or 'the options of the outpost'}",
+            hint=f"see {' and '.join(files) or 'the options of the outpost'}",
         ) from None
     if prepared.config.get("CanonicalizeHostname") or prepared.config.has_match_final():
         raise UsageError(
             f"the SSH configuration for {target.host} uses CanonicalizeHostname or `Match final`,"
             " which is not supported here",
-            mend="write the full name as `host`, and another file as `config`",
+            hint="write the full name as `host`, and another file as `config`",
         )
     return prepared
 
@@ -212,7 +212,7 @@ def _config_files(target: Target) -> list[Path]:
         path = target.path(target.config)
         if not path.is_file() and str(path) != "/dev/null":
             raise UsageError(
-                f"there is no SSH configuration {path}", mend="see the option `config`"
+                f"there is no SSH configuration {path}", hint="see the option `config`"
             )
         _refuse_writable(path)
         return [path] if path.is_file() else []
@@ -234,7 +234,7 @@ def _refuse_writable(path: Path) -> None:
     ):
         raise UsageError(
             f"others can write {path}, which may name commands to run",
-            mend=f"chmod go-w {path}, and own it",
+            hint=f"chmod go-w {path}, and own it",
         )
 
 

@@ -10,7 +10,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from outpost_core import children
+from outpost_shared import children
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

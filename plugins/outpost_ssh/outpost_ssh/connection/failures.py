@@ -1,4 +1,4 @@
-"""What went wrong on the way to a host, in words that name the cause and the mend.
+"""What went wrong on the way to a host, in words that name the cause and the hint.
 
 Whatever comes from the other side is shown without control characters, and cut.
 """
@@ -53,7 +53,7 @@ class Attempt:
         tries: how often the host was tried.
         banner: what the host said before the login.
         offered: what was offered to log in with, for messages.
-        locked: keys that could not be used: file, public key, reason, mend.
+        locked: keys that could not be used: file, public key, reason, hint.
         noise: what a ProxyCommand said.
     """
 
@@ -98,14 +98,14 @@ def explain(error: BaseException, at: Attempt) -> OutpostError:
     if said is None and isinstance(error, asyncssh.HostKeyNotVerifiable):
         return at.keys.error(at.peer, plain(error.reason))
     if said is None and isinstance(error, ValueError | asyncssh.KeyImportError):
-        return UsageError(f"{at.peer}: {plain(error)}", mend="see the SSH client configuration")
-    message, mend = said or (
+        return UsageError(f"{at.peer}: {plain(error)}", hint="see the SSH client configuration")
+    message, hint = said or (
         f"{at.peer} could not be connected to: {plain(error) or type(error).__name__}",
         f"ssh -v -p {at.port} {at.user}@{at.host} shows more",
     )
     if at.noise:
         message += f"; the ProxyCommand said: {plain(at.noise)}"
-    return UnreachableError(message, mend=mend, sent=False)
+    return UnreachableError(message, hint=hint, sent=False)
 
 
 def _said(error: BaseException, at: Attempt) -> tuple[str, str] | None:

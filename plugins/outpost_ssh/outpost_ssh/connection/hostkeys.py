@@ -38,13 +38,13 @@ class UnknownHostKeyError(UnreachableError):
 
     Args:
         message: see `OutpostError`.
-        mend: see `OutpostError`.
+        hint: see `OutpostError`.
         key: the key that was shown, as `ssh-ed25519 AAAA…`.
         fingerprint: what people compare.
     """
 
-    def __init__(self, message: str, *, mend: str, key: str, fingerprint: str) -> None:
-        super().__init__(message, mend=mend, sent=False)
+    def __init__(self, message: str, *, hint: str, key: str, fingerprint: str) -> None:
+        super().__init__(message, hint=hint, sent=False)
         self.key = key
         self.fingerprint = fingerprint
 
@@ -59,7 +59,7 @@ class HostKeys:
         alias: `host` is an alias for keys.
         pinned: the only accepted key, as text.
         files: files of known hosts, the user's own first; missing ones do not matter.
-        outpost: the name of the outpost, for the mend.
+        outpost: the name of the outpost, for the hint.
         jump: the host is only gone through, so its key cannot be pinned.
 
     Attributes:
@@ -125,10 +125,10 @@ class HostKeys:
                 f"{peer} showed a host key that must not be trusted any more:"
                 f" {_places(e for e in entries if e.marker == '@revoked')} marks it as @revoked"
             )
-            mend = "do not connect; ask whoever runs the host for its new key"
+            hint = "do not connect; ask whoever runs the host for its new key"
         elif shown is None:
             message = f"the host key of {peer} could not be verified: {reason}"
-            mend = f"ssh -v {shlex.quote(self.host)} shows more"
+            hint = f"ssh -v {shlex.quote(self.host)} shows more"
         elif keys:
             return self._changed(peer, shown, keys, [e for e in entries if not e.marker])
         elif authorities:
@@ -136,15 +136,15 @@ class HostKeys:
                 f"{peer} showed the host key {fingerprint(shown)}, which is not signed by the"
                 f" authority of {_places(e for e in entries if e.marker == '@cert-authority')}"
             )
-            mend = self._accept()
+            hint = self._accept()
         else:
             message = f"the host key of {peer} is not known here: {fingerprint(shown)}"
-            mend = self._accept()
+            hint = self._accept()
             if not self.jump and self.shown is not None:
                 return UnknownHostKeyError(
-                    message, mend=mend, key=key_text(shown), fingerprint=fingerprint(shown)
+                    message, hint=hint, key=key_text(shown), fingerprint=fingerprint(shown)
                 )
-        return UnreachableError(message, mend=mend, sent=False)
+        return UnreachableError(message, hint=hint, sent=False)
 
     @property
     def _name(self) -> str:
@@ -161,7 +161,7 @@ class HostKeys:
         name = self.outpost or "NAME"
         if self.pinned is not None:
             where = "pinned as host_key"
-            mend = f"pin the new key as host_key of {name}: {key_text(shown)}"
+            hint = f"pin the new key as host_key of {name}: {key_text(shown)}"
         else:
             where = f"known from {_places(entries)}"
             names = [n for n in (self._name, self.host) if any(find(self.files, n))]
@@ -170,7 +170,7 @@ class HostKeys:
                 f"ssh-keygen -R {shlex.quote(names[0])} -f {shlex.quote(str(file))}"
                 for file in files
             ]
-            mend = (
+            hint = (
                 "; ".join(removals) + "; then connect once with ssh, or pin the new key as"
                 f" host_key of {name}: {key_text(shown)}"
             )
@@ -179,7 +179,7 @@ class HostKeys:
             f" between pretends to be it; nothing was sent\n"
             f"  shown now: {fingerprint(shown)}\n"
             f"  {where}: {known}",
-            mend=f"ask whoever runs the host; only if its key was changed on purpose: {mend}",
+            hint=f"ask whoever runs the host; only if its key was changed on purpose: {hint}",
             sent=False,
         )
 

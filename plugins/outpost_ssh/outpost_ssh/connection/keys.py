@@ -173,8 +173,8 @@ def _add(found: Identity, path: Path) -> None:
     found.files += pairs
 
 
-def _lock(found: Identity, path: Path, public: bytes | None, why: str, mend: str) -> None:
-    found.locked.append((str(path), public or b"", why, mend))
+def _lock(found: Identity, path: Path, public: bytes | None, why: str, hint: str) -> None:
+    found.locked.append((str(path), public or b"", why, hint))
 
 
 def _refuse(found: Identity, key: Path) -> None:
@@ -182,14 +182,14 @@ def _refuse(found: Identity, key: Path) -> None:
     if found.files or (found.agent and found.named):
         return
     if found.locked:
-        _, _, why, mend = found.locked[0]
-        raise UsageError(f"the key {key} cannot be used: {why}", mend=mend)
+        _, _, why, hint = found.locked[0]
+        raise UsageError(f"the key {key} cannot be used: {why}", hint=hint)
     if found.named:
         raise UsageError(
             f"{key} is a public key, and there is no agent that could hold its private one",
-            mend=f"name the private key: {key.with_suffix('')}",
+            hint=f"name the private key: {key.with_suffix('')}",
         )
-    raise UsageError(f"there is no key {key}", mend="see the option `ssh_key`")
+    raise UsageError(f"there is no key {key}", hint="see the option `ssh_key`")
 
 
 def _public(path: Path) -> bytes | None:

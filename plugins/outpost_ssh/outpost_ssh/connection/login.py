@@ -115,7 +115,7 @@ class Login:
         """Connect and log in; a host that closes the connection is tried again in the time.
 
         Raises:
-            OutpostError: it cannot be done, with the cause and the mend.
+            OutpostError: it cannot be done, with the cause and the hint.
         """
         attempt = self._attempt
         agent, found = await held(self._identity.agent)

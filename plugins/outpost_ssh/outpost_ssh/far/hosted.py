@@ -20,13 +20,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from outpost_core import faults
 from outpost_core.errors import SpawnRefusedError, UsageError, WorkerError
-from outpost_core.worker import copies, files, guarded, private, store
-from outpost_core.worker.copies import HOSTED, KNOWN
-from outpost_core.worker.git import Git, write
-from outpost_core.worker.programs import git_env
+from outpost_shared import faults, private
+from outpost_shared.programs import git_env
 from outpost_ssh.far.snapshot import LONGEST_HEAD, OWN, Snapshot, check_oid
+from outpost_worker.folder import files, guarded
+from outpost_worker.repository import hosted, store
+from outpost_worker.repository.git import Git, write
+from outpost_worker.repository.hosted import HOSTED, KNOWN
 
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,39}-[0-9a-f]{32}", re.ASCII)
 _SETTINGS = (
@@ -74,7 +75,7 @@ class Hosted:
     @property
     def exists(self) -> bool:
         """Whether it was made, and is a folder of ours."""
-        return copies.is_there(str(self.path))
+        return hosted.is_there(str(self.path))
 
     @property
     def digest(self) -> str:
@@ -129,7 +130,7 @@ class Hosted:
             SpawnRefusedError: it cannot be.
         """
         try:
-            copies.restore(str(self.path), lambda _: None)
+            hosted.restore(str(self.path), lambda _: None)
         except OSError as error:
             raise _refused(f"{self.path.name}: {error.strerror or error}") from error
 
@@ -201,12 +202,12 @@ class Hosted:
     def _make(self, form: str) -> None:
         sha256 = form == "sha256"
         if self.exists:
-            if copies.is_sha256(str(self.path)) != sha256:
+            if hosted.is_sha256(str(self.path)) != sha256:
                 raise _refused(f"{self.path} holds a repository of another object format")
             return
         for name in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "hooks"):
             private.make(str(self.path / name))
-        write(str(self.path / "config"), copies.config(sha256=sha256))
+        write(str(self.path / "config"), hosted.config(sha256=sha256))
         write(str(self.path / "HEAD"), "ref: refs/heads/main\n")
 
     def _index(self, stream: IO[bytes]) -> None:
@@ -424,5 +425,5 @@ def _is_file(fd: int, path: Path) -> bool:
 
 def _refused(why: str) -> SpawnRefusedError:
     return SpawnRefusedError(
-        f"the repository cannot be kept there: {why}", mend="see disk and git of that machine"
+        f"the repository cannot be kept there: {why}", hint="see disk and git of that machine"
     )

@@ -12,19 +12,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from outpost_core import plausible
 from outpost_core.backend import BuildContext
 from outpost_core.errors import NotFoundError
 from outpost_core.hookspecs import hookimpl
+from outpost_core.names import owner_of
 from outpost_core.types import Cleaned, Order, Result, State, WorkerStatus
-from outpost_core.worker import files, status
-from outpost_core.worker.copies import HOSTED
-from outpost_core.worker.names import owner_of
 from outpost_local.options import LocalOptions
 from outpost_local.outpost import LocalOutpost
-from outpost_ssh.far import unused
+from outpost_shared import plausible
+from outpost_ssh.far import expiry
 from outpost_ssh.far.hosted import Hosted
 from outpost_ssh.far.snapshot import key_of, local_path
+from outpost_worker.folder import files, status
+from outpost_worker.repository.hosted import HOSTED
 
 #: What a worker is shown as that has ended and whose work is not home yet.
 WAITS: Final = "waits to be fetched"
@@ -50,9 +50,9 @@ class HostingOutpost(LocalOutpost):
     async def outpost_list(self) -> Sequence[WorkerStatus]:
         """Return all workers; now and then, what nobody uses any more is removed behind it."""
         if time.monotonic() >= self._next_sweep:
-            self._next_sweep = time.monotonic() + unused.STALE
+            self._next_sweep = time.monotonic() + expiry.STALE
             self._shown.clear()  # other servers have cleaned some of them meanwhile
-            self._sweeping = asyncio.create_task(asyncio.to_thread(unused.sweep, self.root))
+            self._sweeping = asyncio.create_task(asyncio.to_thread(expiry.sweep, self.root))
         return await super().outpost_list()
 
     def _rig(self, order: Order) -> str | None:

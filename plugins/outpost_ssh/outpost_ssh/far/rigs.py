@@ -37,7 +37,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
 
-from outpost_core import faults, wire
+from outpost_core import wire
 from outpost_core.errors import (
     ConflictError,
     NotFoundError,
@@ -45,14 +45,15 @@ from outpost_core.errors import (
     UsageError,
     WorkerError,
 )
+from outpost_core.names import check_branch, checkpoint_ref, owner_of, ref_of
 from outpost_core.types import Json, split_worker_id
-from outpost_core.worker import files, private, status
-from outpost_core.worker.copies import HOSTED
-from outpost_core.worker.names import check_branch, checkpoint_ref, owner_of, ref_of
+from outpost_shared import faults, private
+from outpost_ssh.far.expiry import INCOMING, OUTGOING, sweep_stale
 from outpost_ssh.far.hosted import Hosted, MissingError
 from outpost_ssh.far.hosting import HostingOutpost, copy_of, note_home
 from outpost_ssh.far.snapshot import check_oid, told
-from outpost_ssh.far.unused import INCOMING, OUTGOING, sweep_stale
+from outpost_worker.folder import files, status
+from outpost_worker.repository.hosted import HOSTED
 
 #: Bytes of a chunk before base64.
 CHUNK: Final = 512 * 1024
@@ -130,7 +131,7 @@ def _append(outpost: HostingOutpost, file: Path, offset: int, data: bytes, size:
 def _no_room(file: Path, why: str) -> SpawnRefusedError:
     return SpawnRefusedError(
         f"the repository cannot be kept there: {file.parent}: {why}",
-        mend="make room on that machine: outpost clean",
+        hint="make room on that machine: outpost clean",
     )
 
 
@@ -277,13 +278,13 @@ async def get(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
     try:
         data = await asyncio.to_thread(_read, file, offset)
     except FileNotFoundError:
-        raise NotFoundError("that pack is gone", mend="ask for it anew") from None
+        raise NotFoundError("that pack is gone", hint="ask for it anew") from None
     return {"data": base64.b64encode(data).decode("ascii")}
 
 
 async def large(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
     """Return one chunk of an object of git-lfs that a worker brought into the copy."""
-    from outpost_core.worker import lfs
+    from outpost_worker.work import lfs
 
     oid, offset = params.get("oid"), _count(params, "offset")
     if not isinstance(oid, str) or not _SHA256.fullmatch(oid):
@@ -309,7 +310,7 @@ async def large_take(outpost: HostingOutpost, params: Mapping[str, Json]) -> Jso
 
 
 def _large_take(hosted: Hosted, file: Path, oid: str) -> bool:
-    from outpost_core.worker import lfs
+    from outpost_worker.work import lfs
 
     storage = str(hosted.path / "lfs")
     if hosted.exists and not Path(lfs.object_path(storage, oid)).exists():

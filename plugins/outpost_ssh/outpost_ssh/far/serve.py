@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from outpost_core import __version__, faults, wire
+from outpost_core import __version__, wire
 from outpost_core.backend import BuildContext
 from outpost_core.errors import UsageError
 from outpost_core.hookspecs import hookimpl
-from outpost_core.stdio import server
-from outpost_core.worker import programs
 from outpost_local.options import Fence, LocalOptions, Mode
+from outpost_shared import faults, programs
 from outpost_ssh.far import login, rigs
 from outpost_ssh.far.hosting import HostingOutpost
+from outpost_worker.serving import server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

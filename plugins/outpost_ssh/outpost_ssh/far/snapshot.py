@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from outpost_core.errors import UsageError
 from outpost_core.types import Json
-from outpost_core.worker.leanjson import loads
+from outpost_shared.leanjson import loads
 
 #: Refs that follow the other machine's, also when they go away there.
 OWN = ("refs/heads/", "refs/tags/", "refs/outpost/")

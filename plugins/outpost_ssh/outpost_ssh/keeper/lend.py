@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.errors import OutpostError
-from outpost_ssh.connection.link import Link
+from outpost_ssh.connection.host import Link
 from outpost_ssh.keeper import place
 from outpost_ssh.loader import command
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from outpost_core.worker import private, programs
+from outpost_shared import private, programs
 from outpost_ssh.options import SshOptions
 
 if TYPE_CHECKING:

@@ -26,18 +26,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from outpost_core import faults, wire
+from outpost_core import wire
 from outpost_core.errors import OutpostError, SpawnRefusedError, UnreachableError
-from outpost_core.reporting import report
+from outpost_core.names import redact
 from outpost_core.types import Cleaned, Json, Order, WorkerStatus
-from outpost_core.worker import files, private
-from outpost_core.worker.names import redact
+from outpost_shared import faults, private
+from outpost_shared.progress import report
 from outpost_ssh.far.snapshot import Snapshot, check_oid, key_of, local_path
-from outpost_ssh.rigs.homing import Homing
 from outpost_ssh.rigs.localrig import GitError, LocalRig, digest_of
+from outpost_ssh.rigs.retrieval import Homing
+from outpost_worker.folder import files
 
 if TYPE_CHECKING:
-    from outpost_core.stdio.remote import StdioOutpost
+    from outpost_exec.stdio.remote import StdioOutpost
 
 #: Bytes of one chunk before base64, and how many are under way at once.
 CHUNK: Final = 512 * 1024
@@ -180,7 +181,7 @@ class Rigs:
         try:
             await self._prepare(order, path, rig, home)
         except UnreachableError as error:
-            raise UnreachableError(error.message, mend=error.mend, sent=False) from error
+            raise UnreachableError(error.message, hint=error.hint, sent=False) from error
         except SpawnRefusedError:
             # it may be there from an earlier try, whose answer was lost
             if not await self._outpost.call("x-rig-there", {"worker": order.worker}):
@@ -197,7 +198,7 @@ class Rigs:
         raise SpawnRefusedError(
             f"{mine} is a repository of this machine and {redact(str(theirs))} is none, so a worker"
             f" at {self._outpost.name} cannot take its work from one to the other",
-            mend="--rig names one repository for both",
+            hint="--rig names one repository for both",
         )
 
     async def _prepare(self, order: Order, path: str, rig: LocalRig, home: str) -> None:
@@ -211,10 +212,10 @@ class Rigs:
             await pusher.push(order.base)
             await pusher.large(order.base)
         except GitError as error:
-            raise SpawnRefusedError(error.message, mend=error.mend) from error
+            raise SpawnRefusedError(error.message, hint=error.hint) from error
         except OSError as error:
             why = f"{path} cannot be sent to {self._outpost.name}: {error.strerror or error}"
-            raise SpawnRefusedError(why, mend="make room for a pack in the state folder") from error
+            raise SpawnRefusedError(why, hint="make room for a pack in the state folder") from error
 
     async def close(self) -> None:
         """Break off everything."""
@@ -253,14 +254,14 @@ class _Pusher:
             raise UnreachableError(
                 f"{self._rig.path} is still on its way to {self._outpost.name}:"
                 f" {self._sent >> 20} of {self._size >> 20} MiB are there",
-                mend="spawn it again in a while: it goes on where it is",
+                hint="spawn it again in a while: it goes on where it is",
                 sent=False,
             ) from None
 
     async def large(self, base: str | None) -> None:
         """Bring the objects of git-lfs there that the base's files name and that are here."""
-        from outpost_core.worker import lfs
-        from outpost_core.worker.git import Git
+        from outpost_worker.repository.git import Git
+        from outpost_worker.work import lfs
 
         storage = self._rig.git_dir / "lfs"
         if not (storage / "objects").is_dir():
@@ -280,7 +281,7 @@ class _Pusher:
                 if name != oid or not await self._outpost.call("x-rig-large-take", asked):
                     raise SpawnRefusedError(
                         f"the object {oid} of git-lfs in {self._rig.path} did not arrive",
-                        mend=f"git -C {self._rig.path} lfs fsck",
+                        hint=f"git -C {self._rig.path} lfs fsck",
                     )
 
     async def close(self) -> None:
@@ -323,7 +324,7 @@ class _Pusher:
             if pages >= _MOST_PAGES:
                 raise SpawnRefusedError(
                     f"{self._outpost.name} tells of commits without an end",
-                    mend=f"outpost doctor {self._outpost.name}",
+                    hint=f"outpost doctor {self._outpost.name}",
                 )
         missing = ""
         have = [] if deeper else have
@@ -341,7 +342,7 @@ class _Pusher:
                 return
         raise SpawnRefusedError(
             f"{self._rig.path} cannot be kept at {self._outpost.name}: {missing}",
-            mend=f"git -C {self._rig.path} fsck",
+            hint=f"git -C {self._rig.path} fsck",
         )
 
     async def _packed(self, snapshot: Snapshot, digest: str, have: Sequence[str]) -> Path:

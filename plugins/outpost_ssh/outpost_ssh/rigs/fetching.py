@@ -14,16 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from outpost_core import faults
 from outpost_core.errors import OutpostError
 from outpost_core.types import Json
-from outpost_core.worker import private
+from outpost_shared import faults, private
 from outpost_ssh.far.snapshot import check_oid
 from outpost_ssh.rigs.localrig import GitError, LocalRig, git
 from outpost_ssh.rigs.notes import Note
 
 if TYPE_CHECKING:
-    from outpost_core.stdio.remote import StdioOutpost
+    from outpost_exec.stdio.remote import StdioOutpost
 
 #: Bytes of one chunk before base64, as the outpost cuts them, and how many are asked for at once.
 _CHUNK: Final = 512 * 1024
@@ -91,8 +90,8 @@ class Fetching:
         self, rig: LocalRig, aside: Path, asked: Mapping[str, Json], commit: str
     ) -> None:
         """Bring the objects of git-lfs that new commits name into the rig, before the commits."""
-        from outpost_core.worker import lfs
-        from outpost_core.worker.git import Git
+        from outpost_worker.repository.git import Git
+        from outpost_worker.work import lfs
 
         wanted = await asyncio.to_thread(
             lfs.in_commits, Git(str(aside)), str(aside), commit, "--alternate-refs"
@@ -156,7 +155,7 @@ class Fetching:
             got = await asyncio.to_thread(lambda: hashlib.file_digest(stream, "sha256").hexdigest())
         if got != digest:
             file.unlink()
-            raise OutpostError("a pack did not arrive as it was told of", mend="it is tried again")
+            raise OutpostError("a pack did not arrive as it was told of", hint="it is tried again")
         return file
 
     def _check_room(self, folder: Path, size: int) -> None:
@@ -165,7 +164,7 @@ class Fetching:
             raise OutpostError(
                 f"{size >> 20} MiB are to come from {self._outpost.name}, and there is room for"
                 f" {max(room, 0) >> 20} MiB in {folder}",
-                mend="make room there; it is tried again",
+                hint="make room there; it is tried again",
             )
 
     async def _chunk(self, worker: str, digest: str, there: int, part: int) -> bytes:

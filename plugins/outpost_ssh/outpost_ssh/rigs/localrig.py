@@ -20,13 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from outpost_core import children
 from outpost_core.errors import OutpostError
-from outpost_core.worker import private
-from outpost_core.worker.git import read
-from outpost_core.worker.names import redact
-from outpost_core.worker.programs import git_env
+from outpost_core.names import redact
+from outpost_shared import children, private
+from outpost_shared.programs import git_env
 from outpost_ssh.far.snapshot import OWN, Snapshot
+from outpost_worker.repository.git import read
 
 _SETTINGS: Final = (
     *("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "gc.auto=0"),
@@ -118,7 +117,7 @@ async def git(
             start_new_session=True,
         )
     except OSError as error:
-        raise GitError(f"git cannot be run: {error.strerror}", mend="install git here") from error
+        raise GitError(f"git cannot be run: {error.strerror}", hint="install git here") from error
     try:
         if memory and hasattr(resource, "prlimit"):
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -168,7 +167,7 @@ class LocalRig:
         done = await self.git(*args, text=text)
         if done.code:
             raise GitError(
-                f"{self.path} cannot be read: {done.words}", mend=f"git -C {self.path} fsck"
+                f"{self.path} cannot be read: {done.words}", hint=f"git -C {self.path} fsck"
             )
         return done.text
 
@@ -279,14 +278,14 @@ class LocalRig:
         wanted = r"^remote\..*\.(promisor|partialclonefilter)$"
         partial = (await self.git("config", "--get-regexp", wanted)).text
         if not partial:
-            mend = f"git -C {self.path} fsck"
-            return GitError(f"{self.path} cannot be packed: {done.words}", mend=mend)
+            hint = f"git -C {self.path} fsck"
+            return GitError(f"{self.path} cannot be packed: {done.words}", hint=hint)
         remote = partial.split(" ")[0][len("remote.") :].rpartition(".")[0]
         origin = redact((await self.git("config", f"remote.{remote}.url")).text)
         return GitError(
             f"{self.path} is a partial clone, which lacks objects that a worker needs:"
             f" {done.words}",
-            mend=f"name where it was cloned from: --rig {origin or 'URL'}; or complete it:"
+            hint=f"name where it was cloned from: --rig {origin or 'URL'}; or complete it:"
             f" git -C {self.path} fetch --refetch --no-filter",
         )
 

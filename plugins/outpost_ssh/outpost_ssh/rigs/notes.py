@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from outpost_core.errors import OutpostError, UsageError
+from outpost_core.names import check_branch, checkpoint_ref, owner_of
 from outpost_core.types import Order, WorkerStatus
-from outpost_core.worker import files, private
-from outpost_core.worker.names import check_branch, checkpoint_ref, owner_of
+from outpost_shared import private
 from outpost_ssh.far.snapshot import check_oid
+from outpost_worker.folder import files
 
 #: Places of notes: not home yet; home, and not cleaned yet; being cleaned.
 WAITING: Final = "waiting"
@@ -155,7 +156,7 @@ class Notes:
         ) as error:
             raise OutpostError(
                 f"the note on where the work of {name} goes cannot be read: {error}",
-                mend=f"look at it: {self._path(place, name)}; without it, the work stays there",
+                hint=f"look at it: {self._path(place, name)}; without it, the work stays there",
             ) from error
 
     def keep(self, note: Note, checkpoint: str) -> None:

@@ -1,0 +1,1 @@
+"""The near side of Outpost, and the command `outpost`."""

@@ -1,0 +1,98 @@
+"""What was spent: `cost`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from outpost_manager.cli import render
+from outpost_manager.cli.session import Session, command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from outpost_manager.ledger.spend import Total
+
+_BY = ("day", "outpost", "agent", "rig")
+
+
+@command("cost")
+@click.option("--by", type=click.Choice(_BY), default="day", show_default=True,
+              help="What the totals are of.")  # fmt: skip
+@click.option("--since", metavar="DURATION", default="30d", show_default=True,
+              help="Of workers that ended so long ago or later: 1h, 7d; 0 for all.")  # fmt: skip
+def cost(session: Session, by: str, since: str) -> None:
+    """Show what workers cost, by day, outpost, agent or rig.
+
+    What outposts charged and agents spent, and the agents' tokens. Counts workers whose files were
+    cleaned, too, and what running ones have spent so far. Asks no outpost: what is shown is what
+    the last command learnt. ~ marks an amount that was estimated from tokens, counted of an agent
+    that was ended early, or is the worst case of one that said nothing.
+
+    \b
+    Example:
+      outpost cost --by agent --since 7d
+    """
+    from outpost_manager import jsonviews
+    from outpost_manager.cli.values import duration
+
+    seconds = duration(since, "--since") or 0.0
+    begin = time.time() - seconds if seconds else 0.0
+    with session.manager() as manager:
+        totals = manager.ledger.totals(by, begin)
+    session.answer(
+        lambda: {
+            "by": by,
+            "since": jsonviews.moment(begin) if seconds else None,
+            "totals": [*map(jsonviews.total, totals)],
+            "total": jsonviews.total(_sum(totals)),
+        },
+        lambda: _lines(by, since if seconds else "", totals),
+    )
+
+
+def _sum(totals: Sequence[Total]) -> Total:
+    from outpost_manager.ledger.spend import Total
+
+    whole = Total(key="total")
+    for one in totals:
+        for name in Total.__slots__:
+            if name != "key":
+                setattr(whole, name, getattr(whole, name) + getattr(one, name))
+    whole.estimated = bool(whole.estimated)
+    return whole
+
+
+def _lines(by: str, since: str, totals: Sequence[Total]) -> Iterator[str]:
+    if not totals:
+        yield "no workers" + (f" in the last {since}" if since else "")
+        return
+    whole = _sum(totals)
+    yield from render.table(
+        (by, "workers", "total", "machine", "agent", "tokens in", "cached", "tokens out"),
+        [
+            (
+                one.key or "-",
+                str(one.workers),
+                approximate(one.total, one.estimated),
+                render.money(one.machine),
+                approximate(one.agent, one.estimated),
+                f"{one.input_tokens:,}",
+                f"{one.cached_tokens:,}",
+                f"{one.output_tokens:,}",
+            )
+            for one in ([*totals, whole] if len(totals) > 1 else totals)
+        ],
+        keep=(by, "total"),
+        drop=("cached", "machine", "tokens out", "tokens in", "workers", "agent"),
+    )
+    if whole.unknown:
+        who = render.count(whole.unknown, "worker")
+        yield f"  what the agents of {who} spent is not known, and not in it"
+
+
+def approximate(usd: float | None, estimated: bool) -> str:
+    """Return an amount in USD, with ~ before one that is not exact; "" when there is none."""
+    return ("~" if estimated and usd else "") + render.money(usd)

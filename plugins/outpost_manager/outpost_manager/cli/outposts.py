@@ -1,0 +1,196 @@
+"""Looking at outposts: `list`, `ping`, `backends`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from outpost_core.errors import NotFoundError, OutpostError
+from outpost_manager.cli import complete, render
+from outpost_manager.cli.session import Session, command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from outpost_core.discovery import Plugins
+    from outpost_core.types import Health
+    from outpost_manager.fleet.overview import OutpostView
+
+
+@command("list")
+def list_(session: Session) -> None:
+    """List the configured outposts.
+
+    Asks none of them: what is shown is what the last command learnt.
+
+    \b
+    Example:
+      outpost list --json
+    """
+    with session.manager() as manager:
+        views = manager.outposts()
+    session.answer(lambda: {"outposts": view_shapes(views)}, lambda: outpost_lines(views))
+
+
+def outpost_lines(views: Sequence[OutpostView]) -> Iterator[str]:
+    """Yield the table of outposts, and what to do about those that are not usable."""
+    money = any(view.spent or view.cost_cap_hourly is not None for view in views)
+    yield from render.table(
+        ("name", "type", "active", *(["this hour"] if money else []), "state", "package", "detail"),
+        [
+            (
+                view.name,
+                view.type,
+                f"{view.active}/{_slots(view)}",
+                *([_spent(view)] if money else []),
+                view.state,
+                f"{view.package} {view.version}".strip() or "-",
+                view.detail or ("not asked yet" if view.state == "unknown" else "-"),
+            )
+            for view in views
+        ],
+        keep=("name", "active"),
+        colour=("state",),
+    )
+    yield from slot_lines(views)
+    for view in views:
+        if view.hint and view.state in ("missing", "broken", "unhealthy", "unreachable"):
+            yield f"  → {render.clean(view.name)}: {render.clean(view.hint)}"
+
+
+def slot_lines(views: Sequence[OutpostView]) -> Iterator[str]:
+    """Yield where the number of slots comes from of those whose configuration does not say it."""
+    for view in views:
+        if view.slots_reason:
+            yield (
+                f"  · {render.clean(view.name)}: {view.max_workers} workers at once, by its"
+                f" {view.slots_reason}; `max_workers` in outposts.yaml changes that"
+            )
+
+
+def _spent(view: OutpostView) -> str:
+    """Return what is reserved and spent there in this hour, and the cap."""
+    spent = render.money(view.spent)
+    if view.cost_cap_hourly is not None:
+        return f"{spent}/{render.money(view.cost_cap_hourly)}"
+    return spent if view.spent else "-"
+
+
+def _slots(view: OutpostView) -> str:
+    if view.max_workers is not None:
+        return str(view.max_workers)
+    return "?" if view.state == "missing" else "∞"  # its options cannot be read
+
+
+def view_shapes(views: Sequence[OutpostView]) -> list[dict[str, Any]]:
+    """Return the shapes of outposts."""
+    from outpost_manager import jsonviews
+
+    return [jsonviews.outpost(view) for view in views]
+
+
+@command("ping")
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete.outposts)
+def ping(session: Session, names: tuple[str, ...]) -> None:
+    """Ask outposts whether they would take a worker now.
+
+    Exit code 5 when one does not answer, 2 when its package is missing, 1 when one answers that
+    it is not well.
+
+    \b
+    Example:
+      outpost ping local
+    """
+    answers = session.run(lambda manager: manager.ping(list(names) or None))
+
+    def data() -> object:
+        from outpost_manager import jsonviews
+
+        return {"outposts": [jsonviews.ping(name, answer) for name, answer in answers.items()]}
+
+    session.answer(data, lambda: _ping_lines(answers))
+    errors = [answer for answer in answers.values() if isinstance(answer, OutpostError)]
+    sick = any(not isinstance(a, OutpostError) and not a.ok for a in answers.values())
+    code = max((error.exit_code for error in errors), default=1 if sick else 0)
+    click.get_current_context().exit(code)
+
+
+def _ping_lines(answers: dict[str, Health | OutpostError]) -> Iterator[str]:
+    rows, mends = [], []
+    for name, answer in answers.items():
+        if isinstance(answer, OutpostError):
+            rows.append((name, "no", "-", answer.message))
+        else:
+            latency = "-" if answer.latency is None else f"{answer.latency * 1000:.0f} ms"
+            rows.append((name, "ok" if answer.ok else "no", latency, answer.detail or "-"))
+        if answer.hint:
+            mends.append(f"  → {render.clean(name)}: {render.clean(answer.hint)}")
+    yield from render.table(
+        ("name", "ok", "latency", "detail"), rows, keep=("name",), colour=("ok",)
+    )
+    yield from mends
+
+
+@command("backends")
+@click.argument("type_", required=False, metavar="[TYPE]", shell_complete=complete.types)
+def backends(session: Session, type_: str | None) -> None:
+    """List the installed types, and unusable packages.
+
+    \b
+    Example:
+      outpost backends
+    """
+    plugins = session.plugins()
+    if type_ is not None and type_ not in plugins.backends:
+        raise missing_type(plugins, type_)
+    reports = [r for r in plugins.reports if type_ is None or type_ in r.types]
+
+    def data() -> object:
+        from outpost_manager import jsonviews
+
+        return {
+            "packages": [
+                jsonviews.backend(
+                    report,
+                    [
+                        {
+                            "type": name,
+                            "summary": plugins.backends[name].summary,
+                            "capabilities": sorted(plugins.backends[name].capabilities),
+                        }
+                        for name in report.types
+                    ],
+                )
+                for report in reports
+            ]
+        }
+
+    session.answer(data, lambda: _backend_lines(plugins, reports))
+
+
+def missing_type(plugins: Plugins, type_: str) -> NotFoundError:
+    """Return the error for a type that nobody provides, with the nearest one or how to get it."""
+    return NotFoundError(
+        f"nothing installed provides the type {type_!a}", hint=plugins.missing_hint(type_)
+    )
+
+
+def _backend_lines(plugins: Plugins, reports: Sequence[Any]) -> Iterator[str]:
+    rows, broken = [], []
+    for report in reports:
+        package = f"{report.package or report.entry_point} {report.version}".strip()
+        rows += [
+            (name, package, "ok" if report.ok else "broken", plugins.backends[name].summary)
+            for name in report.types
+        ]
+        if not report.types:
+            word = "ok" if report.ok else "broken"
+            rows.append(("-", package, word, report.reason or "has no outpost types"))
+        if not report.ok:
+            broken.append(f"  → {render.clean(package)}: {render.clean(report.reason)}")
+            broken += [f"    {render.clean(report.hint)}"] if report.hint else []
+    yield from render.table(
+        ("type", "package", "state", "what"), rows, keep=("type",), colour=("state",)
+    )
+    yield from broken

@@ -1,0 +1,289 @@
+"""What all commands of one invocation share: the global options, the manager, the way to answer."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from outpost_core.discovery import Plugins
+    from outpost_manager.config import Choice, Config
+    from outpost_manager.config.places import Place
+    from outpost_manager.manager import Manager
+
+T = TypeVar("T")
+
+#: Set by the shell when it asks for completions: nothing is said then.
+_COMPLETING = "_OUTPOST_COMPLETE"
+
+
+class Session:
+    """One run of the command line.
+
+    Args:
+        plugins: use these instead of the installed ones.
+
+    Attributes:
+        config: what `--config` said.
+        state: what `--state` said.
+        json: answers are JSON.
+        hints: what is worth knowing besides the answer.
+        going_on: what to tell a user who presses Ctrl-C now; "" when nothing goes on.
+    """
+
+    def __init__(self, plugins: Plugins | None = None) -> None:
+        self.config: Path | None = None
+        self.state: Path | None = None
+        self.json = False
+        self.going_on = ""
+        self.hints: list[str] = []
+        self._plugins = plugins
+        self._said: set[Path] = set()
+
+    def plugins(self) -> Plugins:
+        """Return all that is installed, loading it once."""
+        if self._plugins is None:
+            from outpost_core.discovery import Plugins
+
+            self._plugins = Plugins.load()
+        return self._plugins
+
+    def manager(self) -> Manager:
+        """Return a manager for the configuration and state that were asked for.
+
+        Raises:
+            ConfigError: the configuration has a mistake.
+        """
+        from outpost_manager.manager import Manager
+
+        return Manager.open(
+            config=self.config, state=self.state, plugins=self.plugins(), choice=self.choice()
+        )
+
+    def run(self, work: Callable[[Manager], Awaitable[T]]) -> T:
+        """Run `work` with an open manager to its end, and close the manager."""
+        import asyncio
+
+        async def edge() -> T:
+            async with self.manager() as manager:
+                answer = await work(manager)
+                self._say_of_state(manager)
+                if cleaned := await manager.clean_old():
+                    self.note(f"cleaned {len(cleaned)} old workers (clean_after); logs are kept")
+                return answer
+
+        return asyncio.run(edge())
+
+    def _say_of_state(self, manager: Manager) -> None:
+        """Say it when the ledger could be read and not written, or others could write."""
+        if manager.closed:
+            self.note(f"note: {manager.closed}")
+        if manager.not_kept is not None:
+            self.note(f"note: {manager.not_kept.message.removesuffix('; nothing was changed')}")
+            self.note(f"  → {manager.not_kept.hint}")
+
+    def choice(self, *, ask: bool = True) -> Choice:
+        """Find the configuration file that counts; say once which found files do not, and why.
+
+        Args:
+            ask: ask the user about a file that has changed since he trusted it, and say what is
+                passed over.
+        """
+        from outpost_manager.config import choose
+        from outpost_shared.paths import here
+
+        found = choose(self.config, os.environ, here(os.environ))
+        if ask and found.changed is not None and _COMPLETING not in os.environ:
+            from outpost_manager.cli.trust import ask_again
+
+            if ask_again(self, found.changed):
+                found = choose(self.config, os.environ, here(os.environ))
+        for place in found.places if ask else ():
+            if place.passed_over and not place.relied and place.path not in self._said:
+                self._said.add(place.path)
+                self._say_passed_over(place)
+        return found
+
+    def _say_passed_over(self, place: Place) -> None:
+        from outpost_manager.cli.render import clean
+
+        if _COMPLETING in os.environ:
+            return
+        self.note(clean(f"note: {place.passed_over}"))
+        if place.hint:
+            self.note(clean(f"  → {place.hint}"))
+
+    def find_config(self) -> tuple[Path | None, str]:
+        """Return the configuration file that counts, and why that one.
+
+        Raises:
+            ConfigError: it has changed since the user trusted it.
+        """
+        found = self.choice()
+        found.demand()
+        return found.path, found.why
+
+    def load_config(self) -> tuple[Config, Path | None, str]:
+        """Return the configuration, its file, and why that file.
+
+        Raises:
+            ConfigError: it has a mistake, or has changed since the user trusted it.
+        """
+        from outpost_manager.config import load_config
+
+        found = self.choice()
+        found.demand()
+        loaded = load_config(found.path, self.plugins().backends, data=found.data)
+        return loaded, found.path, found.why
+
+    def answer(self, data: Callable[[], object], lines: Callable[[], Iterable[str]]) -> None:
+        """Print an answer to standard output.
+
+        Args:
+            data: makes the JSON document of `--json`.
+            lines: makes the lines for people.
+        """
+        if self.json:
+            print_json(data())
+        else:
+            from outpost_manager.cli import output
+
+            for line in lines():
+                output.echo(line)
+
+    def note(self, text: str) -> None:
+        """Say something on standard error, besides the answer; silent with `--json`."""
+        if not self.json:
+            from outpost_manager.cli import output
+
+            output.echo(text, err=True)
+
+
+def print_json(data: object, *, one_line: bool = False) -> None:
+    """Print a JSON document, indented, or as one line of a stream.
+
+    A character that a terminal would obey, or that nobody sees, is escaped as JSON can: the
+    document says the same to a program, and does nothing to a terminal.
+    """
+    import json
+
+    from outpost_manager.cli import output
+    from outpost_shared.harmless import escaped
+
+    text = json.dumps(data, indent=None if one_line else 2, ensure_ascii=not _utf8())
+    output.document(escaped(text))
+
+
+def _utf8() -> bool:
+    return (getattr(sys.stdout, "encoding", "") or "").lower().replace("-", "") == "utf8"
+
+
+def current(ctx: click.Context) -> Session:
+    """Return the session of the invocation that `ctx` belongs to."""
+    root = ctx.find_root()
+    if not isinstance(root.obj, Session):
+        root.obj = Session()
+    return root.obj
+
+
+def _set(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    if value and param.name is not None:
+        setattr(current(ctx), param.name, value)
+
+
+def _no_color(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value or os.environ.get("NO_COLOR"):
+        ctx.color = ctx.find_root().color = False
+
+
+def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from outpost_core import __version__
+        from outpost_manager.cli import output
+
+        output.echo(f"outpost {__version__}")
+        ctx.exit()
+
+
+def global_options(*, hidden: bool) -> list[click.Parameter]:
+    """Return the options that are taken before and after a command's name.
+
+    Args:
+        hidden: leave all but `--json` out of the help text.
+    """
+    path = click.Path(path_type=Path)
+    return [
+        click.Option(
+            ["--json"], is_flag=True, expose_value=False, callback=_set,
+            help="Answer with a JSON document.",
+        ),
+        click.Option(
+            ["--config"], type=path, expose_value=False, callback=_set, hidden=hidden,
+            help="Use this outposts.yaml.", metavar="FILE",
+        ),
+        click.Option(
+            ["--state"], type=path, expose_value=False, callback=_set, hidden=hidden,
+            help="Keep the ledger and workers in this folder.", metavar="FOLDER",
+        ),
+        click.Option(
+            ["--no-color"], is_flag=True, expose_value=False, callback=_no_color, hidden=hidden,
+            is_eager=True, help="Print without colours, as NO_COLOR=1 does.",
+        ),
+    ]  # fmt: skip
+
+
+def version_option() -> click.Parameter:
+    """Return the option that prints the version."""
+    return click.Option(
+        ["--version"], is_flag=True, expose_value=False, is_eager=True, callback=_version,
+        help="Print the version.",
+    )  # fmt: skip
+
+
+class Command(click.Command):
+    """A command that also takes the global options after its name, but for names of its own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        own = {flag for param in self.params for flag in param.opts}
+        self.params.extend(o for o in global_options(hidden=True) if own.isdisjoint(o.opts))
+
+
+class Group(click.Group):
+    """A group that also takes the global options, and shows its help when nothing follows."""
+
+    def __init__(self, *args: Any, hidden_options: bool = True, **kwargs: Any) -> None:
+        kwargs |= {"callback": _show_help, "invoke_without_command": True}
+        super().__init__(*args, **kwargs)
+        self.params.extend(global_options(hidden=hidden_options))
+
+
+@click.pass_context
+def _show_help(ctx: click.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        if current(ctx).json:
+            raise click.UsageError("a command is missing", ctx)
+        from outpost_manager.cli import output
+
+        output.echo(ctx.get_help())
+
+
+def command(name: str, *, cls: type[Command] = Command, **attrs: Any) -> Callable[[Any], Command]:
+    """Declare a command; its function gets the `Session` first."""
+
+    def declare(function: Callable[..., None]) -> Command:
+        import functools
+
+        @functools.wraps(function)
+        def with_session(*args: Any, **kwargs: Any) -> None:
+            function(current(click.get_current_context()), *args, **kwargs)
+
+        return click.command(name, cls=cls, **attrs)(with_session)
+
+    return declare

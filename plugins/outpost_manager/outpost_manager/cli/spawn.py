@@ -1,0 +1,339 @@
+"""Starting work: `spawn` and `explain`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from outpost_core.errors import ConflictError, OutpostError
+from outpost_manager import jsonviews
+from outpost_manager.cli import complete, output, render
+from outpost_manager.cli.existing import found_lines, renewed_lines, where_it_is
+from outpost_manager.cli.follow import follow, writer
+from outpost_manager.cli.orderflags import order_options, requests_of
+from outpost_manager.cli.progress import Progress
+from outpost_manager.cli.session import Command, Session, command
+from outpost_manager.cli.workers import end_line, exit_code, explanation_lines, goes_on
+from outpost_manager.placing import references
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from outpost_core.types import Explanation, Order, Worker
+    from outpost_manager.manager import Manager
+    from outpost_manager.orders.making import OrderRequest
+    from outpost_manager.placing.pending import Spawned
+
+
+class OrderCommand(Command):
+    """A command that takes another command's words after `--`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Set the words after the first `--` aside; click would take them for issues."""
+        if "--" in args:
+            at = args.index("--")
+            ctx.meta[complete.AFTER_DASHES] = tuple(args[at + 1 :])
+            args = args[:at]
+        return super().parse_args(ctx, args)
+
+
+def _after_dashes() -> tuple[str, ...] | None:
+    found: tuple[str, ...] | None = click.get_current_context().meta.get(complete.AFTER_DASHES)
+    return found
+
+
+@command("spawn", cls=OrderCommand)
+@order_options
+@click.option("--on", metavar="OUTPOST", shell_complete=complete.outposts,
+              help="At this outpost and no other.")  # fmt: skip
+@click.option("--follow", "follow_", is_flag=True, help="Print the output until the worker ends.")
+@click.option("--wait", is_flag=True, help="Return when the workers have ended.")
+@click.option("--dry-run", is_flag=True, help="Only show where it would go, as explain does.")
+def spawn(
+    session: Session, on: str | None, follow_: bool, wait: bool, dry_run: bool, **said: Any
+) -> None:
+    """Start workers on issues, at the best outpost.
+
+    The same command again finds the same worker; --again starts the next attempt. Ctrl-C ends
+    only the looking: workers go on. A command after -- takes the agent's place; in it {issue},
+    {prompt} and {prompt_file} are replaced.
+
+    With --from-file, each line is an issue's id, or a JSON object with the fields of a request
+    that win over the flags: issue (the only one that is needed), title, text or body, priority,
+    labels, kind, estimate, prompt, prompt_file, rig, no_rig, base, branch, agent, command, env,
+    secrets, context, timeout, pr, again and the other long flags; docs/reference/from-file.md says
+    what each takes.
+
+    \b
+    Examples:
+      outpost spawn gt-abc123 --rig git@example.com:team/app.git --follow
+      outpost spawn gt-1 gt-2 gt-3 --agent codex --wait
+      outpost spawn fix-1 --rig . -- make fix
+    """
+    requests = requests_of(said, _after_dashes())
+    if dry_run:
+        explain_requests(session, requests, on)
+        return
+    if follow_ and len(requests) > 1:
+        raise click.UsageError("--follow follows one worker; use --wait for several")
+    progress = Progress.of(session)
+
+    async def work(manager: Manager) -> int:
+        await manager.look_at([request.issue for request in requests])
+        orders = _orders(manager, requests, progress)
+        await _say_what_stays(session, manager, requests, orders)
+        for order, request in zip(orders, requests, strict=True):
+            if request.again and not request.from_base:
+                say_passed_over(session, manager, order)
+        return await start(session, manager, orders, progress, on=on, follow_=follow_, wait=wait)
+
+    click.get_current_context().exit(session.run(work))
+
+
+async def start(
+    session: Session,
+    manager: Manager,
+    orders: Sequence[Order],
+    progress: Progress,
+    *,
+    on: str | Sequence[str | None] | None = None,
+    follow_: bool = False,
+    wait: bool = False,
+    refused: Sequence[tuple[str, OutpostError]] = (),
+) -> int:
+    """Place orders, print what became of each, and return the exit code.
+
+    Args:
+        session: of this command.
+        manager: an open one.
+        orders: what is to be done.
+        progress: is told each step.
+        on: the outpost to use, for all or for each; None lets the policy choose.
+        follow_: print the output of the first until it has ended.
+        wait: return when all have ended.
+        refused: issues for which no order could be made, and why.
+    """
+    import asyncio
+
+    session.going_on = _spawning(orders)
+    answers = await _place(manager, orders, on, progress)
+    progress.close()
+    pairs = [*zip(orders, answers, strict=True)]
+    workers = [a.worker for _, a in pairs if not isinstance(a, OutpostError)]
+    session.going_on = goes_on([w.id for w in workers]) if workers else ""
+    for issue, error in refused:
+        session.note(_refusal(f"{issue}: {error}"))
+    for line in _refusals(manager, pairs):
+        session.note(line)
+    for line in renewed_lines([a for a in answers if not isinstance(a, OutpostError)]):
+        session.note(line)
+    if not (follow_ or wait):
+        return _answer(session, pairs, {}, refused)
+    waiting = asyncio.ensure_future(
+        manager.wait([references.exact(w.id) for w in workers], on_change=progress.worker)
+    )
+    try:
+        if follow_ and workers:
+            kind = orders[0].agent.output
+            write = writer(kind=kind, to_stderr=session.json, following=True)
+            await follow(manager, workers[0].id, write, progress)
+        ended = await waiting
+    finally:
+        waiting.cancel()
+    progress.close()
+    return _answer(session, pairs, {w.id: w for w in ended}, refused, followed=follow_)
+
+
+async def _place(
+    manager: Manager,
+    orders: Sequence[Order],
+    on: str | Sequence[str | None] | None,
+    progress: Progress,
+) -> list[Spawned | OutpostError]:
+    """Place orders, those for the same outpost at once; the answers are in their order."""
+    if on is None or isinstance(on, str):
+        return await manager.spawn_many(orders, on=on, progress=progress.event)
+    answers: dict[int, Spawned | OutpostError] = {}
+    for name in dict.fromkeys(on):
+        mine = [number for number, where in enumerate(on) if where == name]
+        found = await manager.spawn_many(
+            [orders[number] for number in mine], on=name, progress=progress.event
+        )
+        answers |= dict(zip(mine, found, strict=True))
+    return [answers[number] for number in range(len(orders))]
+
+
+def _orders(manager: Manager, requests: Sequence[OrderRequest], progress: Progress) -> list[Order]:
+    orders = []
+    for request in requests:
+        progress.stage(request.issue, "placing")
+        orders.append(manager.order(request))
+    return orders
+
+
+def say_passed_over(session: Session, manager: Manager, order: Order) -> None:
+    """Say of a further attempt which kept work it does not go on from."""
+    from outpost_manager.orders.requests import passed_over
+
+    if order.rig and (told := passed_over(manager.ledger, order)):
+        session.hints.append(told)
+        session.note(render.clean(told))
+
+
+async def _say_what_stays(
+    session: Session, manager: Manager, requests: Sequence[OrderRequest], orders: Sequence[Order]
+) -> None:
+    """Say what of the repository around no worker will have: it may be what they are to go on."""
+    around = [order for order, r in zip(orders, requests, strict=True) if not (r.rig or r.no_rig)]
+    if not around:
+        return
+    import asyncio
+
+    from outpost_manager.orders.unpushed import left
+
+    if stays := await asyncio.to_thread(left, manager.local, around[0].base, around[0].rig):
+        session.hints.append(str(stays))
+        session.note(render.clean(str(stays)))
+
+
+def _spawning(orders: Sequence[Order]) -> str:
+    ids = " ".join(order.worker for order in orders[:3])
+    return (
+        f"Interrupted while starting {ids}{' …' if len(orders) > 3 else ''}; what has begun goes"
+        " on.\n  → the same command again finds it, outpost workers shows it"
+    )
+
+
+#: fields of an order that are named by their own fields.
+_COMPOUND = ("issue", "agent", "delivery", "limits")
+_Pairs = list[tuple["Order", "Spawned | OutpostError"]]
+
+
+def _answer(
+    session: Session,
+    pairs: _Pairs,
+    ended: dict[str, Worker],
+    refused: Sequence[tuple[str, OutpostError]],
+    *,
+    followed: bool = False,
+) -> int:
+    """Print what became of each order and return the exit code."""
+    spawned = [answer for _, answer in pairs if not isinstance(answer, OutpostError)]
+    not_taken = [(o.issue.id, a) for o, a in pairs if isinstance(a, OutpostError)]
+    errors = [*refused, *not_taken]
+
+    def data() -> object:
+        return {
+            "spawned": [
+                jsonviews.spawned(s)
+                | {"worker": jsonviews.worker(ended.get(s.worker.id, s.worker))}
+                for s in spawned
+            ],
+            "refused": [jsonviews.refused(issue, error) for issue, error in errors],
+            "hints": session.hints,
+        }
+
+    def lines() -> Iterator[str]:
+        for one in spawned:
+            worker = ended.get(one.worker.id, one.worker)
+            if one.adopted and (not ended or one.worker.state.terminal):
+                yield from found_lines(worker)
+            else:
+                yield end_line(worker, hint=not followed)
+
+    if followed and not session.json:  # standard output is the worker's own
+        for line in lines():
+            output.echo(line, err=True)
+    else:
+        session.answer(data, lines)
+    if spawned and not ended and sys.stderr.isatty():
+        verb = "attach" if pairs[0][0].agent.interactive else "logs -f"
+        session.note(f"  → outpost {verb} {spawned[0].worker.id}")
+    if errors:
+        return errors[0][1].exit_code
+    there = [one.worker for one in spawned if one.adopted and one.worker.state.terminal]
+    return exit_code([*ended.values(), *there])
+
+
+def _refusals(manager: Manager, pairs: _Pairs) -> Iterator[str]:
+    for order, answer in pairs:
+        if not isinstance(answer, OutpostError):
+            continue
+        text = str(answer)
+        if isinstance(answer, ConflictError) and (there := manager.ledger.order(order.worker)):
+            differing = ", ".join(_differences(there, order))
+            worker = manager.ledger.worker(order.worker)
+            now = f"; it {click.unstyle(where_it_is(worker))}" if worker is not None else ""
+            same = f" (not the same: {differing}){now}\n"
+            text = text.replace("\n", same, 1) if differing else text
+        if not text.startswith(order.worker):
+            text = f"{order.worker}: {text}"
+        yield _refusal(text)
+
+
+def _refusal(text: str) -> str:
+    return output.error(text)
+
+
+def _differences(one: Order, other: Order) -> Iterator[str]:
+    """Yield the names of what two orders do not have in common; values may be long."""
+    from outpost_core.wire import identity
+
+    def flat(order: Order) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for name, value in identity(order).items():
+            inner = value if isinstance(value, dict) and name in _COMPOUND else {"": value}
+            found |= {f"{name} {key}".strip(): each for key, each in inner.items()}
+        return found
+
+    before, now = flat(one), flat(other)
+    for name in dict.fromkeys((*before, *now)):
+        if before.get(name) != now.get(name):
+            yield name.removeprefix("issue ").removeprefix("limits ")
+
+
+@command("explain", cls=OrderCommand)
+@order_options
+@click.option("--on", metavar="OUTPOST", shell_complete=complete.outposts,
+              help="As if it had to go there.")  # fmt: skip
+def explain(session: Session, on: str | None, **said: Any) -> None:
+    """Show where an order would go, and why; starts nothing.
+
+    Takes what spawn takes. Exit code 3 when no outpost would take it.
+
+    \b
+    Example:
+      outpost explain gt-abc123 --priority P3 --estimate 45m
+    """
+    explain_requests(session, requests_of(said, _after_dashes()), on)
+
+
+def explain_requests(session: Session, requests: Sequence[OrderRequest], on: str | None) -> None:
+    """Print where orders would go; exit with 3 when one would go nowhere."""
+
+    async def work(manager: Manager) -> list[tuple[Order, Explanation]]:
+        orders = [manager.order(request) for request in requests]
+        return [(order, await manager.explain(order, on=on)) for order in orders]
+
+    found = session.run(work)
+
+    def data() -> object:
+        return {
+            "explanations": [
+                {"issue": order.issue.id, "worker": order.worker, **jsonviews.explanation(e)}
+                for order, e in found
+            ]
+        }
+
+    def lines() -> Iterator[str]:
+        for order, explanation in found:
+            first = next((v.outpost for v in explanation.verdicts if v.eligible), None)
+            where = render.clean(first) if first else output.style("nowhere", fg="red")
+            yield f"{output.style(render.clean(order.worker), bold=True)} → {where}"
+            yield from explanation_lines(explanation)
+
+    session.answer(data, lines)
+    placed = all(any(verdict.eligible for verdict in e.verdicts) for _, e in found)
+    click.get_current_context().exit(0 if placed else 3)

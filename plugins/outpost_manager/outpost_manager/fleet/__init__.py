@@ -1,0 +1,1 @@
+"""The configured outposts, asked one by one."""

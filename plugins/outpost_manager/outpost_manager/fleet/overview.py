@@ -1,0 +1,272 @@
+"""What people and the policy see of the outposts, without asking any."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from outpost_core.errors import OutpostError, PluginError
+from outpost_manager.config import spending
+from outpost_manager.config.policy import requirements
+from outpost_manager.fleet.fleet import mask
+from outpost_manager.ledger import money
+
+if TYPE_CHECKING:
+    from outpost_core.types import Candidate, Facts, Health, Order
+    from outpost_manager.config import Config, OutpostConfig
+    from outpost_manager.fleet.fleet import Fleet
+    from outpost_manager.fleet.resources import Presence
+    from outpost_manager.ledger import Ledger, OutpostNote
+
+#: After an outpost did not answer, placement passes it over for this long (seconds), so that one
+#: dead host does not cost its whole timeout at every spawn.
+AVOID_AFTER_FAILURE = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutpostView:
+    """One configured outpost as a person sees it.
+
+    Args:
+        name: its name.
+        type: its type.
+        package: the distribution that provides the type, or "".
+        version: that distribution's version, or "".
+        state: `ready`, `unknown` (never asked), `unhealthy`, `unreachable`, `missing` (nobody
+            provides the type) or `broken`.
+        detail: what it said, or why it is not ready.
+        hint: the next step.
+        active: workers there that have not ended.
+        max_workers: its slots; None for no limit.
+        slots_reason: where the number of slots comes from when the configuration does not say it.
+        capabilities: what it declares.
+        since: since when it has been reachable or not; None when never asked.
+        heard_at: when it was last asked; None when never.
+        spent: USD reserved or settled there in the last hour.
+        cost_cap_hourly: USD; None for no cap.
+        health: its last answer to ping in this process.
+    """
+
+    name: str
+    type: str
+    package: str = ""
+    version: str = ""
+    state: str = "unknown"
+    detail: str = ""
+    hint: str = ""
+    active: int = 0
+    max_workers: int | None = None
+    slots_reason: str = ""
+    capabilities: frozenset[str] = frozenset()
+    since: float | None = None
+    heard_at: float | None = None
+    spent: float = 0.0
+    cost_cap_hourly: float | None = None
+    health: Health | None = None
+
+
+@dataclass(kw_only=True, eq=False)
+class Overview:
+    """Describes a fleet.
+
+    Args:
+        fleet: the outposts.
+        ledger: what is known of them.
+        presence: what is known of what they have.
+    """
+
+    fleet: Fleet
+    ledger: Ledger
+    presence: Presence
+
+    def views(self, health: Mapping[str, Health] | None = None) -> list[OutpostView]:
+        """Describe every outpost.
+
+        Args:
+            health: fresh answers to ping, by outpost; they win over what the ledger remembers.
+        """
+        notes, active = self.ledger.outposts(), self.ledger.active()
+        spent = self.ledger.spent(time.time() - money.HOUR)
+        return [
+            self._view(entry, notes.get(entry.name), active, spent, (health or {}).get(entry.name))
+            for entry in self.fleet.config.outposts
+        ]
+
+    def _view(
+        self,
+        entry: OutpostConfig,
+        note: OutpostNote | None,
+        active: Mapping[str, int],
+        spent: Mapping[str, float],
+        health: Health | None,
+    ) -> OutpostView:
+        plugins = self.fleet.plugins
+        home, backend = plugins.homes.get(entry.type), plugins.backends.get(entry.type)
+        state, detail, hint = self._state(entry, note, health)
+        slots, slots_reason = slots_of(entry, self.fleet.config)
+        built = self.fleet.built.get(entry.name)
+        declared = built.capabilities if built else backend.capabilities if backend else frozenset()
+        return OutpostView(
+            name=entry.name,
+            type=entry.type,
+            package=home.package if home else "",
+            version=home.version if home else "",
+            state=state,
+            detail=detail,
+            hint=hint,
+            active=active.get(entry.name, 0),
+            max_workers=slots,
+            slots_reason=slots_reason,
+            capabilities=declared,
+            since=note.since if note else None,
+            heard_at=note.heard_at if note else None,
+            spent=spent.get(entry.name, 0.0),
+            cost_cap_hourly=entry.options.cost_cap_hourly if entry.options else None,
+            health=health,
+        )
+
+    def _state(
+        self, entry: OutpostConfig, note: OutpostNote | None, health: Health | None
+    ) -> tuple[str, str, str]:
+        """Return state, detail and hint."""
+        if entry.options is None or entry.type not in self.fleet.plugins.backends:
+            hint = self.fleet.plugins.missing_hint(entry.type)
+            return "missing", f"nothing installed provides the type {entry.type!r}", hint
+        if error := self.fleet.broken.get(entry.name):
+            return "broken", error.message, error.hint
+        if health is not None:
+            return "ready" if health.ok else "unhealthy", health.detail, health.hint
+        if note is None:
+            return "unknown", "", ""
+        if note.reachable:
+            return "ready", note.detail, ""
+        return "unreachable", note.detail, f"outpost doctor {entry.name}"
+
+    def sheets(
+        self,
+        orders: Sequence[Order],
+        now: float,
+        health: Mapping[str, Health] | None = None,
+    ) -> list[tuple[Candidate, ...]]:
+        """Make the policy's fact sheets for each order.
+
+        Orders share their sheets where they cost the same, so that the policy can share its work
+        too.
+        """
+        views = self.views(health)
+        reasons = [_unavailable(view, now) for view in views]
+        facts = self.presence.facts() if any(map(requirements, orders)) else {}
+        found: list[tuple[Candidate, ...]] = []
+        shared: dict[tuple[float | None, str], tuple[Candidate, ...]] = {}
+        for order in orders:
+            key = (spending.worst_case(order), spending.uncounted(order))
+            sheets = shared.get(key) or self._sheets_of(order, views, reasons, facts)
+            if not any("price" in sheet.capabilities for sheet in sheets):
+                shared[key] = sheets
+            found.append(sheets)
+        return found
+
+    def tight(self, orders: Sequence[Order], now: float) -> list[str]:
+        """Return the outposts where orders may find no room, for all that the ledger knows.
+
+        What runs there may have ended since it was last looked at, and free its slot and what
+        it did not spend.
+        """
+        return [
+            sheet.name
+            for sheet in self.sheets(orders[:1], now)[0]
+            if sheet.active and sheet.available and _is_tight(sheet, len(orders))
+        ]
+
+    def _sheets_of(
+        self,
+        order: Order,
+        views: list[OutpostView],
+        reasons: list[str],
+        facts: Mapping[str, Facts],
+    ) -> tuple[Candidate, ...]:
+        from outpost_core.types import Candidate
+
+        found = []
+        agent, uncounted = spending.worst_case(order) or 0.0, spending.uncounted(order)
+        for position, (view, unavailable) in enumerate(zip(views, reasons, strict=True)):
+            reason, cost, capabilities = unavailable, 0.0, view.capabilities
+            if not reason:
+                try:
+                    capabilities = self.fleet.outpost(view.name).capabilities
+                    cost = self.price(view.name, order)
+                except OutpostError as error:
+                    reason = f"broken: {error.message}"
+            found.append(
+                Candidate(
+                    name=view.name,
+                    type=view.type,
+                    position=position,
+                    available=not reason,
+                    unavailable_reason=reason,
+                    capabilities=capabilities,
+                    active=view.active,
+                    max_workers=view.max_workers,
+                    cost=cost + agent,
+                    agent_cost=agent,
+                    uncounted=uncounted,
+                    spent=view.spent,
+                    cost_cap_hourly=view.cost_cap_hourly,
+                    facts=facts.get(view.name),
+                )
+            )
+        return tuple(found)
+
+    def price(self, name: str, order: Order) -> float:
+        """Return the worst-case USD of an order at an outpost; 0 where it names no price.
+
+        Raises:
+            PluginError: the outpost cannot be built, or its price is no amount of money.
+        """
+        if not self.fleet.supports(name, "price"):
+            return 0.0
+        try:
+            price = float(self.fleet.plugins.hook_of(name, "outpost_price")(order=order)[0])
+            money.nano(price, "the price")
+        except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its own
+            trouble = PluginError(f"outpost_price failed: {type(error).__name__}: {error}")
+            mask(trouble, order.secrets)
+            raise trouble from None  # the cause's own text is not masked
+        return price
+
+
+def _is_tight(sheet: Candidate, more: int) -> bool:
+    slots, cap = sheet.max_workers, sheet.cost_cap_hourly
+    if slots is not None and sheet.active + more > slots:
+        return True
+    return cap is not None and sheet.spent + more * sheet.cost > cap
+
+
+def slots_of(entry: OutpostConfig, config: Config) -> tuple[int | None, str]:
+    """Return an outpost's slots, None for no limit, and where that comes from if not from its file.
+
+    Where the type is missing, they are as its file says them. Nobody is limited unasked while
+    there is no other outpost that could take what is over.
+    """
+    if entry.options is None:
+        said = entry.raw.get("max_workers")
+        return (said if isinstance(said, int) and not isinstance(said, bool) else None), ""
+    if entry.options.max_workers is not None:
+        return entry.options.max_workers, ""
+    others = (other.options for other in config.outposts if other is not entry)
+    if any(options is not None and options.max_workers != 0 for options in others):
+        default = entry.options.default_slots()
+        if default is not None:
+            return default
+    return None, ""
+
+
+def _unavailable(view: OutpostView, now: float) -> str:
+    """Return why an outpost is not to be tried, or ""."""
+    if view.state in ("missing", "broken", "unhealthy"):
+        return f"{view.state}: {view.detail}"
+    # by the distance alone: a clock that was set back must not avoid it for long
+    recent = view.heard_at is not None and abs(now - view.heard_at) <= AVOID_AFTER_FAILURE
+    return f"unreachable: {view.detail}" if view.state == "unreachable" and recent else ""

@@ -1,0 +1,39 @@
+"""The ledger: the durable record of orders, workers, decisions, events and money.
+
+`book` is what the rest uses; `store` holds the file and its locks, `schema` the tables, `rows`
+what a row means, `money` what a dollar is, `reserve`, `claims` and `record` the three kinds of
+change to workers, `outbox` the mail. Names load when they are first used: describing outposts needs
+few of them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from outpost_manager.ledger.claims import Claim as Claim
+    from outpost_manager.ledger.ledger import Ledger as Ledger
+    from outpost_manager.ledger.ledger import OutpostNote as OutpostNote
+    from outpost_manager.ledger.outbox import Letter as Letter
+    from outpost_manager.ledger.outbox import Outbox as Outbox
+    from outpost_manager.ledger.reserve import Answer as Answer
+    from outpost_manager.ledger.reserve import Outcome as Outcome
+    from outpost_manager.ledger.reserve import Reservation as Reservation
+
+_HOMES = {
+    "Answer": "reserve",
+    "Claim": "claims",
+    "Ledger": "ledger",
+    "Letter": "outbox",
+    "Outbox": "outbox",
+    "Outcome": "reserve",
+    "OutpostNote": "ledger",
+    "Reservation": "reserve",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"outpost_manager.ledger.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'outpost_manager.ledger' has no attribute {name!r}")

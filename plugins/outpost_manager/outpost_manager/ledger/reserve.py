@@ -1,0 +1,252 @@
+"""Reservations: slot and money, together, before anything is spawned."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from outpost_core.types import Explanation, Json, Order, State, Worker
+from outpost_manager.ledger import money, rows
+
+if TYPE_CHECKING:
+    import sqlite3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reservation:
+    """A slot and money for one worker at one outpost.
+
+    Args:
+        order: what is to be done.
+        outpost: where.
+        digest: `wire.digest(order)`.
+        max_workers: slots of that outpost; None for no limit.
+        cost: USD that the outpost charges at worst.
+        agent_cost: USD that the agent spends at worst; None when nobody knows, which counts as
+            nothing until something is seen of it.
+        cost_cap_hourly: USD that may be open or settled there in any hour; None for no cap.
+        explanation: why it goes there.
+        body: `wire.dumps(order)`, when it is at hand; "" makes it.
+        owner: who is spawning it, see `worker.identity`; whatever follows a `/` tells several
+            spawns of one process apart.
+    """
+
+    order: Order
+    outpost: str
+    digest: str
+    max_workers: int | None = None
+    cost: float = 0.0
+    agent_cost: float | None = None
+    cost_cap_hourly: float | None = None
+    explanation: Explanation | None = None
+    body: str = ""
+    owner: str = ""
+
+
+class Outcome(StrEnum):
+    """What became of a reservation."""
+
+    RESERVED = "reserved"
+    EXISTS = "exists"  # the worker is there already, with the same order
+    CONFLICT = "conflict"  # the worker is there already, with another order
+    FULL = "full"  # no free slot
+    CAPPED = "capped"  # the cost cap would be passed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """The answer to a reservation.
+
+    Args:
+        outcome: what became of it.
+        worker: the worker that is in the ledger now; None when there is none.
+        detail: one sentence for people when it was not reserved.
+    """
+
+    outcome: Outcome
+    worker: Worker | None = None
+    detail: str = ""
+
+
+class Draft:
+    """A reservation, made ready before the lock of all processes is taken.
+
+    Raises:
+        UsageError: a cost is not an amount of money.
+    """
+
+    __slots__ = ("agent", "body", "cap", "cost", "explanation", "item", "now", "worker")
+
+    def __init__(self, item: Reservation) -> None:
+        from outpost_core import wire
+
+        self.item = item
+        self.worker = item.order.worker
+        self.cost = money.nano(item.cost, f"the cost of {self.worker} at {item.outpost}")
+        self.agent = (
+            None
+            if item.agent_cost is None
+            else money.nano(item.agent_cost, f"what the agent of {self.worker} may spend")
+        )
+        self.cap = (
+            None
+            if item.cost_cap_hourly is None
+            else money.nano(item.cost_cap_hourly, f"cost_cap_hourly of {item.outpost}")
+        )
+        self.body = item.body or wire.dumps(item.order)
+        self.explanation = wire.dumps(item.explanation) if item.explanation else None
+        self.now = time.time()
+
+    @property
+    def worst(self) -> int:
+        """What machine and agent cost at worst."""
+        return self.cost + (self.agent or 0)
+
+
+def reserve(db: sqlite3.Connection, draft: Draft) -> Answer:
+    """Reserve, inside a write transaction."""
+    item = draft.item
+    found = db.execute(
+        "SELECT owner, ended_at FROM workers WHERE id = ?", (draft.worker,)
+    ).fetchone()
+    renewing = found is not None and found[1] is not None and found[0] == item.owner != ""
+    if found and not renewing:
+        return _existing(db, draft, "")
+    refusal = _refusal(db, draft)
+    if refusal:
+        return refusal
+    if renewing:
+        _replace(db, draft)
+    order = item.order
+    db.execute(
+        "INSERT INTO workers (id, issue, attempt, outpost, digest, state, title, priority, rig,"
+        " agent, created_at, reserved_at, cost_reserved, agent_reserved, owner)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            draft.worker, order.issue.id, order.attempt, item.outpost, item.digest,
+            State.STARTING.value, rows.text(order.issue.title), order.issue.priority, order.rig,
+            rows.text(order.agent.name), draft.now, draft.now, draft.cost,
+            draft.agent, item.owner,
+        ),
+    )  # fmt: skip
+    _decided(db, "reserved", draft)
+    worker = Worker(
+        id=draft.worker,
+        issue=order.issue.id,
+        attempt=order.attempt,
+        outpost=item.outpost,
+        digest=item.digest,
+        state=State.STARTING,
+        title=rows.text(order.issue.title),
+        priority=order.issue.priority,
+        rig=order.rig,
+        agent=rows.text(order.agent.name),
+        created_at=draft.now,
+        cost_reserved=money.dollars(draft.cost),
+        agent_reserved=None if draft.agent is None else money.dollars(draft.agent),
+    )
+    return Answer(outcome=Outcome.RESERVED, worker=worker)
+
+
+def _replace(db: sqlite3.Connection, draft: Draft) -> None:
+    """Take the row of a try whose agent never began away; how it ended stays in the events."""
+    before = rows.load(db, draft.worker)
+    data: dict[str, Json] = {"state": before.state.value}
+    if before.result is not None:
+        data |= {"reason": before.result.reason, "message": before.result.message}
+    db.execute("DELETE FROM results WHERE worker = ?", (draft.worker,))
+    db.execute("DELETE FROM workers WHERE id = ?", (draft.worker,))
+    rows.tell(db, "renewed", draft.now, draft.worker, before.outpost, data)
+
+
+def _decided(
+    db: sqlite3.Connection, kind: str, draft: Draft, data: Mapping[str, Json] | str = "{}"
+) -> None:
+    """Write the event that keeps the order and why it goes there."""
+    rows.tell(
+        db,
+        kind,
+        draft.now,
+        draft.worker,
+        draft.item.outpost,
+        data,
+        body=draft.body,
+        explanation=draft.explanation,
+    )
+
+
+def _existing(db: sqlite3.Connection, draft: Draft, detail: str) -> Answer:
+    worker = rows.load(db, draft.worker)
+    if worker.digest == draft.item.digest:
+        return Answer(outcome=Outcome.EXISTS, worker=worker, detail=detail)
+    return Answer(
+        outcome=Outcome.CONFLICT,
+        worker=worker,
+        detail=f"{worker.id} exists already at {worker.outpost}, with another order",
+    )
+
+
+def _refusal(db: sqlite3.Connection, draft: Draft, own: tuple[int, int] = (0, 0)) -> Answer | None:
+    """Say why there is no room; None when there is.
+
+    Args:
+        db: the connection.
+        draft: what is wanted.
+        own: slots and nano-dollars that the worker itself holds there already.
+    """
+    item = draft.item
+    if item.max_workers is None and draft.cap is None:
+        return None
+    found = db.execute("SELECT slots, cost FROM held WHERE outpost = ?", (item.outpost,))
+    taken, held = found.fetchone() or (0, 0)
+    taken, held = taken - own[0], held - own[1]
+    if item.max_workers is not None and taken >= item.max_workers:
+        return Answer(
+            outcome=Outcome.FULL,
+            detail=f"{taken} of {item.max_workers} slots of {item.outpost} are taken",
+        )
+    if draft.cap is None:
+        return None
+    (settled,) = db.execute(
+        f"SELECT {rows.SETTLED} FROM workers"  # noqa: S608
+        " WHERE outpost = ? AND (cost_settled > 0 OR agent_settled > 0) AND ended_at > ?",
+        (item.outpost, time.time() - money.HOUR),
+    ).fetchone()
+    if held + settled + draft.worst <= draft.cap:
+        return None
+    return Answer(
+        outcome=Outcome.CAPPED,
+        detail=f"{money.show(held + settled)} of {money.show(draft.cap)} are reserved or spent at"
+        f" {item.outpost} in this hour, and this may cost {money.show(draft.worst)}",
+    )
+
+
+def move(db: sqlite3.Connection, draft: Draft) -> Answer:
+    """Reserve at another outpost, inside a write transaction; a refusal changes nothing."""
+    to = draft.item
+    found = db.execute(
+        "SELECT digest, spawned_at, ended_at, outpost, owner, cost_reserved"
+        " + max(coalesce(agent_reserved, 0), coalesce(agent_spent, 0)) FROM workers"
+        " WHERE id = ?",
+        (draft.worker,),
+    ).fetchone()
+    if found is None or found[0] != to.digest:
+        return reserve(db, draft)
+    _, spawned_at, ended_at, outpost, owner, reserved = found
+    if spawned_at is not None or ended_at is not None:
+        return _existing(db, draft, f"{draft.worker} is already at {outpost}")
+    if owner != to.owner:
+        return _existing(db, draft, f"{draft.worker} is being placed by another process")
+    refusal = _refusal(db, draft, own=(1, reserved) if outpost == to.outpost else (0, 0))
+    if refusal:
+        return refusal
+    db.execute(
+        "UPDATE workers SET outpost = ?, cost_reserved = ?, agent_reserved = ?, reserved_at = ?"
+        " WHERE id = ?",
+        (to.outpost, draft.cost, draft.agent, draft.now, draft.worker),
+    )
+    _decided(db, "moved", draft, {"from": outpost})
+    return Answer(outcome=Outcome.RESERVED, worker=rows.load(db, draft.worker))

@@ -1,0 +1,883 @@
+"""The typed facade: one per program, async. Everything the command line does goes through it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from outpost_core.discovery import Plugins
+from outpost_core.errors import (
+    LedgerError,
+    NotFoundError,
+    OutpostError,
+    PlacementError,
+    UsageError,
+    WorkerError,
+)
+from outpost_manager.config import Choice, Config, choose, load_config
+from outpost_manager.config.policy import DefaultPolicy
+from outpost_manager.fleet.fleet import Fleet
+from outpost_manager.fleet.overview import OutpostView, Overview
+from outpost_manager.ledger.ledger import Ledger
+from outpost_manager.placing import keptlogs, references
+from outpost_shared.paths import here as current_folder
+from outpost_shared.paths import state_dir
+
+if TYPE_CHECKING:
+    from outpost_core.agents import AgentPreset
+    from outpost_core.types import (
+        Candidate,
+        Cleaned,
+        Event,
+        Explanation,
+        Health,
+        Json,
+        Message,
+        Order,
+        Usage,
+        Worker,
+    )
+    from outpost_manager.config.policy import Ranking
+    from outpost_manager.fleet.resources import Presence
+    from outpost_manager.ledger import Letter
+    from outpost_manager.mail.mail import Mail
+    from outpost_manager.orders.localgit import Around, LocalGit
+    from outpost_manager.orders.making import OrderRequest
+    from outpost_manager.orders.requests import OrderBuilder
+    from outpost_manager.placing.attempts import Further
+    from outpost_manager.placing.pending import Spawned
+    from outpost_manager.placing.placement import Placement
+    from outpost_manager.placing.recovery import Recovery
+    from outpost_manager.placing.watch import Watch
+
+#: Events that happen outside of the ledger.
+#: Workers that are cleaned for their age by one command, and the seconds that may take.
+_AT_A_TIME, _FOR_SO_LONG = 50, 20.0
+_POLICY = "core:policy"
+#: Bytes of a log that are kept of a worker that was not ordered here, and beyond the cap of one
+#: that was: its marker.
+_LONGEST_LOG, _LOG_MARGIN = 256 * 1024 * 1024, 64 * 1024
+#: So many lines are asked for to find one that says something.
+_LAST_LINES = 20
+_NOTED = frozenset({"refused", "stop", "unfinished"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Glimpse:
+    """What only its outpost can say of a worker, as far as it answers.
+
+    Args:
+        tree: path of its working tree, on its own machine; "" when there is none.
+        text: the last lines that its agent printed, or that its screen shows, as they are.
+        usage: what the agent of a running worker has used so far; None when nobody knows.
+        fence: what keeps its agent to its work; "" when nobody knows.
+    """
+
+    tree: str = ""
+    fence: str = ""
+    text: str = ""
+    usage: Usage | None = None
+
+
+class Manager:
+    """What a program holds to work with outposts.
+
+    Use it as an async context manager, or as a plain one where no outpost is asked: methods without
+    `async` ask none.
+
+    Args:
+        config: what is configured.
+        plugins: what is installed.
+        state: the state folder, for the ledger and the outposts' own files.
+        environ: the environment, for secrets.
+        cwd: where relative paths of orders start.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        plugins: Plugins,
+        state: Path,
+        environ: Mapping[str, str],
+        cwd: Path,
+    ) -> None:
+        self.config = config
+        self.plugins = plugins
+        self.state = state
+        self.fleet = Fleet(config=config, plugins=plugins, state_dir=state)
+        #: the newest errors of observers and other plugins that changed nothing
+        self.observer_errors: deque[str] = deque(maxlen=100)
+        self._environ = environ
+        self._cwd = cwd
+        self._ledger: Ledger | None = None
+        self._placement: Placement | None = None
+        self._recovery: Recovery | None = None
+        self._local: LocalGit | None = None
+        self._presence: Presence | None = None
+        # a name that no outpost can have
+        plugins.pm.register(DefaultPolicy(config.policy), name=_POLICY)
+
+    @classmethod
+    def open(
+        cls,
+        *,
+        config: Path | None = None,
+        state: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        plugins: Plugins | None = None,
+        choice: Choice | None = None,
+    ) -> Manager:
+        """Find and load the configuration and the plugins; imports no SDK, asks nobody.
+
+        Args:
+            config: path of `outposts.yaml`; None searches as the documentation says.
+            state: the state folder; None for `$OUTPOST_STATE` or the user's.
+            environ: instead of `os.environ`.
+            cwd: instead of the current folder.
+            plugins: instead of the installed ones.
+            choice: the configuration file that counts, where the caller has chosen already.
+
+        Raises:
+            ConfigError: a mistake in the configuration, or the file that counts has changed since
+                the user trusted it.
+        """
+        env = os.environ if environ is None else environ
+        here = current_folder(env) if cwd is None else cwd
+        found = Plugins.load() if plugins is None else plugins
+        choice = choice or choose(config, env, here)
+        choice.demand()
+        loaded = load_config(choice.path, found.backends, data=choice.data)
+        return cls(loaded, found, state or state_dir(env), env, here)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Let go of connections and files. Workers go on."""
+        try:
+            if self._recovery is not None:
+                await self._recovery.close()
+            await self.fleet.close()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the ledger alone; enough when no outpost was asked."""
+        if self.plugins.pm.has_plugin(_POLICY):
+            self.plugins.pm.unregister(name=_POLICY)
+        if self._ledger is not None:
+            self._ledger.close()
+            self._ledger = None
+            self._placement = self._recovery = None
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger, opened when first used."""
+        if self._ledger is None:
+            self._ledger = Ledger(self.state)
+        return self._ledger
+
+    @property
+    def not_kept(self) -> LedgerError | None:
+        """Why the ledger could not be written; None when it could, or was not asked for."""
+        return None if self._ledger is None else self._ledger.aside
+
+    @property
+    def closed(self) -> str:
+        """A sentence when others could write the state folder until now; else ""."""
+        return "" if self._ledger is None else self._ledger.closed
+
+    @property
+    def overview(self) -> Overview:
+        """What is known of the outposts without asking any."""
+        return Overview(fleet=self.fleet, ledger=self.ledger, presence=self.presence)
+
+    @property
+    def presence(self) -> Presence:
+        """What is known of what the outposts have."""
+        if self._presence is None:
+            from outpost_manager.fleet.resources import Presence
+
+            patience = self.config.defaults.answer_timeout
+            self._presence = Presence(fleet=self.fleet, state=self.state, patience=patience)
+        return self._presence
+
+    @property
+    def placement(self) -> Placement:
+        """What places orders."""
+        if self._placement is None:
+            from outpost_manager.placing.placement import Placement
+
+            self._placement = Placement(
+                fleet=self.fleet,
+                overview=self.overview,
+                ledger=self.ledger,
+                tell=self._tell,
+                spawn_timeout=self.config.defaults.spawn_timeout,
+                answer_timeout=self.config.defaults.answer_timeout,
+            )
+        return self._placement
+
+    @property
+    def recovery(self) -> Recovery:
+        """What finishes spawns that a crash interrupted."""
+        if self._recovery is None:
+            from outpost_manager.placing.recovery import Recovery
+
+            self._recovery = Recovery(
+                placement=self.placement,
+                ledger=self.ledger,
+                environ=self._environ,
+                patience=self.config.defaults.answer_timeout,
+            )
+        return self._recovery
+
+    @property
+    def watch(self) -> Watch:
+        """What follows workers."""
+        from outpost_manager.placing.watch import Watch
+
+        return Watch(
+            fleet=self.fleet,
+            ledger=self.ledger,
+            recovery=self.recovery,
+            mail=self.mail,
+            tell=self._tell,
+            answer_timeout=self.config.defaults.answer_timeout,
+        )
+
+    @property
+    def mail(self) -> Mail:
+        """What delivers mail."""
+        from outpost_manager.mail.mail import PATIENCE, Mail
+
+        patience = max(PATIENCE, self.config.defaults.answer_timeout)
+        return Mail(fleet=self.fleet, ledger=self.ledger, tell=self._tell, patience=patience)
+
+    # --- orders -------------------------------------------------------------------------------
+
+    @property
+    def local(self) -> LocalGit:
+        """What asks git about the folder that the user stands in."""
+        if self._local is None:
+            from outpost_manager.orders.localgit import LocalGit
+
+            self._local = LocalGit(self._cwd, self._environ)
+        return self._local
+
+    @property
+    def builder(self) -> OrderBuilder:
+        """What turns a request into an order."""
+        from outpost_manager.orders.requests import OrderBuilder
+
+        return OrderBuilder(
+            defaults=self.config.defaults,
+            plugins=self.plugins,
+            ledger=self.ledger,
+            environ=self._environ,
+            cwd=self._cwd,
+            trouble=self._trouble,
+            local=self.local,
+            prices=self.config.prices,
+            configured=self.config.agents,
+        )
+
+    def agents(self) -> dict[str, AgentPreset]:
+        """Return every agent preset, built in and from plugins; a plugin's wins."""
+        return self.builder.agents()
+
+    def order(self, request: OrderRequest) -> Order:
+        """Build and check the order of a request; chooses the attempt.
+
+        Without `attempt` and `again` it is the last attempt there was (so that asking twice is
+        the same worker), else the first.
+
+        Raises:
+            UsageError: something in it is wrong.
+            ConflictError: `again` while the last attempt still runs.
+        """
+        return self.builder.order(request)
+
+    @property
+    def further(self) -> Further:
+        """What makes further attempts out of the orders that are written down."""
+        from outpost_manager.placing.attempts import Further
+
+        def can_clean(name: str) -> bool:
+            try:
+                return self.fleet.supports(name, "clean")
+            except OutpostError:
+                return False
+
+        return Further(
+            ledger=self.ledger,
+            environ=self._environ,
+            presets=self.agents(),
+            outposts=[*self.fleet.names],
+            branch=self.config.defaults.branch or "",
+            can_clean=can_clean,
+        )
+
+    def around(self) -> Around | None:
+        """Return the repository around the current folder; None when git says there is none.
+
+        Raises:
+            UsageError: git cannot say.
+        """
+        return self.local.around()
+
+    def _trouble(self, who: str, error: Exception) -> None:
+        """Keep what a plugin raised, for doctor."""
+        self.observer_errors.append(f"{who}: {type(error).__name__}: {error}")
+
+    # --- placing ------------------------------------------------------------------------------
+
+    async def spawn(
+        self,
+        order: Order,
+        *,
+        on: str | None = None,
+        progress: Callable[[Event], None] | None = None,
+    ) -> Spawned:
+        """Place one order and start its worker, or adopt the one that is there.
+
+        Args:
+            order: what is to be done.
+            on: the outpost to use; None lets the policy choose.
+            progress: is told each step (`placed`, `reserved`, `starting`, `refused`, `spawned`).
+
+        Raises:
+            ConflictError: the id exists with another order.
+            PlacementError: nobody could take it.
+            UnreachableError: it may have been started; nobody can say now.
+        """
+        (answer,) = await self.spawn_many([order], on=on, progress=progress)
+        if isinstance(answer, OutpostError):
+            raise answer
+        return answer
+
+    async def spawn_many(
+        self,
+        orders: Sequence[Order],
+        *,
+        on: str | None = None,
+        progress: Callable[[Event], None] | None = None,
+    ) -> list[Spawned | OutpostError]:
+        """Place several orders at once; each answer is a worker or its own error.
+
+        An outpost that seems to be full is asked first whether it still is.
+        """
+        if on is not None:
+            self.fleet.configured(on)
+        if orders and (tight := self.overview.tight(orders, time.time())):
+            await self.watch.refresh(tight)
+
+        def tell(event: Event) -> None:
+            self._tell(event)
+            if progress is not None:
+                progress(event)
+
+        await self.presence.consult(orders, lambda some: self._chosen(some, on))
+        answers = await self.placement.spawn_many(orders, on=on, tell=tell)
+        for order, answer in zip(orders, answers, strict=True):
+            if isinstance(answer, PlacementError):
+                self._advise(order, answer)
+        return answers
+
+    def _chosen(
+        self, orders: Sequence[Order], on: str | None, health: Mapping[str, Health] | None = None
+    ) -> list[tuple[Ranking, Sequence[Candidate]]]:
+        """Return what the policy says of orders; one whose policy fails is left out."""
+        found: list[tuple[Ranking, Sequence[Candidate]]] = []
+        sheets = self.overview.sheets(orders, time.time(), health)
+        for order, candidates in zip(orders, sheets, strict=True):
+            with suppress(OutpostError):
+                found.append((self.placement.assign(order, candidates, on), candidates))
+        return found
+
+    def _advise(self, order: Order, error: PlacementError) -> None:
+        """Give the next step where the work is kept elsewhere, or an agent is missing."""
+        if order.resume_at and "kept at" in error.message:
+            error.hint = (
+                f"outpost ping {order.resume_at}; --from-base starts from the base instead, and"
+                " outpost show says where the work is"
+            )
+            return
+        if f"{order.agent.argv[0]} is not installed there" not in error.message:
+            return
+        preset = self.agents().get(order.agent.name)
+        by_hand = f": {preset.install}" if preset is not None and preset.install else ""
+        error.hint = f"install it there{by_hand}; `outpost bootstrap NAME` does that where it can"
+
+    async def explain(self, order: Order, *, on: str | None = None) -> Explanation:
+        """Say where an order would go and why, after asking every outpost; changes nothing."""
+        if on is not None:
+            self.fleet.configured(on)
+        from outpost_core.types import Health
+
+        answers = await self.ping()
+        health = {name: a for name, a in answers.items() if isinstance(a, Health)}
+        await self.presence.consult([order], lambda some: self._chosen(some, on, health))
+        (sheets,) = self.overview.sheets([order], time.time(), health)
+        return self.placement.assign(order, sheets, on).explain()
+
+    # --- outposts -----------------------------------------------------------------------------
+
+    def outposts(self) -> list[OutpostView]:
+        """Describe every configured outpost without asking any."""
+        return self.overview.views()
+
+    async def ping(self, names: Iterable[str] | None = None) -> dict[str, Health | OutpostError]:
+        """Ask outposts whether they would take a worker; all configured ones by default."""
+        return await self.watch.ping(self.fleet.names if names is None else names)
+
+    async def refresh(self, names: Iterable[str] | None = None) -> list[OutpostView]:
+        """Ask outposts for their workers, bring the ledger up to date, finish broken spawns.
+
+        Args:
+            names: the outposts to ask; None for all whose type is provided.
+
+        Raises:
+            NotFoundError: no outpost has such a name.
+        """
+        asked = self.watch.usable() if names is None else [*names]
+        for name in asked:
+            self.fleet.configured(name)
+        await self.watch.refresh(asked)
+        return self.outposts()
+
+    # --- workers ------------------------------------------------------------------------------
+
+    async def workers(
+        self,
+        *,
+        all: bool = False,  # noqa: A002
+        refresh: bool = True,
+    ) -> list[Worker]:
+        """Return workers, newest first; without `all` those that have not ended."""
+        if refresh:
+            await self.refresh()
+        return self.ledger.workers(active=None if all else True)
+
+    def find(self, ref: str) -> Worker:
+        """Return a worker by its id, or the newest attempt at an issue, without asking anyone.
+
+        Args:
+            ref: `worker:` or `issue:` before the id says which of the two it is.
+
+        Raises:
+            NotFoundError: neither is known.
+            UsageError: it is both.
+        """
+        return references.find(self.ledger, ref)
+
+    async def look_at(self, issues: Iterable[str]) -> None:
+        """Ask the outposts of attempts at issues that have not ended, as far as is known here.
+
+        Afterwards it is known which of them are over. An outpost that does not answer changes
+        nothing: its workers stay as they are known.
+        """
+        wanted = set(issues)
+        active = self.ledger.workers(active=True)
+        await self.watch.refresh_of([worker for worker in active if worker.issue in wanted])
+
+    async def worker(self, ref: str) -> Worker:
+        """Return a worker after asking its outpost (when it has not ended).
+
+        Raises:
+            NotFoundError: it is not known, even after asking every outpost.
+        """
+        worker = await self._known(ref)
+        await self.watch.refresh_of([worker])
+        return self.find(references.exact(worker.id))
+
+    async def wait(
+        self,
+        ids: Sequence[str],
+        *,
+        timeout: float | None = None,
+        on_change: Callable[[Worker], None] | None = None,
+    ) -> list[Worker]:
+        """Wait until workers have ended; unreachable ones are waited for (law 2).
+
+        Args:
+            ids: worker ids, or issue ids for their newest attempt.
+            timeout: seconds; None for ever. When it passes, the states so far are returned.
+            on_change: is told each worker once at first and whenever it changes.
+
+        Returns:
+            The workers, in the order of `ids`.
+
+        Raises:
+            NotFoundError: one is not known, or its outpost is no longer configured.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        names = [(await self._known(ref)).id for ref in ids]
+        return await self.watch.wait(names, deadline, on_change)
+
+    async def _known(self, ref: str) -> Worker:
+        """Return a worker as the ledger has it; the outposts are asked only when it has not."""
+        try:
+            return self.find(ref)
+        except NotFoundError:
+            await self.refresh()
+            return self.find(ref)
+
+    async def logs(self, ref: str, offset: int = 0, follow: bool = False) -> AsyncIterator[bytes]:
+        """Yield a worker's output from byte `offset` on; `follow` until it has ended."""
+        worker = await self._known(ref)
+        try:
+            async for chunk in self._logs(worker, offset, follow):
+                offset += len(chunk)
+                yield chunk
+        except OutpostError:
+            path = keptlogs.log_of(self.state, worker.id)
+            if not (worker.state.terminal and path.exists()):
+                raise
+        else:
+            return
+        for chunk in keptlogs.read(path, offset):  # its files were cleaned
+            yield chunk
+
+    def _logs(self, worker: Worker, offset: int, follow: bool) -> AsyncGenerator[bytes, None]:
+        timeout = self.config.defaults.answer_timeout
+        return self.fleet.logs(worker.outpost, worker.id, offset, follow=follow, timeout=timeout)
+
+    async def stop(self, ref: str, grace: float | None = None) -> Worker:
+        """Ask for the end of a worker; returns once the outpost has the request.
+
+        A worker whose spawn was never finished is given up, once its outpost says that it does
+        not run.
+
+        Raises:
+            NotFoundError: it is not known.
+            UnreachableError: its outpost cannot be asked; nothing was stopped.
+            LedgerError: the ledger cannot be used; says whether the worker was told all the same.
+        """
+        seconds = self.config.defaults.grace if grace is None else grace
+        try:
+            return await self._stop(ref, seconds)
+        except LedgerError as error:
+            # a full disk, which its agents may have filled, must not keep anybody from a stop
+            if told := await self._stop_anyway(ref, seconds):
+                error.message += f"; {', '.join(told)} was told to stop all the same"
+                error.args = (error.message,)
+            raise
+
+    async def _stop(self, ref: str, seconds: float) -> Worker:
+        worker = await self._known(ref)
+        if worker.state.terminal:
+            return worker
+        if self.ledger.aside is None:
+            await self.placement.stop(worker, lambda row: self._verb(row, "stop", grace=seconds))
+        else:  # the disk is full: nothing can be claimed or given up, and a stop needs neither
+            await self._verb(worker, "stop", grace=seconds)
+        self._say("stop", worker)
+        await self.watch.refresh_of([worker])
+        return self.ledger.worker(worker.id) or worker
+
+    async def _stop_anyway(self, ref: str, seconds: float) -> list[str]:
+        """Stop a worker wherever it is, without the ledger; returns the ids that were told."""
+        told: list[str] = []
+        running: list[tuple[str, str]] = []
+        patience = self.config.defaults.answer_timeout
+        for name, answer in (await self.fleet.list_all(self.fleet.names, timeout=patience)).items():
+            if not isinstance(answer, OutpostError):
+                running += [(name, status.id) for status in answer if not status.state.terminal]
+        meant = references.among([worker for _, worker in running], ref)
+        for name, worker in running:
+            if worker in meant:
+                with suppress(OutpostError):
+                    await self.fleet.ask(
+                        name, "outpost_stop", timeout=patience, worker=worker, grace=seconds
+                    )
+                    told.append(worker)
+        return told
+
+    def forget(self, ref: str) -> Worker:
+        """Give a worker up whose outpost is no longer configured; nobody is asked.
+
+        Raises:
+            NotFoundError: it is not known.
+            UsageError: its outpost is configured, so it can be stopped.
+        """
+        worker = self.find(ref)
+        if worker.state.terminal:
+            return worker
+        if worker.outpost in self.fleet.names:
+            raise UsageError(
+                f"{worker.id} is at {worker.outpost}, which is configured",
+                hint=f"outpost stop {worker.id}",
+            )
+        self.placement.forget(worker)
+        return self.find(references.exact(worker.id))
+
+    async def nudge(self, ref: str, text: str) -> None:
+        """Type text and Enter into an interactive worker."""
+        worker = await self._running(ref, "nudge")
+        await self._verb(worker, "nudge", text=text)
+
+    async def peek(self, ref: str, lines: int = 50) -> str:
+        """Return what the worker's terminal shows."""
+        worker = await self.worker(ref)
+        self.fleet.require(worker.outpost, "peek")
+        return await self.fleet.ask_for(
+            str,
+            worker.outpost,
+            "outpost_peek",
+            timeout=self.config.defaults.answer_timeout,
+            worker=worker.id,
+            lines=lines,
+        )
+
+    async def glimpse(self, worker: Worker) -> Glimpse:
+        """Ask a worker's outpost for what the ledger does not keep; empty where it is silent."""
+        patience = self.config.defaults.answer_timeout
+        tree, fence, usage, text = "", "", None, ""
+        with suppress(OutpostError):
+            for status in await self.fleet.list(worker.outpost, timeout=patience):
+                if status.id == worker.id and status.digest in ("", worker.digest):
+                    tree, usage, fence = status.tree or "", status.usage, status.fence
+            if self.fleet.supports(worker.outpost, "peek"):
+                text = await self.fleet.ask_for(
+                    str,
+                    worker.outpost,
+                    "outpost_peek",
+                    timeout=patience,
+                    worker=worker.id,
+                    lines=_LAST_LINES,
+                )
+        return Glimpse(tree=tree, fence=fence, usage=usage, text=text)
+
+    async def attach(self, ref: str) -> int:
+        """Give this terminal to the worker until the user detaches; the viewer's exit code."""
+        worker = await self._running(ref, "attach")
+        return await self.fleet.ask_for(
+            int, worker.outpost, "outpost_attach", timeout=float("inf"), worker=worker.id
+        )
+
+    async def _running(self, ref: str, capability: str) -> Worker:
+        worker = await self.worker(ref)
+        self.fleet.require(worker.outpost, capability)
+        if worker.state.terminal:
+            raise UsageError(
+                f"{worker.id} has ended ({worker.state.value})", hint=f"outpost logs {worker.id}"
+            )
+        return worker
+
+    async def _verb(self, worker: Worker, verb: str, **arguments: Any) -> None:
+        await self.fleet.ask(
+            worker.outpost,
+            f"outpost_{verb}",
+            timeout=self.config.defaults.answer_timeout,
+            worker=worker.id,
+            **arguments,
+        )
+
+    async def clean(self, ref: str, *, force: bool = False, purge: bool = False) -> Cleaned:
+        """Remove an ended worker's files at its outpost; unpushed work is rescued first.
+
+        Raises:
+            UsageError: it still runs.
+        """
+        (answer,) = (await self.clean_many([ref], force=force, purge=purge)).values()
+        if isinstance(answer, OutpostError):
+            raise answer
+        return answer
+
+    async def clean_many(
+        self, names: Sequence[str], *, force: bool = False, purge: bool = False
+    ) -> dict[str, Cleaned | OutpostError]:
+        """Remove the files of ended workers, side by side; unpushed work is rescued first.
+
+        Args:
+            names: of workers or issues.
+            force: also where the rescue fails.
+            purge: keep no log here, and remove the one that was kept.
+
+        Returns:
+            the answer or the error of each, by the worker's id, or the name that is not known.
+        """
+        from outpost_manager.placing.cleaning import clean_many
+
+        unknown: dict[str, Cleaned | OutpostError] = {}
+        ids = []
+        for name in dict.fromkeys(names):
+            try:
+                ids.append((await self._known(name)).id)
+            except (NotFoundError, UsageError) as error:
+                unknown[name] = error
+        await self.watch.refresh_of(self.ledger.workers(ids=ids))
+        found = {worker.id: worker for worker in self.ledger.workers(ids=ids)}
+        workers = [found[worker] for worker in dict.fromkeys(ids) if worker in found]
+        return unknown | await clean_many(workers, lambda worker: self._clean(worker, force, purge))
+
+    async def _clean(self, worker: Worker, force: bool, purge: bool) -> Cleaned:
+        from outpost_core.types import Cleaned
+        from outpost_manager.placing.cleaning import not_ended
+
+        if not worker.state.terminal:
+            raise not_ended(worker)
+        self.fleet.require(worker.outpost, "clean")
+        trouble = "" if purge else await self._keep_log(worker)
+        cleaned = await self.fleet.ask_for(
+            Cleaned,
+            worker.outpost,
+            "outpost_clean",
+            timeout=self.config.defaults.spawn_timeout,
+            worker=worker.id,
+            force=force,
+        )
+        if cleaned.removed:
+            self.ledger.forget(worker.id, cleaned.rescued)
+            self._say("cleaned", worker, rescued=cleaned.rescued)
+            if purge:
+                keptlogs.log_of(self.state, worker.id).unlink(missing_ok=True)
+        if trouble:
+            detail = "; ".join(filter(None, [cleaned.detail, trouble]))
+            cleaned = Cleaned(removed=cleaned.removed, rescued=cleaned.rescued, detail=detail)
+        return cleaned
+
+    async def _keep_log(self, worker: Worker) -> str:
+        """Keep a worker's log here before its files go; say why it cannot be, or ""."""
+        from contextlib import aclosing
+
+        order = self.ledger.order(worker.id)
+        most = _LONGEST_LOG if order is None else order.limits.log_bytes + _LOG_MARGIN
+        try:
+            async with aclosing(self._logs(worker, 0, False)) as chunks:
+                if not await keptlogs.keep(self.state, worker.id, chunks, most):
+                    return f"its log has more than {most} bytes; the beginning is kept"
+        except NotFoundError:  # it has none, or was cleaned before
+            return ""
+        except OSError as error:  # a full disk must not keep anybody from cleaning
+            return f"its log could not be kept: {error.strerror}"
+        except WorkerError as error:  # nor must what an agent has put in its place
+            return error.message
+        return ""
+
+    async def clean_old(self) -> list[str]:
+        """Clean workers that are done for longer than `defaults.clean_after`, once in a while.
+
+        Only those that were ordered here, some at a time, and never for long.
+
+        Returns:
+            the ids of those that are removed.
+        """
+        after = self.config.defaults.clean_after
+        if after is None or self._ledger is None or self._ledger.aside is not None:
+            return []
+        import asyncio
+
+        from outpost_core.types import State
+
+        if not keptlogs.is_due(self.state):
+            return []
+        done = [w for w in self.ledger.workers(active=False) if w.state is State.DONE]
+        due = [worker.id for worker in keptlogs.old(done, after)]
+        ours = [*self.ledger.ordered(due)][:_AT_A_TIME]
+        if not ours:
+            return []
+        cleaning = self.clean_many([*map(references.exact, ours)])
+        try:
+            answers = await asyncio.wait_for(cleaning, _FOR_SO_LONG)
+        except TimeoutError:  # what was cleaned is known, the rest comes next time
+            return []
+        return [w for w, a in answers.items() if not isinstance(a, OutpostError) and a.removed]
+
+    # --- mail -------------------------------------------------------------------------------------
+
+    async def send_mail(self, outpost: str, message: Message) -> Letter:
+        """Keep a message in the outbox and try to deliver it to someone at an outpost.
+
+        Returns:
+            the letter: `delivered`, `waiting` (nobody was found; it is tried again), or `failed`.
+
+        Raises:
+            UsageError: something in it can not be delivered; nothing was written.
+            NotFoundError: no outpost has that name; nothing was written.
+            UnsupportedError: the outpost takes no mail; nothing was written.
+        """
+        return await self.mail.send(outpost, message)
+
+    async def inbox(
+        self, names: Iterable[str] | None = None, identity: str = ""
+    ) -> dict[str, Sequence[Message] | OutpostError]:
+        """Ask outposts for the mail that waits there, for `identity` or ("") for everybody."""
+        return await self.mail.inbox(names, identity)
+
+    def outbox(self, *, all: bool = False) -> list[Letter]:  # noqa: A002
+        """Return the mail that is not delivered, oldest first; `all`: also what lately was."""
+        return self.ledger.outbox.letters(all=all)
+
+    async def flush_mail(self, names: Iterable[str] | None = None) -> list[Letter]:
+        """Try all mail that waits, now; return what was tried, as it is afterwards.
+
+        Raises:
+            NotFoundError: no outpost has such a name.
+        """
+        wanted = None if names is None else [self.fleet.configured(name).name for name in names]
+        return await self.mail.flush(wanted)
+
+    def drop_mail(self, ref: str) -> Letter:
+        """Forget mail by its id or the beginning of it, delivered or not.
+
+        Raises:
+            NotFoundError: there is none.
+            UsageError: several begin so.
+        """
+        found = [one for one in self.outbox(all=True) if ref and one.id.startswith(ref)]
+        if len(found) > 1 and not any(one.id == ref for one in found):
+            raise UsageError(f"{len(found)} mails begin with {ref!a}", hint="say more of the id")
+        if not found or not self.ledger.outbox.drop(found[0].id):
+            raise NotFoundError(
+                f"there is no mail {ref[:80]!a}", hint="outpost mail outbox --all lists it"
+            )
+        return found[0]
+
+    def rig(self, said: str | None) -> str | None:
+        """Return the rig that `said` names, else the one around the current folder, if any.
+
+        Raises:
+            UsageError: it is no repository.
+        """
+        from outpost_manager.orders.localgit import find_rig
+
+        if said:
+            return find_rig(said, self._cwd)
+        here = self.local.around()
+        return (here.push or here.rig) if here is not None else None
+
+    def _say(self, kind: str, worker: Worker, **data: Json) -> None:
+        from outpost_core.types import Event
+
+        at = time.time()
+        self._tell(Event(kind=kind, at=at, worker=worker.id, outpost=worker.outpost, data=data))
+
+    def _tell(self, event: Event) -> None:
+        """Tell the observers; what one of them raises changes nothing.
+
+        The ledger writes its own changes down; only what it cannot know is noted here.
+        """
+        if event.data.get("reason") == "command_not_found":
+            self.presence.forget(event.outpost)
+        if event.kind in _NOTED:
+            self.ledger.note(event)
+        for _ in self.plugins.each("outpost_event", self._trouble, event=event):
+            pass

@@ -1,0 +1,137 @@
+"""One order on its way to an outpost."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from outpost_core.errors import OutpostError, PlacementError
+from outpost_core.types import Candidate, Event, Explanation, Json, Order, Worker
+from outpost_manager.config.spending import worst_case
+from outpost_manager.ledger import Reservation
+from outpost_shared.identity import me
+
+if TYPE_CHECKING:
+    from outpost_manager.config.policy import Ranking
+    from outpost_manager.ledger.notices import Tell
+
+#: How the rule of an explanation begins when the user named the outpost; its name follows.
+ASKED_FOR: Final = "asked for: --on "
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spawned:
+    """What became of an order.
+
+    Args:
+        worker: the worker, as recorded.
+        adopted: it was there before: nothing new was started.
+        explanation: why it is where it is.
+        renews: the try before under the same id, which failed before its agent began.
+    """
+
+    worker: Worker
+    adopted: bool
+    explanation: Explanation
+    renews: Worker | None = None
+
+
+@dataclass(kw_only=True, eq=False)
+class PendingOrder:
+    """One order on its way.
+
+    Args:
+        order: what is to be done.
+        digest: `wire.digest(order)`.
+        tell: is told every step.
+        on: the one outpost to use, or None.
+        owner: the word under which the ledger's row is held.
+        candidates: the fact sheets that the policy saw, by name.
+        explanation: why, and what was tried.
+        queue: outposts still to be tried.
+        outpost: where it is reserved.
+        adopted: the worker that was there before.
+        error: why it goes nowhere.
+        held: the ledger has a row of which this pending is the owner.
+        doubt: somebody before may have reached `outpost`: without its own word that nothing
+            runs there, the order goes nowhere else (law 1).
+        recovered: it was taken up after its process had died.
+        renews: the ended try whose row this pending replaces.
+    """
+
+    order: Order
+    digest: str
+    tell: Tell
+    on: str | None = None
+    owner: str = field(default_factory=lambda: f"{me()}/{uuid.uuid4().hex[:12]}")
+    candidates: Mapping[str, Candidate] = field(default_factory=dict)
+    explanation: Explanation = field(default_factory=lambda: Explanation(rule="", verdicts=()))
+    queue: list[str] = field(default_factory=list)
+    outpost: str = ""
+    adopted: Worker | None = None
+    error: OutpostError | None = None
+    held: bool = False
+    doubt: bool = False
+    recovered: bool = False
+    renews: Worker | None = None
+
+    @property
+    def id(self) -> str:
+        """The worker's id."""
+        return self.order.worker
+
+    def say(self, kind: str, outpost: str = "", **data: Json) -> None:
+        """Tell a step."""
+        event = Event(kind=kind, at=time.time(), worker=self.id, outpost=outpost, data=data)
+        self.tell(event)
+
+    def chosen(self, assignment: Ranking, candidates: tuple[Candidate, ...]) -> None:
+        """Take over what the policy decided."""
+        self.candidates = {sheet.name: sheet for sheet in candidates}
+        self.explanation = assignment.explain()
+        self.queue = list(assignment.ranked)
+        self.say("placed", self.queue[0] if self.queue else "")
+
+    def refused(self, outpost: str, reason: str) -> None:
+        """Keep why an outpost did not take it."""
+        tried = (*self.explanation.attempts, (outpost, reason))
+        self.explanation = replace(self.explanation, attempts=tried)
+        self.say("refused", outpost, reason=reason)
+
+    def reserved(self, reservation: Reservation) -> None:
+        """Note that the row is held at another outpost, where nobody has been before."""
+        self.outpost, self.held, self.doubt = reservation.outpost, True, False
+        worst = reservation.cost + (reservation.agent_cost or 0.0)
+        self.say("reserved", self.outpost, cost=worst)
+
+    def next_reservation(self) -> Reservation | None:
+        """Return the reservation at the next outpost, or None when there is no more."""
+        if not self.queue:
+            return None
+        sheet = self.candidates[self.queue.pop(0)]
+        return Reservation(
+            order=self.order,
+            outpost=sheet.name,
+            digest=self.digest,
+            max_workers=sheet.max_workers,
+            cost=max(0.0, sheet.cost - sheet.agent_cost),
+            agent_cost=worst_case(self.order),
+            cost_cap_hourly=sheet.cost_cap_hourly,
+            explanation=self.explanation,
+            owner=self.owner,
+        )
+
+    def nobody(self) -> PlacementError:
+        """Say why nobody took it."""
+        lines = [
+            f"{v.outpost}: {v.reason}" for v in self.explanation.verdicts if not v.eligible
+        ] + [f"{outpost}: {reason}" for outpost, reason in self.explanation.attempts]
+        reasons = "".join(f"\n  {line}" for line in lines) or " there is none"
+        return PlacementError(
+            f"no outpost could take {self.id}:{reasons}",
+            hint=f"outpost explain {self.order.issue.id} shows each outpost; outpost workers"
+            " shows what runs",
+        )

@@ -1,0 +1,517 @@
+"""Placing orders: choose, reserve, spawn, record (law 4), and end what never was.
+
+The ledger's row says who is spawning an order (`owner`). Whoever finds an unfinished row takes it
+over only when its owner is dead, so that no two processes try one order at once. And an order
+moves on to another outpost only when it is proved that nothing runs where it was: the outpost
+says so itself (`SpawnRefusedError`), it could not even be built, or the request never left.
+Anything else is doubt, and in doubt it stays (law 1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from outpost_core import wire
+from outpost_core.errors import (
+    ConflictError,
+    LedgerError,
+    OutpostError,
+    PlacementError,
+    PluginError,
+    SpawnRefusedError,
+    UnreachableError,
+    UnsupportedError,
+    UsageError,
+)
+from outpost_core.types import (
+    Candidate,
+    Order,
+    Result,
+    State,
+    Worker,
+    WorkerStatus,
+)
+from outpost_manager.config import policy
+from outpost_manager.fleet.fleet import NotBuiltError, mask
+from outpost_manager.ledger import Claim, Outcome, Reservation
+from outpost_manager.ledger.notices import Tell, heard, state_event
+from outpost_manager.placing.pending import ASKED_FOR, PendingOrder, Spawned
+from outpost_shared import border, faults
+from outpost_shared.identity import me
+from outpost_shared.progress import reporting
+
+if TYPE_CHECKING:
+    from outpost_manager.config.policy import Ranking
+    from outpost_manager.fleet.fleet import Fleet
+    from outpost_manager.fleet.overview import Overview
+    from outpost_manager.ledger import Ledger
+
+T = TypeVar("T")
+
+#: How often the row of an order that another process is spawning is looked at, in seconds.
+WATCH_EVERY = 0.05
+
+
+@dataclass(kw_only=True, eq=False)
+class Placement:
+    """Places orders on a fleet.
+
+    Args:
+        fleet: the outposts.
+        overview: what the policy is shown of them.
+        ledger: the record.
+        tell: is told every event.
+        spawn_timeout: seconds that one outpost may take to spawn.
+        answer_timeout: seconds that one outpost may take to list.
+    """
+
+    fleet: Fleet
+    overview: Overview
+    ledger: Ledger
+    tell: Tell
+    spawn_timeout: float
+    answer_timeout: float
+    _to_mark: list[tuple[str, WorkerStatus]] = field(default_factory=list)
+    _marked: asyncio.Future[None] | None = None
+    _owed: list[PendingOrder] = field(default_factory=list)
+
+    # --- choosing -----------------------------------------------------------------------------
+
+    def assign(self, order: Order, candidates: Sequence[Candidate], on: str | None) -> Ranking:
+        """Ask the policy, or take the one outpost that the user named; hard limits hold always.
+
+        Raises:
+            PluginError: a policy plugin failed or named an unknown outpost.
+        """
+        if on is not None:
+            return policy.normalise([on], order, candidates, rule=ASKED_FOR + on)
+        try:
+            answer = self.fleet.plugins.pm.hook.outpost_assign(order=order, candidates=candidates)
+            return policy.normalise(answer, order, candidates)
+        except OutpostError as error:
+            mask(error, order.secrets)
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its own
+            trouble = PluginError(
+                f"the assignment policy failed: {type(error).__name__}: {error}",
+                hint="uninstall or repair the package that implements outpost_assign",
+            )
+            mask(trouble, order.secrets)
+            raise trouble from None  # the cause's own text is not masked
+
+    def _choose(self, pendings: Sequence[PendingOrder]) -> None:
+        """Let the policy rank the outposts for each pending; a failure is that pending's error.
+
+        Each pending sees the slots and the money that those before it will take, so that a crowd
+        spreads at once instead of being sent on from one full outpost to the next.
+        """
+        now = time.time()
+        told = self.overview.sheets([pending.order for pending in pendings], now)
+        taken: dict[str, tuple[int, float]] = {}
+        last: dict[str, tuple[int, float]] = {}
+        of: tuple[Candidate, ...] | None = None
+        sheets: tuple[Candidate, ...] = ()
+        for pending, fresh in zip(pendings, told, strict=True):
+            if fresh is not of:
+                of, sheets = fresh, tuple(_after(sheet, taken) for sheet in fresh)
+            elif last:
+                sheets = tuple(_after(sheet, last) for sheet in sheets)
+            last = {}
+            try:
+                pending.chosen(self.assign(pending.order, sheets, pending.on), sheets)
+            except OutpostError as error:
+                pending.error = error
+                continue
+            if len(pendings) > 1 and pending.queue:
+                best = pending.queue[0]
+                slots, usd = taken.get(best, (0, 0.0))
+                taken[best] = (slots + 1, usd + pending.candidates[best].cost)
+                last = {best: (1, pending.candidates[best].cost)}
+
+    # --- reserving ------------------------------------------------------------------------------
+
+    def _reserve(self, pendings: list[PendingOrder]) -> None:
+        """Reserve at each pending's best outpost that has room, all in as few writes as can be."""
+        left = pendings
+        while left:
+            asked: list[tuple[PendingOrder, Reservation]] = []
+            for pending in left:
+                reservation = pending.next_reservation()
+                if reservation is None:
+                    pending.error = pending.nobody()
+                else:
+                    asked.append((pending, reservation))
+            answers = self.ledger.reserve([reservation for _, reservation in asked])
+            left = []
+            for (pending, reservation), answer in zip(asked, answers, strict=True):
+                if answer.outcome is Outcome.RESERVED:
+                    pending.reserved(reservation)
+                elif answer.outcome is Outcome.EXISTS:
+                    pending.adopted = answer.worker
+                elif answer.outcome is Outcome.CONFLICT:
+                    pending.error = _conflict(pending.order)
+                else:
+                    pending.refused(reservation.outpost, answer.detail)
+                    left.append(pending)
+
+    # --- the whole way --------------------------------------------------------------------------
+
+    async def spawn_many(
+        self, orders: Sequence[Order], *, on: str | None, tell: Tell
+    ) -> list[Spawned | OutpostError]:
+        """Place several orders; each gets its own answer, in the same order.
+
+        Args:
+            orders: what is to be done.
+            on: the one outpost to use, or None to let the policy choose.
+            tell: is told every event of these orders.
+
+        Raises:
+            LedgerError: the ledger cannot be used; nothing was started that is not recorded.
+        """
+        pendings = [PendingOrder(order=o, digest=wire.digest(o), tell=tell, on=on) for o in orders]
+        try:
+            await self._renew(pendings)
+            self._reserve_new(pendings)
+            faults.point("manager.reserved")
+            return await _all([self._finish(pending) for pending in pendings])
+        finally:
+            # Whatever came between, no row is left in the name of a living process.
+            for pending in pendings:
+                self._let_go(pending)
+
+    async def _renew(self, pendings: list[PendingOrder]) -> None:
+        """Make room for another try of those that failed before their agent began."""
+        if unbegun := self.ledger.unbegun([pending.id for pending in pendings]):
+            from outpost_manager.placing.renewal import Renewal
+
+            renewal = Renewal(fleet=self.fleet, ledger=self.ledger, patience=self.spawn_timeout)
+            await _all([renewal.make_room(t) for t in pendings if t.id in unbegun])
+
+    def _reserve_new(self, pendings: list[PendingOrder]) -> None:
+        known = {w.id: w for w in self.ledger.workers(ids=[t.id for t in pendings])}
+        new = []
+        for pending in pendings:
+            worker = known.get(pending.id)
+            if worker is None or pending.renews is not None:
+                new.append(pending)
+            elif worker.digest != pending.digest:
+                pending.error = _conflict(pending.order)
+            else:
+                pending.adopted = worker
+        if new:
+            self._choose(new)
+            self._reserve([pending for pending in new if pending.error is None])
+
+    async def _finish(self, pending: PendingOrder) -> Spawned | OutpostError:
+        try:
+            if pending.error is not None:
+                return pending.error
+            if pending.adopted is not None:
+                return await self._adopt(pending)
+            return await self._start(pending)
+        except OutpostError as error:
+            return error
+        finally:
+            self._let_go(pending)
+
+    def _let_go(self, pending: PendingOrder) -> None:
+        """Leave an unfinished row to whoever comes."""
+        if pending.held:
+            pending.held = False
+            try:
+                self.ledger.disown(pending.id, pending.owner)
+            except LedgerError:
+                self._owed.append(pending)
+
+    def pay(self) -> None:
+        """Leave those rows to whoever comes that could not be left when it was time.
+
+        Raises:
+            LedgerError: it still cannot be written.
+        """
+        while self._owed:
+            self.ledger.disown(self._owed[-1].id, self._owed[-1].owner)
+            self._owed.pop()
+
+    async def _adopt(self, pending: PendingOrder) -> Spawned:
+        """The row is there: return its worker, or finish its spawn when its owner is dead."""
+        deadline = time.monotonic() + self.spawn_timeout
+        while True:
+            claim = self.ledger.claim(pending.id, pending.owner)
+            pending.held = claim is Claim.MINE
+            worker = self.ledger.worker(pending.id)
+            if worker is None or claim is Claim.GONE:
+                raise PlacementError(
+                    f"{pending.id} was given up by the process that was placing it",
+                    hint="spawn it again",
+                )
+            if worker.digest != pending.digest:
+                raise _conflict(pending.order)
+            if claim is Claim.SPAWNED:
+                explanation = self.ledger.explanation(pending.id) or pending.explanation
+                return Spawned(worker=worker, adopted=True, explanation=explanation)
+            if claim is Claim.MINE:
+                return await self.take_over(pending)
+            if time.monotonic() > deadline:
+                raise UnreachableError(
+                    f"another process is still placing {pending.id}",
+                    hint=f"outpost show {pending.id}",
+                )
+            await asyncio.sleep(WATCH_EVERY)
+
+    async def take_over(self, pending: PendingOrder) -> Spawned:
+        """Finish the spawn of a dead process, whose row the pending has claimed, where it was.
+
+        Raises:
+            OutpostError: it is not finished, or nobody takes it.
+        """
+        pending.held = True
+        try:
+            worker = self.ledger.worker(pending.id)
+            assert worker is not None, "a claimed row stays"
+            # read after the claim: the dead one may have moved it until then
+            pending.outpost, pending.doubt = worker.outpost, True
+            pending.explanation = self.ledger.explanation(pending.id) or pending.explanation
+            return await self._start(pending)
+        finally:
+            self._let_go(pending)
+
+    def _choose_anew(self, pending: PendingOrder) -> None:
+        """Let the policy say where an order may go that was taken over and refused there."""
+        self._choose([pending])
+        if pending.error is not None:
+            raise pending.error
+        pending.queue = [name for name in pending.queue if name != pending.outpost]
+
+    async def _start(self, pending: PendingOrder) -> Spawned:
+        """Spawn at the reserved outpost; when it proves that nothing runs there, at the next."""
+        while True:
+            try:
+                with reporting(lambda text: pending.say("sending", pending.outpost, detail=text)):
+                    status = await self._spawn_at(pending)
+            except (ConflictError, UsageError, UnsupportedError) as error:
+                self._drop(pending, error.message)
+                raise
+            except SpawnRefusedError as error:
+                if pending.doubt:
+                    self._choose_anew(pending)
+                pending.refused(pending.outpost, error.message)
+                self._move(pending)
+                continue
+            faults.point("manager.spawned")
+            await self._mark(pending.outpost, status)
+            pending.held = False
+            faults.point("manager.recorded")
+            pending.say("spawned", pending.outpost, state=status.state.value)
+            worker = self.ledger.worker(pending.id)
+            assert worker is not None, "a spawned row stays"
+            return Spawned(
+                worker=worker,
+                adopted=False,
+                explanation=pending.explanation,
+                renews=pending.renews,
+            )
+
+    async def _spawn_at(self, pending: PendingOrder) -> WorkerStatus:
+        """Ask one outpost to spawn; when its answer is a riddle, ask what it has.
+
+        Raises:
+            ConflictError, UsageError, UnsupportedError: it will never take this order.
+            SpawnRefusedError: it is proved that nothing runs there.
+            UnreachableError: there is doubt.
+        """
+        pending.say("starting", pending.outpost)
+        try:
+            status = await self.fleet.ask(
+                pending.outpost, "outpost_spawn", timeout=self.spawn_timeout, order=pending.order
+            )
+            return border.spawned(pending.outpost, status, pending.id, pending.digest)
+        except (ConflictError, SpawnRefusedError):
+            raise
+        except OutpostError as error:
+            if isinstance(error, UsageError | UnsupportedError):
+                if not pending.doubt or await self._lacks(pending):
+                    raise
+            elif isinstance(error, UnreachableError):
+                heard(
+                    self.ledger, self.tell, pending.outpost, trouble=error.message, at=time.time()
+                )
+            never_left = isinstance(error, NotBuiltError) or not getattr(error, "sent", True)
+            if never_left and not pending.doubt:
+                raise SpawnRefusedError(error.message, hint=error.hint) from error
+            found = None if never_left else await self._look(pending)
+            if found is not None:
+                return found
+            raise UnreachableError(
+                f"{error.message}; whether {pending.id} runs at {pending.outpost} is not known, so"
+                " it is started nowhere else",
+                hint=f"outpost workers asks again and finishes it; outpost stop {pending.id} gives"
+                " it up",
+            ) from error
+
+    async def _look(self, pending: PendingOrder) -> WorkerStatus | None:
+        """Return the worker when its outpost shows it with this very order, and it has begun.
+
+        One that is only queued may wait for a start that nobody will give it: the spawn is
+        repeated then, not believed.
+        """
+        try:
+            statuses = await self.fleet.list(pending.outpost, timeout=self.answer_timeout)
+        except OutpostError:
+            return None
+        for status in statuses:
+            if status.id == pending.id and status.digest in ("", pending.digest):
+                return None if status.state is State.QUEUED else status
+        return None
+
+    async def _lacks(self, pending: PendingOrder) -> bool:
+        """Whether the outpost itself says that it does not have the worker."""
+        try:
+            statuses = await self.fleet.list(pending.outpost, timeout=self.answer_timeout)
+        except OutpostError:
+            return False
+        if self.fleet.nameless.get(pending.outpost):  # one of those may be this one
+            return False
+        return all(status.id != pending.id for status in statuses)
+
+    def _move(self, pending: PendingOrder) -> None:
+        """Move the reservation to the next outpost with room.
+
+        Raises:
+            PlacementError: there is none; the reservation is released.
+        """
+        while True:
+            reservation = pending.next_reservation()
+            if reservation is None:
+                error = pending.nobody()
+                self._drop(pending, error.message)
+                raise error
+            answer = self.ledger.move(pending.id, reservation)
+            if answer.outcome in (Outcome.EXISTS, Outcome.CONFLICT):
+                raise ConflictError(answer.detail, hint=f"outpost show {pending.id}")
+            if answer.outcome is Outcome.RESERVED:
+                pending.reserved(reservation)
+                return
+            pending.refused(reservation.outpost, answer.detail)
+
+    def _drop(self, pending: PendingOrder, why: str) -> None:
+        """Give the row up: it goes, unless somebody was told that it will be finished."""
+        worker = self.ledger.worker(pending.id) if pending.recovered else None
+        if worker is None:
+            self.ledger.release(pending.id, pending.owner)
+        else:
+            self._give_up(worker, State.FAILED, why)
+        pending.held = False
+
+    async def _mark(self, outpost: str, status: WorkerStatus) -> None:
+        """Record a spawn; all that become ready in one turn of the loop share one transaction."""
+        self._to_mark.append((outpost, status))
+        if self._marked is None:
+            loop = asyncio.get_running_loop()
+            self._marked = loop.create_future()
+            loop.call_soon(self._flush)
+        await asyncio.shield(self._marked)  # one caller's end is not the others'
+
+    def _flush(self) -> None:
+        future, items = self._marked, self._to_mark
+        self._marked, self._to_mark = None, []
+        assert future is not None, "scheduled together"
+        try:
+            self.ledger.mark_spawned(items)
+        except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    # --- the end of a row ------------------------------------------------------------------------
+
+    async def stop(self, worker: Worker, ask: Callable[[Worker], Awaitable[None]]) -> None:
+        """Stop a worker; one whose spawn is not finished is given up, once that is proved.
+
+        Args:
+            worker: its row.
+            ask: asks the outpost of a row to stop its worker.
+
+        Raises:
+            ConflictError: a living process is placing it.
+            OutpostError: the outpost cannot be asked; nothing was given up.
+        """
+        owner = f"{me()}/{uuid.uuid4().hex[:12]}"
+        claim = self.ledger.claim(worker.id, owner)
+        if claim is Claim.THEIRS:
+            raise ConflictError(
+                f"{worker.id} is being placed by another process", hint="try again in a moment"
+            )
+        try:
+            worker = self.ledger.worker(worker.id) or worker  # it may have been moved until now
+            await ask(worker)
+            if claim is Claim.MINE:
+                await self._abandon(worker, owner)
+        finally:
+            if claim is Claim.MINE:
+                self.ledger.disown(worker.id, owner)
+
+    async def _abandon(self, worker: Worker, owner: str) -> None:
+        statuses = await self.fleet.list(worker.outpost, timeout=self.answer_timeout)
+        mine = [s for s in statuses if s.id == worker.id]
+        if mine:
+            self._record(worker.outpost, mine)
+        elif self.ledger.claim(worker.id, owner) is Claim.MINE:
+            self._give_up(worker, State.STOPPED, "given up before it was started")
+
+    def forget(self, worker: Worker) -> None:
+        """Give a worker up of which nobody can say anything any more."""
+        message = f"given up by hand: outpost {worker.outpost} is no longer configured"
+        self._end(worker, Result(state=State.LOST, reason="lost_process", message=message))
+
+    def _give_up(self, worker: Worker, state: State, message: str) -> None:
+        """End a worker that never was, so that whoever asks for it learns why."""
+        result = Result(
+            state=state,
+            reason="never_started",
+            message=message,
+            cost_usd=0.0,
+            agent_began=False,
+        )
+        self._end(worker, result)
+
+    def _end(self, worker: Worker, result: Result) -> None:
+        result = replace(result, finished_at=time.time())
+        status = WorkerStatus(id=worker.id, state=result.state, digest=worker.digest, result=result)
+        self._record(worker.outpost, [status])
+
+    def _record(self, outpost: str, statuses: Sequence[WorkerStatus]) -> None:
+        for changed in self.ledger.record(outpost, statuses):
+            self.tell(state_event(changed, time.time()))
+
+
+async def _all(finishing: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run all to their ends; when one breaks or this is cancelled, none is left running."""
+    tasks = [asyncio.ensure_future(one) for one in finishing]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _after(sheet: Candidate, taken: Mapping[str, tuple[int, float]]) -> Candidate:
+    """Return a fact sheet as it is once others have taken their slots and money."""
+    slots, usd = taken.get(sheet.name, (0, 0.0))
+    if not slots:
+        return sheet
+    return replace(sheet, active=sheet.active + slots, spent=sheet.spent + usd)
+
+
+def _conflict(order: Order) -> ConflictError:
+    return ConflictError(
+        f"{order.worker} exists with another order",
+        hint=f"outpost show {order.worker} shows it; --again starts attempt {order.attempt + 1}",
+    )

@@ -1,0 +1,126 @@
+"""Finishing what others began: the spawns of processes that died, and stops that came too early.
+
+At once, patiently, and never twice at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from outpost_core.errors import OutpostError
+from outpost_core.types import Event, Secrets, Worker, WorkerStatus
+from outpost_manager.ledger import Claim
+from outpost_manager.placing.latestarts import LateStarts
+from outpost_manager.placing.pending import ASKED_FOR, PendingOrder
+
+if TYPE_CHECKING:
+    from outpost_manager.ledger import Ledger
+    from outpost_manager.placing.placement import Placement
+
+#: Seconds until a spawn that could not be finished is tried again: at first, and at most.
+PAUSE_MIN, PAUSE_MAX = 1.0, 60.0
+
+
+@dataclass(kw_only=True, eq=False)
+class Recovery:
+    """Finishes what others began.
+
+    Args:
+        placement: places the orders.
+        ledger: the record.
+        environ: where the values of an order's secrets come from; without them its row is left
+            for somebody who has them.
+        patience: seconds that `finish` waits; what takes longer goes on behind it.
+    """
+
+    placement: Placement
+    ledger: Ledger
+    environ: Mapping[str, str]
+    patience: float
+    _at_work: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    #: worker → when it may be tried again (monotonic), and the pause before that
+    _failed: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _given_up: LateStarts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._given_up = LateStarts(
+            fleet=self.placement.fleet,
+            ledger=self.ledger,
+            tell=self.placement.tell,
+            patience=self.patience,
+        )
+
+    async def finish(self, answers: Mapping[str, Sequence[WorkerStatus]]) -> None:
+        """Finish every spawn whose process died, first at the outpost where it was reserved.
+
+        What a stop gave up before it was started, and was started after all, is stopped.
+
+        Args:
+            answers: what each outpost that has just answered says of its workers.
+        """
+        self.placement.pay()
+        await self._given_up.stop(answers)
+        names, now = set(answers), time.monotonic()
+        begun = []
+        for worker in self.ledger.orphans():
+            due, _ = self._failed.get(worker.id, (now, 0.0))
+            if worker.outpost in names and worker.id not in self._at_work and due <= now:
+                task = asyncio.ensure_future(self._finish(worker))
+                self._at_work[worker.id] = task
+                begun.append(task)
+        if begun:
+            await asyncio.wait(begun, timeout=self.patience)
+
+    async def close(self) -> None:
+        """Break off what is at work; its rows are left to whoever comes."""
+        tasks = [*self._at_work.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _finish(self, worker: Worker) -> None:
+        try:
+            await self._try(worker)
+        except Exception as error:  # noqa: BLE001 - nobody waits for it: it is told
+            _, pause = self._failed.get(worker.id, (0.0, PAUSE_MIN / 2))
+            pause = min(pause * 2, PAUSE_MAX)
+            self._failed[worker.id] = (time.monotonic() + pause, pause)
+            why = error.message if isinstance(error, OutpostError) else repr(error)
+            self.placement.tell(
+                Event(
+                    kind="unfinished",
+                    at=time.time(),
+                    worker=worker.id,
+                    outpost=worker.outpost,
+                    data={"reason": why},
+                )
+            )
+        else:
+            self._failed.pop(worker.id, None)
+        finally:
+            del self._at_work[worker.id]
+
+    async def _try(self, worker: Worker) -> None:
+        order = self.ledger.order(worker.id)
+        if order is None:
+            raise OutpostError("its order is not known")
+        if lacking := [name for name in order.secrets if name not in self.environ]:
+            raise OutpostError(
+                f"it needs secrets that this environment lacks: {', '.join(sorted(lacking))}"
+            )
+        why = self.ledger.explanation(worker.id)
+        pending = PendingOrder(
+            order=replace(
+                order, secrets=Secrets({name: self.environ[name] for name in order.secrets})
+            ),
+            digest=worker.digest,
+            tell=self.placement.tell,
+            on=worker.outpost if why is not None and why.rule.startswith(ASKED_FOR) else None,
+            recovered=True,
+        )
+        if self.ledger.claim(worker.id, pending.owner) is Claim.MINE:
+            await self.placement.take_over(pending)

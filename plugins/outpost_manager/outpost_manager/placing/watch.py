@@ -1,0 +1,206 @@
+"""Following what was placed: ask the outposts, bring the ledger up to date, wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from outpost_core.errors import NotFoundError, OutpostError, UnreachableError
+from outpost_core.types import Health, Result, State, Worker, WorkerStatus
+from outpost_manager.ledger.notices import heard, state_event
+
+if TYPE_CHECKING:
+    from outpost_manager.fleet.fleet import Fleet
+    from outpost_manager.ledger import Ledger
+    from outpost_manager.ledger.notices import Tell
+    from outpost_manager.mail.mail import Mail
+    from outpost_manager.placing.recovery import Recovery
+
+#: Pauses between two looks at running workers, in seconds: short after a change, then longer.
+POLL_MIN, POLL_MAX, POLL_GROWTH = 0.02, 1.0, 1.3
+
+
+@dataclass(kw_only=True, eq=False)
+class Watch:
+    """Follows the workers of a fleet.
+
+    Args:
+        fleet: the outposts.
+        ledger: the record.
+        recovery: finishes spawns that a crash interrupted.
+        mail: is told who answers, to deliver what waits for them.
+        tell: is told every change.
+        answer_timeout: seconds that one outpost may take to answer.
+    """
+
+    fleet: Fleet
+    ledger: Ledger
+    recovery: Recovery
+    mail: Mail
+    tell: Tell
+    answer_timeout: float
+
+    def usable(self) -> list[str]:
+        """Return the outposts that can be asked, in the order of the file.
+
+        Not among them: those whose type nobody provides, or that could not be built.
+        """
+        return [
+            outpost.name
+            for outpost in self.fleet.config.outposts
+            if outpost.options is not None
+            and outpost.type in self.fleet.plugins.backends
+            and outpost.name not in self.fleet.broken
+        ]
+
+    async def ping(self, names: Iterable[str]) -> dict[str, Health | OutpostError]:
+        """Ask outposts whether they would take a worker now; each has its answer or its error."""
+        import asyncio
+
+        names = list(names)
+        answers = await asyncio.gather(*(self._ping_one(name) for name in names))
+        return dict(zip(names, answers, strict=True))
+
+    async def _ping_one(self, name: str) -> Health | OutpostError:
+        asked_at = time.time()
+        try:
+            health = await self.fleet.ping(name, timeout=self.answer_timeout)
+        except UnreachableError as error:
+            self._heard(name, error.message, asked_at)
+            return error
+        except OutpostError as error:
+            return error
+        again = self._heard(name, None, asked_at)
+        await self.mail.answered([name], [name] if again else ())
+        return health
+
+    def _heard(self, name: str, trouble: str | None, at: float, remark: str = "") -> bool:
+        return heard(self.ledger, self.tell, name, trouble=trouble, at=at, remark=remark)
+
+    async def refresh(self, names: Iterable[str]) -> dict[str, OutpostError]:
+        """Ask outposts for their workers, take the news over, finish interrupted spawns.
+
+        Returns:
+            the error of each outpost that gave no answer.
+        """
+        asked_at = time.time()
+        answers = await self.fleet.list_all(names, timeout=self.answer_timeout)
+        errors: dict[str, OutpostError] = {}
+        told: dict[str, Sequence[WorkerStatus]] = {}
+        again = []
+        for name, answer in answers.items():
+            if not isinstance(answer, OutpostError):
+                if self._heard(name, None, asked_at, self._odd(name)):
+                    again.append(name)
+                self._take(name, answer, asked_at)
+                told[name] = answer
+                continue
+            errors[name] = answer
+            if isinstance(answer, UnreachableError):
+                self._heard(name, answer.message, asked_at)
+        await self.recovery.finish(told)
+        await self.mail.answered(told, again)
+        return errors
+
+    def _take(self, name: str, statuses: Sequence[WorkerStatus], asked_at: float) -> None:
+        changed = self.ledger.record(name, self._certain(statuses), asked_at)
+        if self.fleet.nameless.get(name):  # what it tells of may be one that seems to be missing
+            gone = []
+        else:
+            gone = self.ledger.missing(name, {status.id for status in statuses}, asked_at)
+        if gone:
+            changed += self.ledger.record(name, [_lost(worker, name, asked_at) for worker in gone])
+        for worker in changed:
+            self.tell(state_event(worker, asked_at))
+
+    def _odd(self, name: str) -> str:
+        """Return what an outpost told last of workers that can be none; "" when it did not."""
+        odd = self.fleet.nameless.get(name)
+        if not odd:
+            return ""
+        more = f", and {len(odd) - 1} more such" if len(odd) > 1 else ""
+        return f"it tells of what is no worker: {odd[0]}{more}"
+
+    def _certain(self, statuses: Sequence[WorkerStatus]) -> Sequence[WorkerStatus]:
+        """Leave out what is queued there and whose spawn here is not finished.
+
+        Its spawner may have died before it was started, so the spawn is repeated, not believed.
+        """
+        queued = {status.id for status in statuses if status.state is State.QUEUED}
+        if queued:
+            queued &= {worker.id for worker in self.ledger.unspawned(0.0)}
+        return [s for s in statuses if s.id not in queued] if queued else statuses
+
+    async def refresh_of(self, workers: Iterable[Worker]) -> None:
+        """Ask the outposts of workers that have not ended, those that can be asked."""
+        names = {w.outpost for w in workers if not w.state.terminal}.intersection(self.usable())
+        if names:
+            await self.refresh(sorted(names))
+
+    async def wait(
+        self,
+        ids: Sequence[str],
+        deadline: float | None,
+        on_change: Callable[[Worker], None] | None,
+    ) -> list[Worker]:
+        """Wait until workers have ended; unreachable ones are waited for (law 2).
+
+        Args:
+            ids: worker ids that the ledger knows.
+            deadline: on the monotonic clock; None for never. The states so far are returned then.
+            on_change: is told each worker once at first and whenever it changes.
+
+        Raises:
+            NotFoundError: a worker is no longer in the ledger, or its outpost is no longer
+                configured so that nobody can say how it ended.
+        """
+        import asyncio
+
+        seen: dict[str, Worker] = {}
+        pause = POLL_MIN
+        while True:
+            known = {worker.id: worker for worker in self.ledger.workers(ids=ids)}
+            for id_ in ids:
+                if id_ not in known:
+                    raise NotFoundError(f"{id_} is gone: no outpost took it", hint="spawn it again")
+            changed = [worker for worker in known.values() if seen.get(worker.id) != worker]
+            if on_change is not None:
+                for worker in changed:
+                    on_change(worker)
+            seen = known
+            pending = [worker for worker in known.values() if not worker.state.terminal]
+            left = None if deadline is None else deadline - time.monotonic()
+            if not pending or (left is not None and left <= 0):
+                return [known[id_] for id_ in ids]
+            self._someone_can_tell(pending)
+            pause = POLL_MIN if changed else min(pause * POLL_GROWTH, POLL_MAX)
+            await asyncio.sleep(pause if left is None else min(pause, left))
+            if deadline is None:
+                await self.refresh_of(pending)
+            else:
+                left = max(deadline - time.monotonic(), 0.01)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.refresh_of(pending), left)
+
+    def _someone_can_tell(self, pending: Sequence[Worker]) -> None:
+        usable = set(self.usable())
+        if not any(worker.outpost in usable for worker in pending):
+            worker = pending[0]
+            raise NotFoundError(
+                f"nobody can say how {worker.id} ends: its outpost {worker.outpost!r} is not"
+                " configured, its package is missing, or it cannot be built",
+                hint="outpost list; outpost stop --forget gives the worker up",
+            )
+
+
+def _lost(worker: Worker, outpost: str, at: float) -> WorkerStatus:
+    result = Result(
+        state=State.LOST,
+        reason="lost_process",
+        message=f"outpost {outpost} no longer knows it",
+        finished_at=at,
+    )
+    return WorkerStatus(id=worker.id, state=State.LOST, digest=worker.digest, result=result)

@@ -1,0 +1,35 @@
+"""The conformance kit as a pytest class.
+
+A backend's tests subclass it with one fixture::
+
+    class TestConformance(OutpostSuite):
+        @pytest.fixture
+        def target(self, tmp_path):
+            return Target(type="mine", provider="outpost_mine.plugin", state=tmp_path)
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from outpost_testing.registry import Check, all_checks, run_check
+from outpost_testing.target import Target
+
+
+class OutpostSuite:
+    """Every check as one test. What an outpost does not declare passes, with a note saying so."""
+
+    @pytest.fixture
+    def target(self) -> Target:
+        """Return the backend under test, on a state folder of its own."""
+        raise NotImplementedError("subclass OutpostSuite with a fixture named target")
+
+    @pytest.mark.parametrize("check", all_checks(), ids=lambda check: check.id)
+    def test_conformance(
+        self, check: Check, target: Target, record_property: pytest.FixtureRequest
+    ) -> None:
+        """The outpost meets the demand."""
+        result = run_check(check, target)
+        record_property(result.status, result.detail)  # type: ignore[operator]
+        if not result.ok:
+            pytest.fail(f"{result.id}: {result.detail}", pytrace=False)

@@ -1,0 +1,1 @@
+"""A worker's folder: its files, its claim, its seal, and what may be believed of them."""

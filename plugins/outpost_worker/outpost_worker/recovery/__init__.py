@@ -1,0 +1,1 @@
+"""What a supervisor left: recovered after a crash, cleaned after its end."""

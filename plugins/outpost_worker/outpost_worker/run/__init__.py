@@ -1,0 +1,1 @@
+"""The supervisor: runs one order's agent and watches it."""

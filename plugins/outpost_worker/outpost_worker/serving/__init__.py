@@ -1,0 +1,1 @@
+"""Serves an outpost on a byte stream."""

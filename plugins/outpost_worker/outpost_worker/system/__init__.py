@@ -1,0 +1,1 @@
+"""What the far side asks of the operating system."""

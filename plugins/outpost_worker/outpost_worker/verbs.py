@@ -1,0 +1,117 @@
+"""The verbs of a worker's command line that are not `run`: they may take their time to start."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from outpost_core import wire
+from outpost_core.errors import OutpostError
+from outpost_shared import programs
+
+_USAGE = """\
+usage: python -m outpost_worker publish ROOT <REQUEST
+       python -m outpost_worker run FOLDER
+       python -m outpost_worker recover FOLDER
+       python -m outpost_worker stop FOLDER [--grace SECONDS]
+       python -m outpost_worker status FOLDER
+       python -m outpost_worker list ROOT
+       python -m outpost_worker clean FOLDER [--force]
+       python -m outpost_worker fence
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Run any verb but `run`, print JSON, and return the exit code."""
+    try:
+        match argv:
+            case ["publish", root]:
+                return _publish(Path(os.path.abspath(root)))
+            case ["recover", folder]:
+                from outpost_worker.recovery.recover import recover
+
+                # it goes on when the terminal or the connection that started it goes
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)
+                print(wire.dumps(recover(Path(folder))))
+            case ["stop", folder, *rest]:
+                from outpost_worker.run.stop import request
+
+                request(Path(os.path.abspath(folder)), _grace(rest))
+            case ["status", folder]:
+                from outpost_worker.folder.status import read
+
+                print(wire.dumps(read(Path(os.path.abspath(folder)))))
+            case ["list", root]:
+                from outpost_worker.folder.status import scan
+
+                told = ",\n".join(wire.dumps(one) for one in scan(Path(os.path.abspath(root)), {}))
+                print(f"[{told}]")
+            case ["fence"]:
+                from outpost_worker.fence.probe import look
+
+                print(json.dumps(look()))
+            case ["clean", folder, *flags] if flags in ([], ["--force"]):
+                from outpost_worker.recovery.cleaning import clean
+
+                path = Path(os.path.abspath(folder))
+                print(wire.dumps(clean(path.parent.parent, path, force=bool(flags))))
+            case _:
+                sys.stderr.write(_USAGE)
+                return 2
+    except OutpostError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+def _publish(root: Path) -> int:
+    """Make or adopt the worker of a `spawn` request, for programs in other languages.
+
+    Reads the request's params (`order`, `secrets`, `digest`) from standard input. Prints its
+    folder, whether it was made just now, whether it has begun, the argv that begins it, and its
+    status; or an error as the protocol has it (see docs/reference/protocol.md).
+    """
+    from outpost_core.errors import UsageError
+    from outpost_core.types import Json, State
+    from outpost_shared import protocol
+    from outpost_worker.folder import publish, status
+    from outpost_worker.serving import methods
+
+    secrets: dict[str, str] = {}
+    try:
+        try:
+            params = protocol.decode(sys.stdin.buffer.read())
+        except protocol.FrameError as error:
+            raise UsageError(f"the request cannot be read: {error}") from None
+        secrets = methods.secrets_of(params)
+        order = methods.order_of(params, secrets)
+        folder, made = publish.publish(root, order, programs.base_env(os.environ))
+        found = status.read(folder)
+        about = wire.to_json(found)
+        assert isinstance(about, dict)
+        if found.started_at is None and found.result is None:
+            about["state"] = State.QUEUED.value
+        begun = status.started(folder)
+        answer: dict[str, Json] = {"folder": str(folder), "made": made, "begun": begun}
+        answer |= {"command": [*publish.command(folder)], "status": about}
+    except OutpostError as error:
+        methods.mask(error, secrets)
+        print(protocol.text({"error": protocol.error_to_json(error)}).decode())
+        return error.exit_code
+    print(protocol.text(answer).decode())
+    return 0
+
+
+def _grace(rest: list[str]) -> float:
+    match rest:
+        case []:
+            return 10.0
+        case ["--grace", text]:
+            try:
+                return float(text)
+            except ValueError:
+                pass
+    raise OutpostError(f"{' '.join(rest)} is not --grace SECONDS")

@@ -1,0 +1,1 @@
+"""A worker's working tree: prepared, saved, delivered."""

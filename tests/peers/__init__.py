@@ -1,0 +1,1 @@
+"""What tests talk to: a real sshd, networks of namespaces, a model server that answers by heart."""
