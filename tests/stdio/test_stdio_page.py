@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from stdiokit import PATIENCE, Bare, Peer, pair
 
 from outpost_core.errors import NotFoundError
@@ -35,11 +36,14 @@ class Example(Bare):
             await asyncio.Event().wait()
 
 
-def test_the_dialogue_is_what_a_server_says() -> None:
-    found = re.search(r"```dialogue\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    assert found is not None
-    lines = [(line[0], json.loads(line[2:])) for line in found[1].splitlines()]
-    assert len(lines) > 10
+DIALOGUES = re.findall(r"```dialogue\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize(("number", "longer_than"), [(0, 10), (1, 5)], ids=["lines", "raw bytes"])
+def test_the_dialogue_is_what_a_server_says(number: int, longer_than: int) -> None:
+    assert len(DIALOGUES) == 2
+    lines = [(line[0], json.loads(line[2:])) for line in DIALOGUES[number].splitlines()]
+    assert len(lines) > longer_than
 
     async def run() -> None:
         near, far = await pair()
@@ -48,6 +52,9 @@ def test_the_dialogue_is_what_a_server_says() -> None:
         for who, frame in lines:
             if who == ">":
                 await peer.say(frame)
+                continue
+            if who == "=":
+                assert await peer.reader.readexactly(len(frame)) == frame.encode()
                 continue
             said: dict[str, Any] = await asyncio.wait_for(peer.heard(), PATIENCE)
             if "hello" in said:

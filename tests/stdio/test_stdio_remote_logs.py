@@ -12,13 +12,13 @@ from stdiokit import PATIENCE, Peer, Served, served
 
 from outpost_core.errors import NotFoundError, UnreachableError
 from outpost_core.types import Health
-from outpost_exec.stdio import remote
+from outpost_shared.backoff import Backoff
 
 
 def test_a_log_is_byte_exact_across_lines_that_break_at_random(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(remote.Pause, "longer", lambda self: asyncio.sleep(0.001))
+    monkeypatch.setattr(Backoff, "wait", lambda self: asyncio.sleep(0.001))
     chance = random.Random(7)
     whole = chance.randbytes(3_000_000)
 
@@ -50,7 +50,7 @@ def test_a_log_is_byte_exact_across_lines_that_break_at_random(
 def test_a_follower_waits_for_an_outpost_that_is_away_and_a_reader_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(remote.Pause, "longer", lambda self: asyncio.sleep(0.001))
+    monkeypatch.setattr(Backoff, "wait", lambda self: asyncio.sleep(0.001))
 
     async def run() -> None:
         outpost = Scripted()
@@ -69,7 +69,7 @@ def test_a_follower_waits_for_an_outpost_that_is_away_and_a_reader_does_not(
 def test_an_outpost_that_was_closed_is_not_opened_again_by_those_who_still_follow_or_ask(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(remote.Pause, "longer", lambda self: asyncio.sleep(0.001))
+    monkeypatch.setattr(Backoff, "wait", lambda self: asyncio.sleep(0.001))
 
     asked = asyncio.Event()
 

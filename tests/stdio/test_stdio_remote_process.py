@@ -14,9 +14,9 @@ from stdiokit import PATIENCE, order
 
 from outpost_core.backend import BuildContext, OutpostOptions
 from outpost_core.types import State
-from outpost_exec.stdio import remote
 from outpost_exec.stdio.client import Client
 from outpost_exec.stdio.remote import StdioOutpost
+from outpost_shared.backoff import Backoff
 from outpost_testing.waiting import ended
 
 PROGRAM = Path(__file__).parents[2] / "plugins" / "outpost_exec" / "tests" / "served.py"
@@ -75,7 +75,7 @@ def test_a_server_killed_in_the_middle_of_a_spawn_leaves_one_worker_that_runs_on
 def test_a_followed_log_survives_servers_that_are_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote.Pause, "longer", lambda self: asyncio.sleep(0.001))
+    monkeypatch.setattr(Backoff, "wait", lambda self: asyncio.sleep(0.001))
     chance = random.Random(11)
 
     async def kill(outpost: Process) -> None:

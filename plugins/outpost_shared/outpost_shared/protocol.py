@@ -1,11 +1,13 @@
-"""What both ends of the protocol share: lines, JSON, and the table of errors.
+"""What both ends of the protocol share: lines, bytes behind them, JSON, and the table of errors.
 
-One JSON object a line, UTF-8, at most `max_frame` bytes with its line end. Whatever comes from
-the other end is checked here before anybody looks at it.
+One JSON object a line, UTF-8, at most `max_frame` bytes with its line end. Bytes (`data` of params
+or of a result) follow their line as they are where the other side takes them so, and are base64 in
+it where it does not. Whatever comes from the other end is checked here before anybody looks at it.
 """
 
 from __future__ import annotations
 
+import binascii
 import json
 import math
 import time
@@ -32,6 +34,8 @@ from outpost_core.types import Json
 PROTOCOL: Final = 1
 #: Longest line that a side takes unless its hello says otherwise, in bytes with the line end.
 MAX_FRAME: Final = 1 << 20
+#: Most bytes that one line may have behind it, as they are; said in the hello of each side.
+MAX_RAW: Final = 1 << 20
 #: Most bytes that may come before a server's hello: what login shells print.
 MAX_NOISE: Final = 1 << 16
 #: Longest text of an error that is believed, in characters.
@@ -114,6 +118,27 @@ class Lines:
             raise self._too_long(len(line))
         return line
 
+    async def exactly(self, size: int) -> bytes:
+        """Return the bytes that follow the line that was returned last.
+
+        Args:
+            size: how many.
+
+        Raises:
+            FrameError: the stream ended before.
+        """
+        begun = self._data[self._start : self._start + size]
+        self._start = self._searched = self._start + len(begun)
+        parts, missing = [begun], size - len(begun)
+        while missing:
+            chunk = await self._reader.read(min(missing, _READ))
+            if not chunk:
+                raise FrameError(f"it ended {missing} bytes before the end of {size} bytes")
+            self.heard = time.monotonic()
+            parts.append(chunk)
+            missing -= len(chunk)
+        return b"".join(parts)
+
     async def _more(self) -> None:
         """Read until there is a line end, or the stream has ended."""
         begun = self._data[self._start :]
@@ -187,6 +212,74 @@ def text(value: Json) -> bytes:
 def frame(value: Json) -> bytes:
     """Return the line of a value."""
     return text(value) + b"\n"
+
+
+# --- bytes ------------------------------------------------------------------------------------
+
+
+def raw_size(said: Mapping[str, Any], name: str = "raw") -> int:
+    """Return how many bytes a line says follow it, or a hello that its side takes; 0 for none.
+
+    Raises:
+        FrameError: that is no number, or not one of bytes that a line may have behind it.
+    """
+    size = said.get(name, 0)
+    if type(size) is not int or size < 0:
+        raise FrameError(f"`{name}` of a line is {quoted(repr(size).encode())}")
+    return size
+
+
+async def read_data(lines: Lines, said: Mapping[str, Any], key: str) -> None:
+    """Read the bytes that follow a line, if there are any, and make them its `data`.
+
+    Args:
+        lines: where the line came from.
+        said: the line; its object under `key` is given the bytes.
+        key: `params` or `result`.
+
+    Raises:
+        FrameError: there are too many, there is no object that they belong to, or the stream ended.
+    """
+    if "raw" not in said:
+        return
+    size, holder = raw_size(said), said.get(key)
+    if size > MAX_RAW:
+        raise FrameError(f"{size} bytes follow a line of it; {MAX_RAW} are allowed")
+    if not isinstance(holder, dict) or "data" in holder:
+        raise FrameError(f"bytes follow a line of it that has no `{key}` for them")
+    holder["data"] = await lines.exactly(size)
+
+
+def packed(said: dict[str, Any], key: str, takes: int) -> tuple[bytes, bytes]:
+    """Return a line, and the bytes that are to follow it.
+
+    Args:
+        said: the line's object. `data` in its object under `key` may be bytes.
+        key: `params` or `result`.
+        takes: how many bytes the other side takes behind a line; as base64 they go in the line.
+    """
+    holder = said.get(key)
+    if not isinstance(holder, dict) or not isinstance(data := holder.get("data"), bytes):
+        return frame(said), b""
+    if not takes or len(data) > takes:
+        text = binascii.b2a_base64(data, newline=False).decode("ascii")
+        return frame({**said, key: {**holder, "data": text}}), b""
+    rest = {name: value for name, value in holder.items() if name != "data"}
+    return frame({**said, key: rest, "raw": len(data)}), data
+
+
+def data_of(holder: Mapping[str, Any]) -> bytes:
+    """Return the `data` of params or of a result, in whichever way it came.
+
+    Raises:
+        ValueError: it is neither bytes nor base64.
+    """
+    data = holder.get("data")
+    if isinstance(data, bytes):
+        return data
+    if not isinstance(data, str):
+        raise ValueError("`data` is neither bytes nor base64")
+    return binascii.a2b_base64(data, strict_mode=True)
 
 
 def quoted(data: bytes, limit: int = 80) -> str:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from typing import Final
 
 from outpost_core.backend import BuildContext, Outpost, OutpostOptions
 from outpost_core.errors import ConflictError, OutpostError, UnreachableError, UnsupportedError
 from outpost_core.hookspecs import hookimpl
 from outpost_core.types import Json
-from outpost_exec.stdio.client import Client
+from outpost_exec.stdio.client import Client, Params
 from outpost_shared.protocol import BrokenChannelError
 
 #: Seconds without any byte after which a call that is given up takes the line for dead.
@@ -77,9 +76,7 @@ class Caller(Outpost):
         if not task.cancelled():
             task.exception()  # seen, also when nobody waits any more
 
-    async def call(
-        self, method: str, params: Mapping[str, Json] | None = None, *, repeat: bool = True
-    ) -> Json:
+    async def call(self, method: str, params: Params | None = None, *, repeat: bool = True) -> Json:
         """Ask the server, on a new channel if there is none or it breaks.
 
         A call that is cancelled after seconds in which nothing was heard takes the channel for
@@ -87,7 +84,7 @@ class Caller(Outpost):
 
         Args:
             method: its name.
-            params: its arguments.
+            params: its arguments; `data` may be bytes, here and in the result (`data_of`).
             repeat: ask once more when the channel broke before an answer came. Only for what may
                 be done twice.
 
@@ -101,7 +98,7 @@ class Caller(Outpost):
     async def _asked(
         self,
         method: str,
-        params: Mapping[str, Json] | None,
+        params: Params | None,
         *,
         repeat: bool,
         patience: float,
@@ -128,7 +125,7 @@ class Caller(Outpost):
         self,
         client: Client,
         method: str,
-        params: Mapping[str, Json] | None,
+        params: Params | None,
         patience: float,
         deadline: float | None,
     ) -> Json:

@@ -8,13 +8,14 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from outpost_core.errors import OutpostError, UnreachableError
 from outpost_core.types import Json
 from outpost_shared.protocol import (
     MAX_FRAME,
     MAX_NOISE,
+    MAX_RAW,
     PROTOCOL,
     BrokenChannelError,
     ByteReader,
@@ -26,7 +27,10 @@ from outpost_shared.protocol import (
     decode,
     error_from_json,
     frame,
+    packed,
     quoted,
+    raw_size,
+    read_data,
 )
 
 #: How a server's hello begins, wherever in a line: a login shell may print before it.
@@ -34,6 +38,10 @@ _HELLO: Final = b'{"outpost":'
 #: Shortest line that a server must take.
 _SMALLEST_FRAME: Final = 4096
 _MOST_INFLIGHT: Final = 1024
+
+
+#: Params of a request; `data` may be bytes.
+Params: TypeAlias = "Mapping[str, Json | bytes]"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +57,7 @@ class ServerHello:
         time: its clock, seconds since the epoch.
         skew: seconds that its clock is ahead of ours, as far as that can be known.
         silence: seconds without a word from here after which it ends; None when it never does.
+        raw: how many bytes it takes behind a line; 0 when it knows only lines.
     """
 
     server: str
@@ -59,6 +68,7 @@ class ServerHello:
     time: float
     skew: float
     silence: float | None = None
+    raw: int = 0
 
 
 class Client:
@@ -139,11 +149,12 @@ class Client:
         """`time.monotonic()` when the last byte came."""
         return self._lines.heard
 
-    async def call(self, method: str, params: Mapping[str, Json] | None = None) -> Json:
+    async def call(self, method: str, params: Params | None = None) -> Json:
         """Send one request and return its result.
 
-        Waits while the server has all that it takes at once. A call that is cancelled tells the
-        server so; its answer is dropped.
+        `data` of the params may be bytes, and `data` of the result is, where the server sends
+        them as they are (`data_of` reads both ways). Waits while the server has all that it takes
+        at once. A call that is cancelled tells the server so; its answer is dropped.
 
         Raises:
             OutpostError: what the server answered.
@@ -152,7 +163,8 @@ class Client:
         """
         self._last_id += 1
         number = self._last_id
-        line = frame({"id": number, "method": method, "params": {**(params or {})}})
+        said = {"id": number, "method": method, "params": {**(params or {})}}
+        line, data = packed(said, "params", self.hello.raw)
         if len(line) > self.hello.max_frame:
             raise FrameTooLargeError(
                 f"a request of {len(line)} bytes is too long for {self.peer}, which takes"
@@ -168,6 +180,8 @@ class Client:
         try:
             try:
                 self._writer.write(line)
+                if data:
+                    self._writer.write(data)
                 await self._writer.drain()
             except Exception as error:  # noqa: BLE001 - each kind of stream has its own
                 self._end(f"takes no more requests: {_described(error)}")
@@ -214,7 +228,9 @@ class Client:
         try:
             while (line := await self._lines.next()) is not None and not self.closed.is_set():
                 if line:
-                    self._take(decode(line))
+                    answer = decode(line)
+                    await read_data(self._lines, answer, "result")
+                    self._take(answer)
         except FrameError as error:
             self._end(f"broke the protocol: {error}")
         except Exception as error:  # noqa: BLE001 - each kind of stream has its own
@@ -266,7 +282,8 @@ async def _greet(
 ) -> ServerHello:
     nonce = secrets.token_hex(16)
     said: Json = {
-        "nonce": nonce, "max_frame": MAX_FRAME, "name": name, "beats": True, "options": {**options}
+        "nonce": nonce, "max_frame": MAX_FRAME, "raw": MAX_RAW, "name": name, "beats": True,
+        "options": {**options},
     }  # fmt: skip
     writer.write(frame({"outpost": PROTOCOL, "hello": said}))
     await writer.drain()
@@ -334,6 +351,7 @@ def _hello(peer: str, found: dict[str, Any], nonce: str) -> ServerHello:
         time=float(moment),
         skew=moment - time.time(),
         silence=silence,
+        raw=raw_size(hello),
     )
 
 

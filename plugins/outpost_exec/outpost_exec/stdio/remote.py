@@ -6,10 +6,6 @@ the stream broke.
 
 from __future__ import annotations
 
-import asyncio
-import binascii
-import random
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
@@ -28,21 +24,16 @@ from outpost_core.hookspecs import CAPABILITIES, TRAITS, hookimpl
 from outpost_core.types import Cleaned, Facts, Finding, Health, Json, Message, Order, WorkerStatus
 from outpost_exec.stdio.caller import Caller
 from outpost_exec.stdio.client import Client
+from outpost_exec.stdio.pieces import Piece, Pieces
 from outpost_shared import border
-from outpost_shared.protocol import MAX_FRAME, FrameTooLargeError, clean
+from outpost_shared.protocol import MAX_FRAME, MAX_RAW, FrameTooLargeError, clean, data_of
 
 T = TypeVar("T")
 
-#: Bytes of a log that are asked for at once; as base64 they fit a line.
-CHUNK: Final = (MAX_FRAME - 1024) // 4 * 3
-#: Bytes that are asked for at least, on a line that breaks before a longer piece is through.
-SMALLEST: Final = 16 * 1024
-#: So many full pieces in a row make the next one longer again.
-_STEADY: Final = 4
+#: Bytes of a log that fit a line of a server that knows only lines, as base64.
+LINE_DATA: Final = (MAX_FRAME - 1024) // 4 * 3
 #: Seconds that a follower's request waits for output.
 WAIT: Final = 20.0
-#: Seconds between two tries to follow a log at an outpost that cannot be reached, at most.
-MOST_PAUSE: Final = 15.0
 #: Seconds in which a server says how a worker is shown.
 _VIEWER: Final = 20.0
 #: Workers or messages of one list; more are taken for a list that never ends.
@@ -170,71 +161,45 @@ class StdioOutpost(Caller):
             NotFoundError: there is no such worker.
             UnreachableError: no answer, without `follow`; or the outpost was closed.
         """
-        pause = Pause()
-        size, full = CHUNK, 0
+        pieces = Pieces(self._log_piece, worker, offset, follow=follow)
         self._followers += follow
-        asking = self._ask_log(worker, offset, follow, size)
         try:
-            while True:
-                begun = time.monotonic()
+            while not pieces.over:
                 try:
-                    data, end = await asking
+                    data = await pieces.next()
                 except UnreachableError as error:
                     if not follow or self._closed:
                         raise
-                    if error.sent:  # it may not last for as much as that
-                        size, full = max(size // 4, SMALLEST), 0
-                    await pause.longer()
-                    asking = self._ask_log(worker, offset, follow, size)
+                    await pieces.broken(error)
                     continue
-                full = full + 1 if len(data) == size else 0
-                if full == _STEADY:
-                    size, full = min(size * 2, CHUNK), 0
-                offset += len(data)
-                over = end or not (data or follow)
-                if not over:
-                    if data:
-                        pause.reset()
-                    elif time.monotonic() - begun < 0.05:  # a server that does not wait
-                        await pause.short()
-                    # asked for already while the caller looks at what there is
-                    asking = self._ask_log(worker, offset, follow, size)
                 if data:
                     yield data
-                if over:
-                    return
         finally:
             self._followers -= follow
-            asking.cancel()
-            await asyncio.wait({asking})
-            _ = asking.cancelled() or asking.exception()
+            await pieces.aclose()
 
-    def _ask_log(
-        self, worker: str, offset: int, follow: bool, size: int
-    ) -> asyncio.Task[tuple[bytes, bool]]:
-        return asyncio.create_task(self._log_piece(worker, offset, follow, size))
-
-    async def _log_piece(
-        self, worker: str, offset: int, follow: bool, size: int
-    ) -> tuple[bytes, bool]:
+    async def _log_piece(self, worker: str, offset: int, size: int, wait: bool) -> Piece:
         client = await self.client()
-        wait = self._wait(client.hello.inflight) if follow else 0.0
-        params: dict[str, Json] = {"worker": worker, "offset": offset, "max": size, "wait": wait}
-        late = wait + 15.0
+        seconds = self._wait(client.hello.inflight) if wait else 0.0
+        most = min(size, MAX_RAW if client.hello.raw else LINE_DATA)
+        params: dict[str, Json] = {
+            "worker": worker, "offset": offset, "max": most, "wait": seconds
+        }  # fmt: skip
+        late = seconds + 15.0
         answer = self._object(
             await self._asked("logs", params, repeat=True, patience=late - 0.1, deadline=late),
             "logs",
         )
-        data, end = answer.get("data"), answer.get("end")
-        if not isinstance(data, str) or not isinstance(end, bool):
-            raise self._odd("logs")
+        end = answer.get("end")
         try:
-            piece = binascii.a2b_base64(data, strict_mode=True)
+            data = data_of(answer)
         except ValueError:
             raise self._odd("logs") from None
-        if len(piece) > size:
+        if len(data) > most or not isinstance(end, bool):
             raise self._odd("logs")
-        return piece, end
+        # who follows others needs places too, and who knows only lines sends shorter pieces
+        room = bool(client.hello.raw) and self._followers <= client.hello.inflight // 4
+        return Piece(data=data, end=end, full=len(data) == most, room=room)
 
     def _wait(self, inflight: int) -> float:
         """Return how long a follower's request may wait, so that others find a place too."""
@@ -361,27 +326,6 @@ class StdioOutpost(Caller):
             + (f": {clean(why, 200)}" if why else ""),
             hint="this is a defect of the program, see docs/reference/protocol.md",
         )
-
-
-class Pause:
-    """Waits between two tries, longer each time up to a bound, and never in step with others."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Begin again with short waits: something was heard."""
-        self._next, self._short = 0.5, 0.02
-
-    async def longer(self) -> None:
-        """Wait before trying again to reach somebody."""
-        await asyncio.sleep(self._next * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
-        self._next = min(self._next * 2, MOST_PAUSE)
-
-    async def short(self) -> None:
-        """Wait before asking again somebody who answers."""
-        await asyncio.sleep(self._short)
-        self._short = min(self._short * 1.3, 0.25)
 
 
 def spawn_params(order: Order) -> dict[str, Any]:

@@ -25,8 +25,6 @@ Requests (each parameter is checked; the peer is trusted with nothing but its ow
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import hashlib
 import os
 import re
@@ -48,14 +46,16 @@ from outpost_core.errors import (
 from outpost_core.names import check_branch, checkpoint_ref, owner_of, ref_of
 from outpost_core.types import Json, split_worker_id
 from outpost_shared import faults, private
+from outpost_shared.protocol import data_of
 from outpost_ssh.far.expiry import INCOMING, OUTGOING, sweep_stale
 from outpost_ssh.far.hosted import Hosted, MissingError
 from outpost_ssh.far.hosting import HostingOutpost, copy_of, note_home
 from outpost_ssh.far.snapshot import check_oid, told
 from outpost_worker.folder import files, status
 from outpost_worker.repository.hosted import HOSTED
+from outpost_worker.serving.methods import Answer
 
-#: Bytes of a chunk before base64.
+#: Bytes of a chunk.
 CHUNK: Final = 512 * 1024
 #: Seconds that a chunk waits for those before it.
 _IN_ORDER = 5.0
@@ -85,7 +85,7 @@ async def put(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
     """Take one chunk of an upload; answers how much of it is there now."""
     file = _upload(outpost, params)
     size, offset = _count(params, "size"), _count(params, "offset")
-    data = _bytes(params.get("data", ""))
+    data = _data(params)
     if offset + len(data) > size:
         raise UsageError("a chunk goes beyond the end of its upload")
     deadline = time.monotonic() + _IN_ORDER
@@ -184,7 +184,7 @@ async def there(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
 # --- the work goes home -----------------------------------------------------------------------
 
 
-async def want(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
+async def want(outpost: HostingOutpost, params: Mapping[str, Json]) -> Answer:
     """Say what is to be fetched of a worker; a small pack comes along at once.
 
     With `key`, the worker may be cleaned already: then it is what its checkpoint there holds. With
@@ -193,7 +193,7 @@ async def want(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
     return await asyncio.to_thread(_want, outpost, _worker(params), params)
 
 
-def _want(outpost: HostingOutpost, worker: str, params: Mapping[str, Json]) -> Json:
+def _want(outpost: HostingOutpost, worker: str, params: Mapping[str, Json]) -> Answer:
     key, whole = params.get("key"), bool(params.get("whole"))
     branch = commit = checkpoint = None
     try:
@@ -214,19 +214,21 @@ def _want(outpost: HostingOutpost, worker: str, params: Mapping[str, Json]) -> J
             branch, commit = result.branch, result.commit
         if not ended or (result is not None and result.checkpoint == ref):
             checkpoint = hosted.refs().get(ref)
-    answer: dict[str, Json] = {"branch": branch, "commit": commit, "checkpoint": checkpoint}
+    answer: dict[str, Json | bytes] = {"branch": branch, "commit": commit, "checkpoint": checkpoint}
     wanted = [value for value in (commit, checkpoint) if value and value != params.get("known")]
     if not wanted:
-        return {**answer, "sha256": None, "size": 0, "data": ""}
+        return {**answer, "sha256": None, "size": 0, "data": b""}
     place = _outgoing(outpost, worker)
-    asked = {**answer, "whole": whole}
+    asked: dict[str, Json] = {
+        "branch": branch, "commit": commit, "checkpoint": checkpoint, "whole": whole
+    }  # fmt: skip
     made = files.load(str(place), "about.json")
     if made is None or made.get("asked") != asked or not _is_packed(place, made):
         made = _pack(hosted, place, wanted, asked)
-    answer |= {"sha256": made["sha256"], "size": made["size"], "data": ""}
+    answer |= {"sha256": made["sha256"], "size": made["size"], "data": b""}
     if made["size"] <= CHUNK:
         with _open(place / made["sha256"]) as stream:
-            answer["data"] = base64.b64encode(stream.read(CHUNK)).decode("ascii")
+            answer["data"] = stream.read(CHUNK)
     return answer
 
 
@@ -269,7 +271,7 @@ def _pack(
     return about
 
 
-async def get(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
+async def get(outpost: HostingOutpost, params: Mapping[str, Json]) -> Answer:
     """Return one chunk of what `want` told."""
     digest, offset = params.get("sha256"), _count(params, "offset")
     if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
@@ -279,10 +281,10 @@ async def get(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
         data = await asyncio.to_thread(_read, file, offset)
     except FileNotFoundError:
         raise NotFoundError("that pack is gone", hint="ask for it anew") from None
-    return {"data": base64.b64encode(data).decode("ascii")}
+    return {"data": data}
 
 
-async def large(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
+async def large(outpost: HostingOutpost, params: Mapping[str, Json]) -> Answer:
     """Return one chunk of an object of git-lfs that a worker brought into the copy."""
     from outpost_worker.work import lfs
 
@@ -299,7 +301,7 @@ async def large(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
         data = await asyncio.to_thread(_read, file, offset)
     except FileNotFoundError:
         raise NotFoundError(f"the object {oid} of git-lfs is not there") from None
-    return {"data": base64.b64encode(data).decode("ascii")}
+    return {"data": data}
 
 
 async def large_take(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
@@ -412,15 +414,15 @@ def _count(params: Mapping[str, Json], name: str) -> int:
     return value
 
 
-def _bytes(text: Json) -> bytes:
+def _data(params: Mapping[str, Json]) -> bytes:
     try:
-        return base64.b64decode(str(text), validate=True)
-    except (binascii.Error, ValueError):
-        raise UsageError("a chunk is not base64") from None
+        return data_of({"data": "", **params})
+    except ValueError:
+        raise UsageError("a chunk is neither bytes nor base64") from None
 
 
 #: Further methods of the far server.
-METHODS: Final[Mapping[str, Callable[[Any, Mapping[str, Json]], Awaitable[Json]]]] = {
+METHODS: Final[Mapping[str, Callable[[Any, Mapping[str, Json]], Awaitable[Answer]]]] = {
     "x-rig-refs": refs,
     "x-rig-put": put,
     "x-rig-take": take,

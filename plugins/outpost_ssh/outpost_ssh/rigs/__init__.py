@@ -12,7 +12,6 @@ other half and says what is asked.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import fcntl
 import hashlib
@@ -40,7 +39,7 @@ from outpost_worker.folder import files
 if TYPE_CHECKING:
     from outpost_exec.stdio.remote import StdioOutpost
 
-#: Bytes of one chunk before base64, and how many are under way at once.
+#: Bytes of one chunk, and how many are under way at once.
 CHUNK: Final = 512 * 1024
 WINDOW: Final = 4
 #: Seconds that a spawn waits for its repository; the upload then goes on behind it.
@@ -389,12 +388,12 @@ class _Pusher:
 
     async def _put(self, fd: int, name: str, offset: int, count: int) -> int:
         data = await asyncio.to_thread(os.pread, fd, count, offset)
-        asked: dict[str, Json] = {
+        asked: dict[str, Json | bytes] = {
             "key": self._key,
             "sha256": name,
             "size": self._size,
             "offset": offset,
-            "data": base64.b64encode(data).decode("ascii"),
+            "data": data,
         }
         there = _answer(await self._outpost.call("x-rig-put", asked)).get("offset")
         if type(there) is not int or there < 0:

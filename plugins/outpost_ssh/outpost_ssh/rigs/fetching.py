@@ -6,17 +6,16 @@ What came is checked there, object by object, before anything of it gets near th
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.errors import OutpostError
 from outpost_core.types import Json
 from outpost_shared import faults, private
+from outpost_shared.protocol import data_of
 from outpost_ssh.far.snapshot import check_oid
 from outpost_ssh.rigs.localrig import GitError, LocalRig, git
 from outpost_ssh.rigs.notes import Note
@@ -24,7 +23,7 @@ from outpost_ssh.rigs.notes import Note
 if TYPE_CHECKING:
     from outpost_exec.stdio.remote import StdioOutpost
 
-#: Bytes of one chunk before base64, as the outpost cuts them, and how many are asked for at once.
+#: Bytes of one chunk, as the outpost cuts them, and how many are asked for at once.
 _CHUNK: Final = 512 * 1024
 _WINDOW: Final = 4
 #: Bytes of this machine's disk that no download takes.
@@ -105,14 +104,8 @@ class Fetching:
             self._check_room(aside, size)
             file = aside / f"{oid}.object"
             with file.open("wb") as out:
-                while out.tell() < size:
-                    told = await self._outpost.call(
-                        "x-rig-large", {**asked, "oid": oid, "offset": out.tell()}
-                    )
-                    data = _bytes(told.get("data") if isinstance(told, dict) else None, _CHUNK)
-                    if not data:
-                        break
-                    out.write(data)
+                async for chunk in self._chunks("x-rig-large", {**asked, "oid": oid}, 0, size):
+                    out.write(chunk)
             if not await asyncio.to_thread(lfs.is_whole, str(file), oid):
                 raise OutpostError(f"the object {oid} of git-lfs did not come whole")
             lfs.take_in(str(file), storage, oid)
@@ -134,23 +127,18 @@ class Fetching:
         with file.open("ab") as out:
             if told.get("data"):
                 out.truncate(0)
-                out.write(_bytes(told["data"], size))
+                out.write(_data(told, size))
             there = out.tell()
             self._check_room(folder, size - there)
-            while there < size:
+            asked: dict[str, Json] = {"worker": note.worker, "sha256": digest}
+            async for chunk in self._chunks("x-rig-get", asked, there, size):
                 self.progress[note.name] = f"{there >> 20} of {size >> 20} MiB"
-                chunks = await asyncio.gather(
-                    *(
-                        self._chunk(note.worker, digest, there, part)
-                        for part in range(_WINDOW)
-                        if there + part * _CHUNK < size
-                    )
-                )
-                for chunk in chunks:
-                    if not chunk or there + len(chunk) > size:
-                        raise OutpostError(f"{self._outpost.name} sent a pack of another size")
-                    out.write(chunk)
-                    there += len(chunk)
+                if there + len(chunk) > size:
+                    raise OutpostError(f"{self._outpost.name} sent a pack of another size")
+                out.write(chunk)
+                there += len(chunk)
+            if there != size:
+                raise OutpostError(f"{self._outpost.name} sent a pack of another size")
         with file.open("rb") as stream:
             got = await asyncio.to_thread(lambda: hashlib.file_digest(stream, "sha256").hexdigest())
         if got != digest:
@@ -167,14 +155,23 @@ class Fetching:
                 hint="make room there; it is tried again",
             )
 
-    async def _chunk(self, worker: str, digest: str, there: int, part: int) -> bytes:
-        asked: dict[str, Json] = {
-            "worker": worker,
-            "sha256": digest,
-            "offset": there + part * _CHUNK,
-        }
-        told = await self._outpost.call("x-rig-get", asked)
-        return _bytes(told.get("data") if isinstance(told, dict) else None, _CHUNK)
+    async def _chunks(
+        self, method: str, asked: Mapping[str, Json], start: int, size: int
+    ) -> AsyncIterator[bytes]:
+        """Yield what the outpost has from an offset on, some chunks at once; ends where it ends."""
+        while start < size:
+            end = min(start + _WINDOW * _CHUNK, size)
+            offsets = range(start, end, _CHUNK)
+            requests = (self._chunk(method, {**asked, "offset": offset}) for offset in offsets)
+            for chunk in await asyncio.gather(*requests):
+                if not chunk:
+                    return
+                yield chunk
+            start = end
+
+    async def _chunk(self, method: str, asked: Mapping[str, Json]) -> bytes:
+        told = await self._outpost.call(method, asked)
+        return _data(told if isinstance(told, dict) else {}, _CHUNK)
 
 
 async def _check_whole(aside: Path, commit: str) -> None:
@@ -188,11 +185,11 @@ async def _check_whole(aside: Path, commit: str) -> None:
         raise GitError(f"{commit} came without what it needs: {done.words}")
 
 
-def _bytes(text: object, most: int) -> bytes:
+def _data(told: Mapping[str, Any], most: int) -> bytes:
     try:
-        data = base64.b64decode(text if isinstance(text, str) else "", validate=True)
-    except (binascii.Error, ValueError):
-        raise OutpostError("a chunk of a pack is not base64") from None
+        data = data_of(told)
+    except ValueError:
+        raise OutpostError("a chunk of a pack is neither bytes nor base64") from None
     if len(data) > most:
         raise OutpostError("a chunk of a pack is too long")
     return data

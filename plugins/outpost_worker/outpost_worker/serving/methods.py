@@ -6,7 +6,6 @@ Params come from another program: each is looked at before it reaches the outpos
 from __future__ import annotations
 
 import asyncio
-import binascii
 import dataclasses
 import math
 from collections import OrderedDict
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from outpost_core.backend import Outpost
 
 Params: TypeAlias = Mapping[str, Json]
-Handler: TypeAlias = "Callable[[Outpost, Params], Awaitable[Json]]"
 
 #: Longest that a request for a log waits, in seconds.
 MOST_WAIT: Final = 60.0
@@ -38,8 +36,13 @@ _LARGEST: Final = 2**53
 _PROGRAMS: Final = 100
 
 
-class Raw(bytes):
+class JsonText(bytes):
     """A result that is JSON text already."""
+
+
+#: A result; `data` of an object may be bytes.
+Answer: TypeAlias = "Json | JsonText | Mapping[str, Json | bytes]"
+Handler: TypeAlias = "Callable[[Outpost, Params], Awaitable[Answer]]"
 
 
 # --- params -----------------------------------------------------------------------------------
@@ -93,22 +96,26 @@ class Methods:
         outpost: what is served.
         extra: further methods by name.
         max_frame: longest line that the client takes, in bytes.
+        raw: how many bytes it takes behind a line.
     """
 
-    def __init__(self, outpost: Any, extra: Mapping[str, Handler], max_frame: int) -> None:
+    def __init__(
+        self, outpost: Any, extra: Mapping[str, Handler], max_frame: int, raw: int = 0
+    ) -> None:
         self._outpost = outpost
         self._room = max_frame - _AROUND
+        self._most = raw or self._room // 4 * 3  # of a log at once
         self._snapshots: OrderedDict[str, list[bytes]] = OrderedDict()
         self._last_snapshot = 0
         self._texts: dict[str, tuple[WorkerStatus, bytes]] = {}
-        offered: dict[str, Callable[[Params], Awaitable[Json | Raw]]] = {
+        offered: dict[str, Callable[[Params], Awaitable[Answer]]] = {
             "spawn": self._spawn,
             "list": self._list,
             "ping": self._ping,
             "logs": self._logs,
             "stop": self._stop,
         }
-        optional: dict[str, tuple[str, Callable[[Params], Awaitable[Json | Raw]]]] = {
+        optional: dict[str, tuple[str, Callable[[Params], Awaitable[Answer]]]] = {
             "clean": ("clean", self._clean),
             "viewer": ("attach", self._viewer),
             "nudge": ("nudge", self._nudge),
@@ -130,12 +137,12 @@ class Methods:
         """The names of all methods."""
         return sorted(self._offered)
 
-    def get(self, name: str) -> Callable[[Params], Awaitable[Json | Raw]] | None:
+    def get(self, name: str) -> Callable[[Params], Awaitable[Answer]] | None:
         """Return a method, or None when there is none of that name."""
         return self._offered.get(name)
 
-    def _bound(self, handler: Handler) -> Callable[[Params], Awaitable[Json | Raw]]:
-        async def call(params: Params) -> Json:
+    def _bound(self, handler: Handler) -> Callable[[Params], Awaitable[Answer]]:
+        async def call(params: Params) -> Answer:
             return await handler(self._outpost, params)
 
         return call
@@ -153,7 +160,7 @@ class Methods:
             mask(trouble, secrets)
             raise trouble from None
 
-    async def _list(self, params: Params) -> Raw:
+    async def _list(self, params: Params) -> JsonText:
         if params.get("after") is not None:
             return self._next_page("workers", params)
         statuses = await self._outpost.outpost_list()
@@ -170,11 +177,10 @@ class Methods:
     async def _ping(self, params: Params) -> Json:  # noqa: ARG002 - all have it
         return wire.to_json(await self._outpost.outpost_ping())
 
-    async def _logs(self, params: Params) -> Raw:
+    async def _logs(self, params: Params) -> Answer:
         worker = word(params, "worker")
         offset = int(number(params, "offset", _LARGEST))
-        largest = self._room // 4 * 3
-        most = min(max(1, int(number(params, "max", _LARGEST, largest))), largest)
+        most = min(max(1, int(number(params, "max", _LARGEST, self._most))), self._most)
         wait = min(number(params, "wait", _LARGEST, 0.0), MOST_WAIT)
         data, end = b"", False
         if wait == 0:
@@ -182,11 +188,7 @@ class Methods:
             end = False
         if not data:
             data, end = await self._read(worker, offset, most, follow=True, wait=wait or _END_WAIT)
-        # built by hand: the JSON encoder would look at each byte once more
-        return Raw(
-            b'{"data":"%b","end":%b}'
-            % (binascii.b2a_base64(data, newline=False), b"true" if end else b"false")
-        )
+        return {"data": data, "end": end}
 
     async def _read(
         self, worker: str, offset: int, most: int, *, follow: bool, wait: float
@@ -246,7 +248,7 @@ class Methods:
         await self._outpost.outpost_mail(message=message)
         return None
 
-    async def _inbox(self, params: Params) -> Raw:
+    async def _inbox(self, params: Params) -> JsonText:
         if params.get("after") is not None:
             return self._next_page("messages", params)
         messages = await self._outpost.outpost_inbox(identity=word(params, "identity", ""))
@@ -267,7 +269,9 @@ class Methods:
 
     # --- pages ----------------------------------------------------------------------------------
 
-    def _page(self, token: str, items: list[bytes], start: int, key: str, params: Params) -> Raw:
+    def _page(
+        self, token: str, items: list[bytes], start: int, key: str, params: Params
+    ) -> JsonText:
         """Return as many items as one line holds, and where the next page begins.
 
         A list that goes on is kept as it was when it was asked for, so that no worker is in two
@@ -291,11 +295,11 @@ class Methods:
             following = b'"%b:%d"' % (token.encode(), end)
         else:
             self._snapshots.pop(token, None)
-        return Raw(
+        return JsonText(
             b'{"%b":[%b],"next":%b}' % (key.encode(), b",".join(items[start:end]), following)
         )
 
-    def _next_page(self, key: str, params: Params) -> Raw:
+    def _next_page(self, key: str, params: Params) -> JsonText:
         token, _, place = word(params, "after").partition(":")
         items = self._snapshots.get(token)
         if items is None or not (place.isascii() and place.isdigit() and len(place) < 16):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import sys
 import time
@@ -19,6 +20,7 @@ from outpost_core.errors import OutpostError, UnsupportedError, UsageError
 from outpost_core.types import Json
 from outpost_shared.protocol import (
     MAX_FRAME,
+    MAX_RAW,
     PROTOCOL,
     ByteReader,
     ByteWriter,
@@ -28,8 +30,11 @@ from outpost_shared.protocol import (
     decode,
     error_to_json,
     frame,
+    packed,
+    raw_size,
+    read_data,
 )
-from outpost_worker.serving.methods import Handler, Methods, Raw
+from outpost_worker.serving.methods import Answer, Handler, JsonText, Methods
 
 if TYPE_CHECKING:
     from outpost_core.backend import Outpost
@@ -82,7 +87,7 @@ async def serve(
             if line is None:
                 return
             said_hello = decode(line)
-            name, options, nonce, takes = _hello(said_hello)
+            name, options, nonce, takes, raw = _hello(said_hello)
             outpost = build(name, options)
         except TimeoutError:
             return
@@ -93,7 +98,7 @@ async def serve(
             await _refuse(writer, UsageError(str(error)))
             raise
         try:
-            methods = Methods(outpost, extra or {}, takes)
+            methods = Methods(outpost, extra or {}, takes, raw)
             said: Json = {
                 "nonce": nonce,
                 "server": server,
@@ -101,6 +106,7 @@ async def serve(
                 "methods": [*methods.names, "bye"],
                 "inflight": INFLIGHT,
                 "max_frame": TAKES,
+                "raw": MAX_RAW,
                 "time": time.time(),
                 "silence": silence,
             }
@@ -109,7 +115,7 @@ async def serve(
                 writer.write(b"\n" + frame({"outpost": PROTOCOL, "hello": said}))
                 await writer.drain()
             beats = said_hello["hello"].get("beats") is True
-            await _Session(methods, lines, writer, takes).run(silence if beats else None)
+            await _Session(methods, lines, writer, takes, raw).run(silence if beats else None)
         finally:
             if hasattr(outpost, "outpost_close"):
                 await outpost.outpost_close()
@@ -118,8 +124,8 @@ async def serve(
             writer.close()
 
 
-def _hello(said: dict[str, Any]) -> tuple[str, Mapping[str, Json], str, int]:
-    """Return name, options, nonce and longest line of a client's hello.
+def _hello(said: dict[str, Any]) -> tuple[str, Mapping[str, Json], str, int, int]:
+    """Return name, options, nonce, longest line and most bytes behind one of a client's hello.
 
     Raises:
         FrameError: it is none.
@@ -139,7 +145,7 @@ def _hello(said: dict[str, Any]) -> tuple[str, Mapping[str, Json], str, int]:
         raise FrameError("its hello lacks `nonce`, or `name` or `options` is something odd")
     if type(takes) is not int or takes < _SMALLEST_FRAME:
         raise FrameError(f"`max_frame` of its hello is not a number from {_SMALLEST_FRAME} up")
-    return name, options, nonce, min(takes, TAKES)
+    return name, options, nonce, min(takes, TAKES), min(raw_size(hello), MAX_RAW)
 
 
 async def _refuse(writer: ByteWriter, error: OutpostError) -> None:
@@ -151,11 +157,14 @@ async def _refuse(writer: ByteWriter, error: OutpostError) -> None:
 class _Session:
     """The requests of one client, after the hello."""
 
-    def __init__(self, methods: Methods, lines: Lines, writer: ByteWriter, takes: int) -> None:
+    def __init__(
+        self, methods: Methods, lines: Lines, writer: ByteWriter, takes: int, raw: int
+    ) -> None:
         self._methods = methods
         self._lines = lines
         self._writer = writer
         self._takes = takes
+        self._raw = raw
         self._slots = asyncio.Semaphore(INFLIGHT)
         self._looking: dict[int, asyncio.Task[None]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -176,8 +185,11 @@ class _Session:
         watch = asyncio.create_task(self._watch(this, silence)) if silence else None
         try:
             while (line := await self._lines.next()) is not None:
-                if line and not await self._take(decode(line)):
-                    return
+                if line:
+                    asked = decode(line)
+                    await read_data(self._lines, asked, "params")
+                    if not await self._take(asked):
+                        return
         except FrameError as error:
             await _refuse(self._writer, UsageError(str(error)))
             raise
@@ -220,7 +232,7 @@ class _Session:
         if number in self._tasks:
             raise FrameError(f"request {number} was asked twice")
         if method == "bye":
-            await self._send(number, "result", Raw(b"null"))
+            await self._send(number, "result", JsonText(b"null"))
             return False
         if self._slots.locked():
             await self._slots.acquire()
@@ -241,6 +253,7 @@ class _Session:
         self._slots.release()
 
     async def _serve(self, number: int, method: str, params: dict[str, Any]) -> None:
+        answer: Answer
         try:
             answer, key = await self._answer(method, params), "result"
         except OutpostError as error:
@@ -254,23 +267,26 @@ class _Session:
         self._looking.pop(number, None)
         await self._send(number, key, answer)
 
-    async def _answer(self, method: str, params: dict[str, Any]) -> Json | Raw:
+    async def _answer(self, method: str, params: dict[str, Any]) -> Answer:
         handler = self._methods.get(method)
         if handler is None:
             raise UnsupportedError(f"this program has no method {clean(method, 60)!r}")
         return await handler(params)
 
-    async def _send(self, number: int, key: str, answer: Json | Raw) -> None:
-        if isinstance(answer, Raw):
+    async def _send(self, number: int, key: str, answer: Answer) -> None:
+        data = b""
+        if isinstance(answer, JsonText):
             line = b'{"id":%d,"%b":%b}\n' % (number, key.encode(), answer)
         else:
-            line = frame({"id": number, key: answer})
+            line, data = packed({"id": number, key: answer}, "result", self._raw)
         if len(line) > self._takes:
             said: Json = {"kind": "internal", "message": f"the answer has {len(line)} bytes"}
-            line = frame({"id": number, "error": said})
+            line, data = frame({"id": number, "error": said}), b""
         # the client may have gone; its end of the stream tells
         with contextlib.suppress(Exception):
             self._writer.write(line)
+            if data:  # right behind its line: nobody else writes in between
+                self._writer.write(data)
             await self._writer.drain()
 
     async def _finish(self) -> None:
@@ -327,6 +343,9 @@ async def _on_pipes(
     extra: Mapping[str, Handler] | None,
 ) -> None:
     loop = asyncio.get_running_loop()
+    if size := getattr(fcntl, "F_SETPIPE_SZ", None):  # Linux: fewer, longer turns for long answers
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(outgoing, size, MAX_RAW)
     reader = asyncio.StreamReader(limit=MAX_FRAME)
     await loop.connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(incoming, "rb", buffering=0)
