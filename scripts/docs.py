@@ -18,7 +18,7 @@ from outpost_core.discovery import Plugins
 from outpost_core.options import OptionField, option_fields
 from outpost_core.types import REASONS
 from outpost_manager.cli.app import SECTIONS, cli
-from outpost_manager.config import AgentOptions, Defaults
+from outpost_manager.config.model import AgentOptions, Defaults
 from outpost_manager.config.read import PRICE_FIELDS
 from outpost_manager.hints import HINTS
 from outpost_manager.jsonviews import SHAPES

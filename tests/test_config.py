@@ -8,8 +8,6 @@ from outpost_core.backend import Backend, Outpost, OutpostOptions, option
 from outpost_core.errors import ConfigError, PluginError, UsageError
 from outpost_core.types import Agent, Issue, Order
 from outpost_manager.config import (
-    Config,
-    Defaults,
     Origin,
     find_config,
     load_config,
@@ -18,6 +16,7 @@ from outpost_manager.config import (
     settings,
     trusted,
 )
+from outpost_manager.config.model import Config, Defaults
 
 SEED = Path(__file__).parent / "data" / "outposts.yaml"
 LOCAL = "outposts:\n  - name: local\n    type: local\n"

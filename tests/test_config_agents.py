@@ -9,7 +9,8 @@ import pytest
 
 from outpost_core.discovery import Plugins
 from outpost_core.errors import ConfigError
-from outpost_manager.config import Defaults, load_config, settings
+from outpost_manager.config import load_config, settings
+from outpost_manager.config.model import Defaults
 from outpost_manager.manager import Manager
 from outpost_manager.orders.making import OrderRequest
 from outpost_shared.presets import PRESETS

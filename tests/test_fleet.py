@@ -20,7 +20,7 @@ from outpost_core.errors import (
 )
 from outpost_core.hookspecs import hookimpl
 from outpost_core.types import Cleaned, Health
-from outpost_manager.config import Config, OutpostConfig
+from outpost_manager.config.model import Config, OutpostConfig
 from outpost_manager.config.origin import BUILT_IN
 from outpost_manager.fleet.fleet import Fleet, NotBuiltError, mask
 from outpost_testing import FakeOutpost, fake_backend

@@ -19,7 +19,7 @@ from outpost_core.errors import WorkerError
 from outpost_shared import process
 from outpost_testing.gitrig import GitRig, GitWorker
 from outpost_worker.folder import exposed, guarded
-from outpost_worker.repository import git, mirror, mirrorlock, proof, store
+from outpost_worker.repository import git, mirror, mirrorlock, proof, remotestate, store
 
 NOTES = (store.HAVE, store.SNAPSHOT, store.SOUND)
 
@@ -275,7 +275,7 @@ def test_a_ref_that_is_said_to_be_there_breaks_no_worker(rig: GitRig) -> None:
 )
 def test_names_and_hashes_that_are_none_are_not_taken(rig: GitRig, line: str) -> None:
     tip = rig.tip("main")
-    seen = mirror.Snapshot(str(mirror_of(rig)))
+    seen = remotestate.RemoteState(str(mirror_of(rig)))
     seen.learn(line.format(tip=tip) + f"\n{tip}\trefs/heads/main\n", 1)
     assert (seen.refs, seen.default) == ({"refs/heads/main": tip}, None)
 

@@ -12,7 +12,7 @@ import pytest
 
 from outpost_core.errors import WorkerError
 from outpost_testing.gitrig import GitRig, GitWorker
-from outpost_worker.repository import fetching, git, mirror
+from outpost_worker.repository import fetching, git, mirror, remotestate
 from outpost_worker.work.workspace import rebuild, repository
 
 
@@ -511,7 +511,9 @@ class TestPassword:
         asked = rig.folder / "asked"
         asked.write_text("protocol=http\nhost=127.0.0.1:1\n\n")
         worker.work.mkdir()
-        rebuild(worker.order, str(worker.folder), mirror.Snapshot(str(mirror_of(rig, self.URL))))
+        rebuild(
+            worker.order, str(worker.folder), remotestate.RemoteState(str(mirror_of(rig, self.URL)))
+        )
         filled = repository(worker.order, str(worker.folder)).run(
             "credential", "fill", stdin=str(asked)
         )

@@ -15,7 +15,8 @@ from outpost_core import wire
 from outpost_core.errors import NotFoundError, OutpostError, UsageError
 from outpost_core.names import RIG_CREDENTIAL
 from outpost_core.types import Issue, Order
-from outpost_manager.config import Defaults, trusted
+from outpost_manager.config import trusted
+from outpost_manager.config.model import Defaults
 from outpost_manager.config.spending import uncounted
 from outpost_manager.orders.localgit import find_rig
 from outpost_manager.orders.making import OrderRequest, Surroundings, make_order

@@ -205,7 +205,7 @@ class Sized(OutpostOptions):
 
 
 def test_slots_by_size_hold_once_there_is_somewhere_else_to_go(tmp_path: Path) -> None:
-    from outpost_manager.config import Config, OutpostConfig
+    from outpost_manager.config.model import Config, OutpostConfig
 
     def entry(name: str, options: OutpostOptions | None, **raw: Any) -> OutpostConfig:
         return OutpostConfig(name=name, type="t", options=options, raw=raw)

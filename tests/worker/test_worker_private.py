@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from outpost_shared import private
-from outpost_shared.private import NotPrivateError
+from outpost_shared.access import NotPrivateError
 from outpost_testing.users import ME, OTHER, as_user, give
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be two other users")

@@ -178,4 +178,4 @@ def test_the_command_names_nothing_but_the_folder(tmp_path):
     argv = publish.command(tmp_path / "x.1", "recover")
     assert argv[:5] == [sys.executable, "-I", "-S", "-X", "utf8"]
     assert argv[-3].endswith("boot.py")
-    assert argv[6:] == ["recover", str(tmp_path / "x.1")]
+    assert argv[-2:] == ["recover", str(tmp_path / "x.1")]

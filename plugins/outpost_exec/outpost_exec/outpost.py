@@ -17,7 +17,7 @@ from outpost_exec.options import CAPABILITIES, ExecOptions
 from outpost_exec.program import Program
 from outpost_exec.stdio.client import Client
 from outpost_exec.stdio.remote import StdioOutpost
-from outpost_shared import border, private, viewer
+from outpost_shared import access, border, private, viewer
 from outpost_shared.paths import here
 
 #: Tells the program a private folder for what it keeps.
@@ -61,10 +61,10 @@ class ExecOutpost(StdioOutpost):
         try:
             private.claim(str(folder))
         except OSError as error:
-            why = error.why if isinstance(error, private.NotPrivateError) else error.strerror
+            why = error.why if isinstance(error, access.NotPrivateError) else error.strerror
             raise UnreachableError(
                 f"the state folder {folder} is refused: {error.filename}: {why}",
-                hint=error.hint if isinstance(error, private.NotPrivateError) else "",
+                hint=error.hint if isinstance(error, access.NotPrivateError) else "",
                 sent=False,
             ) from error
         env = {**os.environ, **options.env, STATE: str(folder)}

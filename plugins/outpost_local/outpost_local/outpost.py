@@ -49,7 +49,7 @@ from outpost_local.launcher import Launcher
 from outpost_local.options import CAPABILITIES, Fence, LocalOptions, Mode
 from outpost_local.starting import NO_TERMINAL, Starter, fault, terminal_gone
 from outpost_local.tmux import Tmux
-from outpost_shared import faults, paths, private, programs, terminfo
+from outpost_shared import access, faults, paths, private, programs, terminfo
 from outpost_shared.presets import PRESETS
 from outpost_worker.folder import files, logs, publish, status
 from outpost_worker.recovery import cleaning
@@ -113,14 +113,14 @@ class LocalOutpost(Outpost):
         if now > self._looked + LOOK_AGAIN:
             try:
                 closed = private.claim(str(self._root), make=False)
-            except private.NotPrivateError as error:
+            except access.NotPrivateError as error:
                 raise self._refused(error) from error
             except OSError:  # whoever uses it says what is wrong
                 return self._root
             self._looked, self._closed = now, closed or self._closed
         return self._root
 
-    def _refused(self, error: private.NotPrivateError) -> UnreachableError:
+    def _refused(self, error: access.NotPrivateError) -> UnreachableError:
         where = "" if error.path == str(self._root) else f"{error.path}: "
         return UnreachableError(
             f"the state folder {self._root} of {self.name} is refused: {where}{error.why}",

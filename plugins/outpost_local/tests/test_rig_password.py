@@ -16,7 +16,7 @@ import pytest
 
 from outpost_core import wire
 from outpost_core.types import Order, Result, State
-from outpost_manager.config import Defaults
+from outpost_manager.config.model import Defaults
 from outpost_manager.orders.making import OrderRequest, Surroundings, make_order
 from outpost_shared import programs
 from outpost_shared.presets import PRESETS

@@ -20,7 +20,8 @@ from outpost_core.errors import (
     UsageError,
     WorkerError,
 )
-from outpost_manager.config import Choice, Config, choose, load_config
+from outpost_manager.config import Choice, choose, load_config
+from outpost_manager.config.model import Config
 from outpost_manager.config.policy import DefaultPolicy
 from outpost_manager.fleet.fleet import Fleet
 from outpost_manager.fleet.overview import OutpostView, Overview

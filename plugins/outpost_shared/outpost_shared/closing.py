@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from stat import S_ISDIR, S_ISLNK
 
-from outpost_shared.private import STICKY, NotPrivateError, name_of, writers
+from outpost_shared.access import STICKY, NotPrivateError, name_of, writers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,35 +13,17 @@ Imported by the lean supervisor: `os` and nothing heavier, until something is wr
 from __future__ import annotations
 
 import os
-from errno import ELOOP, ENOTDIR, EPERM
+from errno import ELOOP, ENOTDIR
 from stat import S_ISDIR, S_ISLNK
+
+from outpost_shared.access import STICKY, NotPrivateError, name_of, writers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    pass
 
 #: Links that are followed on one path, as the system does.
 _LINKS = 40
-_OTHERS, _GROUP, STICKY = 0o002, 0o020, 0o1000
-
-
-class NotPrivateError(PermissionError):
-    """Somebody else could change, or has made, what is at a path.
-
-    Args:
-        path: the folder, link or file on the way that is not ours alone.
-        why: whose it is, or who can write it.
-        hint: what the user can do.
-    """
-
-    def __init__(self, path: str, why: str, hint: str) -> None:
-        super().__init__(EPERM, why, path)
-        self.path = path
-        self.why = why
-        self.hint = hint
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path, self.why, self.hint)
 
 
 def walk(path: str, *, above: bool = False) -> tuple[str, list[str]]:
@@ -243,35 +225,6 @@ def _is_shared(found: os.stat_result) -> bool:
     return S_ISDIR(found.st_mode) and bool(found.st_mode & STICKY and found.st_mode & 0o022)
 
 
-def writers(found: os.stat_result, path: str) -> str:
-    """Return who besides its owner can write something; "" when nobody."""
-    if found.st_mode & _OTHERS:
-        return "everybody"
-    if found.st_mode & _GROUP and not _is_own_group(found.st_gid, path):
-        return f"the group {_group(found.st_gid)}"
-    return ""
-
-
-def _is_own_group(gid: int, path: str) -> bool:
-    """Whether nobody but this user and root is in a group, and no list of others is at the path."""
-    import grp
-    import pwd
-
-    try:
-        # of a file with an access control list, the group's bits stand for all who are in it
-        if "system.posix_acl_access" in os.listxattr(path, follow_symlinks=False):
-            return False
-    except (OSError, AttributeError):  # not on this system, or file system
-        pass
-    try:
-        ours = {pwd.getpwuid(os.geteuid()).pw_name, pwd.getpwuid(0).pw_name}
-        members = {*grp.getgrgid(gid).gr_mem}
-    except KeyError:
-        return False
-    members |= {user.pw_name for user in pwd.getpwall() if user.pw_gid == gid}
-    return bool(members) and members <= ours
-
-
 def _is_unmapped(uid: int) -> bool:
     """Whether an owner is one that this user namespace has no number for, such as the real root.
 
@@ -287,22 +240,3 @@ def _is_unmapped(uid: int) -> bool:
     except (OSError, ValueError):
         return False
     return not any(first <= uid < first + count for first, _, count in ranges)
-
-
-def name_of(uid: int) -> str:
-    """Return a user's name with his number, or the number alone."""
-    import pwd
-
-    try:
-        return f"{pwd.getpwuid(uid).pw_name} ({uid})"
-    except KeyError:
-        return f"the user {uid}"
-
-
-def _group(gid: int) -> str:
-    import grp
-
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)

@@ -16,7 +16,7 @@ from linkkit import home, link, linked, options, server
 from peers.sshd import Sshd
 
 from outpost_core.errors import UnreachableError
-from outpost_manager.config import Defaults
+from outpost_manager.config.model import Defaults
 from outpost_manager.manager import Manager
 from outpost_ssh.options import CONNECT_TIMEOUT
 

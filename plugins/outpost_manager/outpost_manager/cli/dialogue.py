@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +11,7 @@ import click
 
 from outpost_core.errors import OutpostError
 from outpost_manager.cli import render
+from outpost_manager.cli.trusting import can_ask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,11 +50,6 @@ class Talk:
     def confirm(self, question: str) -> bool:
         """Ask a yes-or-no question; False where nobody can be asked."""
         return can_ask(self._session) and click.confirm(render.clean(question), err=True)
-
-
-def can_ask(session: Session) -> bool:
-    """Tell whether somebody sits at a terminal, and did not ask for JSON."""
-    return not session.json and sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def introduce(

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from outpost_core.backend import Backend
-    from outpost_manager.config import Config, OptionField
+    from outpost_manager.config import OptionField
+    from outpost_manager.config.model import Config
     from outpost_manager.manager import Manager
 
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from outpost_core.discovery import Plugins
-    from outpost_manager.config import Choice, Config
+    from outpost_manager.config import Choice
+    from outpost_manager.config.model import Config
     from outpost_manager.config.places import Place
     from outpost_manager.manager import Manager
 
@@ -100,7 +101,7 @@ class Session:
 
         found = choose(self.config, os.environ, here(os.environ))
         if ask and found.changed is not None and _COMPLETING not in os.environ:
-            from outpost_manager.cli.trust import ask_again
+            from outpost_manager.cli.trusting import ask_again
 
             if ask_again(self, found.changed):
                 found = choose(self.config, os.environ, here(os.environ))

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from outpost_core.errors import ConfigError, NotFoundError, UsageError
+from outpost_core.errors import NotFoundError, UsageError
 from outpost_manager.cli import render
-from outpost_manager.cli.dialogue import can_ask
 from outpost_manager.cli.session import Session, command
+from outpost_manager.cli.trusting import _read, _show, can_ask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from outpost_manager.config.places import Place
-    from outpost_manager.config.trusted import Found, Record
+    from outpost_manager.config.trusted import Record
 
 
 @command("trust")
@@ -57,25 +56,6 @@ def trust(session: Session, path: Path | None, listed: bool, revoke: bool, yes: 
         _answer(session, [(trusted.trust(one, os.environ), "trusted") for one in found])
 
 
-def ask_again(session: Session, place: Place) -> bool:
-    """Show how a file has changed since it was trusted, and ask; True when it is trusted now."""
-    from outpost_manager.config import trusted
-
-    if not can_ask(session):
-        return False
-    try:
-        found = _read(place.path)
-        session.note(render.clean(f"{place.path} has changed since you trusted it:"))
-        _show(session, [found])
-    except ConfigError as error:
-        session.note(render.clean_lines(str(error)))
-        return False
-    if not click.confirm("trust what it says now?", err=True):
-        return False
-    trusted.trust(found, os.environ)
-    return True
-
-
 def _files(path: Path) -> list[Path]:
     """Return the files that a path means.
 
@@ -83,8 +63,8 @@ def _files(path: Path) -> list[Path]:
         UsageError: it is another file.
         NotFoundError: there is no town, or it has no such file.
     """
-    from outpost_manager.config.places import FILE_NAME, is_of_town, is_town
-    from outpost_manager.config.town import RIGS, towns
+    from outpost_manager.config.places import is_of_town, is_town
+    from outpost_manager.config.town import FILE_NAME, RIGS, towns
 
     path = Path.cwd() / path.expanduser()
     if path.is_dir():
@@ -106,49 +86,6 @@ def _files(path: Path) -> list[Path]:
         f"{path} is no file that is found by walking up",
         hint=f"name a town, its config/{FILE_NAME} or its {RIGS}; what --config names needs none",
     )
-
-
-def _read(path: Path) -> Found:
-    """Read a file that is to be trusted.
-
-    Raises:
-        ConfigError: it cannot be read, or others could have written it.
-    """
-    from outpost_manager.config import trusted
-    from outpost_shared.private import NotPrivateError
-
-    try:
-        return trusted.read_found(path)
-    except NotPrivateError as error:
-        raise ConfigError(
-            f"cannot be trusted: {error.path}: {error.why}", file=str(path), hint=error.hint
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror or error}", file=str(path)) from None
-
-
-def _show(session: Session, found: Sequence[Found]) -> None:
-    """Say what the files would make Outpost do; what changed, of those that were trusted before.
-
-    Raises:
-        ConfigError: one of them cannot be understood.
-    """
-    from outpost_manager.config import trusted
-    from outpost_manager.config.effects import differences, effects
-
-    backends = session.plugins().backends
-    for one in found:
-        now = effects(one.path, one.data, backends)
-        record = trusted.recorded(one.path, os.environ)
-        try:
-            before = effects(one.path, record.text.encode(), backends) if record else {}
-        except ConfigError:
-            before = {}
-        lines = differences(before, now)
-        session.note(render.clean(f"{one.path}:{'' if lines else ' says nothing new'}"))
-        for mark, key, value in lines:  # all: the last one may be what runs a command
-            shown = render.clean(f"{key}: {value}")
-            session.note(f"  {mark if record else ''}{' ' if record else ''}{shown}")
 
 
 def _revoke(path: Path) -> list[Record]:
@@ -176,7 +113,7 @@ def _revoke(path: Path) -> list[Record]:
 def _standing(record: Record) -> str:
     """Return how a file stands to what was trusted of it."""
     from outpost_manager.config import trusted
-    from outpost_shared.private import NotPrivateError
+    from outpost_shared.access import NotPrivateError
 
     try:
         return str(trusted.verdict(trusted.read_found(record.path), os.environ))

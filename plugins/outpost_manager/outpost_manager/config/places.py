@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from shlex import quote
-from typing import Final
 
 from outpost_core.errors import ConfigError
-from outpost_manager.config.town import towns
-from outpost_shared import private
+from outpost_manager.config.town import FILE_NAME, towns
+from outpost_shared import access, private
 from outpost_shared.paths import config_dir
 
-FILE_NAME: Final = "outposts.yaml"
 #: What chose a file: see `Choice`.
 TOWN, USER, BUILT_IN = "town", "user", "built in"
 
@@ -195,7 +193,7 @@ def _look(path: Path, why: str, environ: Mapping[str, str]) -> tuple[Place, byte
 
     try:
         found = trusted.read_found(path)
-    except private.NotPrivateError as error:
+    except access.NotPrivateError as error:
         where = "" if error.path == str(path) else f"{error.path}: "
         return place(Standing.UNSAFE, f"{where}{error.why}", error.hint), None
     except OSError as error:

@@ -15,7 +15,8 @@ from outpost_core.errors import ConfigError, OutpostError
 from outpost_core.nearest import suggest
 from outpost_core.options import OptionField, option_fields
 from outpost_core.types import check_env_name
-from outpost_manager.config import (
+from outpost_manager.config.convert import OptionError, convert
+from outpost_manager.config.model import (
     PRICE_KEYS,
     AgentOptions,
     Config,
@@ -23,7 +24,6 @@ from outpost_manager.config import (
     OutpostConfig,
     built_in_local,
 )
-from outpost_manager.config.convert import OptionError, convert
 from outpost_manager.config.origin import Origin
 from outpost_manager.config.policy import Override, PolicyConfig
 from outpost_manager.config.yamlnodes import Document, Node, caret, plain

@@ -18,6 +18,8 @@ from outpost_core.errors import UsageError
 from outpost_core.names import redact
 from outpost_shared import private
 
+#: What a configuration file is called.
+FILE_NAME: Final = "outposts.yaml"
 #: What makes a folder a town.
 MARK: Final = Path("mayor", "town.json")
 #: The list of rigs, in a town.
@@ -56,7 +58,6 @@ def is_trusted(town: Path, environ: Mapping[str, str]) -> bool:
     alone: a clone of a stranger's repository may look like a town.
     """
     from outpost_manager.config import trusted
-    from outpost_manager.config.places import FILE_NAME
 
     def counts(file: Path) -> bool:
         try:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from outpost_core.errors import ConfigError, UsageError
-from outpost_shared import faults, jsonfiles, private
+from outpost_shared import access, faults, jsonfiles, private
 from outpost_shared.paths import config_dir
 
 FOLDER: Final = "trusted"
@@ -224,8 +224,8 @@ def _load(file: Path) -> Record | None:
 
 
 def _unwritten(folder: Path, error: OSError) -> ConfigError:
-    why = error.why if isinstance(error, private.NotPrivateError) else error.strerror
-    hint = error.hint if isinstance(error, private.NotPrivateError) else ""
+    why = error.why if isinstance(error, access.NotPrivateError) else error.strerror
+    hint = error.hint if isinstance(error, access.NotPrivateError) else ""
     return ConfigError(
         f"what you trust cannot be written down there: {why or error}",
         file=str(error.filename or folder),

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from outpost_core.discovery import Plugins
     from outpost_core.types import Health, WorkerStatus
-    from outpost_manager.config import Config, OutpostConfig
+    from outpost_manager.config.model import Config, OutpostConfig
 
 T = TypeVar("T")
 

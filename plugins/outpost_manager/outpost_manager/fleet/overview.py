@@ -15,7 +15,7 @@ from outpost_manager.ledger import money
 
 if TYPE_CHECKING:
     from outpost_core.types import Candidate, Facts, Health, Order
-    from outpost_manager.config import Config, OutpostConfig
+    from outpost_manager.config.model import Config, OutpostConfig
     from outpost_manager.fleet.fleet import Fleet
     from outpost_manager.fleet.resources import Presence
     from outpost_manager.ledger import Ledger, OutpostNote

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from outpost_core.errors import LedgerError
 from outpost_manager.ledger import aside, schema
-from outpost_shared import private
+from outpost_shared import access, private
 
 if TYPE_CHECKING:
     import sqlite3
@@ -275,7 +275,7 @@ class Store:
         )
 
     def _explain(self, error: Exception) -> LedgerError:
-        if isinstance(error, private.NotPrivateError):
+        if isinstance(error, access.NotPrivateError):
             where = "" if error.path == str(self.path.parent) else f"{error.path}: "
             return LedgerError(
                 f"the state folder {self.path.parent} is refused: {where}{error.why}; nothing was"

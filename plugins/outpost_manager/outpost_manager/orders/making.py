@@ -33,7 +33,7 @@ from outpost_shared import presets
 
 if TYPE_CHECKING:
     from outpost_core.agents import AgentPreset
-    from outpost_manager.config import Defaults
+    from outpost_manager.config.model import Defaults
 
 #: How an issue is put to an agent when no prompt is given.
 PROMPT = """\

@@ -17,7 +17,7 @@ from outpost_shared.presets import PRESETS
 if TYPE_CHECKING:
     from outpost_core.discovery import Plugins
     from outpost_core.types import Price
-    from outpost_manager.config import Defaults
+    from outpost_manager.config.model import Defaults
     from outpost_manager.ledger import Ledger
     from outpost_manager.orders.localgit import LocalGit
 

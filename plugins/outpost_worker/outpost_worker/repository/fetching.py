@@ -18,27 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
-    from outpost_worker.repository.mirror import Snapshot
+    from outpost_worker.repository.remotestate import RemoteState
 
 _HEADS = "refs/heads/"
 _TAGS = "refs/tags/"
 _HAVE = "refs/have/"
 _HEX = frozenset("0123456789abcdef")
-_NOT_IN_REFS = frozenset(" ~^:?*[\\\x7f")
 #: From so many packs on they are joined; a fetch leaves one behind.
 MANY_PACKS = 40
-
-
-def is_ref(name: str) -> bool:
-    """Whether git takes a text as the whole name of a ref (`git check-ref-format`)."""
-    return (
-        name.startswith("refs/")
-        and not any(c < " " or c in _NOT_IN_REFS for c in name)
-        and ".." not in name
-        and "@{" not in name
-        and not name.endswith(".")
-        and all(part and part[0] != "." and part[-5:] != ".lock" for part in name.split("/"))
-    )
 
 
 class Fetch:
@@ -56,7 +43,7 @@ class Fetch:
 
     def __init__(
         self,
-        seen: Snapshot,
+        seen: RemoteState,
         url: str,
         credentials: str,
         rig: str,
@@ -258,7 +245,7 @@ def _own(ref: str) -> str:
     return "refs/outpost/HEAD" if ref == "HEAD" else ref
 
 
-def _missing(seen: Snapshot, base: str | None) -> WorkerError:
+def _missing(seen: RemoteState, base: str | None) -> WorkerError:
     branches = sorted(name[len(_HEADS) :] for name in seen.refs if name.startswith(_HEADS))
     some = ", ".join(branches[:8]) + (" …" if len(branches) > 8 else "")
     if base is None:

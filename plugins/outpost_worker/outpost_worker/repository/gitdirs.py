@@ -9,10 +9,6 @@ from outpost_core.errors import WorkerError
 from outpost_worker.folder.folders import Folder, StrangeError, open_folder, text
 from outpost_worker.repository.repostate import Said
 
-TYPE_CHECKING = False  # importing typing would cost as much as three git commands
-if TYPE_CHECKING:
-    from outpost_worker.repository.owngit import Own
-
 #: Files in a working tree that git reads, wherever they are.
 _READ = (".gitattributes", ".gitignore", ".gitmodules")
 #: Folders of a repository in which no other one can be.
@@ -144,8 +140,3 @@ def modules(git_dir: str) -> list[str]:
             if not inside and os.path.isdir(path) and not os.path.islink(path):
                 folders.append(path)
     return sorted(found)
-
-
-def others(git: Own) -> bool:
-    """Whether there is any repository or working tree besides the worker's own one."""
-    return bool(linked(git.git_dir) or modules(git.theirs) or git.inside())

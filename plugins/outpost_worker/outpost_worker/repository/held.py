@@ -18,7 +18,7 @@ TYPE_CHECKING = False  # importing typing would cost as much as three git comman
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from outpost_worker.repository.changes import Changes
+    from outpost_worker.repository.changeset import Changes
 
 #: In the worker's folder: which archive has the files whose filter is missing.
 NOTE = "unfiltered.json"

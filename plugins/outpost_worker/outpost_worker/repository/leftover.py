@@ -10,7 +10,7 @@ from outpost_worker.repository import gitdirs
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
-    from outpost_worker.repository.changes import Changes
+    from outpost_worker.repository.changeset import Changes
     from outpost_worker.repository.git import Git
 
 #: Paths that a message names before it only counts.

@@ -84,6 +84,10 @@ class Own(Git):
             self._inside = gitdirs.below(self.work)
         return self._inside[0]
 
+    def has_others(self) -> bool:
+        """Whether there is any repository or working tree besides the worker's own one."""
+        return bool(gitdirs.linked(self.git_dir) or gitdirs.modules(self.theirs) or self.inside())
+
     def clear(self, *, ended: bool) -> None:
         """See that git finds no pipe in the tree where it reads a file of its own.
 

@@ -13,14 +13,15 @@ import os
 from outpost_core.errors import WorkerError
 from outpost_core.names import ref_of, worker_of
 from outpost_worker.folder import files
-from outpost_worker.repository import bundles, gitdirs, held
+from outpost_worker.repository import bundles, held
 from outpost_worker.repository.git import NETWORK_TIMEOUT
 from outpost_worker.repository.refs import OwnRef
 from outpost_worker.repository.snapshot import Taken, commit, linked_work, take
 from outpost_worker.work import aside
 from outpost_worker.work.aside import stashes
 from outpost_worker.work.resume import CHECKPOINT_MARK
-from outpost_worker.work.workspace import from_mirror, lfs_used, repository
+from outpost_worker.work.target import lfs_used
+from outpost_worker.work.workspace import from_mirror, repository
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def _save(
     ):
         # it could not be pushed then, perhaps it can be now; or it was taken off the rig
         _send(git, order, folder, workspace, last, last.commit, last.tree, found.lacking)
-    if not final and gitdirs.others(git):
+    if not final and git.has_others():
         rest = _keep_commits(git, folder, workspace, found)
     return {**last.answer(order, nothing=not found.new), **rest}
 

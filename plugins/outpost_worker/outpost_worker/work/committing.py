@@ -6,7 +6,8 @@ import os
 
 from outpost_core.errors import WorkerError
 from outpost_worker.repository import leftover, reached
-from outpost_worker.repository.changes import Changes, look, stage
+from outpost_worker.repository.changes import look, stage
+from outpost_worker.repository.changeset import Changes
 from outpost_worker.repository.git import surroundings, write
 from outpost_worker.repository.preflight import identity
 

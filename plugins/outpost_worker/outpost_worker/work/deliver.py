@@ -12,13 +12,15 @@ from outpost_core.errors import OutpostError, WorkerError
 from outpost_core.names import redact
 from outpost_shared import faults
 from outpost_shared.programs import git_env
-from outpost_worker.repository import gitdirs, held
-from outpost_worker.repository.changes import Changes, look
+from outpost_worker.repository import held
+from outpost_worker.repository.changes import look
+from outpost_worker.repository.changeset import Changes
 from outpost_worker.repository.git import Done, persistently, surroundings
 from outpost_worker.work import aside, checkpoint, submodules
 from outpost_worker.work.committing import check, commit_all, refuse_half_done
 from outpost_worker.work.repair import has_files, mend
-from outpost_worker.work.workspace import from_mirror, lfs_used, repository
+from outpost_worker.work.target import lfs_used
+from outpost_worker.work.workspace import from_mirror, repository
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -166,7 +168,7 @@ def _find(git: Own, order: Mapping[str, Any], folder: str, workspace: Mapping[st
             reason="filter_missing",
             hint=held.MEND,
         )
-    if gitdirs.others(git):
+    if git.has_others():
         work.rest = True
     if mended:
         work.notes.append(mended)

@@ -20,7 +20,7 @@ from outpost_worker.folder.folders import StrangeError
 from outpost_worker.repository.git import Git, persistently, read, write
 from outpost_worker.repository.mirror import mirror_path
 from outpost_worker.repository.ownfolder import LFS
-from outpost_worker.work.workspace import credentials, lfs_used, target
+from outpost_worker.work.target import credentials, lfs_used, target
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:

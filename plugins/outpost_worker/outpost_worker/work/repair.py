@@ -15,7 +15,8 @@ from outpost_core.errors import WorkerError
 from outpost_worker.folder import files, folders
 from outpost_worker.folder.folders import StrangeError
 from outpost_worker.repository import ownrefs
-from outpost_worker.repository.changes import Changes, look
+from outpost_worker.repository.changes import look
+from outpost_worker.repository.changeset import Changes
 from outpost_worker.repository.index import uncover
 from outpost_worker.repository.mirror import remove_locks
 from outpost_worker.repository.repostate import UnusableError

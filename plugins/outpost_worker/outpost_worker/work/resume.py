@@ -9,14 +9,14 @@ from outpost_worker.repository import bundles
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
     from outpost_worker.repository.git import Git
-    from outpost_worker.repository.mirror import Snapshot
+    from outpost_worker.repository.remotestate import RemoteState
 
 #: The last line of a checkpoint's message, by which one is known.
 CHECKPOINT_MARK = "Outpost-Checkpoint: "
 
 
 def bring(
-    git: Git, resume: str, root: str, seen: Snapshot, *, here: bool = True
+    git: Git, resume: str, root: str, seen: RemoteState, *, here: bool = True
 ) -> tuple[str, str]:
     """Return the commit to begin at and the tree to check out, brought into the repository.
 

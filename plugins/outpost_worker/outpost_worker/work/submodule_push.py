@@ -12,8 +12,8 @@ from outpost_worker.repository import gitdirs, index
 from outpost_worker.repository.git import Done, Git, persistently, read, write
 from outpost_worker.repository.repostate import UnusableError
 from outpost_worker.work.aside import UNPUSHED
-from outpost_worker.work.submodules import REASON, is_ours, named_in
-from outpost_worker.work.workspace import credentials, lfs_used
+from outpost_worker.work.submodule_names import REASON, is_ours, named_in
+from outpost_worker.work.target import credentials, lfs_used
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:

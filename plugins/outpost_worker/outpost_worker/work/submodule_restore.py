@@ -11,8 +11,8 @@ from outpost_worker.folder import files
 from outpost_worker.repository import bundles, index
 from outpost_worker.repository.git import Git, write
 from outpost_worker.work import aside
+from outpost_worker.work.submodule_names import is_ours, named_in
 from outpost_worker.work.submodule_push import resolve
-from outpost_worker.work.submodules import is_ours, named_in
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:

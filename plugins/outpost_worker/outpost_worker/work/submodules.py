@@ -14,9 +14,11 @@ from outpost_core.errors import WorkerError
 from outpost_shared import faults
 from outpost_worker.folder.folders import StrangeError
 from outpost_worker.repository import gitdirs, held, index
-from outpost_worker.repository.changes import Changes, look
+from outpost_worker.repository.changes import look
+from outpost_worker.repository.changeset import Changes
 from outpost_worker.repository.git import Git, write
 from outpost_worker.work.committing import check, commit_all, refuse_half_done
+from outpost_worker.work.submodule_names import REASON, Named, _named, is_ours
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -24,11 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from outpost_worker.repository.owngit import Own
-
-    #: path of a submodule to its name and URL
-    Named = dict[str, tuple[str, str]]
-
-REASON = "submodule_unpushed"
+    from outpost_worker.work.submodule_names import Named
 
 
 # --- before the commit ----------------------------------------------------------------------------
@@ -218,11 +216,6 @@ def push(
         faults.point("worker.submodules_pushed")
 
 
-def named_in(git: Git, commit: str) -> Named:
-    """Return the submodules that a commit's `.gitmodules` names: path to name and URL."""
-    return _named(git, "--blob", f"{commit}:.gitmodules")
-
-
 def _named_here(git: Own, folder: str) -> Named:
     """Return the submodules that the `.gitmodules` in a working tree names."""
     assert git.top is not None
@@ -240,29 +233,9 @@ def _named_here(git: Own, folder: str) -> Named:
         os.unlink(listing)
 
 
-def _named(git: Git, *where: str) -> Named:
-    told = git.run("config", *where, "-z", "--get-regexp", r"^submodule\..*\.(path|url)$")
-    fields: dict[str, dict[str, str]] = {}
-    for entry in os.fsdecode(told.out).split("\0"):
-        key, _, value = entry.partition("\n")
-        name, _, field = key[len("submodule.") :].rpartition(".")
-        if name:
-            fields.setdefault(name, {})[field.lower()] = value
-    return {
-        about["path"].rstrip("/"): (name, about.get("url", ""))
-        for name, about in fields.items()
-        if "path" in about and ".." not in name.split("/")
-    }
-
-
 def _index(git: Git) -> str:
     return os.path.join(git.git_dir, "index")
 
 
 def _has(git: Git, ref: str) -> bool:
     return not git.run("rev-parse", "--quiet", "--verify", ref).code
-
-
-def is_ours(folder: str, git_dir: str) -> bool:
-    """Whether a repository belongs to the worker: an agent's `.git` may point at any other."""
-    return os.path.realpath(git_dir).startswith(os.path.realpath(folder) + "/")

@@ -14,14 +14,16 @@ from outpost_core.errors import UsageError, WorkerError
 from outpost_core.names import check_branch, check_rig, redact, split_rig
 from outpost_shared import private
 from outpost_worker.folder import exposed, files, guarded
-from outpost_worker.folder.files import CREDENTIALS, root_of
+from outpost_worker.folder.files import root_of
 from outpost_worker.folder.folders import StrangeError, open_folder
 from outpost_worker.repository import attributes, dirt, hosted, ownfolder
-from outpost_worker.repository.git import Git, read, shell_quote, write
-from outpost_worker.repository.mirror import Snapshot, asking, mirror_path, sync
+from outpost_worker.repository.git import Git, shell_quote, write
+from outpost_worker.repository.mirror import asking, mirror_path, sync
 from outpost_worker.repository.owngit import Own
 from outpost_worker.repository.preflight import check_branch_free, identity
+from outpost_worker.repository.remotestate import RemoteState
 from outpost_worker.work import beads, resume
+from outpost_worker.work.target import credentials, goes, target
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -112,34 +114,6 @@ def from_mirror(order: Mapping[str, Any], folder: str) -> Git:
                 hint="look at git config --global --get-regexp 'url|remote', and spawn it again",
             )
     return git
-
-
-def goes(git: Git) -> str:
-    """Return where git goes for its URL, as the user's configuration rewrites that; no password."""
-    return redact(git.run("ls-remote", "--get-url", "--", git.url).text)
-
-
-def target(order: Mapping[str, Any]) -> str:
-    """Return where branch and checkpoints are pushed: the rig, or a fork of it."""
-    goal: str = order["delivery"].get("push_url") or order["rig"]
-    return goal
-
-
-def credentials(rig: str, folder: str) -> str:
-    """Return the path of the file where git finds the rig's user and password; "" without one.
-
-    The file (0600) comes from the order's secrets, else it is made here from a URL that holds
-    them. It stays as long as the worker's folder: the agent may push too, as it could in a clone
-    of that URL.
-    """
-    path = os.path.join(folder, CREDENTIALS)
-    secret = split_rig(rig)[1]
-    if secret:
-        write(path, secret + "\n")
-    # the rig and a fork may be at two hosts, of which one needs no password from here
-    host = "@" + split_rig(rig)[0].partition("://")[2].partition("/")[0].rpartition("@")[2]
-    known = read(path).replace("%3a", ":").splitlines()  # git writes the colon of a port so
-    return path if any(line.endswith(host) for line in known) else ""
 
 
 def prepare(
@@ -264,18 +238,12 @@ def _after_checkout(
     return {"lfs": uses_lfs, "lacking": lacking}
 
 
-def lfs_used(git: Own, workspace: Mapping[str, Any]) -> bool:
-    """Whether the rig or the agent uses git-lfs; costs one look into two folders."""
-    places = (git.git_dir, git.theirs)
-    return bool(workspace.get("lfs")) or any(os.path.isdir(f"{p}/lfs/objects") for p in places)
-
-
 def _failed(error: OSError) -> WorkerError:
     reason = "disk_full" if error.errno == errno.ENOSPC else "workspace_failed"
     return WorkerError(f"could not make the working tree: {error}", reason=reason)
 
 
-def rebuild(order: Mapping[str, Any], folder: str, seen: Snapshot) -> None:
+def rebuild(order: Mapping[str, Any], folder: str, seen: RemoteState) -> None:
     """Write the worker's `.git`, borrowing from the mirror; the branch is yet to be born.
 
     Only those branches of the remote show as `origin/…` whose commits the mirror holds: none of
@@ -307,7 +275,7 @@ def rebuild(order: Mapping[str, Any], folder: str, seen: Snapshot) -> None:
         write(os.path.join(git_dir, "refs/remotes/origin/HEAD"), f"ref: {target}\n")
 
 
-def _config(order: Mapping[str, Any], folder: str, seen: Snapshot) -> str:
+def _config(order: Mapping[str, Any], folder: str, seen: RemoteState) -> str:
     rig, delivery = order["rig"], order["delivery"]
     sha256 = any(len(value) == 64 for value in seen.refs.values())
     lines = [
