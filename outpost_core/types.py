@@ -623,7 +623,7 @@ class Message:
     """Mail to someone at an outpost.
 
     Args:
-        to: the address there (`gastown/polecat`, `mayor/`).
+        to: the address there (a name, or `rig/name`).
         subject: one line.
         body: the text.
         sender: who it is from.

@@ -17,12 +17,10 @@ from outpost_ssh.neartown import near_town, passed_over
 from outpost_ssh.scripts import FarShell
 
 if TYPE_CHECKING:
-    from outpost_ssh.outpost import SshOutpost
+    from outpost_ssh.reach import Reach
 
 
-async def bootstrap(
-    outpost: SshOutpost, agents: Sequence[str], dry_run: bool
-) -> AsyncIterator[Step]:
+async def bootstrap(outpost: Reach, agents: Sequence[str], dry_run: bool) -> AsyncIterator[Step]:
     """Yield the steps: what is there is left alone, so it can be killed and run again.
 
     Args:
@@ -57,7 +55,7 @@ async def bootstrap(
 class _Far:
     """The steps that only a far machine has."""
 
-    def __init__(self, outpost: SshOutpost, course: Course, agents: Sequence[str]) -> None:
+    def __init__(self, outpost: Reach, course: Course, agents: Sequence[str]) -> None:
         self._outpost = outpost
         self._course = course
         self._agents = agents

@@ -17,7 +17,7 @@ from outpost_ssh.scripts import FarShell
 
 if TYPE_CHECKING:
     from outpost_ssh.options import SshOptions
-    from outpost_ssh.outpost import SshOutpost
+    from outpost_ssh.reach import Reach
 
 #: Seconds of difference between the clocks that are worth a word, and that are wrong.
 WORTH_SAYING: Final = 2.0
@@ -25,7 +25,7 @@ WRONG: Final = 60.0
 
 
 async def examine(
-    outpost: SshOutpost,
+    outpost: Reach,
     rig: str | None,
     far: Callable[[str | None], Awaitable[Sequence[Finding]]],
 ) -> list[Finding]:
@@ -58,7 +58,7 @@ async def examine(
     return found
 
 
-def _key(outpost: SshOutpost) -> list[Finding]:
+def _key(outpost: Reach) -> list[Finding]:
     """Look at the key that is configured; a public one means what an agent holds."""
     if outpost.options.ssh_key is None:
         return []
@@ -85,7 +85,7 @@ def _trust(options: SshOptions, peer: str) -> Finding:
     return Finding(check="line", ok=True, detail=f"{peer}, known by {where}")
 
 
-async def _latency(outpost: SshOutpost) -> Finding:
+async def _latency(outpost: Reach) -> Finding:
     await outpost.call("ping")  # the first one may connect and upload
     begun = time.perf_counter()
     await outpost.call("ping")
@@ -93,7 +93,7 @@ async def _latency(outpost: SshOutpost) -> Finding:
     return Finding(check="latency", ok=True, detail=f"a question takes {took:.1f} ms")
 
 
-async def _clock(outpost: SshOutpost) -> Finding:
+async def _clock(outpost: Reach) -> Finding:
     skew = (await outpost.client()).hello.skew
     side = "ahead" if skew > 0 else "behind"
     if abs(skew) <= WORTH_SAYING:
@@ -113,7 +113,7 @@ async def _package() -> Finding:
     return Finding(check="package", ok=True, detail=f"version {address} runs there")
 
 
-async def _without_python(outpost: SshOutpost) -> list[Finding]:
+async def _without_python(outpost: Reach) -> list[Finding]:
     """Ask by shell scripts what the far side lacks, when it could not be started."""
     shell = FarShell(outpost.link())
     asked: tuple[tuple[str, str, tuple[Any, ...]], ...] = (

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from outpost_ssh.connection.pool import link_for
+from outpost_ssh.connection.host import link_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -66,7 +66,7 @@ class SshOutpost(StdioOutpost):
     def link(self) -> Link:
         """Return the connection to the host, which other outposts may share; opens nothing."""
         if self._link is None:
-            from outpost_ssh.connection.pool import link_for
+            from outpost_ssh.connection.host import link_for
 
             self._link = link_for(self.name, self.options, self.context)
         return self._link

@@ -17,8 +17,7 @@ from peers.sshd import Sshd, sshd
 
 from outpost_core.backend import BuildContext
 from outpost_core.errors import OutpostError
-from outpost_ssh.connection.host import Link
-from outpost_ssh.connection.pool import link_for
+from outpost_ssh.connection.host import Link, link_for
 from outpost_ssh.options import SshOptions
 
 

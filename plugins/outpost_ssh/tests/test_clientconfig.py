@@ -279,7 +279,7 @@ def test_canonical_names_are_refused_with_a_word(server, home):
 
 def test_relative_paths_are_relative_to_the_configuration_of_outposts(server, home, tmp_path):
     from outpost_core.backend import BuildContext
-    from outpost_ssh.connection.pool import link_for
+    from outpost_ssh.connection.host import link_for
 
     (tmp_path / "here").mkdir()
     (tmp_path / "here/key").write_bytes(server.key.read_bytes())

@@ -241,7 +241,7 @@ def test_verification_cannot_be_switched_off_in_the_sources():
 def test_building_a_link_imports_no_asyncssh():
     code = (
         "import sys; from pathlib import Path; from outpost_core.backend import BuildContext\n"
-        "from outpost_ssh.connection.pool import link_for\n"
+        "from outpost_ssh.connection.host import link_for\n"
         "from outpost_ssh.options import SshOptions\n"
         "link_for('a', SshOptions(host='h'), BuildContext(state_dir=Path('/x')))\n"
         "assert 'asyncssh' not in sys.modules"
@@ -289,7 +289,7 @@ def test_no_route_is_said_so():
     code = (
         "import asyncio, os\nfrom pathlib import Path\n"
         "from outpost_core.backend import BuildContext\nfrom outpost_core.errors import *\n"
-        "from outpost_ssh.connection.pool import link_for\n"
+        "from outpost_ssh.connection.host import link_for\n"
         "from outpost_ssh.options import SshOptions\n"
         "async def work():\n"
         "    o = SshOptions(host='10.9.9.9', config=Path(os.devnull), user='steve')\n"

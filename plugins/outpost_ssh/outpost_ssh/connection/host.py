@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import asyncssh
 
+    from outpost_core.backend import BuildContext
     from outpost_ssh.connection.hostconnection import Line
     from outpost_ssh.connection.pool import Hub
     from outpost_ssh.options import SshOptions
@@ -202,3 +203,16 @@ async def _whole(reader: asyncssh.SSHReader[bytes]) -> bytes:
     while chunk := await reader.read(1 << 16):
         kept += chunk[: _MOST - len(kept)]
     return bytes(kept)
+
+
+def link_for(name: str, options: SshOptions, context: BuildContext) -> Link:
+    """Return a link to the host of an outpost. Opens nothing; needs no running event loop.
+
+    Links with the same target share one connection per event loop.
+
+    Args:
+        name: the outpost, for messages.
+        options: how the host is reached.
+        context: its `config_dir` is what relative paths are relative to.
+    """
+    return Link(name, options, context.config_dir)

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import asyncssh
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from outpost_ssh.connection.clientconfig import Target
     from outpost_ssh.connection.dial import Proxy
-    from outpost_ssh.connection.pool import Hub
+    from outpost_ssh.connection.login import Gates
 
 #: Sessions that one connection carries at once; OpenSSH allows 10 by default.
 SESSIONS: Final = 8
@@ -94,6 +94,21 @@ class _Watcher(asyncssh.SSHClient):
         self._at.stage = "login"
 
 
+class Neighbours(Protocol):
+    """The other connections of the event loop, and what bounds them all."""
+
+    gates: Gates
+
+    def hold(self, target: Target) -> Line:
+        """Return the connection to a target, to be given back by `release`."""
+
+    async def release(self, line: Line) -> None:
+        """Give a connection back."""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do something in the background, and keep hold of it."""
+
+
 class Line:
     """The connection to one target, shared by all that use the target on one event loop.
 
@@ -108,7 +123,7 @@ class Line:
         why: why the last connection ended, or "".
     """
 
-    def __init__(self, target: Target, hub: Hub) -> None:
+    def __init__(self, target: Target, hub: Neighbours) -> None:
         self.target = target
         self.users = 0
         self.peer = f"{target.user}@{target.host}" if target.user else target.host

@@ -8,28 +8,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from outpost_ssh.connection.host import Link
-
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from outpost_core.backend import BuildContext
     from outpost_ssh.connection.clientconfig import Target
     from outpost_ssh.connection.hostconnection import Line
-    from outpost_ssh.options import SshOptions
-
-
-def link_for(name: str, options: SshOptions, context: BuildContext) -> Link:
-    """Return a link to the host of an outpost. Opens nothing; needs no running event loop.
-
-    Links with the same target share one connection per event loop.
-
-    Args:
-        name: the outpost, for messages.
-        options: how the host is reached.
-        context: its `config_dir` is what relative paths are relative to.
-    """
-    return Link(name, options, context.config_dir)
 
 
 class Hub:
