@@ -149,7 +149,7 @@ def test_a_second_outpost_limits_the_local_one_and_says_so(tmp_path, monkeypatch
 
     def outpost(*words):
         done = subprocess.run(
-            [sys.executable, "-m", "outpost_core", *words],
+            [sys.executable, "-m", "outpost_manager", *words],
             capture_output=True, text=True, timeout=60, env=env, cwd=tmp_path,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -268,7 +268,7 @@ def test_no_module_and_no_plugin_comes_from_the_current_folder(place: Place, way
     if way != "module":
         place.env["PYTHONPATH"] = ":/nowhere"
     script = Path(sys.executable).parent / "outpost"
-    argv = [str(script)] if "script" in way else [sys.executable, "-m", "outpost_core"]
+    argv = [str(script)] if "script" in way else [sys.executable, "-m", "outpost_manager"]
     done = subprocess.run(
         [*argv, "backends"], cwd=here, env=place.env, capture_output=True, text=True, timeout=60,
         check=False,

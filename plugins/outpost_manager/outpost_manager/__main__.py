@@ -1,4 +1,4 @@
-"""`python -m outpost_core` is the command `outpost`, where its script is not on the PATH."""
+"""`python -m outpost_manager` is the command `outpost`, where its script is not on the PATH."""
 
 import os
 import sys
