@@ -16,10 +16,16 @@ REASON = "submodule_unpushed"
 
 def named_in(git: Git, commit: str) -> Named:
     """Return the submodules that a commit's `.gitmodules` names: path to name and URL."""
-    return _named(git, "--blob", f"{commit}:.gitmodules")
+    return names_of(git, "--blob", f"{commit}:.gitmodules")
 
 
-def _named(git: Git, *where: str) -> Named:
+def names_of(git: Git, *where: str) -> Named:
+    """Return the submodules that a file of settings names: path to name and URL.
+
+    Args:
+        git: reads it.
+        where: as `git config` is told where it is.
+    """
     told = git.run("config", *where, "-z", "--get-regexp", r"^submodule\..*\.(path|url)$")
     fields: dict[str, dict[str, str]] = {}
     for entry in os.fsdecode(told.out).split("\0"):

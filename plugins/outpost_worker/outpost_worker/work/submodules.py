@@ -18,7 +18,7 @@ from outpost_worker.repository.changes import look
 from outpost_worker.repository.changeset import Changes
 from outpost_worker.repository.git import Git, write
 from outpost_worker.work.committing import check, commit_all, refuse_half_done
-from outpost_worker.work.submodule_names import REASON, Named, _named, is_ours
+from outpost_worker.work.submodule_names import REASON, is_ours, names_of
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def _named_here(git: Own, folder: str) -> Named:
     listing = os.path.join(folder, f"gitmodules-{os.getpid()}")
     write(listing, os.fsdecode(said))
     try:
-        return _named(git, "-f", listing)
+        return names_of(git, "-f", listing)
     finally:
         os.unlink(listing)
 
