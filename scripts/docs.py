@@ -22,6 +22,8 @@ from outpost_manager.config.model import AgentOptions, Defaults
 from outpost_manager.config.read import PRICE_FIELDS
 from outpost_manager.hints import HINTS
 from outpost_manager.jsonviews import SHAPES
+from outpost_testing.command import SHAPE as CONFORMANCE
+from outpost_testing.command import conformance
 
 HERE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 NOTE = "<!-- written by scripts/docs.py from the code; do not edit -->\n"
@@ -35,6 +37,8 @@ def commands() -> str:
         parts.append(f"## {title}\n")
         for name in names:
             parts += _command(cli.get_command(context, name), name, context, 3)
+    parts.append("## From `outpost-testing`\n")
+    parts += _command(conformance, "conformance", context, 3)
     parts.append("## Environment\n")
     parts.append(ENVIRONMENT)
     return "\n".join(parts)
@@ -169,7 +173,7 @@ def _default(field: OptionField) -> str:
 def shapes() -> str:
     """Return the reference of `--json`."""
     parts = [NOTE, JSON]
-    for name, shape in SHAPES.items():
+    for name, shape in {**SHAPES, "conformance": CONFORMANCE}.items():
         parts.append(
             f"## {name}\n\n```json\n{json.dumps(shape, indent=2, ensure_ascii=False)}\n```\n"
         )

@@ -101,8 +101,6 @@ def test_a_distribution_depends_on_what_it_imports(package: str) -> None:
         if module.partition(".")[0] == package
         for name in imports(path)
     } - {*sys.stdlib_module_names, package, "_signal"}
-    # until the kit brings its command itself
-    needed -= {"outpost_testing"} if package == "outpost_manager" else set()
     assert needed <= known, "it imports what it does not ask for"
     unused = known - needed - {name.replace("-", "_") for name in BROUGHT}
     assert not unused, "it asks for what it does not import"

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -154,3 +158,87 @@ def test_a_configured_outpost_becomes_a_target_with_a_state_of_its_own(tmp_path:
         target.state.rmdir()
     with pytest.raises(NotFoundError):
         target_from_manager(manager, "there")
+
+
+async def _fails_after_a_worker(trial: Trial) -> None:
+    await trial.end(trial.sh("echo one; echo two; exit 3"))
+    raise KeyError("oops")
+
+
+def test_a_failure_tells_what_the_agent_printed(tmp_path: Path) -> None:
+    target = replace(reference_target(tmp_path / "state"), scratch=tmp_path)
+    result = run_check(a_check(_fails_after_a_worker), target)
+    assert [line.partition(": ")[2] for line in result.log.splitlines()] == ["one", "two"]
+    assert result.kept == ""
+    assert not list(tmp_path.glob("outpost-check-*"))
+    assert asyncio.run(target.make().outpost_list()) == []
+
+
+def test_the_files_and_workers_of_a_failure_can_be_kept(tmp_path: Path) -> None:
+    target = replace(reference_target(tmp_path / "state"), scratch=tmp_path, keep=True)
+    result = run_check(a_check(_fails_after_a_worker), target)
+    (kept,) = tmp_path.glob("outpost-check-*")
+    assert result.kept == str(kept)
+    assert list(kept.iterdir())
+    (worker,) = asyncio.run(target.make().outpost_list())
+    assert worker.state.terminal
+
+    async def passes(trial: Trial) -> None:
+        await trial.end(trial.sh("exit 0"))
+
+    assert run_check(a_check(passes), target).kept == ""
+    assert list(tmp_path.glob("outpost-check-*")) == [kept]
+
+
+def test_what_is_not_declared_is_skipped_by_pytest(tmp_path: Path) -> None:
+    (suite := tmp_path / "test_it.py").write_text(
+        "from dataclasses import replace\nimport pytest\nfrom outpost_testing import OutpostSuite\n"
+        "from outpost_testing.reference import reference_target\n"
+        "class TestIt(OutpostSuite):\n"
+        "    @pytest.fixture\n    def target(self, tmp_path):\n"
+        "        return replace(reference_target(tmp_path), cut=None)\n"
+    )
+    name = next(one.id for one in all_checks() if "cut" in one.needs).partition(".")[2]
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(suite)]
+    argv += ["--rootdir", str(tmp_path), "-c", "/dev/null", "-k", name, "-rs"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert "1 skipped" in done.stdout, done.stdout + done.stderr
+    assert "not declared: cut is not declared" in done.stdout
+
+
+@pytest.mark.parametrize("word", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_ended_tells_what_is_known(tmp_path: Path, word: signal.Signals) -> None:
+    (tmp_path / "outposts.yaml").write_text("outposts: [{name: local, type: local}]")
+    (tmp_path / "scratch").mkdir()
+    results = tmp_path / "results.jsonl"
+    argv = [sys.executable, "-m", "outpost_manager", "--config", str(tmp_path / "outposts.yaml")]
+    argv += ["--state", str(tmp_path / "s"), "conformance", "local", "--json"]
+    argv += ["--results", str(results), "--scratch", str(tmp_path / "scratch")]
+    child = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
+    while not (results.exists() and results.read_text().count("\n") >= 3):
+        assert child.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    child.send_signal(word)
+    said = json.loads(child.communicate(timeout=90)[0])
+    assert child.returncode == 130
+    assert (said["interrupted"], said["ok"]) == (True, False)
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    assert lines == said["checks"]
+    assert len(lines) >= 3
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_workers_that_do_not_see_this_machine_are_looked_at_from_outside(tmp_path: Path) -> None:
+    seen = []
+
+    async def looks(trial: Trial) -> None:
+        order = trial.sh("echo run")
+        await trial.end(order)
+        seen.append((trial.target.shared, await trial.runs(order)))
+
+    target = replace(reference_target(tmp_path), shared=False)
+    assert run_check(a_check(looks), target).ok
+    assert seen == [(False, 1)]
+    assert run_check(a_check(looks, "shared"), target).status == "not declared"

@@ -47,7 +47,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "completion": ("bash",),
 }
 #: they need real workers or real repositories, and are tested with the local outpost.
-ELSEWHERE = {"demo", "conformance", "diff", "checkout"}
+ELSEWHERE = {"demo", "diff", "checkout"}
 
 
 def test_every_command_has_a_documented_shape():

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from outpost_manager.ledger import Letter
     from outpost_manager.ledger.spend import Total
     from outpost_manager.placing.pending import Spawned
-    from outpost_testing import CheckResult
 
 Shape = dict[str, Any]
 
@@ -332,22 +331,6 @@ SHAPES: Final[Mapping[str, Shape]] = {
         "log": "what it printed",
         "folder": "where it was kept, or null",
     },
-    "conformance": {
-        "outpost": "its name",
-        "ok": "whether no check failed",
-        "passed": "how many",
-        "failed": "how many",
-        "not_declared": "how many are about a capability that the outpost does not declare",
-        "checks": [
-            {
-                "id": "group.name",
-                "group": "its group",
-                "status": "passed, failed or not declared",
-                "detail": "why, or what was measured",
-                "seconds": "how long it took",
-            }
-        ],
-    },
     "config check": {
         "ok": "true",
         "file": "the file, or null",
@@ -587,11 +570,6 @@ def inbox(name: str, answer: Sequence[Message] | OutpostError) -> Shape:
         for one in answer
     ]  # fmt: skip
     return {"outpost": name, "messages": messages, "error": None}
-
-
-def check(result: CheckResult) -> Shape:
-    """Return the shape of one check of the conformance suite."""
-    return _plain(result)
 
 
 def event(event: Event) -> Shape:

@@ -8,7 +8,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -87,6 +87,8 @@ class CheckResult:
         status: `passed`, `failed` or `not declared`.
         detail: why it failed, what was measured, or which capability is not declared.
         seconds: how long it took.
+        log: of a failed check, the last lines that its workers printed.
+        kept: the folder of a failed check's files, where the target says that they stay.
     """
 
     id: str
@@ -94,6 +96,8 @@ class CheckResult:
     status: str
     detail: str
     seconds: float
+    log: str = ""
+    kept: str = ""
 
     @property
     def ok(self) -> bool:
@@ -158,8 +162,12 @@ def all_checks() -> tuple[Check, ...]:
 
 
 def run_check(check: Check, target: Target) -> CheckResult:
-    """Run one check in an event loop of its own, and clean up what it started."""
+    """Run one check in an event loop of its own, and clean up what it started.
+
+    With `target.keep`, the files and the ended workers of a check that fails stay.
+    """
     began = time.monotonic()
+    ran = _Ran()
 
     def result(status: str, detail: str = "") -> CheckResult:
         return CheckResult(
@@ -168,38 +176,54 @@ def run_check(check: Check, target: Target) -> CheckResult:
             status=status,
             detail=detail,
             seconds=time.monotonic() - began,
+            log=ran.log,
+            kept=str(folder) if folder and ran.kept else "",
         )
 
+    folder: Path | None = None
     try:
         missing = check.needs - target.capabilities
         if missing:
             return result("not declared", f"{', '.join(sorted(missing))} is not declared")
-        with tempfile.TemporaryDirectory(
-            prefix="outpost-check-", ignore_cleanup_errors=True
-        ) as folder:
-            notes = asyncio.run(_run(check, target, Path(folder)))
+        folder = Path(tempfile.mkdtemp(prefix="outpost-check-", dir=target.scratch))
+        asyncio.run(_run(check, target, folder, ran))
     except (CheckFailed, TimeoutError) as error:
         return result("failed", f"{check.demand} {error}")
     except Exception as error:  # a defect of the outpost shows as any exception
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(where.filename).name}:{where.lineno}"
         return result("failed", f"{check.demand} {type(error).__name__}: {error} ({place})")
-    return result("passed", "; ".join(notes))
+    finally:
+        if folder and not ran.kept:
+            shutil.rmtree(folder, ignore_errors=True)
+    return result("passed", "; ".join(ran.notes))
 
 
-async def _run(check: Check, target: Target, folder: Path) -> list[str]:
+@dataclass(slots=True)
+class _Ran:
+    """What is known of a check besides whether it passed."""
+
+    notes: list[str] = field(default_factory=list)
+    log: str = ""
+    kept: bool = False
+
+
+async def _run(check: Check, target: Target, folder: Path, ran: _Ran) -> None:
     limit = check.patience * target.within
     trial = Trial(target, folder)
+    ran.notes = trial.notes
     try:
-        async with asyncio.timeout(limit):
+        async with asyncio.timeout(limit) as clock:
             await check.run(trial)
-    except TimeoutError:
-        raise CheckFailed(f"It did not finish within {limit:g} s.") from None
+    except Exception as error:
+        ran.log, ran.kept = await trial.last_words(), target.keep
+        if isinstance(error, TimeoutError) and clock.expired():
+            raise CheckFailed(f"It did not finish within {limit:g} s.") from None
+        raise
     finally:
-        left = await trial.close()
+        left = await trial.close(clean=not ran.kept)
     if left:
         raise CheckFailed(f"After it, these could not be ended and cleaned: {', '.join(left)}.")
-    return trial.notes
 
 
 def run_suite(
@@ -215,7 +239,7 @@ def run_suite(
     Args:
         target: the backend under test.
         groups: only these groups; all when None.
-        on_result: called after each check.
+        on_result: called after each check, so that what is known is known when the run is ended.
 
     Raises:
         ValueError: a group is unknown.
@@ -233,6 +257,6 @@ def run_suite(
                 if on_result:
                     on_result(results[-1])
     finally:
-        if target.temporary:
+        if target.temporary and not any(result.kept for result in results):
             shutil.rmtree(target.state, ignore_errors=True)
     return results

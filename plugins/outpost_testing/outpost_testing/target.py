@@ -52,6 +52,9 @@ class Target:
         listed: how many workers an outpost has when its list is looked at.
         log_bytes: how long the long log is.
         temporary: `run_suite` removes `state` at its end.
+        scratch: the folder for the kit's files, which workers of a shared target write to; None
+            for the temporary one (`$TMPDIR`).
+        keep: the files and the ended workers of a check that fails stay.
     """
 
     type: str
@@ -69,6 +72,8 @@ class Target:
     listed: int = 1000
     log_bytes: int = 50_000_000
     temporary: bool = False
+    scratch: Path | None = None
+    keep: bool = False
 
     @cached_property
     def backend(self) -> Backend:
@@ -174,7 +179,7 @@ def load(spec: Path) -> tuple[Target, Path]:
     return dataclasses.replace(target, options=outpost.options), config
 
 
-def target_from_manager(manager: Manager, name: str) -> Target:
+def target_from_manager(manager: Manager, name: str, *, scratch: Path | None = None) -> Target:
     """Return a target for a configured outpost.
 
     The run gets a state folder of its own, which `run_suite` removes: workers of the kit never
@@ -183,6 +188,7 @@ def target_from_manager(manager: Manager, name: str) -> Target:
     Args:
         manager: an open manager.
         name: the outpost's name.
+        scratch: where the kit's files and that state folder are; None for `$TMPDIR`.
 
     Raises:
         NotFoundError: no outpost has that name.
@@ -194,8 +200,9 @@ def target_from_manager(manager: Manager, name: str) -> Target:
         type=outpost.type,
         options=outpost.options,
         name=name,
-        state=Path(tempfile.mkdtemp(prefix="outpost-conformance-")),
+        state=Path(tempfile.mkdtemp(prefix="outpost-conformance-", dir=scratch)),
         config_dir=path.parent if path else None,
         shared="local_rig" in manager.fleet.outpost(name).capabilities,
         temporary=True,
+        scratch=scratch and scratch.absolute(),
     )

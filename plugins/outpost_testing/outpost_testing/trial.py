@@ -35,6 +35,11 @@ HOLD: Final = 'n=0; while [ -e "$CF_GOING" ] && [ $n -lt 2400 ]; do sleep 0.05; 
 COUNT: Final = 'echo run >>"$CF_RUNS"'
 #: From here on, every process that descends from this one holds the leash.
 LEASH: Final = 'exec 9>>"$CF_LEASH"'
+#: Of a failed check: so many workers, lines and bytes of each, and seconds to read them.
+_WORKERS_TOLD: Final = 3
+_LINES_TOLD: Final = 20
+_BYTES_TOLD: Final = 4096
+_LAST_WORDS: Final = 3.0
 
 
 class CheckFailed(AssertionError):  # noqa: N818 - reads as what it says
@@ -324,8 +329,27 @@ class Trial:
 
     # --- the end ----------------------------------------------------------------------------
 
-    async def close(self) -> list[str]:
-        """End and clean all that the check started; return what would not go."""
+    async def last_words(self) -> str:
+        """Return the last lines that the check's workers printed, for whoever looks for a cause."""
+        told = []
+        for worker in sorted(self._workers)[:_WORKERS_TOLD]:
+            data = b""
+            with suppress(Exception):
+                async with asyncio.timeout(_LAST_WORDS):
+                    stream = self.outpost.outpost_logs(worker=worker, offset=0, follow=False)
+                    async with aclosing(stream):
+                        async for chunk in stream:
+                            data = (data + chunk)[-_BYTES_TOLD:]
+            lines = data.decode("utf-8", "replace").splitlines()[-_LINES_TOLD:]
+            told += [f"{worker}: {line}" for line in lines]
+        return "\n".join(told)
+
+    async def close(self, *, clean: bool = True) -> list[str]:
+        """End all that the check started, and clean it unless told otherwise.
+
+        Returns:
+            what would not go.
+        """
         self.release()
         if self.target.restore:
             self.target.restore()
@@ -335,7 +359,7 @@ class Trial:
             await child.communicate()
         try:
             async with asyncio.timeout(self.target.within * 2):
-                return await self._end_workers()
+                return await self._end_workers(clean=clean)
         except (OutpostError, TimeoutError, CheckFailed) as error:
             return [f"{type(error).__name__}: {error}"]
         finally:
@@ -347,7 +371,7 @@ class Trial:
             if self._leash >= 0:
                 os.close(self._leash)
 
-    async def _end_workers(self) -> list[str]:
+    async def _end_workers(self, *, clean: bool) -> list[str]:
         outpost = self.target.make()
         self._outposts.append(outpost)
 
@@ -364,7 +388,7 @@ class Trial:
         with suppress(CheckFailed):
             await self.until(all_ended, "", within=self.target.within)
         left = await living()
-        if "clean" in self.target.capabilities:
+        if clean and "clean" in self.target.capabilities:
             for worker in (await self.listed(outpost)).keys() - set(left):
                 cleaned = await outpost.outpost_clean(worker=worker, force=True)
                 if not cleaned.removed:

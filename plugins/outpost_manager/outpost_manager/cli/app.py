@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from outpost_core.errors import UsageError
 from outpost_manager.cli import failures, output
 from outpost_manager.cli.session import Group, Session, current, version_option
 
@@ -57,11 +58,12 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "demo": ("demo:demo", "Run the main job for real, in a throw-away folder."),
         "config": ("edit:config", "Check or show the configuration."),
         "trust": ("trust:trust", "Let the files of a Gas Town count."),
-        "conformance": ("setup:conformance", "Run the conformance suite against an outpost."),
         "completion": ("setup:completion", "Print the completion script for a shell."),
     },
 }
 COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
+#: Commands of packages of ours that need not be installed.
+ELSEWHERE = {"conformance": "outpost-testing"}
 
 EPILOG = """\
 Exit codes: 0 it worked · 1 the work failed · 2 usage or configuration · 3 no outpost could take
@@ -102,6 +104,13 @@ class LazyGroup(Group):
         if found is None and not ctx.resilient_parsing and not name.startswith("-"):
             from outpost_core.nearest import nearest
             from outpost_manager.cli.render import clean
+
+            if name in ELSEWHERE:
+                raise UsageError(
+                    f"the command {name!r} comes with the package {ELSEWHERE[name]}, which is not"
+                    " installed",
+                    hint=f"pip install {ELSEWHERE[name]}",
+                )
 
             near = nearest(name, self.list_commands(ctx))
             hint = f"; did you mean {near!r}?" if near else ""

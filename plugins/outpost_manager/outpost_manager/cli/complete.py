@@ -126,14 +126,6 @@ def agents(ctx: click.Context) -> Choices:
 
 
 @_choices
-def groups(_ctx: click.Context) -> Choices:
-    """Complete a group of the conformance suite."""
-    from outpost_testing.registry import GROUPS
-
-    return [(group, None) for group in GROUPS]
-
-
-@_choices
 def priorities(_ctx: click.Context) -> Choices:
     """Complete a priority."""
     return [(f"P{number}", None) for number in range(5)]

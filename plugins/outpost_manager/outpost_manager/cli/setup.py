@@ -1,4 +1,4 @@
-"""Whether all is well here: `doctor`, `conformance`, `completion`."""
+"""Whether all is well here: `doctor`, and `completion`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import click
 from outpost_core.errors import UsageError
 from outpost_manager.cli import complete, output, render
 from outpost_manager.cli.session import Session, command
-from outpost_shared import border
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from outpost_core.types import Finding
     from outpost_manager.manager import Manager
-    from outpost_testing import CheckResult
 
 
 @command("doctor")
@@ -86,63 +84,6 @@ def _doctor_lines(findings: list[tuple[str, Finding]]) -> Iterator[str]:
         yield f"  {marks[finding.ok]} {render.clean(text)}"
         if finding.hint and finding.ok is not True:
             yield f"    → {render.clean(finding.hint)}"
-
-
-@command("conformance")
-@click.argument("name", metavar="OUTPOST", shell_complete=complete.outposts)
-@click.option("--group", "groups", multiple=True, metavar="GROUP", shell_complete=complete.groups,
-              help="Only this group.")  # fmt: skip
-def conformance(session: Session, name: str, groups: tuple[str, ...]) -> None:
-    """Run the conformance suite against an outpost.
-
-    Starts real workers there, with a state folder of its own, and removes them again. Exit code
-    1 when a check fails; a declared capability that does not work is a failure.
-
-    \b
-    Example:
-      outpost conformance local --group crash --group logs
-    """
-    from outpost_core import testing
-    from outpost_core.nearest import suggest
-    from outpost_testing.registry import GROUPS
-
-    for group in groups:
-        if group not in GROUPS:
-            raise UsageError(f"there is no group {group!a}", hint=suggest(group, GROUPS))
-    with session.manager() as manager:
-        target = testing.target_from_manager(manager, name)
-    results = testing.run_suite(
-        target,
-        groups=groups or None,
-        on_result=None if session.json else lambda result: output.echo(_check_line(result)),
-    )
-    counts = {
-        key: sum(result.status == status for result in results)
-        for key, status in (
-            ("passed", "passed"), ("failed", "failed"), ("not_declared", "not declared")
-        )
-    }  # fmt: skip
-
-    def data() -> object:
-        from outpost_manager import jsonviews
-
-        checks = [*map(jsonviews.check, results)]
-        return {"outpost": name, "ok": not counts["failed"], **counts, "checks": checks}
-
-    session.answer(
-        data,
-        lambda: [", ".join(f"{count} {key.replace('_', ' ')}" for key, count in counts.items())],
-    )
-    click.get_current_context().exit(1 if counts["failed"] else 0)
-
-
-def _check_line(result: CheckResult) -> str:
-    mark, colour = {"passed": ("✓", "green"), "failed": ("✗", "red")}.get(
-        result.status, ("·", "yellow")
-    )
-    detail = f": {result.detail}" if result.detail else ""
-    # the detail may be an outpost's words: none of its lines looks like a check that has passed
-    return f"{output.style(mark, fg=colour)} {border.lines(result.id + detail)}"
 
 
 @command("completion")
