@@ -190,7 +190,7 @@ def test_following_goes_on_after_a_dropped_line(ended, monkeypatch):
         yield b"def"
 
     monkeypatch.setattr("outpost_manager.manager.Manager.logs", logs)
-    monkeypatch.setattr("outpost_manager.cli.follow.RETRY", 0)
+    monkeypatch.setattr("outpost_shared.backoff.Backoff.pause", lambda self: 0.0)
     result = ended.run("logs", "-f", "done")
     assert result.stdout == "abcdef"
     assert "the line is cut; it goes on, trying again" in result.stderr
@@ -201,7 +201,7 @@ def test_following_says_that_the_outpost_does_not_answer_while_the_log_is_silent
     outpost, monkeypatch
 ):
     outpost.spawn("s")
-    monkeypatch.setattr("outpost_manager.cli.follow.SILENCE", 0.01)
+    monkeypatch.setattr("outpost_manager.cli.follow.ASK_FIRST", 0.01)
 
     async def logs(self, ref, offset=0, follow=False):
         for change in (lambda: outpost.here.cut("a cut"), outpost.here.restore):

@@ -11,7 +11,9 @@ from stdiokit import Served, order, served
 from outpost_core.discovery import Plugins
 from outpost_core.errors import ConflictError, SpawnRefusedError, UnreachableError, UnsupportedError
 from outpost_core.types import Message, Secrets, State
-from outpost_exec.stdio import caller
+from outpost_exec.stdio.client import Client
+from outpost_shared import silence as silence_rule
+from outpost_shared.protocol import BrokenChannelError
 
 
 def test_it_is_an_outpost_that_registers() -> None:
@@ -134,7 +136,7 @@ def test_secrets_go_to_no_program_that_does_not_offer_them() -> None:
 
 
 def test_a_call_given_up_after_silence_drops_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caller, "SILENCE", 0.05)
+    monkeypatch.setattr(silence_rule, "ANSWER", 0.05)
 
     async def run() -> None:
         outpost = Scripted(silence, answers({"ok": True}))
@@ -156,5 +158,32 @@ def test_a_call_given_up_soon_keeps_the_line() -> None:
         assert outpost.given == []
         assert not (await outpost.client()).closed.is_set()
         await outpost.end()
+
+    asyncio.run(run())
+
+
+def test_what_a_channel_stands_on_is_made_anew_once_and_by_nobody_else() -> None:
+    class Stale(Scripted):
+        tried = 0
+        broken = 1
+
+        async def connect(self) -> Client:
+            self.tried += 1
+            if self.tried <= self.broken:
+                raise BrokenChannelError("the connection to vm1 broke", sent=False)
+            return await super().connect()
+
+    async def run() -> None:
+        outpost = Stale(answers({"ok": True}))
+        assert (await outpost.outpost_ping()).ok
+        assert outpost.tried == 2
+        await outpost.end()
+        gone = Stale()
+        gone.broken = 9
+        with pytest.raises(UnreachableError, match="broke") as caught:
+            await gone.outpost_ping()
+        assert not caught.value.sent
+        assert gone.tried == 2
+        await gone.end()
 
     asyncio.run(run())

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import os
-import time
 from pathlib import Path
 from typing import Final
 
 from outpost_core.errors import OutpostError, UnsupportedError
+from outpost_shared.backoff import every
 from outpost_shared.viewer import attach, check_terminal
 from outpost_worker.folder import files
 from outpost_worker.run.screen import CONTROLS, plain
@@ -71,26 +72,19 @@ async def nudge(worker: str, folder: Path, text: str) -> None:
 
 
 async def _lock(worker: str, fifo: int) -> None:
-    deadline = asyncio.get_running_loop().time() + WRITE_WAIT
-    while True:
-        try:
-            fcntl.flock(fifo, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if asyncio.get_running_loop().time() > deadline:
-                raise OutpostError(
-                    f"somebody else has typed to {worker} for {WRITE_WAIT:g} s",
-                    hint=f"outpost attach {worker}",
-                ) from None
-            await asyncio.sleep(0.05)
-        else:
-            return
+    async for _ in every(0.05, within=WRITE_WAIT).rounds():
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(fifo, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    raise OutpostError(
+        f"somebody else has typed to {worker} for {WRITE_WAIT:g} s",
+        hint=f"outpost attach {worker}",
+    )
 
 
 async def _open_fifo(worker: str, path: Path) -> int:
-    deadline = asyncio.get_running_loop().time() + LISTEN_WAIT
-    while True:
+    async for _ in every(0.05, within=LISTEN_WAIT).rounds():
         try:
-            fifo = files.open_fifo(str(path))
+            return files.open_fifo(str(path))
         except files.Broken as error:
             raise OutpostError(
                 f"{worker} cannot be typed to: {error.said}", hint=f"outpost show {worker}"
@@ -98,25 +92,17 @@ async def _open_fifo(worker: str, path: Path) -> int:
         except OSError as error:
             if error.errno not in (errno.ENXIO, errno.ENOENT):
                 raise
-            if asyncio.get_running_loop().time() > deadline:
-                raise OutpostError(
-                    f"{worker} does not listen to its input", hint=f"outpost show {worker}"
-                ) from None
-            await asyncio.sleep(0.05)
-        else:
-            return fifo
+    raise OutpostError(f"{worker} does not listen to its input", hint=f"outpost show {worker}")
 
 
 def _write(fifo: int, data: bytes) -> None:
     """Write to a FIFO whose reader may be slow, and perhaps never reads."""
-    until = time.monotonic() + WRITE_WAIT
-    while data:
-        try:
-            data = data[os.write(fifo, data) :]
-        except BlockingIOError:
-            if time.monotonic() > until:
-                raise BrokenPipeError(errno.EPIPE, "nobody reads it") from None
-            time.sleep(0.02)
+    for _ in every(0.02, within=WRITE_WAIT).tries():
+        with contextlib.suppress(BlockingIOError):
+            while data:
+                data = data[os.write(fifo, data) :]
+            return
+    raise BrokenPipeError(errno.EPIPE, "nobody reads it")
 
 
 def check_interactive(worker: str, interactive: bool) -> None:

@@ -32,6 +32,7 @@ from outpost_core.types import Message
 from outpost_local import maildir
 from outpost_local.gt import Gt
 from outpost_shared import faults
+from outpost_shared.backoff import every
 from outpost_shared.message import check, is_for
 
 #: Seconds that a hand-over is remembered by its id; longer than any outbox tries.
@@ -199,18 +200,15 @@ def _lock(folder: int, name: str, shown: Path) -> Iterator[int]:
     """Hold the lock of a file in a folder, made when it is missing."""
     fd = maildir.open_file(folder, name)
     try:
-        until = time.monotonic() + _PATIENCE
-        while True:
-            try:
+        for _ in every(0.02, within=_PATIENCE).tries():
+            with contextlib.suppress(BlockingIOError):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise UnreachableError(
-                        f"{shown} was locked by another program for {_PATIENCE:g} s",
-                        hint=f"see who holds it with: fuser -v {shown}*",
-                    ) from None
-                time.sleep(0.02)
+        else:
+            raise UnreachableError(
+                f"{shown} was locked by another program for {_PATIENCE:g} s",
+                hint=f"see who holds it with: fuser -v {shown}*",
+            )
         yield fd
     finally:
         os.close(fd)

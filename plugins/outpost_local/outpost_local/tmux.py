@@ -13,13 +13,13 @@ import os
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import OutpostError
 from outpost_shared import programs, terminfo
+from outpost_shared.backoff import Backoff
 from outpost_worker.system import sockets
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ _HARDENED: Final = (
 )
 #: tmux takes about 16 kB in one message: arguments with their zero bytes, and a header.
 _MESSAGE: Final = 14_000
-#: Seconds between tries while a server that lost its last session is going away.
-_PAUSES: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+#: Seconds for a server that lost its last session to go away.
+_GOES_AWAY: Final = 2.0
 #: What tmux says when it went away between our connecting and its answer.
 _GOING: Final = ("server exited", "lost server", "no server running", "error connecting")
 #: A terminal's size until somebody attaches: wide enough for an agent's tables.
@@ -167,8 +167,7 @@ class Tmux:
         for command in commands:
             argv += [*map(escape, command), ";"]
         error = ""
-        for pause in (0.0, *_PAUSES):
-            time.sleep(pause)
+        for _ in Backoff(0.005, 0.4, within=_GOES_AWAY).tries():
             try:
                 answer = subprocess.run(
                     argv[:-1],

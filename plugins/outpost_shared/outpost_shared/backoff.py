@@ -90,6 +90,25 @@ class Backoff:
             await self.wait()
 
 
+def reaching_again() -> Backoff:
+    """Return the pauses of who waits, for however long, for an outpost that cannot be reached.
+
+    Short at first, since most lines are back at once; then a few times a minute, which costs a
+    host nothing; never in step, so that a host that is back is not asked by all at once.
+    """
+    return Backoff(0.5, 15.0, jitter=0.5)
+
+
+def every(seconds: float, *, within: float | None = None) -> Backoff:
+    """Return equal pauses, for who waits for something to become true.
+
+    Args:
+        seconds: between two looks.
+        within: seconds until the last one; None for ever.
+    """
+    return Backoff(seconds, seconds, within=within)
+
+
 class Retries:
     """When each of many things may be tried again, and why the last try failed.
 

@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import os
 import signal
-import time
+
+from outpost_shared.backoff import Backoff
 
 #: Seconds until a signal that ends a program is taken for not heard.
 _ENOUGH = 1.0
@@ -26,11 +27,10 @@ async def gone(process: asyncio.subprocess.Process, seconds: float) -> bool:
         process: the program.
         seconds: how long to wait at most.
     """
-    deadline, pause = time.monotonic() + seconds, 0.002
-    while process.returncode is None and time.monotonic() < deadline:
-        await asyncio.sleep(pause)
-        pause = min(pause * 1.5, 0.05)
-    return process.returncode is not None
+    async for _ in Backoff(0.002, 0.05, growth=1.5, within=seconds).rounds():
+        if process.returncode is not None:
+            return True
+    return False
 
 
 async def end(process: asyncio.subprocess.Process, patience: float = 0.0) -> None:

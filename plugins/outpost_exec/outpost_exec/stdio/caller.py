@@ -6,18 +6,15 @@ What can be repeated is repeated once; what is not known is never guessed.
 from __future__ import annotations
 
 import asyncio
-import time
-from typing import Final
 
 from outpost_core.backend import BuildContext, Outpost, OutpostOptions
 from outpost_core.errors import ConflictError, OutpostError, UnreachableError, UnsupportedError
 from outpost_core.hookspecs import hookimpl
 from outpost_core.types import Json
 from outpost_exec.stdio.client import Client, Params
+from outpost_shared import silence
 from outpost_shared.protocol import BrokenChannelError
-
-#: Seconds without any byte after which a call that is given up takes the line for dead.
-SILENCE: Final = 5.0
+from outpost_shared.silence import Silence
 
 
 class Caller(Outpost):
@@ -33,6 +30,8 @@ class Caller(Outpost):
         """Open a channel to the server. Called when there is none, never twice at once.
 
         Raises:
+            BrokenChannelError: what the channel was to stand on turned out to be broken; it is
+                called once more then, and may make that anew. Nobody below repeats anything.
             UnreachableError: it could not be opened; says `sent=False`.
             OutpostError: the server does not want to serve.
         """
@@ -68,7 +67,13 @@ class Caller(Outpost):
         return await asyncio.shield(self._connecting)
 
     async def _connect(self) -> Client:
-        self._client = await self.connect()
+        try:
+            self._client = await self.connect()
+        except BrokenChannelError:  # what it stands on had broken unseen, and is made anew
+            try:
+                self._client = await self.connect()
+            except BrokenChannelError as error:
+                raise UnreachableError(error.message, hint=error.hint, sent=False) from error
         return self._client
 
     def _connected(self, task: asyncio.Task[Client]) -> None:
@@ -79,8 +84,8 @@ class Caller(Outpost):
     async def call(self, method: str, params: Params | None = None, *, repeat: bool = True) -> Json:
         """Ask the server, on a new channel if there is none or it breaks.
 
-        A call that is cancelled after seconds in which nothing was heard takes the channel for
-        dead, so that the next call opens a new one.
+        A call that is cancelled while the server owes its answer and is silent takes the channel
+        for dead (see `outpost_shared.silence`), so that the next call opens a new one.
 
         Args:
             method: its name.
@@ -93,7 +98,7 @@ class Caller(Outpost):
             UnsupportedError: the server has no such method.
             OutpostError: what the server answered.
         """
-        return await self._asked(method, params, repeat=repeat, patience=SILENCE)
+        return await self._asked(method, params, repeat=repeat)
 
     async def _asked(
         self,
@@ -101,15 +106,16 @@ class Caller(Outpost):
         params: Params | None,
         *,
         repeat: bool,
-        patience: float,
+        due: float = 0.0,
         deadline: float | None = None,
     ) -> Json:
+        """As `call`, for a request whose answer is due after so many seconds, and comes in time."""
         broken: UnreachableError | None = None
         while True:
             try:
                 client = await self.client()
                 self._check_offered(client, method)
-                return await self._exchange(client, method, params, patience, deadline)
+                return await self._exchange(client, method, params, due, deadline)
             except BrokenChannelError as error:
                 if broken is not None or (error.sent and not repeat):
                     error.sent = error.sent or (broken is not None and broken.sent)
@@ -126,17 +132,16 @@ class Caller(Outpost):
         client: Client,
         method: str,
         params: Params | None,
-        patience: float,
+        due: float,
         deadline: float | None,
     ) -> Json:
-        begun = time.monotonic()
+        server = Silence(lambda: client.heard, due)
         try:
             async with asyncio.timeout(deadline):
                 return await client.call(method, params)
         except (TimeoutError, asyncio.CancelledError) as error:
-            silent = time.monotonic() - max(begun, client.heard)
-            if silent >= patience and not client.closed.is_set():
-                self.given_up(client, f"has not been heard of for {silent:.0f} s")
+            if server.seconds >= silence.ANSWER and not client.closed.is_set():
+                self.given_up(client, f"has not been heard of for {server.seconds:.0f} s")
             if isinstance(error, TimeoutError):
                 raise BrokenChannelError(
                     f"{client.peer} did not answer {method} within {deadline:g} s"

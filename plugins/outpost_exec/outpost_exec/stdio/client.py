@@ -32,6 +32,7 @@ from outpost_shared.protocol import (
     raw_size,
     read_data,
 )
+from outpost_shared.silence import SIGNS
 
 #: How a server's hello begins, wherever in a line: a login shell may print before it.
 _HELLO: Final = b'{"outpost":'
@@ -220,7 +221,7 @@ class Client:
     async def _beat(self, silence: float) -> None:
         """Say something that means nothing, so that the server knows that somebody is here."""
         while not self.closed.is_set():
-            await asyncio.sleep(silence / 5)
+            await asyncio.sleep(silence / SIGNS)
             with contextlib.suppress(Exception):  # reading says that it is gone
                 self._writer.write(frame({"cancel": 0}))
 

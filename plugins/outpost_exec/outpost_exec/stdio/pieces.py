@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from outpost_core.errors import UnreachableError
-from outpost_shared.backoff import Backoff
+from outpost_shared.backoff import Backoff, reaching_again
 from outpost_shared.protocol import MAX_RAW
 
 #: Bytes of a piece: the first, the longest, and the shortest, for a line that breaks all the time.
@@ -27,8 +27,6 @@ AHEAD: Final = 3
 #: Seconds in which a full piece comes on a fast line; and on one for which it is too long.
 _FAST: Final = 0.25
 _SLOW: Final = 1.0
-#: Seconds between two tries to reach an outpost whose log is followed, at most.
-MOST_PAUSE: Final = 15.0
 #: A server that has nothing and answers sooner than this does not wait for what comes.
 _NO_WAIT: Final = 0.05
 
@@ -85,7 +83,7 @@ class Pieces:
         self._size = FIRST
         self._asked: deque[_Asked] = deque()
         self._heard = time.monotonic()
-        self._again = Backoff(0.5, MOST_PAUSE, jitter=0.5)
+        self._again = reaching_again()
         self._poll = Backoff(0.02, 0.25, growth=1.3)
         self._want(wait=follow)
 

@@ -34,6 +34,8 @@ T = TypeVar("T")
 LINE_DATA: Final = (MAX_FRAME - 1024) // 4 * 3
 #: Seconds that a follower's request waits for output.
 WAIT: Final = 20.0
+#: Seconds that a piece of a log may take beyond what its request waits.
+_LATE: Final = 15.0
 #: Seconds in which a server says how a worker is shown.
 _VIEWER: Final = 20.0
 #: Workers or messages of one list; more are taken for a list that never ends.
@@ -185,9 +187,8 @@ class StdioOutpost(Caller):
         params: dict[str, Json] = {
             "worker": worker, "offset": offset, "max": most, "wait": seconds
         }  # fmt: skip
-        late = seconds + 15.0
         answer = self._object(
-            await self._asked("logs", params, repeat=True, patience=late - 0.1, deadline=late),
+            await self._asked("logs", params, repeat=True, due=seconds, deadline=seconds + _LATE),
             "logs",
         )
         end = answer.get("end")
@@ -297,9 +298,7 @@ class StdioOutpost(Caller):
             OutpostError: it cannot, or says something odd.
         """
         # nobody else bounds this: what comes afterwards lasts until the user detaches
-        said = await self._asked(
-            "viewer", {"worker": worker}, repeat=True, patience=_VIEWER - 0.1, deadline=_VIEWER
-        )
+        said = await self._asked("viewer", {"worker": worker}, repeat=True, deadline=_VIEWER)
         answer = self._object(said, "viewer")
         argv = answer.get("argv")
         words = [word for word in argv if isinstance(word, str)] if isinstance(argv, list) else []

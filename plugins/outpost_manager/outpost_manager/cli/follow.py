@@ -11,6 +11,7 @@ from outpost_core.errors import OutpostError, UnreachableError
 from outpost_manager.cli import output
 from outpost_manager.cli.terminal import TerminalFilter
 from outpost_manager.placing import references
+from outpost_shared.backoff import Backoff, reaching_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,12 +20,9 @@ if TYPE_CHECKING:
     from outpost_manager.cli.readable import Readable
     from outpost_manager.manager import Manager
 
-#: seconds before a dropped line is tried again.
-RETRY = 2.0
-
 #: seconds without output before the outpost is asked whether it is there, and at most between
 #: two questions.
-SILENCE = 3.0
+ASK_FIRST = 3.0
 ASK_AGAIN = 15.0
 
 #: prints `(chunk, final)`.
@@ -46,18 +44,20 @@ async def follow(
     import asyncio
 
     heard = _Heard()
+    again = reaching_again()
     silence = asyncio.create_task(_tell_silence(manager, worker, heard, progress))
     try:
         while True:
             try:
                 async for chunk in manager.logs(references.exact(worker), offset, follow=True):
                     heard.at = time.monotonic()
+                    again.reset()
                     progress.hush()
                     offset += len(chunk)
                     write(chunk, False)
             except UnreachableError as error:
                 progress.line(f"{worker}: {error.message}; it goes on, trying again")
-                await asyncio.sleep(RETRY)
+                await again.wait()
             else:
                 write(b"", True)
                 return
@@ -78,9 +78,7 @@ async def _tell_silence(manager: Manager, worker: str, heard: _Heard, progress: 
 
     An outpost that resumes a log by itself does not say when it waits for its line.
     """
-    import asyncio
-
-    told, pause, row = None, SILENCE, None
+    told, pause, row = None, Backoff(ASK_FIRST, ASK_AGAIN), None
     while True:
         with contextlib.suppress(OutpostError):  # a ledger that fails is told elsewhere
             row = manager.ledger.worker(worker)
@@ -89,12 +87,10 @@ async def _tell_silence(manager: Manager, worker: str, heard: _Heard, progress: 
                 answers = "answers again" if told is None else "does not answer; waiting for it"
                 progress.line(f"{worker}: {row.outpost} {answers}")
         before = heard.at
-        await asyncio.sleep(pause)
+        await pause.wait()
         if heard.at != before:
-            pause = SILENCE
-            continue
-        pause = min(pause * 2, ASK_AGAIN)
-        if row is not None:
+            pause.reset()
+        elif row is not None:
             with contextlib.suppress(OutpostError):
                 await manager.refresh([row.outpost])
 

@@ -42,6 +42,7 @@ from outpost_manager.ledger import Claim, Outcome, Reservation
 from outpost_manager.ledger.notices import Tell, heard, state_event
 from outpost_manager.placing.pending import ASKED_FOR, PendingOrder, Spawned
 from outpost_shared import border, faults
+from outpost_shared.backoff import every
 from outpost_shared.identity import me
 from outpost_shared.progress import reporting
 
@@ -241,8 +242,7 @@ class Placement:
 
     async def _adopt(self, pending: PendingOrder) -> Spawned:
         """The row is there: return its worker, or finish its spawn when its owner is dead."""
-        deadline = time.monotonic() + self.spawn_timeout
-        while True:
+        async for _ in every(WATCH_EVERY, within=self.spawn_timeout).rounds():
             claim = self.ledger.claim(pending.id, pending.owner)
             pending.held = claim is Claim.MINE
             worker = self.ledger.worker(pending.id)
@@ -258,12 +258,9 @@ class Placement:
                 return Spawned(worker=worker, adopted=True, explanation=explanation)
             if claim is Claim.MINE:
                 return await self.take_over(pending)
-            if time.monotonic() > deadline:
-                raise UnreachableError(
-                    f"another process is still placing {pending.id}",
-                    hint=f"outpost show {pending.id}",
-                )
-            await asyncio.sleep(WATCH_EVERY)
+        raise UnreachableError(
+            f"another process is still placing {pending.id}", hint=f"outpost show {pending.id}"
+        )
 
     async def take_over(self, pending: PendingOrder) -> Spawned:
         """Finish the spawn of a dead process, whose row the pending has claimed, where it was.

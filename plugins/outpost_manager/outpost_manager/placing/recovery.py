@@ -16,6 +16,7 @@ from outpost_core.types import Event, Secrets, Worker, WorkerStatus
 from outpost_manager.ledger import Claim
 from outpost_manager.placing.latestarts import LateStarts
 from outpost_manager.placing.pending import ASKED_FOR, PendingOrder
+from outpost_shared.backoff import Retries
 
 if TYPE_CHECKING:
     from outpost_manager.ledger import Ledger
@@ -42,8 +43,8 @@ class Recovery:
     environ: Mapping[str, str]
     patience: float
     _at_work: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    #: worker → when it may be tried again (monotonic), and the pause before that
-    _failed: dict[str, tuple[float, float]] = field(default_factory=dict)
+    #: workers whose spawn could not be finished
+    _failed: Retries = field(default_factory=lambda: Retries(PAUSE_MIN, PAUSE_MAX))
     _given_up: LateStarts = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,11 +65,11 @@ class Recovery:
         """
         self.placement.pay()
         await self._given_up.stop(answers)
-        names, now = set(answers), time.monotonic()
+        names = set(answers)
         begun = []
         for worker in self.ledger.orphans():
-            due, _ = self._failed.get(worker.id, (now, 0.0))
-            if worker.outpost in names and worker.id not in self._at_work and due <= now:
+            at_work = worker.id in self._at_work
+            if worker.outpost in names and not at_work and self._failed.is_due(worker.id):
                 task = asyncio.ensure_future(self._finish(worker))
                 self._at_work[worker.id] = task
                 begun.append(task)
@@ -86,10 +87,8 @@ class Recovery:
         try:
             await self._try(worker)
         except Exception as error:  # noqa: BLE001 - nobody waits for it: it is told
-            _, pause = self._failed.get(worker.id, (0.0, PAUSE_MIN / 2))
-            pause = min(pause * 2, PAUSE_MAX)
-            self._failed[worker.id] = (time.monotonic() + pause, pause)
             why = error.message if isinstance(error, OutpostError) else repr(error)
+            self._failed.failed(worker.id, why)
             self.placement.tell(
                 Event(
                     kind="unfinished",
@@ -100,7 +99,7 @@ class Recovery:
                 )
             )
         else:
-            self._failed.pop(worker.id, None)
+            self._failed.done(worker.id)
         finally:
             del self._at_work[worker.id]
 

@@ -8,8 +8,6 @@ between, the row says how the try ended, as before, and whoever asks next does t
 
 from __future__ import annotations
 
-import asyncio
-import time
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -19,6 +17,7 @@ from outpost_core.types import Cleaned
 from outpost_manager.ledger import Claim
 from outpost_manager.ledger.claims import RENEWING
 from outpost_shared import faults
+from outpost_shared.backoff import every
 from outpost_shared.identity import me
 
 if TYPE_CHECKING:
@@ -52,8 +51,7 @@ class Renewal:
         outpost cannot forget it now, the pending is as before: it finds what there is.
         """
         owner = f"{me()}{RENEWING}{uuid.uuid4().hex[:12]}"
-        deadline = time.monotonic() + self.patience
-        while True:
+        async for _ in every(_WATCH_EVERY, within=self.patience).rounds():
             worker = self.ledger.worker(pending.id)
             if worker is None or not worker.unbegun:
                 return  # another process was faster
@@ -61,13 +59,12 @@ class Renewal:
             if claim is Claim.MINE:
                 pending.owner, pending.held = owner, True
                 break
-            if time.monotonic() > deadline:
-                pending.error = UnreachableError(
-                    f"another process is still trying {pending.id} again",
-                    hint=f"outpost show {pending.id}",
-                )
-                return
-            await asyncio.sleep(_WATCH_EVERY)
+        else:
+            pending.error = UnreachableError(
+                f"another process is still trying {pending.id} again",
+                hint=f"outpost show {pending.id}",
+            )
+            return
         worker = self.ledger.worker(pending.id)  # it may have been renewed until the claim
         if worker is not None and worker.unbegun:
             faults.point("manager.renewing")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from outpost_core.errors import NotFoundError, OutpostError, UnreachableError
 from outpost_core.types import Health, Result, State, Worker, WorkerStatus
 from outpost_manager.ledger.notices import heard, state_event
+from outpost_shared.backoff import Backoff
 
 if TYPE_CHECKING:
     from outpost_manager.fleet.fleet import Fleet
@@ -160,7 +161,7 @@ class Watch:
         import asyncio
 
         seen: dict[str, Worker] = {}
-        pause = POLL_MIN
+        pause = Backoff(POLL_MIN, POLL_MAX, growth=POLL_GROWTH)
         while True:
             known = {worker.id: worker for worker in self.ledger.workers(ids=ids)}
             for id_ in ids:
@@ -176,8 +177,10 @@ class Watch:
             if not pending or (left is not None and left <= 0):
                 return [known[id_] for id_ in ids]
             self._someone_can_tell(pending)
-            pause = POLL_MIN if changed else min(pause * POLL_GROWTH, POLL_MAX)
-            await asyncio.sleep(pause if left is None else min(pause, left))
+            if changed:
+                pause.reset()
+            seconds = pause.pause()
+            await asyncio.sleep(seconds if left is None else min(seconds, left))
             if deadline is None:
                 await self.refresh_of(pending)
             else:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -17,6 +16,8 @@ import asyncssh
 
 from outpost_core.errors import OutpostError, UnreachableError
 from outpost_core.units import format_duration
+from outpost_shared.backoff import Backoff
+from outpost_shared.protocol import BrokenChannelError
 from outpost_ssh.connection.clientconfig import resolve
 from outpost_ssh.connection.failures import Attempt, plain
 from outpost_ssh.connection.hostkeys import HostKeys
@@ -281,7 +282,7 @@ class Line:
                 "term_modes": dict(modes),
             }
         end = None
-        pause, stale = _PAUSE, False
+        again = Backoff(_PAUSE, _LONGEST_PAUSE, jitter=0.5)
         while True:
             connection = await self.connection()
             end = end or time.monotonic() + self.timeout
@@ -302,26 +303,21 @@ class Line:
                     sent=False,
                 ) from None
             except (asyncssh.Error, OSError) as error:
-                if connection is not self._connection:  # it had broken unseen: connect anew, once
-                    if stale:
-                        raise self._ended(error) from None
-                    stale = True
-                    continue
-                if not isinstance(error, asyncssh.ChannelOpenError):
-                    self.drop(plain(error))
-                    stale, before = True, stale
-                    if before:
-                        raise self._ended(error) from None
-                    continue
+                lost = connection is not self._connection
+                if lost or not isinstance(error, asyncssh.ChannelOpenError):
+                    if not lost:
+                        self.drop(plain(error))
+                    raise self._broken(error) from None
+                pause = again.pause()
                 if error.code in _FINAL or time.monotonic() + pause > end:
                     raise self._refused(error) from None
-            await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311 - only jitter
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            await asyncio.sleep(pause)
 
-    def _ended(self, error: BaseException) -> OutpostError:
-        return UnreachableError(
-            f"the connection to {self.peer} ended as soon as it was made: {plain(error)}",
-            hint="its own log says why (journalctl -u ssh)",
+    def _broken(self, error: BaseException) -> BrokenChannelError:
+        # who may repeat what it asks does so (`Caller`), and that connects anew
+        return BrokenChannelError(
+            f"the connection to {self.peer} broke: {plain(error)}",
+            hint="the next try connects anew; the log of the host says why (journalctl -u ssh)",
             sent=False,
         )
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import socket
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncssh
 
+from outpost_shared.backoff import Backoff
+from outpost_shared.silence import UNANSWERED
 from outpost_ssh.connection.dial import Proxy, dial, speaks
 from outpost_ssh.connection.failures import explain
 from outpost_ssh.connection.keys import held
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 #: Connects and logins at a time.
 AT_ONCE: Final = 5
-#: Questions whether the host is there that may stay without an answer.
-UNANSWERED: Final = 3
 #: Seconds of the first pause before a host that closed the connection is tried again.
 _PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 2.0
@@ -122,12 +121,13 @@ class Login:
         try:
             pairs = self._identity.pairs(found)
             attempt.offered, attempt.locked = self._identity.offered, self._identity.locked
+            again = Backoff(_PAUSE, _LONGEST_PAUSE, jitter=1.0)
             while True:
                 try:
                     async with self._gates.place(attempt.host, attempt.port):
                         return await self._once(pairs)
                 except _CLOSED:
-                    pause = min(_PAUSE * 2**attempt.tries, _LONGEST_PAUSE) * random.random()  # noqa: S311
+                    pause = again.pause()
                     if self._budget.left <= pause or attempt.command:
                         raise
                     self._budget.left -= pause

@@ -22,6 +22,7 @@ from typing import IO
 
 from outpost_core.errors import SpawnRefusedError, UsageError, WorkerError
 from outpost_shared import faults, private
+from outpost_shared.backoff import every
 from outpost_shared.programs import git_env
 from outpost_ssh.far.snapshot import LONGEST_HEAD, OWN, Snapshot, check_oid
 from outpost_worker.folder import files, guarded
@@ -406,13 +407,10 @@ class Hosted:
 
 def _wait(fd: int, name: Path) -> None:
     """Wait for a lock that nobody of ours holds for longer than `_PATIENCE`."""
-    deadline = time.monotonic() + _PATIENCE
-    while True:
+    for _ in every(0.01, within=_PATIENCE).tries():
         with contextlib.suppress(BlockingIOError):
             return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if time.monotonic() > deadline:
-            raise _refused(f"{name} is held by another process since {_PATIENCE:g} s")
-        time.sleep(0.01)
+    raise _refused(f"{name} is held by another process since {_PATIENCE:g} s")
 
 
 def _is_file(fd: int, path: Path) -> bool:

@@ -46,6 +46,7 @@ from outpost_core.errors import (
 from outpost_core.names import check_branch, checkpoint_ref, owner_of, ref_of
 from outpost_core.types import Json, split_worker_id
 from outpost_shared import faults, private
+from outpost_shared.backoff import every
 from outpost_shared.protocol import data_of
 from outpost_ssh.far.expiry import INCOMING, OUTGOING, sweep_stale
 from outpost_ssh.far.hosted import Hosted, MissingError
@@ -88,12 +89,12 @@ async def put(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
     data = _data(params)
     if offset + len(data) > size:
         raise UsageError("a chunk goes beyond the end of its upload")
-    deadline = time.monotonic() + _IN_ORDER
-    while True:
+    there = 0
+    async for _ in every(0.005, within=_IN_ORDER).rounds():
         there = await asyncio.to_thread(_append, outpost, file, offset, data, size)
-        if there >= offset or time.monotonic() > deadline:
-            return {"offset": there}
-        await asyncio.sleep(0.005)
+        if there >= offset:
+            break
+    return {"offset": there}
 
 
 def _append(outpost: HostingOutpost, file: Path, offset: int, data: bytes, size: int) -> int:

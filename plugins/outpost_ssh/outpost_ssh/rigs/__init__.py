@@ -30,6 +30,7 @@ from outpost_core.errors import OutpostError, SpawnRefusedError, UnreachableErro
 from outpost_core.names import redact
 from outpost_core.types import Cleaned, Json, Order, WorkerStatus
 from outpost_shared import faults, private
+from outpost_shared.backoff import every
 from outpost_shared.progress import report
 from outpost_ssh.far.snapshot import Snapshot, check_oid, key_of, local_path
 from outpost_ssh.rigs.localrig import GitError, LocalRig, digest_of
@@ -419,12 +420,10 @@ async def _locked(path: Path) -> AsyncIterator[None]:
     """Hold a lock against other programs; it falls with this one."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        while True:
-            try:
+        async for _ in every(0.02).rounds():
+            with contextlib.suppress(BlockingIOError):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except BlockingIOError:
-                await asyncio.sleep(0.02)
         yield
     finally:
         os.close(fd)

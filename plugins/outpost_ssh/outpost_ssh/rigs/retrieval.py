@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import fcntl
 import os
-import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -21,6 +20,7 @@ from outpost_core.errors import NotFoundError, OutpostError
 from outpost_core.names import owner_of
 from outpost_core.types import Cleaned, Json, State, WorkerStatus
 from outpost_shared import faults, private
+from outpost_shared.backoff import Retries
 from outpost_ssh.far.hosting import WAITS
 from outpost_ssh.far.snapshot import check_oid
 from outpost_ssh.rigs.fetching import Fetching
@@ -57,8 +57,8 @@ class Homing:
         self._key = key
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._tasks: dict[str, asyncio.Task[WorkerStatus | None]] = {}
-        #: name → when it may be tried again (monotonic), the pause before that, and why it failed
-        self._failed: dict[str, tuple[float, float, str]] = {}
+        #: what failed, by name
+        self._failed = Retries(_PAUSE_MIN, _PAUSE_MAX)
         self._fetching = Fetching(outpost, folder)
 
     # --- after a list ---------------------------------------------------------------------------
@@ -106,9 +106,8 @@ class Homing:
 
     def _begin(self, name: str, work: Work) -> asyncio.Task[WorkerStatus | None] | None:
         task = self._tasks.get(name)
-        due, _, _ = self._failed.get(name, (0.0, 0.0, ""))
         busy = task is not None and not task.done()
-        if busy or time.monotonic() < due:
+        if busy or not self._failed.is_due(name):
             work.close()
             return task if busy else None
         task = self._tasks[name] = asyncio.create_task(self._guarded(name, work))
@@ -119,15 +118,14 @@ class Homing:
             async with self._slots:
                 done = await work
         except (OutpostError, OSError) as error:
-            why = error.message if isinstance(error, OutpostError) else str(error)
-            _, pause, _ = self._failed.get(name, (0.0, _PAUSE_MIN / 2, ""))
-            pause = min(pause * 2, _PAUSE_MAX)
-            self._failed[name] = (time.monotonic() + pause, pause, why)
+            self._failed.failed(
+                name, error.message if isinstance(error, OutpostError) else str(error)
+            )
             return None
         finally:
             work.close()
             self._fetching.progress.pop(name, None)
-        self._failed.pop(name, None)
+        self._failed.done(name)
         return done
 
     def _shown(
@@ -141,7 +139,7 @@ class Homing:
             done: WorkerStatus | None = task.result()
             if done is not None:
                 return done
-        why = self._fetching.progress.get(name) or self._failed.get(name, (0.0, 0.0, ""))[2]
+        why = self._fetching.progress.get(name) or self._failed.why(name)
         detail = f"{WAITS}: {why}" if why else WAITS
         # law 3: what is not seen in the rig is not done, whatever is said of it
         return dataclasses.replace(status, state=State.WORKING, detail=detail, result=None)
@@ -285,8 +283,8 @@ class Homing:
             else:
                 with contextlib.suppress(NotFoundError):
                     await self._guarded(name, self._rescued(name))
-                if name in self._failed:
-                    why = f"{cleaned.rescued} {WAITS}: {self._failed[name][2]}"
+                if said := self._failed.why(name):
+                    why = f"{cleaned.rescued} {WAITS}: {said}"
                     cleaned = dataclasses.replace(cleaned, detail=why)
         if cleaned.removed:
             for name in self.notes.of(WAITING, worker):  # it was forced

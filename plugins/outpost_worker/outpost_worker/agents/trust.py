@@ -9,8 +9,11 @@ file stays as it is, and the person is asked.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+
+from outpost_shared.backoff import every
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,22 +51,16 @@ def accept(env: Mapping[str, str], work: str) -> bool:
 
 
 def _take(lock: str) -> bool:
-    end = time.monotonic() + _PATIENCE
-    while True:
+    for _ in every(0.02, within=_PATIENCE).tries():
         try:
             os.mkdir(lock)
         except FileExistsError:
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 if time.time() - os.stat(lock).st_mtime > _STALE:
-                    os.rmdir(lock)
-                    continue
-            except FileNotFoundError:
-                continue
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.02)
+                    os.rmdir(lock)  # free at the next look
         else:
             return True
+    return False
 
 
 def _load(path: str) -> dict[str, object]:

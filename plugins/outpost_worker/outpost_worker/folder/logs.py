@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
@@ -11,6 +10,7 @@ from typing import Any
 
 from outpost_core.errors import WorkerError
 from outpost_core.types import Limits
+from outpost_shared.backoff import Backoff
 from outpost_worker.folder import claim, files, status
 from outpost_worker.folder.logwriter import TAIL
 
@@ -41,7 +41,7 @@ async def follow(folder: Path, offset: int, follow: bool) -> AsyncIterator[bytes
     fd = -1
     try:
         fd = _open(path)
-        wait = _SOON
+        pause = Backoff(_SOON, _LATE, growth=1.3)
         checked = 0.0
         while True:
             # asked before reading: what was written before the end is then read for certain
@@ -55,12 +55,11 @@ async def follow(folder: Path, offset: int, follow: bool) -> AsyncIterator[bytes
                 if offset > most:
                     raise _broken(path, f"{files.LOG} goes on beyond {most} bytes, its limit")
                 offset += len(data)
-                wait = _SOON
+                pause.reset()
                 yield data
             if over:
                 return
-            await asyncio.sleep(wait)
-            wait = min(wait * 1.3, _LATE)
+            await pause.wait()
     finally:
         if fd >= 0:
             os.close(fd)

@@ -15,6 +15,7 @@ from typing import Any
 from outpost_core.errors import OutpostError, WorkerError
 from outpost_core.types import Cleaned, Result
 from outpost_shared import faults, private, programs
+from outpost_shared.backoff import every
 from outpost_worker.folder import believing, files, seal, status
 from outpost_worker.repository import bundles
 from outpost_worker.repository.git import within
@@ -93,21 +94,17 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[bool]:
         yield True
         return
     try:
-        yield _take(lock, time.monotonic() + patience)
+        yield _take(lock, patience)
     finally:
         os.close(lock)
 
 
-def _take(lock: int, deadline: float) -> bool:
-    while True:
-        try:
+def _take(lock: int, patience: float) -> bool:
+    for _ in every(0.005, within=patience).tries():
+        with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.005)
-        else:
             return True
+    return False
 
 
 def rescue(root: Path, folder: Path, result: Result, *, force: bool) -> tuple[str | None, str]:

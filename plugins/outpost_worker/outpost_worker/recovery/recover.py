@@ -15,6 +15,7 @@ from typing import Any
 from outpost_core.errors import NotFoundError, WorkerError
 from outpost_core.types import Result
 from outpost_shared import faults, process
+from outpost_shared.backoff import every
 from outpost_worker.folder import believing, claim, exposed, files, outcome, status
 from outpost_worker.run import forked
 from outpost_worker.system import launch, mark
@@ -214,13 +215,12 @@ def sweep(path: str) -> int:
     could have written it; nor are names that are given again (a dead session's pid, anything of an
     earlier boot). Each signal goes to a pid with its start time.
     """
-    end = time.monotonic() + _KILL_PATIENCE
     count = 0
-    while found := list(_left(path)):
-        count += process.send_all(found, 9)
-        if time.monotonic() > end:
+    for _ in every(0.01, within=_KILL_PATIENCE).tries():
+        found = list(_left(path))
+        if not found:
             break
-        time.sleep(0.01)
+        count += process.send_all(found, 9)
     return count
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
 
 from outpost_core.errors import WorkerError
 from outpost_shared import process
+from outpost_shared.backoff import Backoff, every
 from outpost_worker.folder import files
 from outpost_worker.repository.git import NETWORK_TIMEOUT
 
@@ -21,6 +21,8 @@ _KILL = 9
 _SOON, _LATER = 0.002, 0.05
 #: Seconds after which nobody who fetches can still hold it, so that something else does.
 PATIENCE = 2 * NETWORK_TIMEOUT
+#: Seconds for the git of a killed holder to end.
+_GONE = 10.0
 
 
 class Lock:
@@ -62,21 +64,19 @@ class Lock:
         os.close(self._fd)
 
     def _wait(self, name: str) -> None:
-        pause, deadline = 0.0, time.monotonic() + PATIENCE
-        while True:
+        told = False
+        for _ in Backoff(_SOON, _LATER, within=PATIENCE).tries():
             try:
                 return fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if not pause:
+                if not told:
                     self._report("waiting for another worker to fetch the rig")
-            if time.monotonic() > deadline:
-                raise WorkerError(
-                    f"{name} is held by another process since {PATIENCE:g} s",
-                    reason="workspace_failed",
-                    hint=f"see which one, and end it: fuser -v {name}",
-                )
-            pause = min(2 * pause, _LATER) or _SOON
-            time.sleep(pause)
+                told = True
+        raise WorkerError(
+            f"{name} is held by another process since {PATIENCE:g} s",
+            reason="workspace_failed",
+            hint=f"see which one, and end it: fuser -v {name}",
+        )
 
     def note(self, pid: int) -> None:
         """Write down a git that writes to the mirror."""
@@ -102,9 +102,9 @@ def _end(path: str, note: str) -> None:
         os.killpg(leader, _KILL)
     except OSError:
         return
-    deadline = time.monotonic() + 10
-    while process.start_time(leader) == start and time.monotonic() < deadline:
-        time.sleep(0.01)
+    for _ in every(0.01, within=_GONE).tries():
+        if process.start_time(leader) != start:
+            return
 
 
 def _fetches(pid: int, path: str) -> bool:

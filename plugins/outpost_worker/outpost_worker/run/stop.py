@@ -9,6 +9,7 @@ from pathlib import Path
 
 from outpost_core.errors import NotFoundError, WorkerError
 from outpost_shared import process
+from outpost_shared.backoff import every
 from outpost_worker.folder import claim, files, outcome
 
 #: Seconds to find out whether an attempt that is just beginning has begun.
@@ -52,13 +53,11 @@ def request(folder: Path, grace: float, reason: str = "stopped") -> None:
             raise
         _tell(*holder)  # a full disk saves nobody from a stop
         return
-    end = time.monotonic() + _PATIENCE
-    while not claim.exists(path) and not claim.finished(path):
-        if time.monotonic() > end:
+    for _ in every(0.005, within=_PATIENCE).tries():
+        if claim.exists(path) or claim.finished(path):
             break
         if _end_unbegun(path):
             return
-        time.sleep(0.005)
     # the claim may name what an agent calls like its supervisor, so all of them are told
     holder = claim.holder(path)
     for one in {*claim.Supervisors().all(path), *([holder] if holder else [])}:

@@ -34,6 +34,7 @@ from outpost_shared.protocol import (
     raw_size,
     read_data,
 )
+from outpost_shared.silence import CLIENT, Silence
 from outpost_worker.serving.methods import Answer, Handler, JsonText, Methods
 
 if TYPE_CHECKING:
@@ -45,9 +46,6 @@ INFLIGHT: Final = 32
 TAKES: Final = 8 * MAX_FRAME
 #: Seconds for what is under way when the client has gone.
 FINISH: Final = 10.0
-#: Seconds without a word from a client that had promised to give some, until it is taken for gone:
-#: behind a line that was cut, nobody ever ends the stream.
-SILENCE: Final = 300.0
 #: Methods that only look, and so can be broken off at any time.
 _LOOKING: Final = frozenset({"list", "ping", "logs", "peek", "inbox", "facts", "doctor", "viewer"})
 _SMALLEST_FRAME: Final = 4096
@@ -62,7 +60,7 @@ async def serve(
     *,
     server: str,
     extra: Mapping[str, Handler] | None = None,
-    silence: float = SILENCE,
+    silence: float = CLIENT,
 ) -> None:
     """Serve one client until it says goodbye or its stream ends; workers go on.
 
@@ -168,7 +166,7 @@ class _Session:
         self._slots = asyncio.Semaphore(INFLIGHT)
         self._looking: dict[int, asyncio.Task[None]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._waits_since = 0.0
+        self._client = Silence(lambda: lines.heard)
         self._silent = False
 
     async def run(self, silence: float | None) -> None:
@@ -211,9 +209,8 @@ class _Session:
             await asyncio.sleep(pause)
             before, looked = looked, time.monotonic()
             if looked - before > 2 * pause:  # we were held up, and so was the reading
-                self._waits_since = looked
-            heard = max(self._lines.heard, self._waits_since)
-            if not self._slots.locked() and looked - heard > silence:
+                self._client.restart()
+            if not self._slots.locked() and self._client.seconds > silence:
                 self._silent = True
                 reading.cancel()
                 return
@@ -236,7 +233,7 @@ class _Session:
             return False
         if self._slots.locked():
             await self._slots.acquire()
-            self._waits_since = time.monotonic()  # what it said meanwhile was not read
+            self._client.restart()  # what it said meanwhile was not read
         else:
             await self._slots.acquire()
         task = asyncio.create_task(self._serve(number, method, params))
