@@ -36,8 +36,8 @@ _LAST_WORDS: Final = 10.0
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
-class Line(Protocol):
-    """What an attach needs of a connection: a session with a terminal."""
+class OpensTerminals(Protocol):
+    """What an attach needs of a host: a session of its connection with a terminal."""
 
     async def open(
         self,
@@ -49,7 +49,7 @@ class Line(Protocol):
         """Start a command on a new terminal of that type, columns and rows."""
 
 
-class Place(Protocol):
+class NamesViewers(Protocol):
     """What an attach needs of an SSH outpost."""
 
     name: str
@@ -58,13 +58,15 @@ class Place(Protocol):
         """Ask the far server which program shows the worker."""
 
 
-async def attach(worker: str, place: Place, line: Line, *, command: str, timeout: float) -> int:
+async def attach(
+    worker: str, place: NamesViewers, host: OpensTerminals, *, command: str, timeout: float
+) -> int:
     """Give this program's terminal to a worker until the user detaches, or it ends.
 
     Args:
         worker: its id.
         place: the outpost; its far server names the viewer.
-        line: the connection to its host.
+        host: the host, over whose connection it is shown.
         command: starts a far Python that runs the source on the first line of its input.
         timeout: seconds that the viewer may take to start.
 
@@ -82,7 +84,7 @@ async def attach(worker: str, place: Place, line: Line, *, command: str, timeout
     near = terminal.Terminal()
     columns, rows, *_ = near.size()
     kind = os.environ.get("TERM") or "dumb"
-    process = await line.open(command, term=(kind, columns, rows), modes=near.modes())
+    process = await host.open(command, term=(kind, columns, rows), modes=near.modes())
     try:
         first = await _begin(process, argv, worker, timeout)
         code = await _pass(process, near, first)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from outpost_core.errors import OutpostError
 from outpost_core.names import redact
 from outpost_core.types import Finding
-from outpost_local.setup.runner import Answer, ask
+from outpost_local.setup.runner import StepResult, ask
 from outpost_local.setup.steps import GIT, TMUX
 from outpost_ssh.scripts import FarShell
 
@@ -37,13 +37,13 @@ async def examine(
         far: asks the far side's own doctor.
     """
     found = _key(outpost)
-    link = outpost.link()
+    host = outpost.host()
     try:
-        await link.connection()
+        await host.connection()
     except OutpostError as error:
         hint = error.hint
         return [*found, Finding(check="line", ok=False, detail=error.message, hint=hint)]
-    found.append(_trust(outpost.options, link.peer))
+    found.append(_trust(outpost.options, host.peer))
     here = rig is not None and rig.startswith("/")
     try:
         found.append(await _latency(outpost))
@@ -115,7 +115,7 @@ async def _package() -> Finding:
 
 async def _without_python(outpost: Reach) -> list[Finding]:
     """Ask by shell scripts what the far side lacks, when it could not be started."""
-    shell = FarShell(outpost.link())
+    shell = FarShell(outpost.host())
     asked: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
         ("system", "system", ("look",)),
         ("python", "python", ("look", outpost.options.python)),
@@ -132,7 +132,7 @@ async def _without_python(outpost: Reach) -> list[Finding]:
     return found
 
 
-def _finding(check: str, answer: Answer, name: str) -> Finding:
+def _finding(check: str, answer: StepResult, name: str) -> Finding:
     if answer.state == "ok":
         return Finding(check=check, ok=True, detail=answer.detail)
     needed = check in ("system", "python", "git")

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from outpost_ssh.connection.host import link_for
+from outpost_ssh.connection.host import remote_host
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,12 +47,12 @@ async def introduce(
 
 
 async def _try(name: str, options: SshOptions, context: BuildContext, dialogue: Dialogue) -> None:
-    link = link_for(name, options, context)
+    host = remote_host(name, options, context)
     try:
         began = time.monotonic()
-        connection = await link.connection()
+        connection = await host.connection()
         took = (time.monotonic() - began) * 1000
         user = connection.get_extra_info("username")
         dialogue.say(f"logged in as {user}, {took:.0f} ms")
     finally:
-        await link.aclose()
+        await host.aclose()

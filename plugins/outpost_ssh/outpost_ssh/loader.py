@@ -18,13 +18,15 @@ import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import OutpostError, UnreachableError, UsageError
 from outpost_ssh import package
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from outpost_shared.protocol import ByteReader, ByteWriter
 
 #: Bytes that a login shell may print before the loader answers.
 MOST_NOISE: Final = 64 * 1024
@@ -33,23 +35,6 @@ PATIENCE: Final = 60.0
 _PIECE: Final = 64 * 1024
 _PYTHON: Final = re.compile(r"(?:~?/)?[A-Za-z0-9_.+][A-Za-z0-9_./+-]*", re.ASCII)
 _START: Final = "import base64,zlib;S={source!r};exec(zlib.decompress(base64.b64decode(S)));"
-
-
-class Reader(Protocol):
-    """What the far side says, as bytes."""
-
-    async def read(self, n: int) -> bytes:
-        """Return up to `n` bytes, as soon as there are any; b"" at the end."""
-
-
-class Writer(Protocol):
-    """What is said to the far side."""
-
-    def write(self, data: bytes) -> None:
-        """Queue bytes to be sent."""
-
-    async def drain(self) -> None:
-        """Wait until few are queued."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +76,8 @@ def _source() -> str:
 def _line(word: str, address: str) -> bytes:
     fault = os.environ.get("OUTPOST_FAULT", "")
     fault = fault if fault.startswith("loader.") else ""
-    call = f"raise SystemExit(Arrival(S,{word!r},{address!r},{package.ENTRY!r},{fault!r}).run())"
+    told = f"S,{word!r},{address!r},{package.ENTRY!r},{fault!r}"
+    call = f"raise SystemExit(Installation({told}).run())"
     return (_START.format(source=_source()) + call + "\n").encode("ascii")
 
 
@@ -111,8 +97,8 @@ class Loader:
         self,
         name: str,
         peer: str,
-        reader: Reader,
-        writer: Writer,
+        reader: ByteReader,
+        writer: ByteWriter,
         *,
         ended: Callable[[], Awaitable[Ended]],
         timeout: float,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from outpost_core.backend import BuildContext
     from outpost_core.types import Json
     from outpost_shared.protocol import ByteReader, ByteWriter
-    from outpost_ssh.connection.host import Link
+    from outpost_ssh.connection.host import RemoteHost
 
 #: Seconds that the clocks may differ before moments are told by ours.
 SAME_TIME: Final = 2.0
@@ -55,7 +55,7 @@ class SshOutpost(StdioOutpost):
         super().__init__(name, options, context)
         process = options.mode is Mode.PROCESS
         self.capabilities = CAPABILITIES - {"attach"} if process else CAPABILITIES
-        self._link: Link | None = None
+        self._host: RemoteHost | None = None
         self._tails: set[asyncio.Task[None]] = set()
         self._skew = 0.0
         #: what a keeper lends is used for the first connection of a program, and after no trouble
@@ -63,13 +63,13 @@ class SshOutpost(StdioOutpost):
 
     # --- the line -----------------------------------------------------------------------------
 
-    def link(self) -> Link:
+    def host(self) -> RemoteHost:
         """Return the connection to the host, which other outposts may share; opens nothing."""
-        if self._link is None:
-            from outpost_ssh.connection.host import link_for
+        if self._host is None:
+            from outpost_ssh.connection.host import remote_host
 
-            self._link = link_for(self.name, self.options, self.context)
-        return self._link
+            self._host = remote_host(self.name, self.options, self.context)
+        return self._host
 
     async def connect(self) -> Client:
         """Start a far server on a new channel; it is installed there when it is not yet.
@@ -80,13 +80,13 @@ class SshOutpost(StdioOutpost):
         """
         client = await self._borrow()
         if client is None:
-            link = self.link()
-            process = await link.open(command(self.options.python))
+            host = self.host()
+            process = await host.open(command(self.options.python))
             tail = _Tail(process)
             self._tails.add(tail.task)
             tail.task.add_done_callback(self._tails.discard)
             try:
-                client = await self._greet(link.peer, process.stdout, process.stdin, tail.ended)
+                client = await self._greet(host.peer, process.stdout, process.stdin, tail.ended)
             except BaseException:
                 process.close()
                 raise
@@ -158,8 +158,8 @@ class SshOutpost(StdioOutpost):
     def given_up(self, client: Client, why: str) -> None:
         """End a channel on which nothing is heard, and the connection below it."""
         super().given_up(client, why)
-        if self._link is not None:
-            self._link.drop(why)
+        if self._host is not None:
+            self._host.drop(why)
 
     def offered(self, client: Client) -> frozenset[str]:
         """Return what can be had there; a far machine is set up from this side."""
@@ -236,7 +236,7 @@ class SshOutpost(StdioOutpost):
         return await attach.attach(
             worker,
             self,
-            self.link(),
+            self.host(),
             command=command(self.options.python),
             timeout=self.options.patience,
         )
@@ -275,9 +275,9 @@ class SshOutpost(StdioOutpost):
 
         await rigs.close(self)
         await super().outpost_close()
-        link, self._link = self._link, None
-        if link is not None:
-            await link.aclose()
+        host, self._host = self._host, None
+        if host is not None:
+            await host.aclose()
         for tail in [*self._tails]:
             tail.cancel()
         await asyncio.gather(*self._tails, return_exceptions=True)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from outpost_core.backend import BuildContext
     from outpost_core.types import Finding, Json
     from outpost_exec.stdio.client import Client
-    from outpost_ssh.connection.host import Link
+    from outpost_ssh.connection.host import RemoteHost
     from outpost_ssh.options import SshOptions
 
 
@@ -21,7 +21,7 @@ class Reach(Protocol):
     options: SshOptions
     context: BuildContext
 
-    def link(self) -> Link:
+    def host(self) -> RemoteHost:
         """Return the connection to the host; opens nothing."""
 
     async def call(self, method: str) -> Json:

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 from outpost_local.setup.runner import Ran
 
 if TYPE_CHECKING:
-    from outpost_ssh.connection.host import Link
+    from outpost_ssh.connection.host import RemoteHost
 
 
 class FarShell:
     """Runs scripts on the far machine.
 
     Args:
-        link: the connection.
+        host: the connection.
     """
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, host: RemoteHost) -> None:
+        self._host = host
 
     async def run(self, text: str, args: Sequence[str], timeout: float) -> Ran:
         """Run a script; its parameters travel in its text, and in no command line.
@@ -27,5 +27,5 @@ class FarShell:
         Raises:
             UnreachableError: the line broke, or it did not end in time.
         """
-        done = await self._link.script(text, *args, timeout=timeout)
+        done = await self._host.script(text, *args, timeout=timeout)
         return Ran(code=done.code, out=done.stdout, err=done.stderr)

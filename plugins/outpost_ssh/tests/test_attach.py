@@ -35,7 +35,7 @@ from outpost_ssh import loader
 from outpost_ssh.attach import attach
 
 host, port, user, key, known_hosts, argv, python = json.loads(sys.argv[1])
-class Line:
+class Remote:
     async def open(self, command, *, term, modes):
         return await self.connection.create_process(
             command, encoding=None, term_type=term[0], term_size=term[1:], term_modes=dict(modes)
@@ -48,12 +48,12 @@ class Place:
         return argv
 
 async def main():
-    line = Line()
+    remote = Remote()
     async with asyncssh.connect(
         host, port, username=user, client_keys=[key], known_hosts=known_hosts, config=None
-    ) as line.connection:
+    ) as remote.connection:
         return await attach(
-            "gt-1.1", Place(), line, command=loader.command(python), timeout=10
+            "gt-1.1", Place(), remote, command=loader.command(python), timeout=10
         )
 
 try:

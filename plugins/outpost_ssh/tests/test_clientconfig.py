@@ -9,12 +9,12 @@ import subprocess
 import time
 from pathlib import Path
 
-from linkkit import agent, home, keygen, linked, options, refused, run, said, server
+from hostkit import agent, home, keygen, options, reached, refused, run, said, server
 from peers.sshd import Sshd, sshd
 
 from outpost_core.errors import UsageError
 from outpost_manager.config import load_config
-from outpost_ssh.connection.clientconfig import Target, resolve
+from outpost_ssh.connection.clientconfig import Destination, resolve
 from outpost_ssh.options import SshOptions
 from outpost_ssh.plugin import outpost_backends
 
@@ -44,7 +44,7 @@ def test_an_alias_gives_host_port_user_key_and_known_hosts(server, home):
     configured(home, whole(server))
 
     async def work() -> None:
-        async with linked(alias()) as made:
+        async with reached(alias()) as made:
             await made.connection()
             assert made.peer == f"{server.user}@{server.host}:{server.port}"
 
@@ -151,10 +151,10 @@ def test_connect_timeout_counts_where_the_option_is_not_given(home):
         assert "within 1s" in refused(SshOptions(host="vm")).message
         # the option that is written out counts, even where it says what is the default
         entry = load_config(_file(home, "connect_timeout: 8s"), outpost_backends()).outposts[0]
-        assert Target.of("vm", entry.options, None).connect_timeout == 8.0
-        assert resolve(Target.of("vm", entry.options, None)).timeout == 8.0
+        assert Destination.of("vm", entry.options, None).connect_timeout == 8.0
+        assert resolve(Destination.of("vm", entry.options, None)).timeout == 8.0
         entry = load_config(_file(home, "port: 22"), outpost_backends()).outposts[0]
-        assert resolve(Target.of("vm", entry.options, None)).timeout == 1.0
+        assert resolve(Destination.of("vm", entry.options, None)).timeout == 1.0
 
 
 def _file(home: Path, option: str) -> Path:
@@ -171,7 +171,7 @@ def test_a_second_real_host_is_gone_through(server, home, tmp_path):
         configured(home, whole(bastion, "bastion") + whole(server) + "  ProxyJump bastion\n")
 
         async def work() -> None:
-            async with linked(alias()) as made:
+            async with reached(alias()) as made:
                 assert (await made.script("echo $HOME", timeout=10)).stdout == f"{server.home}\n"
                 assert "direct-tcpip" not in made.peer
 
@@ -199,7 +199,7 @@ def test_two_hosts_share_the_connection_to_the_one_in_between(server, home, tmp_
         )
 
         async def work() -> None:
-            async with linked(alias()) as first, linked(alias("other")) as second:
+            async with reached(alias()) as first, reached(alias("other")) as second:
                 await asyncio.gather(first.connection(), second.connection())
 
         run(work)
@@ -228,7 +228,7 @@ def test_the_end_of_the_host_in_between_ends_the_connection_through_it(server, h
         configured(home, whole(bastion, "bastion") + whole(server) + "  ProxyJump bastion\n")
 
         async def work() -> None:
-            async with linked(alias()) as made:
+            async with reached(alias()) as made:
                 process = await made.open("sleep 60")
                 bastion.drop_sessions()
                 async with asyncio.timeout(5):
@@ -279,7 +279,7 @@ def test_canonical_names_are_refused_with_a_word(server, home):
 
 def test_relative_paths_are_relative_to_the_configuration_of_outposts(server, home, tmp_path):
     from outpost_core.backend import BuildContext
-    from outpost_ssh.connection.host import link_for
+    from outpost_ssh.connection.host import remote_host
 
     (tmp_path / "here").mkdir()
     (tmp_path / "here/key").write_bytes(server.key.read_bytes())
@@ -287,7 +287,7 @@ def test_relative_paths_are_relative_to_the_configuration_of_outposts(server, ho
 
     async def work() -> None:
         context = BuildContext(state_dir=Path("/nowhere"), config_dir=tmp_path / "here")
-        made = link_for("vm1", options(server, ssh_key=Path("key")), context)
+        made = remote_host("vm1", options(server, ssh_key=Path("key")), context)
         await made.connection()
         await made.aclose()
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from linkkit import home, link, linked, options, server
+from hostkit import home, options, reached, remote, server
 from peers.sshd import Sshd
 
 from outpost_core.errors import UnreachableError
@@ -77,10 +77,10 @@ def test_names_that_are_not_answered_for_hold_up_neither_other_hosts_nor_the_end
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
 
     async def work() -> None:
-        lost = [link(options(server, host=f"h{n}.invalid")) for n in range(64)]
+        lost = [remote(options(server, host=f"h{n}.invalid")) for n in range(64)]
         tasks = [asyncio.create_task(each.connection()) for each in lost]
         await asyncio.sleep(0.1)
-        async with asyncio.timeout(10), linked(options(server)) as made:
+        async with asyncio.timeout(10), reached(options(server)) as made:
             await made.connection()
         for task in tasks:
             task.cancel()

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from linkkit import home, keygen, options, refused, said, server
+from hostkit import home, keygen, options, refused, said, server
 from peers.sshd import Sshd
 
 from outpost_core.errors import UnreachableError

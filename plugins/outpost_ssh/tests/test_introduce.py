@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from linkkit import home, keygen, server
+from hostkit import home, keygen, server
 from peers.sshd import Sshd
 
 from outpost_manager.cli.app import cli

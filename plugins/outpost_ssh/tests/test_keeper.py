@@ -58,7 +58,7 @@ class Desk:
             outpost = SshOutpost("vm1", self.options(**more), context)
             try:
                 assert (await outpost.outpost_ping()).ok
-                return outpost._link is None
+                return outpost._host is None
             finally:
                 await outpost.outpost_close()
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import UnreachableError
 from outpost_local.setup import steps
-from outpost_local.setup.runner import Answer, Course, Ran
+from outpost_local.setup.runner import Ran, SetupRun, StepResult
 
 if TYPE_CHECKING:
     from outpost_core.types import Finding, Step
@@ -98,21 +98,21 @@ async def bootstrap(
         town: where the Gas Town workspace should be.
         doctor: looks at everything at the end.
     """
-    course = Course(shell=shell, dry_run=dry_run)
-    async for step in steps.system(course):
+    run = SetupRun(shell=shell, dry_run=dry_run)
+    async for step in steps.system(run):
         yield step
-    if course.states["system"] == "failed":
+    if run.states["system"] == "failed":
         return
-    for group in (steps.programs(course), steps.account(course, agents)):
+    for group in (steps.programs(run), steps.account(run, agents)):
         async for step in group:
             yield step
     if town is not None:
-        async for step in course.step("town", lambda: course.ask("town", str(town), "")):
+        async for step in run.step("town", lambda: run.ask("town", str(town), "")):
             yield step
 
-    async def look() -> Answer:
+    async def look() -> StepResult:
         return steps.verdict(await doctor(), agents)
 
     if not dry_run:
-        async for step in course.step("doctor", look):
+        async for step in run.step("doctor", look):
             yield step

@@ -49,7 +49,7 @@ class Shell(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class StepResult:
     """What a step found or did; `state` as of `types.Step`."""
 
     state: str
@@ -66,7 +66,7 @@ def script(name: str) -> str:
     return "\n".join([*parts, 'main "$@" </dev/null\n'])
 
 
-async def ask(shell: Shell, name: str, *args: str, timeout: float = LOOK) -> Answer:
+async def ask(shell: Shell, name: str, *args: str, timeout: float = LOOK) -> StepResult:
     """Run a step's script and return its answer.
 
     Raises:
@@ -87,11 +87,11 @@ async def ask(shell: Shell, name: str, *args: str, timeout: float = LOOK) -> Ans
     state = said.get("state", "")
     if state not in _STATES:
         detail = f"its script ended with code {ran.code}" + (f": {noise}" if noise else "")
-        return Answer(state="failed", detail=detail, hint="run this again", facts=facts)
+        return StepResult(state="failed", detail=detail, hint="run this again", facts=facts)
     detail = said.get("detail", "")
     if state == "failed" and noise:
         detail = f"{detail}: {noise}"
-    return Answer(state=state, detail=redact(detail), hint=said.get("hint", ""), facts=facts)
+    return StepResult(state=state, detail=redact(detail), hint=said.get("hint", ""), facts=facts)
 
 
 def _last_words(ran: Ran) -> str:
@@ -104,7 +104,7 @@ def _last_words(ran: Ran) -> str:
 
 
 @dataclass(kw_only=True)
-class Course:
+class SetupRun:
     """One bootstrap, as far as it has come.
 
     Args:
@@ -123,7 +123,7 @@ class Course:
         return "look" if self.dry_run else "apply"
 
     async def step(
-        self, name: str, work: Callable[[], Awaitable[Answer]], *, needs: Sequence[str] = ()
+        self, name: str, work: Callable[[], Awaitable[StepResult]], *, needs: Sequence[str] = ()
     ) -> AsyncIterator[Step]:
         """Yield a step when it begins and when it has ended; a failure is its answer.
 
@@ -141,11 +141,11 @@ class Course:
         try:
             answer = await work()
         except OutpostError as error:
-            answer = Answer(state="failed", detail=error.message, hint=error.hint)
+            answer = StepResult(state="failed", detail=error.message, hint=error.hint)
         self.states[name] = answer.state
         self.facts |= answer.facts
         yield Step(name=name, state=answer.state, detail=answer.detail, hint=answer.hint)
 
-    def ask(self, name: str, *args: str, timeout: float = WORK) -> Awaitable[Answer]:
-        """Run a script that may change something, in this course's mode."""
+    def ask(self, name: str, *args: str, timeout: float = WORK) -> Awaitable[StepResult]:
+        """Run a script that may change something, in this run's mode."""
         return ask(self.shell, name, self.mode, *args, timeout=LOOK if self.dry_run else timeout)

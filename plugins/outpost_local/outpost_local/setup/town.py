@@ -13,7 +13,7 @@ from typing import Final
 
 from outpost_core.errors import OutpostError
 from outpost_core.names import check_rig, split_rig
-from outpost_local.setup.runner import LOOK, WORK, Answer, Course, ask
+from outpost_local.setup.runner import LOOK, WORK, SetupRun, StepResult, ask
 from outpost_shared.programs import git_env
 
 #: The most bytes of a town without a remote that are sent as a bundle.
@@ -79,16 +79,16 @@ def _without_password(url: str) -> str:
     return split_rig(check_rig(url))[0]
 
 
-async def clone(course: Course, path: str, source: Source | None) -> Answer:
+async def clone(run: SetupRun, path: str, source: Source | None) -> StepResult:
     """Have the town at `path`, cloned when it is not there.
 
     A clone is made beside it and renamed, so that there is all of it or nothing.
     """
     if source is None or source.url:
-        return await course.ask("town", path, source.url if source else "")
+        return await run.ask("town", path, source.url if source else "")
     words = f"the town at {source.folder} (it has no remote)"
-    looked = await ask(course.shell, "town", "look", path, words)
-    if course.dry_run or looked.state != "would":
+    looked = await ask(run.shell, "town", "look", path, words)
+    if run.dry_run or looked.state != "would":
         return looked
     assert source.folder is not None, "a source without an address is a folder"
     with tempfile.TemporaryDirectory(prefix="outpost-town-") as folder:
@@ -101,14 +101,14 @@ async def clone(course: Course, path: str, source: Source | None) -> Answer:
                 f"the town at {source.folder} has no remote and is {size >> 20} MiB",
                 hint="give it a remote, and set town_url",
             )
-        arrived = await _send(course, bundle)
+        arrived = await _send(run, bundle)
     if arrived.state != "done":
         return arrived
-    return await course.ask("town", path, words, arrived.facts["file"])
+    return await run.ask("town", path, words, arrived.facts["file"])
 
 
-async def _send(course: Course, bundle: Path) -> Answer:
-    answer = Answer(state="failed")
+async def _send(run: SetupRun, bundle: Path) -> StepResult:
+    answer = StepResult(state="failed")
     with bundle.open("rb") as file:
         offset = 0
         data = file.read(PIECE)
@@ -116,7 +116,7 @@ async def _send(course: Course, bundle: Path) -> Answer:
             after = file.read(PIECE)
             text = base64.b64encode(data).decode()
             answer = await ask(
-                course.shell, "receive", _ARRIVAL, str(offset), "more" if after else "last", text,
+                run.shell, "receive", _ARRIVAL, str(offset), "more" if after else "last", text,
                 timeout=WORK,
             )  # fmt: skip
             if answer.state != "done":
@@ -126,7 +126,7 @@ async def _send(course: Course, bundle: Path) -> Answer:
     return answer
 
 
-async def config(course: Course, path: str, folder: Path) -> Answer:
+async def config(run: SetupRun, path: str, folder: Path) -> StepResult:
     """Copy files of the town's `config/` that git does not carry, where they are missing there.
 
     Secrets and `outposts.yaml` stay here; what is there is left alone.
@@ -135,7 +135,7 @@ async def config(course: Course, path: str, folder: Path) -> Answer:
     done, left = [], ""
     for name, data in files.items():
         text = base64.b64encode(data).decode()
-        answer = await ask(course.shell, "keep", course.mode, path, name, text, timeout=LOOK)
+        answer = await ask(run.shell, "keep", run.mode, path, name, text, timeout=LOOK)
         if answer.state in ("failed", "skipped"):
             return answer
         if answer.state != "ok":
@@ -143,10 +143,10 @@ async def config(course: Course, path: str, folder: Path) -> Answer:
     if kept_back:
         left = f"; not copied: {', '.join(kept_back)}"
     if done:
-        words = "copy " if course.dry_run else "copied "
-        state = "would" if course.dry_run else "done"
-        return Answer(state=state, detail=words + ", ".join(done) + left)
-    return Answer(state="ok", detail="nothing besides what git carries" + left)
+        words = "copy " if run.dry_run else "copied "
+        state = "would" if run.dry_run else "done"
+        return StepResult(state=state, detail=words + ", ".join(done) + left)
+    return StepResult(state="ok", detail="nothing besides what git carries" + left)
 
 
 async def _untracked(folder: Path) -> tuple[dict[str, bytes], list[str]]:

@@ -1,4 +1,4 @@
 """A supervised SSH connection to a host: its configuration, its trust, and what can go wrong.
 
-`link.Link` is what the rest uses; nothing here knows of workers.
+`host.RemoteHost` is what the rest uses; nothing here knows of workers.
 """

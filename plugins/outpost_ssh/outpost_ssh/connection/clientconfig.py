@@ -29,7 +29,7 @@ _USER_HOSTS: Final = (Path("~/.ssh/known_hosts"), Path("~/.ssh/known_hosts2"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class Destination:
     """What makes two outposts share a connection: where it goes and how.
 
     Args:
@@ -68,8 +68,8 @@ class Target:
     outpost: str = field(default="", compare=False)
 
     @classmethod
-    def of(cls, name: str, options: SshOptions, base: Path | None) -> Target:
-        """Return the target of an outpost."""
+    def of(cls, name: str, options: SshOptions, base: Path | None) -> Destination:
+        """Return the destination of an outpost."""
         return cls(
             host=options.host,
             user=options.user,
@@ -86,7 +86,7 @@ class Target:
             outpost=name,
         )
 
-    def through(self, way: Sequence[Hop]) -> Target:
+    def through(self, way: Sequence[Hop]) -> Destination:
         """Return the last of the hosts that this one is reached through.
 
         Raises:
@@ -119,7 +119,7 @@ class Target:
 
 @dataclass(kw_only=True)
 class Resolved:
-    """A target with everything that the configuration says of it.
+    """A destination with everything that the configuration says of it.
 
     Args:
         host: the name or address to connect to.
@@ -148,20 +148,22 @@ class Resolved:
     prepared: asyncssh.SSHClientConnectionOptions
 
 
-def resolve(target: Target) -> Resolved:
-    """Read the configuration of a target. Blocks: it reads files and runs what `Match exec` says.
+def resolve(destination: Destination) -> Resolved:
+    """Read the configuration of a destination.
+
+    Blocks: it reads files and runs what `Match exec` says.
 
     Raises:
         UsageError: the configuration cannot be read, or says something hostile.
     """
-    prepared = _prepared(target)
+    prepared = _prepared(destination)
     config = prepared.config
     host = check_host(str(prepared.host), "HostName")
     user = check_user(prepared.username, "User")
-    said = config.get("ProxyJump") if target.proxy_jump is None else target.proxy_jump
+    said = config.get("ProxyJump") if destination.proxy_jump is None else destination.proxy_jump
     way = hops(str(said) if said else None)
-    command = None if way or target.proxy_jump is not None else config.get("ProxyCommand")
-    timeout = target.connect_timeout or config.get("ConnectTimeout") or CONNECT_TIMEOUT
+    command = None if way or destination.proxy_jump is not None else config.get("ProxyCommand")
+    timeout = destination.connect_timeout or config.get("ConnectTimeout") or CONNECT_TIMEOUT
     return Resolved(
         host=host,
         port=prepared.port,
@@ -169,7 +171,7 @@ def resolve(target: Target) -> Resolved:
         alias=prepared.host_key_alias,
         way=way,
         proxy_command=str(command) if command else None,
-        known_hosts=_known_hosts(target, prepared),
+        known_hosts=_known_hosts(destination, prepared),
         timeout=float(str(timeout)),
         family=prepared.family,
         local=prepared.local_addr,
@@ -177,17 +179,17 @@ def resolve(target: Target) -> Resolved:
     )
 
 
-def _prepared(target: Target) -> asyncssh.SSHClientConnectionOptions:
-    files = [str(path) for path in _config_files(target)]
+def _prepared(destination: Destination) -> asyncssh.SSHClientConnectionOptions:
+    files = [str(path) for path in _config_files(destination)]
     given: dict[str, Any] = {}
-    if target.user is not None:
-        given["username"] = target.user
-    if target.port is not None:
-        given["port"] = target.port
+    if destination.user is not None:
+        given["username"] = destination.user
+    if destination.port is not None:
+        given["port"] = destination.port
     try:
         prepared = asyncssh.SSHClientConnectionOptions(
             config=files,
-            host=target.host,
+            host=destination.host,
             client_keys=None,  # chosen below
             known_hosts=b"",  # nothing is trusted but what HostKeys says
             x509_trusted_certs=None,
@@ -195,21 +197,21 @@ def _prepared(target: Target) -> asyncssh.SSHClientConnectionOptions:
         )
     except (ConfigParseError, ValueError, OSError) as error:
         raise UsageError(
-            f"the SSH configuration cannot be used for {target.host}: {plain(error)}",
+            f"the SSH configuration cannot be used for {destination.host}: {plain(error)}",
             hint=f"see {' and '.join(files) or 'the options of the outpost'}",
         ) from None
     if prepared.config.get("CanonicalizeHostname") or prepared.config.has_match_final():
         raise UsageError(
-            f"the SSH configuration for {target.host} uses CanonicalizeHostname or `Match final`,"
-            " which is not supported here",
+            f"the SSH configuration for {destination.host} uses CanonicalizeHostname or"
+            " `Match final`, which is not supported here",
             hint="write the full name as `host`, and another file as `config`",
         )
     return prepared
 
 
-def _config_files(target: Target) -> list[Path]:
-    if target.config is not None:
-        path = target.path(target.config)
+def _config_files(destination: Destination) -> list[Path]:
+    if destination.config is not None:
+        path = destination.path(destination.config)
         if not path.is_file() and str(path) != "/dev/null":
             raise UsageError(
                 f"there is no SSH configuration {path}", hint="see the option `config`"
@@ -238,9 +240,11 @@ def _refuse_writable(path: Path) -> None:
         )
 
 
-def _known_hosts(target: Target, prepared: asyncssh.SSHClientConnectionOptions) -> tuple[Path, ...]:
-    if target.known_hosts is not None:
-        return (target.path(target.known_hosts),)
+def _known_hosts(
+    destination: Destination, prepared: asyncssh.SSHClientConnectionOptions
+) -> tuple[Path, ...]:
+    if destination.known_hosts is not None:
+        return (destination.path(destination.known_hosts),)
     own = prepared.config.get("UserKnownHostsFile")
     system = prepared.config.get("GlobalKnownHostsFile")
     files: list[Path] = []

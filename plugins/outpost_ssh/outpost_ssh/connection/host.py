@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import asyncssh
 
     from outpost_core.backend import BuildContext
-    from outpost_ssh.connection.hostconnection import Line
-    from outpost_ssh.connection.pool import Hub
+    from outpost_ssh.connection.hostconnection import HostConnection
+    from outpost_ssh.connection.pool import ConnectionPool
     from outpost_ssh.options import SshOptions
 
 #: The one command line of scripts: all that varies goes over standard input.
@@ -42,11 +42,11 @@ class Completed:
     stderr: str
 
 
-class Link:
+class RemoteHost:
     """One outpost's hold of the connection to its host.
 
-    The connection is made when it is first used, and again when it is used after a break. Links
-    with the same target share it; `aclose` gives this one's hold back.
+    The connection is made when it is first used, and again when it is used after a break. Those
+    with the same destination share it; `aclose` gives this one's hold back.
 
     Args:
         name: the outpost, for messages.
@@ -58,21 +58,21 @@ class Link:
         self._name = name
         self._options = options
         self._base = base
-        self._hub: Hub | None = None
-        self._line: Line | None = None
+        self._pool: ConnectionPool | None = None
+        self._shared: HostConnection | None = None
 
     @property
     def peer(self) -> str:
         """The host for messages, as `steve@10.0.0.5:22` once it was connected to."""
-        if self._line is not None:
-            return self._line.peer
+        if self._shared is not None:
+            return self._shared.peer
         user = self._options.user
         return f"{user}@{self._options.host}" if user else self._options.host
 
     @property
     def why(self) -> str:
         """Why the last connection ended; "" while there is none that did."""
-        return "" if self._line is None else self._line.why
+        return "" if self._shared is None else self._shared.why
 
     async def connection(self) -> asyncssh.SSHClientConnection:
         """Return the connection, made now when there is none.
@@ -153,24 +153,24 @@ class Link:
         Args:
             why: for messages.
         """
-        if self._line is not None:
-            self._line.drop(why)
+        if self._shared is not None:
+            self._shared.drop(why)
 
     async def aclose(self) -> None:
         """Give the connection back; the last one who does ends it."""
-        line, self._line = self._line, None
-        if line is not None and self._hub is not None:
-            await self._hub.release(line)
+        shared, self._shared = self._shared, None
+        if shared is not None and self._pool is not None:
+            await self._pool.release(shared)
 
-    def _held(self) -> Line:
-        from outpost_ssh.connection.clientconfig import Target
-        from outpost_ssh.connection.pool import hub
+    def _held(self) -> HostConnection:
+        from outpost_ssh.connection.clientconfig import Destination
+        from outpost_ssh.connection.pool import pool
 
-        now = hub()
-        if self._line is None or self._hub is not now:  # another event loop: that line is gone
-            self._hub = now
-            self._line = now.hold(Target.of(self._name, self._options, self._base))
-        return self._line
+        now = pool()
+        if self._shared is None or self._pool is not now:  # another event loop: that one is gone
+            self._pool = now
+            self._shared = now.hold(Destination.of(self._name, self._options, self._base))
+        return self._shared
 
     def _completed(
         self, process: asyncssh.SSHClientProcess[bytes], mark: str, out: bytes, err: bytes
@@ -205,14 +205,14 @@ async def _whole(reader: asyncssh.SSHReader[bytes]) -> bytes:
     return bytes(kept)
 
 
-def link_for(name: str, options: SshOptions, context: BuildContext) -> Link:
-    """Return a link to the host of an outpost. Opens nothing; needs no running event loop.
+def remote_host(name: str, options: SshOptions, context: BuildContext) -> RemoteHost:
+    """Return the host of an outpost. Opens nothing; needs no running event loop.
 
-    Links with the same target share one connection per event loop.
+    Those with the same destination share one connection per event loop.
 
     Args:
         name: the outpost, for messages.
         options: how the host is reached.
         context: its `config_dir` is what relative paths are relative to.
     """
-    return Link(name, options, context.config_dir)
+    return RemoteHost(name, options, context.config_dir)

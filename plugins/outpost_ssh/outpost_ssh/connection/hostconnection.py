@@ -29,7 +29,7 @@ from outpost_ssh.options import CONNECT_TIMEOUT
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
-    from outpost_ssh.connection.clientconfig import Target
+    from outpost_ssh.connection.clientconfig import Destination
     from outpost_ssh.connection.dial import Proxy
     from outpost_ssh.connection.login import Gates
 
@@ -56,8 +56,8 @@ logging.getLogger("asyncssh").addHandler(logging.NullHandler())
 class _Watcher(asyncssh.SSHClient):
     """Hears what happens to one connection."""
 
-    def __init__(self, line: Line, at: Attempt) -> None:
-        self._line = line
+    def __init__(self, owner: HostConnection, at: Attempt) -> None:
+        self._owner = owner
         self._at = at
         self._connection: asyncssh.SSHClientConnection | None = None
 
@@ -67,8 +67,8 @@ class _Watcher(asyncssh.SSHClient):
         self._at.stage = "hello"
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the line."""
-        self._line.lost(self._connection, exc)
+        """Tell who it belongs to."""
+        self._owner.lost(self._connection, exc)
 
     def validate_host_public_key(
         self, host: str, addr: str, port: int, key: asyncssh.SSHKey
@@ -100,22 +100,22 @@ class Neighbours(Protocol):
 
     gates: Gates
 
-    def hold(self, target: Target) -> Line:
-        """Return the connection to a target, to be given back by `release`."""
+    def hold(self, destination: Destination) -> HostConnection:
+        """Return the connection to a destination, to be given back by `release`."""
 
-    async def release(self, line: Line) -> None:
+    async def release(self, line: HostConnection) -> None:
         """Give a connection back."""
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Do something in the background, and keep hold of it."""
 
 
-class Line:
-    """The connection to one target, shared by all that use the target on one event loop.
+class HostConnection:
+    """The connection to one destination, shared by all that use the destination on one event loop.
 
     Args:
-        target: where it goes.
-        hub: what bounds connects, and knows the lines to hosts in between.
+        destination: where it goes.
+        pool: what bounds connects, and knows the connections to hosts in between.
 
     Attributes:
         users: how many hold it.
@@ -124,17 +124,18 @@ class Line:
         why: why the last connection ended, or "".
     """
 
-    def __init__(self, target: Target, hub: Neighbours) -> None:
-        self.target = target
+    def __init__(self, destination: Destination, pool: Neighbours) -> None:
+        self.destination = destination
         self.users = 0
-        self.peer = f"{target.user}@{target.host}" if target.user else target.host
-        self.timeout = target.connect_timeout or CONNECT_TIMEOUT
+        user = destination.user
+        self.peer = f"{user}@{destination.host}" if user else destination.host
+        self.timeout = destination.connect_timeout or CONNECT_TIMEOUT
         self.why = ""
-        self._hub = hub
+        self._pool = pool
         self._slots = asyncio.Semaphore(SESSIONS)
         self._connection: asyncssh.SSHClientConnection | None = None
         self._connecting: asyncio.Task[asyncssh.SSHClientConnection] | None = None
-        self._before: Line | None = None
+        self._before: HostConnection | None = None
         self._proxy: Proxy | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -155,7 +156,7 @@ class Line:
     async def open(
         self, command: str, term: tuple[str, int, int] | None, modes: Mapping[int, int]
     ) -> asyncssh.SSHClientProcess[bytes]:
-        """Start a command there; see `Link.open`."""
+        """Start a command there; see `RemoteHost.open`."""
         try:
             async with asyncio.timeout(self.timeout):
                 await self._slots.acquire()
@@ -170,7 +171,7 @@ class Line:
         except BaseException:
             self._slots.release()
             raise
-        self._hub.spawn(self._release(process))
+        self._pool.spawn(self._release(process))
         return process
 
     def drop(self, why: str) -> None:
@@ -209,14 +210,14 @@ class Line:
         self._connection, self.why = None, why
         before, self._before = self._before, None
         if before is not None:
-            self._end(self._hub.release(before))
+            self._end(self._pool.release(before))
         proxy, self._proxy = self._proxy, None
         if proxy is not None:
             self._end(proxy.aclose())
 
     def _end(self, what: Coroutine[Any, Any, None]) -> None:
         """Let go of something that the connection stood on; `aclose` waits for that."""
-        task = self._hub.spawn(what)
+        task = self._pool.spawn(what)
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
@@ -228,8 +229,9 @@ class Line:
 
     async def _connect(self) -> asyncssh.SSHClientConnection:
         loop = asyncio.get_running_loop()
-        resolved = await loop.run_in_executor(None, resolve, self.target)
-        mine = await loop.run_in_executor(None, identity, self.target, resolved.prepared.config)
+        resolved = await loop.run_in_executor(None, resolve, self.destination)
+        config = resolved.prepared.config
+        mine = await loop.run_in_executor(None, identity, self.destination, config)
         self.timeout = resolved.timeout
         attempt = Attempt(
             host=resolved.host,
@@ -240,29 +242,29 @@ class Line:
                 host=(resolved.alias or resolved.host).lower(),
                 port=resolved.port,
                 alias=resolved.alias is not None,
-                pinned=self.target.host_key,
+                pinned=self.destination.host_key,
                 files=resolved.known_hosts,
-                outpost=self.target.outpost,
-                jump=self.target.jump,
+                outpost=self.destination.outpost,
+                jump=self.destination.jump,
             ),
             command=resolved.proxy_command or "",
         )
         self.peer = attempt.peer
         before = tunnel = None
         if resolved.way:
-            before = self._hub.hold(self.target.through(resolved.way))
+            before = self._pool.hold(self.destination.through(resolved.way))
         try:
             if before is not None:
                 tunnel = await before.connection()
                 attempt.via = before.peer
             login = Login(
-                self.target, resolved, mine, attempt, self._hub.gates, tunnel,
+                self.destination, resolved, mine, attempt, self._pool.gates, tunnel,
                 lambda: _Watcher(self, attempt),
             )  # fmt: skip
             connection = await login.run()
         except BaseException:
             if before is not None:
-                self._end(self._hub.release(before))
+                self._end(self._pool.release(before))
             raise
         self._connection, self.why = connection, ""
         self._before, self._proxy = before, login.proxy
@@ -291,10 +293,10 @@ class Line:
                 async with asyncio.timeout(max(end - time.monotonic(), 0)), prompt(connection):
                     return await asyncio.shield(asked)
             except asyncio.CancelledError:
-                self._hub.spawn(_let_go(asked))
+                self._pool.spawn(_let_go(asked))
                 raise
             except TimeoutError:
-                self._hub.spawn(_let_go(asked))
+                self._pool.spawn(_let_go(asked))
                 took = format_duration(self.timeout)
                 self.drop(f"no answer within {took}")
                 raise UnreachableError(

@@ -21,7 +21,7 @@ from outpost_ssh.connection.failures import plain
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from outpost_ssh.connection.clientconfig import Target
+    from outpost_ssh.connection.clientconfig import Destination
 
 _USUAL: Final = ("id_ed25519", "id_ed25519_sk", "id_ecdsa", "id_ecdsa_sk", "id_rsa")
 #: No longer key is read.
@@ -78,11 +78,11 @@ class Identity:
         return [*certified, *files]
 
 
-def identity(target: Target, config: Any) -> Identity:
-    """Return the keys for a target; reads files.
+def identity(destination: Destination, config: Any) -> Identity:
+    """Return the keys for a destination; reads files.
 
     Args:
-        target: where to.
+        destination: where to.
         config: what the client configuration says.
 
     Raises:
@@ -93,8 +93,8 @@ def identity(target: Target, config: Any) -> Identity:
         str(path) for path in map(_expanded, config.get("CertificateFile", ())) if path.is_file()
     ]
     said = [_expanded(word) for word in config.get("IdentityFile", ())]
-    key = None if target.ssh_key is None else target.path(target.ssh_key)
-    if key is not None and not target.jump:
+    key = None if destination.ssh_key is None else destination.path(destination.ssh_key)
+    if key is not None and not destination.jump:
         found.only = True
         _add(found, key)
         _refuse(found, key)

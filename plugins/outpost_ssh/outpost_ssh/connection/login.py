@@ -1,4 +1,4 @@
-"""From a resolved target to a connection that is logged in; tried again while a host refuses.
+"""From a resolved destination to a connection that is logged in; tried again while a host refuses.
 
 What may wait is bounded so that hosts do not hold each other up: at most five connects at a time
 to one address, which is what sshd's MaxStartups counts, and at most five logins at a time
@@ -24,7 +24,7 @@ from outpost_ssh.connection.keys import held
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from outpost_ssh.connection.clientconfig import Resolved, Target
+    from outpost_ssh.connection.clientconfig import Destination, Resolved
     from outpost_ssh.connection.failures import Attempt
     from outpost_ssh.connection.keys import Identity
 
@@ -75,10 +75,10 @@ class _Budget:
 
 
 class Login:
-    """One attempt to connect to a target and to log in.
+    """One attempt to connect to a destination and to log in.
 
     Args:
-        target: where to.
+        destination: where to.
         resolved: what the SSH configuration says of it.
         identity: the keys.
         attempt: what is known of it, for messages.
@@ -92,7 +92,7 @@ class Login:
 
     def __init__(
         self,
-        target: Target,
+        destination: Destination,
         resolved: Resolved,
         identity: Identity,
         attempt: Attempt,
@@ -101,7 +101,7 @@ class Login:
         watcher: Callable[[], asyncssh.SSHClient],
     ) -> None:
         self.proxy: Proxy | None = None
-        self._target = target
+        self._destination = destination
         self._resolved = resolved
         self._identity = identity
         self._attempt = attempt
@@ -186,29 +186,29 @@ class Login:
     async def _log_in(
         self, pairs: list[asyncssh.SSHKeyPair], **way: Any
     ) -> asyncssh.SSHClientConnection:
-        target, config = self._target, self._resolved.prepared.config
+        destination, config = self._destination, self._resolved.prepared.config
         keys = self._attempt.keys
         return await asyncssh.connect(
-            target.host,
-            target.port if target.port is not None else (),
+            destination.host,
+            destination.port if destination.port is not None else (),
             config=None,  # it is read: that is what `options` holds
             options=self._resolved.prepared,
             **{"tunnel": None, **way},
             proxy_command=None,
-            username=target.user if target.user is not None else (),
+            username=destination.user if destination.user is not None else (),
             known_hosts=keys,
             server_host_key_algs=() if config.get("HostKeyAlgorithms") else keys.algorithms(),
             client_keys=pairs or None,
             agent_path="",  # what it holds is among the pairs
             agent_identities=None,
-            agent_forwarding=(target.forward_agent and self._identity.agent) or False,
+            agent_forwarding=(destination.forward_agent and self._identity.agent) or False,
             password_auth=False,
             kbdint_auth=False,
             gss_kex=False,  # it would replace the host's key
             gss_auth=bool(config.get("GSSAPIAuthentication", False)),
             host_based_auth=bool(config.get("HostbasedAuthentication", False)),
             x11_forwarding=False,
-            keepalive_interval=target.keepalive,
+            keepalive_interval=destination.keepalive,
             keepalive_count_max=UNANSWERED,
             connect_timeout=None,
             client_factory=self._watcher,

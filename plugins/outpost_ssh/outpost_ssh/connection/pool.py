@@ -1,4 +1,4 @@
-"""The lines of one event loop: shared by target, and bounded together.
+"""The connections of one event loop: shared by destination, and bounded together.
 
 Imports nothing heavy, so that an outpost can be built without it.
 """
@@ -11,37 +11,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from outpost_ssh.connection.clientconfig import Target
-    from outpost_ssh.connection.hostconnection import Line
+    from outpost_ssh.connection.clientconfig import Destination
+    from outpost_ssh.connection.hostconnection import HostConnection
 
 
-class Hub:
-    """All lines of one event loop."""
+class ConnectionPool:
+    """All connections of one event loop."""
 
     def __init__(self) -> None:
         from outpost_ssh.connection.login import Gates
 
         self.gates = Gates()
-        self._lines: dict[Target, Line] = {}
+        self._connections: dict[Destination, HostConnection] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def hold(self, target: Target) -> Line:
-        """Return the line to a target, to be given back by `release`."""
-        from outpost_ssh.connection.hostconnection import Line
+    def hold(self, destination: Destination) -> HostConnection:
+        """Return the connection to a destination, to be given back by `release`."""
+        from outpost_ssh.connection.hostconnection import HostConnection
 
-        line = self._lines.get(target)
-        if line is None:
-            line = self._lines[target] = Line(target, self)
-        line.users += 1
-        return line
+        connection = self._connections.get(destination)
+        if connection is None:
+            connection = self._connections[destination] = HostConnection(destination, self)
+        connection.users += 1
+        return connection
 
-    async def release(self, line: Line) -> None:
-        """Give a line back; the last one who does ends its connection."""
-        line.users -= 1
-        if line.users == 0:
-            if self._lines.get(line.target) is line:
-                del self._lines[line.target]
-            await line.aclose()
+    async def release(self, connection: HostConnection) -> None:
+        """Give a connection back; the last one who does ends its connection."""
+        connection.users -= 1
+        if connection.users == 0:
+            if self._connections.get(connection.destination) is connection:
+                del self._connections[connection.destination]
+            await connection.aclose()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Do something in the background, and keep hold of it."""
@@ -51,14 +51,14 @@ class Hub:
         return task
 
 
-_hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
+_pools: dict[asyncio.AbstractEventLoop, ConnectionPool] = {}
 
 
-def hub() -> Hub:
-    """Return the hub of the running event loop."""
+def pool() -> ConnectionPool:
+    """Return the pool of the running event loop."""
     loop = asyncio.get_running_loop()
-    if loop not in _hubs:
-        for other in [other for other in _hubs if other.is_closed()]:
-            del _hubs[other]
-        _hubs[loop] = Hub()
-    return _hubs[loop]
+    if loop not in _pools:
+        for other in [other for other in _pools if other.is_closed()]:
+            del _pools[other]
+        _pools[loop] = ConnectionPool()
+    return _pools[loop]

@@ -24,7 +24,7 @@ from outpost_core.errors import SpawnRefusedError, UsageError, WorkerError
 from outpost_shared import faults, private
 from outpost_shared.backoff import every
 from outpost_shared.programs import git_env
-from outpost_ssh.far.snapshot import LONGEST_HEAD, OWN, Snapshot, check_oid
+from outpost_ssh.far.sentrefs import LONGEST_HEAD, OWN, SentRefs, check_oid
 from outpost_worker.folder import files, guarded
 from outpost_worker.repository import hosted, store
 from outpost_worker.repository.git import Git, write
@@ -144,7 +144,7 @@ class Hosted:
         """Become what was sent.
 
         Args:
-            file: a line of JSON (a `Snapshot`), then a pack of what is not here.
+            file: a line of JSON (a `SentRefs`), then a pack of what is not here.
 
         Raises:
             MissingError: it builds on what is not here.
@@ -153,7 +153,7 @@ class Hosted:
         """
         with os.fdopen(files.open_plain(str(file)), "rb") as stream:
             line = stream.readline(LONGEST_HEAD)
-            sent = Snapshot.parse(line)
+            sent = SentRefs.parse(line)
             with self.lock():
                 self._make(sent.format)
                 try:
@@ -274,7 +274,7 @@ class Hosted:
         parents = [line[7:] for line in text.splitlines() if line.startswith("parent ")]
         return all(not self._git.run("cat-file", "-e", parent).code for parent in parents)
 
-    def _check(self, sent: Snapshot) -> None:
+    def _check(self, sent: SentRefs) -> None:
         """See that all is here that the sent refs need."""
         if not sent.objects:
             return
@@ -285,7 +285,7 @@ class Hosted:
             words = os.fsdecode(done.stderr).strip()[-300:]
             raise MissingError(f"objects are missing: {words}", reason="workspace_failed")
 
-    def _apply(self, sent: Snapshot, digest: str) -> None:
+    def _apply(self, sent: SentRefs, digest: str) -> None:
         known = self._known()
         both = {name: {*known.get(name, ()), value} for name, value in sent.refs.items()}
         self._note({**known, **both})

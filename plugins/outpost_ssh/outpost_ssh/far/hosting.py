@@ -22,7 +22,7 @@ from outpost_local.outpost import LocalOutpost
 from outpost_shared import plausible
 from outpost_ssh.far import expiry
 from outpost_ssh.far.hosted import Hosted
-from outpost_ssh.far.snapshot import key_of, local_path
+from outpost_ssh.far.sentrefs import key_of, local_path
 from outpost_worker.folder import files, status
 from outpost_worker.repository.hosted import HOSTED
 

@@ -35,7 +35,7 @@ class Unfit(Exception):  # noqa: N818
     """This machine cannot run us; the first argument is a code that the caller knows."""
 
 
-class Arrival:
+class Installation:
     """One start of the far side.
 
     Args:
@@ -103,7 +103,7 @@ class Arrival:
             if os.spawnv(os.P_WAIT, program, [program, "-I", "-S", "-c", ""]) == 0:
                 code = "import base64,zlib;S=%r;exec(zlib.decompress(base64.b64decode(S)));%s" % (
                     self.source,
-                    "Arrival(S,%r,%r,%r,%r).run()"
+                    "Installation(S,%r,%r,%r,%r).run()"
                     % (self.word, self.address, self.entry, self.fault),
                 )
                 os.umask(self.umask)

@@ -51,7 +51,7 @@ from outpost_shared.protocol import data_of
 from outpost_ssh.far.expiry import INCOMING, OUTGOING, sweep_stale
 from outpost_ssh.far.hosted import Hosted, MissingError
 from outpost_ssh.far.hosting import HostingOutpost, copy_of, note_home
-from outpost_ssh.far.snapshot import check_oid, told
+from outpost_ssh.far.sentrefs import check_oid, told
 from outpost_worker.folder import files, status
 from outpost_worker.repository.hosted import HOSTED
 from outpost_worker.serving.methods import Answer

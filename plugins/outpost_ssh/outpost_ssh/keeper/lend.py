@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.errors import OutpostError
-from outpost_ssh.connection.host import Link
+from outpost_ssh.connection.host import RemoteHost
 from outpost_ssh.keeper import place
 from outpost_ssh.loader import command
 
@@ -45,7 +45,7 @@ class Keeper:
     def __init__(self, options: SshOptions, base: Path | None, path: Path) -> None:
         self._options = options
         self._path = path
-        self._link = Link(options.host, options, base)
+        self._host = RemoteHost(options.host, options, base)
         self._spare: asyncssh.SSHClientProcess[bytes] | None = None
         self._spare_at = 0.0
         self._refill: asyncio.Task[None] | None = None
@@ -80,7 +80,7 @@ class Keeper:
             if self._refill is not None:
                 self._refill.cancel()
                 await asyncio.gather(self._refill, return_exceptions=True)
-            await self._link.aclose()
+            await self._host.aclose()
 
     def _is_wanted(self, mine: os.stat_result) -> bool:
         if self._callers:
@@ -93,7 +93,7 @@ class Keeper:
         return time.monotonic() - self._used_at < self._options.keep
 
     async def _start_spare(self) -> None:
-        self._spare = await self._link.open(command(self._options.python))
+        self._spare = await self._host.open(command(self._options.python))
         self._spare_at = time.monotonic()
 
     async def _freshen(self) -> None:
@@ -125,7 +125,7 @@ class Keeper:
         try:
             if place.is_ours(writer.get_extra_info("socket")):
                 process = await self._take()
-                writer.write(json.dumps({"peer": self._link.peer}).encode() + b"\n")
+                writer.write(json.dumps({"peer": self._host.peer}).encode() + b"\n")
                 self._fill()
                 await _carry(reader, writer, process)
         except (OutpostError, OSError):
@@ -141,7 +141,7 @@ class Keeper:
         spare, self._spare = self._spare, None
         if spare is not None and not spare.is_closing():
             return spare
-        return await self._link.open(command(self._options.python))
+        return await self._host.open(command(self._options.python))
 
 
 async def _carry(

@@ -32,9 +32,9 @@ from outpost_core.types import Cleaned, Json, Order, WorkerStatus
 from outpost_shared import faults, private
 from outpost_shared.backoff import every
 from outpost_shared.progress import report
-from outpost_ssh.far.snapshot import Snapshot, check_oid, key_of, local_path
+from outpost_ssh.far.sentrefs import SentRefs, check_oid, key_of, local_path
 from outpost_ssh.rigs.localrig import GitError, LocalRig, digest_of
-from outpost_ssh.rigs.retrieval import Homing
+from outpost_ssh.rigs.retrieval import Retrieval
 from outpost_worker.folder import files
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ async def spawned(outpost: StdioOutpost, status: WorkerStatus) -> WorkerStatus:
         outpost: whose worker it is.
         status: what it answered.
     """
-    return await _of(outpost).homing.spawned(status)
+    return await _of(outpost).retrieval.spawned(status)
 
 
 async def bring_home(
@@ -92,17 +92,17 @@ async def bring_home(
         outpost: whose workers they are.
         statuses: what it listed.
     """
-    return await _of(outpost).homing.bring(statuses)
+    return await _of(outpost).retrieval.bring(statuses)
 
 
 async def before_clean(outpost: StdioOutpost, worker: str) -> None:
     """Write down that a worker is being cleaned: a rescue may leave a checkpoint to be fetched."""
-    _of(outpost).homing.cleaning(worker)
+    _of(outpost).retrieval.cleaning(worker)
 
 
 async def after_clean(outpost: StdioOutpost, worker: str, cleaned: Cleaned) -> Cleaned:
     """Fetch what cleaning a worker has rescued there."""
-    return await _of(outpost).homing.cleaned(worker, cleaned)
+    return await _of(outpost).retrieval.cleaned(worker, cleaned)
 
 
 async def close(outpost: StdioOutpost) -> None:
@@ -161,7 +161,7 @@ class Rigs:
         self._folder = outpost.context.state_dir / "hosted"
         self._controller = ""
         self._pushers: dict[str, _Pusher] = {}
-        self.homing = Homing(self._outpost, self._folder, self._key)
+        self.retrieval = Retrieval(self._outpost, self._folder, self._key)
 
     def _key(self, path: str) -> str:
         self._controller = self._controller or controller_id(self._folder.parent)
@@ -203,7 +203,7 @@ class Rigs:
 
     async def _prepare(self, order: Order, path: str, rig: LocalRig, home: str) -> None:
         try:
-            self.homing.notes.write(order, wire.digest(order), path, home)
+            self.retrieval.notes.write(order, wire.digest(order), path, home)
             faults.point("rig.noted")
             pusher = self._pushers.get(path)
             if pusher is None:
@@ -220,7 +220,7 @@ class Rigs:
     async def close(self) -> None:
         """Break off everything."""
         await asyncio.gather(
-            self.homing.close(), *(pusher.close() for pusher in self._pushers.values())
+            self.retrieval.close(), *(pusher.close() for pusher in self._pushers.values())
         )
 
 
@@ -345,7 +345,7 @@ class _Pusher:
             hint=f"git -C {self._rig.path} fsck",
         )
 
-    async def _packed(self, snapshot: Snapshot, digest: str, have: Sequence[str]) -> Path:
+    async def _packed(self, snapshot: SentRefs, digest: str, have: Sequence[str]) -> Path:
         """Return the file to upload: an earlier one that was not finished, or a new one."""
         about = hashlib.sha256("\n".join([digest, *have]).encode()).hexdigest()
         file = self._folder / f"{self._key}.{about[:16]}.pack"

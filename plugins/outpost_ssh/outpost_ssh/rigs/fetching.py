@@ -16,7 +16,7 @@ from outpost_core.errors import OutpostError
 from outpost_core.types import Json
 from outpost_shared import faults, private
 from outpost_shared.protocol import data_of
-from outpost_ssh.far.snapshot import check_oid
+from outpost_ssh.far.sentrefs import check_oid
 from outpost_ssh.rigs.localrig import GitError, LocalRig, git
 from outpost_ssh.rigs.notes import Note
 

@@ -24,7 +24,7 @@ from outpost_core.errors import OutpostError
 from outpost_core.names import redact
 from outpost_shared import children, private
 from outpost_shared.programs import git_env
-from outpost_ssh.far.snapshot import OWN, Snapshot
+from outpost_ssh.far.sentrefs import OWN, SentRefs
 from outpost_worker.repository.git import read
 
 _SETTINGS: Final = (
@@ -53,12 +53,12 @@ class GitError(OutpostError):
     """git could not do something with a rig of this machine."""
 
 
-class RefusedError(GitError):
+class RefRefusedError(GitError):
     """The rig does not take a ref, and asking again will not help."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Done:
+class GitEnd:
     """How a git command ended."""
 
     code: int
@@ -86,7 +86,7 @@ async def git(
     source: IO[bytes] | None = None,
     out: IO[bytes] | None = None,
     memory: int = 0,
-) -> Done:
+) -> GitEnd:
     """Run git on a repository and return how it ended; it is ended when the caller is cancelled.
 
     Args:
@@ -128,7 +128,7 @@ async def git(
             children.signal_group(child.pid)
         await child.wait()
         raise
-    return Done(code=child.returncode or 0, out=said or b"", err=err.decode(errors="replace"))
+    return GitEnd(code=child.returncode or 0, out=said or b"", err=err.decode(errors="replace"))
 
 
 class LocalRig:
@@ -154,7 +154,7 @@ class LocalRig:
                 return cls(path, found)
         return None
 
-    async def git(self, *args: str, text: bytes | None = None) -> Done:
+    async def git(self, *args: str, text: bytes | None = None) -> GitEnd:
         """Run git in it."""
         return await git(Path("/"), self.git_dir, *args, text=text)
 
@@ -184,7 +184,7 @@ class LocalRig:
 
     # --- what another machine lacks -------------------------------------------------------------
 
-    async def snapshot(self, extra: Iterable[tuple[str, str]] = ()) -> Snapshot:
+    async def snapshot(self, extra: Iterable[tuple[str, str]] = ()) -> SentRefs:
         """Return branches, tags and kept work as they are now.
 
         Args:
@@ -204,7 +204,7 @@ class LocalRig:
             refs[name] = value
         refs.update(extra)
         shallow = sorted((await self._shallow()).split())
-        return Snapshot(format=self._format, head=head, refs=refs, shallow=shallow)
+        return SentRefs(format=self._format, head=head, refs=refs, shallow=shallow)
 
     async def _head(self) -> str:
         branch = await self.git("symbolic-ref", "--quiet", "HEAD")
@@ -237,7 +237,7 @@ class LocalRig:
         told = await self.must("cat-file", "--batch-check=%(objectname) %(objecttype)", text=text)
         return {line.split(" ")[0] for line in told.splitlines() if not line.endswith(" missing")}
 
-    async def pack(self, sent: Snapshot, have: Sequence[str], file: Path) -> None:
+    async def pack(self, sent: SentRefs, have: Sequence[str], file: Path) -> None:
         """Write what becomes of another machine's copy: the refs, then a pack of what it lacks.
 
         Args:
@@ -251,7 +251,7 @@ class LocalRig:
         """
         there = await self.present([*sent.objects, *have])
         wanted = [value for value in sent.objects if value in there]
-        whole = Snapshot(
+        whole = SentRefs(
             format=sent.format,
             head=sent.head,
             refs={name: value for name, value in sent.refs.items() if value in there},
@@ -273,7 +273,7 @@ class LocalRig:
         finally:
             staged.unlink(missing_ok=True)
 
-    async def _unpackable(self, done: Done) -> GitError:
+    async def _unpackable(self, done: GitEnd) -> GitError:
         """Return the error for a repository of which no pack can be made."""
         wanted = r"^remote\..*\.(promisor|partialclonefilter)$"
         partial = (await self.git("config", "--get-regexp", wanted)).text
@@ -330,7 +330,7 @@ class LocalRig:
         """Bring a commit in under the first of the branches that takes it; returns that branch.
 
         Raises:
-            RefusedError: the rig takes none of them.
+            RefRefusedError: the rig takes none of them.
             GitError: it could not be done this time.
         """
         for branch in branches:
@@ -344,9 +344,10 @@ class LocalRig:
                 # a disk that is full or read-only takes nothing, no kept ref either
                 for_now = for_now or "unpacker error" in answer
                 if "[remote rejected]" in answer and not for_now:
-                    raise RefusedError(f"{self.path} does not take {branch}: {_said(done, answer)}")
+                    said = _said(done, answer)
+                    raise RefRefusedError(f"{self.path} does not take {branch}: {said}")
                 raise GitError(f"could not push {branch} to {self.path}: {_said(done, answer)}")
-        raise RefusedError(f"{', '.join(branches)} in {self.path} have other work")
+        raise RefRefusedError(f"{', '.join(branches)} in {self.path} have other work")
 
     async def keep(self, aside: Path, commit: str, ref: str, ours: Sequence[str] = ()) -> None:
         """Bring a commit in under a ref of Outpost's own; an unrelated one there is moved aside.
@@ -397,7 +398,7 @@ class LocalRig:
         if old in ours:
             await self.git("update-ref", "--no-deref", "-d", ref, old)
 
-    async def _push(self, aside: Path, refspec: str, *options: str) -> Done:
+    async def _push(self, aside: Path, refspec: str, *options: str) -> GitEnd:
         quiet = ("--porcelain", "--no-recurse-submodules", "--no-verify", *options)
         return await git(aside, aside, "push", *quiet, "--", self.path, refspec)
 
@@ -411,7 +412,7 @@ class LocalRig:
         return not (await git(Path("/"), where, *ancestor)).code
 
 
-def head_line(snapshot: Snapshot) -> bytes:
+def head_line(snapshot: SentRefs) -> bytes:
     """Return the first line of what is sent."""
     told = {
         "format": snapshot.format,
@@ -422,7 +423,7 @@ def head_line(snapshot: Snapshot) -> bytes:
     return json.dumps(told, sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n"
 
 
-def digest_of(snapshot: Snapshot) -> str:
+def digest_of(snapshot: SentRefs) -> str:
     """Return the identity of a snapshot."""
     return hashlib.sha256(head_line(snapshot)).hexdigest()
 
@@ -434,12 +435,12 @@ def _alternate(path: str) -> str:
     return path
 
 
-def _answer(done: Done) -> str:
+def _answer(done: GitEnd) -> str:
     lines = os.fsdecode(done.out).splitlines()
     return " ".join(line.rpartition("\t")[2] for line in lines if line.startswith("!"))
 
 
-def _said(done: Done, answer: str) -> str:
+def _said(done: GitEnd, answer: str) -> str:
     remote = [line[7:].strip() for line in done.err.splitlines() if line.startswith("remote:")]
     told = "; ".join([answer, *remote][:4]) if answer else done.words
     return redact(told)[-400:]

@@ -18,7 +18,7 @@ from outpost_core.errors import OutpostError, UsageError
 from outpost_core.names import check_branch, checkpoint_ref, owner_of
 from outpost_core.types import Order, WorkerStatus
 from outpost_shared import private
-from outpost_ssh.far.snapshot import check_oid
+from outpost_ssh.far.sentrefs import check_oid
 from outpost_worker.folder import files
 
 #: Places of notes: not home yet; home, and not cleaned yet; being cleaned.

@@ -22,9 +22,9 @@ from outpost_core.types import Cleaned, Json, State, WorkerStatus
 from outpost_shared import faults, private
 from outpost_shared.backoff import Retries
 from outpost_ssh.far.hosting import WAITS
-from outpost_ssh.far.snapshot import check_oid
+from outpost_ssh.far.sentrefs import check_oid
 from outpost_ssh.rigs.fetching import Fetching
-from outpost_ssh.rigs.localrig import GitError, LocalRig, RefusedError
+from outpost_ssh.rigs.localrig import GitError, LocalRig, RefRefusedError
 from outpost_ssh.rigs.notes import CLEANING, HOME, WAITING, Note, Notes, name_of
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ LIVE_EVERY: Final = 60.0
 Work: TypeAlias = Coroutine[Any, Any, WorkerStatus | None]
 
 
-class Homing:
+class Retrieval:
     """What one outpost object brings home.
 
     Args:
@@ -167,7 +167,7 @@ class Homing:
                     branch = await home.push(
                         self._fetching.aside(name), commit, note.branches(commit, told["branch"])
                     )
-                except RefusedError as error:
+                except RefRefusedError as error:
                     refused, checkpoint = error.message, commit
             if checkpoint:
                 await home.keep(self._fetching.aside(name), checkpoint, note.ref, note.kept)

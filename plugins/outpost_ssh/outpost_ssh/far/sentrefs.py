@@ -56,7 +56,7 @@ def check_oid(text: object) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snapshot:
+class SentRefs:
     """A repository's refs as they are sent.
 
     Args:
@@ -72,7 +72,7 @@ class Snapshot:
     shallow: Sequence[str] = ()
 
     @classmethod
-    def parse(cls, line: bytes) -> Snapshot:
+    def parse(cls, line: bytes) -> SentRefs:
         """Read the first line of what was sent.
 
         Raises:

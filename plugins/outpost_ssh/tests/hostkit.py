@@ -1,4 +1,4 @@
-"""A near side of its own, and links to a real sshd."""
+"""A near side of its own, and hosts of a real sshd."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from peers.sshd import Sshd, sshd
 
 from outpost_core.backend import BuildContext
 from outpost_core.errors import OutpostError
-from outpost_ssh.connection.host import Link, link_for
+from outpost_ssh.connection.host import RemoteHost, remote_host
 from outpost_ssh.options import SshOptions
 
 
@@ -45,13 +45,13 @@ def options(server: Sshd, **more: Any) -> SshOptions:
     return SshOptions(**{k: v for k, v in (values | more).items() if v is not None})
 
 
-def link(options: SshOptions, name: str = "vm1") -> Link:
-    return link_for(name, options, BuildContext(state_dir=Path("/nowhere")))
+def remote(options: SshOptions, name: str = "vm1") -> RemoteHost:
+    return remote_host(name, options, BuildContext(state_dir=Path("/nowhere")))
 
 
 @contextlib.asynccontextmanager
-async def linked(options: SshOptions) -> AsyncIterator[Link]:
-    made = link(options)
+async def reached(options: SshOptions) -> AsyncIterator[RemoteHost]:
+    made = remote(options)
     try:
         yield made
     finally:
@@ -62,7 +62,7 @@ def refused(options: SshOptions) -> OutpostError:
     """Return the error of an attempt to connect."""
 
     async def work() -> OutpostError:
-        async with linked(options) as made:
+        async with reached(options) as made:
             with pytest.raises(OutpostError) as caught:
                 await made.connection()
             return caught.value
@@ -74,7 +74,7 @@ def said(options: SshOptions, text: str = "echo hello") -> str:
     """Connect, run a script and return what it wrote."""
 
     async def work() -> str:
-        async with linked(options) as made:
+        async with reached(options) as made:
             return (await made.script(text, timeout=10)).stdout
 
     return asyncio.run(work())

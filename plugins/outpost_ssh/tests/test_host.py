@@ -12,17 +12,29 @@ import sys
 from pathlib import Path
 
 import pytest
-from linkkit import agent, home, keygen, link, linked, listener, options, refused, run, said, server
+from hostkit import (
+    agent,
+    home,
+    keygen,
+    listener,
+    options,
+    reached,
+    refused,
+    remote,
+    run,
+    said,
+    server,
+)
 from peers.sshd import sshd
 
 from outpost_core.errors import UnreachableError, UsageError
-from outpost_ssh.connection import pool as hubs
+from outpost_ssh.connection import pool as pools
 from outpost_ssh.connection.host import SHELL
 from outpost_ssh.options import SshOptions
 
 __all__ = ["home", "server"]
 
-PACKAGE = Path(hubs.__file__).parents[1]
+PACKAGE = Path(pools.__file__).parents[1]
 
 
 # --- a connection ---------------------------------------------------------------------------------
@@ -32,7 +44,7 @@ def test_a_script_runs_with_its_arguments_untouched(server):
     words = ("a b", "'\"$(touch x)`id`\n;", "-n", "", "ünï")
 
     async def work() -> None:
-        async with linked(options(server)) as made:
+        async with reached(options(server)) as made:
             done = await made.script('printf "<%s>" "$@"; cat; exit 7', *words, timeout=10)
             assert done.stdout == "".join(f"<{word}>" for word in words)
             assert done.code == 7
@@ -46,21 +58,21 @@ def test_noise_of_the_login_shell_is_no_output_of_a_script(server):
     assert said(options(server)) == "hello\n"
 
 
-def test_links_to_the_same_target_share_one_connection(server):
+def test_hosts_of_the_same_target_share_one_connection(server):
     async def work() -> None:
-        first, second = link(options(server)), link(options(server), "other")
+        first, second = remote(options(server)), remote(options(server), "other")
         assert await first.connection() is await second.connection()
         await first.aclose()
         assert (await second.script("echo on", timeout=10)).stdout == "on\n"
         await second.aclose()
-        assert not hubs.hub()._lines
+        assert not pools.pool()._connections
 
     run(work)
 
 
 def test_callers_at_once_wait_for_one_attempt(server):
     async def work() -> None:
-        async with linked(options(server)) as made:
+        async with reached(options(server)) as made:
             found = await asyncio.gather(*(made.connection() for _ in range(20)))
             assert len(set(found)) == 1
 
@@ -70,7 +82,7 @@ def test_callers_at_once_wait_for_one_attempt(server):
 
 def test_a_caller_that_gives_up_does_not_end_the_attempt_of_others(server):
     async def work() -> None:
-        async with linked(options(server)) as made:
+        async with reached(options(server)) as made:
             other = asyncio.create_task(made.connection())
             gives_up = asyncio.create_task(made.connection())
             await asyncio.sleep(0)
@@ -82,7 +94,7 @@ def test_a_caller_that_gives_up_does_not_end_the_attempt_of_others(server):
 
 def test_a_command_hears_at_once_that_the_connection_broke(server):
     async def work() -> None:
-        async with linked(options(server)) as made:
+        async with reached(options(server)) as made:
             process = await made.open("echo $PPID; exec sleep 60")
             of_connection = int(await process.stdout.readline())
             waiting = asyncio.create_task(process.stdout.read(1))
@@ -102,7 +114,7 @@ def test_a_command_hears_at_once_that_the_connection_broke(server):
 
 def test_drop_ends_the_connection_and_the_next_use_connects(server):
     async def work() -> None:
-        async with linked(options(server)) as made:
+        async with reached(options(server)) as made:
             first = await made.connection()
             process = await made.open("sleep 60")
             made.drop("on purpose")
@@ -116,7 +128,7 @@ def test_drop_ends_the_connection_and_the_next_use_connects(server):
 
 def test_sessions_are_at_most_eight_and_one_that_ends_makes_room(server):
     async def work() -> None:
-        async with linked(options(server)) as made:
+        async with reached(options(server)) as made:
             open_ = [await made.open("cat") for _ in range(8)]
             ninth = asyncio.create_task(made.open("echo ninth"))
             await asyncio.sleep(0.2)
@@ -129,7 +141,7 @@ def test_sessions_are_at_most_eight_and_one_that_ends_makes_room(server):
 
 def test_sessions_that_are_given_up_while_they_are_asked_for_are_no_longer_held(server):
     async def work() -> None:
-        async with linked(options(server)) as made:
+        async with reached(options(server)) as made:
             connection = await made.connection()
             for _ in range(12):  # sshd allows ten
                 asking = asyncio.create_task(made.open("cat"))
@@ -147,7 +159,7 @@ def test_a_host_with_few_sessions_is_asked_again_until_one_is_free(tmp_path):
     with sshd(tmp_path / "few", max_sessions=2) as server:
 
         async def work() -> None:
-            async with linked(options(server)) as made:
+            async with reached(options(server)) as made:
                 done = await asyncio.gather(
                     *(made.script("sleep 0.1; echo $1", str(n), timeout=20) for n in range(6))
                 )
@@ -160,7 +172,7 @@ def test_a_host_whose_sessions_stay_taken_says_so(tmp_path):
     with sshd(tmp_path / "one", max_sessions=1) as server:
 
         async def work() -> None:
-            async with linked(options(server, connect_timeout=0.6)) as made:
+            async with reached(options(server, connect_timeout=0.6)) as made:
                 await made.open("cat")
                 with pytest.raises(UnreachableError, match="no further session") as caught:
                     await made.open("cat")
@@ -175,12 +187,12 @@ def test_a_host_that_resets_at_many_connects_is_tried_again(tmp_path):
 
         async def work() -> None:
             # Different targets by their keepalive: each makes a connection of its own.
-            links = [link(options(server, keepalive=10.0 + n, connect_timeout=20.0))
+            hosts = [remote(options(server, keepalive=10.0 + n, connect_timeout=20.0))
                      for n in range(12)]  # fmt: skip
             try:
-                await asyncio.gather(*(each.connection() for each in links))
+                await asyncio.gather(*(each.connection() for each in hosts))
             finally:
-                for each in links:
+                for each in hosts:
                     await each.aclose()
 
         run(work)
@@ -196,10 +208,10 @@ def test_hosts_that_never_answer_do_not_hold_up_others(server):
     async def work() -> None:
         with contextlib.ExitStack() as stack:
             ports = [stack.enter_context(listener(silent)) for _ in range(8)]
-            dead = [link(options(server, port=port, connect_timeout=30.0)) for port in ports]
+            dead = [remote(options(server, port=port, connect_timeout=30.0)) for port in ports]
             tasks = [asyncio.create_task(each.connection()) for each in dead]
             await asyncio.sleep(0.2)
-            async with asyncio.timeout(10), linked(options(server)) as made:
+            async with asyncio.timeout(10), reached(options(server)) as made:
                 await made.connection()
             assert not any(task.done() for task in tasks)
             for task in tasks:
@@ -238,12 +250,12 @@ def test_verification_cannot_be_switched_off_in_the_sources():
         assert "get_server_host_key" not in path.read_text(), path
 
 
-def test_building_a_link_imports_no_asyncssh():
+def test_building_a_host_imports_no_asyncssh():
     code = (
         "import sys; from pathlib import Path; from outpost_core.backend import BuildContext\n"
-        "from outpost_ssh.connection.host import link_for\n"
+        "from outpost_ssh.connection.host import remote_host\n"
         "from outpost_ssh.options import SshOptions\n"
-        "link_for('a', SshOptions(host='h'), BuildContext(state_dir=Path('/x')))\n"
+        "remote_host('a', SshOptions(host='h'), BuildContext(state_dir=Path('/x')))\n"
         "assert 'asyncssh' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -289,11 +301,11 @@ def test_no_route_is_said_so():
     code = (
         "import asyncio, os\nfrom pathlib import Path\n"
         "from outpost_core.backend import BuildContext\nfrom outpost_core.errors import *\n"
-        "from outpost_ssh.connection.host import link_for\n"
+        "from outpost_ssh.connection.host import remote_host\n"
         "from outpost_ssh.options import SshOptions\n"
         "async def work():\n"
         "    o = SshOptions(host='10.9.9.9', config=Path(os.devnull), user='steve')\n"
-        "    try: await link_for('a', o, BuildContext(state_dir=Path('/x'))).connection()\n"
+        "    try: await remote_host('a', o, BuildContext(state_dir=Path('/x'))).connection()\n"
         "    except UnreachableError as e: print(e.message)\n"
         "asyncio.run(work())\n"
     )
