@@ -12,7 +12,7 @@
 //
 // What is hard about a worker (one clone and one agent per order, checkpoints, delivery, a process
 // tree that ends as a whole) is done by Outpost's own far side, a Python module that this program
-// calls: `python3 -m outpost_core.worker publish|list|stop|recover|clean`. Where that is not wanted,
+// calls: `python3 -m outpost_worker publish|list|stop|clean`. Where that is not wanted,
 // only the functions under "workers" have to be written anew.
 
 "use strict";
@@ -29,9 +29,9 @@ const PYTHON = process.env.OUTPOST_PYTHON || "python3";
 // --- errors: a kind from the protocol's table, a message, and what to do next ---------------------
 
 class Trouble extends Error {
-  constructor(kind, message, mend = "", sent = true) {
+  constructor(kind, message, hint = "", sent = true) {
     super(message);
-    this.told = { kind, message, mend, ...(kind === "unreachable" && { sent }) };
+    this.told = { kind, message, hint, ...(kind === "unreachable" && { sent }) };
   }
 }
 
@@ -239,10 +239,9 @@ const methods = {
   },
 };
 
-// --- workers: a folder each, as outpost_core.worker keeps them ------------------------------------
+// --- workers: a folder each, as outpost_worker keeps them ------------------------------------
 
 const ID = /^[A-Za-z0-9][A-Za-z0-9._-]{0,95}\.[1-9][0-9]{0,5}$/;
-const recovering = new Map(); // name → when its recovery was started last
 // What lives on when this program has ended gets no more of its environment than it needs, since
 // others can read that as long as it lives.
 const NEEDED =
@@ -281,7 +280,8 @@ function readFrom(file, offset, most) {
 }
 
 // What is true of a worker is in its folder, and in whether its supervisor lives. The far side knows
-// what of that can be believed; those who ask while it looks wait for its next look.
+// what of that can be believed, and recovers what a dead supervisor left; those who ask while it
+// looks wait for its next look.
 let looking = null;
 let next = null;
 
@@ -295,27 +295,8 @@ function look() {
 }
 
 async function lookAtAll() {
-  const found = new Map();
-  for (const status of JSON.parse(await done(await worker(["list", ROOT])))) {
-    found.set(status.id, status);
-    if (status.result === null) {
-      if (status.started_at === null) status.state = "queued";
-    } else if (status.result.finished_at === null) {
-      // Never an end that is not certain: its recovery may still find that the work is done.
-      recover(status.id);
-      status.state = status.started_at === null ? "queued" : "working";
-      status.detail = "recovering";
-      status.result = null;
-    }
-  }
-  return found;
-}
-
-// What a dead supervisor left is delivered or rescued, and its processes ended.
-function recover(name) {
-  if (Date.now() - (recovering.get(name) ?? -Infinity) < 30_000) return;
-  recovering.set(name, Date.now());
-  start([PYTHON, "-m", "outpost_core.worker", "recover", folderOf(name)]);
+  const statuses = JSON.parse(await done(await worker(["list", ROOT])));
+  return new Map(statuses.map((status) => [status.id, status]));
 }
 
 // Starts what outlives this program: in a session of its own, holding none of our pipes.
@@ -330,7 +311,7 @@ function start([program, ...args]) {
 function worker(args, input = "") {
   const { OUTPOST_FAULT, ...env } = process.env; // a crash that tests ask for is a worker's
   return new Promise((resolve) => {
-    const child = spawn(PYTHON, ["-m", "outpost_core.worker", ...args], { env });
+    const child = spawn(PYTHON, ["-m", "outpost_worker", ...args], { env });
     const out = [];
     const err = [];
     child.stdout.on("data", (chunk) => out.push(chunk));

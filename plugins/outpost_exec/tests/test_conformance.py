@@ -20,6 +20,7 @@ SERVED = Path(__file__).parent / "served.py"
 EXAMPLE = Path(__file__).parents[3] / "examples" / "outpost.js"
 EXAMPLE_CAPABILITIES = ("rig", "local_rig", "checkpoint", "secrets", "interactive", "clean")
 REFERENCE = ("rig", "local_rig", "checkpoint", "secrets", "clean", "facts")
+FAR_SIDE = (*REFERENCE, "interactive")
 LOCAL = (*REFERENCE, "nudge", "peek", "interactive")
 
 
@@ -51,6 +52,14 @@ class TestLocal(OutpostSuite):
     @pytest.fixture
     def target(self, tmp_path: Path) -> Target:
         return served(tmp_path, "local", LOCAL)
+
+
+class TestFarSideAlone(OutpostSuite):
+    """`python -m outpost_worker serve`, as a container has it: without any other part of ours."""
+
+    @pytest.fixture
+    def target(self, tmp_path: Path) -> Target:
+        return make_target(tmp_path, (sys.executable, "-m", "outpost_worker", "serve"), FAR_SIDE)
 
 
 class TestAnotherLanguage(OutpostSuite):

@@ -9,8 +9,12 @@ import sys
 from pathlib import Path
 
 from outpost_core import wire
-from outpost_core.errors import OutpostError
+from outpost_core.errors import OutpostError, UsageError
 from outpost_shared import programs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from outpost_core.types import Json
 
 _USAGE = """\
 usage: python -m outpost_worker publish ROOT <REQUEST
@@ -19,6 +23,8 @@ usage: python -m outpost_worker publish ROOT <REQUEST
        python -m outpost_worker stop FOLDER [--grace SECONDS]
        python -m outpost_worker status FOLDER
        python -m outpost_worker list ROOT
+       python -m outpost_worker logs ROOT WORKER OFFSET [--max BYTES] [--wait SECONDS]
+       python -m outpost_worker serve [ROOT] [--start PROGRAM ARGUMENT ...]
        python -m outpost_worker clean FOLDER [--force]
        python -m outpost_worker fence
 """
@@ -45,10 +51,14 @@ def main(argv: list[str]) -> int:
 
                 print(wire.dumps(read(Path(os.path.abspath(folder)))))
             case ["list", root]:
-                from outpost_worker.folder.status import scan
+                from outpost_worker.serving.folder import outpost
 
-                told = ",\n".join(wire.dumps(one) for one in scan(Path(os.path.abspath(root)), {}))
-                print(f"[{told}]")
+                told = outpost(Path(os.path.abspath(root))).look()
+                print("[{}]".format(",\n".join(map(wire.dumps, told))))
+            case ["logs", root, worker, offset, *flags]:
+                return _logs(Path(os.path.abspath(root)), worker, offset, flags)
+            case ["serve", *words]:
+                return _serve(words)
             case ["fence"]:
                 from outpost_worker.fence.probe import look
 
@@ -74,8 +84,7 @@ def _publish(root: Path) -> int:
     folder, whether it was made just now, whether it has begun, the argv that begins it, and its
     status; or an error as the protocol has it (see docs/reference/protocol.md).
     """
-    from outpost_core.errors import UsageError
-    from outpost_core.types import Json, State
+    from outpost_core.types import State
     from outpost_shared import protocol
     from outpost_worker.folder import publish, status
     from outpost_worker.serving import methods
@@ -103,6 +112,51 @@ def _publish(root: Path) -> int:
         return error.exit_code
     print(protocol.text(answer).decode())
     return 0
+
+
+def _serve(words: list[str]) -> int:
+    """Serve a state folder: the one that is named, else the one that `type: exec` tells of."""
+    from outpost_worker.serving.folder import serve
+
+    at = words.index("--start") if "--start" in words else len(words)
+    roots, start = words[:at], words[at + 1 :]
+    root = roots[0] if roots else os.environ.get("OUTPOST_STATE_DIR", "")
+    if len(roots) > 1 or not root or (at < len(words) and not start):
+        sys.stderr.write(_USAGE)
+        return 2
+    return serve(Path(os.path.abspath(root)), start)
+
+
+def _logs(root: Path, worker: str, offset: str, flags: list[str]) -> int:
+    """Print a piece of a worker's log as the protocol's `logs` answers, or its error."""
+    import asyncio
+
+    from outpost_shared import protocol
+    from outpost_worker.serving.folder import outpost
+    from outpost_worker.serving.methods import Methods
+
+    params: dict[str, Json] = {"worker": worker, "offset": _number(offset)}
+    words = iter(flags)
+    for flag in words:
+        if flag not in ("--max", "--wait"):
+            raise UsageError(f"{flag} is neither --max nor --wait")
+        params[flag[2:]] = _number(next(words, ""))
+    ask = Methods(outpost(root), {}, protocol.MAX_FRAME).get("logs")
+    assert ask is not None, "every outpost has it"
+    try:
+        line, _ = protocol.packed({"": asyncio.run(ask(params))}, "", 0)  # type: ignore[arg-type]
+        print(line.decode()[4:-2])
+    except OutpostError as error:
+        print(protocol.text({"error": protocol.error_to_json(error)}).decode())
+        return error.exit_code
+    return 0
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word) if not word.isdecimal() else int(word)
+    except ValueError:
+        raise UsageError(f"{ascii(word)[:80]} is not a number") from None
 
 
 def _grace(rest: list[str]) -> float:
