@@ -103,7 +103,7 @@ class Neighbours(Protocol):
     def hold(self, destination: Destination) -> HostConnection:
         """Return the connection to a destination, to be given back by `release`."""
 
-    async def release(self, line: HostConnection) -> None:
+    async def release(self, connection: HostConnection) -> None:
         """Give a connection back."""
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
