@@ -131,6 +131,15 @@ def test_what_the_far_side_imports_is_in_it() -> None:
     assert not missing
 
 
+def test_hardly_a_file_is_sent_that_nobody_there_imports() -> None:
+    """Whole packages travel, so what belongs to the near side must not be put into one of them."""
+    files = package.package().files
+    idle = {path for path in files.keys() - reached().keys() if not path.startswith("libtmux/")}
+    assert len(package.LEFT_OUT) < 6
+    assert len(idle) < 30, sorted(idle)
+    assert sum(len(files[path]) for path in idle) < sum(map(len, files.values())) / 10
+
+
 def test_the_far_side_needs_no_other_distribution() -> None:
     standard = sys.stdlib_module_names
     foreign = {

@@ -333,7 +333,7 @@ def _change(
             written = changed.replace("\n", newline)
             # a town's file that the user counts on, or that is made here, is his word still
             trusts = is_of_town(path) and (
-                before is None or trusted.verdict(before, os.environ) is trusted.Verdict.TRUSTED
+                before is None or trusted.verdict(before, os.environ) is trusted.Trust.TRUSTED
             )
             _write(real, written, mode)
             faults.point("config.written")

@@ -201,12 +201,12 @@ def _look(path: Path, why: str, environ: Mapping[str, str]) -> tuple[Place, byte
             return place(Standing.USED), None
         detail = f"it cannot be read: {error.strerror or error}"
         return place(Standing.UNREADABLE, detail), None
-    verdict = trusted.Verdict.TRUSTED if why == USER else trusted.verdict(found, environ)
+    verdict = trusted.Trust.TRUSTED if why == USER else trusted.verdict(found, environ)
     hint = f"outpost trust {quote(str(path))}"
-    if verdict is trusted.Verdict.UNTRUSTED:
+    if verdict is trusted.Trust.UNTRUSTED:
         detail = "it was found here, and you have not trusted it"
         return place(Standing.UNTRUSTED, detail, hint), None
-    if verdict is trusted.Verdict.CHANGED:
+    if verdict is trusted.Trust.CHANGED:
         return place(Standing.CHANGED, "it has changed since you trusted it", hint), None
     return place(Standing.USED), found.data
 

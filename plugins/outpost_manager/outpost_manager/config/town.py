@@ -61,7 +61,7 @@ def is_trusted(town: Path, environ: Mapping[str, str]) -> bool:
 
     def counts(file: Path) -> bool:
         try:
-            return trusted.verdict(trusted.read_found(file), environ) is trusted.Verdict.TRUSTED
+            return trusted.verdict(trusted.read_found(file), environ) is trusted.Trust.TRUSTED
         except OSError:
             return False
 
@@ -133,9 +133,9 @@ def _listed(town: Path, environ: Mapping[str, str]) -> tuple[Any, str]:
     except (ValueError, RecursionError):
         return None, ""
     standing = trusted.verdict(found, environ)
-    if standing is trusted.Verdict.TRUSTED:
+    if standing is trusted.Trust.TRUSTED:
         return listed, ""
-    changed = standing is trusted.Verdict.CHANGED
+    changed = standing is trusted.Trust.CHANGED
     return listed, f"its {RIGS} " + (
         "has changed since you trusted it" if changed else "was found here: you have not trusted it"
     )

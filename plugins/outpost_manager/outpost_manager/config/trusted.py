@@ -31,7 +31,7 @@ MOST: Final = 1024 * 1024
 _TEXT: Final = MOST // 8
 
 
-class Verdict(StrEnum):
+class Trust(StrEnum):
     """Whether a found file may be used."""
 
     TRUSTED = "trusted"
@@ -111,13 +111,13 @@ def identity(path: Path) -> Path:
     return path.parent.parent.resolve() / path.parent.name / path.name
 
 
-def verdict(found: Found, environ: Mapping[str, str]) -> Verdict:
+def verdict(found: Found, environ: Mapping[str, str]) -> Trust:
     """Say whether the user has trusted a file as it is now."""
     record = recorded(found.path, environ)
     if record is None:
-        return Verdict.UNTRUSTED
+        return Trust.UNTRUSTED
     same = (found.real, found.owner, found.sha256) == (record.real, record.owner, record.sha256)
-    return Verdict.TRUSTED if same else Verdict.CHANGED
+    return Trust.TRUSTED if same else Trust.CHANGED
 
 
 def trust(found: Found, environ: Mapping[str, str]) -> Record:

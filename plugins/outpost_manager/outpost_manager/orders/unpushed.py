@@ -15,7 +15,7 @@ _PLAIN: Final = ("", "HEAD", "@")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Left:
+class LeftBehind:
     """What stays behind.
 
     Args:
@@ -42,7 +42,7 @@ class Left:
         return "; ".join(parts)
 
 
-def left(local: LocalGit, base: str | None, rig: str | None = None) -> Left | None:
+def left(local: LocalGit, base: str | None, rig: str | None = None) -> LeftBehind | None:
     """Say what a worker for the repository around will not have; None for nothing.
 
     Args:
@@ -76,7 +76,7 @@ def left(local: LocalGit, base: str | None, rig: str | None = None) -> Left | No
         start = _start(local, base, elsewhere=elsewhere, branch=branch)
         if base and base == commit:
             commits = 0
-        return Left(start=start, branch=branch, commits=commits, files=files)
+        return LeftBehind(start=start, branch=branch, commits=commits, files=files)
     except (UsageError, ValueError, IndexError):
         return None  # a hint: what cannot be said in time is not said
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Seconds that a keeper may take to take a call.
 _PATIENCE: Final = 1.0
+#: Bytes of an answer that are taken before anybody looks at them.
+_LIMIT: Final = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ async def borrow(options: SshOptions, base: Path | None) -> Borrowed | None:
     writer = None
     try:
         async with asyncio.timeout(_PATIENCE):
-            reader, writer = await asyncio.open_unix_connection(path)
+            reader, writer = await asyncio.open_unix_connection(path, limit=_LIMIT)
         if not place.is_ours(writer.get_extra_info("socket")):
             raise OSError("somebody else's")
         async with asyncio.timeout(options.patience):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from outpost_ssh.options import SshOptions
 
-_PIECE: Final = 1 << 16
+_PIECE: Final = 1 << 18
 #: Seconds between two looks whether it is still wanted.
 _LOOK: Final = 1.0
 #: A far Python waits so many seconds for its first word; then a new one takes its place.
@@ -63,7 +63,7 @@ class Keeper:
         self._path.unlink(missing_ok=True)  # of a killed one: we hold the lock
         before = os.umask(0o177)
         try:
-            server = await asyncio.start_unix_server(self._called, self._path)
+            server = await asyncio.start_unix_server(self._called, self._path, limit=_PIECE)
         finally:
             os.umask(before)
         mine = self._path.stat()

@@ -231,7 +231,7 @@ def leftovers(root: Path, worker: str) -> str:
     return said
 
 
-def empty_trash(root: Path) -> list[removal.Left]:
+def empty_trash(root: Path) -> list[removal.Unremoved]:
     """Remove what was discarded; also what a crash left half removed.
 
     Returns:

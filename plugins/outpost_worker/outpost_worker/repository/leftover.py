@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _NAMED = 5
 
 
-class Left:
+class NotAdded:
     """What is not in the index although it is in the working tree.
 
     Attributes:
@@ -52,7 +52,7 @@ def named(paths: list[str]) -> str:
     return some if len(paths) <= _NAMED else f"{some} and {len(paths) - _NAMED} more"
 
 
-def find(git: Git, work: str, after: Changes) -> Left:
+def find(git: Git, work: str, after: Changes) -> NotAdded:
     """Return what a look after the staging still shows as not staged.
 
     Sockets, pipes and devices are no work, and what vanished meanwhile is none any more.
@@ -65,7 +65,7 @@ def find(git: Git, work: str, after: Changes) -> Left:
     Raises:
         WorkerError: `commit_failed`, git cannot tell what is ignored.
     """
-    left = Left()
+    left = NotAdded()
     if not after.open and not after.blind:
         return left
     # behind a link is another folder, whatever an index says

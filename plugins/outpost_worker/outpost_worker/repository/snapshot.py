@@ -40,7 +40,7 @@ class Taken:
         self.head = head
         self.tree = ""
         self.plain: list[str] = []
-        self.left = leftover.Left()
+        self.left = leftover.NotAdded()
         self.unfiltered: list[str] = []
         self.lacking: set[str] = set()
 

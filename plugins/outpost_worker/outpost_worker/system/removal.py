@@ -22,7 +22,7 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _GETFLAGS, _FIXED = 0x80086601, 0x30
 
 
-class Left:
+class Unremoved:
     """Something that could not be removed.
 
     Args:
@@ -55,7 +55,7 @@ class Removed:
 
     def __init__(self) -> None:
         self.bytes = 0
-        self.left: list[Left] = []
+        self.left: list[Unremoved] = []
         self.more = 0
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ def remove(path: str | Path) -> Removed:
     walk = _Walk(path)
     walk.run(dry=False)
     if not walk.done.left and os.path.lexists(path):
-        walk.done.left.append(Left(shown(str(path)), "it is still there", ""))
+        walk.done.left.append(Unremoved(shown(str(path)), "it is still there", ""))
     return walk.done
 
 
@@ -230,7 +230,7 @@ class _Walk:
         why = error.strerror or str(error)
         if error.errno == errno.EPERM and self._fixed(name):
             why = "it is immutable (chattr -i)"
-        self.done.left.append(Left(shown(path), why, self._owner(name)))
+        self.done.left.append(Unremoved(shown(path), why, self._owner(name)))
 
     def _fixed(self, name: str) -> bool:
         import fcntl
