@@ -21,7 +21,7 @@ from outpost_manager.cli.app import SECTIONS, cli
 from outpost_manager.config.model import AgentOptions, Defaults
 from outpost_manager.config.read import PRICE_FIELDS
 from outpost_manager.hints import HINTS
-from outpost_manager.jsonviews import SHAPES
+from outpost_manager.jsonshapes import SHAPES
 from outpost_testing.command import SHAPE as CONFORMANCE
 from outpost_testing.command import conformance
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from outpost_core.types import Finding, State
-from outpost_manager import jsonviews
+from outpost_manager import jsonshapes, jsonviews
 from outpost_manager.cli.app import COMMANDS
 
 #: command → words that make it answer, after `prepare`.
@@ -55,7 +55,7 @@ def test_every_command_has_a_documented_shape():
     commands = {name for name in COMMANDS if name not in groups}
     commands |= {"config check", "config show"}
     commands |= {f"mail {verb}" for verb in ("send", "inbox", "outbox", "flush", "drop")}
-    assert set(jsonviews.SHAPES) == commands
+    assert set(jsonshapes.SHAPES) == commands
     assert set(CALLS) == commands - ELSEWHERE
 
 
@@ -80,7 +80,7 @@ def test_the_answer_has_the_documented_shape(outpost, name):
     letter = outpost.json("mail", "send", "here:mayor/", "-s", "hi")["letter"]["id"]
     words = [word.format(letter=letter) for word in CALLS[name]]
     answer = outpost.json(*name.split(), *words)
-    documented = dict(jsonviews.SHAPES[name])
+    documented = dict(jsonshapes.SHAPES[name])
     if name == "logs":
         documented.pop("base64")
     same_keys(documented, answer)
@@ -119,7 +119,7 @@ def test_moments(at, text):
 
 
 def test_states_are_the_documented_words():
-    assert all(state.value in jsonviews.WORKER["status"] for state in State)
+    assert all(state.value in jsonshapes.WORKER["status"] for state in State)
 
 
 def test_shapes_are_json():

@@ -1,0 +1,342 @@
+"""What each command answers with `--json`, for the reference: key to meaning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Shape = dict[str, Any]
+
+WORKER: Final[Shape] = {
+    "id": "issue and attempt: gt-abc123.1",
+    "issue": "the issue's id",
+    "attempt": "from 1",
+    "outpost": "where it is",
+    "status": "queued, starting, working, idle, done, failed, stopped or lost",
+    "detail": "a word for people: its phase",
+    "title": "the issue's title",
+    "priority": "0 to 4, 0 is the highest",
+    "rig": "URL or path of the repository, or null",
+    "agent": "the agent's name",
+    "branch": "the branch that is on the remote, or null",
+    "commit": "the commit that was seen there, or null",
+    "pr_url": "what the pull-request command printed, or null",
+    "exit_code": "of the agent, or null",
+    "signal": "that ended the agent, or null",
+    "reason": "how it ended: ok, nothing_to_commit, agent_failed, timeout …; null while it runs",
+    "message": "the same in a sentence",
+    "checkpoint": "where unpushed work was rescued to, or null",
+    "session": "the agent's own session id, or null",
+    "created_at": "when it was reserved",
+    "started_at": "when it began, or null",
+    "finished_at": "when it ended, or null",
+    "updated_at": "when something new was last heard, or null",
+    "unreachable_since": "since when its outpost does not answer, or null",
+    "log_bytes": "size of its output, or null",
+    "log_truncated": "whether the output was cut at its cap",
+    "cost_usd": "what the outpost charged, or null",
+    "agent_cost_usd": "what its agent spent, while it runs so far; null when nobody knows",
+    "total_cost_usd": "both together; null when neither is known",
+    "cost_estimated": "whether a part of it is an estimate or the worst case",
+    "cost_reserved_usd": "worst case held while it runs, of outpost and agent",
+    "usage": "what the agent used, while it runs so far: input_tokens, output_tokens,"
+    " cached_tokens, cost_usd,"
+    " turns, model, partial (it was ended before it said all), estimated (cost_usd comes from"
+    " prices); or null",
+}
+OUTPOST: Final[Shape] = {
+    "name": "its name",
+    "type": "its type",
+    "state": "ready, unknown, unhealthy, unreachable, missing or broken",
+    "active": "workers there that have not ended",
+    "max_workers": "slots, or null for no limit",
+    "slots_reason": "where the slots come from when the configuration does not say them",
+    "package": "who provides the type",
+    "version": "of that package",
+    "capabilities": ["what it can do"],
+    "detail": "what it said, or why it is not ready",
+    "hint": "the next step",
+    "since": "since when it answers or does not, or null",
+    "spent_usd": "reserved and spent there in the last hour, by outpost and agents",
+    "cost_cap_hourly": "USD, or null",
+}
+EXPLANATION: Final[Shape] = {
+    "rule": "the override or preference that ordered the outposts",
+    "verdicts": [
+        {
+            "outpost": "its name",
+            "rank": "1 is tried first; null when it is passed over",
+            "eligible": "whether it would be tried",
+            "reason": "why",
+            "machine_cost": "USD that the outpost charges at worst, or null",
+            "agent_cost": "USD that the agent spends at worst, or null when nobody knows",
+        }
+    ],
+    "attempts": [{"outpost": "that was tried and did not take it", "error": "what it said"}],
+}
+LETTER: Final[Shape] = {
+    "id": "the message's own",
+    "outpost": "where it goes",
+    "to": "the address there",
+    "from": "who it is from",
+    "subject": "one line",
+    "body": "the text",
+    "priority": "0 to 4, 0 is the highest",
+    "state": "delivered, waiting or failed",
+    "tries": "how often nobody was found",
+    "error": "what came of the last try, or an empty text",
+    "written_at": "when it was written",
+    "tried_at": "when it was last tried, or null",
+    "next_try_at": "when it is tried again by itself, or null",
+    "delivered_at": "when the outpost had it, or null",
+    "failed_at": "when it was refused for ever, or null",
+}
+ERROR: Final[Shape] = {
+    "code": "the exit code",
+    "type": "the error's name",
+    "message": "what and why",
+    "hint": "what to do",
+}
+TOTAL: Final[Shape] = {
+    "key": "the day (2026-01-31, in local time), or the name of outpost, agent or rig",
+    "workers": "how many",
+    "running": "how many of them have not ended; what they spent so far counts",
+    "unknown": "of how many that ended nobody knows what their agent spent",
+    "total_usd": "what outposts and agents cost",
+    "machine_usd": "what outposts charged",
+    "agent_usd": "what agents spent",
+    "estimated": "whether a part is an estimate or the worst case",
+    "input_tokens": "everything that went into models",
+    "cached_tokens": "the part of it that came from a cache",
+    "output_tokens": "everything that came out",
+}
+_REFUSED: Final[Shape] = {"issue": "the issue's id", "error": ERROR}
+#: command → its answer.
+SHAPES: Final[Mapping[str, Shape]] = {
+    "list": {"outposts": [OUTPOST]},
+    "status": {
+        "outposts": [OUTPOST],
+        "workers": [WORKER],
+        "ended": ["workers that ended in the last 24 hours, newest first"],
+    },
+    "backends": {
+        "packages": [
+            {
+                "entry_point": "its name",
+                "package": "the distribution",
+                "version": "its version",
+                "ok": "whether all of it is usable",
+                "reason": "why not",
+                "hint": "what to do",
+                "types": [{"type": "for outposts.yaml", "summary": "", "capabilities": [""]}],
+            }
+        ]
+    },
+    "ping": {
+        "outposts": [
+            {
+                "name": "its name",
+                "ok": "whether it would take a worker now",
+                "detail": "what it said",
+                "hint": "what to do",
+                "latency": "seconds, or null",
+                "free_memory": "bytes there, or null",
+                "error": "null, or the error when it did not answer",
+            }
+        ]
+    },
+    "add": {"added": "the outpost's name", "type": "its type", "file": "the configuration file"},
+    "remove": {"removed": "the outpost's name", "file": "the configuration file"},
+    "spawn": {
+        "spawned": [
+            {
+                "worker": WORKER,
+                "adopted": "whether it was there before",
+                "explanation": EXPLANATION,
+            }
+        ],
+        "refused": [_REFUSED],
+        "hints": ["what is worth knowing besides, such as commits here that are not pushed"],
+    },
+    "retry": {
+        "spawned": [
+            {
+                "worker": WORKER,
+                "adopted": "whether it was there before",
+                "explanation": EXPLANATION,
+            }
+        ],
+        "refused": [_REFUSED],
+        "hints": ["what is worth knowing besides, such as commits here that are not pushed"],
+    },
+    "continue": {
+        "spawned": [
+            {
+                "worker": WORKER,
+                "adopted": "whether it was there before",
+                "explanation": EXPLANATION,
+            }
+        ],
+        "refused": [_REFUSED],
+        "hints": ["what is worth knowing besides, such as commits here that are not pushed"],
+    },
+    "explain": {
+        "explanations": [
+            {"issue": "the issue's id", "worker": "the id it would get", **EXPLANATION}
+        ]
+    },
+    "workers": {"workers": [WORKER]},
+    "wait": {"workers": [WORKER]},
+    "cost": {
+        "by": "day, outpost, agent or rig",
+        "since": "when the totals begin, or null",
+        "totals": [TOTAL],
+        "total": TOTAL,
+    },
+    "show": {
+        "worker": WORKER,
+        "order": "the order as spawned; of secrets only the names; or null",
+        "explanation": "as in spawn, or null",
+        "attempts": [WORKER],
+        "events": [
+            {"kind": "what happened", "at": "when", "outpost": "where", "data": "more"}
+        ],
+        "tree": "path of its working tree on its own machine, or null",
+        "fence": "what keeps or kept its agent to its work: namespace, landlock 7, off,"
+        " none: and why; or null",
+        "last_line": "what its agent printed last, or null",
+        "live_usage": "what the agent of a running worker has used so far, or null",
+    },
+    "diff": {
+        "worker": "its id",
+        "branch": "the delivered branch, or null where unpushed work was rescued",
+        "base": "the commit where the work left its base",
+        "commit": "the commit of the work",
+        "diff": "what git diff printed",
+    },
+    "checkout": {
+        "worker": "its id",
+        "branch": "the branch that the clone is on now",
+        "commit": "where it is",
+        "folder": "the clone",
+    },
+    "logs": {
+        "offset": "of the first byte; one such line for each piece",
+        "text": "the output, undecodable bytes replaced",
+        "base64": "the bytes, only where text is not exact",
+    },
+    "attach": {"worker": "its id", "exit_code": "of the viewer"},
+    "peek": {"worker": "its id", "text": "what its terminal shows"},
+    "nudge": {"worker": "its id", "text": "what was typed"},
+    "mail send": {"letter": LETTER},
+    "mail inbox": {
+        "outposts": [
+            {
+                "outpost": "its name",
+                "messages": [
+                    {
+                        "id": "the message's own there",
+                        "to": "the address there",
+                        "from": "who it is from, as the writer says",
+                        "via": "who put it there, where the outpost can prove it; null where"
+                        " `from` is only a claim",
+                        "subject": "one line",
+                        "body": "the text",
+                        "priority": "0 to 4, 0 is the highest",
+                        "sent_at": "when it was written, or null",
+                        "read": "whether the receiver has seen it",
+                    }
+                ],
+                "error": "null, or the error when it gave no answer",
+            }
+        ]
+    },
+    "mail outbox": {"letters": [LETTER]},
+    "mail flush": {"letters": [LETTER]},
+    "mail drop": {"letter": LETTER},
+    "stop": {"stopped": ["ids whose end is asked for"], "refused": [
+        {"worker": "its id", "error": ERROR}
+    ]},
+    "clean": {
+        "cleaned": [
+            {
+                "worker": "its id",
+                "removed": "whether its files are gone",
+                "rescued": "where unpushed work went, or null",
+                "detail": "why it was not removed",
+                "error": "null, or the error",
+            }
+        ]
+    },
+    "doctor": {
+        "ok": "whether nothing has to be mended",
+        "findings": [
+            {
+                "scope": "outpost, or what else was looked at",
+                "check": "what was looked at",
+                "ok": "true, false to be mended, null worth knowing",
+                "detail": "what was found",
+                "hint": "what to do",
+            }
+        ],
+    },
+    "bootstrap": {
+        "outpost": "its name",
+        "ok": "whether no step failed",
+        "dry_run": "whether nothing was changed",
+        "steps": [
+            {
+                "name": "what it is about",
+                "state": "ok (it was there), would (with --dry-run), done, failed, or skipped"
+                " (not allowed, or an earlier step failed)",
+                "detail": "what was found or done",
+                "hint": "what to do about a failed or skipped one",
+                "seconds": "how long it took",
+            }
+        ],
+    },
+    "demo": {
+        "ok": "whether everything was as it should be",
+        "worker": WORKER,
+        "diff": "what the agent changed",
+        "log": "what it printed",
+        "folder": "where it was kept, or null",
+    },
+    "config check": {
+        "ok": "true",
+        "file": "the file, or null",
+        "chosen_by": "why that file",
+        "outposts": "how many",
+        "overrides": "how many",
+        "warnings": ["where, and what will not work as it is or is hardly meant"],
+    },
+    "config show": {
+        "file": "the file, or null",
+        "chosen_by": "why that file",
+        "places": [
+            {
+                "file": "where it is looked for, the first that counts is used",
+                "named_by": "--config, $OUTPOST_CONFIG, town or user",
+                "standing": "used, not there, another one comes first, not trusted, changed since"
+                " it was trusted, others could have written it, or cannot be read",
+                "detail": "why, or empty",
+                "hint": "what to do, or empty",
+            }
+        ],
+        "values": [{"key": "outposts.local.max_workers", "value": "", "origin": "file:1:1"}],
+    },
+    "trust": {
+        "files": [
+            {
+                "file": "its path",
+                "standing": "trusted, revoked, changed since it was trusted, others could have"
+                " written it, gone, or cannot be read",
+                "sha256": "the hash of what was trusted",
+                "trusted_at": "when, or null",
+            }
+        ]
+    },
+    "completion": {"shell": "its name", "script": "the script"},
+}  # fmt: skip
