@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from outpost_core.agents import AgentPreset as AgentPreset
-    from outpost_core.assignment import Assignment as Assignment
     from outpost_core.backend import Backend as Backend
     from outpost_core.backend import BuildContext as BuildContext
     from outpost_core.backend import Outpost as Outpost
@@ -20,13 +19,14 @@ if TYPE_CHECKING:
     from outpost_core.backend import option as option
     from outpost_core.hookspecs import API_VERSION as API_VERSION
     from outpost_core.hookspecs import hookimpl as hookimpl
+    from outpost_core.types import Assignment as Assignment
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "API_VERSION": "hookspecs",
     "AgentPreset": "agents",
-    "Assignment": "assignment",
+    "Assignment": "types",
     "Backend": "backend",
     "BuildContext": "backend",
     "Outpost": "backend",

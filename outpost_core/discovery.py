@@ -1,12 +1,12 @@
-"""Finding, fencing and registering plugins.
+"""Finding, checking and registering plugins.
 
-Loading a plugin can fail in many ways; each is caught, kept with its reason and its hint, and the
-rest goes on without it (law 7). `outpost backends` shows the reports.
+A plugin is somebody else's code. Whatever is wrong with it, at its import or when a hook of it is
+called, becomes a `Problem` or a `Failure` with the name of its package, and the rest works without
+it (law 7). `outpost plugins` shows them.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -15,17 +15,22 @@ import pluggy
 
 from outpost_core import hookspecs
 from outpost_core.errors import PluginError
-from outpost_core.hookspecs import API_VERSION, CAPABILITIES, PROJECT, REQUIRED, TRAITS
+from outpost_core.hookspecs import API_VERSION, PROJECT
+from outpost_core.isolation import (
+    HOOKS,
+    check_backend,
+    check_implementation,
+    check_outpost,
+    contained,
+    describe,
+    unmarked,
+)
 
 if TYPE_CHECKING:
     from outpost_core.backend import Backend, Outpost
 
 GROUP: Final = "outpost"
-#: hook → how the manager uses its answer.
-_ASYNC_GENERATORS: Final = frozenset({"outpost_logs", "outpost_bootstrap"})
-_PLAIN: Final = frozenset({"outpost_price"})
-#: types that our own packages build, for the advice when nothing provides them.
-_KNOWN_TYPES: Final = frozenset({"local", "exec", "ssh", "cloudrun", "k8s"})
+_PRINTED: Final = "it prints on standard output, which is the command's own,"
 
 
 class EntryPoint(Protocol):
@@ -39,7 +44,31 @@ class EntryPoint(Protocol):
         """Import and return the plugin."""
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Problem:
+    """Something of a package that cannot be used.
+
+    Args:
+        where: `import`, the name of a hook, or the name of an outpost type.
+        reason: what is wrong, in one line.
+        hint: what the user can do.
+        error: what was raised; None when nothing was.
+    """
+
+    where: str
+    reason: str
+    hint: str = ""
+    error: BaseException | None = None
+
+    @property
+    def traceback(self) -> str:
+        """Where it was raised; "" when nothing was."""
+        from traceback import format_exception
+
+        return "" if self.error is None else "".join(format_exception(self.error))
+
+
+@dataclass(kw_only=True, eq=False)
 class PluginReport:
     """What became of one entry point.
 
@@ -47,19 +76,60 @@ class PluginReport:
         entry_point: its name.
         package: the distribution that ships it, or "".
         version: that distribution's version, or "".
+        value: what it names (`module` or `module:attribute`).
         types: outpost types that it provides and that are usable.
-        ok: whether all of it is usable.
-        reason: why not.
-        hint: what the user can do.
+        hooks: names of the hooks that it implements and that are called.
+        problems: what of it cannot be used, and why.
+        dist: its distribution, as `importlib_metadata` has it.
     """
 
     entry_point: str
     package: str = ""
     version: str = ""
+    value: str = ""
     types: tuple[str, ...] = ()
-    ok: bool = True
-    reason: str = ""
-    hint: str = ""
+    hooks: tuple[str, ...] = ()
+    problems: list[Problem] = field(default_factory=list)
+    dist: Any = field(default=None, repr=False)
+
+    @property
+    def ok(self) -> bool:
+        """Whether all of it is usable."""
+        return not self.problems
+
+    @property
+    def reason(self) -> str:
+        """What is wrong with it first of all, or ""."""
+        return self.problems[0].reason if self.problems else ""
+
+    @property
+    def label(self) -> str:
+        """How it is called in messages: package and version, else the entry point."""
+        return f"{self.package} {self.version}".strip() or self.entry_point
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Failure:
+    """A hook of a plugin that failed while it was used.
+
+    Args:
+        plugin: its name in pluggy: `package:` and the entry point, or the name of an outpost.
+        report: of its package; None when nobody knows.
+        hook: which.
+        error: what it raised, or what is wrong with its answer.
+        secrets: values that must not be shown, by name.
+    """
+
+    plugin: str
+    report: PluginReport | None
+    hook: str
+    error: BaseException
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def package(self) -> str:
+        """Whose it is, for messages."""
+        return self.report.label if self.report else self.plugin
 
 
 @dataclass(kw_only=True, eq=False)
@@ -71,12 +141,18 @@ class Plugins:
         backends: usable outpost types.
         homes: outpost type → the report of the package that provides it.
         reports: one for each entry point, in the order of their names.
+        listeners: are told of each failure.
     """
 
     pm: pluggy.PluginManager
     backends: dict[str, Backend] = field(default_factory=dict)
     homes: dict[str, PluginReport] = field(default_factory=dict)
     reports: list[PluginReport] = field(default_factory=list)
+    listeners: list[Callable[[Failure], None]] = field(default_factory=list)
+    _named: dict[str, PluginReport] = field(default_factory=dict, init=False)
+    _narrowed: dict[str, tuple[list[Any], list[tuple[str, Any]]]] = field(
+        default_factory=dict, init=False
+    )
 
     @classmethod
     def load(cls, entry_points: Iterable[EntryPoint] | None = None) -> Plugins:
@@ -89,28 +165,58 @@ class Plugins:
         pm.add_hookspecs(hookspecs)
         plugins = cls(pm=pm)
         if entry_points is None:
-            from importlib_metadata import entry_points as installed
-
-            entry_points = installed(group=GROUP)
+            entry_points = plugins._installed()
         for entry_point in sorted(entry_points, key=lambda e: (e.name, e.value)):
             plugins._load_one(entry_point)
         return plugins
 
+    def _installed(self) -> Iterable[EntryPoint]:
+        from importlib_metadata import entry_points
+
+        try:
+            return entry_points(group=GROUP)
+        except Exception:  # noqa: BLE001 - the metadata of one package: look at each alone
+            return self._installed_one_by_one()
+
+    def _installed_one_by_one(self) -> Iterator[EntryPoint]:
+        from importlib_metadata import distributions
+
+        seen: set[str] = set()
+        for dist in distributions():
+            package, version = _identity(dist)
+            if package in seen:
+                continue
+            seen.add(package)
+            try:
+                yield from dist.entry_points.select(group=GROUP)
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with its metadata
+                report = PluginReport(
+                    entry_point=package or "?", package=package, version=version, dist=dist
+                )
+                self.reports.append(report)
+                reason = f"its list of entry points cannot be read: {describe(error)}"
+                _note(report, "import", reason, error=error)
+
     def _load_one(self, entry_point: EntryPoint) -> None:
-        package, version = _identity(getattr(entry_point, "dist", None))
-        report = PluginReport(entry_point=entry_point.name, package=package, version=version)
+        dist = getattr(entry_point, "dist", None)
+        package, version = _identity(dist)
+        report = PluginReport(
+            entry_point=entry_point.name,
+            package=package,
+            version=version,
+            value=entry_point.value,
+            dist=dist,
+        )
         self.reports.append(report)
         try:
-            plugin = entry_point.load()
-        except ModuleNotFoundError as error:
-            hint = f"pip install {_package_guess(error.name)}" if error.name else ""
-            self._broken(report, f"cannot be imported: {error}", hint or _reinstall(report))
-        except BaseException as error:  # a plugin may even call sys.exit
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            self._broken(report, f"cannot be imported: {_describe(error)}", _reinstall(report))
+            with contained() as printed:
+                plugin = entry_point.load()
+        except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its report
+            _note(report, "import", f"cannot be imported: {describe(error)}", error=error)
         else:
             self.add(plugin, report)
+            if printed:
+                _note(report, "import", f"{_PRINTED} when it is imported: {printed[0][:60]!r}")
 
     def add(self, plugin: object, report: PluginReport) -> None:
         """Register a loaded plugin and its backends; problems go into `report`.
@@ -121,52 +227,58 @@ class Plugins:
         """
         if report not in self.reports:
             self.reports.append(report)
-        version = getattr(plugin, "OUTPOST_API", API_VERSION)
-        if version != API_VERSION:
-            newer = isinstance(version, int) and version > API_VERSION
-            hint = "pip install --upgrade " + ("outpost-core" if newer else report.package)
-            self._broken(
-                report, f"speaks plugin API {version!r}, this is API {API_VERSION}", hint.strip()
-            )
-            return
         name = f"package:{report.entry_point}"
-        if problem := _register(self.pm, plugin, name):
-            self._broken(report, problem, f"tell the authors of {report.package or name}")
-            return
         try:
+            with contained():
+                _check_version(plugin, report)
+                _register(self.pm, plugin, name)
+        except Exception as error:  # noqa: BLE001 - even reading its attributes runs its code
+            hint = getattr(error, "hint", "")
+            _note(report, "import", _one_line(error), hint, error)
+            return
+        self._named[name] = report
+        report.hooks = tuple(hook.name for hook in self.pm.get_hookcallers(plugin) or ())
+        for hook in unmarked(plugin):
+            _note(report, hook, f"{hook} has no @hookimpl, so it is never called")
+        if "outpost_backends" in report.hooks:
             self._take_backends(name, report)
-        except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its report
+        if not report.hooks and report.ok:
+            reason = "it implements no hook, so nothing of it is ever called"
+            _note(report, "import", reason, "mark its hooks with @outpost_core.hookimpl")
+
+    def remove(self, report: PluginReport) -> None:
+        """Unregister a plugin that was added, and forget its report."""
+        name = f"package:{report.entry_point}"
+        if self._named.get(name) is report:
+            del self._named[name]
             self.pm.unregister(name=name)
-            self._broken(report, f"outpost_backends: {_describe(error)}", _reinstall(report))
+        self.reports = [other for other in self.reports if other is not report]
 
     def _take_backends(self, name: str, report: PluginReport) -> None:
-        others = [p for p in self.pm.get_plugins() if self.pm.get_name(p) != name]
-        found: Mapping[str, Backend] = {}
-        for answer in self.pm.subset_hook_caller("outpost_backends", others)():
-            found = answer
-        taken = []
-        for type_, backend in found.items():
-            if type_ in self.homes:
-                other = self.homes[type_]
-                self._broken(
-                    report,
-                    f"type {type_!r} is already provided by {_who(other)}",
-                    f"pip uninstall {report.package or '<one of them>'}",
-                )
-            elif backend.type != type_:
-                raise PluginError(f"the backend under {type_!r} calls itself {backend.type!r}")
-            elif unknown := backend.capabilities - CAPABILITIES.keys() - TRAITS.keys():
-                raise PluginError(f"{type_!r} declares unknown capabilities {sorted(unknown)}")
-            else:
-                taken.append(type_)
-        for type_ in taken:
-            self.backends[type_] = found[type_]
+        hook = "outpost_backends"
+        try:
+            with contained():
+                answers = dict(self._callers(hook))[name]()
+                found = [item for answer in answers for item in _items(answer)]
+        except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its report
+            _note(report, hook, f"{hook}: {describe(error)}", "", error)
+            return
+        for type_, backend in found:
+            if other := self.homes.get(type_) if isinstance(type_, str) else None:
+                reason = f"type {type_!r} is already provided by {other.label}"
+                _note(report, type_, reason, f"pip uninstall {report.package or '<one of them>'}")
+                continue
+            try:
+                with contained():
+                    check_backend(type_, backend)
+            except Exception as error:  # noqa: BLE001 - options and their defaults are its code
+                text = _one_line(error) if isinstance(error, PluginError) else describe(error)
+                hint = getattr(error, "hint", "")
+                _note(report, str(type_)[:80], f"type {type_!r}: {text}", hint, error)
+                continue
+            self.backends[type_] = backend
             self.homes[type_] = report
-        report.types = tuple(taken)
-
-    @staticmethod
-    def _broken(report: PluginReport, reason: str, hint: str) -> None:
-        report.ok, report.reason, report.hint = False, reason, hint
+            report.types += (type_,)
 
     def register_outpost(self, outpost: Outpost) -> None:
         """Register a built outpost under its name.
@@ -178,12 +290,18 @@ class Plugins:
         """
         if self.pm.has_plugin(outpost.name):
             raise PluginError(f"an outpost or plugin named {outpost.name!r} is already registered")
-        problem = _check_outpost(outpost) or _register(self.pm, outpost, outpost.name)
-        if problem:
+        try:
+            check_outpost(outpost)
+            _register(self.pm, outpost, outpost.name)
+        except Exception as error:
+            home = self.homes.get(outpost.type)
             raise PluginError(
-                f"outpost {outpost.name!r} of type {outpost.type!r} is not usable: {problem}",
-                hint=f"tell the authors of its package ({_who(self.homes.get(outpost.type))})",
-            )
+                f"outpost {outpost.name!r} of type {outpost.type!r} is not usable:"
+                f" {_one_line(error)}",
+                hint=f"tell the authors of its package ({home.label if home else 'unknown'})",
+            ) from error
+        if home := self.homes.get(outpost.type):
+            self._named[outpost.name] = home
 
     def hook_of(self, outpost: str, hook: str) -> Any:
         """Return a caller that reaches one outpost's implementation of `hook` alone."""
@@ -192,114 +310,176 @@ class Plugins:
         return self.pm.subset_hook_caller(hook, others)
 
     def each(
-        self, hook: str, trouble: Callable[[str, Exception], None], **arguments: Any
+        self,
+        hook: str,
+        trouble: Callable[[str, Exception], None] | None = None,
+        *,
+        secrets: Mapping[str, str] | None = None,
+        **arguments: Any,
     ) -> Iterator[Any]:
         """Call a plain hook of one plugin after the other, so that none breaks the others.
 
         Args:
             hook: its name.
-            trouble: is told the plugin's name and what it raised.
+            trouble: is told the plugin's name and what it raised, besides `listeners`.
+            secrets: values that no report of a failure may show.
             arguments: the hook's.
 
         Yields:
             every answer that is not None, the last registered plugin's first.
         """
-        caller = getattr(self.pm.hook, hook)
-        first = bool(caller.spec and caller.spec.opts.get("firstresult"))
-        # each plugin once, also one that has two implementations
-        for plugin in dict.fromkeys(i.plugin for i in reversed(caller.get_hookimpls())):
-            others = [p for p in self.pm.get_plugins() if p is not plugin]
+        for _, answer in self.answers(hook, trouble, secrets=secrets, **arguments):
+            yield answer
+
+    def answers(
+        self,
+        hook: str,
+        trouble: Callable[[str, Exception], None] | None = None,
+        *,
+        secrets: Mapping[str, str] | None = None,
+        **arguments: Any,
+    ) -> Iterator[tuple[str, Any]]:
+        """Call a plain hook as `each` does; yield the plugin's name in pluggy with each answer."""
+        spec = getattr(self.pm.hook, hook).spec
+        first = bool(spec and spec.opts.get("firstresult"))
+        for name, call in self._callers(hook):
             try:
-                answers = self.pm.subset_hook_caller(hook, others)(**arguments)
+                with contained() as printed:
+                    said = call(**arguments)
+                    found = [said] if first else said
+                    found = [[*one] if isinstance(one, Iterator) else one for one in found]
+                if printed:
+                    self.blame(name, hook, PluginError(f"{_PRINTED}: {printed[0][:60]!r}"))
             except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its own
-                trouble(str(self.pm.get_name(plugin)), error)
+                self.blame(name, hook, error, secrets)
+                if trouble is not None:
+                    trouble(name, error)
                 continue
-            if not first:
-                yield from answers
-            elif answers is not None:
-                yield answers
+            yield from ((name, answer) for answer in found if answer is not None)
 
-    def missing_hint(self, type_: str) -> str:
-        """Say how to get a backend for a type that nobody provides."""
-        broken = [r for r in self.reports if not r.ok and r.entry_point == type_]
-        if broken:
-            return f"{broken[0].reason}; {broken[0].hint}"
-        if type_ in _KNOWN_TYPES:
-            return f"in a clone of Outpost: pip install ./plugins/outpost_{type_}"
-        from outpost_core.nearest import nearest
+    def _callers(self, hook: str) -> list[tuple[str, Any]]:
+        """Return a caller for each plugin that implements a hook, in the order of pluggy."""
+        caller = getattr(self.pm.hook, hook)
+        implementations = caller.get_hookimpls()
+        known, found = self._narrowed.get(hook, (None, []))
+        if known != implementations:
+            found = []
+            # each plugin once, also one that has two implementations
+            for plugin in dict.fromkeys(i.plugin for i in reversed(implementations)):
+                others = [p for p in self.pm.get_plugins() if p is not plugin]
+                narrowed = self.pm.subset_hook_caller(hook, others)
+                found.append((str(self.pm.get_name(plugin)), narrowed))
+            self._narrowed[hook] = (implementations, found)
+        return found
 
-        near = nearest(type_, self.backends)
-        meant = f"did you mean {near!r}? else " if near else ""
-        return f"{meant}install the package that provides the outpost type {type_!r}"
+    def report_of(self, plugin: str) -> PluginReport | None:
+        """Return the report of the package that a plugin or an outpost is of.
+
+        Args:
+            plugin: its name in pluggy.
+        """
+        return self._named.get(plugin)
+
+    def who(self, plugin: str) -> str:
+        """Return what a plugin is called in messages: its package and version."""
+        report = self.report_of(plugin)
+        return report.label if report else plugin.removeprefix("package:")
+
+    def blame(
+        self,
+        plugin: str,
+        hook: str,
+        error: BaseException,
+        secrets: Mapping[str, str] | None = None,
+        report: PluginReport | None = None,
+    ) -> None:
+        """Tell the listeners that a hook of a plugin failed.
+
+        Args:
+            plugin: its name in pluggy.
+            hook: which.
+            error: what it raised, or what is wrong with its answer.
+            secrets: values that must not be shown, by name.
+            report: of its package, where the plugin is not registered.
+        """
+        report = report or self.report_of(plugin)
+        failure = Failure(
+            plugin=plugin, report=report, hook=hook, error=error, secrets=secrets or {}
+        )
+        for listener in self.listeners:
+            listener(failure)
 
 
-def _register(pm: pluggy.PluginManager, plugin: object, name: str) -> str:
-    """Register, and undo it when a hook does not fit; return the problem or ""."""
+# --- checking a plugin --------------------------------------------------------------------------
+
+
+def _check_version(plugin: object, report: PluginReport) -> None:
+    version = getattr(plugin, "OUTPOST_API", API_VERSION)
+    if version != API_VERSION:
+        newer = isinstance(version, int) and version > API_VERSION
+        hint = f"get a newer {'outpost-core' if newer else report.package or report.entry_point}"
+        raise PluginError(f"speaks plugin API {version!r}, this is API {API_VERSION}", hint=hint)
+    if isinstance(plugin, type):
+        raise PluginError(
+            f"its entry point names the class {plugin.__name__}, and hooks are called on an object",
+            hint="name a module, or an object that the module makes of the class",
+        )
+
+
+def _register(pm: pluggy.PluginManager, plugin: object, name: str) -> None:
+    """Register a plugin, and undo it when a hook does not fit.
+
+    Raises:
+        PluginError: a hook does not fit.
+        Exception: whatever its attributes raise.
+    """
     if pm.has_plugin(name):
-        return f"another package has an entry point named {name.partition(':')[2]!r} too"
+        raise PluginError(
+            f"another package has an entry point named {name.partition(':')[2]!r} too"
+        )
     try:
         pm.register(plugin, name=name)
         for hook in pm.get_hookcallers(plugin) or ():
             if hook.spec is None:
-                raise PluginError(f"there is no hook named {hook.name!r}")
-            if not _is_async(hook.spec.function) and hook.name not in _ASYNC_GENERATORS:
-                _check_plain(hook, plugin)
-    except Exception as error:  # noqa: BLE001 - even reading its attributes runs its code
+                from outpost_core.nearest import suggest
+
+                raise PluginError(
+                    f"there is no hook named {hook.name!r}", hint=suggest(hook.name, HOOKS)
+                )
+            for implementation in hook.get_hookimpls():
+                if implementation.plugin is plugin:
+                    check_implementation(hook, implementation)
+    except BaseException:
         if pm.has_plugin(name):
             pm.unregister(name=name)
+        raise
+
+
+def _items(answer: object) -> Iterable[tuple[Any, Any]]:
+    if not isinstance(answer, Mapping):
+        raise PluginError(f"it answered a {type(answer).__name__}, not types and their backends")
+    return answer.items()
+
+
+# --- what is said of packages -------------------------------------------------------------------
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, PluginError):
+        return error.message.replace("\n", " ")
+    if isinstance(error, pluggy.PluginValidationError):
         return str(error).replace("\n", " ")
-    return ""
+    return describe(error)
 
 
-def _check_plain(hook: Any, plugin: object) -> None:
-    """Refuse what pluggy would call and nobody would await."""
-    for implementation in hook.get_hookimpls():
-        if implementation.plugin is plugin and _is_async(implementation.function):
-            raise PluginError(f"{hook.name} must be a plain function, since nobody awaits it")
-
-
-def _is_async(function: Any) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
-
-
-def _check_outpost(outpost: Outpost) -> str:
-    """Return what is wrong with an outpost object, or ""."""
-    kind = type(outpost)
-    if (
-        inspect.getattr_static(kind, "__hash__") is None
-    ):  # one such object breaks pluggy's own lists for all others
-        return "its objects cannot be hashed (a dataclass needs eq=False)"
-    promised = {
-        capability: CAPABILITIES[capability]
-        for capability in sorted(outpost.capabilities)
-        if capability in CAPABILITIES
-    }
-    if unknown := outpost.capabilities - CAPABILITIES.keys() - TRAITS.keys():
-        return f"unknown capabilities {sorted(unknown)}"
-    for hook in (*REQUIRED, *promised.values()):
-        if problem := _check_method(kind, hook):
-            why = next((f" (capability {c!r})" for c, h in promised.items() if h == hook), "")
-            return problem + why
-    for name in dir(kind):
-        marker = getattr(inspect.getattr_static(kind, name), f"{PROJECT}_impl", None)
-        if marker and marker.get("specname"):
-            return f"{name} uses specname, which a narrowed call can not tell apart"
-    return ""
-
-
-def _check_method(kind: type, hook: str) -> str:
-    method = inspect.getattr_static(kind, hook, None)
-    if method is None:
-        return f"{hook} is missing"
-    if not getattr(method, f"{PROJECT}_impl", None):
-        return f"{hook} has no @hookimpl of its own"
-    if hook in _ASYNC_GENERATORS:
-        right, want = inspect.isasyncgenfunction(method), "an async generator (async def … yield)"
-    elif hook in _PLAIN:
-        right, want = not inspect.iscoroutinefunction(method), "a plain function"
-    else:
-        right, want = inspect.iscoroutinefunction(method), "a coroutine function (async def)"
-    return "" if right else f"{hook} must be {want}"
+def _note(
+    report: PluginReport,
+    where: str,
+    reason: str,
+    hint: str = "",
+    error: BaseException | None = None,
+) -> None:
+    report.problems.append(Problem(where=where, reason=reason, hint=hint, error=error))
 
 
 def _identity(dist: Any) -> tuple[str, str]:
@@ -309,30 +489,10 @@ def _identity(dist: Any) -> tuple[str, str]:
     """
     try:
         text = dist.read_text("METADATA") if hasattr(dist, "read_text") else None
-    except ValueError:  # not UTF-8: the plugin itself may still be fine
+        if text is None:
+            return getattr(dist, "name", "") or "", getattr(dist, "version", "") or ""
+    except Exception:  # noqa: BLE001 - not readable: the plugin itself may still be fine
         return "", ""
-    if text is None:
-        return getattr(dist, "name", "") or "", getattr(dist, "version", "") or ""
     lines = [line.partition(": ") for line in text.partition("\n\n")[0].splitlines()]
     head = {key: value.strip() for key, _, value in reversed(lines)}
     return head.get("Name", ""), head.get("Version", "")
-
-
-def _describe(error: BaseException) -> str:
-    text = str(error).strip().split("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _reinstall(report: PluginReport) -> str:
-    return f"pip install --upgrade --force-reinstall {report.package or report.entry_point}"
-
-
-def _package_guess(module: str) -> str:
-    top = module.partition(".")[0]
-    return {"yaml": "pyyaml", "outpost_core": "outpost-core"}.get(top, top.replace("_", "-"))
-
-
-def _who(report: PluginReport | None) -> str:
-    if report is None:
-        return "unknown"
-    return f"{report.package} {report.version}".strip() or report.entry_point

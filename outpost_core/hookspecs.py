@@ -14,9 +14,9 @@ import pluggy
 
 if TYPE_CHECKING:  # annotations alone: `outpost --help` loads none of it
     from outpost_core.agents import AgentPreset
-    from outpost_core.assignment import Assignment
     from outpost_core.backend import Backend
     from outpost_core.types import (
+        Assignment,
         Candidate,
         Cleaned,
         Event,
@@ -243,6 +243,9 @@ def outpost_commands() -> Sequence[object]:
     raise NotImplementedError
 
 
+#: Hooks of outposts that are asynchronous generators, and those that are plain functions.
+ASYNC_GENERATORS: Final = frozenset({"outpost_logs", "outpost_bootstrap"})
+PLAIN: Final = frozenset({"outpost_price"})
 REQUIRED: Final = ("outpost_spawn", "outpost_list", "outpost_ping", "outpost_logs", "outpost_stop")
 #: capability → the hook that it promises.
 CAPABILITIES: Final[Mapping[str, str]] = {

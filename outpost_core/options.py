@@ -54,9 +54,7 @@ class OptionField:
     def expects(self) -> str:
         """What a value of it is, for error texts and the reference."""
         if self.unit:
-            return {"duration": "a duration such as 30m or 1h30m", "bytes": "a size such as 2GiB"}[
-                self.unit
-            ]
+            return _UNITS[self.unit]
         if self.choices:
             return "one of " + ", ".join(self.choices)
         return _EXPECTS[self.type]
@@ -77,6 +75,10 @@ class OptionField:
         return str(value) if isinstance(value, Path | StrEnum) else value
 
 
+_UNITS: Final = {
+    "duration": "a duration such as 30m or 1h30m",
+    "bytes": "a size such as 2GiB",
+}
 _EXPECTS: Final[dict[type, str]] = {
     str: "text",
     int: "a whole number",
@@ -92,7 +94,8 @@ def option_fields(options: type) -> tuple[OptionField, ...]:
     """Describe the fields of an options dataclass, in their order.
 
     Raises:
-        PluginError: a field has a type that options cannot have.
+        PluginError: a field has a type, a unit or a default that options cannot have.
+        Exception: whatever the code of its annotations and defaults raises.
     """
     hints = get_type_hints(options)
     return tuple(
@@ -115,7 +118,7 @@ def _describe(options: type, f: dataclasses.Field[Any], hint: Any) -> OptionFiel
     required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     made = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
     known = {name: f.metadata[name] for name in _DESCRIBED if name in f.metadata}
-    return OptionField(
+    field = OptionField(
         name=f.name,
         type=base,
         optional=optional,
@@ -124,6 +127,14 @@ def _describe(options: type, f: dataclasses.Field[Any], hint: Any) -> OptionFiel
         choices=tuple(str(word) for word in base) if words else (),
         **known,
     )
+    if field.unit not in ("", *_UNITS):
+        raise PluginError(
+            f"the option {f.name!r} has the unit {field.unit!r}", hint="use duration or bytes"
+        )
+    fits = isinstance(made, int | float if base is float else base) or (made is None and optional)
+    if not required and (not fits or (isinstance(made, bool) and base is not bool)):
+        raise PluginError(f"the option {f.name!r} has the default {made!r}, which is no {hint}")
+    return field
 
 
 _DESCRIBED: Final = ("help", "min", "max", "unit", "secret", "metavar")

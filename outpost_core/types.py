@@ -7,7 +7,7 @@ bytes. The words are those of `docs/glossary.md`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -704,6 +704,24 @@ class Candidate:
     facts: Facts | None = None
 
 
+@dataclass(frozen=True)
+class Assignment:
+    """A policy's choice of outposts for one order.
+
+    Args:
+        outposts: a name, or names, best first. Outposts that are not named do not get the order.
+        reason: why, in a few words; `outpost explain` and `outpost show` say it.
+    """
+
+    outposts: str | Sequence[str]
+    reason: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the outposts, best first."""
+        return (self.outposts,) if isinstance(self.outposts, str) else tuple(self.outposts)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
     """What the policy says of one candidate.
@@ -733,8 +751,10 @@ class Explanation:
         rule: the override or preference that ordered the outposts.
         verdicts: one for each candidate, eligible ones first in their order.
         attempts: `(outpost, error)` for each that was tried and did not take it.
+        notes: what went wrong while it was decided: a policy that failed and was passed over.
     """
 
     rule: str
     verdicts: tuple[Verdict, ...]
     attempts: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()

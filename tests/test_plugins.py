@@ -14,6 +14,7 @@ from outpost_core.discovery import PluginReport, Plugins
 from outpost_core.errors import PluginError
 from outpost_core.hookspecs import hookimpl, hookspec  # noqa: F401 - the public markers
 from outpost_core.types import Health, Order, WorkerStatus
+from outpost_manager.plugins.advice import first_hint, missing_hint
 from outpost_testing.fake import FakeOutpost
 
 
@@ -108,12 +109,12 @@ def raising(error: BaseException) -> Callable[[], Any]:
         (
             raising(ModuleNotFoundError("No module named 'x'", name="x_sdk.y")),
             "No module",
-            "pip install x-sdk",
+            "install what it depends on: pip install --force-reinstall outpost-toy",
         ),
         (raising(SyntaxError("bad")), "SyntaxError: bad", "outpost-toy"),
         (raising(SystemExit(3)), "SystemExit: 3", "outpost-toy"),
-        (lambda: module(OUTPOST_API=2), "API 2", "--upgrade outpost-core"),
-        (lambda: module(OUTPOST_API=0), "API 0", "--upgrade outpost-toy"),
+        (lambda: module(OUTPOST_API=2), "API 2", "get a newer outpost-core"),
+        (lambda: module(OUTPOST_API=0), "API 0", "get a newer outpost-toy"),
         (lambda: module(OUTPOST_API="x"), "API 'x'", "outpost-toy"),
         (
             lambda: module(outpost_backends=backends_hook(backend("good"))),
@@ -135,7 +136,7 @@ def test_every_way_to_be_broken_is_named_with_its_hint(
     report = load_one(loader)
     assert not report.ok
     assert reason in report.reason
-    assert hint in report.hint
+    assert hint in first_hint(report)
 
 
 def test_an_invalid_hook_is_named_and_not_left_registered() -> None:
@@ -332,7 +333,9 @@ def test_advice_for_a_missing_type() -> None:
     plugins = Plugins.load(
         [Entry("cloudrun", raising(ImportError("no httpx")), Dist("outpost-cloudrun"))]
     )
-    assert plugins.missing_hint("ssh") == "in a clone of Outpost: pip install ./plugins/outpost_ssh"
-    assert "no httpx" in plugins.missing_hint("cloudrun")
-    assert "'lunar'" in plugins.missing_hint("lunar")
-    assert "did you mean" not in plugins.missing_hint("lunar")
+    assert (
+        missing_hint(plugins, "ssh") == "in a clone of Outpost: pip install ./plugins/outpost_ssh"
+    )
+    assert "no httpx" in missing_hint(plugins, "cloudrun")
+    assert "'lunar'" in missing_hint(plugins, "lunar")
+    assert "did you mean" not in missing_hint(plugins, "lunar")

@@ -62,7 +62,8 @@ def test_help_imports_no_command_and_nothing_heavy():
     }
     assert not loaded & heavy
     assert not {m for m in loaded if m.startswith("outpost_manager.cli.")} - {
-        f"outpost_manager.cli.{m}" for m in ("app", "failures", "output", "session")
+        f"outpost_manager.cli.{m}"
+        for m in ("app", "commandtable", "failures", "output", "plugincommands", "session")
     }
 
 

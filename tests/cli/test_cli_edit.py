@@ -71,9 +71,11 @@ def test_add_refuses_what_is_wrong_and_changes_nothing(outpost):
 
 def test_add_of_a_missing_type_says_how_to_get_it(outpost):
     assert (
-        outpost.json("add", "k8s", "c", code=2)["error"]["hint"]
-        == "in a clone of Outpost: pip install ./plugins/outpost_k8s"
+        outpost.json("add", "ssh", "c", code=2)["error"]["hint"]
+        == "in a clone of Outpost: pip install ./plugins/outpost_ssh"
     )
+    planned = outpost.json("add", "k8s", "c", code=2)["error"]["hint"]
+    assert planned == "there is no package for the type 'k8s' yet"
 
 
 def test_remove(outpost):
@@ -126,8 +128,8 @@ def test_config_check(outpost):
 
 
 def test_config_check_shows_the_place_of_a_warning(outpost, monkeypatch):
-    def warnings(options, defaults):
-        return {"max_workers": f"{options.max_workers} in {defaults.answer_timeout:.0f} s"}
+    def warnings(options, answer_timeout):
+        return {"max_workers": f"{options.max_workers} in {answer_timeout:.0f} s"}
 
     monkeypatch.setattr(FakeOptions, "warnings", warnings)
     outpost.config.write_text(

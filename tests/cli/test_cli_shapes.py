@@ -45,15 +45,17 @@ CALLS: dict[str, tuple[str, ...]] = {
     "config show": (),
     "trust": ("--list",),
     "completion": ("bash",),
+    "plugins": (),
+    "plugin new": ("made", "--kind", "policy"),
 }
 #: they need real workers or real repositories, and are tested with the local outpost.
 ELSEWHERE = {"demo", "diff", "checkout"}
 
 
 def test_every_command_has_a_documented_shape():
-    groups = {"config", "mail"}
+    groups = {"config", "mail", "plugin"}
     commands = {name for name in COMMANDS if name not in groups}
-    commands |= {"config check", "config show"}
+    commands |= {"config check", "config show", "plugin new"}
     commands |= {f"mail {verb}" for verb in ("send", "inbox", "outbox", "flush", "drop")}
     assert set(jsonshapes.SHAPES) == commands
     assert set(CALLS) == commands - ELSEWHERE

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from managerkit import Make, order, run
 
-from outpost_core.errors import NotFoundError, OutpostError, PlacementError, PluginError
+from outpost_core import Assignment
+from outpost_core.errors import NotFoundError, PlacementError
 from outpost_core.hookspecs import hookimpl
 from outpost_core.types import Candidate, Event, Order
 from outpost_manager.manager import Manager
@@ -100,8 +101,15 @@ def test_a_broken_policy_plugin_is_named(make: Make) -> None:
             raise RuntimeError("no idea")
 
     async def body(manager: Manager) -> None:
-        with pytest.raises(OutpostError, match="RuntimeError: no idea"):
-            await manager.spawn(order())
+        spawned = await manager.spawn(order())
+        assert spawned.worker.outpost == "a"
+        assert spawned.explanation.rule == "local first", "the next policy decides"
+        (note,) = spawned.explanation.notes
+        assert "extra" in note
+        assert "RuntimeError: no idea" in note
+        kept = manager.ledger.explanation("gt-1.1")
+        assert kept is not None
+        assert kept.notes == (note,)
 
     run(make(FakeOutpost("a"), plugin=Broken()), body)
 
@@ -113,10 +121,26 @@ def test_a_policy_that_answers_nonsense_is_named(make: Make) -> None:
             return [["a"]]
 
     async def body(manager: Manager) -> None:
-        with pytest.raises(PluginError, match="TypeError"):
-            await manager.spawn(order())
+        (note,) = (await manager.spawn(order())).explanation.notes
+        assert "TypeError" in note
 
     run(make(FakeOutpost("a"), plugin=Odd()), body)
+
+
+def test_the_reason_of_a_policy_is_in_the_explanation(make: Make) -> None:
+    class Policy:
+        @hookimpl
+        def outpost_assign(self, order: Order, candidates: Sequence[Candidate]) -> Assignment:
+            return Assignment("b", reason="b is quiet")
+
+    async def body(manager: Manager) -> None:
+        why = await manager.explain(order())
+        assert why.rule == "policy of extra: b is quiet"
+        assert [(v.outpost, v.rank) for v in why.verdicts] == [("b", 1), ("a", None)]
+        assert why.verdicts[0].reason == "b is quiet"
+        assert (await manager.spawn(order())).worker.outpost == "b"
+
+    run(make(FakeOutpost("a"), FakeOutpost("b"), plugin=Policy()), body)
 
 
 @pytest.mark.parametrize("price", [-1.0, float("nan"), 1e12, "x", None])

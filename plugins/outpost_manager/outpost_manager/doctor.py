@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from outpost_core.errors import LedgerError, OutpostError
 from outpost_core.types import Finding, Health
+from outpost_manager.plugins.advice import hint_for
 
 if TYPE_CHECKING:
     from outpost_manager.manager import Manager
@@ -40,25 +41,28 @@ async def examine(manager: Manager, name: str | None = None, *, rig: str | None 
     each = await asyncio.gather(*(_outpost(manager, n, rig) for n in manager.fleet.names))
     for findings in each:
         found += findings
-    found += [
-        ("observers", Finding(check="event", ok=False, detail=e)) for e in manager.observer_errors
-    ]
     return found
 
 
 def _packages(manager: Manager) -> Found:
-    return [
-        (
-            "packages",
+    found = []
+    for report in manager.plugins.reports:
+        provides = f"provides {', '.join(report.types) or 'hooks'}"
+        if report.ok:
+            found.append(Finding(check=report.label, ok=True, detail=provides))
+        found += [
             Finding(
-                check=f"{report.package or report.entry_point} {report.version}".strip(),
-                ok=report.ok,
-                detail=report.reason or f"provides {', '.join(report.types) or 'hooks'}",
-                hint=report.hint,
-            ),
-        )
-        for report in manager.plugins.reports
-    ]
+                check=report.label,
+                ok=False,
+                detail=problem.reason,
+                hint=hint_for(report, problem),
+            )
+            for problem in report.problems
+        ]
+    for kept in manager.failures.read(manager.plugins.reports):
+        hint = f"outpost plugins {kept.plugin} shows the traceback; --forget forgets it"
+        found.append(Finding(check=kept.package, ok=False, detail=kept.text, hint=hint))
+    return [("packages", finding) for finding in found]
 
 
 def _config(manager: Manager) -> tuple[str, Finding]:

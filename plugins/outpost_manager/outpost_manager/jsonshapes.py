@@ -75,6 +75,7 @@ EXPLANATION: Final[Shape] = {
         }
     ],
     "attempts": [{"outpost": "that was tried and did not take it", "error": "what it said"}],
+    "notes": ["what went wrong while it was decided, such as a policy that failed"],
 }
 LETTER: Final[Shape] = {
     "id": "the message's own",
@@ -133,6 +134,46 @@ SHAPES: Final[Mapping[str, Shape]] = {
                 "types": [{"type": "for outposts.yaml", "summary": "", "capabilities": [""]}],
             }
         ]
+    },
+    "plugins": {
+        "plugins": [
+            {
+                "plugin": "the name of its entry point",
+                "package": "the distribution",
+                "version": "its version",
+                "module": "what the entry point names",
+                "ok": "whether all of it is usable",
+                "hooks": ["that it implements"],
+                "types": ["outpost types"],
+                "agents": ["names"],
+                "commands": ["names"],
+                "roles": ["policy, issues, observer, orders, services"],
+                "problems": [
+                    {
+                        "where": "import, a hook or a type",
+                        "reason": "what is wrong",
+                        "hint": "what to do",
+                        "traceback": "where it was raised, or empty",
+                    }
+                ],
+                "errors": [
+                    {
+                        "hook": "that failed last",
+                        "outpost": "whose it is, or empty",
+                        "reason": "what it raised",
+                        "at": "when",
+                        "count": "how often",
+                        "traceback": "where it was raised",
+                    }
+                ],
+            }
+        ]
+    },
+    "plugin new": {
+        "package": "the distribution",
+        "kind": "outpost, agent, policy or command",
+        "folder": "where it is",
+        "files": ["in it"],
     },
     "ping": {
         "outposts": [

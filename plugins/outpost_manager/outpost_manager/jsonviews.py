@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from outpost_core.errors import OutpostError
 from outpost_manager.errorview import error_shape
+from outpost_manager.plugins.advice import first_hint, hint_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from outpost_manager.ledger import Letter
     from outpost_manager.ledger.spend import Total
     from outpost_manager.placing.pending import Spawned
+    from outpost_manager.plugins.failures import KeptFailure
+    from outpost_manager.plugins.provided import Provided
 
 Shape = dict[str, Any]
 
@@ -152,8 +155,44 @@ def backend(report: PluginReport, types: list[Shape]) -> Shape:
         "version": report.version,
         "ok": report.ok,
         "reason": report.reason,
-        "hint": report.hint,
+        "hint": first_hint(report),
         "types": types,
+    }
+
+
+def plugin(report: PluginReport, provided: Provided, kept: Sequence[KeptFailure]) -> Shape:
+    """Return the shape of a plugin."""
+    return {
+        "plugin": report.entry_point,
+        "package": report.package,
+        "version": report.version,
+        "module": report.value,
+        "ok": report.ok,
+        "hooks": list(report.hooks),
+        "types": list(provided.types),
+        "agents": list(provided.agents),
+        "commands": list(provided.commands),
+        "roles": list(provided.roles),
+        "problems": [
+            {
+                "where": problem.where,
+                "reason": problem.reason,
+                "hint": hint_for(report, problem),
+                "traceback": problem.traceback,
+            }
+            for problem in report.problems
+        ],
+        "errors": [
+            {
+                "hook": one.hook,
+                "outpost": one.outpost,
+                "reason": one.reason,
+                "at": moment(one.at),
+                "count": one.count,
+                "traceback": one.traceback,
+            }
+            for one in kept
+        ],
     }
 
 
@@ -163,6 +202,7 @@ def explanation(explanation: Explanation) -> Shape:
         "rule": explanation.rule,
         "verdicts": [_plain(verdict) for verdict in explanation.verdicts],
         "attempts": [{"outpost": name, "error": error} for name, error in explanation.attempts],
+        "notes": list(explanation.notes),
     }
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from outpost_core.discovery import Plugins
+from outpost_core import __version__
+from outpost_core.discovery import PluginReport, Plugins
 from outpost_core.errors import (
     LedgerError,
     NotFoundError,
@@ -22,11 +23,12 @@ from outpost_core.errors import (
 )
 from outpost_manager.config import Choice, choose, load_config
 from outpost_manager.config.model import Config
-from outpost_manager.config.policy import DefaultPolicy
 from outpost_manager.fleet.fleet import Fleet
 from outpost_manager.fleet.overview import OutpostView, Overview
 from outpost_manager.ledger.ledger import Ledger
 from outpost_manager.placing import keptlogs, references
+from outpost_manager.plugins.builtin import own_plugins
+from outpost_manager.plugins.failures import KeptFailures
 from outpost_shared.paths import here as current_folder
 from outpost_shared.paths import state_dir
 
@@ -60,7 +62,6 @@ if TYPE_CHECKING:
 #: Events that happen outside of the ledger.
 #: Workers that are cleaned for their age by one command, and the seconds that may take.
 _AT_A_TIME, _FOR_SO_LONG = 50, 20.0
-_POLICY = "core:policy"
 #: Bytes of a log that are kept of a worker that was not ordered here, and beyond the cap of one
 #: that was: its marker.
 _LONGEST_LOG, _LOG_MARGIN = 256 * 1024 * 1024, 64 * 1024
@@ -112,7 +113,7 @@ class Manager:
         self.plugins = plugins
         self.state = state
         self.fleet = Fleet(config=config, plugins=plugins, state_dir=state)
-        #: the newest errors of observers and other plugins that changed nothing
+        #: the newest errors of observers and other plugins, in this process
         self.observer_errors: deque[str] = deque(maxlen=100)
         self._environ = environ
         self._cwd = cwd
@@ -121,8 +122,13 @@ class Manager:
         self._recovery: Recovery | None = None
         self._local: LocalGit | None = None
         self._presence: Presence | None = None
-        # a name that no outpost can have
-        plugins.pm.register(DefaultPolicy(config.policy), name=_POLICY)
+        self.failures = KeptFailures(state)
+        plugins.listeners.append(self.failures.keep)
+        self._own: list[PluginReport] = []
+        for name, plugin in own_plugins(config).items():
+            report = PluginReport(entry_point=name, package="outpost-manager", version=__version__)
+            plugins.add(plugin, report)
+            self._own.append(report)
 
     @classmethod
     def open(
@@ -180,8 +186,11 @@ class Manager:
 
     def close(self) -> None:
         """Let go of the ledger alone; enough when no outpost was asked."""
-        if self.plugins.pm.has_plugin(_POLICY):
-            self.plugins.pm.unregister(name=_POLICY)
+        for report in self._own:
+            self.plugins.remove(report)
+        if self.failures.keep in self.plugins.listeners:
+            self.plugins.listeners.remove(self.failures.keep)
+            self.failures.flush()
         if self._ledger is not None:
             self._ledger.close()
             self._ledger = None

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from outpost_core.backend import BuildContext
 from outpost_core.discovery import PluginReport, Plugins
 from outpost_core.errors import PluginError
+from outpost_manager.plugins.advice import missing_hint
 from outpost_shared import faults
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Target:
             raise PluginError(
                 f"nothing usable provides the outpost type {self.type!r}"
                 + "".join(f"; {r.entry_point}: {r.reason}" for r in plugins.reports if not r.ok),
-                hint=plugins.missing_hint(self.type),
+                hint=missing_hint(plugins, self.type),
             )
         return plugins.backends[self.type]
 

@@ -2,68 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from outpost_core.errors import UsageError
-from outpost_manager.cli import failures, output
+from outpost_core.errors import OutpostError, UsageError
+from outpost_manager.cli import failures
+from outpost_manager.cli.commandtable import COMMANDS, ELSEWHERE, SECTIONS
 from outpost_manager.cli.session import Group, Session, current, version_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-#: section → command → (module:attribute in this package, one line of help).
-SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
-    "Work": {
-        "spawn": ("spawn:spawn", "Start workers on issues, at the best outpost."),
-        "retry": ("retry:retry", "Try again what failed, with the same order."),
-        "continue": ("retry:continue_", "Go on with delivered work: say what else to do."),
-        "explain": ("spawn:explain", "Show where an order would go, and why; starts nothing."),
-        "wait": ("workers:wait", "Wait until workers have ended."),
-        "workers": (
-            "workers:workers",
-            "List the workers that have not ended, or all.",
-        ),
-        "show": ("workers:show", "Show everything about a worker."),
-        "diff": ("review:diff", "Show what a worker did, against its base."),
-        "checkout": ("review:checkout", "Switch this clone to a delivered branch."),
-        "logs": ("contact:logs", "Print a worker's output."),
-        "attach": ("contact:attach", "Give this terminal to a worker; detach any time."),
-        "peek": ("contact:peek", "Print what a worker's terminal shows."),
-        "nudge": ("contact:nudge", "Type a line into an interactive worker."),
-        "mail": ("mail:mail", "Send mail to someone at an outpost, and read it."),
-        "cost": ("cost:cost", "Show what workers cost, by day, outpost, agent or rig."),
-        "stop": ("contact:stop", "End workers, after rescuing their unpushed work."),
-        "clean": ("workers:clean", "Remove the files of workers whose work is delivered."),
-    },
-    "Outposts": {
-        "list": ("outposts:list_", "List the configured outposts."),
-        "status": (
-            "status:status",
-            "Ask the outposts and show their active workers, and what ended since yesterday.",
-        ),
-        "ping": ("outposts:ping", "Ask outposts whether they would take a worker now."),
-        "add": ("edit:add", "Add an outpost to outposts.yaml."),
-        "remove": ("edit:remove", "Remove an outpost from outposts.yaml."),
-        "backends": ("outposts:backends", "List the installed types, and unusable packages."),
-    },
-    "Set-up": {
-        "bootstrap": ("bootstrap:bootstrap", "Install what workers need at an outpost."),
-        "doctor": (
-            "setup:doctor",
-            "Check everything that workers need, and say what to do about it.",
-        ),
-        "demo": ("demo:demo", "Run the main job for real, in a throw-away folder."),
-        "config": ("edit:config", "Check or show the configuration."),
-        "trust": ("trust:trust", "Let the files of a Gas Town count."),
-        "completion": ("setup:completion", "Print the completion script for a shell."),
-    },
-}
-COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
-#: Commands of packages of ours that need not be installed.
-ELSEWHERE = {"conformance": "outpost-testing"}
+    from outpost_manager.cli.plugincommands import PluginCommand
 
 EPILOG = """\
 Exit codes: 0 it worked · 1 the work failed · 2 usage or configuration · 3 no outpost could take
@@ -79,17 +32,18 @@ class LazyGroup(Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, the built-in ones first."""
-        return [*COMMANDS, *self._plugin_commands(ctx)]
+        return [*COMMANDS, *current(ctx).plugin_commands()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return a command, or None when nobody has it."""
         if cmd_name not in COMMANDS:
-            return self._plugin_commands(ctx).get(cmd_name)
+            found = current(ctx).plugin_commands().get(cmd_name)
+            return None if found is None else found.command
         from importlib import import_module
 
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        found: click.Command = getattr(import_module(f"outpost_manager.cli.{module}"), attribute)
-        return found
+        command: click.Command = getattr(import_module(f"outpost_manager.cli.{module}"), attribute)
+        return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -106,10 +60,12 @@ class LazyGroup(Group):
             from outpost_manager.cli.render import clean
 
             if name in ELSEWHERE:
+                from outpost_manager.plugins.advice import from_clone
+
                 raise UsageError(
                     f"the command {name!r} comes with the package {ELSEWHERE[name]}, which is not"
                     " installed",
-                    hint=f"pip install {ELSEWHERE[name]}",
+                    hint=from_clone(ELSEWHERE[name].removeprefix("outpost-")),
                 )
 
             near = nearest(name, self.list_commands(ctx))
@@ -117,6 +73,8 @@ class LazyGroup(Group):
             raise click.UsageError(f"there is no command {clean(name)!r}{hint}", ctx)
         if found is None:
             return super().resolve_command(ctx, args)
+        if name not in COMMANDS:
+            current(ctx).running = current(ctx).plugin_commands().get(name)
         return name, found, args[1:]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -169,27 +127,29 @@ class LazyGroup(Group):
         except (KeyboardInterrupt, click.Abort):
             return failures.interrupted(session)
         except Exception as error:  # noqa: BLE001 - the last place: a user sees no traceback
+            if session.running and not isinstance(error, OutpostError | click.ClickException):
+                error = _of_plugin(session, session.running, error)
             return failures.report(error, json=failures.wants_json(words))
 
     def _sections(self, ctx: click.Context) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         for title, commands in SECTIONS.items():
             yield title, [(name, text) for name, (_, text) in commands.items()]
-        if plugged := self._plugin_commands(ctx):
-            yield (
-                "From plugins",
-                [(name, c.get_short_help_str(100)) for name, c in sorted(plugged.items())],
-            )
-
-    def _plugin_commands(self, ctx: click.Context) -> dict[str, click.Command]:
-        """Return the commands of plugins; a plugin that fails has none."""
-        found: dict[str, click.Command] = {}
-        for commands in current(ctx).plugins().each("outpost_commands", _say):
-            found |= {c.name: c for c in commands if c.name and c.name not in COMMANDS}
-        return found
+        if plugged := current(ctx).plugin_commands():
+            yield "From plugins", [(name, plugged[name].help) for name in sorted(plugged)]
 
 
-def _say(who: str, error: Exception) -> None:
-    output.echo(f"{who}: outpost_commands: {error}", err=True)
+def _of_plugin(session: Session, running: PluginCommand, error: Exception) -> Exception:
+    """Keep what a command of a plugin raised, and return what is said of it."""
+    from outpost_core.discovery import Failure
+    from outpost_manager.plugins.failures import KeptFailures
+    from outpost_shared.paths import state_dir
+
+    kept = KeptFailures(session.state or state_dir(os.environ))
+    hook = f"outpost_commands ({running.command.name})"
+    kept.keep(Failure(plugin=running.plugin, report=running.report, hook=hook, error=error))
+    said = running.failed(error)
+    said.__cause__ = error
+    return said
 
 
 cli = LazyGroup(

@@ -118,6 +118,12 @@ def types(ctx: click.Context) -> Choices:
 
 
 @_choices
+def plugins(ctx: click.Context) -> Choices:
+    """Complete the entry point of a plugin."""
+    return [(report.entry_point, report.label) for report in current(ctx).plugins().reports]
+
+
+@_choices
 def agents(ctx: click.Context) -> Choices:
     """Complete the name of an agent, built in or from a plugin."""
     with current(ctx).manager() as manager:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from outpost_core.errors import OutpostError
+from outpost_core.errors import OutpostError, PluginError
+from outpost_core.isolation import describe
 from outpost_manager.cli import render
 from outpost_manager.cli.trusting import can_ask
 
@@ -103,7 +104,14 @@ async def _talk(
     backend: Backend, name: str, options: Any, context: Any, talk: Talk
 ) -> Mapping[str, Any]:
     assert backend.introduce is not None
-    return await backend.introduce(name, options, context, talk)
+    try:
+        return await backend.introduce(name, options, context, talk)
+    except (OutpostError, asyncio.CancelledError):
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"the package of the type {backend.type!r} failed to look at {name}: {describe(error)}"
+        ) from error
 
 
 def offer_bootstrap(ctx: click.Context, session: Session, name: str) -> None:

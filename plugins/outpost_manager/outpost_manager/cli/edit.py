@@ -13,6 +13,7 @@ from outpost_manager.cli import complete, dialogue, output, render
 from outpost_manager.cli.outposts import missing_type
 from outpost_manager.cli.session import Command, Group, Session, command, current
 from outpost_manager.cli.values import assignments
+from outpost_manager.plugins.advice import missing_hint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -302,7 +303,7 @@ def check(session: Session) -> None:
     plugins = session.plugins()
     warnings = [
         f"{entry.origin}: {entry.name}: nothing installed provides the type {entry.type!r}:"
-        f" {plugins.missing_hint(entry.type)}"
+        f" {missing_hint(plugins, entry.type)}"
         for entry in loaded.outposts
         if entry.options is None
     ]

@@ -9,6 +9,7 @@ import click
 from outpost_core.errors import NotFoundError, OutpostError
 from outpost_manager.cli import complete, render
 from outpost_manager.cli.session import Session, command
+from outpost_manager.plugins.advice import first_hint, missing_hint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -172,7 +173,7 @@ def backends(session: Session, type_: str | None) -> None:
 def missing_type(plugins: Plugins, type_: str) -> NotFoundError:
     """Return the error for a type that nobody provides, with the nearest one or how to get it."""
     return NotFoundError(
-        f"nothing installed provides the type {type_!a}", hint=plugins.missing_hint(type_)
+        f"nothing installed provides the type {type_!a}", hint=missing_hint(plugins, type_)
     )
 
 
@@ -189,7 +190,7 @@ def _backend_lines(plugins: Plugins, reports: Sequence[Any]) -> Iterator[str]:
             rows.append(("-", package, word, report.reason or "has no outpost types"))
         if not report.ok:
             broken.append(f"  → {render.clean(package)}: {render.clean(report.reason)}")
-            broken += [f"    {render.clean(report.hint)}"] if report.hint else []
+            broken.append(f"    {render.clean(first_hint(report))}")
     yield from render.table(
         ("type", "package", "state", "what"), rows, keep=("type",), colour=("state",)
     )

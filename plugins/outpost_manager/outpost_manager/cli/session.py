@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from outpost_core.discovery import Plugins
+    from outpost_manager.cli.plugincommands import PluginCommand
     from outpost_manager.config import Choice
     from outpost_manager.config.model import Config
     from outpost_manager.config.places import Place
@@ -35,6 +36,7 @@ class Session:
         state: what `--state` said.
         json: answers are JSON.
         hints: what is worth knowing besides the answer.
+        running: the command of a plugin that runs now.
         going_on: what to tell a user who presses Ctrl-C now; "" when nothing goes on.
     """
 
@@ -44,7 +46,10 @@ class Session:
         self.json = False
         self.going_on = ""
         self.hints: list[str] = []
+        self.running: PluginCommand | None = None
         self._plugins = plugins
+        self._plugin_commands: dict[str, PluginCommand] | None = None
+        self._debugging = False
         self._said: set[Path] = set()
 
     def plugins(self) -> Plugins:
@@ -53,7 +58,36 @@ class Session:
             from outpost_core.discovery import Plugins
 
             self._plugins = Plugins.load()
+        if os.environ.get("OUTPOST_DEBUG") and not self._debugging:
+            self._debugging = True
+            for report in self._plugins.reports:
+                for problem in report.problems:
+                    print_traceback(f"{report.label}: {problem.where}", problem.error)
+            self._plugins.listeners.append(
+                lambda failed: print_traceback(f"{failed.package}: {failed.hook}", failed.error)
+            )
         return self._plugins
+
+    def plugin_commands(self, *, quiet: bool = False) -> dict[str, PluginCommand]:
+        """Return the commands of plugins; what is wrong with one is said once.
+
+        Args:
+            quiet: leave it to the caller to say that.
+        """
+        if self._plugin_commands is None:
+            from outpost_manager.cli.commandtable import COMMANDS
+            from outpost_manager.cli.plugincommands import plugin_commands
+
+            self._plugin_commands = plugin_commands(
+                self.plugins(), COMMANDS, _say_nothing if quiet else self._say_of_plugin
+            )
+        return self._plugin_commands
+
+    def _say_of_plugin(self, text: str) -> None:
+        from outpost_manager.cli import output
+
+        if _COMPLETING not in os.environ:
+            output.echo(text, err=True)
 
     def manager(self) -> Manager:
         """Return a manager for the configuration and state that were asked for.
@@ -164,6 +198,19 @@ class Session:
             from outpost_manager.cli import output
 
             output.echo(text, err=True)
+
+
+def _say_nothing(_: str) -> None: ...
+
+
+def print_traceback(title: str, error: BaseException | None) -> None:
+    """Print where something was raised, on standard error."""
+    if error is not None:
+        import traceback
+
+        from outpost_manager.cli import output
+
+        output.echo(f"{title}:\n{''.join(traceback.format_exception(error))}", err=True)
 
 
 def print_json(data: object, *, one_line: bool = False) -> None:

@@ -43,6 +43,8 @@ def doctor(session: Session, name: str | None, rig: str | None, no_rig: bool) ->
 
     from outpost_manager.doctor import examine
 
+    session.plugin_commands(quiet=True)  # what is wrong with them is among the findings
+
     async def work(manager: Manager) -> list[tuple[str, Finding]]:
         if rig is not None:
             return await examine(manager, name, rig=manager.rig(rig))

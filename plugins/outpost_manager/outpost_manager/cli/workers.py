@@ -369,6 +369,8 @@ def explanation_lines(explanation: Explanation) -> Iterator[str]:
     )
     for outpost, error in explanation.attempts:
         yield f"  tried {render.clean(outpost)}: {render.clean(error)}"
+    for note in explanation.notes:
+        yield f"  note: {render.clean(note)}"
 
 
 # --- wait and clean ----------------------------------------------------------------------------

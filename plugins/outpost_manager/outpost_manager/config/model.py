@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.backend import Backend, OutpostOptions, option
+from outpost_core.isolation import contained, describe
 from outpost_manager.config.origin import BUILT_IN, Origin
 from outpost_manager.config.policy import PolicyConfig
 
@@ -26,9 +27,11 @@ class OutpostConfig:
     Args:
         name: how it is called.
         type: which backend builds it.
-        options: the backend's validated options; None when no installed package has the type.
+        options: the backend's validated options; None when no installed package has the type, or
+            its code for options failed.
         raw: what the file says, `name` and `type` included.
         origin: where it was written.
+        problem: how the code of the type failed; "" when it did not.
     """
 
     name: str
@@ -36,6 +39,7 @@ class OutpostConfig:
     options: OutpostOptions | None
     raw: Mapping[str, Json] = field(default_factory=dict)
     origin: Origin = BUILT_IN
+    problem: str = ""
 
 
 class AgentOutput(StrEnum):
@@ -181,10 +185,21 @@ class Config:
 
 def built_in_local(backends: Mapping[str, Backend]) -> OutpostConfig:
     """Return the outpost that is there when none is listed."""
-    backend = backends.get("local")
+    backend, options, problem = backends.get("local"), None, ""
+    try:
+        with contained():
+            options = backend.options() if backend else None
+    except Exception as error:  # noqa: BLE001 - options are a plugin's own code
+        problem = options_problem("local", error)
     return OutpostConfig(
         name="local",
         type="local",
-        options=backend.options() if backend else None,
+        options=options,
         raw={"name": "local", "type": "local"},
+        problem=problem,
     )
+
+
+def options_problem(type: str, error: Exception) -> str:  # noqa: A002 - the word of the file
+    """Say that the code of a type failed, which is no mistake of the user."""
+    return f"the options of the type {type!r} cannot be made: {describe(error)}"

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from outpost_core.assignment import Assignment
 from outpost_core.errors import PluginError
 from outpost_core.hookspecs import TRAITS, hookimpl
 from outpost_core.nearest import suggest
+from outpost_core.types import Assignment
 from outpost_manager.config.origin import BUILT_IN, Origin
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Ranking:
     Worked out only as far as somebody asks: `first` stops at the first that can take it.
     """
 
-    __slots__ = ("_candidates", "_needs", "_order", "_plan", "_ranked", "_wanted")
+    __slots__ = ("_candidates", "_needs", "_order", "_plan", "_ranked", "_wanted", "notes")
 
     def __init__(self, plan: _Plan, order: Order, candidates: tuple[Candidate, ...]) -> None:
         self._plan = plan
@@ -124,6 +124,8 @@ class Ranking:
         self._needs = needs(order)
         self._wanted = requirements(order)
         self._ranked: tuple[str, ...] | None = None
+        #: what went wrong while it was decided
+        self.notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Ranking {self._order.worker} → {', '.join(self.ranked) or 'nowhere'}>"
@@ -210,7 +212,7 @@ class Ranking:
                 agent_cost=candidate.agent_cost if known and not candidate.uncounted else None,
             )
             (eligible if fits else passed).append(verdict)
-        return Explanation(rule=self._plan.rule, verdicts=(*eligible, *passed))
+        return Explanation(rule=self._plan.rule, verdicts=(*eligible, *passed), notes=self.notes)
 
 
 class Requirements(NamedTuple):
@@ -310,14 +312,15 @@ def normalise(
         known = answer._candidates  # noqa: SLF001
         named = [(known[at].name, why) for at, why in zip(plan.indexes, plan.reasons, strict=True)]
         rule = plan.rule
-    elif isinstance(answer, Assignment):
-        named = [(name, answer.reason or rule) for name in answer.names]
-        rule = answer.reason or rule
-    elif isinstance(answer, str) or not isinstance(answer, Sequence):
+    elif isinstance(answer, str) or not isinstance(answer, Assignment | Sequence):
         raise PluginError(
             f"outpost_assign answered {type(answer).__name__}, not a list of outposts",
             hint="return an Assignment, a list of names, or None",
         )
+    elif isinstance(answer, Assignment):
+        why = answer.reason or rule
+        rule = f"{rule}: {answer.reason}" if answer.reason else rule
+        named = [(name, why) for name in answer.names]
     else:
         named = [(name, rule) for name in answer]
     index = {candidate.name: at for at, candidate in enumerate(fixed)}

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.backend import Backend, OutpostOptions
-from outpost_core.errors import ConfigError, OutpostError
+from outpost_core.errors import ConfigError, OutpostError, PluginError
+from outpost_core.isolation import contained
 from outpost_core.nearest import suggest
 from outpost_core.options import OptionField, option_fields
 from outpost_core.types import check_env_name
@@ -23,6 +24,7 @@ from outpost_manager.config.model import (
     Defaults,
     OutpostConfig,
     built_in_local,
+    options_problem,
 )
 from outpost_manager.config.origin import Origin
 from outpost_manager.config.policy import Override, PolicyConfig
@@ -132,22 +134,30 @@ class _Reader:
         raw = plain(node)
         assert isinstance(raw, dict)
         origin = self.origins[prefix] = self.origin(node)
-        options = self.options(node, name, kind)
-        return OutpostConfig(name=name, type=kind, options=options, raw=raw, origin=origin)
+        options, problem = self.options(node, name, kind)
+        return OutpostConfig(
+            name=name, type=kind, options=options, raw=raw, origin=origin, problem=problem
+        )
 
-    def options(self, node: Node, name: str, kind: str) -> OutpostOptions | None:
+    def options(self, node: Node, name: str, kind: str) -> tuple[OutpostOptions | None, str]:
+        """Return the options of an outpost, or how the code of its type failed."""
         backend = self.backends.get(kind)
         if backend is None:
-            return None
+            return None, ""
         where = f"outpost {name!r} (type {kind})"
         values = self.values(node, where, option_fields(backend.options), known=("name", "type"))
         try:
-            made: OutpostOptions = backend.options(**values)
-            return made
+            with contained():
+                made: OutpostOptions = backend.options(**values)
+            return made, ""
+        except PluginError as error:
+            return None, options_problem(kind, error)
         except OutpostError as error:
             raise self.error(f"{where}: {error.message}", node, hint=error.hint) from None
         except ValueError as error:
             raise self.error(f"{where}: {error}", node) from None
+        except Exception as error:  # noqa: BLE001 - a defect of its package breaks nobody else
+            return None, options_problem(kind, error)
 
     def policy(self, node: Node | None, names: Sequence[str]) -> PolicyConfig:
         if node is None or node.kind == "null":

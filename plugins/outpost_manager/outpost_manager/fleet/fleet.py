@@ -10,9 +10,11 @@ from collections.abc import (
     AsyncGenerator,
     Awaitable,
     Iterable,
+    Iterator,
     Mapping,
     Sequence,
 )
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,7 +28,9 @@ from outpost_core.errors import (
     UnsupportedError,
 )
 from outpost_core.hookspecs import CAPABILITIES
+from outpost_core.isolation import by_user, contained, describe
 from outpost_core.names import RIG_CREDENTIAL
+from outpost_manager.plugins.advice import missing_hint
 
 if TYPE_CHECKING:
     import asyncio  # at run time where it is used: describing outposts is quicker without
@@ -122,11 +126,13 @@ class Fleet:
         return built
 
     def _build(self, entry: OutpostConfig) -> Outpost:
+        if entry.problem:
+            raise NotBuiltError(f"outpost {entry.name!r} cannot be built: {entry.problem}")
         backend = self.plugins.backends.get(entry.type)
         if backend is None or entry.options is None:
             raise NotBuiltError(
                 f"nothing installed provides the type {entry.type!r} of outpost {entry.name!r}",
-                hint=self.plugins.missing_hint(entry.type),
+                hint=missing_hint(self.plugins, entry.type),
             )
         path = self.config.path
         context = BuildContext(
@@ -134,24 +140,52 @@ class Fleet:
             config_dir=path.parent if path else None,
             trusts=_trusts,
         )
+        home = self.plugins.homes.get(entry.type)
         try:
-            built = backend.build(entry.name, entry.options, context)
-            self.plugins.register_outpost(built)
-        except PluginError as error:
-            raise NotBuiltError(error.message, hint=error.hint) from error
+            with contained():
+                built = backend.build(entry.name, entry.options, context)
+                if isinstance(built, Outpost) and built.name != entry.name:
+                    raise PluginError(f"it was built with the name {built.name!r}")
+                self.plugins.register_outpost(built)
         except Exception as error:
-            raise NotBuiltError(
-                f"outpost {entry.name!r} could not be built: {type(error).__name__}: {error}",
-                hint="outpost backends shows its package; outpost config check its options",
-            ) from error
+            self.plugins.blame(entry.name, "build", error, report=home)
+            hint = getattr(error, "hint", "") or (
+                f"outpost plugins {home.entry_point} shows its package; outpost config check its"
+                " options"
+                if home
+                else ""
+            )
+            said = error.message if isinstance(error, OutpostError) else describe(error)
+            if entry.name not in said:
+                said = f"outpost {entry.name!r} could not be built: {said}"
+            raise NotBuiltError(said, hint=hint) from error
         return built
 
     def kept_under(self, name: str) -> Path | None:
         """Return the folder of this machine where an outpost keeps work; None if it is not here."""
         try:
-            return self.outpost(name).kept_under()
+            with contained():
+                return self.outpost(name).kept_under()
         except OutpostError:
             return None
+        except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its own
+            self.blame(name, "kept_under", error)
+            return None
+
+    def blame(
+        self, name: str, hook: str, error: Exception, secrets: Mapping[str, str] | None = None
+    ) -> None:
+        """Keep what an outpost did wrong, for `outpost plugins` and `outpost doctor`."""
+        self.plugins.blame(name, hook, error, secrets)
+
+    @contextmanager
+    def blaming(self, name: str, hook: str) -> Iterator[None]:
+        """Keep it when what an outpost answered cannot be: a PluginError is raised inside."""
+        try:
+            yield
+        except PluginError as error:
+            self.blame(name, hook, error)
+            raise
 
     def supports(self, name: str, capability: str) -> bool:
         """Whether the outpost declares the capability."""
@@ -184,17 +218,21 @@ class Fleet:
             NotBuiltError: it cannot be built, so nothing was asked.
         """
         self.outpost(name)
+        secrets = arguments["order"].secrets if "order" in arguments else None
         try:
             answers = self.plugins.hook_of(name, hook)(**arguments)
             if not answers:
                 raise PluginError(f"outpost {name!r} answered nothing to {hook}")
             return await self._bounded(name, hook, answers[0], timeout)
         except OutpostError as error:
+            if isinstance(error, PluginError):
+                self.blame(name, hook, error, secrets)
             if "order" in arguments:
                 mask(error, arguments["order"].secrets)
             _tame(error)
             raise
         except Exception as error:
+            self.blame(name, hook, error, secrets)
             trouble = PluginError(
                 f"outpost {name!r} failed in {hook}: {type(error).__name__}: {error}",
                 hint=f"outpost doctor {name}; this is a defect of its package",
@@ -208,7 +246,7 @@ class Fleet:
     async def _bounded(self, name: str, hook: str, answer: Awaitable[Any], timeout: float) -> Any:
         import asyncio
 
-        task = asyncio.ensure_future(answer)
+        task = asyncio.ensure_future(_contained(answer))
         try:
             done, _ = await asyncio.wait({task}, timeout=timeout)
         except asyncio.CancelledError:
@@ -258,7 +296,8 @@ class Fleet:
         from outpost_shared import border
 
         answer = await self.ask(name, hook, timeout=timeout, **arguments)
-        return border.answer(name, hook, kind, answer)
+        with self.blaming(name, hook):
+            return border.answer(name, hook, kind, answer)
 
     async def ask_for_all(
         self, kind: type[T], name: str, hook: str, *, timeout: float, most: int, **arguments: Any
@@ -280,7 +319,8 @@ class Fleet:
         from outpost_shared import border
 
         answer = await self.ask(name, hook, timeout=timeout, **arguments)
-        return border.answers(name, hook, kind, answer, most)
+        with self.blaming(name, hook):
+            return border.answers(name, hook, kind, answer, most)
 
     async def ping(self, name: str, *, timeout: float) -> Health:
         """Ask one outpost whether it would take a worker now; measures how long that takes.
@@ -311,7 +351,8 @@ class Fleet:
 
         answer = await self.ask(name, "outpost_list", timeout=timeout)
         before = self._looked_at.get(name, {})
-        found, self.nameless[name] = border.statuses(name, answer, before)
+        with self.blaming(name, "outpost_list"):
+            found, self.nameless[name] = border.statuses(name, answer, before)
         self._looked_at[name] = found
         return [*found.values()]
 
@@ -357,7 +398,10 @@ class Fleet:
         async with aclosing(stream) as chunks:
             async for chunk in chunks:
                 if not isinstance(chunk, bytes | bytearray | memoryview):
-                    raise PluginError(f"outpost_logs of {name!r} yielded a {type(chunk).__name__}")
+                    with self.blaming(name, "outpost_logs"):
+                        raise PluginError(
+                            f"outpost_logs of {name!r} yielded a {type(chunk).__name__}"
+                        )
                 yield bytes(chunk)
 
     async def stream(
@@ -387,7 +431,9 @@ class Fleet:
                     step = anext(stream)
                     try:
                         item = await (
-                            step if timeout is None else self._bounded(name, hook, step, timeout)
+                            _contained(step)
+                            if timeout is None
+                            else self._bounded(name, hook, step, timeout)
                         )
                     except StopAsyncIteration:
                         return
@@ -396,9 +442,12 @@ class Fleet:
                 with suppress(RuntimeError):  # one that hangs is cancelled, and still runs
                     await stream.aclose()
         except OutpostError as error:
+            if isinstance(error, PluginError):
+                self.blame(name, hook, error)
             _tame(error)
             raise
         except Exception as error:
+            self.blame(name, hook, error)
             trouble = PluginError(
                 f"outpost {name!r} failed in {hook}: {type(error).__name__}: {error}",
                 hint=f"outpost doctor {name}; this is a defect of its package",
@@ -422,6 +471,20 @@ class Fleet:
         self._built.clear()
 
 
+async def _contained(answer: Awaitable[T]) -> T:
+    """Await an outpost; what would end the program becomes an error of its package.
+
+    Raises:
+        PluginError: it raised SystemExit, or a KeyboardInterrupt that is not the user's.
+    """
+    try:
+        return await answer
+    except (SystemExit, KeyboardInterrupt) as error:
+        if by_user(error):
+            raise
+        raise PluginError(f"it raised {describe(error)}, which ends programs") from error
+
+
 def _tame(error: OutpostError) -> None:
     """Make the text of an error from an outpost harmless."""
     from outpost_shared import border
@@ -431,14 +494,19 @@ def _tame(error: OutpostError) -> None:
 
 def mask(error: OutpostError, secrets: Mapping[str, str]) -> None:
     """Take the values of an order's secrets out of an error, whoever wrote its text."""
+    error.message, error.hint = masked(error.message, secrets), masked(error.hint, secrets)
+    error.args = (error.message,)
+
+
+def masked(text: str, secrets: Mapping[str, str]) -> str:
+    """Return a text without the values of an order's secrets."""
     hidden = {*secrets.values()}
     if rig := secrets.get(RIG_CREDENTIAL):  # https://user:password@host
         hidden.add(rig.partition("://")[2].rpartition("@")[0].partition(":")[2])
     for value in sorted(hidden, key=len, reverse=True):  # one may hold another
         if len(value) >= SHORTEST_SECRET:
-            error.message = error.message.replace(value, "***")
-            error.hint = error.hint.replace(value, "***")
-    error.args = (error.message,)
+            text = text.replace(value, "***")
+    return text
 
 
 def _trusts(folder: Path) -> bool:

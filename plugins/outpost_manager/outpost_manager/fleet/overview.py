@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from outpost_core.errors import OutpostError, PluginError
+from outpost_core.isolation import contained, describe
 from outpost_manager.config import spending
 from outpost_manager.config.policy import requirements
 from outpost_manager.fleet.fleet import mask
 from outpost_manager.ledger import money
+from outpost_manager.plugins.advice import missing_hint
 
 if TYPE_CHECKING:
     from outpost_core.types import Candidate, Facts, Health, Order
@@ -131,8 +133,10 @@ class Overview:
         self, entry: OutpostConfig, note: OutpostNote | None, health: Health | None
     ) -> tuple[str, str, str]:
         """Return state, detail and hint."""
+        if entry.problem:
+            return "broken", entry.problem, f"outpost plugins says more of the type {entry.type!r}"
         if entry.options is None or entry.type not in self.fleet.plugins.backends:
-            hint = self.fleet.plugins.missing_hint(entry.type)
+            hint = missing_hint(self.fleet.plugins, entry.type)
             return "missing", f"nothing installed provides the type {entry.type!r}", hint
         if error := self.fleet.broken.get(entry.name):
             return "broken", error.message, error.hint
@@ -228,9 +232,11 @@ class Overview:
         if not self.fleet.supports(name, "price"):
             return 0.0
         try:
-            price = float(self.fleet.plugins.hook_of(name, "outpost_price")(order=order)[0])
-            money.nano(price, "the price")
+            with contained():
+                price = float(self.fleet.plugins.hook_of(name, "outpost_price")(order=order)[0])
+                money.nano(price, "the price")
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its own
+            self.fleet.blame(name, "outpost_price", error, order.secrets)
             trouble = PluginError(f"outpost_price failed: {type(error).__name__}: {error}")
             mask(trouble, order.secrets)
             raise trouble from None  # the cause's own text is not masked
@@ -257,9 +263,14 @@ def slots_of(entry: OutpostConfig, config: Config) -> tuple[int | None, str]:
         return entry.options.max_workers, ""
     others = (other.options for other in config.outposts if other is not entry)
     if any(options is not None and options.max_workers != 0 for options in others):
-        default = entry.options.default_slots()
-        if default is not None:
-            return default
+        try:
+            with contained():
+                default = entry.options.default_slots()
+            if default is not None:
+                slots, reason = default
+                return max(0, int(slots)), str(reason)
+        except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its own
+            return None, f"type, which could not say how many ({describe(error)})"
     return None, ""
 
 

@@ -22,12 +22,12 @@ from outpost_core.errors import (
     LedgerError,
     OutpostError,
     PlacementError,
-    PluginError,
     SpawnRefusedError,
     UnreachableError,
     UnsupportedError,
     UsageError,
 )
+from outpost_core.isolation import contained, describe
 from outpost_core.types import (
     Candidate,
     Order,
@@ -37,7 +37,7 @@ from outpost_core.types import (
     WorkerStatus,
 )
 from outpost_manager.config import policy
-from outpost_manager.fleet.fleet import NotBuiltError, mask
+from outpost_manager.fleet.fleet import NotBuiltError, masked
 from outpost_manager.ledger import Claim, Outcome, Reservation
 from outpost_manager.ledger.notices import Tell, heard, state_event
 from outpost_manager.placing.pending import ASKED_FOR, PendingOrder, Spawned
@@ -47,6 +47,7 @@ from outpost_shared.identity import me
 from outpost_shared.progress import reporting
 
 if TYPE_CHECKING:
+    from outpost_core.discovery import Plugins
     from outpost_manager.config.policy import Ranking
     from outpost_manager.fleet.fleet import Fleet
     from outpost_manager.fleet.overview import Overview
@@ -84,26 +85,34 @@ class Placement:
     # --- choosing -----------------------------------------------------------------------------
 
     def assign(self, order: Order, candidates: Sequence[Candidate], on: str | None) -> Ranking:
-        """Ask the policy, or take the one outpost that the user named; hard limits hold always.
+        """Ask the policies, or take the one outpost that the user named; hard limits hold always.
 
-        Raises:
-            PluginError: a policy plugin failed or named an unknown outpost.
+        A policy that fails is passed over, and the assignment says so. The default one comes last.
         """
         if on is not None:
             return policy.normalise([on], order, candidates, rule=ASKED_FOR + on)
-        try:
-            answer = self.fleet.plugins.pm.hook.outpost_assign(order=order, candidates=candidates)
-            return policy.normalise(answer, order, candidates)
-        except OutpostError as error:
-            mask(error, order.secrets)
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its own
-            trouble = PluginError(
-                f"the assignment policy failed: {type(error).__name__}: {error}",
-                hint="uninstall or repair the package that implements outpost_assign",
-            )
-            mask(trouble, order.secrets)
-            raise trouble from None  # the cause's own text is not masked
+        plugins, notes = self.fleet.plugins, unloaded(self.fleet.plugins)
+
+        def failed(plugin: str, error: Exception) -> None:
+            said = masked(describe(error), order.secrets)
+            notes.append(f"the policy of {plugins.who(plugin)} failed and was passed over: {said}")
+
+        hook, secrets = "outpost_assign", order.secrets
+        found: Ranking | None = None
+        for plugin, answer in plugins.answers(
+            hook, failed, secrets=secrets, order=order, candidates=candidates
+        ):
+            rule = f"policy of {plugins.who(plugin)}"
+            try:
+                with contained():
+                    found = policy.normalise(answer, order, candidates, rule=rule)
+                break
+            except Exception as error:  # noqa: BLE001 - an answer is a plugin's own object
+                plugins.blame(plugin, hook, error, secrets)
+                failed(plugin, error)
+        found = found or policy.normalise(None, order, candidates)
+        found.notes = tuple(notes)
+        return found
 
     def _choose(self, pendings: Sequence[PendingOrder]) -> None:
         """Let the policy rank the outposts for each pending; a failure is that pending's error.
@@ -328,7 +337,8 @@ class Placement:
             status = await self.fleet.ask(
                 pending.outpost, "outpost_spawn", timeout=self.spawn_timeout, order=pending.order
             )
-            return border.spawned(pending.outpost, status, pending.id, pending.digest)
+            with self.fleet.blaming(pending.outpost, "outpost_spawn"):
+                return border.spawned(pending.outpost, status, pending.id, pending.digest)
         except (ConflictError, SpawnRefusedError):
             raise
         except OutpostError as error:
@@ -512,3 +522,12 @@ def _conflict(order: Order) -> ConflictError:
         f"{order.worker} exists with another order",
         hint=f"outpost show {order.worker} shows it; --again starts attempt {order.attempt + 1}",
     )
+
+
+def unloaded(plugins: Plugins) -> list[str]:
+    """Say which packages could not be loaded: a policy may have been in one of them."""
+    return [
+        f"{report.label} could not be loaded, so a policy of it was not asked: {report.reason}"
+        for report in plugins.reports
+        if report.problems and not report.hooks
+    ]
