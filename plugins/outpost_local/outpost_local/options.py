@@ -78,7 +78,7 @@ class LocalOptions(OutpostOptions):
         return resources.slots()
 
     mode: Mode = option(
-        "tmux: a session per worker; process: detached, without attach; auto: tmux if installed",
+        "tmux: for interactive workers and attach; process: no attach; auto: tmux if installed",
         default=Mode.AUTO,
     )
     memory_floor: int | None = option(

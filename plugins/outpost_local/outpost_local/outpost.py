@@ -47,7 +47,14 @@ from outpost_local.detached import Detached
 from outpost_local.dialogs import question
 from outpost_local.launcher import Launcher
 from outpost_local.options import CAPABILITIES, Fence, LocalOptions, Mode
-from outpost_local.starting import NO_TERMINAL, Starter, fault, terminal_gone
+from outpost_local.starting import (
+    Starter,
+    fault,
+    interactive,
+    is_without_terminal,
+    terminal_gone,
+    without_terminal,
+)
 from outpost_local.tmux import Tmux
 from outpost_shared import access, faults, paths, private, programs, terminfo
 from outpost_shared.presets import PRESETS
@@ -178,6 +185,9 @@ class LocalOutpost(Outpost):
         # Not begun: it is new, or its first spawner ended between the two steps.
         if not (status.started(folder) or status.needs_recovery(folder)):
             self._try_again["run", order.worker] = time.monotonic() + AGAIN
+            if not order.agent.interactive:
+                with contextlib.suppress(OSError):  # then it gets a terminal, which it never needs
+                    without_terminal(folder)
             await self._launcher.launch(folder)
             faults.point("local.launched")
         return self._looked_at(status.read(folder))
@@ -264,9 +274,9 @@ class LocalOutpost(Outpost):
             OutpostError: it does not listen.
         """
         folder = self._known(worker)
-        console.check_interactive(worker, _interactive(folder))
+        console.check_interactive(worker, interactive(folder))
         self._check_running(worker, folder)
-        if self._tmux and not (folder / NO_TERMINAL).exists():
+        if self._tmux and not is_without_terminal(folder):
             screen = await asyncio.to_thread(self._tmux.capture, worker, 50)
             if asked := question(screen or ""):
                 raise OutpostError(
@@ -283,11 +293,11 @@ class LocalOutpost(Outpost):
             NotFoundError: there is no such worker.
         """
         folder = self._known(worker)
-        if self._tmux and _interactive(folder) and not (folder / NO_TERMINAL).exists():
+        if self._tmux and interactive(folder) and not is_without_terminal(folder):
             screen = await asyncio.to_thread(self._tmux.capture, worker, lines)
             if screen is not None:
                 return screen
-        kept = files.load_text(str(folder), files.SCREEN) if _interactive(folder) else ""
+        kept = files.load_text(str(folder), files.SCREEN) if interactive(folder) else ""
         if kept:  # it has ended
             shown = kept.splitlines()[-lines:]
             return "\n".join(map(console.plain, shown)) + "\n"
@@ -365,17 +375,20 @@ class LocalOutpost(Outpost):
         """
         folder = self._known(worker)
         self._check_running(worker, folder)
-        if self._tmux is None or (folder / NO_TERMINAL).exists():
+        typed = interactive(folder)
+        if self._tmux is None or (typed and is_without_terminal(folder)):
             raise UnsupportedError(
                 f"{worker} runs without tmux, so there is nothing to attach to",
                 hint=f"outpost logs -f {worker}",
             )
-        if not await asyncio.to_thread(self._tmux.has, worker):
+        if not typed:
+            await asyncio.to_thread(self._starter.show, folder)
+        elif not await asyncio.to_thread(self._tmux.has, worker):
             raise OutpostError(
                 f"the terminal of {worker} is gone (its tmux session was ended); the work goes on",
                 hint=f"outpost logs -f {worker}",
             )
-        return self._tmux.attach_argv(worker, read_only=not _interactive(folder))
+        return self._tmux.attach_argv(worker, read_only=not typed)
 
     # --- inside ------------------------------------------------------------------------------
 
@@ -507,11 +520,6 @@ def _resolve(path: Path | None, context: BuildContext) -> Path | None:
     if path is None:
         return None
     return ((context.config_dir or paths.here(os.environ)) / path.expanduser()).absolute()
-
-
-def _interactive(folder: Path) -> bool:
-    agent = (files.order(str(folder)) or {}).get("agent") or {}
-    return bool(agent.get("interactive"))
 
 
 async def _tmux_version() -> str:

@@ -128,6 +128,15 @@ class Tmux:
                     failed[worker] = error
         return failed
 
+    def why_not(self) -> str:
+        """Return why no session can be started here; "" when nothing is known against it."""
+        try:
+            program()
+        except TmuxError as error:
+            return error.message
+        wrong = sockets.claim(os.path.dirname(self.socket))  # noqa: PTH120
+        return _unsafe(wrong).message if wrong else ""
+
     def sessions(self) -> frozenset[str]:
         """Return the names of all sessions; none when there is no server."""
         answer = self._cmd("list-sessions", "-F", "#{session_name}")
@@ -155,6 +164,8 @@ class Tmux:
             *(program(), "-S", self.socket, "-f", os.devnull, "attach-session"),
             *(["-r"] if read_only else []),
             *("-t", f"={session_name(worker)}"),
+            # what only shows something is over when nobody looks any more
+            *((";", "set-option", "destroy-unattached", "on") if read_only else ()),
         ]
 
     def _run(self, commands: Sequence[Sequence[str]]) -> str | None:

@@ -96,6 +96,12 @@ class Place:
         """Living processes that belong to this state, by their arguments or environment."""
         return mentioning(self.root)
 
+    def warm(self) -> list[int]:
+        """The processes that fork supervisors for this state, or are about to."""
+        return [
+            pid for pid, line in self.processes().items() if f"boot.py warm {self.root}" in line
+        ]
+
     def supervisor(self, worker: str) -> int:
         from outpost_worker.folder import files
 
@@ -123,6 +129,9 @@ def places(tmp_path: Path) -> Iterator[Callable[..., Place]]:
     yield make
     left: dict[int, str] = {}
     for place in made:
+        for pid in place.warm():  # it would end by itself
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + DEADLINE
         while (left_here := _left(place)) and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -34,9 +34,9 @@ def test_a_killed_tmux_server_ends_no_work_and_is_told_truly(tmux_place):
 
     async def main():
         outpost = place.make()
-        await outpost.outpost_spawn(place.python(TICKS, issue="gt-1"))
-        await outpost.outpost_spawn(place.python(TICKS, issue="gt-2", interactive=True))
         workers = ("gt-1.1", "gt-2.1")
+        for issue in ("gt-1", "gt-2"):
+            await outpost.outpost_spawn(place.python(TICKS, issue=issue, interactive=True))
         await place.wait_for(lambda: all(size(place, worker) for worker in workers))
         for status in await outpost.outpost_list():
             assert "terminal gone" not in status.detail
@@ -64,7 +64,7 @@ def test_one_ended_session_takes_only_its_own_terminal(tmux_place):
     async def main():
         outpost = place.make()
         for attempt in (1, 10):
-            await outpost.outpost_spawn(place.python(TICKS, attempt=attempt))
+            await outpost.outpost_spawn(place.python(TICKS, attempt=attempt, interactive=True))
         await place.wait_for(lambda: size(place, "gt-1.1") and size(place, "gt-1.10"))
         place.tmux("kill-session", "-t", "=gt-1+1")
         found = await place.until(outpost, lambda s: "terminal gone" in s.detail, "gt-1.1")
@@ -197,6 +197,37 @@ def test_a_viewer_of_a_headless_worker_cannot_end_it(tmux_place, terminals):
         await place.end(outpost)
         with pytest.raises(UsageError, match="has ended"):
             await outpost.outpost_attach("gt-1.1")
+
+    asyncio.run(main())
+
+
+def test_a_headless_worker_has_a_session_as_long_as_somebody_looks(tmux_place, terminals):
+    """It works without one: a killed tmux server takes nothing, and whoever looks gets another."""
+    place = tmux_place
+
+    async def main():
+        outpost = place.make()
+        await outpost.outpost_spawn(place.python(TICKS))
+        await place.wait_for(lambda: size(place, "gt-1.1"))
+        assert place.server() is None
+        for way in ("detached", "killed", "ended"):
+            terminal = {"TERM": "xterm-256color"}
+            process, master = attach_in_terminal(terminals, place, "gt-1.1", terminal)
+            read_until(master, b"1")
+            before = size(place, "gt-1.1")
+            await place.wait_for(lambda before=before: size(place, "gt-1.1") > before + 20)
+            if way == "detached":
+                place.tmux("detach-client", "-s", "=gt-1+1")
+            elif way == "killed":
+                os.kill(place.server(), signal.SIGKILL)
+            else:
+                await outpost.outpost_stop("gt-1.1", 1)
+            drain(master, process)
+            await place.wait_for(lambda: place.server() is None)
+            if way != "ended":
+                (status,) = await outpost.outpost_list()
+                assert (status.state, status.detail) == (State.WORKING, "")
+        await place.end(outpost)
 
     asyncio.run(main())
 

@@ -33,6 +33,12 @@ LOCAL = (
     "local.published",  # the worker's folder exists under its id, nothing runs
     "local.launched",  # tmux or the detached process was started
 )
+#: The warm process, which forks supervisors for who launches several.
+WARM = (
+    "warm.listening",  # nobody has asked it
+    "warm.asked",  # it knows whose supervisors are wanted, and has forked none
+    "warm.forked",  # it has forked them; whoever asked has no answer
+)
 #: The configuration, in the process that changes or trusts it.
 CONFIG = (
     "config.written",  # the file is as it was meant; what is trusted is as it was before

@@ -110,12 +110,13 @@ def runs(pid: int, verb: str, folder: str) -> bool:
 
 def runs_for(pid: int, verb: str) -> str:
     """Return the folder, as it was named, for which a process of ours does `verb`; "" for none."""
-    argv = read(pid, "cmdline").split(b"\0")
-    if len(argv) < 4 or argv[-3] != verb.encode() or not argv[-4].endswith(_PROGRAMS):
+    # one that was forked has zero bytes behind its words: see `outpost_worker.warm.commandline`
+    argv = read(pid, "cmdline").rstrip(b"\0").split(b"\0")
+    if len(argv) < 4 or argv[-2] != verb.encode() or not argv[-3].endswith(_PROGRAMS):
         return ""
     if not argv[0].rpartition(b"/")[2].startswith((b"python", b"pypy")):
         return ""  # it starts one: the tmux server has the command line of whoever was first
-    return os.fsdecode(argv[-2])
+    return os.fsdecode(argv[-1])
 
 
 def is_folder(named: str, folder: str) -> bool:

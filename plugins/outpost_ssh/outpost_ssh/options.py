@@ -190,7 +190,7 @@ class SshOptions(OutpostOptions):
         "where `outpost bootstrap` clones the town from", default=None, metavar="URL"
     )
     mode: Mode = option(
-        "tmux: a session per worker; process: detached, without attach; auto: tmux if it is there",
+        "tmux: for interactive workers and attach; process: no attach; auto: tmux if it is there",
         default=Mode.AUTO,
     )
     state_path: str | None = option(

@@ -21,6 +21,10 @@ def main(argv: list[str]) -> int:
         from outpost_worker.run.supervise import run
 
         return run(argv[1])
+    if len(argv) == 4 and argv[0] == "warm":
+        from outpost_worker.warm.server import serve
+
+        return serve(argv[1], argv[2])
     from outpost_worker.verbs import main as other
 
     return other(argv)

@@ -22,12 +22,15 @@ usage: python -m outpost_worker publish ROOT <REQUEST
        python -m outpost_worker recover FOLDER
        python -m outpost_worker stop FOLDER [--grace SECONDS]
        python -m outpost_worker status FOLDER
+       python -m outpost_worker view FOLDER
        python -m outpost_worker list ROOT
        python -m outpost_worker logs ROOT WORKER OFFSET [--max BYTES] [--wait SECONDS]
        python -m outpost_worker serve [ROOT] [--start PROGRAM ARGUMENT ...]
        python -m outpost_worker clean FOLDER [--force]
        python -m outpost_worker fence
 """
+#: Bytes of a log that `view` begins with.
+_SHOWN = 64 * 1024
 
 
 def main(argv: list[str]) -> int:
@@ -59,6 +62,8 @@ def main(argv: list[str]) -> int:
                 return _logs(Path(os.path.abspath(root)), worker, offset, flags)
             case ["serve", *words]:
                 return _serve(words)
+            case ["view", folder]:
+                _view(Path(os.path.abspath(folder)))
             case ["fence"]:
                 from outpost_worker.fence.probe import look
 
@@ -75,6 +80,24 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     return 0
+
+
+def _view(folder: Path) -> None:
+    """Print the worker's log from shortly before its end on, until the worker has ended."""
+    import asyncio
+
+    from outpost_worker.folder import files, logs
+
+    try:
+        size = (folder / files.LOG).lstat().st_size
+    except OSError:
+        size = 0
+
+    async def show() -> None:
+        async for piece in logs.follow(folder, max(0, size - _SHOWN), follow=True):
+            files.write_all(1, piece)
+
+    asyncio.run(show())
 
 
 def _publish(root: Path) -> int:
