@@ -74,7 +74,19 @@ GOOD: dict[str, Any] = {
 }
 KEYS = sorted(
     {key for value in (ENDED, RUNS, RESULT) for key in (wire.to_json(value) or {})}  # type: ignore[union-attr]
-    | {"error", "result", "id", "outpost", "hello", "kind", "message", "hint", "sent", "next"}
+    | {
+        "error",
+        "result",
+        "id",
+        "outpost",
+        "hello",
+        "kind",
+        "message",
+        "hint",
+        "sent",
+        "next",
+        "raw",
+    }
 )
 
 
@@ -313,7 +325,8 @@ def test_whatever_is_told_as_an_error_is_one(seed: int) -> None:
 @given(seed=seeds)
 def test_a_hello_is_one_or_an_error_of_ours(seed: int) -> None:
     good = {"nonce": "n", "server": "s", "capabilities": ["rig"], "methods": METHODS,
-            "inflight": 4, "max_frame": 1 << 20, "time": NOW, "silence": 30.0}  # fmt: skip
+            "inflight": 4, "max_frame": 1 << 20, "raw": 1 << 20, "time": NOW,
+            "silence": 30.0}  # fmt: skip
     said = Odd(seed, KEYS).broken({"outpost": 1, "hello": good})
     found = client_module._hello_in(frame(said)[:-1])
     if found is None:
@@ -324,6 +337,7 @@ def test_a_hello_is_one_or_an_error_of_ours(seed: int) -> None:
         return
     assert 1 <= hello.inflight <= 1024
     assert hello.max_frame >= 4096
+    assert hello.raw >= 0
     assert len(hello.server) <= 200
 
 

@@ -15,7 +15,17 @@ from stdiokit import PATIENCE, Peer, connected, pair, served, start
 from outpost_core.backend import Outpost
 from outpost_core.errors import OutpostError, UsageError
 from outpost_exec.stdio import pieces
-from outpost_shared.protocol import MAX_RAW, BrokenChannelError, FrameError, data_of, frame, packed
+from outpost_shared.protocol import (
+    MAX_RAW,
+    BrokenChannelError,
+    FrameError,
+    Lines,
+    data_of,
+    decode,
+    frame,
+    packed,
+    read_data,
+)
 from outpost_worker.serving.methods import Params
 from outpost_worker.serving.server import serve
 
@@ -289,3 +299,42 @@ def test_a_line_says_how_many_bytes_follow_it() -> None:
         ):
             data_of({"data": odd})
     assert not issubclass(UsageError, ValueError)  # who catches the one does not catch the other
+
+
+def test_lines_and_bytes_are_told_apart_wherever_the_stream_is_cut() -> None:
+    class Pieces:
+        """A stream that gives a few bytes at a time, or many."""
+
+        def __init__(self, whole: bytes, chance: random.Random) -> None:
+            self.whole, self.chance, self.at = whole, chance, 0
+
+        async def read(self, n: int) -> bytes:
+            size = min(n, self.chance.choice((1, 2, 7, 100, 5000, 1 << 18)))
+            piece = self.whole[self.at : self.at + size]
+            self.at += len(piece)
+            return piece
+
+    async def run(seed: int) -> None:
+        chance = random.Random(seed)
+        said: list[tuple[int, bytes | None]] = []
+        whole = b""
+        for number in range(40):
+            data = None
+            if chance.random() < 0.6:
+                data = chance.randbytes(
+                    chance.choice((0, 1, 10, 3000))
+                ) + b"\n{" * chance.randrange(3)
+            said.append((number, data))
+            result: dict[str, Any] = {} if data is None else {"data": data}
+            line, raw = packed({"id": number, "result": result}, "result", MAX_RAW)
+            whole += line + raw
+        lines = Lines(Pieces(whole, chance))
+        heard: list[tuple[int, bytes | None]] = []
+        while (line_ := await lines.next()) is not None:
+            answer = decode(line_)
+            await read_data(lines, answer, "result")
+            heard.append((answer["id"], answer["result"].get("data")))
+        assert heard == said
+
+    for seed in range(60):
+        asyncio.run(run(seed))

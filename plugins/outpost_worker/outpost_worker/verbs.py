@@ -54,9 +54,9 @@ def main(argv: list[str]) -> int:
 
                 print(wire.dumps(read(Path(os.path.abspath(folder)))))
             case ["list", root]:
-                from outpost_worker.serving.folder import outpost
+                from outpost_worker.recovery.attend import Attendant
 
-                told = outpost(Path(os.path.abspath(root))).look()
+                told = Attendant(Path(os.path.abspath(root))).look()
                 print("[{}]".format(",\n".join(map(wire.dumps, told))))
             case ["logs", root, worker, offset, *flags]:
                 return _logs(Path(os.path.abspath(root)), worker, offset, flags)

@@ -1,7 +1,7 @@
 """A log in pieces: how long they are, how many are asked for at once, and what when a line breaks.
 
 A piece is what one request brings. On a fast line pieces are long and some are asked for ahead, so
-that the line never stands still; on a slow one they are as short as a second, so that whatever else
+that the line never stands still; on a slow one they take about a second, so that whatever else
 is asked meanwhile has its answer soon. No more than `AHEAD` pieces of `LONGEST` bytes are kept.
 """
 
@@ -24,9 +24,10 @@ LONGEST: Final = MAX_RAW
 SHORTEST: Final = 16 * 1024
 #: Pieces that are asked for at once on a fast line.
 AHEAD: Final = 3
-#: Seconds in which a full piece comes on a fast line; and on one for which it is too long.
-_FAST: Final = 0.25
-_SLOW: Final = 1.0
+#: Seconds in which a full piece comes on a fast line, be it to the other side of the world; and on
+#: one for which it is too long.
+_FAST: Final = 0.7
+_SLOW: Final = 1.5
 #: A server that has nothing and answers sooner than this does not wait for what comes.
 _NO_WAIT: Final = 0.05
 

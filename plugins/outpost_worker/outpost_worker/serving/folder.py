@@ -7,36 +7,22 @@ container, in a sandbox, on a machine without tmux.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import shutil
-import subprocess
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from outpost_core.backend import BuildContext, Outpost, OutpostOptions
 from outpost_core.errors import NotFoundError, SpawnRefusedError, UsageError
 from outpost_core.hookspecs import hookimpl
-from outpost_core.types import (
-    Cleaned,
-    Facts,
-    Health,
-    Json,
-    Order,
-    State,
-    WorkerStatus,
-    split_worker_id,
-)
+from outpost_core.types import Cleaned, Facts, Health, Json, Order, WorkerStatus, split_worker_id
 from outpost_shared import faults, private, programs
-from outpost_worker.folder import files, logs, publish, status
+from outpost_worker.folder import logs, publish, status
 from outpost_worker.recovery import cleaning
+from outpost_worker.recovery.attend import Attendant
 from outpost_worker.run import stop
 
-#: Seconds after which a supervisor that has not begun, or a recovery that left no result, is
-#: started again: both may have been killed in their first milliseconds.
-AGAIN: Final = 30.0
 #: What can be had of it.
 CAPABILITIES: Final = frozenset(
     {"rig", "local_rig", "checkpoint", "secrets", "interactive", "clean", "facts"}
@@ -66,10 +52,7 @@ class FolderOutpost(Outpost):
     ) -> None:
         super().__init__(name, options, context)
         self._root = context.state_dir.absolute()
-        self._start_with = tuple(start)
-        self._scanned: dict[str, Any] = {}
-        self._again: dict[tuple[str, str], float] = {}  # (verb, worker) → time.monotonic()
-        self._children: list[subprocess.Popen[bytes]] = []
+        self._attendant = Attendant(self._root, start)
 
     @hookimpl
     async def outpost_spawn(self, order: Order) -> WorkerStatus:
@@ -88,25 +71,17 @@ class FolderOutpost(Outpost):
             why = f"the state folder {self._root} cannot be used: {error.strerror or error}"
             raise SpawnRefusedError(why) from error
         folder, _ = publish.publish(self._root, order, programs.base_env(os.environ))
-        # not begun: it is new, or whoever made it was killed before it came to this line
-        if not status.started(folder) and not status.needs_recovery(folder):
-            self._again["run", order.worker] = time.monotonic() + AGAIN
-            try:
-                self._start(publish.command(folder))
-            except OSError as error:
-                self._take_back(folder, error)
-            faults.point("local.launched")
-        return self._certain(status.read(folder))
+        try:
+            self._attendant.begin(folder)
+        except OSError as error:
+            self._take_back(folder, error)
+        faults.point("local.launched")
+        return self._attendant.certain(status.read(folder))
 
     @hookimpl
     async def outpost_list(self) -> Sequence[WorkerStatus]:
         """Return all workers; those whose supervisor vanished are recovered from now on."""
-        return await asyncio.to_thread(self.look)
-
-    def look(self) -> list[WorkerStatus]:
-        """Return all workers, as `outpost_list` does; for who has no event loop."""
-        self._children = [child for child in self._children if child.poll() is None]
-        return [self._certain(found) for found in status.scan(self._root, self._scanned)]
+        return await asyncio.to_thread(self._attendant.look)
 
     @hookimpl
     async def outpost_ping(self) -> Health:
@@ -131,7 +106,7 @@ class FolderOutpost(Outpost):
         except NotFoundError:
             return
         await asyncio.to_thread(stop.request, folder, grace)
-        self._certain(status.read(folder))  # without a supervisor, its recovery ends it
+        self._attendant.certain(status.read(folder))  # without a supervisor, its recovery ends it
 
     @hookimpl
     async def outpost_clean(self, worker: str, force: bool) -> Cleaned:
@@ -157,56 +132,10 @@ class FolderOutpost(Outpost):
         except UsageError:
             folder = None
         else:
-            folder = self._root / files.WORKERS / worker
+            folder = self._attendant.folder(worker)
         if folder is None or not os.path.lexists(folder):
             raise NotFoundError(f"{ascii(worker)[:120]} is not a worker of {self.name}")
         return folder
-
-    def _certain(self, found: WorkerStatus) -> WorkerStatus:
-        """Return a status as it may be told: never an end that is not certain."""
-        if found.result is not None and found.result.finished_at is None:
-            folder = self._root / files.WORKERS / found.id
-            with cleaning.locked(folder) as nobody_is_at_it:
-                start = nobody_is_at_it and self._is_due("recover", found.id)
-            if start:
-                self._start(publish.command(folder, "recover"))
-            found = dataclasses.replace(found, result=None, detail="recovering")
-            begun = State.WORKING
-        elif found.result is None and found.started_at is None:
-            begun = found.state
-            self._start_forgotten(found.id)
-        else:
-            return found
-        return dataclasses.replace(found, state=State.QUEUED if not found.started_at else begun)
-
-    def _start_forgotten(self, worker: str) -> None:
-        """Start what was published long ago and has not begun: whoever was to do it is gone."""
-        folder = self._root / files.WORKERS / worker
-        try:
-            age = time.time() - (folder / files.ORDER).lstat().st_mtime
-        except FileNotFoundError:  # cleaned meanwhile
-            return
-        if age > AGAIN and self._is_due("run", worker):
-            self._start(publish.command(folder))
-
-    def _is_due(self, verb: str, worker: str) -> bool:
-        now = time.monotonic()
-        due = now >= self._again.get((verb, worker), now)
-        if due:
-            self._again[verb, worker] = now + AGAIN
-        return due
-
-    def _start(self, argv: Sequence[str]) -> None:
-        """Start what outlives this program: in a session of its own, with none of its pipes."""
-        env = programs.own_env(os.environ)
-        if asked := os.environ.get("OUTPOST_FAULT"):  # by tests, about where to crash
-            env["OUTPOST_FAULT"] = asked
-        null = subprocess.DEVNULL
-        child = subprocess.Popen(
-            [*self._start_with, *argv],
-            env=env, cwd="/", stdin=null, stdout=null, stderr=null, start_new_session=True,
-        )  # fmt: skip
-        self._children.append(child)
 
     def _take_back(self, folder: Path, error: OSError) -> None:
         """Take back a worker that could not be started, so that another outpost may have it."""
