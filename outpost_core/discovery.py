@@ -288,16 +288,16 @@ class Plugins:
                 implement, has the wrong kind of callable or uses `specname`; nothing stays
                 registered.
         """
-        if self.pm.has_plugin(outpost.name):
-            raise PluginError(f"an outpost or plugin named {outpost.name!r} is already registered")
         try:
             check_outpost(outpost)
+            if self.pm.has_plugin(outpost.name):
+                raise PluginError("an outpost or plugin of that name is already registered")
             _register(self.pm, outpost, outpost.name)
         except Exception as error:
-            home = self.homes.get(outpost.type)
+            type_, name = (getattr(outpost, word, "?") for word in ("type", "name"))
+            home = self.homes.get(type_)
             raise PluginError(
-                f"outpost {outpost.name!r} of type {outpost.type!r} is not usable:"
-                f" {_one_line(error)}",
+                f"outpost {name!r} of type {type_!r} is not usable: {_one_line(error)}",
                 hint=f"tell the authors of its package ({home.label if home else 'unknown'})",
             ) from error
         if home := self.homes.get(outpost.type):

@@ -100,7 +100,7 @@ def test_conformance_of_an_unknown_group_or_outpost(own_tmp):
 def test_without_the_kit_its_command_names_the_package(own_tmp, outpost):
     result = outpost.run("conformance", "local")
     assert result.exit_code == 2
-    assert "pip install outpost-testing" in result.stderr
+    assert "pip install ./plugins/outpost_testing" in result.stderr
 
 
 def test_ctrl_c_leaves_a_real_worker_that_can_be_found_again(own_tmp):

@@ -127,8 +127,11 @@ async def start(
         session.note(_refusal(f"{issue}: {error}"))
     for line in _refusals(manager, pairs):
         session.note(line)
-    for line in renewed_lines([a for a in answers if not isinstance(a, OutpostError)]):
+    placed = [a for a in answers if not isinstance(a, OutpostError)]
+    for line in renewed_lines(placed):
         session.note(line)
+    for note in dict.fromkeys(n for a in placed if not a.adopted for n in a.explanation.notes):
+        session.note(f"note: {render.clean(note)}")
     if not (follow_ or wait):
         return _answer(session, pairs, {}, refused)
     waiting = asyncio.ensure_future(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from outpost_core.agents import AgentPreset
-from outpost_core.errors import ConflictError, UsageError
+from outpost_core.errors import ConflictError, PluginError, UsageError
 from outpost_core.types import Issue, Order, Worker, check_issue_id
 from outpost_manager.orders.beads import BeadsIssues
 from outpost_manager.orders.making import OrderRequest, Surroundings, make_order
@@ -56,13 +56,12 @@ class OrderBuilder:
         Of several plugins that one wins which pluggy asks first. What is no preset is left out.
         """
         presets: dict[str, AgentPreset] = {}
-        for more in self.plugins.each("outpost_agents", self.trouble):
+        for plugin, more in self.plugins.answers("outpost_agents", self.trouble):
             for name, preset in more.items() if isinstance(more, Mapping) else [("", more)]:
-                if isinstance(preset, AgentPreset):
-                    presets.setdefault(name, preset)
+                if problem := _wrong_with_preset(preset):
+                    self._blame(plugin, "outpost_agents", f"{name} {problem}".strip())
                 else:
-                    error = TypeError(f"a {type(preset).__name__} is no agent preset")
-                    self.trouble(f"outpost_agents {name}", error)
+                    presets.setdefault(name, preset)
         known = {**PRESETS, **presets}
         for name, said in self.configured.items():
             base = known.get(name) or AgentPreset(name=name, headless=None, interactive=None)
@@ -75,10 +74,19 @@ class OrderBuilder:
         Raises:
             OutpostError: beads is there and failed.
         """
-        for answer in self.plugins.each("outpost_issue", self.trouble, issue_id=issue, rig=rig):
+        hook = "outpost_issue"
+        asked = self.plugins.answers(hook, self.trouble, issue_id=issue, rig=rig)
+        for plugin, answer in asked:
             if isinstance(answer, Issue):
                 return answer
+            self._blame(plugin, hook, f"it answered a {type(answer).__name__}, not an Issue")
         return BeadsIssues().outpost_issue(issue_id=issue, rig=rig)
+
+    def _blame(self, plugin: str, hook: str, said: str) -> None:
+        """Keep what is wrong with an answer of a plugin, which is left out."""
+        error = PluginError(said)
+        self.plugins.blame(plugin, hook, error)
+        self.trouble(plugin, error)
 
     def order(self, request: OrderRequest) -> Order:
         """Build and check the order of a request; chooses the attempt.
@@ -187,4 +195,17 @@ def passed_over(ledger: Ledger, order: Order) -> str:
             f" go on from by itself (it was not ordered here, or is an archive): {order.worker}"
             f" starts from {start}"
         )
+    return ""
+
+
+def _wrong_with_preset(preset: object) -> str:
+    """Return why something cannot be used as the preset of an agent, or ""."""
+    if not isinstance(preset, AgentPreset):
+        return f"is a {type(preset).__name__}, not an AgentPreset"
+    for word in ("headless", "interactive", "resume"):
+        argv: object = getattr(preset, word)
+        if argv is not None and (
+            not isinstance(argv, tuple | list) or not all(isinstance(each, str) for each in argv)
+        ):
+            return f"has {argv!r} as {word}, which is no tuple of words"
     return ""
