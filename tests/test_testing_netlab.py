@@ -122,7 +122,10 @@ def test_a_killed_test_program_takes_its_hosts_along(tmp_path: Path) -> None:
         "    net.host('one'); print('up', flush=True); time.sleep(60)\n"
     )
     folder = tmp_path / "killed"
-    program = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    program = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, env=env
+    )
     assert program.stdout is not None
     assert program.stdout.readline() == b"up\n"
     assert mentioning(folder)

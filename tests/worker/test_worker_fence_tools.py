@@ -6,11 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from fencekit import NOBODY, Yard
 
 from outpost_worker.fence import start
-from tests.worker.test_worker_fence import NOBODY, Yard, open_path, uid
-
-__all__ = ["open_path", "uid"]  # fixtures
 
 BACKEND = """
 import os, zipfile
