@@ -76,7 +76,7 @@ async def attach(
     Raises:
         UsageError: there is no terminal, or the worker has ended.
         NotFoundError, UnsupportedError: nothing can be shown of it.
-        UnreachableError: the line broke; the terminal is as it was, and the worker goes on.
+        UnreachableError: the connection broke; the terminal is as it was, and the worker goes on.
         OutpostError: the viewer did not start.
     """
     check_terminal(worker)
@@ -135,7 +135,7 @@ async def _begin(
 async def _pass(
     process: asyncssh.SSHClientProcess[bytes], near: terminal.Terminal, first: bytes
 ) -> int | None:
-    """Pass everything both ways until the viewer ends; None when it was the line that ended."""
+    """Pass everything both ways until the viewer ends; None when the connection ended first."""
 
     def resized() -> None:
         with contextlib.suppress(OSError):  # the channel is closing
@@ -212,5 +212,5 @@ def _dropped(name: str, worker: str, error: Exception | None) -> UnreachableErro
     said = _CONTROLS.sub(" ", str(error or ""))
     why = f" ({said[0].lower()}{said[1:]})" if said else ""
     return UnreachableError(
-        f"the line to {name} broke{why}; {worker} goes on", hint=f"outpost attach {worker}"
+        f"the connection to {name} broke{why}; {worker} goes on", hint=f"outpost attach {worker}"
     )

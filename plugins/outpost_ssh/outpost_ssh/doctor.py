@@ -1,4 +1,4 @@
-"""`outpost doctor` of a far machine: the line and the files here, then what the far side finds."""
+"""`outpost doctor` of a far machine: the connection and files here, then what the far side says."""
 
 from __future__ import annotations
 

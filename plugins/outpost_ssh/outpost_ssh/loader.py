@@ -208,7 +208,7 @@ class Loader:
         if "unknown option: -i" in end.stderr.lower():  # every Python 3 has `-I`
             return "its Python is a Python 2, and 3.11 or newer is needed"
         if end.status is None:
-            return f"the line broke before its Python answered{self._quoted(end.stderr)}"
+            return f"the connection broke before its Python answered{self._quoted(end.stderr)}"
         return f"its Python ended with exit code {end.status}{self._quoted(end.stderr)}"
 
     def _quoted(self, stderr: str = "") -> str:

@@ -175,7 +175,8 @@ class SshOptions(OutpostOptions):
         default=None, unit="duration", min=0.1,
     )  # fmt: skip
     keepalive: float = option(
-        "time between questions whether the host is there; three unanswered ones drop the line",
+        "time between questions whether the host is there; three unanswered ones end the"
+        " connection",
         default=15.0, unit="duration", min=0.1,
     )  # fmt: skip
     keep: float = option(

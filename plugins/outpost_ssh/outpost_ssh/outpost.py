@@ -61,7 +61,7 @@ class SshOutpost(StdioOutpost):
         #: what a keeper lends is used for the first connection of a program, and after no trouble
         self._borrows = True
 
-    # --- the line -----------------------------------------------------------------------------
+    # --- the connection ------------------------------------------------------------------------
 
     def host(self) -> RemoteHost:
         """Return the connection to the host, which other outposts may share; opens nothing."""
@@ -168,7 +168,7 @@ class SshOutpost(StdioOutpost):
     # --- moments ------------------------------------------------------------------------------
 
     def _set_clock(self, skew: float) -> None:
-        # small changes are those of the line: moments that were told stay as they are
+        # small changes are those of the connection: moments that were told stay as they are
         if abs(skew - self._skew) > SAME_TIME:
             self._skew = skew if abs(skew) > SAME_TIME else 0.0
 
@@ -251,7 +251,7 @@ class SshOutpost(StdioOutpost):
 
     @hookimpl
     async def outpost_doctor(self, rig: str | None) -> Sequence[Finding]:
-        """Look at the line and at everything that a worker needs there."""
+        """Look at the connection and at everything that a worker needs there."""
         from outpost_ssh import doctor
 
         self._borrows = False
@@ -292,7 +292,7 @@ class _Tail:
         self.task = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
-        with contextlib.suppress(Exception):  # the line's own; whoever asks something is told
+        with contextlib.suppress(Exception):  # the connection's own; whoever asks something is told
             while data := await self._process.stderr.read(_STDERR):
                 self._kept = (self._kept + data)[-_STDERR:]
 

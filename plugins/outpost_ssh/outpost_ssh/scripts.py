@@ -25,7 +25,7 @@ class FarShell:
         """Run a script; its parameters travel in its text, and in no command line.
 
         Raises:
-            UnreachableError: the line broke, or it did not end in time.
+            UnreachableError: the connection broke, or it did not end in time.
         """
         done = await self._host.script(text, *args, timeout=timeout)
         return Ran(code=done.code, out=done.stdout, err=done.stderr)

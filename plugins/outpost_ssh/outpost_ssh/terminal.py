@@ -1,8 +1,8 @@
 """The near terminal: lent to a program far away, and given back as it was, whatever happens.
 
 Two things are given back: what the kernel keeps (`termios`), and what the terminal itself was told
-by the far program (other screen, mouse, hidden cursor, …), which a program whose line broke can
-not undo any more.
+by the far program (other screen, mouse, hidden cursor, …), which a program whose connection broke
+can not undo any more.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _OTHERS: Final = (
 #: On from the start: line wrap and the cursor. All other modes are off.
 _ON_AT_FIRST: Final = frozenset((7, 25))
 _OTHER_SCREEN: Final = (47, 1047, 1049)
-#: Ends a sequence that the line broke in two.
+#: Ends a sequence that the connection broke in two.
 _NO_MORE: Final = b"\x18"
 #: Colours, character set and keypad.
 _PLAIN: Final = b"\x1b[0m\x1b(B\x0f\x1b>"

@@ -300,10 +300,10 @@ def test_a_dropped_line_gives_the_terminal_back_and_says_what_goes_on(room):
     room.relay.cut()
     assert near.end() == 5
     assert undone(near.seen)
-    assert b"the line to vm1 broke" in near.seen
+    assert b"the connection to vm1 broke" in near.seen
     assert b"gt-1.1 goes on" in near.seen
     assert b"outpost attach gt-1.1" in near.seen
-    assert near.seen.index(b"?1049l") < near.seen.index(b"the line")
+    assert near.seen.index(b"?1049l") < near.seen.index(b"the connection")
     assert near.as_before()
 
 

@@ -129,7 +129,7 @@ class Keeper:
                 self._fill()
                 await _carry(reader, writer, process)
         except (OutpostError, OSError):
-            pass  # the caller finds the line closed, and connects itself
+            pass  # the caller finds the socket closed, and connects itself
         finally:
             if process is not None:
                 process.close()
