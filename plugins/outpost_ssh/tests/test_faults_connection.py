@@ -1,4 +1,4 @@
-"""Faults of the connection: whatever it does, workers keep running, and nothing is told that is not so."""
+"""Faults of the connection: whatever it does, workers keep running, and nothing is told wrongly."""
 
 from __future__ import annotations
 
