@@ -18,6 +18,7 @@ from outpost_core.errors import PluginError
 from outpost_core.hookspecs import API_VERSION, PROJECT
 from outpost_core.isolation import (
     HOOKS,
+    PATIENCE,
     check_backend,
     check_implementation,
     check_outpost,
@@ -337,20 +338,33 @@ class Plugins:
         trouble: Callable[[str, Exception], None] | None = None,
         *,
         secrets: Mapping[str, str] | None = None,
+        patience: float = PATIENCE,
+        raises: type[Exception] | tuple[()] = (),
         **arguments: Any,
     ) -> Iterator[tuple[str, Any]]:
-        """Call a plain hook as `each` does; yield the plugin's name in pluggy with each answer."""
+        """Call a plain hook as `each` does; yield the plugin's name in pluggy with each answer.
+
+        Args:
+            hook: see `each`, as are the others that are not named here.
+            trouble: see `each`.
+            secrets: see `each`.
+            patience: seconds that each plugin may take.
+            raises: an error of this class is a plugin's answer: it goes to the caller.
+            arguments: see `each`.
+        """
         spec = getattr(self.pm.hook, hook).spec
         first = bool(spec and spec.opts.get("firstresult"))
         for name, call in self._callers(hook):
             try:
-                with contained() as printed:
+                with contained(patience) as printed:
                     said = call(**arguments)
                     found = [said] if first else said
                     found = [[*one] if isinstance(one, Iterator) else one for one in found]
                 if printed:
                     self.blame(name, hook, PluginError(f"{_PRINTED}: {printed[0][:60]!r}"))
-            except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its own
+            except Exception as error:
+                if isinstance(error, raises) and not isinstance(error, PluginError):
+                    raise
                 self.blame(name, hook, error, secrets)
                 if trouble is not None:
                     trouble(name, error)

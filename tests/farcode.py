@@ -6,13 +6,15 @@ import os
 import shutil
 from pathlib import Path
 
+import outpost_agents
 import outpost_core
 import outpost_shared
 import outpost_worker
 
 #: The packages that a worker's process imports.
 PACKAGES = tuple(
-    Path(package.__file__).parent for package in (outpost_core, outpost_shared, outpost_worker)
+    Path(package.__file__).parent
+    for package in (outpost_agents, outpost_core, outpost_shared, outpost_worker)
 )
 #: Where they are found, for `sys.path`.
 ROOTS = [str(package.parent) for package in PACKAGES]

@@ -3,10 +3,12 @@ from __future__ import annotations
 import pluggy
 import pytest
 
+from outpost_agents import plugin
+from outpost_agents.presets import PRESETS
 from outpost_core import hookspecs
 from outpost_core.agents import AgentPreset
 from outpost_core.errors import UnsupportedError, UsageError
-from outpost_shared.presets import PRESETS, BuiltinAgents, resolve
+from outpost_manager.orders.presets import resolve
 
 
 def test_the_presets_of_the_issue_are_there_under_their_own_names() -> None:
@@ -76,7 +78,7 @@ def test_a_preset_that_has_one_way_only_says_so() -> None:
 def test_the_plugin_offers_them() -> None:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
-    manager.register(BuiltinAgents())
+    manager.register(plugin)
     manager.check_pending()
     assert manager.hook.outpost_agents() == [PRESETS]
 

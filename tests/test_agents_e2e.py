@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from peers.stubmodel import API_KEY, Mode, StubModel
 
+from outpost_agents.presets import PRESETS
 from outpost_core import wire
 from outpost_core.types import Agent, Delivery, Issue, Limits, Order, Result, Secrets, State
+from outpost_manager.orders.presets import resolve
 from outpost_manager.placing.attempts import resumed
-from outpost_shared.presets import PRESETS, resolve
 from outpost_shared.programs import base_env
 from outpost_worker.folder import files
 from outpost_worker.folder.publish import command, publish

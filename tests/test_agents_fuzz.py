@@ -15,9 +15,9 @@ import pytest
 from fuzzkit import Odd, cases, deep, seeds
 from hypothesis import given
 
+from outpost_agents.registry import BUILT_IN, account
 from outpost_manager.cli.readable import Readable
 from outpost_shared.harmless import UNSEEN
-from outpost_worker.agents import KINDS, reader
 from outpost_worker.agents.following import Watch
 
 NUMBERS = ("input_tokens", "output_tokens", "cached_tokens", "cost_usd", "turns")
@@ -27,8 +27,7 @@ PRICES = {"": (1.0, 0.1, 5.0), "gpt": (3.0, 0.3, 9.0)}
 @lru_cache
 def words_of(kind: str) -> tuple[list[str], list[str]]:
     """Return the keys and the values that a reader looks for, out of its own source."""
-    source = inspect.getsource(import_module(f"outpost_worker.agents.{KINDS[kind][0]}"))
-    source += inspect.getsource(import_module("outpost_manager.cli.renderers"))
+    source = inspect.getsource(import_module(BUILT_IN[kind].partition(":")[0]))
     keys = sorted({*re.findall(r'get\("(\w+)"', source), "type", "id", "model", "text"})
     said = sorted({*re.findall(r'"([\w.]{3,24})"', source)})
     return keys, said
@@ -68,7 +67,7 @@ def sound(usage: dict[str, Any] | None) -> None:
         assert value is None or (math.isfinite(value) and 0 <= value <= 1e15), (name, value)
 
 
-@pytest.mark.parametrize("kind", [*KINDS])
+@pytest.mark.parametrize("kind", [*BUILT_IN])
 def test_no_record_ends_the_reading_and_usage_only_grows(kind: str, tmp_path: Path) -> None:
     log = tmp_path / "output.log"
 
@@ -76,7 +75,7 @@ def test_no_record_ends_the_reading_and_usage_only_grows(kind: str, tmp_path: Pa
     @given(seed=seeds)
     def holds(seed: int) -> None:
         lines, cut = lines_of(kind, seed), 1 + seed % 97
-        watch = Watch(reader(kind, PRICES, {"HOME": str(tmp_path)}), {"max_agent_cost_usd": 5.0})
+        watch = Watch(account(kind, PRICES, {"HOME": str(tmp_path)}), {"max_agent_cost_usd": 5.0})
         whole = b"\n".join(lines) + b"\n"
         before: dict[str, Any] = {}
         for at in range(0, len(whole), cut * 50):
@@ -97,7 +96,7 @@ def test_no_record_ends_the_reading_and_usage_only_grows(kind: str, tmp_path: Pa
     holds()
 
 
-@pytest.mark.parametrize("kind", [*KINDS])
+@pytest.mark.parametrize("kind", [*BUILT_IN])
 def test_no_record_ends_the_telling_or_reaches_a_terminal_raw(kind: str) -> None:
     @cases(400)
     @given(seed=seeds)
@@ -112,7 +111,7 @@ def test_no_record_ends_the_telling_or_reaches_a_terminal_raw(kind: str) -> None
 
 
 def test_a_defect_is_noted_and_the_next_record_is_read() -> None:
-    found = reader("claude-stream-json")
+    found = account("claude-stream-json")
     watch = Watch(found, {})
     see = found.see
 
@@ -131,7 +130,7 @@ def test_a_defect_is_noted_and_the_next_record_is_read() -> None:
 
 
 def test_a_later_word_does_not_unsay_what_was_spent() -> None:
-    watch = Watch(reader("claude-stream-json"), {"max_agent_cost_usd": 2.0})
+    watch = Watch(account("claude-stream-json"), {"max_agent_cost_usd": 2.0})
     watch.feed(b'{"type":"result","subtype":"success","num_turns":3,"total_cost_usd":2.5}\n')
     watch.feed(b'{"type":"result","subtype":"success","num_turns":1,"total_cost_usd":0}\n')
     watch.feed(b'{"type":"assistant","message":{"id":"m"}}\n')  # it goes on
@@ -142,7 +141,7 @@ def test_a_later_word_does_not_unsay_what_was_spent() -> None:
 
 
 def test_a_line_of_ten_megabytes_costs_no_memory_and_hides_nothing(tmp_path: Path) -> None:
-    watch = Watch(reader("codex-json"), {})
+    watch = Watch(account("codex-json"), {})
     for _ in range(10):
         watch.feed(b'{"type":"item.completed","item":"' + b"x" * (1 << 20))
     assert len(watch._follower._rest) <= 5 << 20
@@ -151,7 +150,7 @@ def test_a_line_of_ten_megabytes_costs_no_memory_and_hides_nothing(tmp_path: Pat
 
 
 def test_deep_values_are_no_trouble() -> None:
-    watch = Watch(reader("claude-stream-json"), {})
+    watch = Watch(account("claude-stream-json"), {})
     content = [{"type": "tool_use", "input": deep(300)}]
     record = {"type": "assistant", "message": {"usage": {"input_tokens": 1}, "content": content}}
     watch.feed(json.dumps(record).encode() + b"\n")

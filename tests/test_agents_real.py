@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from peers.stubmodel import API_KEY, Mode, StubModel
 
-from outpost_shared.presets import PRESETS, resolve
-from outpost_worker.agents import agentout, trust
+from outpost_agents.claude import trust
+from outpost_agents.presets import PRESETS
+from outpost_manager.orders.presets import resolve
+from outpost_worker.agents import agentout
 
 pytestmark = pytest.mark.agents
 both = pytest.mark.parametrize("name", ["claude", "codex"])

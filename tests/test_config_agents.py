@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+from ourplugins import ours
 
-from outpost_core.discovery import Plugins
+from outpost_agents.presets import PRESETS
 from outpost_core.errors import ConfigError
 from outpost_manager.config import load_config, settings
 from outpost_manager.config.model import Defaults
 from outpost_manager.manager import Manager
 from outpost_manager.orders.making import OrderRequest
-from outpost_shared.presets import PRESETS
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def file(tmp_path: Path) -> Path:
 
 def manage(file: Path, text: str, **environ: str) -> Manager:
     file.write_text(text)
-    plugins = Plugins.load([])
-    config = load_config(file, plugins.backends)
+    plugins = ours()
+    config = load_config(file, plugins.backends, presets=lambda: PRESETS)
     return Manager(config, plugins, file.parent / "state", environ, file.parent)
 
 
@@ -100,7 +100,7 @@ def test_a_mistake_has_its_place_and_the_right_word(
 ) -> None:
     file.write_text(lines + "\n")
     with pytest.raises(ConfigError) as caught:
-        load_config(file, {})
+        load_config(file, {}, presets=lambda: PRESETS)
     error = caught.value
     assert f"{error.line}:{error.column}" == where
     assert said in str(error) + error.hint

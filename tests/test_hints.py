@@ -7,10 +7,10 @@ import re
 import click
 import pytest
 
+from outpost_agents.presets import PRESETS
 from outpost_core.types import REASONS, Result, State, Worker
 from outpost_manager.cli.app import cli
 from outpost_manager.hints import HINTS, next_step
-from outpost_shared.presets import PRESETS
 
 #: Ends that are as they were asked for.
 WELL = {"ok", "nothing_to_commit", "stopped", "terminated"}

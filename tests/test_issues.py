@@ -11,7 +11,7 @@ import pytest
 from outpost_core.errors import NotFoundError, OutpostError
 from outpost_core.types import Issue
 from outpost_manager.orders import beads
-from outpost_manager.orders.beads import BeadsIssues, parse_bd_show
+from outpost_manager.orders.beads import find, parse_bd_show
 
 # The fields of bd v1.0.5, which are those of v0.47.1 and some more.
 BEAD = {
@@ -118,7 +118,7 @@ def running(stat: Path) -> bool:
 
 
 def ask(issue: str, rig: str | None) -> Issue | None:
-    found = BeadsIssues().outpost_issue(issue, rig)
+    found = find(issue, rig)
     assert found is None or isinstance(found, Issue)
     return found
 

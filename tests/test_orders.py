@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from outpost_agents.presets import PRESETS
 from outpost_core import wire
 from outpost_core.errors import NotFoundError, OutpostError, UsageError
 from outpost_core.names import RIG_CREDENTIAL
@@ -20,7 +21,6 @@ from outpost_manager.config.model import Defaults
 from outpost_manager.config.spending import uncounted
 from outpost_manager.orders.localgit import find_rig
 from outpost_manager.orders.making import OrderRequest, Surroundings, make_order
-from outpost_shared.presets import PRESETS
 
 URL = "https://example.com/x.git"
 Make = Callable[..., Order]

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ourplugins import ours
 
+from outpost_agents.presets import PRESETS
 from outpost_core.backend import OutpostOptions
-from outpost_core.discovery import PluginReport, Plugins
+from outpost_core.discovery import PluginReport
 from outpost_core.errors import PlacementError, UnreachableError
 from outpost_core.hookspecs import hookimpl
 from outpost_core.types import Agent, Facts, Issue, Limits, Order, Result, Secrets, State
@@ -21,7 +23,6 @@ from outpost_manager.config import load_config
 from outpost_manager.fleet.overview import slots_of
 from outpost_manager.fleet.resources import FILE
 from outpost_manager.manager import Manager
-from outpost_shared.presets import PRESETS
 from outpost_testing import FakeOutpost, fake_backend
 
 GIB = 2**30
@@ -61,7 +62,7 @@ def manage(folder: Path, *outposts: FakeOutpost, slots: str = "") -> Manager:
         def outpost_backends(self):
             return {"fake": backend}
 
-    plugins = Plugins.load([])
+    plugins = ours()
     plugins.add(Package(), PluginReport(entry_point="fake"))
     path = folder / "outposts.yaml"
     entries = ", ".join(f"{{name: {outpost.name}, type: fake{slots}}}" for outpost in outposts)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from ourplugins import ours
 
-from outpost_core.discovery import PluginReport, Plugins
+from outpost_core.discovery import PluginReport
 from outpost_core.hookspecs import hookimpl
 from outpost_manager.cli.app import cli
 from outpost_manager.cli.session import Session
@@ -24,9 +25,12 @@ PROGRAM = """\
 from outpost_manager.cli.app import cli
 from outpost_manager.cli.session import Session
 from outpost_core.discovery import PluginReport, Plugins
+from outpost_agents import plugin as agents
+from outpost_manager import plugin as manager
 from outpost_testing import fake
 plugins = Plugins.load([])
-plugins.add(fake, PluginReport(entry_point="fake"))
+for name, plugin in {"agents": agents, "manager": manager, "fake": fake}.items():
+    plugins.add(plugin, PluginReport(entry_point=name))
 cli.main(prog_name="outpost", obj=Session(plugins))
 """
 
@@ -56,7 +60,7 @@ class Cli:
             def outpost_backends(self) -> dict[str, Any]:
                 return {"fake": backend}
 
-        plugins = Plugins.load([])
+        plugins = ours()
         plugins.add(Package(), PluginReport(entry_point="fake", package="fakes", version="1.2"))
         for number, plugin in enumerate(self.plugins):
             plugins.add(plugin, PluginReport(entry_point=f"more-{number}"))

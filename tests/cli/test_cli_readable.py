@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 import pytest
 
-from outpost_manager.cli.readable import LINE_LIMIT, Readable
-from outpost_manager.cli.renderers import KINDS
+from outpost_agents.lines import LINE_LIMIT
+from outpost_agents.registry import BUILT_IN
+from outpost_manager.cli.readable import Readable
 
 RECORDED = Path(__file__).parent.parent / "data" / "agents"
 OF = {
@@ -44,7 +45,7 @@ def test_recorded_logs_are_shown_by_their_own_teller_and_survived_by_others(log)
         assert shown(kind, log.read_bytes()) or not log.name.startswith(name)
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", sorted(BUILT_IN))
 @pytest.mark.parametrize(
     "value", [None, 1, "x", [], {}, {"type": 1}, [None], {"content": [None, 7, {"type": []}]}]
 )

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from managerkit import Make
+from ourplugins import ours
 
-from outpost_core.discovery import PluginReport, Plugins
+from outpost_core.discovery import PluginReport
 from outpost_manager.manager import Manager
 from outpost_testing import FakeOutpost, fake_backend
 
@@ -24,7 +25,7 @@ def make(tmp_path: Path) -> Make:
         plugin: Any = None,
     ) -> Manager:
         backend = fake_backend({fake.name: fake for fake in fakes})
-        plugins = Plugins.load([])
+        plugins = ours()
         plugins.backends["fake"] = backend
         plugins.homes["fake"] = PluginReport(
             entry_point="fake", package="outpost-fake", version="1"

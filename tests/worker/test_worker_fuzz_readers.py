@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from outpost_agents.registry import account
 from outpost_core import wire
 from outpost_core.types import Result, State
 from outpost_shared import plain, plausible
-from outpost_worker import agents
 from outpost_worker.agents import agentout
 from outpost_worker.folder import believing, claim, files, outcome, seal, status
 from outpost_worker.repository import bundles, notes, refs
@@ -185,7 +185,7 @@ def test_what_an_agent_prints_is_read_or_passed_over(tmp_path, kind, records, ju
 
 def test_the_kinds_of_output_are_those_that_there_are():
     for kind in ("claude-stream-json", "codex-json", "gemini-json", "opencode-json"):
-        assert type(agents.reader(kind)) is not type(agents.reader("plain"))
+        assert type(account(kind).reader) is not type(account("plain").reader)
 
 
 @many

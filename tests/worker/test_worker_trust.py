@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from outpost_worker.agents import trust
+from outpost_agents.claude import trust
 
 WORK = "/somewhere/work"
 
@@ -83,7 +83,7 @@ def test_a_lock_is_waited_for_and_a_dead_ones_is_taken(
 
 def test_many_at_once_lose_nothing(file: Path) -> None:
     program = (
-        "import sys\nfrom outpost_worker.agents import trust\ntrust._PATIENCE = 60.0\n"
+        "import sys\nfrom outpost_agents.claude import trust\ntrust._PATIENCE = 60.0\n"
         "sys.exit(not trust.accept({'HOME': sys.argv[1]}, sys.argv[2]))"
     )
     running = [

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from outpost_agents.presets import PRESETS
 from outpost_core.agents import AgentPreset, logged_in
 from outpost_core.errors import OutpostError
 from outpost_core.types import Finding
 from outpost_local import fencing, resources
 from outpost_local.options import LocalOptions, Mode
 from outpost_shared import children
-from outpost_shared.presets import PRESETS
 from outpost_worker.recovery import cleaning
 
 #: What is said of an agent that is not there.

@@ -19,6 +19,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from outpost_agents.presets import PRESETS
 from outpost_core.agents import logged_in
 from outpost_core.backend import BuildContext, Outpost
 from outpost_core.errors import (
@@ -57,7 +58,6 @@ from outpost_local.starting import (
 )
 from outpost_local.tmux import Tmux
 from outpost_shared import access, faults, paths, private, programs, terminfo
-from outpost_shared.presets import PRESETS
 from outpost_worker.folder import files, logs, publish, status
 from outpost_worker.recovery import cleaning
 from outpost_worker.run import stop

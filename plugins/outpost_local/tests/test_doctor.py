@@ -191,8 +191,8 @@ def test_a_memory_limit_of_the_control_group_counts(tmp_path):
 
 
 def test_a_login_that_is_not_there_is_said(tmp_path, monkeypatch):
+    from outpost_agents.presets import PRESETS
     from outpost_core.agents import logged_in
-    from outpost_shared.presets import PRESETS
 
     claude = PRESETS["claude"]
     for name in claude.secrets:

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
+from outpost_agents.presets import PRESETS
 from outpost_core import wire
 from outpost_core.types import Order, Result, State
 from outpost_manager.config.model import Defaults
 from outpost_manager.orders.making import OrderRequest, Surroundings, make_order
 from outpost_shared import programs
-from outpost_shared.presets import PRESETS
 from outpost_worker.folder import files, publish
 from outpost_worker.recovery import cleaning, recover
 

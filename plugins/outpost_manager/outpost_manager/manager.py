@@ -26,6 +26,7 @@ from outpost_manager.config.model import Config
 from outpost_manager.fleet.fleet import Fleet
 from outpost_manager.fleet.overview import OutpostView, Overview
 from outpost_manager.ledger.ledger import Ledger
+from outpost_manager.orders.presets import offered
 from outpost_manager.placing import keptlogs, references
 from outpost_manager.plugins.builtin import own_plugins
 from outpost_manager.plugins.failures import KeptFailures
@@ -160,7 +161,9 @@ class Manager:
         found = Plugins.load() if plugins is None else plugins
         choice = choice or choose(config, env, here)
         choice.demand()
-        loaded = load_config(choice.path, found.backends, data=choice.data)
+        loaded = load_config(
+            choice.path, found.backends, data=choice.data, presets=lambda: offered(found)
+        )
         return cls(loaded, found, state or state_dir(env), env, here)
 
     def __enter__(self) -> Self:

@@ -107,6 +107,29 @@ def opened(at: int, name: str, flags: int = os.O_RDONLY, mode: int = 0o600) -> i
     return _open(at, name, flags, mode)[0]
 
 
+def open_plain(path: str, flags: int = os.O_RDONLY) -> int:
+    """Open a plain file of ours by its path: through no link, and without waiting.
+
+    Args:
+        path: of a file in a worker's folder, or one that an agent keeps elsewhere.
+        flags: as of `os.open`.
+
+    Returns:
+        its descriptor.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Broken: it is something else.
+        OSError: nobody can say.
+    """
+    above, name = os.path.split(path)
+    at = folder(above or ".")
+    try:
+        return opened(at, name, flags)
+    finally:
+        os.close(at)
+
+
 def _open(at: int, name: str, flags: int, mode: int) -> tuple[int, int]:
     """Open a file as `opened` does, and return its size besides."""
     try:

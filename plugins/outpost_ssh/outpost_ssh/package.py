@@ -15,6 +15,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
+from outpost_agents import registry
 from outpost_core.errors import PluginError
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 #: What is sent, as importable names; `outpost_ssh.far` is all of this package that goes.
 PACKAGES: Final = (
-    *("outpost_core", "outpost_shared", "outpost_worker", "outpost_local", "outpost_ssh.far"),
-    *("libtmux", "pluggy"),
+    *("outpost_core", "outpost_shared", "outpost_agents", "outpost_worker", "outpost_local"),
+    *("outpost_ssh.far", "libtmux", "pluggy"),
 )
 #: What of them no machine needs to run workers.
 LEFT_OUT: Final = frozenset(("libtmux/pytest_plugin.py", "libtmux/test"))
@@ -76,8 +77,29 @@ def package() -> Package:
                 hint="pip install --force-reinstall outpost-ssh",
             ) from error
     files["outpost_ssh/__init__.py"] = b""
+    files.update(_readers())
     files = dict(sorted(files.items()))
     return Package(files=files, address=_address(files))
+
+
+def _readers() -> Iterator[tuple[str, bytes]]:
+    """Yield the readers of agents that other packages bring, as installed packages have them.
+
+    A reader that cannot be used stays here: only orders that need it are refused there.
+    """
+    found = []
+    for output, value in registry.installed().items():
+        try:
+            reader = registry.travelling(output)
+        except PluginError:
+            continue
+        if reader is not None:
+            yield f"{value.partition(':')[0].replace('.', '/')}.py", reader["text"].encode()
+            found.append(f"{output} = {value}\n")
+    if found:
+        listed = f"[{registry.GROUP}]\n{''.join(found)}"
+        yield "outpost_readers-0.dist-info/METADATA", b"Name: outpost-readers\nVersion: 0\n"
+        yield "outpost_readers-0.dist-info/entry_points.txt", listed.encode()
 
 
 def _address(files: Mapping[str, bytes]) -> str:

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
+from outpost_agents.presets import PRESETS
 from outpost_local.doctor import NOT_INSTALLED
 from outpost_local.setup.runner import SetupRun, StepResult, ask
-from outpost_shared.presets import PRESETS
 
 if TYPE_CHECKING:
     from outpost_core.types import Finding, Step

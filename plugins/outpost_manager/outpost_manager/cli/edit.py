@@ -340,10 +340,11 @@ def _to_check(session: Session) -> tuple[Config, Path | None, str, str]:
     backends = session.plugins().backends
     for place in found.places:
         if place.standing in (Standing.UNTRUSTED, Standing.CHANGED):
-            loaded = load_config(place.path, backends)
+            loaded = load_config(place.path, backends, presets=session.presets)
             return loaded, place.path, place.why, f"{place.passed_over}: {place.hint}"
     found.demand()
-    return load_config(found.path, backends, data=found.data), found.path, found.why, ""
+    loaded = load_config(found.path, backends, data=found.data, presets=session.presets)
+    return loaded, found.path, found.why, ""
 
 
 @command("show")
@@ -358,7 +359,7 @@ def show(session: Session) -> None:
 
     found = session.choice(ask=False)
     path, why = found.path, found.why
-    loaded = load_config(path, session.plugins().backends, data=found.data)
+    loaded = load_config(path, session.plugins().backends, data=found.data, presets=session.presets)
     values = settings(loaded)
 
     def lines() -> Iterator[str]:

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, TypeAlias
 
+from outpost_agents.registry import PLAIN, known
 from outpost_core.errors import OutpostError, UnreachableError
 from outpost_manager.cli import output
 from outpost_manager.cli.terminal import TerminalFilter
@@ -140,11 +141,7 @@ def writer(
 
 def is_known(kind: str) -> bool:
     """Whether the output of such an agent is JSON lines that can be told as text."""
-    if kind in ("", "plain"):
-        return False
-    from outpost_manager.cli.renderers import KINDS
-
-    return kind in KINDS
+    return kind not in ("", PLAIN) and known(kind)
 
 
 def _filter(kind: str) -> TerminalFilter | Readable:

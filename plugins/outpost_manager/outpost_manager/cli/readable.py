@@ -1,30 +1,30 @@
 """An agent's stream of JSON lines as text for people: what it says, runs and gets to see.
 
-The log keeps every byte; this is how a terminal shows it. The agent's teller turns each record
-into blocks of text; lines that are no records (the agent's standard error) are shown as they are.
+The log keeps every byte; this is how a terminal shows it. The agent's reader turns each line into
+records and `renderers` those into blocks of text; lines that are none (the agent's standard
+error) are shown as they are.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Final
+from typing import Any
 
-from outpost_manager.cli.renderers import END, KINDS, Record, dim
+from outpost_agents.lines import LINE_LIMIT, begin
+from outpost_agents.registry import reader_class
+from outpost_manager.cli.renderers import Renderer, dim
 from outpost_manager.cli.terminal import TerminalFilter
-
-#: A longer line is left out: it is some tool's output, and would fill the memory.
-LINE_LIMIT: Final = 4 * 1024 * 1024
 
 
 class Readable:
     """Turns chunks of a log into blocks of text, as `TerminalFilter` does with plain output.
 
     Args:
-        kind: `Agent.output` of the order, one of `KINDS`.
+        kind: `Agent.output` of the order, of which there is a reader.
     """
 
     def __init__(self, kind: str) -> None:
-        self._teller = KINDS[kind]()
+        self._renderer = Renderer(reader_class(kind)({}, 0.0))
         self._rest = b""
         self._skipping = False
 
@@ -45,7 +45,7 @@ class Readable:
                 shown.append(self._line(line))
             self._skipping = False
         if final:
-            shown += self._blocks(END)
+            shown += self._blocks(None)
         if len(self._rest) > LINE_LIMIT:
             if not self._skipping:
                 shown.append(dim(f"(a line of more than {LINE_LIMIT >> 20} MiB; --raw has it)\n"))
@@ -53,25 +53,26 @@ class Readable:
         return "".join(shown)
 
     def _line(self, line: bytes) -> str:
-        start = 0 if line.startswith(b"{") else line.find(b'{"type"')
-        record = _parse(line[start:]) if start >= 0 else None
-        if record is None:
+        start = begin(line)
+        found = _parse(line[start:]) if start >= 0 else None
+        if found is None:
             return TerminalFilter().feed(line + b"\n", final=True)
         before = TerminalFilter().feed(line[:start] + b"\n", final=True) if start > 0 else ""
-        return "".join([before, *self._blocks(record)])
+        return "".join([before, *self._blocks(found)])
 
-    def _blocks(self, record: Record) -> list[str]:
+    def _blocks(self, line: dict[str, Any] | None) -> list[str]:
         blocks: list[str] = []
         try:
-            blocks.extend(self._teller.tell(record))
-        except Exception:  # noqa: BLE001 - a record of an odd shape; the next one is told again
+            blocks.extend(self._renderer.end() if line is None else self._renderer.line(line))
+        except Exception:  # noqa: BLE001 - a line of an odd shape; the next one is told again
             blocks.append(dim("(a record of an odd shape; --raw has it)"))
         return [f"{block}\n" for block in blocks if block]
 
 
-def _parse(line: bytes) -> Record | None:
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Parse a line that is one whole JSON object."""
     try:
         value = json.loads(line.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) and isinstance(value.get("type"), str) else None
+    return value if isinstance(value, dict) else None

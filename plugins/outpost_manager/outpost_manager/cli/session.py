@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+    from outpost_core.agents import AgentPreset
     from outpost_core.discovery import Plugins
     from outpost_manager.cli.plugincommands import PluginCommand
     from outpost_manager.config import Choice
@@ -164,6 +165,12 @@ class Session:
         found.demand()
         return found.path, found.why
 
+    def presets(self) -> Mapping[str, AgentPreset]:
+        """Return the agents' presets that the installed packages offer."""
+        from outpost_manager.orders.presets import offered
+
+        return offered(self.plugins())
+
     def load_config(self) -> tuple[Config, Path | None, str]:
         """Return the configuration, its file, and why that file.
 
@@ -174,7 +181,9 @@ class Session:
 
         found = self.choice()
         found.demand()
-        loaded = load_config(found.path, self.plugins().backends, data=found.data)
+        loaded = load_config(
+            found.path, self.plugins().backends, data=found.data, presets=self.presets
+        )
         return loaded, found.path, found.why
 
     def answer(self, data: Callable[[], object], lines: Callable[[], Iterable[str]]) -> None:

@@ -244,7 +244,7 @@ def _answer(
             if one.adopted and (not ended or one.worker.state.terminal):
                 yield from found_lines(worker)
             else:
-                yield end_line(worker, hint=not followed)
+                yield end_line(worker, None if followed else session.presets())
 
     if followed and not session.json:  # standard output is the worker's own
         for line in lines():

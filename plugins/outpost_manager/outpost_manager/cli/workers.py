@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from outpost_agents.registry import PLAIN, known
 from outpost_core.errors import OutpostError
 from outpost_core.types import State
 from outpost_manager import jsonviews
@@ -19,8 +20,9 @@ from outpost_manager.cli.table import cost, worker_lines
 from outpost_manager.placing import references
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from outpost_core.agents import AgentPreset
     from outpost_core.types import Cleaned, Event, Explanation, Order, Usage, Verdict, Worker
     from outpost_manager.manager import Glimpse, Manager
 
@@ -96,12 +98,12 @@ def _ended_at(worker: Worker) -> float:
     return worker.finished_at or worker.created_at
 
 
-def end_line(worker: Worker, *, hint: bool = False) -> str:
+def end_line(worker: Worker, presets: Mapping[str, AgentPreset] | None = None) -> str:
     """Return how a worker ended (or where it is) in one line, and what there is to know.
 
     Args:
         worker: the worker.
-        hint: of one that failed, also name the next step.
+        presets: given, of one that failed the next step is named too.
     """
     parts = [render.clean(worker.id), render.tint(worker.state.value)]
     told = [f"at {worker.outpost}"]
@@ -120,11 +122,10 @@ def end_line(worker: Worker, *, hint: bool = False) -> str:
         line += f"\n  {_message(worker)}"
     if result.checkpoint:
         line += f"\n  unpushed work is kept: {render.clean(result.checkpoint)}"
-    if hint:
+    if presets is not None:
         from outpost_manager.hints import next_step
-        from outpost_shared.presets import PRESETS
 
-        if step := next_step(worker, PRESETS):
+        if step := next_step(worker, presets):
             line += f"\n  → {render.clean(step)}"
     return line
 
@@ -286,16 +287,13 @@ def _rows(worker: Worker, glimpse: Glimpse, order: Order | None) -> Iterator[tup
 def _last_line(glimpse: Glimpse, order: Order | None) -> str:
     """Return the last line of a worker's output that says something, as `logs` would show it."""
     text = glimpse.text
-    kind = order.agent.output if order is not None else ""
-    if kind in ("", "plain") or not text:
-        lines = text.splitlines()
-    else:
+    kind = order.agent.output if order is not None else PLAIN
+    if text and known(kind):
         from outpost_manager.cli.readable import Readable
-        from outpost_manager.cli.renderers import KINDS
 
-        if kind in KINDS:
-            text = Readable(kind).feed(f"{text}\n".encode("utf-8", "replace"), final=True)
-        lines = click.unstyle(text).splitlines()
+        text = Readable(kind).feed(f"{text}\n".encode("utf-8", "replace"), final=True)
+        text = click.unstyle(text)
+    lines = text.splitlines()
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return last[:_LONGEST_LINE]
 
@@ -406,7 +404,7 @@ def wait(session: Session, workers: tuple[str, ...], timeout: str | None) -> Non
     progress.close()
     session.answer(
         lambda: {"workers": [*map(jsonviews.worker, found)]},
-        lambda: [end_line(worker, hint=True) for worker in found],
+        lambda: [end_line(worker, session.presets()) for worker in found],
     )
     if late := [worker.id for worker in found if not worker.state.terminal]:
         session.note(f"{' '.join(late)} not ended within {timeout}")

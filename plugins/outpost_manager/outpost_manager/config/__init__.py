@@ -7,7 +7,7 @@ imported when there is a file, not before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = [
     "BUILT_IN",
     "AgentOptions",
-    "AgentOutput",
     "Choice",
     "Config",
     "Defaults",
@@ -63,7 +62,11 @@ class Setting:
 
 
 def load_config(
-    path: Path | None, backends: Mapping[str, Backend], *, data: bytes | None = None
+    path: Path | None,
+    backends: Mapping[str, Backend],
+    *,
+    data: bytes | None = None,
+    presets: Callable[[], Collection[str]] | None = None,
 ) -> Config:
     """Read and check a configuration.
 
@@ -72,6 +75,8 @@ def load_config(
         backends: installed outpost types.
         data: what was read of the file when it was chosen (`places.Choice.data`): it is not read
             again, since it may say something else by now. None reads it.
+        presets: returns the names of agents that are known without the file; called when it has
+            a section `agents`. None: an entry there may lack a command.
 
     Raises:
         ConfigError: the file cannot be read or has a mistake.
@@ -82,7 +87,7 @@ def load_config(
     from outpost_manager.config.yamlnodes import Document, decode, read_bytes
 
     text = decode(read_bytes(path) if data is None else data, str(path))
-    return parse_config(Document(str(path), text), backends, path)
+    return parse_config(Document(str(path), text), backends, path, presets)
 
 
 def settings(config: Config) -> list[Setting]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,16 +41,6 @@ class OutpostConfig:
     problem: str = ""
 
 
-class AgentOutput(StrEnum):
-    """How the output of an agent is read (`types.Agent.output`)."""
-
-    PLAIN = "plain"
-    CLAUDE = "claude-stream-json"
-    CODEX = "codex-json"
-    GEMINI = "gemini-json"
-    OPENCODE = "opencode-json"
-
-
 @dataclass(frozen=True, kw_only=True)
 class AgentOptions:
     """An entry of the section `agents`: a command by a name, as `agents.AgentPreset` has it."""
@@ -63,8 +52,10 @@ class AgentOptions:
     interactive: tuple[str, ...] | None = option(
         "program and arguments for work on a terminal", default=None
     )
-    output: AgentOutput = option(
-        "how the headless output tells outcome, session and cost", default=AgentOutput.PLAIN
+    output: str = option(
+        "how the headless output tells outcome, session and cost: plain, claude-stream-json,"
+        " codex-json, gemini-json, opencode-json, or one that an installed package reads",
+        default="plain",
     )
     env: dict[str, str] = option("variables that it always gets", default={})
     secrets: tuple[str, ...] = option(

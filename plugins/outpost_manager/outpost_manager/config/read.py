@@ -6,10 +6,11 @@ Every mistake is one `ConfigError` with file, line, column and the nearest right
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from outpost_agents import registry
 from outpost_core.backend import Backend, OutpostOptions
 from outpost_core.errors import ConfigError, OutpostError, PluginError
 from outpost_core.isolation import contained
@@ -29,7 +30,6 @@ from outpost_manager.config.model import (
 from outpost_manager.config.origin import Origin
 from outpost_manager.config.policy import Override, PolicyConfig
 from outpost_manager.config.yamlnodes import Document, Node, caret, plain
-from outpost_shared.presets import PRESETS
 
 if TYPE_CHECKING:
     from outpost_core.types import Price
@@ -53,21 +53,38 @@ _POLICY_KEYS: Final = ("default_preference", "overrides")
 _OVERRIDE_KEYS: Final = ("condition", "prefer")
 
 
-def parse_config(document: Document, backends: Mapping[str, Backend], path: Path) -> Config:
+def parse_config(
+    document: Document,
+    backends: Mapping[str, Backend],
+    path: Path,
+    presets: Callable[[], Collection[str]] | None = None,
+) -> Config:
     """Check a parsed file.
+
+    Args:
+        document: the file.
+        backends: installed outpost types.
+        path: of the file.
+        presets: see `load_config`.
 
     Raises:
         ConfigError: it has a mistake.
     """
-    return _Reader(document, backends).config(path)
+    return _Reader(document, backends, presets).config(path)
 
 
 class _Reader:
     """Walks one document from the top and collects where everything was written."""
 
-    def __init__(self, document: Document, backends: Mapping[str, Backend]) -> None:
+    def __init__(
+        self,
+        document: Document,
+        backends: Mapping[str, Backend],
+        presets: Callable[[], Collection[str]] | None,
+    ) -> None:
         self.document = document
         self.backends = backends
+        self.presets = presets
         self.origins: dict[str, Origin] = {}
 
     def config(self, path: Path) -> Config:
@@ -213,9 +230,13 @@ class _Reader:
             return {}
         if node.entries is None:
             raise self.error("agents is a map of names, each with at least headless", node)
-        return {name: self.agent(name, *entry) for name, entry in node.entries.items()}
+        known = None if self.presets is None else self.presets()
+        return {
+            name: self.agent(name, *entry, known=known is None or name in known)
+            for name, entry in node.entries.items()
+        }
 
-    def agent(self, name: str, mark: Node, node: Node) -> dict[str, Any]:
+    def agent(self, name: str, mark: Node, node: Node, *, known: bool) -> dict[str, Any]:
         if not _NAME.fullmatch(name) or name == "command":
             raise self.error(
                 f"{name[:80]!a} is not a name for an agent",
@@ -227,13 +248,20 @@ class _Reader:
         for key, (_, value) in (node.entries or {}).items():
             self.origins[f"agents.{name}.{key}"] = self.origin(value)
         argvs = [key for key in ("headless", "interactive") if said.get(key)]
-        if not argvs and name not in PRESETS:
+        if not argvs and not known:
             raise self.error(
                 f"{what} needs a command", node, hint="headless: [program, argument, …]"
             )
         for key in ("headless", "interactive", "resume"):
             if key in said and said[key] is not None and (not said[key] or not said[key][0]):
                 raise self.error(f"{what}: {key} is empty", node.get(key) or node)
+        output = said.get("output", registry.PLAIN)
+        if output != registry.PLAIN and not registry.known(output):
+            raise self.error(
+                f"{what}: no installed package reads the output {output[:80]!a}",
+                node.get("output") or node,
+                hint=suggest(output, [registry.PLAIN, *registry.BUILT_IN, *registry.installed()]),
+            )
         for key in ("env", "secrets", "forward"):
             listed = node.get(key)
             for word in said.get(key, ()):

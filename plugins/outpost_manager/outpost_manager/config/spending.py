@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from outpost_agents.registry import PLAIN, reader_class
 from outpost_core.errors import UsageError
-from outpost_manager.config.prices import table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,14 +26,10 @@ LEAST: Final = 0.000_001
 #: USD of one order: more is a mistake.
 MOST: Final = 1_000_000.0
 
-#: How an agent's output tells what it spent: in money, or in tokens that need prices.
-_TELLS_MONEY: Final = frozenset({"claude-stream-json", "opencode-json"})
-_TELLS_TOKENS: Final = frozenset({"codex-json", "gemini-json"})
-
 
 def counted(output: str) -> bool:
     """Whether what an agent spends can be counted from its output (`Agent.output`)."""
-    return output in _TELLS_MONEY or output in _TELLS_TOKENS
+    return output not in ("", PLAIN)
 
 
 def prices(output: str, configured: Mapping[str, Price]) -> dict[str, Price]:
@@ -42,13 +38,17 @@ def prices(output: str, configured: Mapping[str, Price]) -> dict[str, Price]:
     Args:
         output: `Agent.output`.
         configured: the section `prices` of the configuration. A beginning of a model's name that
-            is there replaces all in the built-in table that begin so.
+            is there replaces all in the reader's table that begin so.
+
+    Raises:
+        PluginError: the reader of that output cannot be used.
     """
-    if output not in _TELLS_TOKENS:
+    table = reader_class(output).prices()
+    if table is None:
         return {}
     known = {
         name: price
-        for name, price in table(output).items()
+        for name, price in table.items()
         if not any(name.startswith(mine) for mine in configured)
     }
     return {**known, **configured}

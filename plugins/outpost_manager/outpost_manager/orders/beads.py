@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from outpost_core.errors import NotFoundError, OutpostError, UsageError
-from outpost_core.hookspecs import hookimpl
 from outpost_core.types import Issue
 from outpost_manager.config.town import town_around
 from outpost_shared import private
@@ -111,34 +110,30 @@ def _seconds(minutes: object) -> float | None:
     return None
 
 
-class BeadsIssues:
-    """The plugin that looks issues up in beads; any other source of issues goes before it."""
+def find(issue_id: str, rig: str | None) -> Issue | None:
+    """Ask `bd` in the rig's folder, then in the current one.
 
-    @hookimpl(trylast=True)
-    def outpost_issue(self, issue_id: str, rig: str | None) -> Issue | None:
-        """Ask `bd` in the rig's folder, then in the current one.
+    Only where `bd` is on PATH and a `.beads` folder is there or above that nobody else could
+    write. A clone may have a
+    `.beads` without a database (bd looks no further than the clone's root), so the next one
+    above is asked; in a Gas Town every one up to the town's, which reaches all its rigs.
 
-        Only where `bd` is on PATH and a `.beads` folder is there or above that nobody else could
-        write. A clone may have a
-        `.beads` without a database (bd looks no further than the clone's root), so the next one
-        above is asked; in a Gas Town every one up to the town's, which reaches all its rigs.
+    Raises:
+        NotFoundError: the id is only a part of one that bd knows.
+        OutpostError: `bd` failed or did not answer in time.
+    """
+    import shutil
 
-        Raises:
-            NotFoundError: the id is only a part of one that bd knows.
-            OutpostError: `bd` failed or did not answer in time.
-        """
-        import shutil
-
-        bd = shutil.which("bd")
-        if bd is None:
-            return None
-        seen: set[Path] = set()
-        for start in (rig, os.curdir):
-            if start and os.path.isdir(start):  # noqa: PTH112 - never raises, as Path does
-                issue = _look_up(bd, issue_id, Path(start).resolve(), seen)
-                if issue is not None:
-                    return issue
+    bd = shutil.which("bd")
+    if bd is None:
         return None
+    seen: set[Path] = set()
+    for start in (rig, os.curdir):
+        if start and os.path.isdir(start):  # noqa: PTH112 - never raises, as Path does
+            issue = _look_up(bd, issue_id, Path(start).resolve(), seen)
+            if issue is not None:
+                return issue
+    return None
 
 
 def _look_up(bd: str, issue_id: str, start: Path, seen: set[Path]) -> Issue | None:

@@ -27,9 +27,9 @@ from outpost_core.types import (
 )
 from outpost_manager.config.spending import check_limit, counted, prices
 from outpost_manager.config.town import rig_of_town, town_of
+from outpost_manager.orders import presets
 from outpost_manager.orders.localgit import LocalGit, find_rig
 from outpost_manager.orders.pullrequest import command_for
-from outpost_shared import presets
 
 if TYPE_CHECKING:
     from outpost_core.agents import AgentPreset

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from outpost_core.agents import AgentPreset
-from outpost_core.errors import ConflictError, PluginError, UsageError
+from outpost_core.errors import ConflictError, OutpostError, PluginError, UsageError
 from outpost_core.types import Issue, Order, Worker, check_issue_id
-from outpost_manager.orders.beads import BeadsIssues
+from outpost_manager.orders import presets
 from outpost_manager.orders.making import OrderRequest, Surroundings, make_order
-from outpost_shared.presets import PRESETS
 
 if TYPE_CHECKING:
     from outpost_core.discovery import Plugins
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
     from outpost_manager.config.model import Defaults
     from outpost_manager.ledger import Ledger
     from outpost_manager.orders.localgit import LocalGit
+
+#: Seconds that a source of issues may take: it may ask a server.
+_ISSUE_PATIENCE = 60.0
 
 
 @dataclass(kw_only=True, eq=False)
@@ -49,38 +51,29 @@ class OrderBuilder:
     configured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def agents(self) -> dict[str, AgentPreset]:
-        """Return every agent preset, built in, from plugins and from the configuration.
-
-        A plugin's wins over a built-in one, and what the configuration says over both.
-
-        Of several plugins that one wins which pluggy asks first. What is no preset is left out.
-        """
-        presets: dict[str, AgentPreset] = {}
-        for plugin, more in self.plugins.answers("outpost_agents", self.trouble):
-            for name, preset in more.items() if isinstance(more, Mapping) else [("", more)]:
-                if problem := _wrong_with_preset(preset):
-                    self._blame(plugin, "outpost_agents", f"{name} {problem}".strip())
-                else:
-                    presets.setdefault(name, preset)
-        known = {**PRESETS, **presets}
+        """Return every agent preset: of packages, and what the configuration says over them."""
+        known = presets.offered(self.plugins, self.trouble)
         for name, said in self.configured.items():
             base = known.get(name) or AgentPreset(name=name, headless=None, interactive=None)
             known[name] = replace(base, **said)
         return known
 
     def find_issue(self, issue: str, rig: str | None) -> Issue | None:
-        """Ask the plugins, then beads, what an issue is; None when nobody knows it.
+        """Ask the plugins what an issue is, beads as the last; None when nobody knows it.
 
         Raises:
-            OutpostError: beads is there and failed.
+            OutpostError: one of them is responsible for it, and failed.
         """
         hook = "outpost_issue"
-        asked = self.plugins.answers(hook, self.trouble, issue_id=issue, rig=rig)
+        asked = self.plugins.answers(
+            hook, self.trouble, patience=_ISSUE_PATIENCE, raises=OutpostError,
+            issue_id=issue, rig=rig,
+        )  # fmt: skip
         for plugin, answer in asked:
             if isinstance(answer, Issue):
                 return answer
             self._blame(plugin, hook, f"it answered a {type(answer).__name__}, not an Issue")
-        return BeadsIssues().outpost_issue(issue_id=issue, rig=rig)
+        return None
 
     def _blame(self, plugin: str, hook: str, said: str) -> None:
         """Keep what is wrong with an answer of a plugin, which is left out."""
@@ -195,17 +188,4 @@ def passed_over(ledger: Ledger, order: Order) -> str:
             f" go on from by itself (it was not ordered here, or is an archive): {order.worker}"
             f" starts from {start}"
         )
-    return ""
-
-
-def _wrong_with_preset(preset: object) -> str:
-    """Return why something cannot be used as the preset of an agent, or ""."""
-    if not isinstance(preset, AgentPreset):
-        return f"is a {type(preset).__name__}, not an AgentPreset"
-    for word in ("headless", "interactive", "resume"):
-        argv: object = getattr(preset, word)
-        if argv is not None and (
-            not isinstance(argv, tuple | list) or not all(isinstance(each, str) for each in argv)
-        ):
-            return f"has {argv!r} as {word}, which is no tuple of words"
     return ""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from outpost_worker.agents import reader
-from outpost_worker.agents.following import LINE_LIMIT, Follower
-from outpost_worker.agents.record import MESSAGE_LIMIT
-from outpost_worker.folder import files
+from outpost_agents.account import MESSAGE_LIMIT
+from outpost_agents.lines import LINE_LIMIT
+from outpost_agents.registry import account
+from outpost_shared.plain import open_plain
+from outpost_worker.agents.following import Follower
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ def read(
     env: Mapping[str, str] | None = None,
     began: float = 0.0,
     most: int | None = None,
+    brought: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Read what the agent said of itself.
 
@@ -34,14 +36,15 @@ def read(
         env: the agent's environment.
         began: when the attempt began.
         most: bytes of the log that are read; None for all.
+        brought: see `outpost_agents.registry.account`.
 
     Returns:
-        See `agents.record.Reader.answer`.
+        See `outpost_agents.account.Account.answer`.
     """
-    found = reader(kind, prices, env, began)
+    found = account(kind, prices, env, began, brought)
     follower = Follower(found)
     try:
-        with open(files.open_plain(log_path), "rb") as log:
+        with open(open_plain(log_path), "rb") as log:
             while (most is None or log.tell() < most) and (data := log.read(_PIECE)):
                 follower.feed(data)
             follower.close()

@@ -1,56 +1,40 @@
-"""Follows an agent's output while it comes: the records in it go to the agent's reader.
+"""Follows an agent's output while it comes: its JSON lines go to the agent's reader.
 
-Between the records there may be the agent's standard error, anything at all, and the end may be
+Between these lines there may be the agent's standard error, anything at all, and the end may be
 cut off. Nothing here raises on what is read, and memory stays bounded by `LINE_LIMIT`.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
-from outpost_worker.folder import files
+from outpost_agents.lines import LINE_LIMIT, parse
+from outpost_shared.plain import open_plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from outpost_worker.agents.record import Reader
+    from outpost_agents.account import Account
 
-#: A longer line is passed over: it is some tool's output, never a record that counts.
-LINE_LIMIT = 4 * 1024 * 1024
 #: Seconds between two showings of what the agent has used so far, and between two looks at what
 #: it writes beside its output.
 SHOW_EVERY = 3.0
 
-_decoder = json.JSONDecoder()
-
-
-def parse(line: bytes) -> dict[str, Any] | None:
-    """Parse the JSON object in a line; standard error may stand before and after it."""
-    start = 0 if line.startswith(b"{") else line.find(b'{"type"')
-    if start < 0:
-        return None
-    try:
-        value, _ = _decoder.raw_decode(line[start:].decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
 
 class Follower:
-    """Cuts a stream into lines and hands the records on.
+    """Cuts a stream into lines and hands those that count on.
 
     Args:
-        reader: who is told of them.
+        account: is told of them.
 
     Attributes:
-        defect: what went wrong with the first record that its reader could not take.
+        defect: what went wrong with the first line that its reader could not take.
     """
 
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
+    def __init__(self, account: Account) -> None:
+        self.account = account
         self.defect: Exception | None = None
         self._rest = b""
         self._skipping = False
@@ -72,25 +56,26 @@ class Follower:
         self._rest = b""
 
     def _line(self, line: bytes) -> None:
-        if any(needle in line for needle in self.reader.needles):
-            record = parse(line)
-            if record is not None:
+        needles = self.account.reader.needles
+        if needles is None or any(needle in line for needle in needles):
+            found = parse(line)
+            if found is not None:
                 try:
-                    self.reader.see(record)
-                    if self.reader.final:
-                        self.reader.usage()  # what is told as the whole is not unsaid later
-                except Exception as error:  # noqa: BLE001 - the next record may be a better one
+                    self.account.see(found)
+                    if self.account.final:
+                        self.account.usage()  # what is told as the whole is not unsaid later
+                except Exception as error:  # noqa: BLE001 - the next line may be a better one
                     self.defect = self.defect or error
                 return
         if not line.startswith(b"{"):
-            self.reader.plain(line)
+            self.account.plain(line)
 
 
 class Watch:
     """What the supervisor of an agent with a known output has to do because of what it says.
 
     Args:
-        reader: reads its output.
+        account: of its output.
         limits: of the order.
 
     Attributes:
@@ -98,13 +83,14 @@ class Watch:
         defect: what went wrong in reading, first; it goes on all the same.
     """
 
-    def __init__(self, reader: Reader, limits: Mapping[str, Any]) -> None:
-        self.reader = reader
-        self._follower = Follower(reader)
+    def __init__(self, account: Account, limits: Mapping[str, Any]) -> None:
+        self.account = account
+        self._follower = Follower(account)
         self._grace = float(limits.get("final_grace", 60.0))
         self._budget: float | None = limits.get("max_agent_cost_usd")
         self._final_at = 0.0
         self._spent = False
+        self._asked = ""
         self.shown: dict[str, Any] | None = None
         self.defect: Exception | None = None
         self._show_at = time.monotonic() + SHOW_EVERY
@@ -116,17 +102,18 @@ class Watch:
         self._safely(self._take_note)
 
     def news(self) -> bool:
-        """Look what the agent has used so far; whether that is more than was shown."""
+        """Look what the agent has used so far and asks; whether that is new."""
         self._show_at = time.monotonic() + SHOW_EVERY
-        before = self.shown
+        before = self.shown, self._asked
         self._safely(self._look)
-        return self.shown != before
+        self._asked = self.question
+        return (self.shown, self._asked) != before
 
     def _look(self) -> None:
-        if not self.reader.final:
-            self.reader.look()
+        if not self.account.final:
+            self.account.look()
         self._take_note()
-        self.shown = self.reader.usage()
+        self.shown = self.account.usage()
 
     def _safely(self, step: Callable[[], object]) -> None:
         """Do a step of reading; what goes wrong in it is noted in the end, whatever it is."""
@@ -138,7 +125,12 @@ class Watch:
     @property
     def final(self) -> bool:
         """Whether the agent has reported its end, as far as it has said."""
-        return self.reader.final
+        return self.account.final
+
+    @property
+    def question(self) -> str:
+        """What the agent waits for a person to answer; "" while it does not."""
+        return self.account.question
 
     def due(self) -> list[tuple[float, str]]:
         """Return what is to be done, and at which moment."""
@@ -150,36 +142,36 @@ class Watch:
         return due
 
     def close(self, log: str) -> dict[str, Any]:
-        """Return what the agent said, all in all; see `agents.record.Reader.answer`.
+        """Return what the agent said, all in all; see `outpost_agents.account.Account.answer`.
 
         Args:
             log: path of the worker's log.
         """
         self._follower.close()
         self.defect = self.defect or self._follower.defect
-        if not self.reader.final:
-            self._safely(self.reader.look)
+        if not self.account.final:
+            self._safely(self.account.look)
         self._safely(lambda: self._end(log))
         try:
-            return self.reader.answer()
+            return self.account.answer()
         except Exception as error:  # noqa: BLE001
             self.defect = self.defect or error
-            from outpost_worker.agents import reader
+            from outpost_agents.registry import PLAIN, account
 
-            return reader("plain").answer()
+            return account(PLAIN).answer()
 
     def _end(self, log: str) -> None:
         try:
-            with open(files.open_plain(log), "rb") as file:
-                self.reader.end(file)
+            with open(open_plain(log), "rb") as file:
+                self.account.end(file)
         except OSError:
             pass
 
     def _take_note(self) -> None:
-        if not self.reader.final:
+        if not self.account.final:
             self._final_at = 0.0
             if self._budget is not None:
-                cost = (self.reader.usage() or {}).get("cost_usd") or 0.0
+                cost = (self.account.usage() or {}).get("cost_usd") or 0.0
                 self._spent = cost > 0 and cost >= self._budget
         elif not self._final_at:  # what is done is done, whatever it cost
             self._final_at = time.monotonic()

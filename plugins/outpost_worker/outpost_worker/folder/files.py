@@ -16,14 +16,14 @@ import os
 from outpost_shared import plain
 from outpost_shared.jsonfiles import MOST, parse, sync_folder
 from outpost_shared.leanjson import dumps
-from outpost_shared.plain import Broken, write_all
+from outpost_shared.plain import Broken, open_plain, write_all
 from outpost_worker.folder import seal, words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Broken", "parse", "sync_folder", "write_all"]
+__all__ = ["Broken", "open_plain", "parse", "sync_folder", "write_all"]
 
 STAGING = "staging"
 WORKERS = "workers"
@@ -31,7 +31,7 @@ RIGS = "rigs"
 TRASH = "trash"  # made early: a full disk has no room for a folder
 
 ORDER = "order.json"  # wire.to_json(order) with "digest" and "wire"; no value of a secret
-LAUNCH = "launch.json"  # {"env", "root", "boot"} for the agent's environment; "rig": see `order`
+LAUNCH = "launch.json"  # {"env", "root", "boot"} for the agent's environment; see `truth`
 SECRETS = "secrets.json"  # {name: value}; gone before the agent runs
 CREDENTIALS = "git-credentials"  # user and password of the rig, for git's credential store
 PROMPT = "prompt.md"  # in EXCHANGE
@@ -176,6 +176,8 @@ def truth(folder: str) -> tuple[dict[str, Any], dict[str, Any], seal.Seal | None
             own.check(ORDER, data)
             own.check(LAUNCH, launch or b"")
         launched = {} if launch is None else parse(LAUNCH, launch)
+        if own is None:
+            launched.pop("reader", None)  # code: what is not sealed holds none
     finally:
         os.close(at)
     if value.get("rig") is not None:
@@ -296,29 +298,6 @@ def discard(path: str) -> None:
         return
     plain.drop(at, name)
     os.close(at)
-
-
-def open_plain(path: str, flags: int = os.O_RDONLY) -> int:
-    """Open a plain file of ours by its path: through no link, and without waiting.
-
-    Args:
-        path: of a file in a worker's folder, or one that an agent keeps elsewhere.
-        flags: as of `os.open`.
-
-    Returns:
-        its descriptor.
-
-    Raises:
-        FileNotFoundError: there is none.
-        Broken: it is something else.
-        OSError: nobody can say.
-    """
-    folder, name = os.path.split(path)
-    at = plain.folder(folder or ".")
-    try:
-        return plain.opened(at, name, flags)
-    finally:
-        os.close(at)
 
 
 def open_own(path: str, flags: int) -> int:

@@ -136,16 +136,17 @@ def add_output(ended: dict[str, Any], said: Mapping[str, Any], ending: str) -> N
     Args:
         ended: changed in place. What counts only together with the delivery is kept under
             `denied` and `note`, see `conclude`.
-        said: what `Reader.answer` of the agent's reader returned.
+        said: what `Account.answer` of the agent's output returned.
         ending: why the supervisor ended it; "" when it ended by itself.
     """
     ended["session"] = said["session"]
     ended["usage"] = {**ended["usage"], **said["usage"]}
     if ended["reason"] in ("ok", "agent_failed"):
-        if said["message"]:
+        reported = said["ok"] is not None or ended["reason"] == "ok"
+        if said["message"] and reported:
             ended["message"] = said["message"]
-        elif ended["message"] and said["last"]:
-            ended["message"] += f": {said['last']}"
+        elif ended["message"] and (last := said["last"] or said["message"]):
+            ended["message"] += f": {last}"
     if ended["reason"] == "ok" and said["ok"] is False:
         ended["state"], ended["reason"] = "failed", "agent_failed"
     if ended["reason"] == "agent_failed" and said["ok"] is not True:

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from outpost_agents import registry
 from outpost_core import wire
-from outpost_core.errors import ConflictError, OutpostError
+from outpost_core.errors import ConflictError, OutpostError, PluginError, SpawnRefusedError
 from outpost_core.types import Order
 from outpost_shared import faults, private, process
 from outpost_shared.leanjson import dumps
@@ -47,6 +48,7 @@ def publish(
 
     Raises:
         ConflictError: the worker is there with another order.
+        SpawnRefusedError: nothing here reads what its agent prints.
         NotPrivateError: somebody else could have written the state root.
         OSError: the folder cannot be written.
     """
@@ -56,6 +58,7 @@ def publish(
     private.claim(str(root))
     if folder.exists():
         return _adopt(folder, digest), False
+    reader = _reader(order)
     staging = root / files.STAGING
     for path in (staging, folder.parent, root / files.TRASH, root / seal.SEALED):
         private.make(str(path))
@@ -64,7 +67,7 @@ def publish(
     made.mkdir(mode=0o700)
     shown = False
     try:
-        _fill(made, root, order, digest, env, rig, fence)
+        _fill(made, root, order, digest, env, rig, fence, reader)
         faults.point("local.staged")
         try:
             made.rename(folder)
@@ -82,6 +85,27 @@ def publish(
     return folder, True
 
 
+def _reader(order: Order) -> dict[str, str] | None:
+    """Return the reader of the agent's output as it travels; None where every worker has it.
+
+    Raises:
+        SpawnRefusedError: there is none here, so that nobody could say what the agent did.
+    """
+    output = order.agent.output
+    if output == registry.PLAIN or output in registry.BUILT_IN or order.agent.interactive:
+        return None
+    try:
+        reader = registry.travelling(output)
+    except PluginError as error:
+        raise SpawnRefusedError(error.message, hint=error.hint) from error
+    if reader is None:
+        raise SpawnRefusedError(
+            f"no package that is installed here reads the output {output!a} of the agent",
+            hint=f"install the package that adds the agent {order.agent.name}",
+        )
+    return reader
+
+
 def _fill(
     folder: Path,
     root: Path,
@@ -90,6 +114,7 @@ def _fill(
     env: Mapping[str, str],
     rig: str | None,
     fence: Mapping[str, Any] | None,
+    reader: dict[str, str] | None,
 ) -> None:
     path = str(folder)
     launch: dict[str, Any] = {
@@ -101,6 +126,8 @@ def _fill(
         launch["rig"] = rig
     if fence is not None:
         launch["fence"] = dict(fence)
+    if reader is not None:
+        launch["reader"] = reader
     launched = dumps(launch).encode("ascii")
     # a rescue after a restart of the machine needs to know where the rig is
     files.write(f"{path}/{files.LAUNCH}", launched, sync=rig is not None)
@@ -177,11 +204,12 @@ def interpreter() -> list[str]:
     """Return the argv that runs verbs of a worker's command line, without the verb."""
     import sys
 
+    import outpost_agents
     import outpost_core
     import outpost_shared
     import outpost_worker
 
-    packages = (outpost_worker, outpost_core, outpost_shared)
+    packages = (outpost_worker, outpost_agents, outpost_core, outpost_shared)
     folders = [os.path.dirname(os.path.abspath(str(each.__file__))) for each in packages]
     boot = os.path.join(folders[0], "boot.py")
     _, *apart = dict.fromkeys(map(os.path.dirname, folders))

@@ -151,7 +151,7 @@ def _conclude(path: str) -> dict[str, Any]:
     }
     environment = launch.environment(order, launched, {}, own)
     if ended is None:
-        _add_usage(path, order, environment, result)
+        _add_usage(path, order, environment, launched.get("reader"), result)
     if space is None:
         outcome.conclude(result)
         return result
@@ -167,7 +167,11 @@ def _conclude(path: str) -> dict[str, Any]:
 
 
 def _add_usage(
-    path: str, order: dict[str, Any], env: dict[str, str], result: dict[str, Any]
+    path: str,
+    order: dict[str, Any],
+    env: dict[str, str],
+    brought: dict[str, Any] | None,
+    result: dict[str, Any],
 ) -> None:
     """Say what the agent had used, as far as its log tells."""
     agent = order["agent"]
@@ -178,9 +182,9 @@ def _add_usage(
 
     began = claim.moment(files.load(path, files.CLAIM)) or 0.0
     log = os.path.join(path, files.LOG)
-    most = logs.longest(order)
+    most, prices = logs.longest(order), agent.get("prices")
     answer = forked.attempt(
-        path, lambda: agentout.read(agent["output"], log, agent.get("prices"), env, began, most)
+        path, lambda: agentout.read(agent["output"], log, prices, env, began, most, brought)
     )
     said = answer.get("answer") or {}
     result["session"] = said.get("session")

@@ -25,6 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from outpost_agents.account import Account
     from outpost_worker.agents.following import Watch
     from outpost_worker.folder.masking import Masker
     from outpost_worker.run.helpers import Helpers
@@ -304,7 +305,7 @@ class Supervisor:
 
             sessions.bring(agent["argv"], env, work)
         if agent["interactive"] and agent["name"] == "claude":
-            from outpost_worker.agents import trust
+            from outpost_agents.claude import trust
 
             trust.accept(env, work)
         self._began_agent = True
@@ -332,15 +333,26 @@ class Supervisor:
         pipe = "" if output.relay else output.name
         self._agent = {"pid": pid, "start": process.start_time(pid), "pipe": pipe}
         if agent["output"] != "plain" and not output.relay:
-            from outpost_worker import agents
             from outpost_worker.agents import following
 
-            reader = agents.reader(agent["output"], agent.get("prices"), env, self._began)
-            self._says = following.Watch(reader, self._limits)
+            self._says = following.Watch(self._account(agent, env), self._limits)
             output.follow = self._says.feed
         self._say("working", "", "agent")
         self._hold()
         return None
+
+    def _account(self, agent: dict[str, Any], env: dict[str, str]) -> Account:
+        """Return the account of the agent's output; an empty one where its reader is broken."""
+        from outpost_agents import registry
+
+        brought = self._launched.get("reader")
+        try:
+            return registry.account(agent["output"], agent.get("prices"), env, self._began, brought)
+        except Exception as error:  # noqa: BLE001 - whatever a reader does, the agent works
+            from outpost_worker.run.forked import note_defect
+
+            note_defect(self._folder, error)
+            return registry.account(registry.PLAIN)
 
     def _prompt(self) -> str:
         """Return the path of the file with the prompt; "" when there is none."""
@@ -444,7 +456,8 @@ class Supervisor:
                 self._say("working", "", "agent")
             elif what == "usage":
                 if self._says and self._says.news():
-                    self._say("working", "", "agent")
+                    asks = self._says.question
+                    self._say("idle" if asks else "working", asks, "agent")
             else:
                 self._ending = self._why(what)
                 self._save()

@@ -1,9 +1,8 @@
-"""Prices of models, for agents that report tokens and no money.
+"""Prices of the models, since the agent reports tokens and no money.
 
-As they stood on 2026-07-24 in the list that LiteLLM keeps, which names these pages:
+As they stood on 2026-07-24 in the list that LiteLLM keeps, which names the first of these pages:
 
 - https://openai.com/api/pricing/
-- https://ai.google.dev/gemini-api/docs/pricing
 - https://github.com/BerriAI/litellm/blob/main/model_prices_and_context_window.json
 
 USD for a million tokens: that go in, that come from a cache, that come out. Some models cost more
@@ -13,8 +12,7 @@ marked so. The section `prices` of `outposts.yaml` replaces what is not true any
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 
 #: Beginning of a model's name → price; the longest that fits counts. "" is for a model that
 #: nobody named or knows: the dearest of the ordinary ones, so that a limit is kept.
-_OPENAI: Final[Mapping[str, Price]] = {
+PRICES: Mapping[str, Price] = {
     "": (5.0, 0.5, 30.0),
     "gpt-5.6-luna": (1.0, 0.1, 6.0),
     "gpt-5.6-terra": (2.5, 0.25, 15.0),
@@ -50,22 +48,3 @@ _OPENAI: Final[Mapping[str, Price]] = {
     "o3-pro": (20.0, 20.0, 80.0),
     "o3": (2.0, 0.5, 8.0),
 }
-_GOOGLE: Final[Mapping[str, Price]] = {
-    "": (2.0, 0.2, 12.0),
-    "gemini-3.6-flash": (1.5, 0.15, 7.5),
-    "gemini-3.5-flash-lite": (0.3, 0.03, 2.5),
-    "gemini-3.5-flash": (1.5, 0.15, 9.0),
-    "gemini-3.1-flash-lite": (0.25, 0.025, 1.5),
-    "gemini-3.1-pro": (2.0, 0.2, 12.0),
-    "gemini-3-flash": (0.5, 0.05, 3.0),
-    "gemini-3-pro": (2.0, 0.2, 12.0),
-    "gemini-2.5-flash-lite": (0.1, 0.01, 0.4),
-    "gemini-2.5-flash": (0.3, 0.03, 2.5),
-    "gemini-2.5-pro": (1.25, 0.125, 10.0),
-}
-_TABLES: Final = {"codex-json": _OPENAI, "gemini-json": _GOOGLE}
-
-
-def table(output: str) -> Mapping[str, Price]:
-    """Return the built-in prices for agents with that output (`Agent.output`)."""
-    return _TABLES.get(output, {})

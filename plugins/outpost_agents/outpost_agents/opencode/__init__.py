@@ -1,0 +1,1 @@
+"""opencode, for models of many providers."""
