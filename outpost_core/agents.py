@@ -21,7 +21,7 @@ class AgentPreset:
             replaced on the far side. Further
             arguments go where `{args}` stands, else before a lone `--`, else to the end.
         interactive: the same for a terminal; None when it cannot.
-        output: how the headless output is read (see `types.Agent`).
+        output: the name of the reader of its headless output (see `types.Agent`).
         env: variables that it always gets.
         secrets: names of variables that hold its credentials: those that the caller has go
             along as secrets.

@@ -228,7 +228,7 @@ def outpost_issue(issue_id: str, rig: str | None) -> Issue | None:
 
 @hookspec
 def outpost_agents() -> Mapping[str, AgentPreset]:
-    """Return agent presets by name."""
+    """Return agent presets by name; see the guide «Add an agent»."""
     raise NotImplementedError
 
 

@@ -189,8 +189,8 @@ class Agent:
         argv: program and arguments. `{prompt}`, `{prompt_file}` and `{issue}` inside an
             argument are replaced on the far side, by plain text substitution.
         interactive: runs on a terminal and may wait for a person.
-        output: how its output tells outcome, session id and usage: `plain`,
-            `claude-stream-json`, `codex-json`, `gemini-json`, `opencode-json`.
+        output: the name of the reader that says what its output means (outcome, session,
+            usage), as packages register it; `plain` for none.
         env: variables the agent needs; the order's own `env` wins over them.
         prices: beginning of a model's name → its price, for agents that report tokens alone;
             the longest that fits counts, "" fits every model. Empty: nobody knows.

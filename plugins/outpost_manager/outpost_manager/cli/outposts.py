@@ -145,7 +145,11 @@ def backends(session: Session, type_: str | None) -> None:
     plugins = session.plugins()
     if type_ is not None and type_ not in plugins.backends:
         raise missing_type(plugins, type_)
-    reports = [r for r in plugins.reports if type_ is None or type_ in r.types]
+    reports = [
+        report
+        for report in plugins.reports
+        if type_ in report.types or (type_ is None and (report.types or not report.ok))
+    ]
 
     def data() -> object:
         from outpost_manager import jsonviews
@@ -186,8 +190,7 @@ def _backend_lines(plugins: Plugins, reports: Sequence[Any]) -> Iterator[str]:
             for name in report.types
         ]
         if not report.types:
-            word = "ok" if report.ok else "broken"
-            rows.append(("-", package, word, report.reason or "has no outpost types"))
+            rows.append(("-", package, "broken", report.reason))
         if not report.ok:
             broken.append(f"  → {render.clean(package)}: {render.clean(report.reason)}")
             broken.append(f"    {render.clean(first_hint(report))}")
