@@ -226,5 +226,5 @@ def test_a_plain_command_imports_nothing_of_it(far, tmp_path):
     far.run(far.order("true"), patch=patch)
     modules = Path(shown).read_text().split()
     assert "outpost_worker.run.supervise" in modules
-    ours = ("outpost_worker.agents", "outpost_worker.agents.following", "json")
+    ours = ("outpost_agents", "outpost_worker.agents", "outpost_worker.agents.following", "json")
     assert not [name for name in modules if name.startswith(ours)]
