@@ -18,7 +18,6 @@ from outpost_core.errors import PluginError
 from outpost_core.hookspecs import API_VERSION, PROJECT
 from outpost_core.isolation import (
     HOOKS,
-    PATIENCE,
     check_backend,
     check_implementation,
     check_outpost,
@@ -338,7 +337,7 @@ class Plugins:
         trouble: Callable[[str, Exception], None] | None = None,
         *,
         secrets: Mapping[str, str] | None = None,
-        patience: float = PATIENCE,
+        patience: float | None = None,
         raises: type[Exception] | tuple[()] = (),
         **arguments: Any,
     ) -> Iterator[tuple[str, Any]]:
@@ -348,15 +347,16 @@ class Plugins:
             hook: see `each`, as are the others that are not named here.
             trouble: see `each`.
             secrets: see `each`.
-            patience: seconds that each plugin may take.
+            patience: seconds that each plugin may take; None for `isolation.PATIENCE`.
             raises: an error of this class is a plugin's answer: it goes to the caller.
             arguments: see `each`.
         """
         spec = getattr(self.pm.hook, hook).spec
         first = bool(spec and spec.opts.get("firstresult"))
+        limit = () if patience is None else (patience,)
         for name, call in self._callers(hook):
             try:
-                with contained(patience) as printed:
+                with contained(*limit) as printed:
                     said = call(**arguments)
                     found = [said] if first else said
                     found = [[*one] if isinstance(one, Iterator) else one for one in found]

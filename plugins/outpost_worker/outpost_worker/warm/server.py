@@ -107,7 +107,7 @@ def _load() -> None:
     """Load what a supervisor may come to need, but for what is rare."""
     import pwd
 
-    from outpost_worker import agents  # noqa: F401
+    from outpost_agents import account, registry  # noqa: F401
     from outpost_worker.agents import following  # noqa: F401
     from outpost_worker.fence import start  # noqa: F401
     from outpost_worker.folder import masking  # noqa: F401
