@@ -13,7 +13,7 @@ from fencekit import Yard, wait
 
 from outpost_core.types import Agent, Issue, Order, State
 from outpost_shared import process
-from outpost_worker.fence import start
+from outpost_worker.fence import places, start
 from outpost_worker.folder import files, publish
 from outpost_worker.recovery import recover
 from outpost_worker.run import stop
@@ -282,3 +282,41 @@ def test_off_is_off_and_said(open_path: Path) -> None:
     assert (folder / files.LOG).read_text() == "of the user\n"
     result = json.loads((folder / files.RESULT).read_bytes().partition(b"\n")[0])
     assert result["fence"] == "off"
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["at once", "in two steps"])
+def test_where_one_call_of_the_kernel_is_missing_the_fence_is_made_in_two_steps(
+    far, tmp_path: Path, old: bool
+) -> None:
+    """As behind a filter of system calls that does not know `clone3`."""
+    said = tmp_path / "said"
+    order = far.shell(f"echo $$ >{said}; ls -d {far.root}/sealed; exec sleep 600")
+    folder = far.publish(order, fence={"mode": "required", "only": [start.NAMESPACE]})
+    patch = "from outpost_worker.fence import calls; calls._CLONE3 = 99999" if old else "pass"
+    running = far.start(folder, patch=patch)
+    far.working(folder)
+    assert far.status(folder).fence == "namespace"
+    agent = process.look(files.load(str(folder), files.STATE)["agent"]["pid"])
+    init = process.look(agent.parent)
+    assert init.parent == running.pid
+    assert int(far.wait(lambda: said.exists() and said.read_text())) < 10  # its number inside
+    far.start(folder, verb="stop").wait()
+    running.wait(60)
+    assert far.status(folder).state is State.STOPPED
+    assert b"sealed" not in (folder / files.LOG).read_bytes().partition(b":")[0]
+    far.gone(init.pid, agent.pid)
+
+
+def test_what_another_supervisor_makes_at_this_moment_is_its_users_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two agents begin at once: what one found missing is there when it wants to make it."""
+    (tmp_path / "commands").mkdir()
+    (tmp_path / "settings.json").write_text("{}")
+    (tmp_path / "hooks").symlink_to("elsewhere")
+    monkeypatch.setattr(places, "_links", lambda folder: {})
+    found = places._of_its_user(str(tmp_path), ".claude")
+    assert f"{tmp_path}/commands" in found
+    assert f"{tmp_path}/settings.json" in found
+    assert f"{tmp_path}/rules" in found
+    assert f"{tmp_path}/hooks" not in found  # an agent's, to have a rule made elsewhere

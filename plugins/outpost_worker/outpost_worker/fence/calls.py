@@ -17,6 +17,7 @@ CLONE_NEWNS = 0x00020000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
+_SIGCHLD = 17
 
 MS_RDONLY = 1
 MS_NOSUID = 2
@@ -40,6 +41,7 @@ _AMBIENT_CLEAR_ALL = 4
 
 #: The same on every architecture: calls since 2018 have one number everywhere (but on Alpha).
 _MOUNT_SETATTR = 442
+_CLONE3 = 435
 LANDLOCK_CREATE_RULESET = 444
 LANDLOCK_ADD_RULE = 445
 LANDLOCK_RESTRICT_SELF = 446
@@ -66,6 +68,11 @@ class _Function(_ctypes.CFuncPtr):
     _restype_ = _Int
 
 
+class _Held(_ctypes.CFuncPtr):
+    _flags_ = 1 | 4 | 8  # as above, and the interpreter stays locked: it is Python's own, or forks
+    _restype_ = _Int
+
+
 _libc = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
 _functions: dict[str, Any] = {}
 
@@ -89,6 +96,31 @@ def call(name: str, *arguments: int | bytes | None, what: str = "") -> int:
         number = _ctypes.get_errno()
         raise OSError(number, os.strerror(number), what or name)
     return done
+
+
+def fork(flags: int) -> int:
+    """Fork as `os.fork` does, but with the child in new namespaces from its first moment on.
+
+    That saves the process between, which would make the namespaces and fork again. This process
+    must have one thread only.
+
+    Raises:
+        OSError: the system refuses it, or this Python does not let itself be forked so.
+    """
+    names = ("PyOS_BeforeFork", "PyOS_AfterFork_Parent", "PyOS_AfterFork_Child", "syscall")
+    before, in_parent, in_child, call = (_Held(_ctypes.dlsym(_libc, name)) for name in names)
+    # flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls
+    about = b"".join(value.to_bytes(8, "little") for value in (flags, 0, 0, 0, _SIGCHLD, 0, 0, 0))
+    before()
+    child: int = call(_CLONE3, about, len(about))
+    number = _ctypes.get_errno()
+    if child == 0:
+        in_child()
+    else:
+        in_parent()
+    if child < 0:
+        raise OSError(number, os.strerror(number), "clone3")
+    return child
 
 
 def unshare(flags: int) -> None:

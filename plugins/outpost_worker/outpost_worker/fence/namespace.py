@@ -9,6 +9,7 @@ namespace that it makes itself can take the covers off.
 from __future__ import annotations
 
 import os
+from stat import S_ISDIR, S_ISLNK
 
 from outpost_worker.fence import calls
 from outpost_worker.fence.places import HIDE, OWN, TEMPORARY, WRITE
@@ -27,8 +28,31 @@ _EMPTY = "mode=000,size=4k,nr_inodes=2"
 _FRAME = "mode=755,size=1m"
 #: Options of what holds the agent's copies.
 _OWN = "mode=700,size=256m"
+_NEW = calls.CLONE_NEWUSER | calls.CLONE_NEWNS | calls.CLONE_NEWIPC
 #: Where the agent finds its terminal.
 _CONSOLE = "/dev/console"
+
+
+def fork() -> int:
+    """Fork, with the child in new namespaces, as the first process of one of processes.
+
+    The child still has to `settle`.
+
+    Raises:
+        OSError: this system does not let us do all of it at once.
+    """
+    return calls.fork(_NEW | calls.CLONE_NEWPID)
+
+
+def settle(uid: int, gid: int) -> None:
+    """Be the same user and group in a new user namespace as outside of it.
+
+    Raises:
+        OSError: this system does not let us.
+    """
+    _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/uid_map", f"{uid} {uid} 1\n")
+    _write("/proc/self/gid_map", f"{gid} {gid} 1\n")
 
 
 def enter(*, processes: bool) -> None:
@@ -41,11 +65,8 @@ def enter(*, processes: bool) -> None:
         OSError: this system does not let us.
     """
     uid, gid = os.geteuid(), os.getegid()
-    flags = calls.CLONE_NEWUSER | calls.CLONE_NEWNS | calls.CLONE_NEWIPC
-    calls.unshare(flags | (calls.CLONE_NEWPID if processes else 0))
-    _write("/proc/self/setgroups", "deny")
-    _write("/proc/self/uid_map", f"{uid} {uid} 1\n")
-    _write("/proc/self/gid_map", f"{gid} {gid} 1\n")
+    calls.unshare(_NEW | (calls.CLONE_NEWPID if processes else 0))
+    settle(uid, gid)
 
 
 def cover(rules: Sequence[tuple[str, str]], terminal: str = "") -> str:
@@ -69,13 +90,13 @@ def cover(rules: Sequence[tuple[str, str]], terminal: str = "") -> str:
     frames: list[str] = []
     own: list[str] = []
     for place, (path, kind) in enumerate(rules):
-        inside = [deep for deep, _ in rules[place + 1 :] if deep.startswith(f"{path}/")]
+        inside = _inside(path, rules[place + 1 :]) if kind == HIDE else []
         try:
             if kind == OWN:
                 own.append(path)
             elif kind != HIDE:
                 _bind(path, kind, behind[path])
-            elif inside and os.path.isdir(f"/proc/self/fd/{behind[path]}"):
+            elif inside and _is_folder(behind[path]):
                 calls.mount("outpost", path, "tmpfs", calls.MS_NOSUID | calls.MS_NODEV, _FRAME)
                 for deep in inside:
                     _make_place(deep, behind[deep])
@@ -95,6 +116,11 @@ def cover(rules: Sequence[tuple[str, str]], terminal: str = "") -> str:
     if os.geteuid() == 0:
         _close_devices()
     return shown
+
+
+def _inside(path: str, rules: Sequence[tuple[str, str]]) -> list[str]:
+    """Return what has a rule of its own in a folder."""
+    return [deep for deep, _ in rules if deep.startswith(f"{path}/")]
 
 
 def _bind(path: str, kind: str, behind: int) -> None:
@@ -133,7 +159,7 @@ def _copy(source: str, target: str) -> None:
 
 
 def _hide(path: str, behind: int) -> None:
-    if os.path.isdir(f"/proc/self/fd/{behind}"):
+    if _is_folder(behind):
         flags = calls.MS_NOSUID | calls.MS_NODEV | calls.MS_RDONLY
         calls.mount("outpost", path, "tmpfs", flags, _EMPTY)
     else:
@@ -148,7 +174,7 @@ def _open(rules: Sequence[tuple[str, str]]) -> dict[str, int]:
             fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        if os.path.islink(path) or os.readlink(f"/proc/self/fd/{fd}") != path:
+        if S_ISLNK(os.fstat(fd).st_mode) or os.readlink(f"/proc/self/fd/{fd}") != path:
             os.close(fd)  # a link on the way, too: what it leads to was not meant
         else:
             found[path] = fd
@@ -186,7 +212,7 @@ def _writable(path: str) -> None:
 def _make_place(path: str, behind: int) -> None:
     """Make the name to mount something at, in the frame that covers what it is in."""
     os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-    if os.path.isdir(f"/proc/self/fd/{behind}"):
+    if _is_folder(behind):
         os.makedirs(path, 0o755, exist_ok=True)
     elif not os.path.lexists(path):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -216,6 +242,10 @@ def _close_devices() -> None:
         if os.path.exists(path) and not os.path.islink(path):
             calls.mount(path, path, "", calls.MS_BIND)
     calls.attributes("/dev", put=calls.ATTR_NODEV)
+
+
+def _is_folder(fd: int) -> bool:
+    return S_ISDIR(os.fstat(fd).st_mode)
 
 
 def _write(path: str, text: str) -> None:

@@ -196,9 +196,10 @@ class Rules:
 
     def hide(self, paths: Iterable[str]) -> None:
         """Hide each path, also from rules that were made for a link to something in it."""
-        paths = [real for real in map(real_path, paths) if real]
-        self.put(HIDE, paths)
-        hidden = tuple(f"{path}/" for path in paths)
+        found = [real for real in map(real_path, paths) if real]
+        self.by_path.update(dict.fromkeys(found, HIDE))
+        self._by_link.difference_update(found)
+        hidden = tuple(f"{path}/" for path in found)
         for path in [path for path in self._by_link if path.startswith(hidden)]:
             if self.by_path[path] != HIDE:
                 del self.by_path[path]
@@ -378,9 +379,12 @@ def _of_its_user(folder: str, agent: str) -> list[str]:
     What is missing is made, with nothing in it: nothing can be kept from being made otherwise. A
     link is left alone, since another agent may have put it there to have a rule made elsewhere.
     """
-    if not real_path(folder):
+    links = _links(folder)
+    if links is None:
         return []
     for name, text in _MADE[agent].items():
+        if name in links:
+            continue
         path = f"{folder}/{name}"
         try:
             if text is None:
@@ -390,10 +394,22 @@ def _of_its_user(folder: str, agent: str) -> list[str]:
                 fd = os.open(path, flags, 0o600)
                 os.write(fd, text)
                 os.close(fd)
-        except OSError:  # it is there; or nobody can make it
+        except FileExistsError:  # made by another worker's supervisor at this moment
+            links[name] = os.path.islink(path)
+        except OSError:  # nobody can make it
             continue
-    paths = [f"{folder}/{name}" for name in _OF_ITS_USER]
-    return [path for path in paths if not os.path.islink(path)]
+        else:
+            links[name] = False
+    return [f"{folder}/{name}" for name in _OF_ITS_USER if links.get(name) is False]
+
+
+def _links(folder: str) -> dict[str, bool] | None:
+    """Return of each name in a folder whether it is a link; None for a folder that is not there."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.is_symlink() for entry in entries}
+    except OSError:
+        return None
 
 
 def _programs(env: Mapping[str, str]) -> list[str]:

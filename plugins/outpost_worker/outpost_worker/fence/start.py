@@ -160,13 +160,16 @@ def _start(command: Command, rules: Rules, way: str) -> Fenced:
     made = Fenced()
     made.told, made.life = told[0], lifeline[1]
     try:
-        child = os.fork()
+        user = os.geteuid(), os.getegid()
+        child, inside = _fork(way)
         if child == 0:
-            _child(command, rules, way, end, lifeline, told)
+            _child(command, rules, way, end, lifeline, told, user if inside else None)
         os.close(end)
         end = -1
         said = _all(heard)
-        if way == NAMESPACE or said:
+        if inside and not said:
+            made.init = child
+        elif way == NAMESPACE or said:
             os.waitpid(child, 0)
         made.pid = child
         for line in said.splitlines():
@@ -197,6 +200,16 @@ def _start(command: Command, rules: Rules, way: str) -> Fenced:
     return made
 
 
+def _fork(way: str) -> tuple[int, bool]:
+    """Fork; return as `os.fork` does, and whether the child is in its namespaces already."""
+    if way == NAMESPACE:
+        try:
+            return namespace.fork(), True
+        except OSError:  # some filters of system calls know the old ones only
+            pass
+    return os.fork(), False
+
+
 def _all(fd: int) -> bytes:
     said = b""
     while data := os.read(fd, 4096):
@@ -211,9 +224,11 @@ def _child(
     end: int,
     lifeline: tuple[int, int],
     told: tuple[int, int],
+    user: tuple[int, int] | None,
 ) -> NoReturn:
     """Make the fence in a forked child and execute the command; never returns.
 
+    `user` says whose it is outside, when it is in its namespaces already, as their first process.
     What goes wrong is one line on `end`: `fence` or `exec`, the number of the error, its text, NUL
     and its path. All went well when that is closed without such a line.
     """
@@ -225,10 +240,13 @@ def _child(
             if os.geteuid() == 0:  # with root's rights, it could look into every process
                 calls.drop_capabilities()
         else:
-            namespace.enter(processes=way == NAMESPACE)
+            if user is None:
+                namespace.enter(processes=way == NAMESPACE)
+            else:
+                namespace.settle(*user)
             command.terminal = namespace.cover(rules, command.terminal)
             if way == NAMESPACE:
-                first = os.fork()
+                first = os.fork() if user is None else 0
                 if first:
                     os.write(end, f"init {first} \n".encode())
                     os._exit(0)
