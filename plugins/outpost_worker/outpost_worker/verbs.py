@@ -110,7 +110,7 @@ def _publish(root: Path) -> int:
     from outpost_core.types import State
     from outpost_shared import protocol
     from outpost_worker.folder import publish, status
-    from outpost_worker.serving import methods
+    from outpost_worker.serving import request
 
     secrets: dict[str, str] = {}
     try:
@@ -118,8 +118,8 @@ def _publish(root: Path) -> int:
             params = protocol.decode(sys.stdin.buffer.read())
         except protocol.FrameError as error:
             raise UsageError(f"the request cannot be read: {error}") from None
-        secrets = methods.secrets_of(params)
-        order = methods.order_of(params, secrets)
+        secrets = request.secrets_of(params)
+        order = request.order_of(params, secrets)
         folder, made = publish.publish(root, order, programs.base_env(os.environ))
         found = status.read(folder)
         about = wire.to_json(found)
@@ -130,7 +130,7 @@ def _publish(root: Path) -> int:
         answer: dict[str, Json] = {"folder": str(folder), "made": made, "begun": begun}
         answer |= {"command": [*publish.command(folder)], "status": about}
     except OutpostError as error:
-        methods.mask(error, secrets)
+        request.mask(error, secrets)
         print(protocol.text({"error": protocol.error_to_json(error)}).decode())
         return error.exit_code
     print(protocol.text(answer).decode())

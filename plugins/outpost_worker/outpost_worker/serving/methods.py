@@ -6,22 +6,21 @@ Params come from another program: each is looked at before it reaches the outpos
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import math
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from outpost_core import wire
-from outpost_core.errors import NotFoundError, OutpostError, SpawnRefusedError, UsageError
-from outpost_core.types import Json, Message, Order, Secrets, WorkerStatus
+from outpost_core.errors import NotFoundError, OutpostError, UsageError
+from outpost_core.types import Json, Message, WorkerStatus
 from outpost_shared.protocol import text
+from outpost_worker.serving.request import Params, flag, mask, number, order_of, secrets_of, word
 
 if TYPE_CHECKING:
     from outpost_core.backend import Outpost
 
-Params: TypeAlias = Mapping[str, Json]
 
 #: Longest that a request for a log waits, in seconds.
 MOST_WAIT: Final = 60.0
@@ -43,47 +42,6 @@ class JsonText(bytes):
 #: A result; `data` of an object may be bytes.
 Answer: TypeAlias = "Json | JsonText | Mapping[str, Json | bytes]"
 Handler: TypeAlias = "Callable[[Outpost, Params], Awaitable[Answer]]"
-
-
-# --- params -----------------------------------------------------------------------------------
-
-
-def word(params: Params, name: str, default: str | None = None) -> str:
-    """Return a text.
-
-    Raises:
-        UsageError: it is none, or missing without a default.
-    """
-    value = params.get(name, default)
-    if isinstance(value, str):
-        return value
-    raise UsageError(f"`{name}` of the request is not text")
-
-
-def number(params: Params, name: str, high: float, default: float | None = None) -> float:
-    """Return a number from 0 to `high`.
-
-    Raises:
-        UsageError: it is none, or missing without a default.
-    """
-    value = params.get(name)
-    if value is None:
-        value = default
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= high:
-        return value
-    raise UsageError(f"`{name}` of the request is not a number from 0 to {high:g}")
-
-
-def flag(params: Params, name: str) -> bool:
-    """Return true or false; false when missing.
-
-    Raises:
-        UsageError: it is something else.
-    """
-    value = params.get(name, False)
-    if isinstance(value, bool):
-        return value
-    raise UsageError(f"`{name}` of the request is neither true nor false")
 
 
 # --- the methods ------------------------------------------------------------------------------
@@ -314,38 +272,6 @@ async def _next(stream: AsyncIterator[bytes]) -> bytes | None:
     return None
 
 
-def secrets_of(params: Params) -> dict[str, str]:
-    """Return the values of the secrets of a request to spawn.
-
-    Raises:
-        UsageError: they are no map of text.
-    """
-    values = params.get("secrets", {})
-    if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
-        raise UsageError("`secrets` of the request is not a map of text")
-    return {name: str(value) for name, value in values.items()}
-
-
-def order_of(params: Params, secrets: Mapping[str, str]) -> Order:
-    """Return the order of a request, with the values of its secrets.
-
-    Raises:
-        SpawnRefusedError: it is not the order that the client has, as far as its digest goes.
-        UsageError: it is no order.
-    """
-    order = wire.from_json(Order, params.get("order"))
-    if set(order.secrets) != set(secrets):
-        raise UsageError("the names of `secrets` are not those of the order")
-    order = dataclasses.replace(order, secrets=Secrets(secrets))
-    if wire.digest(order) != word(params, "digest"):
-        raise SpawnRefusedError(
-            f"the order of {order.worker} is understood differently here and there; nothing was"
-            " started",
-            hint="install versions of Outpost here and there that fit together",
-        )
-    return order
-
-
 def _status_text(status: WorkerStatus) -> bytes:
     """Return a status as JSON text; keys that are null are left out."""
     return text(_lean(wire.to_json(status)))
@@ -355,13 +281,3 @@ def _lean(value: Json) -> Json:
     if not isinstance(value, dict):
         return value
     return {key: _lean(item) for key, item in value.items() if item is not None}
-
-
-def mask(error: OutpostError, secrets: Mapping[str, str]) -> None:
-    """Take the values of secrets out of an error's text, whoever wrote it."""
-    values: Iterable[str] = sorted(secrets.values(), key=len, reverse=True)
-    for value in values:
-        if len(value) >= 4:
-            error.message = error.message.replace(value, "***")
-            error.hint = error.hint.replace(value, "***")
-    error.args = (error.message,)
