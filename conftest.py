@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Generator
 
+import pytest
 from hypothesis import HealthCheck, settings
+from peers import MissingError
+
+#: Whether what a test needs must be there; `.ci/run` says so, and CI systems do.
+EVERYTHING = any(os.environ.get(name, "") not in ("", "0") for name in ("OUTPOST_TEST_ALL", "CI"))
+#: What a test is marked with that uses a fixture.
+MARKS = {"agents_path": "agents", "bd_path": "beads", "net": "network", "w": "network"}
+#: How dear a test with this mark is, beside one of a common file.
+DEAR = {"slow": 30, "network": 20, "agents": 10, "docs": 10, "beads": 5}
 
 # How long one example takes says how loaded the machine is, not whether the code is right.
 settings.register_profile("outpost", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -23,3 +33,61 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
+def _group(item: pytest.Item) -> str:
+    """Return with which others a test runs, one after the other, in one process.
+
+    That is its file, whose fixtures are dear to make twice. Checks of the conformance kit stand
+    each on their own, and together they would be the last to end: they go by their groups.
+    """
+    check = getattr(getattr(item, "callspec", None), "params", {}).get("check")
+    file = item.nodeid.partition("::")[0]
+    return f"{file}:{item.parent.name}:{check.group}" if check and item.parent else file
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test by what it uses, and put it into its group for `--dist loadgroup`."""
+    fixtures = set(getattr(item, "fixturenames", ()))
+    for fixture, mark in MARKS.items():
+        if fixture in fixtures:
+            item.add_marker(mark)
+    item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the dearest groups first, so that no core is idle at the end."""
+    cost: dict[str, float] = {}
+    for item in items:
+        marks = [DEAR.get(mark.name, 0) for mark in item.iter_markers()]
+        more = 5 if "check" in getattr(getattr(item, "callspec", None), "params", {}) else 1
+        cost[_group(item)] = cost.get(_group(item), 0) + max([more, *marks])
+    items.sort(key=lambda item: (-cost[_group(item)], _group(item)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Leave out what cannot run here and say so; where everything must run, it fails instead."""
+    report = yield
+    if call.excinfo is None:
+        return report
+    error = call.excinfo.value
+    if isinstance(error, MissingError) and not EVERYTHING:
+        report.outcome = "skipped"
+        report.longrepr = (item.location[0], (item.location[1] or 0) + 1, f"Skipped: {error}")
+    elif report.skipped and EVERYTHING and "not declared" not in str(error):
+        report.outcome = "failed"
+        report.longrepr = f"left out, where every test must run: {error}"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how all of the tests are run."""
+    told = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    if left := sum("not declared" not in one for one in told):
+        terminalreporter.write_line(
+            f"{left} tests were left out, for the reasons above: as root, after `scripts/setup "
+            "test`, all of them run, and with OUTPOST_TEST_ALL=1 one that cannot fails."
+        )

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from peers import MissingError
 
 CHECKOUT = Path(__file__).parents[1]
 AGENTS = Path(os.environ.get("OUTPOST_AGENTS_DIR") or CHECKOUT / ".cache" / "agents").absolute()
@@ -13,7 +14,7 @@ AGENTS = Path(os.environ.get("OUTPOST_AGENTS_DIR") or CHECKOUT / ".cache" / "age
 def _folder(program: str, installed: Path, script: str) -> Path:
     found = shutil.which(program, path=f"{installed}{os.pathsep}{os.environ.get('PATH', '')}")
     if found is None:
-        pytest.fail(f"this test runs the real {program}, which is not installed: run {script}")
+        raise MissingError(f"the real {program} is not installed: {script} installs it")
     return Path(found).parent
 
 

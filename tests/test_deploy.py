@@ -12,6 +12,7 @@ from typing import Any
 
 import hcl2
 import pytest
+from peers import MissingError
 
 ROOT = Path(__file__).resolve().parent.parent
 VM = ROOT / "deploy" / "terraform" / "gce-vm"
@@ -41,8 +42,10 @@ def names(kind: str) -> set[str]:
 @pytest.fixture(scope="session")
 def hclfmt() -> str:
     done = subprocess.run(
-        [ROOT / ".ci" / "install-hclfmt"], capture_output=True, text=True, check=True
+        [ROOT / ".ci" / "install-hclfmt"], capture_output=True, text=True, check=False
     )
+    if done.returncode:
+        raise MissingError(f".ci/install-hclfmt: {done.stderr.strip()[-300:]}")
     return str(Path(done.stdout.strip()) / "hclfmt")
 
 
@@ -116,7 +119,8 @@ def test_no_state_and_no_values_can_be_committed() -> None:
 def test_a_script_is_clean_for_every_posix_shell(script: Path) -> None:
     for check in (["dash", "-n"], ["busybox", "sh", "-n"], ["shellcheck"]):
         program = shutil.which(check[0], path=PATH)
-        assert program, f"{check[0]} is missing: scripts/setup test installs it"
+        if program is None:
+            raise MissingError(f"{check[0]} is missing: scripts/setup test installs it")
         done = subprocess.run(
             [program, *check[1:], script], capture_output=True, text=True, check=False
         )

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from peers import MissingError
 
 from outpost_core.errors import WorkerError
 from outpost_testing.gitrig import GitRig, GitWorker
@@ -23,6 +24,8 @@ from outpost_worker.work import lfs
 @pytest.fixture(autouse=True)
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Settings of a user who never said `git lfs install`."""
+    if shutil.which("git-lfs") is None:
+        raise MissingError("git-lfs is not installed: scripts/setup test installs it")
     config = tmp_path / "gitconfig"
     config.write_text("")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from outpost_testing.processes import command_lines
+from peers import MissingError
 from peers.sshd import Sshd
 
 NETWORK: Final = "10.77.0"
@@ -187,7 +188,7 @@ class Host:
         """
         found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
         if not found:
-            raise RuntimeError("libfaketime is not installed; on Debian: apt-get install faketime")
+            raise MissingError("libfaketime is not installed; on Debian: apt-get install faketime")
         self.run("sh", "-c", 'echo "$1" > /etc/faketimerc; echo "$2" > /etc/ld.so.preload',
                  "sh", offset, str(found[0]))  # fmt: skip
         self.sshd.restart()  # libfaketime must be in it from its start to be in what it runs
@@ -253,18 +254,18 @@ class Lab:
 
     def __enter__(self) -> Self:
         if os.getuid() != 0:
-            raise RuntimeError("network namespaces need root: run these tests as root, as CI does")
+            raise MissingError("network namespaces need root: run these tests as root, as CI does")
         path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
         needed = ("ip", "iptables", "nsenter", "unshare", "setpriv")
         missing = [name for name in needed if shutil.which(name, path=path) is None]
         if missing:
-            raise RuntimeError(f"{', '.join(missing)} missing; scripts/setup test installs them")
+            raise MissingError(f"{', '.join(missing)} missing; scripts/setup test installs them")
         self._before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             _libc("unshare", _CLONE_NEWNET)
         except OSError as error:
             os.close(self._before)
-            raise RuntimeError(f"no network namespaces here (a container?): {error}") from error
+            raise MissingError(f"no network namespaces here (a container?): {error}") from error
         try:
             _ip("link", "set", "lo", "up")
             _ip("link", "add", _BRIDGE, "type", "bridge")

@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from peers import MissingError
+
 START_LIMIT = 15.0
 """Seconds within which the server must listen."""
 
@@ -245,7 +247,7 @@ def _program(name: str) -> str:
     # An ordinary user's PATH often lacks the folder that sshd is in; it must be run by full path.
     found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin")
     if found is None:
-        raise RuntimeError(f"{name} is not installed; on Debian: apt-get install openssh-server")
+        raise MissingError(f"{name} is not installed; on Debian: apt-get install openssh-server")
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import farcode
 import pytest
 from fencekit import NOBODY
+from peers import MissingError
 
 from outpost_core.types import Agent, Issue, Limits, Order, Result, State, WorkerStatus
 from outpost_shared import process
@@ -175,4 +176,8 @@ def open_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(params=["me", "nobody"])
 def uid(request: pytest.FixtureRequest) -> int:
-    return os.getuid() if request.param == "me" else NOBODY
+    if request.param == "me":
+        return os.getuid()
+    if os.getuid() != 0:
+        raise MissingError("needs root to be another user")
+    return NOBODY

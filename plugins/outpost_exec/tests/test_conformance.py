@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peers import MissingError
 
 from outpost_exec.options import CAPABILITIES, ExecOptions
 from outpost_shared import faults
 from outpost_testing import MUTANTS, OutpostSuite, Target
 from outpost_testing.mutants import Mutant
-from outpost_testing.registry import all_checks, run_check
+from outpost_testing.registry import Check, all_checks, run_check
 
 SERVED = Path(__file__).parent / "served.py"
 EXAMPLE = Path(__file__).parents[3] / "examples" / "outpost.js"
@@ -42,16 +43,13 @@ def served(state: Path, kind: str, capabilities: tuple[str, ...], **sizes: Any) 
     return make_target(state, (sys.executable, str(SERVED), kind), capabilities, **sizes)
 
 
-class TestReference(OutpostSuite):
-    @pytest.fixture
-    def target(self, tmp_path: Path) -> Target:
-        return served(tmp_path, "reference", REFERENCE)
-
-
-class TestLocal(OutpostSuite):
-    @pytest.fixture
-    def target(self, tmp_path: Path) -> Target:
-        return served(tmp_path, "local", LOCAL)
+@pytest.mark.parametrize(
+    "check", [one for one in all_checks() if one.needs & {"nudge", "peek"}], ids=lambda one: one.id
+)
+def test_a_terminal_is_reached_through_the_protocol(check: Check, tmp_path: Path) -> None:
+    """The one kind of check that the far side alone, below, does not declare."""
+    result = run_check(check, served(tmp_path, "local", LOCAL))
+    assert result.status == "passed", result.detail
 
 
 class TestFarSideAlone(OutpostSuite):
@@ -63,14 +61,19 @@ class TestFarSideAlone(OutpostSuite):
 
 
 class TestAnotherLanguage(OutpostSuite):
+    """What its program does itself; whom it leaves the rest to is `TestFarSideAlone`'s."""
+
+    groups = ("load", "spawn", "outcome", "agent", "list", "logs", "stop", "crash", "scale")
+
     @pytest.fixture
     def target(self, tmp_path: Path) -> Target:
         node = shutil.which("node")
-        assert node is not None, "the example is JavaScript: install Node"
+        if node is None:
+            raise MissingError("the example is JavaScript, and Node is not installed")
         target = make_target(tmp_path, (node, str(EXAMPLE)), EXAMPLE_CAPABILITIES)
         # each worker's folder is made by a program of its own there: a tenth of a second of work
         options = dataclasses.replace(target.options, env={"OUTPOST_PYTHON": sys.executable})
-        return dataclasses.replace(target, options=options, spawns=40, listed=150)
+        return dataclasses.replace(target, options=options, spawns=10, listed=30)
 
 
 #: Those that can only be seen where the outpost itself can be cut off.

@@ -32,6 +32,10 @@ class TestTmux(OutpostSuite):
 
 
 class TestProcess(OutpostSuite):
+    """What depends on how a supervisor is started and a terminal is made."""
+
+    groups = ("spawn", "outcome", "agent", "logs", "stop", "crash", "faults")
+
     @pytest.fixture
     def target(self, tmp_path: Path) -> Target:
         return make_target(Mode.PROCESS, tmp_path)

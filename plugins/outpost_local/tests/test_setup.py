@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from peers import MissingError
 
 from outpost_core.backend import BuildContext
 from outpost_core.errors import UnreachableError
@@ -50,7 +51,8 @@ def test_a_script_is_clean_for_every_posix_shell(name: str, tmp_path: Path) -> N
     ]
     for check in checks:
         program = shutil.which(check[0], path=PATH)
-        assert program, f"{check[0]} is missing: scripts/setup test installs it"
+        if program is None:
+            raise MissingError(f"{check[0]} is missing: scripts/setup test installs it")
         done = subprocess.run(
             [program, *check[1:], whole], capture_output=True, text=True, check=False
         )
@@ -70,7 +72,8 @@ class Machine:
                      "touch", "chmod"):  # fmt: skip
             (self.bin / name).symlink_to(shutil.which(name) or name)
         program = shutil.which(shell[0])
-        assert program
+        if program is None:
+            raise MissingError(f"{shell[0]} is missing: scripts/setup test installs it")
         self.env = {"HOME": str(self.home), "PATH": str(self.bin)}
         self.shell = HereShell(self.env, (program, *shell[1:]))
 

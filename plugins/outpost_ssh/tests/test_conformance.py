@@ -62,6 +62,10 @@ class TestTmux(OutpostSuite):
 
 
 class TestProcess(OutpostSuite):
+    """What depends on how a supervisor is started over there and a terminal is made."""
+
+    groups = ("spawn", "agent", "stop", "crash")
+
     @pytest.fixture
     def target(self, server: Sshd, tmp_path: Path) -> Target:
         return make_target(server, Mode.PROCESS, tmp_path)

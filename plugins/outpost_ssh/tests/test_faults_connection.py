@@ -104,7 +104,7 @@ async def _reachable(manager, ref):  # type: ignore[no-untyped-def]
     return (await manager.worker(ref)).unreachable_since is None
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.slow
 def test_a_minute_without_the_link_is_waited_out(w: World) -> None:
     """With the keepalive as people have it; a follower and a waiter go through it."""
     host = w.net.host("vm1")

@@ -10,21 +10,36 @@ A backend's tests subclass it with one fixture::
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import ClassVar
+
 import pytest
 
-from outpost_testing.registry import Check, all_checks, run_check
+from outpost_testing.registry import GROUPS, Check, all_checks, run_check
 from outpost_testing.target import Target
 
 
 class OutpostSuite:
-    """Every check as one test. What an outpost does not declare is skipped."""
+    """Every check as one test. What an outpost does not declare is skipped.
+
+    Attributes:
+        groups: only the checks of these groups; a second class on the same backend, in another
+            mode, names those that its mode can change.
+    """
+
+    groups: ClassVar[Collection[str]] = GROUPS
 
     @pytest.fixture
     def target(self) -> Target:
         """Return the backend under test, on a state folder of its own."""
         raise NotImplementedError("subclass OutpostSuite with a fixture named target")
 
-    @pytest.mark.parametrize("check", all_checks(), ids=lambda check: check.id)
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Make a test of each check of the groups."""
+        if "check" in metafunc.fixturenames:
+            checks = [check for check in all_checks() if check.group in self.groups]
+            metafunc.parametrize("check", checks, ids=lambda check: check.id)
+
     def test_conformance(
         self, check: Check, target: Target, record_property: pytest.FixtureRequest
     ) -> None:

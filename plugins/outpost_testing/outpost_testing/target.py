@@ -69,8 +69,8 @@ class Target:
     restore: Callable[[], None] | None = None
     fault_points: tuple[str, ...] = faults.NEAR
     within: float = 20.0
-    spawns: int = 100
-    listed: int = 1000
+    spawns: int = 50
+    listed: int = 200
     log_bytes: int = 50_000_000
     temporary: bool = False
     scratch: Path | None = None
