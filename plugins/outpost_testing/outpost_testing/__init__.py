@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from outpost_testing.authors import plugin_problems as plugin_problems
+    from outpost_testing.authors import run_outpost as run_outpost
     from outpost_testing.fake import FakeOptions as FakeOptions
     from outpost_testing.fake import FakeOutpost as FakeOutpost
     from outpost_testing.fake import Script as Script
@@ -31,6 +33,8 @@ _HOMES = {
     "Script": "fake",
     "Target": "target",
     "fake_backend": "fake",
+    "plugin_problems": "authors",
+    "run_outpost": "authors",
     "run_suite": "registry",
     "target_from_manager": "target",
 }

@@ -68,6 +68,7 @@ def make_plugin(name: str, kind: str, folder: Path | None = None) -> Made:
         "module": distribution.replace("-", "_"),
         "Class": "".join(part.capitalize() for part in short.split("-")),
         "function": short.replace("-", "_"),
+        "ENV": short.replace("-", "_").upper(),
     }
     written = []
     for source in (_TEMPLATES / "common", _TEMPLATES / kind):
