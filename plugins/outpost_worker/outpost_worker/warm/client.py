@@ -10,6 +10,7 @@ import _socket
 import os
 import time
 
+from outpost_shared.backoff import every
 from outpost_worker.folder import publish
 from outpost_worker.warm import place
 
@@ -106,9 +107,10 @@ class Warm:
             self._spawned_at = {self._name: now}
             words = [*publish.interpreter(), "warm", self._root, self._name, _ABOUT]
             self._spawn(words, env)
-        while caller is None and time.monotonic() < now + _PAUSE:
-            time.sleep(_LOOK)
+        for _ in every(_LOOK, within=_PAUSE).tries():
             caller = _connect(path)
+            if caller is not None:
+                break
         return caller
 
 
