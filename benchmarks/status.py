@@ -14,6 +14,7 @@ from benchmarks.harness import Row, median_of, ms
 from outpost_core.discovery import PluginReport, Plugins
 from outpost_core.types import Agent, Issue, Order
 from outpost_manager.manager import Manager
+from outpost_manager.offloop import at_once
 from outpost_testing import FakeOutpost, fake_backend
 
 OUTPOSTS, WORKERS = 100, 10_000
@@ -64,7 +65,7 @@ def decisions() -> float:
             )
             for i in range(1000)
         ]
-        (sheets,) = manager.overview.sheets(orders[:1], time.time())
+        (sheets,) = at_once(manager.overview.sheets(orders[:1], time.time()))
         places = manager.placement
 
         def run() -> None:

@@ -13,6 +13,7 @@ from outpost_core.errors import ConfigError
 from outpost_manager.config import load_config, settings
 from outpost_manager.config.model import Defaults
 from outpost_manager.manager import Manager
+from outpost_manager.offloop import at_once
 from outpost_manager.orders.making import OrderRequest
 
 
@@ -44,7 +45,7 @@ agents:
 def test_an_agent_of_the_file_is_one_like_any_other(file: Path) -> None:
     with manage(file, AIDER, AIDER_KEY="s3cret", AIDER_MODEL="m") as manager:
         request = OrderRequest(issue="x-1", no_rig=True, prompt="do it", model="big")
-        order = manager.order(request)
+        order = at_once(manager.order(request))
     assert order.agent.name == "aider"
     assert order.agent.argv[:2] == ("aider", "--yes")
     assert ("--model", "big") in zip(order.agent.argv, order.agent.argv[1:], strict=False)

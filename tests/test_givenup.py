@@ -72,11 +72,11 @@ def given_up(tmp_path: Path) -> Callable[..., None]:
                 assert (await manager.stop("gt-1")).state is State.STOPPED
                 outpost.calls.clear()
                 await then(manager)
-                row = manager.ledger.worker("gt-1.1")
+                row = await manager.ledger.worker("gt-1.1")
                 assert row is not None
                 assert row.result is not None
                 assert (row.state, row.result.reason) == (State.STOPPED, "never_started")
-                assert manager.ledger.active() == {}
+                assert (await manager.ledger.active()) == {}
 
         asyncio.run(body())
 
@@ -95,7 +95,9 @@ def test_a_worker_that_was_given_up_and_started_after_all_is_stopped(given_up) -
         await manager.refresh()
         assert outpost.stops() == 1
         (event,) = [
-            e for e in manager.ledger.events("gt-1.1") if e.kind == "stop" and "reason" in e.data
+            e
+            for e in (await manager.ledger.events("gt-1.1"))
+            if e.kind == "stop" and "reason" in e.data
         ]
         assert "started it after all" in str(event.data["reason"])
 

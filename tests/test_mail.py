@@ -69,7 +69,7 @@ def test_what_finds_nobody_waits_and_goes_when_the_outpost_answers_again(tmp_pat
         assert letter.next_try > time.time()
         here.restore()
         await manager.refresh()
-        return manager.outbox(all=True)
+        return await manager.outbox(all=True)
 
     (letter,) = use(tmp_path, work, here)
     assert letter.state == "delivered"
@@ -99,8 +99,8 @@ def test_what_is_refused_for_ever_is_not_tried_again(tmp_path):
         letter = await manager.send_mail("here", HELLO)
         assert letter.state == "failed"
         assert await manager.flush_mail() == []
-        assert manager.drop_mail(letter.id[:6]).id == letter.id
-        return manager.outbox(all=True)
+        assert (await manager.drop_mail(letter.id[:6])).id == letter.id
+        return await manager.outbox(all=True)
 
     assert use(tmp_path, work, Picky("here")) == []
 
@@ -125,7 +125,7 @@ def test_one_bad_letter_fails_alone(tmp_path):
             await manager.send_mail("here", Message(to="mayor/", subject=subject))
         here.restore()
         await manager.flush_mail()
-        return {one.message.subject: one.state for one in manager.outbox(all=True)}
+        return {one.message.subject: one.state for one in (await manager.outbox(all=True))}
 
     states = use(tmp_path, work, here)
     assert states == {"nobody": "failed", "later": "waiting", "good": "delivered"}
@@ -154,7 +154,7 @@ def test_what_can_not_be_mail_is_refused_before_anything_is_written(tmp_path, me
     async def work(manager):
         with pytest.raises(UsageError):
             await manager.send_mail("here", message)
-        assert manager.outbox(all=True) == []
+        assert (await manager.outbox(all=True)) == []
 
     use(tmp_path, work, FakeOutpost("here"))
 
@@ -227,7 +227,7 @@ def test_mail_whose_sender_is_killed_is_delivered_once(tmp_path, fault):
 
     async def work():
         async with Manager.open(config=config, state=state) as manager:
-            (waiting,) = manager.outbox()
+            (waiting,) = await manager.outbox()
             assert waiting.state == "waiting"
             (letter,) = await manager.flush_mail()
             assert letter.state == "delivered"

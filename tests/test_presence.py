@@ -99,7 +99,7 @@ def test_an_agent_that_is_nowhere_is_refused_with_its_install_command(tmp_path: 
             assert isinstance(error, PlacementError)
             assert "here: claude is not installed there" in error.message
             assert "npm install -g @anthropic-ai/claude-code" in error.hint
-            assert manager.ledger.workers() == [], "nothing was reserved"
+            assert (await manager.ledger.workers()) == [], "nothing was reserved"
 
     asyncio.run(edge())
 
@@ -158,10 +158,10 @@ def test_a_run_that_did_not_find_its_agent_makes_it_be_asked_again(tmp_path: Pat
     async def edge() -> None:
         async with manage(tmp_path, here) as manager:
             await manager.spawn_many([order("x-1")])
-            assert "claude" in manager.presence.facts()["here"].programs
+            assert "claude" in (await manager.presence.facts())["here"].programs
             here.finish("x-1.1", Result(state=State.FAILED, reason="command_not_found"))
             await manager.refresh()
-            assert "here" not in manager.presence.facts()
+            assert "here" not in (await manager.presence.facts())
 
     asyncio.run(edge())
 

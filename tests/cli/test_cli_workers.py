@@ -205,9 +205,9 @@ def test_following_says_that_the_outpost_does_not_answer_while_the_log_is_silent
 
     async def logs(self, ref, offset=0, follow=False):
         for change in (lambda: outpost.here.cut("a cut"), outpost.here.restore):
-            before = self.ledger.worker("s.1").unreachable_since
+            before = (await self.ledger.worker("s.1")).unreachable_since
             change()
-            while self.ledger.worker("s.1").unreachable_since == before:
+            while (await self.ledger.worker("s.1")).unreachable_since == before:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.1)
         yield b"abc"

@@ -46,7 +46,7 @@ class Riddle(FakeOutpost):
 
 def dead_reservation(manager: Manager, wanted: Order, outpost: str) -> None:
     """Leave the row that a killed process leaves after `manager.reserved`."""
-    manager.ledger.reserve(
+    manager.ledger.direct.reserve(
         [
             Reservation(
                 order=wanted, outpost=outpost, digest=digest(wanted), owner="other-boot:1:1/x"

@@ -60,15 +60,17 @@ def test_again_is_the_next_attempt_and_goes_on_from_the_checkpoint(make: Make) -
     request = OrderRequest(issue="gt-1", command=("true",), no_rig=True)
 
     async def body(manager: Manager) -> None:
-        first = manager.order(request)
+        first = await manager.order(request)
         await manager.spawn(first)
         with pytest.raises(ConflictError, match="still runs"):
-            manager.order(OrderRequest(issue="gt-1", command=("true",), no_rig=True, again=True))
+            await manager.order(
+                OrderRequest(issue="gt-1", command=("true",), no_rig=True, again=True)
+            )
         kept = "refs/outpost/gt-1.1"
         a.finish("gt-1.1", Result(state=State.FAILED, reason="timeout", checkpoint=kept))
         await manager.refresh()
-        assert manager.order(request) == first, "asking twice is the same worker"
-        again = manager.order(
+        assert (await manager.order(request)) == first, "asking twice is the same worker"
+        again = await manager.order(
             OrderRequest(
                 issue="gt-1", command=("true",), again=True, rig="https://example.com/x.git"
             )
@@ -108,7 +110,7 @@ def test_a_spawn_that_may_have_started_goes_nowhere_else_and_is_finished_later(m
         with pytest.raises(UnreachableError, match="not known"):
             await manager.spawn(order())
         assert b.calls == []
-        assert manager.ledger.active() == {"a": 1}
+        assert (await manager.ledger.active()) == {"a": 1}
         a.starts, a.error = True, None  # the line is back
         await manager.refresh()
         assert (await manager.worker("gt-1")).state is State.WORKING
@@ -156,7 +158,7 @@ def test_a_refused_request_proves_nothing_of_an_earlier_one(make: Make, there: b
         else:
             with pytest.raises(UnsupportedError):
                 await manager.spawn(order())
-            assert manager.ledger.worker("gt-1.1") is None
+            assert (await manager.ledger.worker("gt-1.1")) is None
         assert b.calls == []
 
     run(make(a, b), body)
@@ -181,6 +183,6 @@ def test_a_worker_that_is_only_queued_is_spawned_again_not_believed(make: Make) 
             await manager.spawn(order())
         a.broken = False
         await manager.refresh()
-        assert manager.ledger.worker("gt-1.1").state is State.WORKING  # type: ignore[union-attr]
+        assert (await manager.ledger.worker("gt-1.1")).state is State.WORKING  # type: ignore[union-attr]
 
     run(make(a), body)

@@ -54,7 +54,7 @@ def test_a_crowd_spreads_at_once(make: Make) -> None:
         answers = await manager.spawn_many(
             [order(f"gt-{n}") for n in range(11)], progress=seen.append
         )
-        assert manager.ledger.active() == {f"o{n}": 2 for n in range(5)}
+        assert (await manager.ledger.active()) == {f"o{n}": 2 for n in range(5)}
         assert isinstance(answers[-1], PlacementError)
         assert "o4: full: 2 of 2 workers" in answers[-1].message
 
@@ -72,7 +72,7 @@ def test_a_crowd_keeps_within_the_money(make: Make) -> None:
     async def body(manager: Manager) -> None:
         free = Limits(max_agent_cost_usd=0.0)
         answers = await manager.spawn_many([order(f"gt-{n}", limits=free) for n in range(5)])
-        assert manager.ledger.active() == {"a": 2, "b": 2}
+        assert (await manager.ledger.active()) == {"a": 2, "b": 2}
         assert isinstance(answers[-1], PlacementError)
 
     run(make(a, b, config=f"outposts:\n{config}"), body)
@@ -91,7 +91,7 @@ def test_a_hundred_callers_keep_within_the_money_of_their_agents(make: Make) -> 
                 await manager.spawn(order(f"gt-{number}", limits=limits))
             except PlacementError:
                 return False
-            assert manager.ledger.spent(0)["a"] <= 1.0
+            assert (await manager.ledger.spent(0))["a"] <= 1.0
             result = Result(state=State.DONE, exit_code=0, usage=used[number % 3])
             if number % 4:
                 a.finish(f"gt-{number}.1", result)
@@ -99,10 +99,10 @@ def test_a_hundred_callers_keep_within_the_money_of_their_agents(make: Make) -> 
 
         placed = await asyncio.gather(*map(call, range(100)))
         await manager.refresh()
-        (view,) = manager.outposts()
+        (view,) = await manager.outposts()
         assert 0.5 < view.spent <= 1.0
         assert 11 <= sum(placed) < 100
-        assert len(manager.ledger.workers()) == sum(placed)
+        assert len(await manager.ledger.workers()) == sum(placed)
 
     run(make(a, config=config), body)
 
@@ -119,8 +119,8 @@ def test_a_spawn_that_breaks_off_leaves_none_of_its_siblings_running(make: Make)
         with pytest.raises(BrokenPipeError):
             await manager.spawn_many([order("gt-1"), order("gt-2")], progress=progress)
         await asyncio.sleep(0.4)
-        assert manager.ledger.worker("gt-1.1").state is State.STARTING  # type: ignore[union-attr]
+        assert (await manager.ledger.worker("gt-1.1")).state is State.STARTING  # type: ignore[union-attr]
         assert a._world.statuses == {}, "what was let go of was not spawned behind our back"
-        assert {w.id for w in manager.ledger.orphans()} == {"gt-1.1", "gt-2.1"}
+        assert {w.id for w in (await manager.ledger.orphans())} == {"gt-1.1", "gt-2.1"}
 
     run(make(a), body)

@@ -52,7 +52,7 @@ def test_observers_hear_of_outposts_and_of_workers_that_never_were(make: Make) -
         a.refuse("full")
         dead_reservation(manager, order(), "a")
         await manager.refresh()
-        kinds = [event.kind for event in manager.ledger.events("gt-1.1")]
+        kinds = [event.kind for event in (await manager.ledger.events("gt-1.1"))]
         assert "spawned" not in kinds, "it never was"
 
     run(make(a, plugin=observer), body)

@@ -24,7 +24,7 @@ def test_the_first_in_the_file_takes_it_and_the_reason_is_kept(make: Make) -> No
     async def body(manager: Manager) -> None:
         spawned = await manager.spawn(order(), progress=seen.append)
         assert (spawned.worker.outpost, spawned.adopted) == ("a", False)
-        kept = manager.ledger.explanation("gt-1.1")
+        kept = await manager.ledger.explanation("gt-1.1")
         assert kept is not None
         assert [(v.outpost, v.rank) for v in kept.verdicts] == [("a", 1), ("b", 2)]
 
@@ -42,8 +42,12 @@ def test_a_refusal_and_a_cut_line_fall_back_with_their_reasons(make: Make) -> No
         assert spawned.worker.outpost == "c"
         assert [name for name, _ in spawned.explanation.attempts] == ["a", "b"]
         assert "no memory" in spawned.explanation.attempts[0][1]
-        assert manager.ledger.active() == {"c": 1}
-        assert [v.state for v in manager.outposts()] == ["unknown", "unreachable", "unknown"]
+        assert (await manager.ledger.active()) == {"c": 1}
+        assert [v.state for v in (await manager.outposts())] == [
+            "unknown",
+            "unreachable",
+            "unknown",
+        ]
 
     run(make(a, b, c), body)
 
@@ -71,8 +75,8 @@ def test_when_nobody_takes_it_nothing_stays_and_each_reason_is_said(make: Make) 
         assert "full house" in str(caught.value)
         assert "a: cannot" in str(caught.value)
         assert caught.value.exit_code == 3
-        assert manager.ledger.worker("gt-1.1") is None
-        assert manager.ledger.active() == {}
+        assert (await manager.ledger.worker("gt-1.1")) is None
+        assert (await manager.ledger.active()) == {}
         b.refuse("")
         assert (await manager.spawn(order(rig="https://example.com/x.git"))).worker.outpost == "b"
 
@@ -107,7 +111,7 @@ def test_a_broken_policy_plugin_is_named(make: Make) -> None:
         (note,) = spawned.explanation.notes
         assert "extra" in note
         assert "RuntimeError: no idea" in note
-        kept = manager.ledger.explanation("gt-1.1")
+        kept = await manager.ledger.explanation("gt-1.1")
         assert kept is not None
         assert kept.notes == (note,)
 
@@ -162,7 +166,7 @@ def test_a_missing_type_is_listed_with_advice_and_passed_over(make: Make) -> Non
     config = "outposts:\n  - {name: far, type: ssh, host: 10.0.0.5}\n  - {name: a, type: fake}\n"
 
     async def body(manager: Manager) -> None:
-        far = manager.outposts()[0]
+        far = (await manager.outposts())[0]
         assert (far.state, far.hint) == (
             "missing",
             "in a clone of Outpost: pip install ./plugins/outpost_ssh",
@@ -200,6 +204,6 @@ def test_explain_asks_everyone_and_changes_nothing(make: Make) -> None:
         told = await manager.explain(order())
         assert [(v.outpost, v.eligible) for v in told.verdicts] == [("b", True), ("a", False)]
         assert "no route" in told.verdicts[1].reason
-        assert manager.ledger.workers() == []
+        assert (await manager.ledger.workers()) == []
 
     run(make(a, b), body)

@@ -114,7 +114,7 @@ def test_a_status_with_an_odd_field_breaks_only_its_worker(
             said = workers["gt-9.1"].detail
             assert said.startswith("broken: it says what cannot be")
         else:
-            said = manager.outposts()[0].detail
+            said = (await manager.outposts())[0].detail
             assert said == "it tells of what is no worker: 7 is not the id of a worker"
         assert next(iter(field)) in said
 
@@ -152,7 +152,7 @@ def test_what_is_no_unicode_breaks_no_ledger(make: Make) -> None:
         await manager.refresh()
         (worker,) = await manager.workers()
         assert (worker.title, worker.detail) == ("caf? ?", "caf? ?")
-        assert manager.outposts()[0].state == "unreachable"
+        assert (await manager.outposts())[0].state == "unreachable"
         assert (await manager.spawn(wanted)).adopted
 
     run(make(a, b), body)
@@ -170,7 +170,7 @@ def test_an_outpost_that_breaks_off_breaks_nobody(make: Make) -> None:
 
     async def body(manager: Manager) -> None:
         await manager.refresh()
-        assert [v.state for v in manager.outposts()] == ["unreachable", "ready"]
+        assert [v.state for v in (await manager.outposts())] == ["unreachable", "ready"]
 
     run(make(Breaks("a"), FakeOutpost("b")), body)
 
@@ -186,7 +186,7 @@ def test_a_secret_in_a_plugins_error_is_masked(make: Make) -> None:
             await manager.spawn(order(secrets=Secrets({"KEY": "hunter22"})))
         assert "hunter22" not in str(caught.value)
         assert "***" in str(caught.value)
-        assert "hunter22" not in str(manager.ledger.events())
+        assert "hunter22" not in str(await manager.ledger.events())
 
     run(make(Talks("a")), body)
 
@@ -211,7 +211,7 @@ def test_a_secret_in_the_error_of_a_price_or_a_policy_is_masked(make: Make) -> N
         spawned = await manager.spawn(order(secrets=secrets))
         passed_over = await manager.spawn(order("gt-2", secrets=secrets))
         assert "the policy of extra failed and was passed over" in passed_over.explanation.notes[0]
-        kept = str(manager.ledger.explanation("gt-1.1"))
+        kept = str(await manager.ledger.explanation("gt-1.1"))
         file = (manager.state / "plugin-errors.json").read_text()
         assert "outpost_assign" in file
         assert "outpost_price" in file

@@ -14,7 +14,7 @@ from outpost_core.errors import LedgerError, UnreachableError
 from outpost_core.hookspecs import hookimpl
 from outpost_core.types import Candidate, Event, Order, Secrets, State, WorkerStatus
 from outpost_core.wire import digest
-from outpost_manager.ledger import Reservation
+from outpost_manager.ledger import Ledger, Reservation
 from outpost_manager.manager import Manager
 from outpost_shared.identity import me
 from outpost_testing import FakeOutpost
@@ -67,7 +67,7 @@ def test_a_secret_that_is_lacking_is_said_by_name(make: Make) -> None:
     async def body(manager: Manager) -> None:
         dead_reservation(manager, wanted, "a")
         await manager.refresh()
-        (event,) = [e for e in manager.ledger.events("gt-1.1") if e.kind == "unfinished"]
+        (event,) = [e for e in (await manager.ledger.events("gt-1.1")) if e.kind == "unfinished"]
         assert "KEY" in str(event.data["reason"])
 
     run(make(FakeOutpost("a")), body)
@@ -77,7 +77,7 @@ def test_a_living_spawn_of_another_process_is_left_alone(make: Make) -> None:
     a = FakeOutpost("a")
 
     async def body(manager: Manager) -> None:
-        manager.ledger.reserve(
+        await manager.ledger.reserve(
             [Reservation(order=order(), outpost="a", digest=digest(order()), owner=f"{me()}/other")]
         )
         await manager.refresh()
@@ -109,7 +109,7 @@ def test_a_spawn_that_cannot_be_finished_is_not_tried_at_every_look(make: Make) 
         dead_reservation(manager, order(), "a")
         for _ in range(20):
             await manager.refresh()
-        kinds = [event.kind for event in manager.ledger.events("gt-1.1")]
+        kinds = [event.kind for event in (await manager.ledger.events("gt-1.1"))]
         assert kinds.count("unfinished") == 1
 
     run(make(a), body)
@@ -136,7 +136,7 @@ def test_a_slow_spawn_is_finished_behind_whoever_looks(make: Make) -> None:
         assert worker.state is State.STARTING
         a.go.set()
         async with asyncio.timeout(30):
-            while manager.ledger.worker("gt-1.1").state is not State.WORKING:  # type: ignore[union-attr]
+            while (await manager.ledger.worker("gt-1.1")).state is not State.WORKING:  # type: ignore[union-attr]
                 await asyncio.sleep(0.01)
         assert [hook for hook, _ in a.calls].count("outpost_spawn") == 1
 
@@ -148,7 +148,7 @@ def test_a_slow_spawn_is_finished_behind_whoever_looks(make: Make) -> None:
     run(make(a, config=config), body)
     left = make(a, config=config)
     run(left, leave)
-    assert {w.id for w in left.ledger.orphans()} == {"gt-2.1"}, "broken off, and nobody's"
+    assert {w.id for w in left.ledger.direct.orphans()} == {"gt-2.1"}, "broken off, and nobody's"
     left.close()
 
 
@@ -156,16 +156,16 @@ def test_an_outpost_that_the_user_named_is_kept_by_a_recovery(make: Make) -> Non
     a, b = FakeOutpost("a"), FakeOutpost("b")
 
     async def body(manager: Manager) -> None:
-        (sheets,) = manager.overview.sheets([order()], time.time())
+        (sheets,) = await manager.overview.sheets([order()], time.time())
         why = manager.placement.assign(order(), sheets, "a").explain()
-        manager.ledger.reserve(
+        (await manager.ledger.reserve(
             [
                 Reservation(
                     order=order(), outpost="a", digest=digest(order()), owner="x:1:1/x",
                     explanation=why,
                 )
             ]
-        )  # fmt: skip
+        ))  # fmt: skip
         a.refuse("full")
         assert (await manager.worker("gt-1")).state is State.FAILED
         assert b.calls == []
@@ -201,7 +201,7 @@ def test_a_cancelled_spawn_leaves_its_row_to_whoever_comes(make: Make) -> None:
         a.slow(0)
         await manager.refresh()
         assert {w.id for w in await manager.workers()} == {"gt-1.1", "gt-2.1"}
-        assert all(w.state is State.WORKING for w in manager.ledger.workers())
+        assert all(w.state is State.WORKING for w in (await manager.ledger.workers()))
 
     run(make(a), body)
 
@@ -232,13 +232,13 @@ def test_a_row_that_could_not_be_let_go_of_is_let_go_of_later(
             raise LedgerError("locked")
 
         with monkeypatch.context() as patch:
-            patch.setattr(manager.ledger, "disown", locked)
+            patch.setattr(Ledger, "disown", locked)
             with pytest.raises(UnreachableError):
                 await manager.spawn(order())
-        assert manager.ledger.orphans() == [], "it is still in this process's name"
+        assert (await manager.ledger.orphans()) == [], "it is still in this process's name"
         a.starts, a.error = True, None
         await manager.refresh()
-        assert manager.ledger.worker("gt-1.1").state is State.WORKING  # type: ignore[union-attr]
+        assert (await manager.ledger.worker("gt-1.1")).state is State.WORKING  # type: ignore[union-attr]
 
     run(make(a), body)
 
@@ -253,7 +253,7 @@ def test_a_row_that_moved_before_it_was_claimed_is_finished_where_it_is(
         claim = manager.ledger.claim
 
         def late(worker: str, owner: str) -> Any:
-            manager.ledger.move(
+            manager.ledger.direct.move(
                 worker,
                 Reservation(
                     order=order(), outpost="b", digest=digest(order()), owner="other-boot:1:1/x"

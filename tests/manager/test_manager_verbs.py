@@ -64,7 +64,7 @@ def test_stopping_an_unfinished_spawn_gives_it_up(make: Make) -> None:
             await manager.spawn(order())
         worker = await manager.stop("gt-1")
         assert worker.state is State.STOPPED
-        assert manager.ledger.active() == {}
+        assert (await manager.ledger.active()) == {}
 
     run(make(a), body)
 

@@ -67,7 +67,7 @@ def test_a_worker_that_its_outpost_forgot_is_lost_and_its_slot_free(make: Make) 
         assert worker.state is State.LOST
         assert worker.result is not None
         assert "no longer knows" in worker.result.message
-        assert manager.ledger.active() == {}
+        assert (await manager.ledger.active()) == {}
 
     run(make(a), body)
 
@@ -77,7 +77,7 @@ def test_workers_that_others_started_are_taken_in(make: Make) -> None:
 
     async def body(manager: Manager) -> None:
         assert len(await manager.workers()) == 3
-        assert manager.outposts()[0].active == 3
+        assert (await manager.outposts())[0].active == 3
 
     run(make(a), body)
 
@@ -118,7 +118,7 @@ def test_waiting_where_nobody_can_tell_ends_with_a_word(make: Make) -> None:
     async def body(manager: Manager) -> None:
         with pytest.raises(NotFoundError, match="not configured"):
             await manager.wait(["gt-1"])
-        assert manager.forget("gt-1").state is State.LOST
+        assert (await manager.forget("gt-1")).state is State.LOST
 
     run(make(a, b), start)
     run(make(a), body)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from outpost_core.errors import PluginError, UsageError
 from outpost_core.nearest import suggest
 from outpost_core.types import Step
+from outpost_manager.offloop import off_loop
 from outpost_shared import border
 
 if TYPE_CHECKING:
@@ -50,4 +51,4 @@ async def steps(
             if not (isinstance(step, Step) and step.state in STATES):
                 raise PluginError(f"outpost_bootstrap of {name!r} yielded {ascii(step)[:120]}")
             yield border.answer(name, "outpost_bootstrap", Step, step)
-    manager.presence.forget(name)
+    await off_loop(manager.presence.forget, name)

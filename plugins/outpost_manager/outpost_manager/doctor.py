@@ -37,7 +37,7 @@ async def examine(manager: Manager, name: str | None = None, *, rig: str | None 
     """
     if name is not None:
         return await _outpost(manager, manager.fleet.configured(name).name, rig)
-    found = [*_packages(manager), _config(manager), _ledger(manager), _git()]
+    found = [*_packages(manager), _config(manager), await _ledger(manager), _git()]
     each = await asyncio.gather(*(_outpost(manager, n, rig) for n in manager.fleet.names))
     for findings in each:
         found += findings
@@ -72,10 +72,10 @@ def _config(manager: Manager) -> tuple[str, Finding]:
     return "config", Finding(check="outposts", ok=True, detail=f"{count} in {where}")
 
 
-def _ledger(manager: Manager) -> tuple[str, Finding]:
+async def _ledger(manager: Manager) -> tuple[str, Finding]:
     try:
-        active = sum(manager.ledger.active().values())
-        waiting = len(manager.ledger.unspawned(0.0))
+        active = sum((await manager.ledger.active()).values())
+        waiting = len(await manager.ledger.unspawned(0.0))
     except OutpostError as error:
         return "ledger", Finding(check="ledger", ok=False, detail=error.message, hint=error.hint)
     noun = "worker has" if active == 1 else "workers have"
@@ -139,7 +139,7 @@ async def _default_agent(manager: Manager, name: str, found: Found) -> Found:
     if not manager.fleet.supports(name, "facts"):
         return []
     await manager.presence.learn([name], [argv[0]])
-    facts = manager.presence.facts().get(name)
+    facts = (await manager.presence.facts()).get(name)
     path = facts.programs.get(argv[0]) if facts is not None else None
     if path is None:
         return []

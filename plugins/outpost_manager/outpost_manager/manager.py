@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, M
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
 from outpost_core import __version__
@@ -25,7 +26,9 @@ from outpost_manager.config import Choice, choose, load_config
 from outpost_manager.config.model import Config
 from outpost_manager.fleet.fleet import Fleet
 from outpost_manager.fleet.overview import OutpostView, Overview
+from outpost_manager.ledger.asyncledger import AsyncLedger
 from outpost_manager.ledger.ledger import Ledger
+from outpost_manager.offloop import off_loop
 from outpost_manager.orders.presets import offered
 from outpost_manager.placing import keptlogs, references
 from outpost_manager.plugins.builtin import own_plugins
@@ -91,8 +94,9 @@ class Glimpse:
 class Manager:
     """What a program holds to work with outposts.
 
-    Use it as an async context manager, or as a plain one where no outpost is asked: methods without
-    `async` ask none.
+    Use it as an async context manager: no method blocks the event loop for the ledger, for git or
+    for another program. Without an event loop it is a plain one, and `offloop.at_once` runs the
+    methods that ask no outpost.
 
     Args:
         config: what is configured.
@@ -118,7 +122,8 @@ class Manager:
         self.observer_errors: deque[str] = deque(maxlen=100)
         self._environ = environ
         self._cwd = cwd
-        self._ledger: Ledger | None = None
+        self._ledger: AsyncLedger | None = None
+        self._making = Lock()
         self._placement: Placement | None = None
         self._recovery: Recovery | None = None
         self._local: LocalGit | None = None
@@ -185,6 +190,8 @@ class Manager:
                 await self._recovery.close()
             await self.fleet.close()
         finally:
+            if self._ledger is not None:
+                await self._ledger.aclose()
             self.close()
 
     def close(self) -> None:
@@ -200,10 +207,10 @@ class Manager:
             self._placement = self._recovery = None
 
     @property
-    def ledger(self) -> Ledger:
-        """The ledger, opened when first used."""
+    def ledger(self) -> AsyncLedger:
+        """The ledger, opened when something is first asked of it."""
         if self._ledger is None:
-            self._ledger = Ledger(self.state)
+            self._ledger = AsyncLedger(lambda: Ledger(self.state))
         return self._ledger
 
     @property
@@ -315,7 +322,7 @@ class Manager:
         """Return every agent preset, built in and from plugins; a plugin's wins."""
         return self.builder.agents()
 
-    def order(self, request: OrderRequest) -> Order:
+    async def order(self, request: OrderRequest) -> Order:
         """Build and check the order of a request; chooses the attempt.
 
         Without `attempt` and `again` it is the last attempt there was (so that asking twice is
@@ -325,7 +332,11 @@ class Manager:
             UsageError: something in it is wrong.
             ConflictError: `again` while the last attempt still runs.
         """
-        return self.builder.order(request)
+        return await off_loop(self._make_order, request)
+
+    def _make_order(self, request: OrderRequest) -> Order:
+        with self._making:  # plugins are asked by one order at a time
+            return self.builder.order(request)
 
     @property
     def further(self) -> Further:
@@ -347,13 +358,17 @@ class Manager:
             can_clean=can_clean,
         )
 
-    def around(self) -> Around | None:
+    async def around(self) -> Around | None:
         """Return the repository around the current folder; None when git says there is none.
 
         Raises:
             UsageError: git cannot say.
         """
-        return self.local.around()
+        return await off_loop(self._around)
+
+    def _around(self) -> Around | None:
+        with self._making:
+            return self.local.around()
 
     def _trouble(self, who: str, error: Exception) -> None:
         """Keep what a plugin raised, for doctor."""
@@ -398,7 +413,7 @@ class Manager:
         """
         if on is not None:
             self.fleet.configured(on)
-        if orders and (tight := self.overview.tight(orders, time.time())):
+        if orders and (tight := await self.overview.tight(orders, time.time())):
             await self.watch.refresh(tight)
 
         def tell(event: Event) -> None:
@@ -413,12 +428,12 @@ class Manager:
                 self._advise(order, answer)
         return answers
 
-    def _chosen(
+    async def _chosen(
         self, orders: Sequence[Order], on: str | None, health: Mapping[str, Health] | None = None
     ) -> list[tuple[Ranking, Sequence[Candidate]]]:
         """Return what the policy says of orders; one whose policy fails is left out."""
         found: list[tuple[Ranking, Sequence[Candidate]]] = []
-        sheets = self.overview.sheets(orders, time.time(), health)
+        sheets = await self.overview.sheets(orders, time.time(), health)
         for order, candidates in zip(orders, sheets, strict=True):
             with suppress(OutpostError):
                 found.append((self.placement.assign(order, candidates, on), candidates))
@@ -447,14 +462,14 @@ class Manager:
         answers = await self.ping()
         health = {name: a for name, a in answers.items() if isinstance(a, Health)}
         await self.presence.consult([order], lambda some: self._chosen(some, on, health))
-        (sheets,) = self.overview.sheets([order], time.time(), health)
+        (sheets,) = await self.overview.sheets([order], time.time(), health)
         return self.placement.assign(order, sheets, on).explain()
 
     # --- outposts -----------------------------------------------------------------------------
 
-    def outposts(self) -> list[OutpostView]:
+    async def outposts(self) -> list[OutpostView]:
         """Describe every configured outpost without asking any."""
-        return self.overview.views()
+        return await self.overview.views()
 
     async def ping(self, names: Iterable[str] | None = None) -> dict[str, Health | OutpostError]:
         """Ask outposts whether they would take a worker; all configured ones by default."""
@@ -473,7 +488,7 @@ class Manager:
         for name in asked:
             self.fleet.configured(name)
         await self.watch.refresh(asked)
-        return self.outposts()
+        return await self.outposts()
 
     # --- workers ------------------------------------------------------------------------------
 
@@ -486,9 +501,9 @@ class Manager:
         """Return workers, newest first; without `all` those that have not ended."""
         if refresh:
             await self.refresh()
-        return self.ledger.workers(active=None if all else True)
+        return await self.ledger.workers(active=None if all else True)
 
-    def find(self, ref: str) -> Worker:
+    async def find(self, ref: str) -> Worker:
         """Return a worker by its id, or the newest attempt at an issue, without asking anyone.
 
         Args:
@@ -498,7 +513,7 @@ class Manager:
             NotFoundError: neither is known.
             UsageError: it is both.
         """
-        return references.find(self.ledger, ref)
+        return await self.ledger.read(references.find, ref)
 
     async def look_at(self, issues: Iterable[str]) -> None:
         """Ask the outposts of attempts at issues that have not ended, as far as is known here.
@@ -507,7 +522,7 @@ class Manager:
         nothing: its workers stay as they are known.
         """
         wanted = set(issues)
-        active = self.ledger.workers(active=True)
+        active = await self.ledger.workers(active=True)
         await self.watch.refresh_of([worker for worker in active if worker.issue in wanted])
 
     async def worker(self, ref: str) -> Worker:
@@ -518,7 +533,7 @@ class Manager:
         """
         worker = await self._known(ref)
         await self.watch.refresh_of([worker])
-        return self.find(references.exact(worker.id))
+        return await self.find(references.exact(worker.id))
 
     async def wait(
         self,
@@ -547,10 +562,10 @@ class Manager:
     async def _known(self, ref: str) -> Worker:
         """Return a worker as the ledger has it; the outposts are asked only when it has not."""
         try:
-            return self.find(ref)
+            return await self.find(ref)
         except NotFoundError:
             await self.refresh()
-            return self.find(ref)
+            return await self.find(ref)
 
     async def logs(self, ref: str, offset: int = 0, follow: bool = False) -> AsyncIterator[bytes]:
         """Yield a worker's output from byte `offset` on; `follow` until it has ended."""
@@ -561,11 +576,12 @@ class Manager:
                 yield chunk
         except OutpostError:
             path = keptlogs.log_of(self.state, worker.id)
-            if not (worker.state.terminal and path.exists()):
+            if not (worker.state.terminal and await off_loop(path.exists)):
                 raise
         else:
             return
-        for chunk in keptlogs.read(path, offset):  # its files were cleaned
+        while chunk := await off_loop(keptlogs.read, path, offset):  # its files were cleaned
+            offset += len(chunk)
             yield chunk
 
     def _logs(self, worker: Worker, offset: int, follow: bool) -> AsyncGenerator[bytes, None]:
@@ -603,7 +619,7 @@ class Manager:
             await self._verb(worker, "stop", grace=seconds)
         self._say("stop", worker)
         await self.watch.refresh_of([worker])
-        return self.ledger.worker(worker.id) or worker
+        return await self.ledger.worker(worker.id) or worker
 
     async def _stop_anyway(self, ref: str, seconds: float) -> list[str]:
         """Stop a worker wherever it is, without the ledger; returns the ids that were told."""
@@ -623,14 +639,14 @@ class Manager:
                     told.append(worker)
         return told
 
-    def forget(self, ref: str) -> Worker:
+    async def forget(self, ref: str) -> Worker:
         """Give a worker up whose outpost is no longer configured; nobody is asked.
 
         Raises:
             NotFoundError: it is not known.
             UsageError: its outpost is configured, so it can be stopped.
         """
-        worker = self.find(ref)
+        worker = await self.find(ref)
         if worker.state.terminal:
             return worker
         if worker.outpost in self.fleet.names:
@@ -638,8 +654,8 @@ class Manager:
                 f"{worker.id} is at {worker.outpost}, which is configured",
                 hint=f"outpost stop {worker.id}",
             )
-        self.placement.forget(worker)
-        return self.find(references.exact(worker.id))
+        await self.placement.forget(worker)
+        return await self.find(references.exact(worker.id))
 
     async def nudge(self, ref: str, text: str) -> None:
         """Type text and Enter into an interactive worker."""
@@ -736,8 +752,8 @@ class Manager:
                 ids.append((await self._known(name)).id)
             except (NotFoundError, UsageError) as error:
                 unknown[name] = error
-        await self.watch.refresh_of(self.ledger.workers(ids=ids))
-        found = {worker.id: worker for worker in self.ledger.workers(ids=ids)}
+        await self.watch.refresh_of(await self.ledger.workers(ids=ids))
+        found = {worker.id: worker for worker in await self.ledger.workers(ids=ids)}
         workers = [found[worker] for worker in dict.fromkeys(ids) if worker in found]
         return unknown | await clean_many(workers, lambda worker: self._clean(worker, force, purge))
 
@@ -758,10 +774,11 @@ class Manager:
             force=force,
         )
         if cleaned.removed:
-            self.ledger.forget(worker.id, cleaned.rescued)
+            await self.ledger.forget(worker.id, cleaned.rescued)
             self._say("cleaned", worker, rescued=cleaned.rescued)
             if purge:
-                keptlogs.log_of(self.state, worker.id).unlink(missing_ok=True)
+                path = keptlogs.log_of(self.state, worker.id)
+                await off_loop(path.unlink, missing_ok=True)
         if trouble:
             detail = "; ".join(filter(None, [cleaned.detail, trouble]))
             cleaned = Cleaned(removed=cleaned.removed, rescued=cleaned.rescued, detail=detail)
@@ -771,7 +788,7 @@ class Manager:
         """Keep a worker's log here before its files go; say why it cannot be, or ""."""
         from contextlib import aclosing
 
-        order = self.ledger.order(worker.id)
+        order = await self.ledger.order(worker.id)
         most = _LONGEST_LOG if order is None else order.limits.log_bytes + _LOG_MARGIN
         try:
             async with aclosing(self._logs(worker, 0, False)) as chunks:
@@ -800,11 +817,12 @@ class Manager:
 
         from outpost_core.types import State
 
-        if not keptlogs.is_due(self.state):
+        if not await off_loop(keptlogs.is_due, self.state):
             return []
-        done = [w for w in self.ledger.workers(active=False) if w.state is State.DONE]
+        ended = await self.ledger.workers(active=False)
+        done = [w for w in ended if w.state is State.DONE]
         due = [worker.id for worker in keptlogs.old(done, after)]
-        ours = [*self.ledger.ordered(due)][:_AT_A_TIME]
+        ours = [*await self.ledger.ordered(due)][:_AT_A_TIME]
         if not ours:
             return []
         cleaning = self.clean_many([*map(references.exact, ours)])
@@ -835,9 +853,9 @@ class Manager:
         """Ask outposts for the mail that waits there, for `identity` or ("") for everybody."""
         return await self.mail.inbox(names, identity)
 
-    def outbox(self, *, all: bool = False) -> list[Letter]:  # noqa: A002
+    async def outbox(self, *, all: bool = False) -> list[Letter]:  # noqa: A002
         """Return the mail that is not delivered, oldest first; `all`: also what lately was."""
-        return self.ledger.outbox.letters(all=all)
+        return await self.ledger.outbox.letters(all=all)
 
     async def flush_mail(self, names: Iterable[str] | None = None) -> list[Letter]:
         """Try all mail that waits, now; return what was tried, as it is afterwards.
@@ -848,23 +866,23 @@ class Manager:
         wanted = None if names is None else [self.fleet.configured(name).name for name in names]
         return await self.mail.flush(wanted)
 
-    def drop_mail(self, ref: str) -> Letter:
+    async def drop_mail(self, ref: str) -> Letter:
         """Forget mail by its id or the beginning of it, delivered or not.
 
         Raises:
             NotFoundError: there is none.
             UsageError: several begin so.
         """
-        found = [one for one in self.outbox(all=True) if ref and one.id.startswith(ref)]
+        found = [one for one in await self.outbox(all=True) if ref and one.id.startswith(ref)]
         if len(found) > 1 and not any(one.id == ref for one in found):
             raise UsageError(f"{len(found)} mails begin with {ref!a}", hint="say more of the id")
-        if not found or not self.ledger.outbox.drop(found[0].id):
+        if not found or not await self.ledger.outbox.drop(found[0].id):
             raise NotFoundError(
                 f"there is no mail {ref[:80]!a}", hint="outpost mail outbox --all lists it"
             )
         return found[0]
 
-    def rig(self, said: str | None) -> str | None:
+    async def rig(self, said: str | None) -> str | None:
         """Return the rig that `said` names, else the one around the current folder, if any.
 
         Raises:
@@ -873,8 +891,8 @@ class Manager:
         from outpost_manager.orders.localgit import find_rig
 
         if said:
-            return find_rig(said, self._cwd)
-        here = self.local.around()
+            return await off_loop(find_rig, said, self._cwd)
+        here = await self.around()
         return (here.push or here.rig) if here is not None else None
 
     def _say(self, kind: str, worker: Worker, **data: Json) -> None:
@@ -889,8 +907,11 @@ class Manager:
         The ledger writes its own changes down; only what it cannot know is noted here.
         """
         if event.data.get("reason") == "command_not_found":
-            self.presence.forget(event.outpost)
+            self.ledger.post(self._not_noted, lambda _: self.presence.forget(event.outpost))
         if event.kind in _NOTED:
-            self.ledger.note(event)
+            self.ledger.post(self._not_noted, Ledger.note, event)
         for _ in self.plugins.each("outpost_event", self._trouble, event=event):
             pass
+
+    def _not_noted(self, error: Exception) -> None:
+        self._trouble("the ledger", error)

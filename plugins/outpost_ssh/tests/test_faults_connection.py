@@ -34,7 +34,7 @@ def test_a_killed_sshd_ends_no_worker_and_the_next_question_is_answered(w: World
             (worker,) = await manager.workers()
             assert worker.state is State.WORKING
             assert worker.unreachable_since is not None
-            assert "refused" in manager.outposts()[0].detail
+            assert "refused" in (await manager.outposts())[0].detail
             host.sshd.start()
             (worker,) = await manager.workers()
             assert (worker.state, worker.unreachable_since) == (State.WORKING, None)
@@ -85,7 +85,7 @@ def test_a_cut_host_keeps_its_workers_as_last_known_and_the_policy_takes_the_nex
             verdicts = {v.outpost: v for v in spawned.explanation.verdicts}
             assert "unreachable" in verdicts["vm1"].reason
             await manager.workers()
-            assert manager.find("gt-1").unreachable_since == since
+            assert (await manager.find("gt-1")).unreachable_since == since
             shown = await asyncio.to_thread(w.cli, "workers")
             assert shown.returncode == 0, shown
             line = next(line for line in shown.stdout.splitlines() if "gt-1.1" in line)
@@ -148,7 +148,7 @@ def test_dropped_packets_are_an_unreachable_host_until_they_arrive_again(w: Worl
             host.drop()
             answer = (await manager.ping())["vm1"]
             assert isinstance(answer, UnreachableError)
-            assert manager.find("gt-1").state is State.WORKING
+            assert (await manager.find("gt-1")).state is State.WORKING
             host.undrop()
             await until(lambda: _healthy(manager))
             w.go.touch()

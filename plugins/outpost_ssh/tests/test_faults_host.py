@@ -47,7 +47,7 @@ def test_a_worker_of_a_host_that_rebooted_is_lost_and_its_pushed_checkpoint_is_n
             assert rig.show("refs/outpost/gt-1.1", "half.txt") == "half"
             shown = await asyncio.to_thread(w.cli, "show", "gt-1")
             assert "refs/outpost/gt-1.1" in shown.stdout
-            assert manager.outposts()[0].active == 0
+            assert (await manager.outposts())[0].active == 0
             # the next attempt goes on from there, on the host that is back
             again = replace(order, attempt=2, resume="refs/outpost/gt-1.1")
             w.go.touch()
@@ -72,7 +72,7 @@ def test_a_reboot_that_nobody_saw_is_seen_by_the_next_program(w: World, mode: st
         async with w.manager(w.entry(host, mode=mode)) as manager:
             (worker,) = await ended(manager, "gt-1")
             assert worker.state is State.LOST
-            assert manager.outposts()[0].active == 0
+            assert (await manager.outposts())[0].active == 0
 
     asyncio.run(main())
     assert w.ran("gt-1") == 1
@@ -185,7 +185,7 @@ def test_a_disk_that_fills_up_refuses_new_workers_and_leads_the_running_one_to_i
             workers = await ended(manager, "gt-1", "gt-2")
             assert workers[0].state in (State.DONE, State.FAILED, State.LOST)
             assert workers[1].state is State.DONE
-            assert manager.outposts()[0].active == 0
+            assert (await manager.outposts())[0].active == 0
             await manager.spawn(w.order("gt-3", "echo again"), on="vm1")
             await ended(manager, "gt-3")
             assert await read(manager, "gt-3") == b"again\n"

@@ -39,7 +39,7 @@ def test_another_host_key_is_refused_with_what_that_means(w: World) -> None:
             answer = (await manager.ping())["vm1"]
             assert isinstance(answer, OutpostError)
             await manager.refresh()
-            assert manager.find("gt-1").state is State.WORKING
+            assert (await manager.find("gt-1")).state is State.WORKING
             said = await asyncio.to_thread(told, w, {**w.entry(host), "host_key": old}, 5)
             assert "another" in said or "changed" in said
             assert "attack" in said or "in between" in said or "reinstalled" in said

@@ -32,10 +32,10 @@ def test_a_worker_whose_reply_was_lost_is_found_by_the_same_call(w: World) -> No
             line.cut()
             line.release()
             assert (await spawning).worker.outpost == "vm1"
-            assert manager.outposts()[0].active == 1
+            assert (await manager.outposts())[0].active == 1
             w.go.touch()
             assert (await ended(manager, "gt-1"))[0].state is State.DONE
-            assert manager.outposts()[0].active == 0
+            assert (await manager.outposts())[0].active == 0
 
     asyncio.run(main())
     assert w.ran("gt-1") == 1
@@ -58,7 +58,7 @@ def test_a_worker_whose_reply_was_lost_for_long_is_in_doubt_and_then_adopted(w: 
             with pytest.raises(UnreachableError) as caught:
                 await spawning
             assert caught.value.sent
-            assert manager.find("gt-1").outpost == "vm1"
+            assert (await manager.find("gt-1")).outpost == "vm1"
             with pytest.raises(UnreachableError):
                 await manager.spawn(w.order("gt-1", w.waiting()))
             line.refuse(False)
@@ -66,7 +66,7 @@ def test_a_worker_whose_reply_was_lost_for_long_is_in_doubt_and_then_adopted(w: 
             assert again.worker.outpost == "vm1"
             w.go.touch()
             assert (await ended(manager, "gt-1"))[0].state is State.DONE
-            assert manager.outposts()[0].active == 0
+            assert (await manager.outposts())[0].active == 0
 
     asyncio.run(main())
     assert w.ran("gt-1") == 1
@@ -83,7 +83,7 @@ def test_an_order_that_a_dead_line_swallowed_is_handed_over_again(w: World) -> N
             spawned = await manager.spawn(w.order("gt-1", "true"))
             assert spawned.worker.outpost == "vm1"
             assert (await ended(manager, "gt-1"))[0].state is State.DONE
-            assert manager.outposts()[0].active == 0
+            assert (await manager.outposts())[0].active == 0
 
     asyncio.run(main())
     assert w.ran("gt-1") == 1
@@ -193,7 +193,7 @@ def test_a_spawner_killed_before_the_reply_leaves_one_worker_that_the_next_progr
         async with manager:
             (worker,) = await working(manager, "gt-1")
             assert worker.outpost == "vm1"
-            assert manager.outposts()[0].active == 1
+            assert (await manager.outposts())[0].active == 1
             w.go.touch()
             assert (await ended(manager, "gt-1"))[0].state is State.DONE
 
@@ -212,7 +212,7 @@ def test_half_a_package_is_never_taken_for_a_whole_one(w: World, count: int) -> 
             with pytest.raises((PlacementError, UnreachableError)):
                 await manager.spawn(w.order("gt-1", "echo whole"))
             assert w.ran("gt-1") == 0
-            assert manager.outposts()[0].active == 0
+            assert (await manager.outposts())[0].active == 0
             assert _packages(host.home) == []
             line.cut_after["up"] = None
             assert isinstance((await manager.ping())["vm1"], Health)
@@ -256,8 +256,8 @@ def test_twenty_spawns_over_a_flapping_line_run_once_each(w: World) -> None:
             lines = line.lines
             workers = await ended(manager, *(order.worker for order in orders))
             assert [worker.state for worker in workers] == [State.DONE] * 20
-            assert manager.outposts()[0].active == 0
-            assert manager.ledger.unspawned(0.0) == []
+            assert (await manager.outposts())[0].active == 0
+            assert (await manager.ledger.unspawned(0.0)) == []
             assert lines >= 5
 
     asyncio.run(main())

@@ -97,7 +97,7 @@ def test_what_cannot_be_asked_is_not_said_to_be_stopped(w: World) -> None:
             host.cut()
             with pytest.raises(UnreachableError):
                 await manager.stop("gt-1")
-            assert manager.find("gt-1").state is State.WORKING
+            assert (await manager.find("gt-1")).state is State.WORKING
             host.restore()
             w.go.touch()
             (worker,) = await ended(manager, "gt-1")
@@ -133,7 +133,7 @@ def test_mail_whose_reply_was_lost_is_in_the_box_once(w: World) -> None:
 
 async def _delivered(manager):  # type: ignore[no-untyped-def]
     await manager.flush_mail()
-    return not manager.outbox()
+    return not (await manager.outbox())
 
 
 def test_a_host_that_dies_while_a_worker_starts_loses_it_and_starts_it_once(w: World) -> None:
@@ -154,7 +154,7 @@ def test_a_host_that_dies_while_a_worker_starts_loses_it_and_starts_it_once(w: W
             await asyncio.to_thread(host.boot)
             (worker,) = await ended(manager, "gt-1")
             assert worker.state is State.LOST
-            assert manager.outposts()[0].active == 0
+            assert (await manager.outposts())[0].active == 0
 
     asyncio.run(main())
     assert w.ran("gt-1") == 1
@@ -187,7 +187,7 @@ def test_when_nobody_can_be_reached_each_is_named_with_its_cause(w: World) -> No
             said = str(caught.value)
             assert "vm1: 10.77.0.10:22 refused the connection" in said
             assert "vm2: no answer from 10.77.0.11:22" in said
-            assert manager.ledger.workers() == []
+            assert (await manager.ledger.workers()) == []
             one.sshd.start()
             two.restore()
             await manager.ping()
@@ -211,7 +211,7 @@ def test_three_hosts_are_each_on_their_own(w: World) -> None:
             await asyncio.to_thread(hosts[1].reboot)
             await until(lambda: _state(manager, "gt-1", State.LOST))
             await manager.refresh()
-            cut, _, well = (manager.find(f"gt-{i}") for i in range(3))
+            cut, _, well = [await manager.find(f"gt-{i}") for i in range(3)]
             assert (cut.state, well.state) == (State.WORKING, State.WORKING)
             assert cut.unreachable_since is not None
             assert well.unreachable_since is None

@@ -10,6 +10,7 @@ import functools
 from typing import TYPE_CHECKING, TypeAlias
 
 from outpost_manager.cli.session import current
+from outpost_manager.offloop import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -107,7 +108,8 @@ def undelivered(ctx: click.Context) -> Choices:
     with current(ctx).manager() as manager:
         if not (manager.state / "ledger.db").exists():
             return []
-        return [(one.id, f"to {one.outpost}:{one.message.to}") for one in manager.outbox()]
+        letters = at_once(manager.outbox())
+    return [(one.id, f"to {one.outpost}:{one.message.to}") for one in letters]
 
 
 @_choices
@@ -165,4 +167,4 @@ def _known(ctx: click.Context, *, active: bool | None = None) -> list[Worker]:
     with current(ctx).manager() as manager:
         if not (manager.state / "ledger.db").exists():
             return []
-        return manager.ledger.workers(active=active, limit=_LIMIT)
+        return at_once(manager.ledger.workers(active=active, limit=_LIMIT))

@@ -55,7 +55,7 @@ def logs(session: Session, worker: str, follow_: bool, offset: int, readable: st
             session.going_on = goes_on([found.id])
         write: Write = _JsonWriter(offset)
         if not session.json:
-            order = manager.ledger.order(found.id)
+            order = await manager.ledger.order(found.id)
             text = None if readable is None else readable == "yes"
             kind = order.agent.output if order else ""
             write = writer(kind=kind, readable=text, following=follow_)
@@ -67,7 +67,7 @@ def logs(session: Session, worker: str, follow_: bool, offset: int, readable: st
                 write(chunk, False)
             write(b"", True)
         except NotFoundError as error:
-            if _cleaned(manager, found.id):
+            if await _cleaned(manager, found.id):
                 raise NotFoundError(
                     f"the output of {found.id} was removed by outpost clean",
                     hint=f"outpost show {found.id} has its result",
@@ -77,8 +77,8 @@ def logs(session: Session, worker: str, follow_: bool, offset: int, readable: st
     session.run(work)
 
 
-def _cleaned(manager: Manager, worker: str) -> bool:
-    return any(event.kind == "cleaned" for event in manager.ledger.events(worker))
+async def _cleaned(manager: Manager, worker: str) -> bool:
+    return any(event.kind == "cleaned" for event in await manager.ledger.events(worker))
 
 
 class _JsonWriter:
@@ -116,7 +116,7 @@ def attach(session: Session, worker: str) -> None:
     async def work(manager: Manager) -> tuple[Worker, int]:
         found = await manager.worker(worker)
         session.going_on = goes_on([found.id])
-        order = manager.ledger.order(found.id)
+        order = await manager.ledger.order(found.id)
         if order and not found.state.terminal and _prints_records(order):
             check_terminal(found.id)
             session.note(f"{found.id} works alone and reads nothing; Ctrl-C ends the looking")
@@ -139,9 +139,9 @@ def _prints_records(order: Order) -> bool:
     return not order.agent.interactive and is_known(order.agent.output)
 
 
-def _told(manager: Manager, worker: str, text: str, lines: int) -> str:
+async def _told(manager: Manager, worker: str, text: str, lines: int) -> str:
     """Return the end of a worker's output as people read it, also where it is JSON lines."""
-    order = manager.ledger.order(worker)
+    order = await manager.ledger.order(worker)
     if order is None or not _prints_records(order):
         return text
     from outpost_manager.cli.readable import Readable
@@ -164,9 +164,9 @@ def peek(session: Session, worker: str, lines: int) -> None:
     """
 
     async def work(manager: Manager) -> tuple[str, str]:
-        found = manager.find(worker).id
+        found = (await manager.find(worker)).id
         text = await manager.peek(worker, lines)
-        return found, _told(manager, found, text, lines)
+        return found, await _told(manager, found, text, lines)
 
     found, text = session.run(work)
     session.answer(
@@ -188,7 +188,7 @@ def nudge(session: Session, worker: str, text: tuple[str, ...]) -> None:
 
     async def work(manager: Manager) -> str:
         await manager.nudge(worker, words)
-        return manager.find(worker).id
+        return (await manager.find(worker)).id
 
     found = session.run(work)
     session.answer(
@@ -259,6 +259,6 @@ async def _stop_one(
     manager: Manager, worker: str, grace: float | None, forget: bool
 ) -> OutpostError | Worker:
     try:
-        return manager.forget(worker) if forget else await manager.stop(worker, grace)
+        return await (manager.forget(worker) if forget else manager.stop(worker, grace))
     except OutpostError as error:  # the others are stopped all the same
         return error

@@ -9,6 +9,7 @@ import click
 
 from outpost_manager.cli import render
 from outpost_manager.cli.session import Session, command
+from outpost_manager.offloop import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,7 +42,7 @@ def cost(session: Session, by: str, since: str) -> None:
     seconds = duration(since, "--since") or 0.0
     begin = time.time() - seconds if seconds else 0.0
     with session.manager() as manager:
-        totals = manager.ledger.totals(by, begin)
+        totals = at_once(manager.ledger.totals(by, begin))
     session.answer(
         lambda: {
             "by": by,

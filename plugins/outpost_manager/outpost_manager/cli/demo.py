@@ -120,12 +120,12 @@ def _run(session: Session, folder: Path) -> _Outcome:
 async def _work(session: Session, manager: Manager, remote: Path, agent: Path) -> _Outcome:
     from outpost_manager.orders.making import OrderRequest
 
-    (local,) = manager.outposts()
+    (local,) = await manager.outposts()
     if local.state == "missing":
         raise PlacementError(local.detail, hint=local.hint)
     progress = Progress.of(session)
     progress.stage(ISSUE, "placing")
-    order = manager.order(
+    order = await manager.order(
         OrderRequest(
             issue=ISSUE,
             rig=str(remote),

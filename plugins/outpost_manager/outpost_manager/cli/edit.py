@@ -13,6 +13,7 @@ from outpost_manager.cli import complete, dialogue, output, render
 from outpost_manager.cli.outposts import missing_type
 from outpost_manager.cli.session import Command, Group, Session, command, current
 from outpost_manager.cli.values import assignments
+from outpost_manager.offloop import at_once
 from outpost_manager.plugins.advice import missing_hint
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def _slot_lines(session: Session) -> list[str]:
     from outpost_manager.cli.outposts import slot_lines
 
     with session.manager() as manager:
-        return [*slot_lines(manager.outposts())]
+        return [*slot_lines(at_once(manager.outposts()))]
 
 
 def _introduce(
@@ -261,12 +262,13 @@ def _refuse_running(session: Session, name: str) -> None:
     from outpost_core.errors import ConflictError
 
     async def work(manager: Manager) -> list[str]:
-        def active() -> list[str]:
-            return [worker.id for worker in manager.ledger.workers(outpost=name, active=True)]
+        async def active() -> list[str]:
+            workers = await manager.ledger.workers(outpost=name, active=True)
+            return [worker.id for worker in workers]
 
-        if active() and name in manager.fleet.names:
+        if await active() and name in manager.fleet.names:
             await manager.refresh([name])  # an outpost that is down is known by its last words
-        return active()
+        return await active()
 
     if ids := session.run(work):
         shown = " ".join(ids[:10]) + (" …" if len(ids) > 10 else "")

@@ -82,7 +82,7 @@ async def _tell_silence(manager: Manager, worker: str, heard: _Heard, progress: 
     told, pause, row = None, Backoff(ASK_FIRST, ASK_AGAIN), None
     while True:
         with contextlib.suppress(OutpostError):  # a ledger that fails is told elsewhere
-            row = manager.ledger.worker(worker)
+            row = await manager.ledger.worker(worker)
             if row is not None and row.unreachable_since != told:
                 told = row.unreachable_since
                 answers = "answers again" if told is None else "does not answer; waiting for it"

@@ -10,6 +10,7 @@ import click
 from outpost_core.errors import OutpostError, UsageError
 from outpost_manager.cli import complete, output, render
 from outpost_manager.cli.session import Group, Session, command
+from outpost_manager.offloop import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -243,7 +244,7 @@ def outbox(session: Session, all_: bool) -> None:
       outpost mail outbox
     """
     with session.manager() as manager:
-        letters = manager.outbox(all=all_)
+        letters = at_once(manager.outbox(all=all_))
     session.answer(lambda: _shapes(letters), lambda: _outbox_lines(letters))
 
 
@@ -280,7 +281,7 @@ def drop(session: Session, letter: str) -> None:
       outpost mail drop 3f2a
     """
     with session.manager() as manager:
-        dropped = manager.drop_mail(letter)
+        dropped = at_once(manager.drop_mail(letter))
 
     def data() -> object:
         from outpost_manager import jsonviews

@@ -9,6 +9,7 @@ import click
 from outpost_core.errors import NotFoundError, OutpostError
 from outpost_manager.cli import complete, render
 from outpost_manager.cli.session import Session, command
+from outpost_manager.offloop import at_once
 from outpost_manager.plugins.advice import first_hint, missing_hint
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def list_(session: Session) -> None:
       outpost list --json
     """
     with session.manager() as manager:
-        views = manager.outposts()
+        views = at_once(manager.outposts())
     session.answer(lambda: {"outposts": view_shapes(views)}, lambda: outpost_lines(views))
 
 

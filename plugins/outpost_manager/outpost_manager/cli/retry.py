@@ -15,7 +15,7 @@ from outpost_manager.cli.spawn import start
 from outpost_manager.cli.values import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from outpost_manager.manager import Manager
     from outpost_manager.placing.attempts import Further, Next
@@ -70,11 +70,11 @@ def retry(
         raise click.UsageError("--since goes with --failed")
     seconds = duration(since, "--since")
 
-    def make(further: Further) -> list[str]:
-        return [*dict.fromkeys(issues)] if issues else further.failed(seconds)
+    async def find(further: Further) -> list[str]:
+        return [*dict.fromkeys(issues)] if issues else await further.failed(seconds)
 
     _start_all(
-        session, make, lambda further, issue: further.retry(issue, on=on, rig=rig), follow_, wait
+        session, find, lambda further, issue: further.retry(issue, on=on, rig=rig), follow_, wait
     )
 
 
@@ -105,9 +105,13 @@ def continue_(
       outpost continue gt-1 "also add a test"
     """
     said = sys.stdin.read() if text == ("-",) else " ".join(text)
+
+    async def find(_: Further) -> list[str]:
+        return [issue]
+
     _start_all(
         session,
-        lambda _: [issue],
+        find,
         lambda further, one: further.go_on(one, said, on=on, rig=rig, fresh=fresh),
         follow_,
         wait,
@@ -116,8 +120,8 @@ def continue_(
 
 def _start_all(
     session: Session,
-    issues_of: Callable[[Further], list[str]],
-    make: Callable[[Further, str], Next],
+    find: Callable[[Further], Awaitable[list[str]]],
+    make: Callable[[Further, str], Awaitable[Next]],
     follow_: bool,
     wait: bool,
 ) -> None:
@@ -126,7 +130,7 @@ def _start_all(
 
     async def work(manager: Manager) -> int:
         further = manager.further
-        issues = issues_of(further)
+        issues = await find(further)
         if follow_ and len(issues) > 1:
             raise click.UsageError("--follow follows one worker; use --wait for several")
         await manager.look_at([issue.rpartition(".")[0] for issue in issues] + issues)
@@ -134,7 +138,7 @@ def _start_all(
         refused: list[tuple[str, OutpostError]] = []
         for issue in issues:
             try:
-                made.append(make(further, issue))
+                made.append(await make(further, issue))
             except OutpostError as error:
                 if len(issues) == 1:
                     raise

@@ -11,22 +11,22 @@ import click
 from outpost_core.errors import OutpostError
 from outpost_manager.cli import complete, render
 from outpost_manager.cli.session import Session, command, print_json
+from outpost_manager.offloop import at_once
 
 if TYPE_CHECKING:
-    from outpost_core.types import Worker
     from outpost_manager.manager import Manager
     from outpost_manager.review import Work
 
 
 def _work(session: Session, ref: str) -> tuple[Manager, Work]:
-    async def work(manager: Manager) -> tuple[Manager, Worker]:
-        return manager, await manager.worker(ref)
-
     from outpost_manager.review import work_of
 
-    manager, worker = session.run(work)
-    with manager:
-        return manager, work_of(manager.ledger, worker, manager.fleet.kept_under(worker.outpost))
+    async def work(manager: Manager) -> tuple[Manager, Work]:
+        worker = await manager.worker(ref)
+        kept_under = manager.fleet.kept_under(worker.outpost)
+        return manager, await manager.ledger.read(work_of, worker, kept_under)
+
+    return session.run(work)
 
 
 @command("diff")
@@ -52,7 +52,7 @@ def diff(session: Session, issue: str, stat: bool, name_only: bool) -> None:
     manager, work = _work(session, issue)
     more = ["--stat"] if stat else ["--name-only"] if name_only else []
     colour = click.get_current_context().color is not False
-    with compared(work, manager.around()) as found:
+    with compared(work, at_once(manager.around())) as found:
         argv = diff_command(found, more)
         if not session.json:
             sys.stdout.flush()
@@ -102,7 +102,7 @@ def checkout(session: Session, issue: str) -> None:
     from outpost_manager.review import check_out
 
     manager, work = _work(session, issue)
-    around = manager.around()
+    around = at_once(manager.around())
     commit = check_out(work, around)
     branch = work.branch or ""
     folder = str(around.top) if around else ""

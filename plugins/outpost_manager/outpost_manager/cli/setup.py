@@ -47,11 +47,11 @@ def doctor(session: Session, name: str | None, rig: str | None, no_rig: bool) ->
 
     async def work(manager: Manager) -> list[tuple[str, Finding]]:
         if rig is not None:
-            return await examine(manager, name, rig=manager.rig(rig))
+            return await examine(manager, name, rig=await manager.rig(rig))
         if no_rig or name is None:
             return await examine(manager, name)
         try:
-            around = manager.rig(None)
+            around = await manager.rig(None)
         except UsageError as error:  # the repository around the current folder is of no use
             from outpost_core.types import Finding
 

@@ -19,7 +19,7 @@ from outpost_manager.cli.workers import end_line, exit_code, explanation_lines, 
 from outpost_manager.placing import references
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from outpost_core.types import Explanation, Order, Worker
     from outpost_manager.manager import Manager
@@ -82,11 +82,11 @@ def spawn(
 
     async def work(manager: Manager) -> int:
         await manager.look_at([request.issue for request in requests])
-        orders = _orders(manager, requests, progress)
+        orders = await _orders(manager, requests, progress)
         await _say_what_stays(session, manager, requests, orders)
         for order, request in zip(orders, requests, strict=True):
             if request.again and not request.from_base:
-                say_passed_over(session, manager, order)
+                await say_passed_over(session, manager, order)
         return await start(session, manager, orders, progress, on=on, follow_=follow_, wait=wait)
 
     click.get_current_context().exit(session.run(work))
@@ -125,7 +125,7 @@ async def start(
     session.going_on = goes_on([w.id for w in workers]) if workers else ""
     for issue, error in refused:
         session.note(_refusal(f"{issue}: {error}"))
-    for line in _refusals(manager, pairs):
+    for line in [line async for line in _refusals(manager, pairs)]:
         session.note(line)
     placed = [a for a in answers if not isinstance(a, OutpostError)]
     for line in renewed_lines(placed):
@@ -168,19 +168,21 @@ async def _place(
     return [answers[number] for number in range(len(orders))]
 
 
-def _orders(manager: Manager, requests: Sequence[OrderRequest], progress: Progress) -> list[Order]:
+async def _orders(
+    manager: Manager, requests: Sequence[OrderRequest], progress: Progress
+) -> list[Order]:
     orders = []
     for request in requests:
         progress.stage(request.issue, "placing")
-        orders.append(manager.order(request))
+        orders.append(await manager.order(request))
     return orders
 
 
-def say_passed_over(session: Session, manager: Manager, order: Order) -> None:
+async def say_passed_over(session: Session, manager: Manager, order: Order) -> None:
     """Say of a further attempt which kept work it does not go on from."""
     from outpost_manager.orders.requests import passed_over
 
-    if order.rig and (told := passed_over(manager.ledger, order)):
+    if order.rig and (told := await manager.ledger.read(passed_over, order)):
         session.hints.append(told)
         session.note(render.clean(told))
 
@@ -260,14 +262,17 @@ def _answer(
     return exit_code([*ended.values(), *there])
 
 
-def _refusals(manager: Manager, pairs: _Pairs) -> Iterator[str]:
+async def _refusals(manager: Manager, pairs: _Pairs) -> AsyncIterator[str]:
     for order, answer in pairs:
         if not isinstance(answer, OutpostError):
             continue
         text = str(answer)
-        if isinstance(answer, ConflictError) and (there := manager.ledger.order(order.worker)):
+        there = None
+        if isinstance(answer, ConflictError):
+            there = await manager.ledger.order(order.worker)
+        if there is not None:
             differing = ", ".join(_differences(there, order))
-            worker = manager.ledger.worker(order.worker)
+            worker = await manager.ledger.worker(order.worker)
             now = f"; it {click.unstyle(where_it_is(worker))}" if worker is not None else ""
             same = f" (not the same: {differing}){now}\n"
             text = text.replace("\n", same, 1) if differing else text
@@ -317,7 +322,7 @@ def explain_requests(session: Session, requests: Sequence[OrderRequest], on: str
     """Print where orders would go; exit with 3 when one would go nowhere."""
 
     async def work(manager: Manager) -> list[tuple[Order, Explanation]]:
-        orders = [manager.order(request) for request in requests]
+        orders = [await manager.order(request) for request in requests]
         return [(order, await manager.explain(order, on=on)) for order in orders]
 
     found = session.run(work)

@@ -134,7 +134,7 @@ async def _look(manager: Manager, name: str | None, seen: set[str]) -> _Look:
     """
     views = await manager.refresh(None if name is None else [name])
     workers = await manager.workers(refresh=False)
-    ended = manager.ledger.workers(active=False, ended_since=time.time() - _SINCE)
+    ended = await manager.ledger.workers(active=False, ended_since=time.time() - _SINCE)
     ended.sort(key=lambda worker: worker.finished_at or 0.0, reverse=True)
     if name is not None:
         views = [view for view in views if view.name == name]
@@ -142,7 +142,7 @@ async def _look(manager: Manager, name: str | None, seen: set[str]) -> _Look:
         ended = [worker for worker in ended if worker.outpost == name]
     active = {worker.id for worker in workers}
     if gone := seen - active:
-        workers += manager.ledger.workers(ids=sorted(gone))
+        workers += await manager.ledger.workers(ids=sorted(gone))
     seen |= active
     return _Look(views=views, workers=workers, ended=ended)
 

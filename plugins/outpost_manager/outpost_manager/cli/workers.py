@@ -155,12 +155,12 @@ def show(session: Session, worker: str) -> None:
         found = await manager.worker(worker)
         ledger = manager.ledger
         return (
-            _where_now(found, ledger.events(found.id)),
+            _where_now(found, await ledger.events(found.id)),
             await manager.glimpse(found),
-            ledger.order(found.id),
-            ledger.explanation(found.id),
-            ledger.attempts(found.issue),
-            ledger.events(found.id),
+            await ledger.order(found.id),
+            await ledger.explanation(found.id),
+            await ledger.attempts(found.issue),
+            await ledger.events(found.id),
         )
 
     found, glimpse, order, explanation, attempts, events = session.run(work)
@@ -468,7 +468,7 @@ def clean(
             ended = [State.DONE] if not all_ else [state for state in State if state.terminal]
             found = [w.id for w in await manager.workers(all=True) if w.state in ended]
             # whoever ordered the others may not have seen their end: to it they would be lost
-            ours = manager.ledger.ordered(found)
+            ours = await manager.ledger.ordered(found)
             ids = [references.exact(worker) for worker in found if worker in ours]
             others.extend(worker for worker in found if worker not in ours)
         if age is not None:

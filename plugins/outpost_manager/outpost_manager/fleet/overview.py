@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from outpost_manager.config.model import Config, OutpostConfig
     from outpost_manager.fleet.fleet import Fleet
     from outpost_manager.fleet.resources import Presence
-    from outpost_manager.ledger import Ledger, OutpostNote
+    from outpost_manager.ledger import AsyncLedger, Ledger, OutpostNote
 
 #: After an outpost did not answer, placement passes it over for this long (seconds), so that one
 #: dead host does not cost its whole timeout at every spawn.
@@ -80,17 +80,16 @@ class Overview:
     """
 
     fleet: Fleet
-    ledger: Ledger
+    ledger: AsyncLedger
     presence: Presence
 
-    def views(self, health: Mapping[str, Health] | None = None) -> list[OutpostView]:
+    async def views(self, health: Mapping[str, Health] | None = None) -> list[OutpostView]:
         """Describe every outpost.
 
         Args:
             health: fresh answers to ping, by outpost; they win over what the ledger remembers.
         """
-        notes, active = self.ledger.outposts(), self.ledger.active()
-        spent = self.ledger.spent(time.time() - money.HOUR)
+        notes, active, spent = await self.ledger.read(_known)
         return [
             self._view(entry, notes.get(entry.name), active, spent, (health or {}).get(entry.name))
             for entry in self.fleet.config.outposts
@@ -148,7 +147,7 @@ class Overview:
             return "ready", note.detail, ""
         return "unreachable", note.detail, f"outpost doctor {entry.name}"
 
-    def sheets(
+    async def sheets(
         self,
         orders: Sequence[Order],
         now: float,
@@ -159,9 +158,9 @@ class Overview:
         Orders share their sheets where they cost the same, so that the policy can share its work
         too.
         """
-        views = self.views(health)
+        views = await self.views(health)
         reasons = [_unavailable(view, now) for view in views]
-        facts = self.presence.facts() if any(map(requirements, orders)) else {}
+        facts = await self.presence.facts() if any(map(requirements, orders)) else {}
         found: list[tuple[Candidate, ...]] = []
         shared: dict[tuple[float | None, str], tuple[Candidate, ...]] = {}
         for order in orders:
@@ -172,7 +171,7 @@ class Overview:
             found.append(sheets)
         return found
 
-    def tight(self, orders: Sequence[Order], now: float) -> list[str]:
+    async def tight(self, orders: Sequence[Order], now: float) -> list[str]:
         """Return the outposts where orders may find no room, for all that the ledger knows.
 
         What runs there may have ended since it was last looked at, and free its slot and what
@@ -180,7 +179,7 @@ class Overview:
         """
         return [
             sheet.name
-            for sheet in self.sheets(orders[:1], now)[0]
+            for sheet in (await self.sheets(orders[:1], now))[0]
             if sheet.active and sheet.available and _is_tight(sheet, len(orders))
         ]
 
@@ -241,6 +240,11 @@ class Overview:
             mask(trouble, order.secrets)
             raise trouble from None  # the cause's own text is not masked
         return price
+
+
+def _known(ledger: Ledger) -> tuple[dict[str, OutpostNote], dict[str, int], dict[str, float]]:
+    """Return what is known of outposts, how many workers each has, and what each has spent."""
+    return ledger.outposts(), ledger.active(), ledger.spent(time.time() - money.HOUR)
 
 
 def _is_tight(sheet: Candidate, more: int) -> bool:

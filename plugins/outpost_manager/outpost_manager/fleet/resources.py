@@ -8,16 +8,18 @@ never believed for long: people install it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.errors import OutpostError
 from outpost_core.types import Facts
 from outpost_manager.config.policy import requirements
+from outpost_manager.offloop import off_loop
 from outpost_shared import jsonfiles, private
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ FRESH: Final = 3600.0
 AGAIN: Final = 2.0
 
 #: Sheets and choice for some orders, as they stand now.
-Choose = Callable[[Sequence["Order"]], "list[tuple[Ranking, Sequence[Candidate]]]"]
+Choose = Callable[[Sequence["Order"]], Awaitable["list[tuple[Ranking, Sequence[Candidate]]]"]]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -50,9 +52,12 @@ class Presence:
     patience: float
     _known: dict[str, tuple[float, Facts]] | None = field(default=None, init=False)
     _asked: dict[str, float] = field(default_factory=dict, init=False)
+    _changing: Lock = field(default_factory=Lock, init=False)
 
-    def facts(self) -> Mapping[str, Facts]:
+    async def facts(self) -> Mapping[str, Facts]:
         """Return what is known and fresh, by outpost. Reads a file once, asks nobody."""
+        if self._known is None:
+            await off_loop(self._all)
         now = time.time()
         return {
             name: facts
@@ -70,7 +75,7 @@ class Presence:
         wanting = [order for order in orders if requirements(order)]
         while wanting:
             names: set[str] = set()
-            for assignment, sheets in choose(wanting):
+            for assignment, sheets in await choose(wanting):
                 names |= self._unknown(assignment, sheets, len(wanting))
             if not names:
                 return
@@ -82,10 +87,16 @@ class Presence:
 
         asked = [*names]
         answers = await asyncio.gather(*(self._ask(name, programs) for name in asked))
-        now, known = time.time(), self._all()
-        for name, answer in zip(asked, answers, strict=True):
+        for name in asked:
             self._asked[name] = time.monotonic()
-            if answer is not None:
+        await off_loop(self._remember, dict(zip(asked, answers, strict=True)))
+
+    def _remember(self, answers: Mapping[str, Facts | None]) -> None:
+        with self._changing:
+            now, known = time.time(), dict(self._all())
+            for name, answer in answers.items():
+                if answer is None:
+                    continue
                 before = known[name][1].programs if name in known else {}
                 logins = known[name][1].logins if name in known else {}
                 known[name] = (
@@ -96,14 +107,18 @@ class Presence:
                         logins={**logins, **answer.logins},
                     ),
                 )
-        self._write(known)
+            self._write(known)
 
     def forget(self, name: str) -> None:
-        """Forget what an outpost has: what it said has turned out wrong, or was changed."""
+        """Forget what an outpost has: what it said has turned out wrong, or was changed.
+
+        Writes a file: to be called where no event loop runs.
+        """
         self._asked.pop(name, None)
-        known = self._all()
-        if known.pop(name, None) is not None:
-            self._write(known)
+        with self._changing:
+            known = dict(self._all())
+            if known.pop(name, None) is not None:
+                self._write(known)
 
     def _unknown(self, assignment: Ranking, sheets: Sequence[Candidate], count: int) -> set[str]:
         """Return the outposts to ask: those that so many orders would go to.
@@ -155,8 +170,9 @@ class Presence:
             self._known = {name: entry for name, entry in found.items() if entry is not None}
         return self._known
 
-    def _write(self, known: Mapping[str, tuple[float, Facts]]) -> None:
-        """Keep it for others; where that cannot be done, they ask for themselves."""
+    def _write(self, known: dict[str, tuple[float, Facts]]) -> None:
+        """Keep it, also for others; where that cannot be done, they ask for themselves."""
+        self._known = known
         entries = {
             name: {
                 "at": at,

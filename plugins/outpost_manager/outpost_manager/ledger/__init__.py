@@ -1,6 +1,6 @@
 """The ledger: the durable record of orders, workers, decisions, events and money.
 
-`book` is what the rest uses; `store` holds the file and its locks, `schema` the tables, `rows`
+`ledger` is what the rest uses; `store` holds the file and its locks, `schema` the tables, `rows`
 what a row means, `money` what a dollar is, `reserve`, `claims` and `record` the three kinds of
 change to workers, `outbox` the mail. Names load when they are first used: describing outposts needs
 few of them.
@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from outpost_manager.ledger.asyncledger import AsyncLedger as AsyncLedger
     from outpost_manager.ledger.claims import Claim as Claim
     from outpost_manager.ledger.ledger import Ledger as Ledger
     from outpost_manager.ledger.ledger import OutpostNote as OutpostNote
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Answer": "reserve",
+    "AsyncLedger": "asyncledger",
     "Claim": "claims",
     "Ledger": "ledger",
     "Letter": "outbox",

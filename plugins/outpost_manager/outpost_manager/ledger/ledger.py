@@ -92,6 +92,10 @@ class Ledger:
             ((self._id,),) = self._store.read("SELECT id FROM identity")
         return self._id
 
+    def give_up(self) -> None:
+        """Have whatever waits here for other processes fail now, and wait no more."""
+        self._store.give_up()
+
     def close(self) -> None:
         """Let go of the file."""
         self._store.close()
@@ -134,14 +138,20 @@ class Ledger:
         with self._store.write(only_here=True) as db:
             return reserve.move(db, draft)
 
-    def mark_spawned(self, items: Sequence[tuple[str, WorkerStatus]]) -> None:
-        """Write down that outposts have taken their workers, as (outpost, status)."""
+    def mark_spawned(self, items: Sequence[tuple[str, WorkerStatus]]) -> list[Worker | None]:
+        """Write down that outposts have taken their workers, as (outpost, status).
+
+        Returns:
+            each worker as it is recorded now; None where there is none.
+        """
         from outpost_manager.ledger import record
 
         durable = any(status.state.terminal for _, status in items)
         with self._store.write(durable=durable) as db:
             for outpost, status in items:
                 record.take(db, outpost, status)
+        found = {worker.id: worker for worker in self.workers(ids=[s.id for _, s in items])}
+        return [found.get(status.id) for _, status in items]
 
     def release(self, worker: str, owner: str) -> bool:
         """Give slot and cost back: no outpost took the worker. Its order stays in the events.

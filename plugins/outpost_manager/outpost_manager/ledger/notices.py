@@ -8,20 +8,35 @@ from typing import TYPE_CHECKING, TypeAlias
 from outpost_core.types import Event, Worker
 
 if TYPE_CHECKING:
-    from outpost_manager.ledger import Ledger
+    from outpost_manager.ledger import AsyncLedger, Ledger
 
 
 Tell: TypeAlias = Callable[[Event], None]
 
 
-def heard(
-    ledger: Ledger,
-    tell: Tell,
-    outpost: str,
-    *,
-    trouble: str | None,
-    at: float,
-    remark: str = "",
+def note_answer(
+    ledger: Ledger, outpost: str, *, trouble: str | None, at: float, remark: str = ""
+) -> Event | None:
+    """Write down whether an outpost answered; return what is to be told when that is news.
+
+    Args:
+        ledger: the record.
+        outpost: its name.
+        trouble: why it did not answer; None when it did.
+        at: when it was asked.
+        remark: what there is to say of one that did answer.
+
+    Returns:
+        `reachable` or `unreachable`; None when it is as it was.
+    """
+    if not ledger.set_reachable(outpost, trouble is None, trouble or remark, at):
+        return None
+    kind = "reachable" if trouble is None else "unreachable"
+    return Event(kind=kind, at=at, outpost=outpost, data={"detail": trouble or ""})
+
+
+async def heard(
+    ledger: AsyncLedger, tell: Tell, outpost: str, *, trouble: str | None, at: float
 ) -> bool:
     """Write down whether an outpost answered, and tell when that is not as it was.
 
@@ -31,16 +46,14 @@ def heard(
         outpost: its name.
         trouble: why it did not answer; None when it did.
         at: when it was asked.
-        remark: what there is to say of one that did answer.
 
     Returns:
         whether it is not as it was.
     """
-    changed = ledger.set_reachable(outpost, trouble is None, trouble or remark, at)
-    if changed:
-        kind = "reachable" if trouble is None else "unreachable"
-        tell(Event(kind=kind, at=at, outpost=outpost, data={"detail": trouble or ""}))
-    return changed
+    event = await ledger.run(note_answer, outpost, trouble=trouble, at=at)
+    if event is not None:
+        tell(event)
+    return event is not None
 
 
 def state_event(worker: Worker, at: float) -> Event:

@@ -68,7 +68,10 @@ class Store:
         self._version = len(migrations)
         self._patience = patience
         self._lock = Lock()
+        self._reading = Lock()
+        self._reader: sqlite3.Connection | None = None
         self._durable = True
+        self._given_up = False
         self._pid = os.getpid()
         self._migrations = migrations
         #: why nothing that is written here is kept; None when it is
@@ -86,9 +89,7 @@ class Store:
         try:
             self.closed = private.claim(str(self.path.parent)) or self.closed
             _make_private(self.path)
-            self._db = sqlite3.connect(
-                self.path, timeout=0, isolation_level=None, check_same_thread=False
-            )
+            self._db = self._connect()
         except (OSError, sqlite3.Error) as error:
             raise self._explain(error) from error
         try:
@@ -138,8 +139,16 @@ class Store:
             self._durable = True
             return True
 
+    def give_up(self) -> None:
+        """Have whatever waits for other processes fail now, and wait no more."""
+        self._given_up = True
+
     def close(self) -> None:
         """Let go of the file. Closing twice is fine."""
+        with self._reading:
+            if self._reader is not None:
+                self._reader.close()
+                self._reader = None
         with self._lock:
             self._db.close()
 
@@ -149,19 +158,37 @@ class Store:
         Raises:
             LedgerError: the file cannot be read.
         """
-        with self._lock:
-            self._check_process()
+        if self._lock.acquire(blocking=self.aside is not None):
             try:
-                try:
-                    return self._patiently(lambda: self._db.execute(sql, args).fetchall())
-                except self._operational as error:
-                    if "decode" not in str(error):
-                        raise
-                # a damaged text is no reason to show nothing; the slower way is for these alone
-                self._db.text_factory = _decoded
-                return self._patiently(lambda: self._db.execute(sql, args).fetchall())
-            except self._error as error:
-                raise self._explain(error) from error
+                return self._fetch(self._db, sql, args)
+            finally:
+                self._lock.release()
+        # another thread writes, and may wait for another process: what is committed is read beside
+        with self._reading:
+            if self._reader is None:
+                self._reader = self._connect()
+            return self._fetch(self._reader, sql, args)
+
+    def _fetch(
+        self, db: sqlite3.Connection, sql: str, args: Sequence[object]
+    ) -> list[tuple[Any, ...]]:
+        self._check_process()
+        try:
+            try:
+                return self._patiently(lambda: db.execute(sql, args).fetchall())
+            except self._operational as error:
+                if "decode" not in str(error):
+                    raise
+            # a damaged text is no reason to show nothing; the slower way is for these alone
+            db.text_factory = _decoded
+            return self._patiently(lambda: db.execute(sql, args).fetchall())
+        except self._error as error:
+            raise self._explain(error) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        import sqlite3
+
+        return sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
 
     @contextmanager
     def write(
@@ -255,7 +282,7 @@ class Store:
                     raise
                 now = time.monotonic()
                 began = began or now
-                if now - began >= self._patience:
+                if now - began >= self._patience or self._given_up:
                     raise
                 pause = _NAP_LATE if now - began > _LONG else min(pause * 2, _NAP_MOST)
             time.sleep(pause * random.random())  # noqa: S311 - spreads waiters, no secret

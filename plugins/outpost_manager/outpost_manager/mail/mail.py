@@ -27,7 +27,7 @@ from outpost_shared.message import check, check_address
 
 if TYPE_CHECKING:
     from outpost_manager.fleet.fleet import Fleet
-    from outpost_manager.ledger import Ledger, Letter
+    from outpost_manager.ledger import AsyncLedger, Letter
     from outpost_manager.ledger.notices import Tell
 
 #: Seconds that an outpost may take to deliver a message or to list an inbox: `gt` asks databases.
@@ -50,7 +50,7 @@ class Mail:
     """
 
     fleet: Fleet
-    ledger: Ledger
+    ledger: AsyncLedger
     tell: Tell
     patience: float = PATIENCE
 
@@ -80,11 +80,11 @@ class Mail:
             message, id=message.id or uuid4().hex, sent_at=message.sent_at or time.time()
         )
         owner = _owner()
-        letter = self.ledger.outbox.post(outpost, message, owner, self._lease)
+        letter = await self.ledger.outbox.post(outpost, message, owner, self._lease)
         faults.point("mail.posted")
         if letter.state == "waiting":
             await self._deliver(outpost, owner, due=False)
-        return self.ledger.outbox.letter(message.id) or letter
+        return await self.ledger.outbox.letter(message.id) or letter
 
     async def flush(self, names: Iterable[str] | None = None, *, due: bool = False) -> list[Letter]:
         """Try what waits in the outbox.
@@ -103,7 +103,8 @@ class Mail:
             *(self._deliver(name, _owner(), due=due) for name in sorted(wanted))
         )
         ids = {id_ for some in tried for id_ in some}
-        return [one for one in self.ledger.outbox.letters(all=True) if one.id in ids] if ids else []
+        every = await self.ledger.outbox.letters(all=True) if ids else []
+        return [one for one in every if one.id in ids]
 
     async def answered(self, names: Iterable[str], again: Collection[str]) -> None:
         """Try what waits for outposts that have just answered. Cheap when nothing does.
@@ -112,7 +113,7 @@ class Mail:
             names: those that answered; their mail is tried when its moment has come.
             again: those of them that did not answer before; their mail is tried at once.
         """
-        due = self.ledger.outbox.due(time.time()).intersection(names)
+        due = (await self.ledger.outbox.due(time.time())).intersection(names)
         if again:
             await self.flush(again)
         if due.difference(again):
@@ -157,29 +158,31 @@ class Mail:
     async def _deliver(self, outpost: str, owner: str, *, due: bool) -> list[str]:
         """Try what waits for one outpost, oldest first; return the ids that were tried."""
         outbox = self.ledger.outbox
-        letters = outbox.claim(owner, self._lease, outposts={outpost}, due=due)
+        letters: list[Letter] | None = None  # whoever is cancelled while he claims may have some
         tried: list[str] = []
         try:
+            letters = await outbox.claim(owner, self._lease, outposts={outpost}, due=due)
             while letters:
                 letter = letters.pop(0)
-                if not outbox.renew(letter.id, owner, self._lease):
+                if not await outbox.renew(letter.id, owner, self._lease):
                     continue  # another has taken it over meanwhile
                 tried.append(letter.id)
                 try:
                     self.fleet.require(outpost, "mail")
                     await self._hand_over(letter)
                 except (UsageError, UnsupportedError, NotFoundError) as error:
-                    outbox.failed(letter.id, owner, str(error))
+                    await outbox.failed(letter.id, owner, str(error))
                     self._tell("mail_failed", letter, error.message)
                 except UnreachableError as error:  # the others would not arrive either
-                    outbox.waits([letter.id, *(one.id for one in letters)], owner, str(error))
+                    waiting = [letter.id, *(one.id for one in letters)]
+                    await outbox.waits(waiting, owner, str(error))
                     tried += [one.id for one in letters]
                     letters.clear()
                 except OutpostError as error:
-                    outbox.waits([letter.id], owner, str(error))
+                    await outbox.waits([letter.id], owner, str(error))
         finally:
-            if letters:
-                outbox.let_go(owner)
+            if letters is None or letters:
+                self.ledger.post(_anybodys, lambda ledger: ledger.outbox.let_go(owner))
         return tried
 
     async def _hand_over(self, letter: Letter) -> None:
@@ -190,10 +193,10 @@ class Mail:
                 letter.outpost, "outpost_mail", timeout=self.patience, message=message
             )
         except UnreachableError as error:
-            heard(self.ledger, self.tell, letter.outpost, trouble=error.message, at=asked_at)
+            await heard(self.ledger, self.tell, letter.outpost, trouble=error.message, at=asked_at)
             raise
         faults.point("mail.delivered")
-        self.ledger.outbox.delivered(letter.id)
+        await self.ledger.outbox.delivered(letter.id)
         self._tell("mail_delivered", letter, "")
 
     def _tell(self, kind: str, letter: Letter, why: str) -> None:
@@ -203,6 +206,10 @@ class Mail:
     @property
     def _lease(self) -> float:
         return self.patience + _SPARE
+
+
+def _anybodys(_: Exception) -> None:
+    """Do nothing: a claim that could not be given back runs out by itself."""
 
 
 def _who() -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from outpost_core.discovery import Plugins
     from outpost_core.types import Price
     from outpost_manager.config.model import Defaults
-    from outpost_manager.ledger import Ledger
+    from outpost_manager.ledger import AsyncLedger, Ledger
     from outpost_manager.orders.localgit import LocalGit
 
 #: Seconds that a source of issues may take: it may ask a server.
@@ -42,7 +42,7 @@ class OrderBuilder:
 
     defaults: Defaults
     plugins: Plugins
-    ledger: Ledger
+    ledger: AsyncLedger
     environ: Mapping[str, str]
     cwd: Path
     trouble: Callable[[str, Exception], None]
@@ -103,7 +103,7 @@ class OrderBuilder:
             resume_at=kept.at,
             local=self.local,
             prices=self.prices,
-            owner=self.ledger.id,
+            owner=self.ledger.direct.id,
         )
         return make_order(request, around)
 
@@ -116,7 +116,7 @@ class OrderBuilder:
             if not 1 <= request.attempt <= 999_999:
                 raise UsageError(f"attempt {request.attempt} is not between 1 and 999999")
         check_issue_id(request.issue)
-        earlier = {w.attempt: w for w in self.ledger.attempts(request.issue)}
+        earlier = {w.attempt: w for w in self.ledger.direct.attempts(request.issue)}
         last = max(earlier, default=0)
         if request.again and last and not earlier[last].state.terminal:
             raise ConflictError(
@@ -125,7 +125,7 @@ class OrderBuilder:
                 f" {earlier[last].id}",
             )
         attempt = request.attempt or (last + 1 if request.again else max(last, 1))
-        kept = Kept() if request.from_base else kept_work(self.ledger, earlier, attempt)
+        kept = Kept() if request.from_base else kept_work(self.ledger.direct, earlier, attempt)
         return attempt, kept
 
 

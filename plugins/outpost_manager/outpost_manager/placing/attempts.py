@@ -22,7 +22,7 @@ from outpost_manager.placing.pending import ASKED_FOR
 
 if TYPE_CHECKING:
     from outpost_core.agents import AgentPreset
-    from outpost_manager.ledger import Ledger
+    from outpost_manager.ledger import AsyncLedger, Ledger
 
 _SESSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}", re.ASCII)
 
@@ -76,14 +76,14 @@ class Further:
         can_clean: whether an outpost can forget a worker that never began.
     """
 
-    ledger: Ledger
+    ledger: AsyncLedger
     environ: Mapping[str, str]
     presets: Mapping[str, AgentPreset]
     outposts: Sequence[str]
     branch: str
     can_clean: Callable[[str], bool]
 
-    def failed(self, since: float | None = None) -> list[str]:
+    async def failed(self, since: float | None = None) -> list[str]:
         """Return the issues, oldest first, whose last attempt failed or was lost.
 
         Left out are those whose files were cleaned, and those that were not ordered here.
@@ -91,23 +91,9 @@ class Further:
         Args:
             since: only those that ended so many seconds ago, or later.
         """
-        last: dict[str, Worker] = {}
-        for worker in self.ledger.workers(cleaned=True):
-            if worker.issue not in last or last[worker.issue].attempt < worker.attempt:
-                last[worker.issue] = worker
-        shown = {worker.id for worker in self.ledger.workers(active=False)}
-        shown = self.ledger.ordered(shown)
-        oldest = None if since is None else time.time() - since
-        found = [
-            worker
-            for worker in last.values()
-            if worker.state in (State.FAILED, State.LOST)
-            and worker.id in shown
-            and (oldest is None or (worker.finished_at or worker.created_at) >= oldest)
-        ]
-        return [worker.issue for worker in sorted(found, key=lambda w: w.created_at)]
+        return await self.ledger.read(_failed, since)
 
-    def retry(self, ref: str, *, on: str | None = None, rig: str | None = None) -> Next:
+    async def retry(self, ref: str, *, on: str | None = None, rig: str | None = None) -> Next:
         """Return the next attempt at an issue, with the same order.
 
         It starts from the work that was kept, if any. An attempt whose agent never began is tried
@@ -123,7 +109,7 @@ class Further:
             ConflictError: its last attempt still runs.
             UsageError: its work is delivered, or a secret is missing.
         """
-        last, order = self._last(ref)
+        last, order = await self.ledger.read(_last, ref)
         if last.result is not None and last.result.commit is not None:
             raise UsageError(
                 f"{last.id} is {last.state.value}, and its work is on {last.result.branch}",
@@ -133,11 +119,11 @@ class Further:
         again = last.unbegun and self.can_clean(last.outpost)
         attempt = last.attempt if again else last.attempt + 1
         return Next(
-            order=self._order(order, attempt, rig),
-            on=on or self._same_place(last),
+            order=await self._order(order, attempt, rig),
+            on=on or await self._same_place(last),
         )
 
-    def go_on(
+    async def go_on(
         self,
         ref: str,
         text: str,
@@ -166,8 +152,8 @@ class Further:
             raise UsageError(
                 "it is not said what is to be done", hint="outpost continue ISSUE TEXT"
             )
-        last, before = self._last(ref)
-        order = self._order(before, last.attempt + 1, rig)
+        last, before = await self.ledger.read(_last, ref)
+        order = await self._order(before, last.attempt + 1, rig)
         result = last.result
         if order.delivery is not None and result is not None and result.commit and result.branch:
             order = replace(
@@ -197,46 +183,20 @@ class Further:
             branch=branch or "(none)",
             prompt=before.prompt.strip() or "(it is not known)",
         )
-        return Next(order=replace(order, prompt=prompt), on=on or self._same_place(last))
+        return Next(order=replace(order, prompt=prompt), on=on or await self._same_place(last))
 
     # --- inside -----------------------------------------------------------------------------
 
-    def _last(self, ref: str) -> tuple[Worker, Order]:
-        known = ref.isascii()  # an id is, and SQLite takes no lone surrogates
-        named = self.ledger.worker(ref) if known else None
-        attempts = self.ledger.attempts(named.issue if named is not None else ref) if known else []
-        if not attempts:
-            raise NotFoundError(
-                f"there was no attempt at an issue {ref[:120]!a}",
-                hint="outpost spawn starts the first; outpost workers --all shows what there was",
-            )
-        last = max(attempts, key=lambda worker: worker.attempt)
-        if named is not None and named.attempt != last.attempt:
-            raise UsageError(
-                f"{named.id} is not the last attempt: that is {last.id}", hint=f"name {last.issue}"
-            )
-        if not last.state.terminal:
-            raise ConflictError(
-                f"{last.id} still runs at {last.outpost}",
-                hint=f"outpost logs -f {last.id} follows it, outpost stop {last.id} ends it",
-            )
-        order = self.ledger.order(last.id)
-        if order is None:
-            raise NotFoundError(
-                f"{last.id} was not ordered here, so its order is not known",
-                hint=f"outpost spawn {last.issue} --again, with its repository",
-            )
-        return last, order
-
-    def _order(self, order: Order, attempt: int, rig: str | None) -> Order:
-        earlier = {worker.attempt: worker for worker in self.ledger.attempts(order.issue.id)}
-        kept = kept_work(self.ledger, earlier, attempt) if order.rig else Kept()
+    async def _order(self, order: Order, attempt: int, rig: str | None) -> Order:
+        kept, owner = Kept(), ""
+        if order.rig:
+            kept, owner = await self.ledger.read(_kept, order.issue.id, attempt)
         made = replace(
             order,
             attempt=attempt,
             resume=kept.ref,
             resume_at=kept.at,
-            owner=self.ledger.id if order.rig else "",
+            owner=owner,
             secrets=self._secrets(order, rig),
         )
         return self._on_own_branch(order, made)
@@ -275,9 +235,9 @@ class Further:
             )
         return Secrets(values)
 
-    def _same_place(self, last: Worker) -> str | None:
+    async def _same_place(self, last: Worker) -> str | None:
         """Return the outpost, when it was the user who had named it."""
-        why = self.ledger.explanation(last.id)
+        why = await self.ledger.explanation(last.id)
         asked = why is not None and why.rule == ASKED_FOR + last.outpost
         return last.outpost if asked and last.outpost in self.outposts else None
 
@@ -289,6 +249,60 @@ class Further:
             return None
         known = _SESSION.fullmatch(session) is not None
         return session if known and resumed(preset, order.agent.argv, session) else None
+
+
+def _failed(ledger: Ledger, since: float | None) -> list[str]:
+    """Return the issues whose last attempt failed or was lost; see `Further.failed`."""
+    last: dict[str, Worker] = {}
+    for worker in ledger.workers(cleaned=True):
+        if worker.issue not in last or last[worker.issue].attempt < worker.attempt:
+            last[worker.issue] = worker
+    shown = {worker.id for worker in ledger.workers(active=False)}
+    shown = ledger.ordered(shown)
+    oldest = None if since is None else time.time() - since
+    found = [
+        worker
+        for worker in last.values()
+        if worker.state in (State.FAILED, State.LOST)
+        and worker.id in shown
+        and (oldest is None or (worker.finished_at or worker.created_at) >= oldest)
+    ]
+    return [worker.issue for worker in sorted(found, key=lambda w: w.created_at)]
+
+
+def _last(ledger: Ledger, ref: str) -> tuple[Worker, Order]:
+    """Return the last attempt at what a name means, and its order."""
+    known = ref.isascii()  # an id is, and SQLite takes no lone surrogates
+    named = ledger.worker(ref) if known else None
+    attempts = ledger.attempts(named.issue if named is not None else ref) if known else []
+    if not attempts:
+        raise NotFoundError(
+            f"there was no attempt at an issue {ref[:120]!a}",
+            hint="outpost spawn starts the first; outpost workers --all shows what there was",
+        )
+    last = max(attempts, key=lambda worker: worker.attempt)
+    if named is not None and named.attempt != last.attempt:
+        raise UsageError(
+            f"{named.id} is not the last attempt: that is {last.id}", hint=f"name {last.issue}"
+        )
+    if not last.state.terminal:
+        raise ConflictError(
+            f"{last.id} still runs at {last.outpost}",
+            hint=f"outpost logs -f {last.id} follows it, outpost stop {last.id} ends it",
+        )
+    order = ledger.order(last.id)
+    if order is None:
+        raise NotFoundError(
+            f"{last.id} was not ordered here, so its order is not known",
+            hint=f"outpost spawn {last.issue} --again, with its repository",
+        )
+    return last, order
+
+
+def _kept(ledger: Ledger, issue: str, attempt: int) -> tuple[Kept, str]:
+    """Return what an attempt goes on from, and whose refs its own work is kept under."""
+    earlier = {worker.attempt: worker for worker in ledger.attempts(issue)}
+    return kept_work(ledger, earlier, attempt), ledger.id
 
 
 def _usual_prompt(order: Order, branch: str) -> str:

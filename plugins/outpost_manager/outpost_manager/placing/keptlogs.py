@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from outpost_manager.offloop import off_loop
 from outpost_shared import private
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ async def keep(state: Path, worker: str, chunks: AsyncIterator[bytes], most: int
         fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:
             async for chunk in chunks:
-                file.write(chunk[:most])
+                await off_loop(file.write, chunk[:most])
                 most -= len(chunk)
                 if most < 0:
                     break
@@ -64,16 +65,15 @@ async def keep(state: Path, worker: str, chunks: AsyncIterator[bytes], most: int
         made.unlink(missing_ok=True)
 
 
-def read(path: Path, offset: int) -> Iterator[bytes]:
-    """Yield a kept log from a byte on.
+def read(path: Path, offset: int) -> bytes:
+    """Return a piece of a kept log from a byte on; b"" at its end.
 
     Raises:
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
         file.seek(offset)
-        while chunk := file.read(_CHUNK):
-            yield chunk
+        return file.read(_CHUNK)
 
 
 def old(workers: list[Worker], seconds: float) -> list[Worker]:

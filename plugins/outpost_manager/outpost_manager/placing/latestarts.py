@@ -18,7 +18,7 @@ from outpost_core.types import Event, State, Worker, WorkerStatus
 
 if TYPE_CHECKING:
     from outpost_manager.fleet.fleet import Fleet
-    from outpost_manager.ledger import Ledger
+    from outpost_manager.ledger import AsyncLedger
     from outpost_manager.ledger.notices import Tell
 
 #: Seconds until a worker that is still there is told to stop once more: the request may be lost.
@@ -39,7 +39,7 @@ class LateStarts:
     """
 
     fleet: Fleet
-    ledger: Ledger
+    ledger: AsyncLedger
     tell: Tell
     patience: float
     #: worker → when it may be told again (monotonic)
@@ -51,7 +51,7 @@ class LateStarts:
         Args:
             answers: what each outpost has just said of its workers.
         """
-        closed = self.ledger.never_begun()
+        closed = await self.ledger.never_begun()
         if not closed:
             return
         found = [
@@ -62,7 +62,7 @@ class LateStarts:
             and (digest := closed.get((name, status.id))) is not None
             and status.digest in ("", digest)
         ]
-        rows = self.ledger.workers(ids=found) if found else []
+        rows = await self.ledger.workers(ids=found) if found else []
         await asyncio.gather(*(self._stop(worker) for worker in rows if _was_given_up(worker)))
 
     async def _stop(self, worker: Worker) -> None:
@@ -71,7 +71,7 @@ class LateStarts:
             return
         first = worker.id not in self._told
         self._told[worker.id] = now + AGAIN
-        order = self.ledger.order(worker.id)
+        order = await self.ledger.order(worker.id)
         try:
             await self.fleet.ask(
                 worker.outpost,

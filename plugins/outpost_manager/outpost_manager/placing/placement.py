@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from outpost_core import wire
 from outpost_core.errors import (
     ConflictError,
-    LedgerError,
     OutpostError,
     PlacementError,
     SpawnRefusedError,
@@ -38,7 +37,7 @@ from outpost_core.types import (
 )
 from outpost_manager.config import policy
 from outpost_manager.fleet.fleet import NotBuiltError, masked
-from outpost_manager.ledger import Claim, Outcome, Reservation
+from outpost_manager.ledger import Claim, Ledger, Outcome, Reservation
 from outpost_manager.ledger.notices import Tell, heard, state_event
 from outpost_manager.placing.pending import ASKED_FOR, PendingOrder, Spawned
 from outpost_shared import border, faults
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
     from outpost_manager.config.policy import Ranking
     from outpost_manager.fleet.fleet import Fleet
     from outpost_manager.fleet.overview import Overview
-    from outpost_manager.ledger import Ledger
+    from outpost_manager.ledger import AsyncLedger
 
 T = TypeVar("T")
 
@@ -74,13 +73,12 @@ class Placement:
 
     fleet: Fleet
     overview: Overview
-    ledger: Ledger
+    ledger: AsyncLedger
     tell: Tell
     spawn_timeout: float
     answer_timeout: float
-    _to_mark: list[tuple[str, WorkerStatus]] = field(default_factory=list)
-    _marked: asyncio.Future[None] | None = None
-    _owed: list[PendingOrder] = field(default_factory=list)
+    #: (worker, owner) of rows that could not be left to whoever comes when it was time
+    _owed: list[tuple[str, str]] = field(default_factory=list)
 
     # --- choosing -----------------------------------------------------------------------------
 
@@ -114,14 +112,14 @@ class Placement:
         found.notes = tuple(notes)
         return found
 
-    def _choose(self, pendings: Sequence[PendingOrder]) -> None:
+    async def _choose(self, pendings: Sequence[PendingOrder]) -> None:
         """Let the policy rank the outposts for each pending; a failure is that pending's error.
 
         Each pending sees the slots and the money that those before it will take, so that a crowd
         spreads at once instead of being sent on from one full outpost to the next.
         """
         now = time.time()
-        told = self.overview.sheets([pending.order for pending in pendings], now)
+        told = await self.overview.sheets([pending.order for pending in pendings], now)
         taken: dict[str, tuple[int, float]] = {}
         last: dict[str, tuple[int, float]] = {}
         of: tuple[Candidate, ...] | None = None
@@ -145,7 +143,7 @@ class Placement:
 
     # --- reserving ------------------------------------------------------------------------------
 
-    def _reserve(self, pendings: list[PendingOrder]) -> None:
+    async def _reserve(self, pendings: list[PendingOrder]) -> None:
         """Reserve at each pending's best outpost that has room, all in as few writes as can be."""
         left = pendings
         while left:
@@ -156,7 +154,12 @@ class Placement:
                     pending.error = pending.nobody()
                 else:
                     asked.append((pending, reservation))
-            answers = self.ledger.reserve([reservation for _, reservation in asked])
+            held = [pending.held for pending, _ in asked]
+            for pending, _ in asked:  # whoever is cancelled now may have the row
+                pending.held = True
+            answers = await self.ledger.reserve([reservation for _, reservation in asked])
+            for (pending, _), before in zip(asked, held, strict=True):
+                pending.held = before
             left = []
             for (pending, reservation), answer in zip(asked, answers, strict=True):
                 if answer.outcome is Outcome.RESERVED:
@@ -187,7 +190,7 @@ class Placement:
         pendings = [PendingOrder(order=o, digest=wire.digest(o), tell=tell, on=on) for o in orders]
         try:
             await self._renew(pendings)
-            self._reserve_new(pendings)
+            await self._reserve_new(pendings)
             faults.point("manager.reserved")
             return await _all([self._finish(pending) for pending in pendings])
         finally:
@@ -197,14 +200,14 @@ class Placement:
 
     async def _renew(self, pendings: list[PendingOrder]) -> None:
         """Make room for another try of those that failed before their agent began."""
-        if unbegun := self.ledger.unbegun([pending.id for pending in pendings]):
+        if unbegun := await self.ledger.unbegun([pending.id for pending in pendings]):
             from outpost_manager.placing.renewal import Renewal
 
             renewal = Renewal(fleet=self.fleet, ledger=self.ledger, patience=self.spawn_timeout)
             await _all([renewal.make_room(t) for t in pendings if t.id in unbegun])
 
-    def _reserve_new(self, pendings: list[PendingOrder]) -> None:
-        known = {w.id: w for w in self.ledger.workers(ids=[t.id for t in pendings])}
+    async def _reserve_new(self, pendings: list[PendingOrder]) -> None:
+        known = {w.id: w for w in await self.ledger.workers(ids=[t.id for t in pendings])}
         new = []
         for pending in pendings:
             worker = known.get(pending.id)
@@ -215,8 +218,8 @@ class Placement:
             else:
                 pending.adopted = worker
         if new:
-            self._choose(new)
-            self._reserve([pending for pending in new if pending.error is None])
+            await self._choose(new)
+            await self._reserve([pending for pending in new if pending.error is None])
 
     async def _finish(self, pending: PendingOrder) -> Spawned | OutpostError:
         try:
@@ -234,27 +237,36 @@ class Placement:
         """Leave an unfinished row to whoever comes."""
         if pending.held:
             pending.held = False
-            try:
-                self.ledger.disown(pending.id, pending.owner)
-            except LedgerError:
-                self._owed.append(pending)
+            self._disown(pending.id, pending.owner)
 
-    def pay(self) -> None:
+    def _disown(self, worker: str, owner: str) -> None:
+        """Leave a row to whoever comes, after all that was asked of the ledger until now.
+
+        Nobody waits for it, so that it is done for those too who are cancelled.
+        """
+
+        def failed(_: Exception) -> None:
+            self._owed.append((worker, owner))
+
+        self.ledger.post(failed, Ledger.disown, worker, owner)
+
+    async def pay(self) -> None:
         """Leave those rows to whoever comes that could not be left when it was time.
 
         Raises:
             LedgerError: it still cannot be written.
         """
         while self._owed:
-            self.ledger.disown(self._owed[-1].id, self._owed[-1].owner)
+            await self.ledger.disown(*self._owed[-1])
             self._owed.pop()
 
     async def _adopt(self, pending: PendingOrder) -> Spawned:
         """The row is there: return its worker, or finish its spawn when its owner is dead."""
         async for _ in every(WATCH_EVERY, within=self.spawn_timeout).rounds():
-            claim = self.ledger.claim(pending.id, pending.owner)
+            pending.held = True  # whoever is cancelled now may have it
+            claim = await self.ledger.claim(pending.id, pending.owner)
             pending.held = claim is Claim.MINE
-            worker = self.ledger.worker(pending.id)
+            worker = await self.ledger.worker(pending.id)
             if worker is None or claim is Claim.GONE:
                 raise PlacementError(
                     f"{pending.id} was given up by the process that was placing it",
@@ -263,34 +275,43 @@ class Placement:
             if worker.digest != pending.digest:
                 raise _conflict(pending.order)
             if claim is Claim.SPAWNED:
-                explanation = self.ledger.explanation(pending.id) or pending.explanation
+                explanation = await self.ledger.explanation(pending.id)
+                explanation = explanation or pending.explanation
                 return Spawned(worker=worker, adopted=True, explanation=explanation)
             if claim is Claim.MINE:
-                return await self.take_over(pending)
+                return await self._take_over(pending)
         raise UnreachableError(
             f"another process is still placing {pending.id}", hint=f"outpost show {pending.id}"
         )
 
-    async def take_over(self, pending: PendingOrder) -> Spawned:
-        """Finish the spawn of a dead process, whose row the pending has claimed, where it was.
+    async def finish_orphan(self, pending: PendingOrder) -> None:
+        """Finish the spawn of a dead process, unless another one is at it.
 
         Raises:
             OutpostError: it is not finished, or nobody takes it.
         """
-        pending.held = True
+        pending.held = True  # whoever is cancelled now may have it
         try:
-            worker = self.ledger.worker(pending.id)
-            assert worker is not None, "a claimed row stays"
-            # read after the claim: the dead one may have moved it until then
-            pending.outpost, pending.doubt = worker.outpost, True
-            pending.explanation = self.ledger.explanation(pending.id) or pending.explanation
-            return await self._start(pending)
+            claim = await self.ledger.claim(pending.id, pending.owner)
+            pending.held = claim is Claim.MINE
+            if pending.held:
+                await self._take_over(pending)
         finally:
             self._let_go(pending)
 
-    def _choose_anew(self, pending: PendingOrder) -> None:
+    async def _take_over(self, pending: PendingOrder) -> Spawned:
+        """Finish the spawn of a dead process, whose row is claimed, where it was."""
+        worker = await self.ledger.worker(pending.id)
+        assert worker is not None, "a claimed row stays"
+        # read after the claim: the dead one may have moved it until then
+        pending.outpost, pending.doubt = worker.outpost, True
+        explanation = await self.ledger.explanation(pending.id)
+        pending.explanation = explanation or pending.explanation
+        return await self._start(pending)
+
+    async def _choose_anew(self, pending: PendingOrder) -> None:
         """Let the policy say where an order may go that was taken over and refused there."""
-        self._choose([pending])
+        await self._choose([pending])
         if pending.error is not None:
             raise pending.error
         pending.queue = [name for name in pending.queue if name != pending.outpost]
@@ -302,20 +323,20 @@ class Placement:
                 with reporting(lambda text: pending.say("sending", pending.outpost, detail=text)):
                     status = await self._spawn_at(pending)
             except (ConflictError, UsageError, UnsupportedError) as error:
-                self._drop(pending, error.message)
+                await self._drop(pending, error.message)
                 raise
             except SpawnRefusedError as error:
                 if pending.doubt:
-                    self._choose_anew(pending)
+                    await self._choose_anew(pending)
                 pending.refused(pending.outpost, error.message)
-                self._move(pending)
+                await self._move(pending)
                 continue
             faults.point("manager.spawned")
-            await self._mark(pending.outpost, status)
+            # one transaction with all that are ready at the same time
+            (worker,) = await self.ledger.mark_spawned([(pending.outpost, status)])
             pending.held = False
             faults.point("manager.recorded")
             pending.say("spawned", pending.outpost, state=status.state.value)
-            worker = self.ledger.worker(pending.id)
             assert worker is not None, "a spawned row stays"
             return Spawned(
                 worker=worker,
@@ -346,7 +367,7 @@ class Placement:
                 if not pending.doubt or await self._lacks(pending):
                     raise
             elif isinstance(error, UnreachableError):
-                heard(
+                await heard(
                     self.ledger, self.tell, pending.outpost, trouble=error.message, at=time.time()
                 )
             never_left = isinstance(error, NotBuiltError) or not getattr(error, "sent", True)
@@ -387,7 +408,7 @@ class Placement:
             return False
         return all(status.id != pending.id for status in statuses)
 
-    def _move(self, pending: PendingOrder) -> None:
+    async def _move(self, pending: PendingOrder) -> None:
         """Move the reservation to the next outpost with room.
 
         Raises:
@@ -397,9 +418,9 @@ class Placement:
             reservation = pending.next_reservation()
             if reservation is None:
                 error = pending.nobody()
-                self._drop(pending, error.message)
+                await self._drop(pending, error.message)
                 raise error
-            answer = self.ledger.move(pending.id, reservation)
+            answer = await self.ledger.move(pending.id, reservation)
             if answer.outcome in (Outcome.EXISTS, Outcome.CONFLICT):
                 raise ConflictError(answer.detail, hint=f"outpost show {pending.id}")
             if answer.outcome is Outcome.RESERVED:
@@ -407,34 +428,14 @@ class Placement:
                 return
             pending.refused(reservation.outpost, answer.detail)
 
-    def _drop(self, pending: PendingOrder, why: str) -> None:
+    async def _drop(self, pending: PendingOrder, why: str) -> None:
         """Give the row up: it goes, unless somebody was told that it will be finished."""
-        worker = self.ledger.worker(pending.id) if pending.recovered else None
+        worker = await self.ledger.worker(pending.id) if pending.recovered else None
         if worker is None:
-            self.ledger.release(pending.id, pending.owner)
+            await self.ledger.release(pending.id, pending.owner)
         else:
-            self._give_up(worker, State.FAILED, why)
+            await self._give_up(worker, State.FAILED, why)
         pending.held = False
-
-    async def _mark(self, outpost: str, status: WorkerStatus) -> None:
-        """Record a spawn; all that become ready in one turn of the loop share one transaction."""
-        self._to_mark.append((outpost, status))
-        if self._marked is None:
-            loop = asyncio.get_running_loop()
-            self._marked = loop.create_future()
-            loop.call_soon(self._flush)
-        await asyncio.shield(self._marked)  # one caller's end is not the others'
-
-    def _flush(self) -> None:
-        future, items = self._marked, self._to_mark
-        self._marked, self._to_mark = None, []
-        assert future is not None, "scheduled together"
-        try:
-            self.ledger.mark_spawned(items)
-        except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
-            future.set_exception(error)
-        else:
-            future.set_result(None)
 
     # --- the end of a row ------------------------------------------------------------------------
 
@@ -450,34 +451,35 @@ class Placement:
             OutpostError: the outpost cannot be asked; nothing was given up.
         """
         owner = f"{me()}/{uuid.uuid4().hex[:12]}"
-        claim = self.ledger.claim(worker.id, owner)
-        if claim is Claim.THEIRS:
-            raise ConflictError(
-                f"{worker.id} is being placed by another process", hint="try again in a moment"
-            )
+        claim = None  # whoever is cancelled while he waits for it may have it
         try:
-            worker = self.ledger.worker(worker.id) or worker  # it may have been moved until now
+            claim = await self.ledger.claim(worker.id, owner)
+            if claim is Claim.THEIRS:
+                raise ConflictError(
+                    f"{worker.id} is being placed by another process", hint="try again in a moment"
+                )
+            worker = await self.ledger.worker(worker.id) or worker  # it may have been moved
             await ask(worker)
             if claim is Claim.MINE:
                 await self._abandon(worker, owner)
         finally:
-            if claim is Claim.MINE:
-                self.ledger.disown(worker.id, owner)
+            if claim in (None, Claim.MINE):
+                self._disown(worker.id, owner)
 
     async def _abandon(self, worker: Worker, owner: str) -> None:
         statuses = await self.fleet.list(worker.outpost, timeout=self.answer_timeout)
         mine = [s for s in statuses if s.id == worker.id]
         if mine:
-            self._record(worker.outpost, mine)
-        elif self.ledger.claim(worker.id, owner) is Claim.MINE:
-            self._give_up(worker, State.STOPPED, "given up before it was started")
+            await self._record(worker.outpost, mine)
+        elif await self.ledger.claim(worker.id, owner) is Claim.MINE:
+            await self._give_up(worker, State.STOPPED, "given up before it was started")
 
-    def forget(self, worker: Worker) -> None:
+    async def forget(self, worker: Worker) -> None:
         """Give a worker up of which nobody can say anything any more."""
         message = f"given up by hand: outpost {worker.outpost} is no longer configured"
-        self._end(worker, Result(state=State.LOST, reason="lost_process", message=message))
+        await self._end(worker, Result(state=State.LOST, reason="lost_process", message=message))
 
-    def _give_up(self, worker: Worker, state: State, message: str) -> None:
+    async def _give_up(self, worker: Worker, state: State, message: str) -> None:
         """End a worker that never was, so that whoever asks for it learns why."""
         result = Result(
             state=state,
@@ -486,15 +488,15 @@ class Placement:
             cost_usd=0.0,
             agent_began=False,
         )
-        self._end(worker, result)
+        await self._end(worker, result)
 
-    def _end(self, worker: Worker, result: Result) -> None:
+    async def _end(self, worker: Worker, result: Result) -> None:
         result = replace(result, finished_at=time.time())
         status = WorkerStatus(id=worker.id, state=result.state, digest=worker.digest, result=result)
-        self._record(worker.outpost, [status])
+        await self._record(worker.outpost, [status])
 
-    def _record(self, outpost: str, statuses: Sequence[WorkerStatus]) -> None:
-        for changed in self.ledger.record(outpost, statuses):
+    async def _record(self, outpost: str, statuses: Sequence[WorkerStatus]) -> None:
+        for changed in await self.ledger.record(outpost, statuses):
             self.tell(state_event(changed, time.time()))
 
 

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 
 from outpost_core.errors import OutpostError
 from outpost_core.types import Event, Secrets, Worker, WorkerStatus
-from outpost_manager.ledger import Claim
 from outpost_manager.placing.latestarts import LateStarts
 from outpost_manager.placing.pending import ASKED_FOR, PendingOrder
 from outpost_shared.backoff import Retries
 
 if TYPE_CHECKING:
-    from outpost_manager.ledger import Ledger
+    from outpost_manager.ledger import AsyncLedger
     from outpost_manager.placing.placement import Placement
 
 #: Seconds until a spawn that could not be finished is tried again: at first, and at most.
@@ -39,7 +38,7 @@ class Recovery:
     """
 
     placement: Placement
-    ledger: Ledger
+    ledger: AsyncLedger
     environ: Mapping[str, str]
     patience: float
     _at_work: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -63,11 +62,11 @@ class Recovery:
         Args:
             answers: what each outpost that has just answered says of its workers.
         """
-        self.placement.pay()
+        await self.placement.pay()
         await self._given_up.stop(answers)
         names = set(answers)
         begun = []
-        for worker in self.ledger.orphans():
+        for worker in await self.ledger.orphans():
             at_work = worker.id in self._at_work
             if worker.outpost in names and not at_work and self._failed.is_due(worker.id):
                 task = asyncio.ensure_future(self._finish(worker))
@@ -104,14 +103,14 @@ class Recovery:
             del self._at_work[worker.id]
 
     async def _try(self, worker: Worker) -> None:
-        order = self.ledger.order(worker.id)
+        order = await self.ledger.order(worker.id)
         if order is None:
             raise OutpostError("its order is not known")
         if lacking := [name for name in order.secrets if name not in self.environ]:
             raise OutpostError(
                 f"it needs secrets that this environment lacks: {', '.join(sorted(lacking))}"
             )
-        why = self.ledger.explanation(worker.id)
+        why = await self.ledger.explanation(worker.id)
         pending = PendingOrder(
             order=replace(
                 order, secrets=Secrets({name: self.environ[name] for name in order.secrets})
@@ -121,5 +120,4 @@ class Recovery:
             on=worker.outpost if why is not None and why.rule.startswith(ASKED_FOR) else None,
             recovered=True,
         )
-        if self.ledger.claim(worker.id, pending.owner) is Claim.MINE:
-            await self.placement.take_over(pending)
+        await self.placement.finish_orphan(pending)

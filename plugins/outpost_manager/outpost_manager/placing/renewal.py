@@ -23,7 +23,7 @@ from outpost_shared.identity import me
 if TYPE_CHECKING:
     from outpost_core.types import Worker
     from outpost_manager.fleet.fleet import Fleet
-    from outpost_manager.ledger import Ledger
+    from outpost_manager.ledger import AsyncLedger
     from outpost_manager.placing.pending import PendingOrder
 
 #: How often the row is looked at while another process renews it, in seconds.
@@ -41,7 +41,7 @@ class Renewal:
     """
 
     fleet: Fleet
-    ledger: Ledger
+    ledger: AsyncLedger
     patience: float
 
     async def make_room(self, pending: PendingOrder) -> None:
@@ -52,20 +52,21 @@ class Renewal:
         """
         owner = f"{me()}{RENEWING}{uuid.uuid4().hex[:12]}"
         async for _ in every(_WATCH_EVERY, within=self.patience).rounds():
-            worker = self.ledger.worker(pending.id)
+            worker = await self.ledger.worker(pending.id)
             if worker is None or not worker.unbegun:
                 return  # another process was faster
-            claim = self.ledger.claim_ended(pending.id, owner)
-            if claim is Claim.MINE:
-                pending.owner, pending.held = owner, True
+            before = pending.owner
+            pending.owner, pending.held = owner, True  # whoever is cancelled now may have it
+            if await self.ledger.claim_ended(pending.id, owner) is Claim.MINE:
                 break
+            pending.owner, pending.held = before, False
         else:
             pending.error = UnreachableError(
                 f"another process is still trying {pending.id} again",
                 hint=f"outpost show {pending.id}",
             )
             return
-        worker = self.ledger.worker(pending.id)  # it may have been renewed until the claim
+        worker = await self.ledger.worker(pending.id)  # it may have been renewed until the claim
         if worker is not None and worker.unbegun:
             faults.point("manager.renewing")
             if await self._forgotten(worker):
@@ -73,7 +74,7 @@ class Renewal:
                 pending.renews = worker
                 pending.say("renewed", worker.outpost)
                 return
-        self.ledger.disown(pending.id, owner)
+        await self.ledger.disown(pending.id, owner)
         pending.held = False
 
     async def _forgotten(self, worker: Worker) -> bool:

@@ -6,16 +6,17 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from outpost_core.errors import NotFoundError, OutpostError, UnreachableError
 from outpost_core.types import Health, Result, State, Worker, WorkerStatus
-from outpost_manager.ledger.notices import heard, state_event
+from outpost_manager.ledger.notices import heard, note_answer, state_event
 from outpost_shared.backoff import Backoff
 
 if TYPE_CHECKING:
+    from outpost_core.types import Event
     from outpost_manager.fleet.fleet import Fleet
-    from outpost_manager.ledger import Ledger
+    from outpost_manager.ledger import AsyncLedger, Ledger
     from outpost_manager.ledger.notices import Tell
     from outpost_manager.mail.mail import Mail
     from outpost_manager.placing.recovery import Recovery
@@ -38,7 +39,7 @@ class Watch:
     """
 
     fleet: Fleet
-    ledger: Ledger
+    ledger: AsyncLedger
     recovery: Recovery
     mail: Mail
     tell: Tell
@@ -70,16 +71,13 @@ class Watch:
         try:
             health = await self.fleet.ping(name, timeout=self.answer_timeout)
         except UnreachableError as error:
-            self._heard(name, error.message, asked_at)
+            await heard(self.ledger, self.tell, name, trouble=error.message, at=asked_at)
             return error
         except OutpostError as error:
             return error
-        again = self._heard(name, None, asked_at)
+        again = await heard(self.ledger, self.tell, name, trouble=None, at=asked_at)
         await self.mail.answered([name], [name] if again else ())
         return health
-
-    def _heard(self, name: str, trouble: str | None, at: float, remark: str = "") -> bool:
-        return heard(self.ledger, self.tell, name, trouble=trouble, at=at, remark=remark)
 
     async def refresh(self, names: Iterable[str]) -> dict[str, OutpostError]:
         """Ask outposts for their workers, take the news over, finish interrupted spawns.
@@ -91,49 +89,23 @@ class Watch:
         answers = await self.fleet.list_all(names, timeout=self.answer_timeout)
         errors: dict[str, OutpostError] = {}
         told: dict[str, Sequence[WorkerStatus]] = {}
-        again = []
+        looks = []
         for name, answer in answers.items():
             if not isinstance(answer, OutpostError):
-                if self._heard(name, None, asked_at, self._odd(name)):
-                    again.append(name)
-                self._take(name, answer, asked_at)
                 told[name] = answer
+                looks.append(_Look(name, answer, None, self.fleet.nameless.get(name) or ()))
                 continue
             errors[name] = answer
             if isinstance(answer, UnreachableError):
-                self._heard(name, answer.message, asked_at)
+                looks.append(_Look(name, (), answer.message, ()))
+        again = []
+        for event in await self.ledger.run(_take_over, looks, asked_at):
+            self.tell(event)
+            if event.kind == "reachable":
+                again.append(event.outpost)
         await self.recovery.finish(told)
         await self.mail.answered(told, again)
         return errors
-
-    def _take(self, name: str, statuses: Sequence[WorkerStatus], asked_at: float) -> None:
-        changed = self.ledger.record(name, self._certain(statuses), asked_at)
-        if self.fleet.nameless.get(name):  # what it tells of may be one that seems to be missing
-            gone = []
-        else:
-            gone = self.ledger.missing(name, {status.id for status in statuses}, asked_at)
-        if gone:
-            changed += self.ledger.record(name, [_lost(worker, name, asked_at) for worker in gone])
-        for worker in changed:
-            self.tell(state_event(worker, asked_at))
-
-    def _odd(self, name: str) -> str:
-        """Return what an outpost told last of workers that can be none; "" when it did not."""
-        odd = self.fleet.nameless.get(name)
-        if not odd:
-            return ""
-        more = f", and {len(odd) - 1} more such" if len(odd) > 1 else ""
-        return f"it tells of what is no worker: {odd[0]}{more}"
-
-    def _certain(self, statuses: Sequence[WorkerStatus]) -> Sequence[WorkerStatus]:
-        """Leave out what is queued there and whose spawn here is not finished.
-
-        Its spawner may have died before it was started, so the spawn is repeated, not believed.
-        """
-        queued = {status.id for status in statuses if status.state is State.QUEUED}
-        if queued:
-            queued &= {worker.id for worker in self.ledger.unspawned(0.0)}
-        return [s for s in statuses if s.id not in queued] if queued else statuses
 
     async def refresh_of(self, workers: Iterable[Worker]) -> None:
         """Ask the outposts of workers that have not ended, those that can be asked."""
@@ -163,7 +135,7 @@ class Watch:
         seen: dict[str, Worker] = {}
         pause = Backoff(POLL_MIN, POLL_MAX, growth=POLL_GROWTH)
         while True:
-            known = {worker.id: worker for worker in self.ledger.workers(ids=ids)}
+            known = {worker.id: worker for worker in await self.ledger.workers(ids=ids)}
             for id_ in ids:
                 if id_ not in known:
                     raise NotFoundError(f"{id_} is gone: no outpost took it", hint="spawn it again")
@@ -197,6 +169,65 @@ class Watch:
                 " configured, its package is missing, or it cannot be built",
                 hint="outpost list; outpost stop --forget gives the worker up",
             )
+
+
+class _Look(NamedTuple):
+    """What one outpost answered.
+
+    Args:
+        name: the outpost.
+        statuses: its workers.
+        trouble: why it did not answer; None when it did.
+        nameless: what is wrong with what it told of as workers that can be none.
+    """
+
+    name: str
+    statuses: Sequence[WorkerStatus]
+    trouble: str | None
+    nameless: Sequence[str]
+
+
+def _take_over(ledger: Ledger, looks: Sequence[_Look], asked_at: float) -> list[Event]:
+    """Take over what outposts answered; return what is to be told of it."""
+    told: list[Event] = []
+    for look in looks:
+        event = note_answer(
+            ledger, look.name, trouble=look.trouble, at=asked_at, remark=_odd(look.nameless)
+        )
+        told += [event] if event is not None else []
+        if look.trouble is None:
+            told += [state_event(worker, asked_at) for worker in _changed(ledger, look, asked_at)]
+    return told
+
+
+def _changed(ledger: Ledger, look: _Look, asked_at: float) -> list[Worker]:
+    """Take over what an outpost said of its workers; return those that changed."""
+    changed = ledger.record(look.name, _certain(ledger, look.statuses), asked_at)
+    if look.nameless:  # what it tells of may be one that seems to be missing
+        return changed
+    gone = ledger.missing(look.name, {status.id for status in look.statuses}, asked_at)
+    if gone:
+        changed += ledger.record(look.name, [_lost(worker, look.name, asked_at) for worker in gone])
+    return changed
+
+
+def _certain(ledger: Ledger, statuses: Sequence[WorkerStatus]) -> Sequence[WorkerStatus]:
+    """Leave out what is queued there and whose spawn here is not finished.
+
+    Its spawner may have died before it was started, so the spawn is repeated, not believed.
+    """
+    queued = {status.id for status in statuses if status.state is State.QUEUED}
+    if queued:
+        queued &= {worker.id for worker in ledger.unspawned(0.0)}
+    return [s for s in statuses if s.id not in queued] if queued else statuses
+
+
+def _odd(nameless: Sequence[str]) -> str:
+    """Say what an outpost told of workers that can be none; "" when it did not."""
+    if not nameless:
+        return ""
+    more = f", and {len(nameless) - 1} more such" if len(nameless) > 1 else ""
+    return f"it tells of what is no worker: {nameless[0]}{more}"
 
 
 def _lost(worker: Worker, outpost: str, at: float) -> WorkerStatus:

@@ -122,8 +122,8 @@ def _manager_dies_at(point: str) -> CheckFunction:
         expect(worker.state is State.DONE, f"The ledger says {worker.state}: {worker.detail}")
         await trial.ran_once(order)
         await trial.nothing_left()
-        active = manager.ledger.active().get(name, 0)
-        others = list(manager.ledger.workers(outpost=name, active=True))
+        active = (await manager.ledger.active()).get(name, 0)
+        others = list(await manager.ledger.workers(outpost=name, active=True))
         expect(active == len(others), f"{active} slots are held, {len(others)} workers live.")
         expect(order.worker not in {w.id for w in others}, "Its slot is still held.")
 

@@ -113,8 +113,8 @@ async def secret_in_no_ledger(trial: Trial) -> None:
     spawned = await manager.spawn(order, on=trial.target.name)
     expect(canary not in repr(spawned), "The answer of spawn shows it.")
     (worker,) = await manager.wait([order.worker], timeout=trial.target.within)
-    said = [repr(worker), repr(manager.ledger.order(order.worker))]
-    said += [repr(event) for event in manager.ledger.events(worker=order.worker)]
+    said = [repr(worker), repr(await manager.ledger.order(order.worker))]
+    said += [repr(event) for event in (await manager.ledger.events(worker=order.worker))]
     expect(not any(canary in text for text in said), "A record of the ledger shows it.")
     found = _files_with(trial.target.state, canary)
     expect(not found, f"It is in {found}.")
