@@ -150,6 +150,7 @@ class Plugins:
     reports: list[PluginReport] = field(default_factory=list)
     listeners: list[Callable[[Failure], None]] = field(default_factory=list)
     _named: dict[str, PluginReport] = field(default_factory=dict, init=False)
+    _reaching: dict[tuple[str, str], tuple[set[Any], Any]] = field(default_factory=dict, init=False)
     _narrowed: dict[str, tuple[list[Any], list[tuple[str, Any]]]] = field(
         default_factory=dict, init=False
     )
@@ -305,9 +306,14 @@ class Plugins:
 
     def hook_of(self, outpost: str, hook: str) -> Any:
         """Return a caller that reaches one outpost's implementation of `hook` alone."""
-        me = self.pm.get_plugin(outpost)
-        others = [plugin for plugin in self.pm.get_plugins() if plugin is not me]
-        return self.pm.subset_hook_caller(hook, others)
+        plugins = self.pm.get_plugins()
+        known = self._reaching.get((outpost, hook))
+        if known is None or known[0] != plugins:  # made anew where somebody came or went
+            me = self.pm.get_plugin(outpost)
+            others = [plugin for plugin in plugins if plugin is not me]
+            known = plugins, self.pm.subset_hook_caller(hook, others)
+            self._reaching[outpost, hook] = known
+        return known[1]
 
     def each(
         self,

@@ -9,8 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, M
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from outpost_core import __version__
 from outpost_core.discovery import PluginReport, Plugins
@@ -28,11 +27,12 @@ from outpost_manager.fleet.fleet import Fleet
 from outpost_manager.fleet.overview import OutpostView, Overview
 from outpost_manager.ledger.asyncledger import AsyncLedger
 from outpost_manager.ledger.ledger import Ledger
-from outpost_manager.offloop import off_loop
+from outpost_manager.offloop import off_loop, running_loop
 from outpost_manager.orders.presets import offered
 from outpost_manager.placing import keptlogs, references
 from outpost_manager.plugins.builtin import own_plugins
 from outpost_manager.plugins.failures import KeptFailures
+from outpost_manager.workthread import WorkThread
 from outpost_shared.paths import here as current_folder
 from outpost_shared.paths import state_dir
 
@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from outpost_manager.placing.placement import Placement
     from outpost_manager.placing.recovery import Recovery
     from outpost_manager.placing.watch import Watch
+
+T = TypeVar("T")
 
 #: Events that happen outside of the ledger.
 #: Workers that are cleaned for their age by one command, and the seconds that may take.
@@ -123,7 +125,8 @@ class Manager:
         self._environ = environ
         self._cwd = cwd
         self._ledger: AsyncLedger | None = None
-        self._making = Lock()
+        #: where plugins, git and `bd` are asked what an order needs, one order at a time
+        self._asking = WorkThread("orders")
         self._placement: Placement | None = None
         self._recovery: Recovery | None = None
         self._local: LocalGit | None = None
@@ -201,6 +204,7 @@ class Manager:
         if self.failures.keep in self.plugins.listeners:
             self.plugins.listeners.remove(self.failures.keep)
             self.failures.flush()
+        self._asking.end(0.0)  # what a plugin does there may never end
         if self._ledger is not None:
             self._ledger.close()
             self._ledger = None
@@ -332,11 +336,13 @@ class Manager:
             UsageError: something in it is wrong.
             ConflictError: `again` while the last attempt still runs.
         """
-        return await off_loop(self._make_order, request)
+        return await self._ask(lambda: self.builder.order(request))
 
-    def _make_order(self, request: OrderRequest) -> Order:
-        with self._making:  # plugins are asked by one order at a time
-            return self.builder.order(request)
+    async def _ask(self, question: Callable[[], T]) -> T:
+        """Ask git, `bd` or plugins, which may take long, without blocking the event loop."""
+        if running_loop() is None:
+            return question()
+        return await self._asking.run(question)
 
     @property
     def further(self) -> Further:
@@ -364,11 +370,7 @@ class Manager:
         Raises:
             UsageError: git cannot say.
         """
-        return await off_loop(self._around)
-
-    def _around(self) -> Around | None:
-        with self._making:
-            return self.local.around()
+        return await self._ask(self.local.around)
 
     def _trouble(self, who: str, error: Exception) -> None:
         """Keep what a plugin raised, for doctor."""
@@ -891,7 +893,7 @@ class Manager:
         from outpost_manager.orders.localgit import find_rig
 
         if said:
-            return await off_loop(find_rig, said, self._cwd)
+            return await self._ask(lambda: find_rig(said, self._cwd))
         here = await self.around()
         return (here.push or here.rig) if here is not None else None
 

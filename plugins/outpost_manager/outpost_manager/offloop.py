@@ -8,14 +8,18 @@ command that only reads what is known starts neither a loop nor a thread.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: Seconds that work on the event loop goes on without giving others their turn.
+BREATH: Final = 0.01
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
@@ -40,6 +44,23 @@ async def off_loop(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
     import asyncio
 
     return await asyncio.to_thread(function, *args, **kwargs)
+
+
+class Breather:
+    """Lets the event loop take breath in the middle of long work of its own."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    async def breathe(self) -> None:
+        """Let others have their turn, when they had none for a while."""
+        now = time.monotonic()
+        if now - self._last < BREATH or running_loop() is None:
+            return
+        import asyncio
+
+        await asyncio.sleep(0)
+        self._last = time.monotonic()
 
 
 def at_once(work: Coroutine[Any, Any, T]) -> T:

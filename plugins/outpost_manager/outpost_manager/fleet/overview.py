@@ -13,6 +13,7 @@ from outpost_manager.config import spending
 from outpost_manager.config.policy import requirements
 from outpost_manager.fleet.fleet import mask
 from outpost_manager.ledger import money
+from outpost_manager.offloop import Breather
 from outpost_manager.plugins.advice import missing_hint
 
 if TYPE_CHECKING:
@@ -163,7 +164,9 @@ class Overview:
         facts = await self.presence.facts() if any(map(requirements, orders)) else {}
         found: list[tuple[Candidate, ...]] = []
         shared: dict[tuple[float | None, str], tuple[Candidate, ...]] = {}
+        breather = Breather()
         for order in orders:
+            await breather.breathe()
             key = (spending.worst_case(order), spending.uncounted(order))
             sheets = shared.get(key) or self._sheets_of(order, views, reasons, facts)
             if not any("price" in sheet.capabilities for sheet in sheets):

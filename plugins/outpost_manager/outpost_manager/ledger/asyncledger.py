@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from outpost_core.types import Worker, WorkerStatus
     from outpost_manager.ledger.asyncoutbox import AsyncOutbox
     from outpost_manager.ledger.reserve import Answer, Reservation
-    from outpost_manager.ledger.workthread import Together, WorkThread
+    from outpost_manager.workthread import Together, WorkThread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -129,7 +129,7 @@ class AsyncLedger:
             return work(self.direct, *args, **kwargs)
         changing = self._threaded()
         if self._reader is None:
-            from outpost_manager.ledger.workthread import WorkThread
+            from outpost_manager.workthread import WorkThread
 
             self._reader = WorkThread("ledger-reader")
         return await changing.run_or(
@@ -173,7 +173,7 @@ class AsyncLedger:
         if running_loop() is None:
             return self.direct.reserve(items)
         if self._reserving is None:
-            from outpost_manager.ledger.workthread import Together
+            from outpost_manager.workthread import Together
 
             self._reserving = Together(self._threaded(), self._reserve)
         return await self._reserving.ask([*items])
@@ -186,7 +186,7 @@ class AsyncLedger:
         if running_loop() is None:
             return self.direct.mark_spawned(items)
         if self._marking is None:
-            from outpost_manager.ledger.workthread import Together
+            from outpost_manager.workthread import Together
 
             self._marking = Together(self._threaded(), self._mark_spawned)
         import asyncio
@@ -251,7 +251,7 @@ class AsyncLedger:
 
     def _threaded(self) -> WorkThread:
         if self._thread is None:
-            from outpost_manager.ledger.workthread import WorkThread
+            from outpost_manager.workthread import WorkThread
 
             self._thread = WorkThread("ledger")
         return self._thread

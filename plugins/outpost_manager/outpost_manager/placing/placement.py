@@ -39,6 +39,7 @@ from outpost_manager.config import policy
 from outpost_manager.fleet.fleet import NotBuiltError, masked
 from outpost_manager.ledger import Claim, Ledger, Outcome, Reservation
 from outpost_manager.ledger.notices import Tell, heard, state_event
+from outpost_manager.offloop import Breather
 from outpost_manager.placing.pending import ASKED_FOR, PendingOrder, Spawned
 from outpost_shared import border, faults
 from outpost_shared.backoff import every
@@ -124,7 +125,9 @@ class Placement:
         last: dict[str, tuple[int, float]] = {}
         of: tuple[Candidate, ...] | None = None
         sheets: tuple[Candidate, ...] = ()
+        breather = Breather()
         for pending, fresh in zip(pendings, told, strict=True):
+            await breather.breathe()
             if fresh is not of:
                 of, sheets = fresh, tuple(_after(sheet, taken) for sheet in fresh)
             elif last:
