@@ -211,7 +211,10 @@ async def outpost_close() -> None:
 def outpost_assign(
     order: Order, candidates: Sequence[Candidate]
 ) -> Assignment | Sequence[str] | None:
-    """Order the outposts for `order`: an `Assignment`, or names, best first. None: no opinion."""
+    """Order the outposts for `order`: an `Assignment`, or names, best first. None: no opinion.
+
+    Does no I/O. One that raises is passed over; the next one decides, and the explanation says so.
+    """
     raise NotImplementedError
 
 
@@ -234,7 +237,7 @@ def outpost_agents() -> Mapping[str, AgentPreset]:
 
 @hookspec
 def outpost_event(event: Event) -> None:
-    """Be told what happened. Errors are kept and shown by `doctor`, and change nothing."""
+    """Be told what happened. Errors are shown by `outpost plugins`, and change nothing."""
 
 
 @hookspec

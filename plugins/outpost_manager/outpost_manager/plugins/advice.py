@@ -15,7 +15,9 @@ from outpost_core.nearest import nearest
 if TYPE_CHECKING:
     from outpost_core.discovery import Plugins
 
-_OWN: Final = frozenset({"core", "shared", "worker", "manager", "testing", "exec", "local", "ssh"})
+_OWN: Final = frozenset(
+    {"agents", "core", "exec", "local", "manager", "shared", "ssh", "testing", "worker"}
+)
 _OWN_TYPES: Final = frozenset({"exec", "local", "ssh"})
 _PLANNED_TYPES: Final = frozenset({"cloudrun", "k8s"})
 

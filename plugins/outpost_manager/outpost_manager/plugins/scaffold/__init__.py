@@ -14,7 +14,10 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", re.ASCII)
 _LONGEST: Final = 40
 #: Names of distributions of ours, and of what they register.
 _TAKEN: Final = frozenset(
-    {"core", "shared", "worker", "manager", "testing", "local", "exec", "ssh", "cloudrun", "k8s"}
+    {
+        *("agents", "core", "manager", "shared", "testing", "worker"),
+        *("cloudrun", "exec", "k8s", "local", "ssh"),
+    }
 )
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 #: The end of a template's name: no tool takes it for source of ours.
