@@ -206,8 +206,8 @@ def hooks() -> str:
     parts = [
         NOTE,
         "# Hooks",
-        f"API version {hookspecs.API_VERSION}; entry-point group `outpost`. How a plugin is made"
-        " and what happens when one is wrong: [plugins](../guides/plugins.md).\n",
+        f"API version {hookspecs.API_VERSION}; entry-point group `outpost`.\n",
+        "How to make a plugin, and what happens when one is wrong: [plugins](../guides/plugins.md).\n",
     ]
     for name, hook in vars(hookspecs).items():
         if name.startswith("outpost_") and inspect.isfunction(hook):
