@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, Protocol
 
 from outpost_core.errors import UnreachableError
 from outpost_shared.backoff import Backoff, reaching_again
@@ -49,8 +48,21 @@ class Piece:
     room: bool
 
 
-#: Asks for a piece of a worker's log: from an offset on, so many bytes, and whether it waits.
-Ask: TypeAlias = Callable[[str, int, int, bool], Coroutine[Any, Any, Piece]]
+class Ask(Protocol):
+    """Asks for a piece of a log."""
+
+    async def __call__(
+        self, worker: str, offset: int, size: int, *, wait: bool, behind: int
+    ) -> Piece:
+        """Return the piece.
+
+        Args:
+            worker: whose log.
+            offset: its first byte.
+            size: how many bytes at most.
+            wait: whether to wait for what is not there yet.
+            behind: so many pieces that were asked for before come first.
+        """
 
 
 class _Asked(NamedTuple):
@@ -134,7 +146,8 @@ class Pieces:
 
     def _want(self, *, wait: bool) -> None:
         offset = self._offset + sum(asked.size for asked in self._asked)
-        task = asyncio.ensure_future(self._ask(self._worker, offset, self._size, wait))
+        ask = self._ask(self._worker, offset, self._size, wait=wait, behind=len(self._asked))
+        task = asyncio.ensure_future(ask)
         self._asked.append(_Asked(task, self._size, wait, time.monotonic()))
 
     def _measure(self, asked: _Asked, piece: Piece) -> None:

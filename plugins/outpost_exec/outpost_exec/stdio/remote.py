@@ -180,7 +180,9 @@ class StdioOutpost(Caller):
             self._followers -= follow
             await pieces.aclose()
 
-    async def _log_piece(self, worker: str, offset: int, size: int, wait: bool) -> Piece:
+    async def _log_piece(
+        self, worker: str, offset: int, size: int, *, wait: bool, behind: int
+    ) -> Piece:
         client = await self.client()
         seconds = self._wait(client.hello.inflight) if wait else 0.0
         most = min(size, MAX_RAW if client.hello.raw else LINE_DATA)
@@ -188,7 +190,9 @@ class StdioOutpost(Caller):
             "worker": worker, "offset": offset, "max": most, "wait": seconds
         }  # fmt: skip
         answer = self._object(
-            await self._asked("logs", params, repeat=True, due=seconds, deadline=seconds + _LATE),
+            await self._asked(
+                "logs", params, repeat=True, due=seconds, deadline=seconds + _LATE * (1 + behind)
+            ),
             "logs",
         )
         end = answer.get("end")
