@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import statistics
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -31,22 +32,40 @@ async def _measure(folder: Path) -> list[Row]:
     async with Manager.open(config=folder / "outposts.yaml", state=folder / "state") as manager:
         late = await _latency(manager)
         write, read, floor = await _throughput(manager, folder)
+        plain = _plain_write(folder)
+    median = statistics.median(late)
     return [
         Row(
             what="log follow: a line printed → received, median and worst",
-            ours=f"{ms(statistics.median(late))}, {ms(max(late))}",
+            ours=f"{ms(median)}, {ms(max(late))}",
+            goal="median ≤ 50 ms",
+            met=median <= 0.05,
         ),
         Row(
             what="log throughput, agent → file",
             ours=f"{SIZE / write / 1e6:.0f} MB/s",
+            against=f"a shell into a file {SIZE / plain / 1e6:.0f} MB/s",
+            ratio=write / plain,
+            goal="≤ 2 ×",
+            met=write <= 2 * plain,
         ),
         Row(
             what="log throughput, file → reader",
             ours=f"{SIZE / read / 1e6:.0f} MB/s",
             against=f"plain read {SIZE / floor / 1e6:.0f} MB/s",
             ratio=read / floor,
+            goal="≤ 3 ×",
+            met=read <= 3 * floor,
         ),
     ]
+
+
+def _plain_write(folder: Path) -> float:
+    """Return the seconds of the same program without us."""
+    begun = time.perf_counter()
+    with (folder / "plain").open("wb") as out:
+        subprocess.run(["/bin/sh", "-c", f"head -c {SIZE} /dev/zero"], stdout=out, check=True)
+    return time.perf_counter() - begun
 
 
 async def _latency(manager: Manager) -> list[float]:
