@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import pluggy
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from outpost_core.backend import Backend, Outpost
 
 GROUP: Final = "outpost"
+#: Is told a plugin's name and what it raised.
+Trouble: TypeAlias = Callable[[str, Exception], None]
 _PRINTED: Final = "it prints on standard output, which is the command's own,"
 
 
@@ -201,12 +203,9 @@ class Plugins:
     def _load_one(self, entry_point: EntryPoint) -> None:
         dist = getattr(entry_point, "dist", None)
         package, version = _identity(dist)
+        name, value = entry_point.name, entry_point.value
         report = PluginReport(
-            entry_point=entry_point.name,
-            package=package,
-            version=version,
-            value=entry_point.value,
-            dist=dist,
+            entry_point=name, package=package, version=version, value=value, dist=dist
         )
         self.reports.append(report)
         try:
@@ -234,8 +233,7 @@ class Plugins:
                 _check_version(plugin, report)
                 _register(self.pm, plugin, name)
         except Exception as error:  # noqa: BLE001 - even reading its attributes runs its code
-            hint = getattr(error, "hint", "")
-            _note(report, "import", _one_line(error), hint, error)
+            _note(report, "import", _one_line(error), getattr(error, "hint", ""), error)
             return
         self._named[name] = report
         report.hooks = tuple(hook.name for hook in self.pm.get_hookcallers(plugin) or ())
@@ -273,13 +271,12 @@ class Plugins:
                 with contained():
                     check_backend(type_, backend)
             except Exception as error:  # noqa: BLE001 - options and their defaults are its code
-                text = _one_line(error) if isinstance(error, PluginError) else describe(error)
-                hint = getattr(error, "hint", "")
-                _note(report, str(type_)[:80], f"type {type_!r}: {text}", hint, error)
-                continue
-            self.backends[type_] = backend
-            self.homes[type_] = report
-            report.types += (type_,)
+                reason, hint = f"type {type_!r}: {_one_line(error)}", getattr(error, "hint", "")
+                _note(report, str(type_)[:80], reason, hint, error)
+            else:
+                self.backends[type_] = backend
+                self.homes[type_] = report
+                report.types += (type_,)
 
     def register_outpost(self, outpost: Outpost) -> None:
         """Register a built outpost under its name.
@@ -315,47 +312,34 @@ class Plugins:
             self._reaching[outpost, hook] = known
         return known[1]
 
-    def each(
-        self,
-        hook: str,
-        trouble: Callable[[str, Exception], None] | None = None,
-        *,
-        secrets: Mapping[str, str] | None = None,
-        **arguments: Any,
-    ) -> Iterator[Any]:
-        """Call a plain hook of one plugin after the other, so that none breaks the others.
-
-        Args:
-            hook: its name.
-            trouble: is told the plugin's name and what it raised, besides `listeners`.
-            secrets: values that no report of a failure may show.
-            arguments: the hook's.
-
-        Yields:
-            every answer that is not None, the last registered plugin's first.
-        """
-        for _, answer in self.answers(hook, trouble, secrets=secrets, **arguments):
+    def each(self, hook: str, *trouble: Trouble, **arguments: Any) -> Iterator[Any]:
+        """Yield the answers of `answers` without the names."""
+        for _, answer in self.answers(hook, *trouble, **arguments):
             yield answer
 
     def answers(
         self,
         hook: str,
-        trouble: Callable[[str, Exception], None] | None = None,
+        trouble: Trouble | None = None,
         *,
         secrets: Mapping[str, str] | None = None,
         patience: float | None = None,
         raises: type[Exception] | tuple[()] = (),
         **arguments: Any,
     ) -> Iterator[tuple[str, Any]]:
-        """Call a plain hook as `each` does; yield the plugin's name in pluggy with each answer.
+        """Call a plain hook of one plugin after the other, so that none breaks the others.
 
         Args:
-            hook: see `each`, as are the others that are not named here.
-            trouble: see `each`.
-            secrets: see `each`.
+            hook: its name.
+            trouble: is told the plugin's name and what it raised, besides `listeners`.
+            secrets: values that no report of a failure may show.
             patience: seconds that each plugin may take; None for `isolation.PATIENCE`.
             raises: an error of this class is a plugin's answer: it goes to the caller.
-            arguments: see `each`.
+            arguments: the hook's.
+
+        Yields:
+            the plugin's name in pluggy and its answer, for each that is not None; the last
+            registered plugin's first.
         """
         spec = getattr(self.pm.hook, hook).spec
         first = bool(spec and spec.opts.get("firstresult"))
