@@ -31,7 +31,7 @@ acme-large · session s-42
 $ make it
   made
 All done.
-✓ 2 turns · 1,500 tokens in · 100 tokens out · $0.03
+✓ 2 turns · 1,500 tokens in · 100 tokens out · $0.0300
 """
 #: What it used, as the result says it.
 USED = {

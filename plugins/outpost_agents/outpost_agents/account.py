@@ -15,7 +15,7 @@ from outpost_agents.values import MONEY_LIMIT, one_line, summed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import IO, Any
 
     from outpost_agents.reader import Reader
@@ -83,11 +83,11 @@ class Account:
 
     def see(self, line: Line) -> None:
         """Take one JSON object of the output."""
-        self._take(self.reader.read(line))
+        self._take(lambda: self.reader.read(line))
 
     def look(self) -> None:
         """Look at what the agent writes beside its output."""
-        self._take(self.reader.look())
+        self._take(self.reader.look)
 
     def end(self, log: IO[bytes]) -> None:
         """Look at the whole log once more, after its last line.
@@ -95,7 +95,7 @@ class Account:
         Args:
             log: open for reading.
         """
-        self._take(self.reader.end(log))
+        self._take(lambda: self.reader.end(log))
 
     def plain(self, line: bytes) -> None:
         """Take a line that is no record."""
@@ -103,9 +103,12 @@ class Account:
         if text:
             self._plain.append(text)
 
-    def _take(self, found: Iterable[Record]) -> None:
-        for record in found:
-            self.take(record)
+    def _take(self, read: Callable[[], Iterable[Record]]) -> None:
+        try:
+            for record in read():
+                self.take(record)
+        except SystemExit as error:  # a reader ends no program
+            raise RuntimeError("the reader called sys.exit") from error
 
     def take(self, record: Record) -> None:
         """Take one record."""

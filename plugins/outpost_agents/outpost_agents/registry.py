@@ -75,8 +75,24 @@ def built_in(output: str) -> type[Reader]:
 
 
 def known(output: str) -> bool:
-    """Whether there is a reader of an output here."""
+    """Whether some package here says that it reads an output."""
     return output in BUILT_IN or (output != PLAIN and output in installed())
+
+
+def usable(output: str) -> bool:
+    """Whether there is a reader of an output here that works."""
+    return known(output) and not trouble_with(output)
+
+
+def trouble_with(output: str) -> str:
+    """Return why the reader of an output cannot be used; "" when it can, and when there is none."""
+    from outpost_core.errors import PluginError
+
+    try:
+        travelling(output)
+    except PluginError as error:
+        return error.message
+    return ""
 
 
 def reader_class(output: str) -> type[Reader]:
@@ -159,12 +175,12 @@ def load(brought: Mapping[str, Any]) -> type[Reader]:
         found = getattr(made, name)
         if not (isinstance(found, type) and issubclass(found, Reader)):
             raise TypeError(f"{name} is no outpost_agents.Reader")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _unusable(value, error) from error
     return found
 
 
-def _unusable(value: str, error: Exception) -> Exception:
+def _unusable(value: str, error: BaseException) -> Exception:
     from outpost_core.errors import PluginError
 
     if isinstance(error, PluginError):

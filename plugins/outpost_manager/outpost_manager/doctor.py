@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from outpost_agents import registry
 from outpost_core.errors import LedgerError, OutpostError
 from outpost_core.types import Finding, Health
 from outpost_manager.plugins.advice import hint_for
@@ -62,6 +63,10 @@ def _packages(manager: Manager) -> Found:
     for kept in manager.failures.read(manager.plugins.reports):
         hint = f"outpost plugins {kept.plugin} shows the traceback; --forget forgets it"
         found.append(Finding(check=kept.package, ok=False, detail=kept.text, hint=hint))
+    for output in registry.installed():
+        if trouble := registry.trouble_with(output):
+            hint = "tell the authors of the package; orders for its agent are refused until then"
+            found.append(Finding(check=f"reader {output}", ok=False, detail=trouble, hint=hint))
     return [("packages", finding) for finding in found]
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, TypeAlias
 
-from outpost_agents.registry import PLAIN, known
+from outpost_agents.registry import PLAIN, usable
 from outpost_core.errors import OutpostError, UnreachableError
 from outpost_manager.cli import output
 from outpost_manager.cli.terminal import TerminalFilter
@@ -141,7 +141,7 @@ def writer(
 
 def is_known(kind: str) -> bool:
     """Whether the output of such an agent is JSON lines that can be told as text."""
-    return kind not in ("", PLAIN) and known(kind)
+    return kind not in ("", PLAIN) and usable(kind)
 
 
 def _filter(kind: str) -> TerminalFilter | Readable:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from outpost_agents.registry import PLAIN, known
+from outpost_agents.registry import PLAIN, usable
 from outpost_core.errors import OutpostError
 from outpost_core.types import State
 from outpost_manager import jsonviews
@@ -288,7 +288,7 @@ def _last_line(glimpse: Glimpse, order: Order | None) -> str:
     """Return the last line of a worker's output that says something, as `logs` would show it."""
     text = glimpse.text
     kind = order.agent.output if order is not None else PLAIN
-    if text and known(kind):
+    if text and usable(kind):
         from outpost_manager.cli.readable import Readable
 
         text = Readable(kind).feed(f"{text}\n".encode("utf-8", "replace"), final=True)
