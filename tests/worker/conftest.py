@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,13 @@ class Far:
         order: Order,
         env: Mapping[str, str] | None = None,
         fence: Mapping[str, Any] | None = None,
+        wrap: Sequence[str] = (),
+        own_files: bool = False,
     ) -> Path:
         """Publish an order; without a fence, pids that a script writes are those of this side."""
         env = env or {"PATH": os.environ["PATH"]}
-        folder, _ = publish.publish(self.root, order, env, fence=fence)
+        more: dict[str, Any] = {"argv": [*wrap]} | ({"own_files": True} if own_files else {})
+        folder, _ = publish.publish(self.root, order, env, fence=fence, wrap=more if wrap else None)
         self.folders.append(folder)
         return folder
 
@@ -96,9 +99,14 @@ class Far:
         return done
 
     def run(
-        self, order: Order, fence: Mapping[str, Any] | None = None, **more: Any
+        self,
+        order: Order,
+        fence: Mapping[str, Any] | None = None,
+        wrap: Sequence[str] = (),
+        own_files: bool = False,
+        **more: Any,
     ) -> tuple[Path, Result]:
-        folder = self.publish(order, fence=fence)
+        folder = self.publish(order, fence=fence, wrap=wrap, own_files=own_files)
         self.start(folder, **more).wait(PATIENCE)
         return folder, self.result(folder)
 

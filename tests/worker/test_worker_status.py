@@ -20,7 +20,7 @@ def test_a_life(far, tmp_path):
     order = far.shell(f"until test -e {go}; do sleep 0.01; done")
     folder = far.publish(order)
     found = status.read(folder)
-    assert (found.id, found.state) == (order.worker, State.STARTING)
+    assert (found.id, found.state) == (order.worker, State.QUEUED)
     assert (found.digest, found.started_at, found.result) == (wire.digest(order), None, None)
     assert not status.started(folder)
     assert not status.alive(folder)
@@ -54,7 +54,7 @@ def test_a_scan_reads_ended_workers_once(far, monkeypatch):
     cache = {}
     first = {found.id: found for found in status.scan(far.root, cache)}
     assert len(first) == 21
-    assert first[waiting.name].state is State.STARTING
+    assert first[waiting.name].state is State.QUEUED
     read = []
     for name in ("folder", "inner"):
         opened = getattr(plain, name)
@@ -80,7 +80,7 @@ def test_a_scan_sees_what_was_removed_and_made_anew(far):
     shutil.rmtree(folder)
     (far.root / "workers" / "keeps-the-inode").mkdir()
     far.publish(order)
-    assert [found.state for found in status.scan(far.root, cache)] == [State.STARTING]
+    assert [found.state for found in status.scan(far.root, cache)] == [State.QUEUED]
 
 
 def test_foreign_things_among_the_workers_are_passed_over(far):

@@ -21,6 +21,7 @@ from outpost_local import fencing, resources
 from outpost_local.options import LocalOptions, Mode
 from outpost_shared import children
 from outpost_worker.recovery import cleaning
+from outpost_worker.system import fitness
 
 #: What is said of an agent that is not there.
 NOT_INSTALLED: Final = "not installed"
@@ -180,8 +181,8 @@ def _python() -> Finding:
 
 
 def _system() -> Finding:
-    if why := resources.unfit():
-        hint = "mount /proc" if platform.system() == "Linux" else resources.ELSEWHERE
+    if why := fitness.unfit():
+        hint = "mount /proc" if platform.system() == "Linux" else fitness.ELSEWHERE
         return Finding(check="system", ok=False, detail=why, hint=hint)
     boot = Path("/proc/sys/kernel/random/boot_id")
     if not boot.exists():

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from outpost_core.errors import UsageError
+from outpost_core.errors import SpawnRefusedError
 from outpost_core.types import Finding
 from outpost_local.options import Fence, LocalOptions
-from outpost_shared import paths, programs
+from outpost_shared import programs
 from outpost_worker.folder import publish
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from outpost_core.backend import BuildContext
 
 CHECK: Final = "fence"
 #: Seconds for making a fence and trying it.
@@ -26,25 +20,6 @@ _LEFT: Final = (
     "what a killed supervisor leaves is ended by whoever looks next, unless it sets out to hide"
 )
 _LANDLOCK: Final = f"; it does not stop connections to sockets that have a path, and {_LEFT}"
-
-
-def settings(options: LocalOptions, context: BuildContext, root: Path) -> dict[str, Any]:
-    """Return `fence` of `launch.json`, see `outpost_worker.fence.places.Wanted`."""
-    place = context.state_dir.absolute()
-    own = [place, root]
-    with contextlib.suppress(UsageError):
-        own.append(paths.state_dir(os.environ))
-    if (place.parent.parent / "ledger.db").exists():
-        own.append(place.parent.parent)
-    config = context.config_dir
-    return {
-        "mode": options.fence.value,
-        "own": [str(path) for path in dict.fromkeys(own)],
-        "config": str(config / "outposts.yaml") if config else "",
-        "write": [*options.fence_write],
-        "hide": [*options.fence_hide],
-        "show": [*options.fence_show],
-    }
 
 
 def probe() -> dict[str, Any]:
@@ -59,6 +34,24 @@ def probe() -> dict[str, Any]:
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         return {"fence": "", "missing": {"trying": f"{type(error).__name__}: {error}"}, "hint": ""}
     return said
+
+
+def require(said: dict[str, Any], worker: str, outpost: str) -> None:
+    """Refuse a worker whose agent would have no fence.
+
+    Args:
+        said: what `probe` returned.
+        worker: its id.
+        outpost: the outpost's name.
+
+    Raises:
+        SpawnRefusedError: none can be made here.
+    """
+    if not said["fence"]:
+        raise SpawnRefusedError(
+            f"{worker} would have no fence, and `fence: required` asks for one: {why_not(said)}",
+            hint=said["hint"] or f"outpost doctor {outpost}",
+        )
 
 
 def why_not(said: dict[str, Any]) -> str:

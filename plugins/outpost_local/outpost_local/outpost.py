@@ -12,68 +12,38 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import threading
-import time
-from collections.abc import AsyncIterator, Sequence
-from math import inf
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from outpost_agents.presets import PRESETS
 from outpost_core.agents import logged_in
-from outpost_core.backend import BuildContext, Outpost
-from outpost_core.errors import (
-    NotFoundError,
-    OutpostError,
-    SpawnRefusedError,
-    UnreachableError,
-    UnsupportedError,
-    UsageError,
-)
+from outpost_core.backend import BuildContext
+from outpost_core.errors import OutpostError, UnsupportedError, UsageError
 from outpost_core.hookspecs import hookimpl
-from outpost_core.types import (
-    Cleaned,
-    Facts,
-    Finding,
-    Health,
-    Message,
-    Order,
-    State,
-    Step,
-    WorkerStatus,
-    split_worker_id,
-)
+from outpost_core.types import Facts, Finding, Health, Message, Order, Step, WorkerStatus
 from outpost_local import console, fencing, resources
-from outpost_local.detached import Detached
 from outpost_local.dialogs import question
-from outpost_local.launcher import Launcher
 from outpost_local.options import CAPABILITIES, Fence, LocalOptions, Mode
 from outpost_local.starting import (
     Starter,
-    fault,
     interactive,
     is_without_terminal,
     terminal_gone,
     without_terminal,
 )
 from outpost_local.tmux import Tmux
-from outpost_shared import access, faults, paths, private, programs, terminfo
-from outpost_worker.folder import files, logs, publish, status
-from outpost_worker.recovery import cleaning
-from outpost_worker.run import stop
+from outpost_shared import paths, programs, terminfo
+from outpost_worker.folder import files, status
+from outpost_worker.serving.folderoutpost import FolderOutpost
+from outpost_worker.system import fitness
 
 if TYPE_CHECKING:
     from outpost_core.agents import AgentPreset
     from outpost_local.mail import Mailbox
 
-#: Seconds after which a supervisor that has not begun, or a recovery that left no result, is
-#: started again: both may have been killed in their first milliseconds.
-AGAIN = 30.0
-#: Seconds after which it is looked again whether nobody else can write the state folder.
-LOOK_AGAIN = 1.0
 
-
-class LocalOutpost(Outpost):
+class LocalOutpost(FolderOutpost):
     """Workers on this machine.
 
     Args:
@@ -86,53 +56,16 @@ class LocalOutpost(Outpost):
     options: LocalOptions
 
     def __init__(self, name: str, options: LocalOptions, context: BuildContext) -> None:
-        super().__init__(name, options, context)
-        self._root = _resolve(options.state_path, context) or context.state_dir.absolute()
-        self._looked = -inf  # time.monotonic() when nobody else could have written it
-        self._closed = ""  # said when others could write it until then
+        super().__init__(name, options, context, root=_resolve(options.state_path, context))
         tmux = options.mode is Mode.TMUX or (
             options.mode is Mode.AUTO and shutil.which("tmux") is not None
         )
         self.capabilities = CAPABILITIES if tmux else CAPABILITIES - {"attach"}
         self._agent_env = self._make_agent_env(context)
         self._tmux = Tmux(self._root) if tmux else None
-        self._detached = Detached()
-        self._starter = Starter(name, self._root, options.mode, self._tmux, self._detached)
-        self._launcher = Launcher(self._starter.start)
-        self._scanning = threading.Lock()
-        self._scanned: dict[str, Any] = {}
-        self._try_again: dict[tuple[str, str], float] = {}  # (verb, worker) → time.monotonic()
+        self._starter = Starter(self._root, options.mode, self._tmux, self._detached, self.withdraw)
         self._tmux_version = ""
         self._fence_here: dict[str, Any] = {}  # what was found out of it, once
-
-    def kept_under(self) -> Path | None:
-        """Return its folder: its workers are on this machine."""
-        return self._root
-
-    @property
-    def root(self) -> Path:
-        """The state folder: asked for what is in it once nobody else could have written it.
-
-        Raises:
-            UnreachableError: somebody else could have.
-        """
-        now = time.monotonic()
-        if now > self._looked + LOOK_AGAIN:
-            try:
-                closed = private.claim(str(self._root), make=False)
-            except access.NotPrivateError as error:
-                raise self._refused(error) from error
-            except OSError:  # whoever uses it says what is wrong
-                return self._root
-            self._looked, self._closed = now, closed or self._closed
-        return self._root
-
-    def _refused(self, error: access.NotPrivateError) -> UnreachableError:
-        where = "" if error.path == str(self._root) else f"{error.path}: "
-        return UnreachableError(
-            f"the state folder {self._root} of {self.name} is refused: {where}{error.why}",
-            hint=error.hint,
-        )
 
     def _make_agent_env(self, context: BuildContext) -> dict[str, str]:
         env = programs.base_env(os.environ, self.options.pass_env)
@@ -150,53 +83,46 @@ class LocalOutpost(Outpost):
             env["GT_ROOT"] = env["GT_TOWN_ROOT"] = str(town)
         return env
 
-    # --- required -------------------------------------------------------------------------
+    # --- what it is as an outpost over a folder -------------------------------------------------
 
-    @hookimpl
-    async def outpost_spawn(self, order: Order) -> WorkerStatus:
-        """Publish the order as a worker's folder, and start its supervisor.
+    def start_all(self, folders: Sequence[Path]) -> Sequence[Exception | None]:
+        """Start supervisors: in tmux, or as detached processes."""
+        return self._starter.start(folders)
 
-        Raises:
-            ConflictError: the id exists with another order.
-            SpawnRefusedError: memory or disk is short, or no worker can run here.
-            UnreachableError: the folder is there, but the disk failed under it.
-        """
-        try:
-            folder = self._folder(order.worker)
-        except UnreachableError as error:
-            raise SpawnRefusedError(error.message, hint=error.hint) from error
-        if not folder.exists():
-            resources.check(self.root, self.options.memory_floor, self.options.disk_floor)
-            await asyncio.to_thread(self._check_fence, order.worker)
-        try:
-            await asyncio.to_thread(
-                publish.publish,
-                self.root,
-                order,
-                self._agent_env,
-                rig=self._rig(order),
-                fence=fencing.settings(self.options, self.context, self.root),
-            )
-        except OSError as error:
-            why = f"{folder} cannot be written: {error.strerror}"
-            if folder.exists():
-                raise UnreachableError(why, hint=f"outpost doctor {self.name}") from error
-            raise SpawnRefusedError(why, hint=f"outpost doctor {self.name}") from error
-        # Not begun: it is new, or its first spawner ended between the two steps.
-        if not (status.started(folder) or status.needs_recovery(folder)):
-            self._try_again["run", order.worker] = time.monotonic() + AGAIN
-            if not order.agent.interactive:
-                with contextlib.suppress(OSError):  # then it gets a terminal, which it never needs
-                    without_terminal(folder)
-            await self._launcher.launch(folder)
-            faults.point("local.launched")
-        return self._looked_at(status.read(folder))
+    def admit(self, order: Order) -> None:
+        """Refuse a worker for which memory, disk or the fence is short."""
+        resources.check(self.root, self.options.memory_floor, self.options.disk_floor)
+        if self.options.fence is Fence.REQUIRED:
+            self._fence_here = self._fence_here or fencing.probe()
+            fencing.require(self._fence_here, order.worker, self.name)
 
-    @hookimpl
-    async def outpost_list(self) -> Sequence[WorkerStatus]:
-        """Return all workers; those whose supervisor vanished are recovered from now on."""
-        self._detached.reap()
-        return await asyncio.to_thread(self._list)
+    def prepare(self, order: Order, folder: Path) -> None:
+        """Have a headless worker work without a terminal: it never needs one."""
+        if not order.agent.interactive:
+            with contextlib.suppress(OSError):  # then it gets one
+                without_terminal(folder)
+
+    def agent_env(self) -> Mapping[str, str]:
+        """Return the environment of every agent here."""
+        return self._agent_env
+
+    def fence(self, order: Order) -> dict[str, Any]:  # noqa: ARG002
+        """Return the fence that is configured."""
+        own = self.options
+        return self.fence_settings(
+            own.fence.value, write=own.fence_write, hide=own.fence_hide, show=own.fence_show
+        )
+
+    def adjust_status(self, found: WorkerStatus) -> WorkerStatus:
+        """Say besides when the terminal of a worker is gone."""
+        if found.result is not None or found.started_at is None:
+            return super().adjust_status(found)
+        if terminal_gone(self._root / files.WORKERS / found.id):
+            detail = f"{found.detail}; terminal gone" if found.detail else "terminal gone"
+            return dataclasses.replace(found, detail=detail)
+        return found
+
+    # --- hooks ------------------------------------------------------------------------------------
 
     @hookimpl
     async def outpost_ping(self) -> Health:
@@ -204,8 +130,8 @@ class LocalOutpost(Outpost):
         memory = resources.available_memory()
         why = resources.shortage(self.root, self.options.memory_floor, self.options.disk_floor)
         hint = "outpost clean, or lower the floor" if why else ""
-        if unfit := resources.unfit():
-            return Health(ok=False, detail=unfit, hint=resources.ELSEWHERE, free_memory=memory)
+        if unfit := fitness.unfit():
+            return Health(ok=False, detail=unfit, hint=fitness.ELSEWHERE, free_memory=memory)
         if self._tmux is None:
             detail = "detached processes"
         elif shutil.which("tmux") is None:
@@ -213,45 +139,8 @@ class LocalOutpost(Outpost):
         else:
             self._tmux_version = self._tmux_version or await _tmux_version()
             detail = self._tmux_version
-        detail = "; ".join(filter(None, (why or detail, self._closed)))
+        detail = "; ".join(filter(None, (why or detail, self.closed)))
         return Health(ok=not why, detail=detail, hint=hint, free_memory=memory)
-
-    @hookimpl
-    async def outpost_logs(self, worker: str, offset: int, follow: bool) -> AsyncIterator[bytes]:
-        """Yield the worker's output from byte `offset` on.
-
-        Raises:
-            NotFoundError: there is no such worker.
-        """
-        async for chunk in logs.follow(self._known(worker), offset, follow):
-            yield chunk
-
-    @hookimpl
-    async def outpost_stop(self, worker: str, grace: float) -> None:
-        """Ask the worker's supervisor to end its whole tree; an unknown worker is fine."""
-        with contextlib.suppress(NotFoundError):
-            folder = self._known(worker)
-            await asyncio.to_thread(stop.request, folder, grace)
-            self._looked_at(status.read(folder))  # without a supervisor, its recovery ends it
-
-    # --- optional ---------------------------------------------------------------------------
-
-    @hookimpl
-    async def outpost_clean(self, worker: str, force: bool) -> Cleaned:
-        """Remove an ended worker's files, after its unpushed work was rescued."""
-        try:
-            folder = self._known(worker)
-        except NotFoundError:
-            # gone, unless an earlier try could not remove all of it
-            left = await asyncio.to_thread(cleaning.leftovers, self.root, worker)
-            return Cleaned(removed=force or not left, detail=left)
-        cleaned = await asyncio.to_thread(cleaning.clean, self.root, folder, force=force)
-        if cleaned.removed:
-            with self._scanning:
-                self._scanned.pop(worker, None)
-                for verb in ("run", "recover"):
-                    self._try_again.pop((verb, worker), None)
-        return cleaned
 
     @hookimpl
     async def outpost_attach(self, worker: str) -> int:
@@ -273,7 +162,7 @@ class LocalOutpost(Outpost):
             UsageError: it has ended.
             OutpostError: it does not listen.
         """
-        folder = self._known(worker)
+        folder = self.folder_of(worker)
         console.check_interactive(worker, interactive(folder))
         self._check_running(worker, folder)
         if self._tmux and not is_without_terminal(folder):
@@ -292,7 +181,7 @@ class LocalOutpost(Outpost):
         Raises:
             NotFoundError: there is no such worker.
         """
-        folder = self._known(worker)
+        folder = self.folder_of(worker)
         if self._tmux and interactive(folder) and not is_without_terminal(folder):
             screen = await asyncio.to_thread(self._tmux.capture, worker, lines)
             if screen is not None:
@@ -359,11 +248,6 @@ class LocalOutpost(Outpost):
         ):
             yield step
 
-    @hookimpl
-    async def outpost_close(self) -> None:
-        """Collect ended children; nothing is held open between calls."""
-        self._detached.reap()
-
     async def viewer(self, worker: str) -> list[str]:
         """Return the command that shows the worker's tmux session; headless ones read-only.
 
@@ -373,7 +257,7 @@ class LocalOutpost(Outpost):
             UsageError: it has ended.
             OutpostError: its terminal is gone.
         """
-        folder = self._known(worker)
+        folder = self.folder_of(worker)
         self._check_running(worker, folder)
         typed = interactive(folder)
         if self._tmux is None or (typed and is_without_terminal(folder)):
@@ -392,128 +276,15 @@ class LocalOutpost(Outpost):
 
     # --- inside ------------------------------------------------------------------------------
 
-    def _rig(self, order: Order) -> str | None:  # noqa: ARG002 - one who inherits looks at it
-        """Return where the order's rig is on this machine; None when the order itself says it."""
-        return None
-
-    def _check_fence(self, worker: str) -> None:
-        """Refuse a worker where its agent would have no fence, and one is required.
-
-        Raises:
-            SpawnRefusedError: none can be made here.
-        """
-        if self.options.fence is not Fence.REQUIRED:
-            return
-        self._fence_here = self._fence_here or fencing.probe()
-        if not self._fence_here["fence"]:
-            raise SpawnRefusedError(
-                f"{worker} would have no fence, and `fence: required` asks for one:"
-                f" {fencing.why_not(self._fence_here)}",
-                hint=self._fence_here["hint"] or f"outpost doctor {self.name}",
-            )
-
     def _mailbox(self) -> Mailbox:
         from outpost_local.mail import Mailbox
 
         return Mailbox(self.root, _resolve(self.options.town_path, self.context), self._agent_env)
 
-    def _folder(self, worker: str) -> Path:
-        return self.root / files.WORKERS / worker
-
-    def _known(self, worker: str) -> Path:
-        """Return the folder of a worker that is there.
-
-        Raises:
-            NotFoundError: it is not.
-            UnreachableError: nothing can be known of it, since there is no `/proc`.
-        """
-        try:
-            split_worker_id(worker)
-            folder = self._folder(worker)
-        except UsageError:
-            folder = None
-        if folder is None or not os.path.lexists(folder):
-            raise NotFoundError(
-                f"{ascii(worker)[1:-1]} is not a worker of {self.name}",
-                hint="outpost workers --all",
-            )
-        self._check_system(worker)
-        return folder
-
-    def _check_system(self, worker: str) -> None:
-        """Tell nothing of a worker where its living supervisor would be taken for a dead one."""
-        if why := resources.unfit():
-            raise UnreachableError(f"nothing can be known of {worker}: {why}", hint="mount /proc")
-
     def _check_running(self, worker: str, folder: Path) -> None:
-        state = self._looked_at(status.read(folder)).state
+        state = self.adjust_status(status.read(folder)).state
         if state.terminal:
             raise UsageError(f"{worker} has ended ({state})", hint=f"outpost logs {worker}")
-
-    def _list(self) -> list[WorkerStatus]:
-        if resources.unfit():
-            workers = self.root / files.WORKERS
-            for folder in workers.iterdir() if workers.is_dir() else ():
-                self._check_system(folder.name)
-            return []
-        try:
-            with self._scanning:
-                return [self._looked_at(found) for found in status.scan(self.root, self._scanned)]
-        except OSError as error:  # not one is missing, nobody can say
-            raise UnreachableError(
-                f"the workers at {self.root} cannot be read: {error.strerror}",
-                hint=f"outpost doctor {self.name}",
-            ) from error
-
-    def _looked_at(self, found: WorkerStatus) -> WorkerStatus:
-        """Return a status as it may be told: never an end that is not certain."""
-        if found.result is not None:
-            # One whose supervisor vanished ends with its recovery, which may find it done.
-            vanished = found.result.finished_at is None
-            return self._recover(found) if vanished else found
-        if found.started_at is None:
-            self._launch_forgotten(found)
-            return dataclasses.replace(found, state=State.QUEUED)
-        if terminal_gone(self._folder(found.id)):
-            detail = f"{found.detail}; terminal gone" if found.detail else "terminal gone"
-            return dataclasses.replace(found, detail=detail)
-        return found
-
-    def _launch_forgotten(self, found: WorkerStatus) -> None:
-        """Launch what was published long ago and has not begun: whoever was to do it is gone.
-
-        Nothing runs twice by this: the first supervisor that begins claims the attempt for ever.
-        """
-        folder = self._folder(found.id)
-        try:
-            age = time.time() - (folder / files.ORDER).lstat().st_mtime
-        except FileNotFoundError:  # cleaned meanwhile
-            return
-        if age > AGAIN and self._is_due("run", found.id):
-            self._starter.start([folder])
-
-    def _recover(self, found: WorkerStatus) -> WorkerStatus:
-        """Start the recovery of a vanished supervisor's worker, unless one is at it."""
-        folder = self._folder(found.id)
-        with cleaning.locked(folder) as free:
-            start = free and self._is_due("recover", found.id)
-        if start:
-            env = programs.own_env(os.environ) | fault()
-            self._detached.start(publish.command(folder, "recover"), env)
-        return dataclasses.replace(
-            found,
-            state=State.QUEUED if found.started_at is None else State.WORKING,
-            detail=f"{found.detail}; recovering",
-            result=None,
-        )
-
-    def _is_due(self, verb: str, worker: str) -> bool:
-        """Whether a verb may be started again for a worker; then not soon once more."""
-        now = time.monotonic()
-        due = now >= self._try_again.get((verb, worker), now)
-        if due:
-            self._try_again[verb, worker] = now + AGAIN
-        return due
 
 
 def _resolve(path: Path | None, context: BuildContext) -> Path | None:

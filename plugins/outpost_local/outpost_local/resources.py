@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from outpost_core.errors import SpawnRefusedError
+from outpost_worker.system.fitness import ELSEWHERE, unfit
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -83,18 +84,6 @@ def slots() -> tuple[int, str]:
         count = min(count, memory // _PER_AGENT)
         why += f" and {size(memory)} of memory"
     return max(1, count), why
-
-
-def unfit(proc: Path = Path("/proc")) -> str:
-    """Return why no worker can run on this machine at all, or "" when one can."""
-    if (proc / "self" / "stat").exists():
-        return ""
-    kind = os.uname().sysname
-    return f"this machine ({kind}) has no /proc, by which the processes of workers are known"
-
-
-#: What to do where `unfit` says something.
-ELSEWHERE: Final = "use a machine with Linux: outpost add ssh NAME --host HOST"
 
 
 def free_disk(folder: Path) -> int:

@@ -7,17 +7,17 @@ A headless worker needs no terminal to work: who looks at one is given a session
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from outpost_core.errors import OutpostError, SpawnRefusedError
-from outpost_local.detached import Detached
+from outpost_core.errors import OutpostError
 from outpost_local.options import Mode
 from outpost_local.tmux import Tmux, TmuxError
 from outpost_shared import programs
 from outpost_worker.folder import files, publish, status
-from outpost_worker.recovery import cleaning
+from outpost_worker.recovery.attend import fault
+from outpost_worker.system.detached import Detached
 from outpost_worker.warm.client import Warm
 
 #: In the folder of a worker that works without a terminal.
@@ -28,22 +28,27 @@ class Starter:
     """Starts the supervisors of one outpost.
 
     Args:
-        name: the outpost, for messages.
         root: its state folder.
         mode: whether detached processes will do where tmux fails.
         tmux: its tmux; None for detached processes only.
         detached: its detached processes.
+        withdraw: takes back a worker that could not be started, and returns its refusal.
     """
 
     def __init__(
-        self, name: str, root: Path, mode: Mode, tmux: Tmux | None, detached: Detached
+        self,
+        root: Path,
+        mode: Mode,
+        tmux: Tmux | None,
+        detached: Detached,
+        withdraw: Callable[[Path, str], Exception | None],
     ) -> None:
-        self._name = name
         self._root = root
         self._mode = mode
         self._tmux = tmux
         self._detached = detached
         self._warm = Warm(str(root), detached.start)
+        self._withdraw = withdraw
 
     def start(self, folders: Sequence[Path]) -> list[Exception | None]:
         """Start supervisors; the launcher calls this in a thread with all that wait.
@@ -134,23 +139,6 @@ class Starter:
 
     def _has_begun(self, worker: str) -> bool:
         return status.started(self._root / files.WORKERS / worker)
-
-    def _withdraw(self, folder: Path, why: str) -> Exception | None:
-        """Take back a worker that could not be started, so that another outpost may have it."""
-        with cleaning.locked(folder) as mine:
-            if not mine or status.started(folder):
-                return None  # somebody else started it
-            cleaning.discard(self._root, folder)
-        cleaning.empty_trash(self._root)
-        return SpawnRefusedError(
-            f"{folder.name} cannot be started: {why}", hint=f"outpost doctor {self._name}"
-        )
-
-
-def fault() -> dict[str, str]:
-    """Return what tests tell the far side about where to crash."""
-    asked = os.environ.get("OUTPOST_FAULT")
-    return {"OUTPOST_FAULT": asked} if asked else {}
 
 
 def without_terminal(folder: Path) -> None:

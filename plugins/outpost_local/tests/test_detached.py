@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from outpost_local.detached import Detached
+from outpost_worker.system.detached import Detached
 
 REPORT = """
 import json, os, sys

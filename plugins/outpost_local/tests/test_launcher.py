@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from outpost_core.errors import SpawnRefusedError
-from outpost_local.launcher import Launcher
+from outpost_worker.serving.launcher import Launcher
 
 
 def test_what_is_asked_for_at_once_is_started_at_once():

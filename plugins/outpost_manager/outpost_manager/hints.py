@@ -26,6 +26,7 @@ HINTS: Final[Mapping[str, str]] = {
     " --agent-arg; then spawn it with --again",
     "command_not_found": "{install}; a worker sees the PATH of its outpost:"
     " outpost doctor {outpost}",
+    "wrapper_not_found": "install it where {outpost} runs workers, or change its options",
     "no_fence": "outpost doctor {outpost} says what is missing; `fence: auto` goes on without",
     "timeout": "outpost logs {worker}; --timeout gives it more time",
     "idle_timeout": "see what it waited for: outpost logs {worker}; --idle-timeout gives it more"

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from outpost_core import wire
 from outpost_core.hookspecs import hookimpl
@@ -168,7 +168,10 @@ class FindsByEnvironment(ReferenceOutpost):
     """Ends what says in its environment whose it is."""
 
     type = "mutant-finds-by-environment"
-    fence: ClassVar[Mapping[str, Any]] = {"mode": "off"}  # which would end them
+
+    def fence(self, order: Order) -> Mapping[str, Any]:  # noqa: ARG002
+        """Have none, which would end them."""
+        return {"mode": "off"}
 
     @hookimpl
     async def outpost_stop(self, worker: str, grace: float) -> None:  # noqa: ARG002
@@ -187,7 +190,10 @@ class LeavesWhatIsLeft(ReferenceOutpost):
     """Calls a worker lost whose supervisor was killed, and looks after nothing that it left."""
 
     type = "mutant-leaves-what-is-left"
-    fence: ClassVar[Mapping[str, Any]] = {"mode": "off"}  # which would end them
+
+    def fence(self, order: Order) -> Mapping[str, Any]:  # noqa: ARG002
+        """Have none, which would end them."""
+        return {"mode": "off"}
 
     async def looked_at(self, found: WorkerStatus) -> WorkerStatus:
         """Write the result."""
@@ -204,9 +210,9 @@ class LeaksTheEnvironment(ReferenceOutpost):
 
     type = "mutant-leaks-the-environment"
 
-    def environment(self) -> dict[str, str]:
+    def start_detached(self, argv: Sequence[str]) -> None:
         """Keep nothing back."""
-        return dict(os.environ)
+        self._detached.start(argv, dict(os.environ))
 
 
 class RunsTheRig(ReferenceOutpost):
@@ -228,7 +234,10 @@ class ClaimsAFence(ReferenceOutpost):
     """Says that its agents have a fence, and gives them none."""
 
     type = "mutant-claims-a-fence"
-    fence: ClassVar[Mapping[str, Any]] = {"mode": "off"}
+
+    def fence(self, order: Order) -> Mapping[str, Any]:  # noqa: ARG002
+        """Have none."""
+        return {"mode": "off"}
 
     async def looked_at(self, found: WorkerStatus) -> WorkerStatus:
         """Say so."""

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from outpost_core import names
 from outpost_core.backend import Backend
@@ -67,7 +67,10 @@ class LeaksChild(ReferenceOutpost):
     """Stops the agent's process group only, so that `setsid` children live on."""
 
     type = "mutant-leaks-child"
-    fence: ClassVar[Mapping[str, Any]] = {"mode": "off"}  # which would end them
+
+    def fence(self, order: Order) -> Mapping[str, Any]:  # noqa: ARG002
+        """Have none, which would end them."""
+        return {"mode": "off"}
 
     @hookimpl
     async def outpost_stop(self, worker: str, grace: float) -> None:  # noqa: ARG002
@@ -132,10 +135,19 @@ class DiesWithController(ReferenceOutpost):
 
     type = "mutant-dies-with-controller"
 
+    @hookimpl
+    async def outpost_spawn(self, order: Order) -> WorkerStatus:
+        """Spawn, knowing the thread whose end the kernel looks at."""
+        self._loop = asyncio.get_running_loop()
+        return await super().outpost_spawn(order)
+
     def start(self, folder: Path) -> None:
         """Start the supervisor so that the kernel kills it together with this process."""
+        asyncio.run_coroutine_threadsafe(self._tie(folder), self._loop).result()
+
+    async def _tie(self, folder: Path) -> None:
         set_death_signal = ctypes.CDLL(None).prctl
-        subprocess.Popen(
+        subprocess.Popen(  # noqa: ASYNC220
             publish.command(folder),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -203,8 +215,10 @@ class ChangesTheEnd(ReferenceOutpost):
         with suppress(NotFoundError):
             folder = self.folder_of(worker)
             if status.read(folder).state.terminal:
-                self._scanned.clear()
-                rewrite(folder, Result(state=State.STOPPED, reason="stopped"))
+                self._attendant.forget(worker)
+                rewrite(
+                    folder, Result(state=State.STOPPED, reason="stopped", finished_at=time.time())
+                )
 
 
 class ForgetsInterruptedSpawn(ReferenceOutpost):
@@ -326,7 +340,11 @@ MUTANTS: Final = tuple(
         (DoneWhenUnreachable, "list.unreachable_is_not_dead", "answered ['done']"),
         (AdoptsAnyOrder, "spawn.refuses_another_order", "The other order was answered"),
         (IgnoresOffset, "logs.resumes_at_any_offset", "From 1 of"),
-        (DiesWithController, "crash.worker_outlives_its_controller", "The worker is lost"),
+        (
+            DiesWithController,
+            "crash.worker_outlives_its_controller",
+            "No process of the worker lives",
+        ),
         (SecretInArgv, "security.secret_in_no_argv", "has it"),
         (FollowNeverEnds, "logs.follow_ends", "It did not end"),
         (HidesExit137, "outcome.exit_137", "'done'"),

@@ -107,7 +107,6 @@ def _publish(root: Path) -> int:
     folder, whether it was made just now, whether it has begun, the argv that begins it, and its
     status; or an error as the protocol has it (see docs/reference/protocol.md).
     """
-    from outpost_core.types import State
     from outpost_shared import protocol
     from outpost_worker.folder import publish, status
     from outpost_worker.serving import request
@@ -122,13 +121,9 @@ def _publish(root: Path) -> int:
         order = request.order_of(params, secrets)
         folder, made = publish.publish(root, order, programs.base_env(os.environ))
         found = status.read(folder)
-        about = wire.to_json(found)
-        assert isinstance(about, dict)
-        if found.started_at is None and found.result is None:
-            about["state"] = State.QUEUED.value
         begun = status.started(folder)
         answer: dict[str, Json] = {"folder": str(folder), "made": made, "begun": begun}
-        answer |= {"command": [*publish.command(folder)], "status": about}
+        answer |= {"command": [*publish.command(folder)], "status": wire.to_json(found)}
     except OutpostError as error:
         request.mask(error, secrets)
         print(protocol.text({"error": protocol.error_to_json(error)}).decode())

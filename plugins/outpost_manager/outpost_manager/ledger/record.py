@@ -200,7 +200,10 @@ def _agent_settled(result: Result | None, held: _Held) -> int | None:
 
 #: Reasons of results whose agent was not started, where an older far side does not say so.
 _BEFORE: Final = frozenset(
-    {"never_started", "workspace_failed", "base_not_found", "command_not_found", "no_fence"}
+    {
+        *("never_started", "workspace_failed", "base_not_found", "command_not_found"),
+        *("wrapper_not_found", "no_fence"),
+    }
 )
 
 

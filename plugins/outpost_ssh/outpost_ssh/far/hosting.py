@@ -55,15 +55,17 @@ class HostingOutpost(LocalOutpost):
             self._sweeping = asyncio.create_task(asyncio.to_thread(expiry.sweep, self.root))
         return await super().outpost_list()
 
-    def _rig(self, order: Order) -> str | None:
+    def rig_here(self, order: Order) -> str | None:
+        """Return the copy of the near machine's rig, where there is one."""
         path = local_path(order.rig)
         if path is None or not self.controller:
             return None
         hosted = Hosted(self.root, key_of(self.controller, path))
         return str(hosted.path) if hosted.exists else None
 
-    def _looked_at(self, found: WorkerStatus) -> WorkerStatus:
-        seen = super()._looked_at(found)
+    def adjust_status(self, found: WorkerStatus) -> WorkerStatus:
+        """Report a worker as ended when its work is home."""
+        seen = super().adjust_status(found)
         return seen if seen.result is None else self._as_home(seen)
 
     def _as_home(self, seen: WorkerStatus) -> WorkerStatus:
@@ -72,7 +74,7 @@ class HostingOutpost(LocalOutpost):
         known = self._shown.get(seen.id)
         if known is not None and known[0] == (seen.digest, seen.result.finished_at):
             return known[1]
-        folder = self._folder(seen.id)
+        folder = self.root / files.WORKERS / seen.id
         home = home_of(folder)
         if home is None and copy_of(folder) is not None and _to_fetch(seen.id, seen.result):
             return dataclasses.replace(seen, state=State.WORKING, detail=WAITS, result=None)
@@ -80,13 +82,9 @@ class HostingOutpost(LocalOutpost):
         self._shown[seen.id] = ((seen.digest, seen.result.finished_at), shown)
         return shown
 
-    def folder_of(self, worker: str) -> Path:
-        """Return the folder of a worker; raises NotFoundError when there is none."""
-        return self._known(worker)
-
     def show(self, worker: str) -> WorkerStatus:
         """Return a worker's status as `outpost_list` shows it."""
-        return self._looked_at(status.read(self._known(worker)))
+        return self.adjust_status(status.read(self.folder_of(worker)))
 
     @hookimpl
     async def outpost_stop(self, worker: str, grace: float) -> None:
@@ -100,7 +98,7 @@ class HostingOutpost(LocalOutpost):
     def _give_up(self, worker: str) -> None:
         where = self._not_home(worker)
         if where:
-            folder = self._known(worker)
+            folder = self.folder_of(worker)
             rig = (files.load(str(folder), files.ORDER) or {}).get("rig")
             copy, path = copy_of(folder), local_path(rig)
             assert copy is not None
@@ -127,7 +125,7 @@ class HostingOutpost(LocalOutpost):
     def _not_home(self, worker: str) -> str:
         """Return where the unfetched work of an ended worker is; "" when there is none."""
         try:
-            folder = self._known(worker)
+            folder = self.folder_of(worker)
             found = status.read(folder)
         except NotFoundError:
             return ""

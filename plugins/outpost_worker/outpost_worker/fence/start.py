@@ -6,7 +6,6 @@ import _signal  # type: ignore[import-not-found]  # not `signal`: see process.py
 import fcntl
 import os
 
-from outpost_shared import programs
 from outpost_worker.fence import calls, init, landlock, namespace, places
 from outpost_worker.system import launch
 
@@ -28,6 +27,10 @@ WAYS = (NAMESPACE, MOUNTS, LANDLOCK)
 
 class RefusedError(OSError):
     """This system does not let a fence be made that way."""
+
+
+#: Words for what the forked child could not do, with the error that each becomes.
+_KINDS = {b"fence": RefusedError, b"wrap": launch.WrapperError, b"exec": OSError}
 
 
 class Fenced:
@@ -61,12 +64,14 @@ class Command:
         folder: where it runs.
         output: descriptor that becomes stdout and stderr.
         terminal: path of the terminal under `output`, or "".
+        wrap: what stands before it, behind the fence as well.
 
     Raises:
+        WrapperError: what stands before it cannot be executed.
         OSError: there is no such program.
     """
 
-    __slots__ = ("argv", "env", "folder", "output", "program", "terminal")
+    __slots__ = ("argv", "env", "folder", "output", "terminal", "wrap")
 
     def __init__(
         self,
@@ -75,13 +80,15 @@ class Command:
         folder: str,
         output: int,
         terminal: str = "",
+        wrap: launch.Wrapper | None = None,
     ) -> None:
-        self.program = programs.find(argv[0] if argv else "", env, folder)
+        launch.resolve(argv, env, folder, wrap)
         self.argv = argv
         self.env = env
         self.folder = folder
         self.output = output
         self.terminal = terminal
+        self.wrap = wrap
 
     def spawn(self) -> int:
         """Start the agent as a child of this process, and return its number in here.
@@ -89,12 +96,13 @@ class Command:
         Raises:
             OSError: it cannot be executed.
         """
-        return launch.start(self.argv, self.env, self.folder, self.output, self.terminal)
+        return launch.start(self.argv, self.env, self.folder, self.output, self.terminal, self.wrap)
 
     def execute(self) -> NoReturn:
         """Become the agent, in a session of its own.
 
         Raises:
+            WrapperError: what stands before it cannot be executed.
             OSError: it cannot be executed.
         """
         _signal.set_wakeup_fd(-1)
@@ -109,7 +117,11 @@ class Command:
         os.dup2(self.output, 1)
         os.dup2(self.output, 2)
         os.chdir(self.folder)
-        os.execve(self.program, self.argv, self.env)  # noqa: S606 - that is what it is for
+        program, whole = launch.resolve(self.argv, self.env, self.folder, self.wrap)
+        try:
+            os.execve(program, whole, self.env)  # noqa: S606 - that is what it is for
+        except OSError as error:
+            raise launch.blame(error, self.wrap) from None
 
 
 def start(command: Command, wanted: Wanted, only: Sequence[str] = WAYS) -> Fenced:
@@ -177,9 +189,8 @@ def _start(command: Command, rules: Rules, way: str) -> Fenced:
             if what == b"init":
                 made.init = int(number)
             else:
-                kind = RefusedError if what == b"fence" else OSError
                 why, _, path = os.fsdecode(where).partition("\0")
-                raise kind(int(number), why, path)
+                raise _KINDS[what](int(number), why, path)
         if made.init:
             # its number outside: whom the lifeline's other end was given to
             made.pid = fcntl.fcntl(lifeline[0], fcntl.F_GETOWN) or made.init
@@ -229,7 +240,7 @@ def _child(
     """Make the fence in a forked child and execute the command; never returns.
 
     `user` says whose it is outside, when it is in its namespaces already, as their first process.
-    What goes wrong is one line on `end`: `fence` or `exec`, the number of the error, its text, NUL
+    What goes wrong is one line on `end`: a word of `_KINDS`, the number of the error, its text, NUL
     and its path. All went well when that is closed without such a line.
     """
     step = "fence"
@@ -265,6 +276,8 @@ def _child(
             init.serve(agent, lifeline[0], told[1])
         command.execute()
     except OSError as error:
+        if isinstance(error, launch.WrapperError):
+            step = "wrap"
         name = error.filename if isinstance(error.filename, str) else ""
         line = f"{step} {error.errno or 0} {error.strerror}\0{name}".replace("\n", " ")
         os.write(end, os.fsencode(line) + b"\n")

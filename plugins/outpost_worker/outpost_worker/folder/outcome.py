@@ -125,6 +125,28 @@ def of_exec_error(error: OSError, program: str) -> dict[str, Any]:
     return result("failed", "command_not_found", message, exit_code=code, agent_began=False)
 
 
+def of_wrapper_error(error: OSError) -> dict[str, Any]:
+    """Return the result where the command before the agent's could not be executed."""
+    message = f"{error.filename}: {error.strerror or error}"
+    return result("failed", "wrapper_not_found", message, agent_began=False)
+
+
+def add_lookup(ended: dict[str, Any], program: str, wrapper: str) -> None:
+    """Say that the agent's command is not there, where its wrapper looked for it and says so.
+
+    Args:
+        ended: changed in place; 126 and 127 of such a wrapper mean what they mean to a shell. The
+            agent may have exited with them itself, so it counts as one that ran.
+        program: the agent's.
+        wrapper: the program of what stands before it.
+    """
+    code = ended["exit_code"]
+    if ended["reason"] == "agent_failed" and code in (126, 127):
+        why = "there is no such command" if code == 127 else "it cannot be executed"
+        ended["reason"] = "command_not_found"
+        ended["message"] = f"{program}: {why} where {wrapper} looks for it (exit code {code})"
+
+
 def reason_of(error: OSError, otherwise: str) -> str:
     """Return `disk_full` when that is what the error says, else `otherwise`."""
     return "disk_full" if error.errno in _FULL else otherwise

@@ -29,6 +29,7 @@ def publish(
     *,
     rig: str | None = None,
     fence: Mapping[str, Any] | None = None,
+    wrap: Mapping[str, Any] | None = None,
 ) -> tuple[Path, bool]:
     """Make the folder of the order's worker, or adopt the one that is there.
 
@@ -42,6 +43,9 @@ def publish(
         rig: where the order's rig is on this machine; None when the order itself says it.
         fence: what the fence is to be, see `fence.places.Wanted`; None for the best
             that works here.
+        wrap: what stands before the agent's command: `argv`, and `own_files` where that looks
+            for the command among files of its own, see `launch.Wrapper`; None for nothing. It is
+            no part of the order, so an adopted worker keeps the one that it has.
 
     Returns:
         The folder, and True when this call made it.
@@ -67,7 +71,7 @@ def publish(
     made.mkdir(mode=0o700)
     shown = False
     try:
-        _fill(made, root, order, digest, env, rig, fence, reader)
+        _fill(made, root, order, digest, env, rig, fence, wrap, reader)
         faults.point("local.staged")
         try:
             made.rename(folder)
@@ -114,6 +118,7 @@ def _fill(
     env: Mapping[str, str],
     rig: str | None,
     fence: Mapping[str, Any] | None,
+    wrap: Mapping[str, Any] | None,
     reader: dict[str, str] | None,
 ) -> None:
     path = str(folder)
@@ -126,6 +131,8 @@ def _fill(
         launch["rig"] = rig
     if fence is not None:
         launch["fence"] = dict(fence)
+    if wrap is not None:
+        launch["wrap"] = dict(wrap)
     if reader is not None:
         launch["reader"] = reader
     launched = dumps(launch).encode("ascii")
@@ -207,11 +214,11 @@ def interpreter() -> list[str]:
     import outpost_agents
     import outpost_core
     import outpost_shared
-    import outpost_worker
 
-    packages = (outpost_worker, outpost_agents, outpost_core, outpost_shared)
-    folders = [os.path.dirname(os.path.abspath(str(each.__file__))) for each in packages]
-    boot = os.path.join(folders[0], "boot.py")
+    worker = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    others = (outpost_agents, outpost_core, outpost_shared)
+    folders = [worker, *(os.path.dirname(os.path.abspath(str(each.__file__))) for each in others)]
+    boot = os.path.join(worker, "boot.py")
     _, *apart = dict.fromkeys(map(os.path.dirname, folders))
     where = ["-X", f"outpost={':'.join(apart)}"] if apart else []
     return [sys.executable, "-I", "-S", "-X", "utf8", *where, boot]

@@ -282,7 +282,7 @@ def _unbegun(at: int, path: str, name: str, digest: str, doubt: str) -> WorkerSt
     if _of_another_boot(at):
         return _lost(name, digest, "never_started", "the machine was restarted", None)
     return WorkerStatus(
-        id=name, state=State.STARTING, digest=digest, detail="waits for its supervisor"
+        id=name, state=State.QUEUED, digest=digest, detail="waits for its supervisor"
     )
 
 

@@ -119,6 +119,7 @@ class Supervisor:
         self._ending = ""  # why the agent is being ended
         self._shown = ""
         self._agent: dict[str, Any] | None = None
+        self._wrap: launch.Wrapper | None = None  # what stands before the agent's command
         self._fence = ""
         self._exposes = False  # no fence is around the agent
         self._began_agent = False  # or it may have, for all that is known
@@ -308,12 +309,24 @@ class Supervisor:
             from outpost_agents.claude import trust
 
             trust.accept(env, work)
+        self._wrap = launch.wrapper(
+            self._launched,
+            {
+                "issue": values["issue"],
+                "worker": os.path.basename(self._folder),
+                "work": work,
+                "exchange": os.path.join(self._folder, files.EXCHANGE),
+            },
+        )
         self._began_agent = True
         try:
             terminal = output.name if output.relay else ""
             unfenced = self._launch(
                 launch.expand(agent["argv"], values), env, work, output.end, terminal
             )
+        except launch.WrapperError as error:
+            self._began_agent = False
+            return outcome.of_wrapper_error(error)
         except OSError as error:
             self._began_agent = False
             return outcome.of_exec_error(error, agent["argv"][0])
@@ -383,7 +396,7 @@ class Supervisor:
 
             os.chdir(work)  # as it is without a fence
             fenced = start.start(
-                start.Command(argv, env, work, output, terminal),
+                start.Command(argv, env, work, output, terminal, self._wrap),
                 places.Wanted(
                     self._folder, self._launched["root"], env, self._order["rig"], settings
                 ),
@@ -396,7 +409,7 @@ class Supervisor:
             if settings.get("mode") == "required":
                 return f"no fence can be made here: {start.why(fenced)}"
         self._expose()
-        self._tree.agent = launch.start(argv, env, work, output, terminal)
+        self._tree.agent = launch.start(argv, env, work, output, terminal, self._wrap)
         return ""
 
     def _expose(self) -> None:
@@ -517,6 +530,8 @@ class Supervisor:
         ended = outcome.result(
             state, reason, message, exit_code=exit_code, signal=signal, agent_began=True
         )
+        if self._wrap is not None and self._wrap.own_files:
+            outcome.add_lookup(ended, self._order["agent"]["argv"][0], self._wrap.argv[0])
         if self._says:
             said = self._says.close(os.path.join(self._folder, files.LOG))
             outcome.add_output(ended, said, self._ending)

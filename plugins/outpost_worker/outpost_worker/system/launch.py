@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # not `signal`: see process.py
+import errno
 import os
 
 from outpost_shared import programs
@@ -71,8 +72,87 @@ def environment(
     return {**launch.get("env", {}), **order["agent"]["env"], **order["env"], **secrets, **own}
 
 
+class WrapperError(OSError):
+    """The command before the agent's cannot be executed; nothing runs."""
+
+
+class Wrapper:
+    """The command that stands before the agent's, which becomes its last arguments.
+
+    Args:
+        argv: program and arguments.
+        own_files: it looks for the agent's command among files of its own, as a container does.
+    """
+
+    __slots__ = ("argv", "own_files")
+
+    def __init__(self, argv: list[str], *, own_files: bool) -> None:
+        self.argv = argv
+        self.own_files = own_files
+
+
+def wrapper(launch: Mapping[str, Any], values: Mapping[str, str]) -> Wrapper | None:
+    """Return what `launch.json` says stands before the agent's command; None for nothing.
+
+    Args:
+        launch: `launch.json`.
+        values: what `{name}` in its arguments stands for.
+    """
+    said = launch.get("wrap")
+    if not said:
+        return None
+    return Wrapper(expand(said["argv"], values), own_files=said.get("own_files") is True)
+
+
+def find_wrapper(program: str, env: Mapping[str, str]) -> str:
+    """Return the path of a wrapper's program; never one in a folder that the agent works in.
+
+    Raises:
+        OSError: there is none, or it cannot be executed.
+    """
+    return programs.find(program, {"PATH": programs.outside(env.get("PATH", ""))}, "/")
+
+
+def resolve(
+    argv: list[str], env: Mapping[str, str], folder: str, wrap: Wrapper | None
+) -> tuple[str, list[str]]:
+    """Return the program to execute, and its whole argument list.
+
+    Args:
+        argv: the agent's program and arguments.
+        env: the agent's whole environment.
+        folder: where it runs.
+        wrap: what stands before it.
+
+    Raises:
+        WrapperError: what stands before it cannot be executed.
+        OSError: the agent's command cannot be.
+    """
+    program = ""
+    if wrap is None or not wrap.own_files:
+        program = programs.find(argv[0] if argv else "", env, folder)
+    if wrap is None:
+        return program, argv
+    try:
+        return find_wrapper(wrap.argv[0], env), [*wrap.argv, *argv]
+    except OSError as error:
+        raise blame(error, wrap) from None
+
+
+def blame(error: OSError, wrap: Wrapper | None) -> OSError:
+    """Return the error of an execution that failed, as the error of whose program that was."""
+    if wrap is None or error.errno == errno.E2BIG:  # it is the agent's arguments that are long
+        return error
+    return WrapperError(error.errno or 0, error.strerror or str(error), wrap.argv[0])
+
+
 def start(
-    argv: list[str], env: Mapping[str, str], folder: str, output: int, terminal: str = ""
+    argv: list[str],
+    env: Mapping[str, str],
+    folder: str,
+    output: int,
+    terminal: str = "",
+    wrap: Wrapper | None = None,
 ) -> int:
     """Start the agent in its own session and return its pid.
 
@@ -86,11 +166,13 @@ def start(
         output: descriptor that becomes stdout and stderr.
         terminal: path of the terminal under `output`, which becomes the controlling one; "" for
             none, then stdin is /dev/null.
+        wrap: what stands before it.
 
     Raises:
+        WrapperError: what stands before it could not be executed; nothing runs.
         OSError: it could not be executed; nothing runs.
     """
-    program = programs.find(argv[0] if argv else "", env, folder)
+    program, whole = resolve(argv, env, folder, wrap)
     actions: list[tuple[Any, ...]]
     if terminal:
         # opened by the leader of a new session, it becomes that session's controlling terminal
@@ -99,6 +181,9 @@ def start(
         actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
     actions += [(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
     os.chdir(folder)
-    return os.posix_spawn(
-        program, argv, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=RESET
-    )
+    try:
+        return os.posix_spawn(
+            program, whole, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=RESET
+        )
+    except OSError as error:
+        raise blame(error, wrap) from None

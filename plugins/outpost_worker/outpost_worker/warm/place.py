@@ -13,7 +13,6 @@ import sys
 
 import outpost_core
 import outpost_shared
-import outpost_worker
 from outpost_worker.system import sockets
 
 try:  # hashlib would load all of OpenSSL for its other algorithms
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
 _PREFIX = "w"
 #: Characters of a name for the version, and as many for the surroundings.
 _HALF = 8
-_PACKAGES = (outpost_core, outpost_shared, outpost_worker)
+_PACKAGES = (outpost_core, outpost_shared)
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 #: Lines of `/proc/self/status` that a child inherits.
 _STATUS = (
@@ -71,7 +71,7 @@ def peer(caller: _socket.socket) -> int:
 def version() -> str:
     """Return what changes with every change of our files: they are not read, only looked at."""
     found = []
-    folders = [os.path.dirname(package.__file__ or "") for package in _PACKAGES]
+    folders = [_HERE, *(os.path.dirname(package.__file__ or "") for package in _PACKAGES)]
     while folders:
         try:
             with os.scandir(folders.pop()) as entries:

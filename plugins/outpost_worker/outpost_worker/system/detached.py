@@ -26,7 +26,7 @@ class Detached:
         """Start `argv` in its own session, with stdin, stdout and stderr on /dev/null.
 
         Args:
-            argv: program (an absolute path) and arguments; no shell is involved.
+            argv: program, looked for on our PATH, and arguments; no shell is involved.
             env: its whole environment.
 
         Returns:
@@ -36,7 +36,7 @@ class Detached:
             OSError: it cannot be started.
         """
         self.reap()
-        pid = os.posix_spawn(
+        pid = os.posix_spawnp(
             argv[0],
             tuple(argv),
             env,
@@ -69,7 +69,7 @@ class Detached:
 def _inherited() -> list[int]:
     """Return the descriptors that a new program would get from us, such as a caller's lock."""
     found = []
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names are all that is wanted
+    for name in os.listdir("/proc/self/fd"):
         fd = int(name)
         try:
             if fd > 2 and os.get_inheritable(fd):
