@@ -129,9 +129,9 @@ class Backend:
 
     Args:
         type: the word in `outposts.yaml`.
-        options: dataclass that inherits `OutpostOptions`.
-        build: `(name, options, context)` → the outpost object. Opens nothing, imports its SDK
-            only when first used.
+        options: dataclass that inherits `OutpostOptions`, or where it is: `module:Class`.
+        build: `(name, options, context)` → the outpost object, or where that is: as text, it is
+            imported when an outpost of the type is first used. Opens nothing.
         summary: one line for `outpost backends`.
         capabilities: what its outposts can at most do.
         introduce: `(name, options, context, dialogue)` → options to write besides what the user
@@ -140,11 +140,31 @@ class Backend:
     """
 
     type: str
-    options: builtins.type[OutpostOptions]
-    build: Callable[[str, Any, BuildContext], Outpost]
+    options: builtins.type[OutpostOptions] | str
+    build: Callable[[str, Any, BuildContext], Outpost] | str
     summary: str
     capabilities: frozenset[str] = frozenset()
     introduce: Introduce | None = None
+
+    @property
+    def options_class(self) -> builtins.type[OutpostOptions]:
+        """The dataclass of its options."""
+        options = self.options
+        return _found(options) if isinstance(options, str) else options
+
+    def make(self, name: str, options: OutpostOptions, context: BuildContext) -> Outpost:
+        """Build an outpost; see `build`."""
+        build = _found(self.build) if isinstance(self.build, str) else self.build
+        made: Outpost = build(name, options, context)
+        return made
+
+
+def _found(where: str) -> Any:
+    """Import what `module:attribute` names."""
+    from importlib import import_module
+
+    module, _, attribute = where.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 class Outpost:

@@ -278,8 +278,8 @@ class Plugins:
                 self.homes[type_] = report
                 report.types += (type_,)
 
-    def register_outpost(self, outpost: Outpost) -> None:
-        """Register a built outpost under its name.
+    def register_outpost(self, outpost: Outpost, name: str | None = None) -> None:
+        """Register a built outpost under its name, which has to be `name` where that is given.
 
         Raises:
             PluginError: it lacks a required hook, declares a capability that it does not
@@ -288,14 +288,16 @@ class Plugins:
         """
         try:
             check_outpost(outpost)
+            if name not in (None, outpost.name):
+                raise PluginError(f"it was built as {name!r}")
             if self.pm.has_plugin(outpost.name):
                 raise PluginError("an outpost or plugin of that name is already registered")
             _register(self.pm, outpost, outpost.name)
         except Exception as error:
-            type_, name = (getattr(outpost, word, "?") for word in ("type", "name"))
+            type_, own = (getattr(outpost, word, "?") for word in ("type", "name"))
             home = self.homes.get(type_)
             raise PluginError(
-                f"outpost {name!r} of type {type_!r} is not usable: {_one_line(error)}",
+                f"outpost {own!r} of type {type_!r} is not usable: {_one_line(error)}",
                 hint=f"tell the authors of its package ({home.label if home else 'unknown'})",
             ) from error
         if home := self.homes.get(outpost.type):

@@ -4,6 +4,7 @@ Three kinds of plugin: a *backend* is an installed package (entry-point group `o
 builds outposts; an *outpost* is one configured place, registered under its own name; *anyone* may
 choose, describe or watch.
 """
+# mypy: disable-error-code="empty-body"
 
 from __future__ import annotations
 
@@ -44,7 +45,6 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 @hookspec
 def outpost_backends() -> Mapping[str, Backend]:
     """Return the outpost types that this package builds, by type name. Opens nothing."""
-    raise NotImplementedError
 
 
 # --- outposts: required ----------------------------------------------------------------------
@@ -62,7 +62,6 @@ async def outpost_spawn(order: Order) -> WorkerStatus:
         SpawnRefusedError: it was certainly not started.
         UnreachableError: nothing is known, unless it says `sent=False`.
     """
-    raise NotImplementedError
 
 
 @hookspec
@@ -72,13 +71,11 @@ async def outpost_list() -> Sequence[WorkerStatus]:
     One that is there and has not begun is `queued`: while nobody knows that its spawn was
     finished, the manager repeats the spawn.
     """
-    raise NotImplementedError
 
 
 @hookspec
 async def outpost_ping() -> Health:
     """Say whether a worker could be started here now."""
-    raise NotImplementedError
 
 
 @hookspec
@@ -91,7 +88,6 @@ def outpost_logs(worker: str, offset: int, follow: bool) -> AsyncIterator[bytes]
     Raises:
         NotFoundError: there is no such worker.
     """
-    raise NotImplementedError
 
 
 @hookspec
@@ -101,7 +97,6 @@ async def outpost_stop(worker: str, grace: float) -> None:
     Returns once the request is durable there; the result follows in `outpost_list`. Idempotent;
     an unknown or ended worker is fine.
     """
-    raise NotImplementedError
 
 
 # --- outposts: optional, declared in `capabilities` ----------------------------------------
@@ -114,25 +109,21 @@ async def outpost_clean(worker: str, force: bool) -> Cleaned:
     A running worker is not removed. An unknown one counts as removed. `force` removes also
     when the rescue failed.
     """
-    raise NotImplementedError
 
 
 @hookspec
 async def outpost_attach(worker: str) -> int:
     """Give the caller's terminal to the worker; return the exit code of the viewer."""
-    raise NotImplementedError
 
 
 @hookspec
 async def outpost_nudge(worker: str, text: str) -> None:
     """Type `text` and Enter into an interactive worker."""
-    raise NotImplementedError
 
 
 @hookspec
 async def outpost_peek(worker: str, lines: int) -> str:
     """Return the last `lines` lines of what the worker's terminal shows."""
-    raise NotImplementedError
 
 
 @hookspec
@@ -146,19 +137,16 @@ async def outpost_mail(message: Message) -> None:
         UsageError: it can never be delivered (no such address); it is not tried again.
         UnreachableError: nothing is known.
     """
-    raise NotImplementedError
 
 
 @hookspec
 async def outpost_inbox(identity: str) -> Sequence[Message]:
     """Return the messages that wait for `identity` here, oldest first; "" for everybody's."""
-    raise NotImplementedError
 
 
 @hookspec
 def outpost_price(order: Order) -> float:
     """Return the worst-case cost of the order here, in USD. Pure, without I/O."""
-    raise NotImplementedError
 
 
 @hookspec
@@ -171,7 +159,6 @@ async def outpost_facts(programs: Sequence[str]) -> Facts:
     Args:
         programs: first words of agents' commands, to be found as a worker here would.
     """
-    raise NotImplementedError
 
 
 @hookspec
@@ -181,7 +168,6 @@ async def outpost_doctor(rig: str | None) -> Sequence[Finding]:
     Args:
         rig: also whether a branch could be pushed to this repository from there; None: not asked.
     """
-    raise NotImplementedError
 
 
 @hookspec
@@ -195,13 +181,11 @@ def outpost_bootstrap(agents: Sequence[str], dry_run: bool) -> AsyncIterator[Ste
         agents: names of agent presets to install.
         dry_run: change nothing; yield what would be done (`would`).
     """
-    raise NotImplementedError
 
 
 @hookspec
 async def outpost_close() -> None:
     """Let go of connections and files; workers go on."""
-    raise NotImplementedError
 
 
 # --- anyone -----------------------------------------------------------------------------------
@@ -215,7 +199,6 @@ def outpost_assign(
 
     Does no I/O. One that raises is passed over; the next one decides, and the explanation says so.
     """
-    raise NotImplementedError
 
 
 @hookspec(firstresult=True)
@@ -226,13 +209,11 @@ def outpost_issue(issue_id: str, rig: str | None) -> Issue | None:
         issue_id: a valid id.
         rig: path or URL of the repository, or None.
     """
-    raise NotImplementedError
 
 
 @hookspec
 def outpost_agents() -> Mapping[str, AgentPreset]:
     """Return agent presets by name; see the guide «Add an agent»."""
-    raise NotImplementedError
 
 
 @hookspec
@@ -243,7 +224,6 @@ def outpost_event(event: Event) -> None:
 @hookspec
 def outpost_commands() -> Sequence[object]:
     """Return further commands for the `outpost` command line; see the guide «Add a command»."""
-    raise NotImplementedError
 
 
 #: Hooks of outposts that are asynchronous generators, and those that are plain functions.

@@ -154,10 +154,10 @@ def check_backend(type_: object, backend: object) -> None:
         raise PluginError(f"it is a {_kind(backend)}, not a Backend")
     if backend.type != type_:
         raise PluginError(f"the backend under {type_!r} calls itself {backend.type!r}")
-    if not callable(backend.build):
+    if not callable(backend.build) and not isinstance(backend.build, str):
         raise PluginError(f"its build is a {_kind(backend.build)}, not a function")
     _check_capabilities(backend.capabilities)
-    options: object = backend.options
+    options: object = backend.options_class
     if not isinstance(options, type) or not issubclass(options, OutpostOptions):
         raise PluginError("its options are no dataclass that inherits OutpostOptions")
     if "__dataclass_fields__" not in vars(options):

@@ -83,7 +83,7 @@ def configuration() -> str:
     for type_, backend in sorted(Plugins.load().backends.items()):
         parts.append(f"### type: {type_}\n")
         parts.append(f"{backend.summary[:1].upper()}{backend.summary[1:]}.\n")
-        parts += _fields(option_fields(backend.options))
+        parts += _fields(option_fields(backend.options_class))
     parts.append("## defaults\n")
     parts.append("What an order has when nothing else is said.\n")
     parts += _fields(option_fields(Defaults))

@@ -214,6 +214,28 @@ def test_each_asks_every_plugin_once_and_takes_every_answer() -> None:
     assert [p.asked for p in all_] == [1] * 6
 
 
+def test_a_backend_may_say_where_its_class_and_options_are(tmp_path: Any, monkeypatch: Any) -> None:
+    (tmp_path / "heavy_sdk_outpost.py").write_text(
+        "from outpost_testing import FakeOptions as Options\n"
+        "from outpost_testing import FakeOutpost as Made\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    lazy = Backend(
+        type="toy",
+        options="outpost_core.backend:OutpostOptions",
+        build="heavy_sdk_outpost:Made",
+        summary="a toy",
+    )
+    assert load_one(lambda: module(outpost_backends=backends_hook(lazy))).ok
+    assert "heavy_sdk_outpost" not in __import__("sys").modules, "imported when it is first used"
+    assert lazy.options_class is OutpostOptions
+    made = lazy.make("here", None, BuildContext(state_dir=tmp_path))  # type: ignore[arg-type]
+    assert isinstance(made, FakeOutpost)
+    nowhere = Backend(type="toy", options="no_such_module:X", build="x:Y", summary="")
+    report = load_one(lambda: module(outpost_backends=backends_hook(nowhere)))
+    assert "no_such_module" in report.reason
+
+
 # --- outposts -------------------------------------------------------------------------------
 
 

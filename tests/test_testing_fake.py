@@ -115,8 +115,8 @@ def test_the_backend_shares_memory_by_folder_and_gives_out_ready_objects(tmp_pat
         backend = fake_backend({"mine": scripted})
         options = FakeOptions(exit_code=1, run_for=0)
         context = BuildContext(state_dir=tmp_path)
-        assert backend.build("mine", options, context) is scripted
-        one, two = (backend.build("x", options, context) for _ in range(2))
+        assert backend.make("mine", options, context) is scripted
+        one, two = (backend.make("x", options, context) for _ in range(2))
         assert isinstance(one, FakeOutpost)
         assert isinstance(two, FakeOutpost)
         await one.outpost_spawn(an_order())

@@ -115,7 +115,7 @@ def test_mistakes_of_the_caller_are_told_before_anything_runs(tmp_path: Path) ->
 
 def test_a_target_can_be_rebuilt_by_another_process(tmp_path: Path) -> None:
     target = reference_target(tmp_path / "state")
-    target = replace(target, options=target.backend.options(max_workers=3))
+    target = replace(target, options=target.backend.options_class(max_workers=3))
     again, config = targets.load(target.save(tmp_path))
     assert again.options == target.options
     assert again.folder == target.folder

@@ -132,7 +132,10 @@ def test_all_of_them_at_once_in_the_real_program(tmp_path: Path) -> None:
         one = plugins[f"bad-{bad.name}"]
         said = " ".join(each["reason"] for each in (*one["problems"], *one["errors"]))
         assert bad.said in said, (bad.name, said)
-    details = json.loads(run("doctor", "--no-rig", "--json", code=1))["findings"]
+    said = run("doctor", "--no-rig", "--json", code=1)
+    details = json.loads(said)
+    assert "findings" in details, said
+    details = details["findings"]
     assert {f"bad-{bad.name} 1.0" for bad in BAD} <= {one["check"] for one in details}
 
 

@@ -108,10 +108,18 @@ def reader_class(output: str) -> type[Reader]:
 @lru_cache(maxsize=1)
 def installed() -> dict[str, str]:
     """Return the readers that other packages bring: `module:Class` by output, once per program."""
-    from importlib.metadata import entry_points
+    from contextlib import suppress
+    from importlib.metadata import distributions, entry_points
 
+    try:
+        points = [*entry_points(group=GROUP)]
+    except Exception:  # noqa: BLE001 - one package's list cannot be read; `outpost plugins` says so
+        points = []
+        for distribution in distributions():
+            with suppress(Exception):
+                points += distribution.entry_points.select(group=GROUP)
     found: dict[str, str] = {}
-    for entry_point in sorted(entry_points(group=GROUP), key=lambda one: (one.name, one.value)):
+    for entry_point in sorted(points, key=lambda one: (one.name, one.value)):
         if entry_point.name not in BUILT_IN and entry_point.name != PLAIN:
             found.setdefault(entry_point.name, entry_point.value)
     return found

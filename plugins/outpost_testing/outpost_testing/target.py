@@ -115,9 +115,9 @@ class Target:
 
     def make(self) -> Any:
         """Build a fresh outpost object on the same workers."""
-        options = self.backend.options() if self.options is None else self.options
+        options = self.backend.options_class() if self.options is None else self.options
         context = BuildContext(state_dir=self.folder, config_dir=self.config_dir)
-        return self.backend.build(self.name, options, context)
+        return self.backend.make(self.name, options, context)
 
     def config(self) -> str:
         """Return an `outposts.yaml` with this outpost alone (JSON is YAML)."""

@@ -68,7 +68,7 @@ add = _Types(
 def _add_command(backend: Backend) -> Command:
     from outpost_manager.config import option_fields
 
-    fields = sorted(option_fields(backend.options), key=lambda field: not field.required)
+    fields = sorted(option_fields(backend.options_class), key=lambda field: not field.required)
     flags = [_flag(field) for field in fields]
     needed = "".join(f" {flag.opts[0]} {flag.metavar}" for flag in flags if flag.required)
 

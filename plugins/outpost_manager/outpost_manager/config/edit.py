@@ -228,7 +228,7 @@ def _render(
     """Return the entry's keys and their values as YAML."""
     numbers = {
         option.name
-        for option in (option_fields(backend.options) if backend else ())
+        for option in (option_fields(backend.options_class) if backend else ())
         if option.type in (int, float, bool)
     }
     entry = {"name": _yaml(name), "type": _yaml(type)}

@@ -76,7 +76,7 @@ def _sections(
                 yield from _flat(key, entry)
                 continue
             backend = backends.get(str(entry.get("type")))
-            options = option_fields(backend.options) if backend else ()
+            options = option_fields(backend.options_class) if backend else ()
             hidden = {option.name for option in options if option.secret}
             for word, said in entry.items():
                 if word in hidden:

@@ -179,7 +179,7 @@ def built_in_local(backends: Mapping[str, Backend]) -> OutpostConfig:
     backend, options, problem = backends.get("local"), None, ""
     try:
         with contained():
-            options = backend.options() if backend else None
+            options = backend.options_class() if backend else None
     except Exception as error:  # noqa: BLE001 - options are a plugin's own code
         problem = options_problem("local", error)
     return OutpostConfig(

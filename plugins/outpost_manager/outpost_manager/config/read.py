@@ -162,10 +162,12 @@ class _Reader:
         if backend is None:
             return None, ""
         where = f"outpost {name!r} (type {kind})"
-        values = self.values(node, where, option_fields(backend.options), known=("name", "type"))
+        values = self.values(
+            node, where, option_fields(backend.options_class), known=("name", "type")
+        )
         try:
             with contained():
-                made: OutpostOptions = backend.options(**values)
+                made: OutpostOptions = backend.options_class(**values)
             return made, ""
         except PluginError as error:
             return None, options_problem(kind, error)

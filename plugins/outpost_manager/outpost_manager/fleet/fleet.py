@@ -143,10 +143,8 @@ class Fleet:
         home = self.plugins.homes.get(entry.type)
         try:
             with contained():
-                built = backend.build(entry.name, entry.options, context)
-                if isinstance(built, Outpost) and built.name != entry.name:
-                    raise PluginError(f"it was built with the name {built.name!r}")
-                self.plugins.register_outpost(built)
+                built = backend.make(entry.name, entry.options, context)
+                self.plugins.register_outpost(built, entry.name)
         except Exception as error:
             self.plugins.blame(entry.name, "build", error, report=home)
             hint = getattr(error, "hint", "") or (

@@ -40,7 +40,7 @@ async def declares_what_it_has(trial: Trial) -> None:
 @check("load")
 async def options_describe_themselves(trial: Trial) -> None:
     """The options dataclass inherits OutpostOptions, is frozen, and each field has a help text."""
-    options = trial.target.backend.options
+    options = trial.target.backend.options_class
     expect(issubclass(options, OutpostOptions), f"{options.__name__} does not inherit it.")
     frozen = getattr(options, "__dataclass_params__").frozen  # noqa: B009 - typeshed lacks it
     expect(frozen, f"{options.__name__} is not frozen.")
