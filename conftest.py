@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Generator
 
 import pytest
@@ -30,6 +31,9 @@ def pytest_configure() -> None:
     """
     # no test leaves a connection behind; those of keepers say so
     os.environ["OUTPOST_KEEP"] = "0"
+    # thousands of programs start, which would each compile all that they import
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
