@@ -42,7 +42,7 @@ def echo() -> Iterator[int]:
 
 
 def dial(line: Relay) -> socket.socket:
-    return socket.create_connection((line.host, line.port), timeout=10)
+    return socket.create_connection((line.host, line.port), timeout=60)
 
 
 def receive(sock: socket.socket, count: int) -> bytes:

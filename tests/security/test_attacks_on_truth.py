@@ -46,7 +46,12 @@ tried("killed", kill)
 FILES = ("result.json", "state.json", "order.json", "launch.json", "supervisor.json", "output.log")
 
 
-@pytest.mark.parametrize("kind", ["fifo", "link", "folder", "nonsense", "vast"])
+@pytest.mark.parametrize(
+    ("desk", "kind"),
+    # a fence refuses all of them alike
+    [("auto", "fifo"), *(("off", kind) for kind in ("fifo", "link", "folder", "nonsense", "vast"))],
+    indirect=["desk"],
+)
 def test_no_file_of_one_worker_holds_up_or_hides_another(desk, kind):
     """Each of the bad workers has another of its files replaced."""
     make = {
@@ -78,7 +83,8 @@ hold()
     assert set(bad) < states.keys()
     desk.run("logs", bad[-1])  # which would hang, and fail this by that
     assert desk.run("stop", "ok-1", "--grace", "1").returncode == 0
-    desk.until(lambda: desk.status("ok-1.1") == "stopped")
+    desk.run("wait", "ok-1.1")
+    assert desk.status("ok-1.1") == "stopped"
     desk.run("stop", *bad, "--grace", "1")
 
 
@@ -102,7 +108,8 @@ hold()
         desk.run("stop", "c-1", "--grace", "1")
         desk.go()
         desk.run("status")
-        desk.until(lambda: desk.status("c-1.1") in ("stopped", "failed", "lost", "done"))
+        desk.run("wait", "c-1.1")
+        assert desk.status("c-1.1") in ("stopped", "failed", "lost", "done")
         assert by.poll() is None
     finally:
         by.kill()
@@ -138,8 +145,8 @@ def kill():
 tried("rewritten", rewrite)
 tried("killed", kill)
 """, wait=False)  # fmt: skip
-    ends = ("stopped", "failed", "lost", "done")
-    desk.until(lambda: desk.status("d-1.1") in ends)
+    desk.run("wait", "d-1.1")
+    assert desk.status("d-1.1") in ("stopped", "failed", "lost", "done")
     desk.made("rewritten", "killed")
     desk.run("clean", "d-1.1")
     desk.nothing_ran()

@@ -58,17 +58,25 @@ def yard(request: pytest.FixtureRequest, open_path: Path, uid: int) -> Yard:
     return Yard(open_path, uid, request.param)
 
 
+#: Large tools meet each way of a fence, and each user, once.
+PAIRS = pytest.mark.parametrize(
+    ("yard", "uid"), [(start.NAMESPACE, "nobody"), (start.LANDLOCK, "me")], indirect=True
+)
+
+
 def test_git_works(yard: Yard) -> None:
     result, log, _ = yard.run(GIT)
     assert (result["state"], log) == ("done", "one\n"), (result, log)
 
 
+@PAIRS
 def test_pip_builds_and_installs_into_an_environment(yard: Yard) -> None:
     result, log, _ = yard.run(PIP)
     assert result["state"] == "done", (result, log)
     assert "it is installed" in log
 
 
+@PAIRS
 def test_npm_installs_packs_and_runs(yard: Yard) -> None:
     result, log, _ = yard.run(NPM)
     assert result["state"] == "done", (result, log)

@@ -21,7 +21,7 @@ from outpost_core.types import Agent, Issue, Order, State, Worker
 from outpost_manager.manager import Manager
 
 #: Seconds after which something that should happen has not.
-DEADLINE = 45.0
+DEADLINE = 90.0
 
 
 class World:
@@ -62,7 +62,7 @@ class World:
     ) -> Path:  # fmt: skip
         """Write a configuration with these outposts; they are preferred in their order."""
         file = self.folder / f"{name}.yaml"
-        said = {"answer_timeout": "3s", "spawn_timeout": "15s", "grace": "1s", **(defaults or {})}
+        said = {"answer_timeout": "12s", "spawn_timeout": "40s", "grace": "1s", **(defaults or {})}
         file.write_text(json.dumps({"outposts": entries, "defaults": said}))
         return file
 
@@ -160,7 +160,7 @@ class World:
             with contextlib.suppress(Exception):  # one that a test switched off
                 host.restore()
                 host.undrop()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + DEADLINE
         while (left := self.left()) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not left, f"left running: {left}"

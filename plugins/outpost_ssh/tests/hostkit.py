@@ -40,7 +40,7 @@ def server(tmp_path: Path) -> Iterator[Sshd]:
 def options(server: Sshd, **more: Any) -> SshOptions:
     values: dict[str, Any] = {
         "host": server.host, "port": server.port, "user": server.user, "ssh_key": server.key,
-        "known_hosts": server.known_hosts, "config": Path(os.devnull), "connect_timeout": 5.0,
+        "known_hosts": server.known_hosts, "config": Path(os.devnull), "connect_timeout": 20.0,
     }  # fmt: skip
     return SshOptions(**{k: v for k, v in (values | more).items() if v is not None})
 
@@ -75,7 +75,7 @@ def said(options: SshOptions, text: str = "echo hello") -> str:
 
     async def work() -> str:
         async with reached(options) as made:
-            return (await made.script(text, timeout=10)).stdout
+            return (await made.script(text, timeout=60)).stdout
 
     return asyncio.run(work())
 

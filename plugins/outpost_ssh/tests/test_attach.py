@@ -53,7 +53,7 @@ async def main():
         host, port, username=user, client_keys=[key], known_hosts=known_hosts, config=None
     ) as remote.connection:
         return await attach(
-            "gt-1.1", Place(), remote, command=loader.command(python), timeout=10
+            "gt-1.1", Place(), remote, command=loader.command(python), timeout=60
         )
 
 try:

@@ -45,7 +45,7 @@ def test_a_script_runs_with_its_arguments_untouched(server):
 
     async def work() -> None:
         async with reached(options(server)) as made:
-            done = await made.script('printf "<%s>" "$@"; cat; exit 7', *words, timeout=10)
+            done = await made.script('printf "<%s>" "$@"; cat; exit 7', *words, timeout=60)
             assert done.stdout == "".join(f"<{word}>" for word in words)
             assert done.code == 7
             assert made.peer == f"{server.user}@{server.host}:{server.port}"
@@ -63,7 +63,7 @@ def test_hosts_of_the_same_target_share_one_connection(server):
         first, second = remote(options(server)), remote(options(server), "other")
         assert await first.connection() is await second.connection()
         await first.aclose()
-        assert (await second.script("echo on", timeout=10)).stdout == "on\n"
+        assert (await second.script("echo on", timeout=60)).stdout == "on\n"
         await second.aclose()
         assert not pools.pool()._connections
 
@@ -107,7 +107,7 @@ def test_a_command_hears_at_once_that_the_connection_broke(server):
                 with pytest.raises(UnreachableError, match="broke") as caught:
                     await script
             assert caught.value.sent
-            assert (await made.script("echo again", timeout=10)).stdout == "again\n"
+            assert (await made.script("echo again", timeout=60)).stdout == "again\n"
 
     run(work)
 

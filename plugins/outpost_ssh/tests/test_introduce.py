@@ -164,7 +164,7 @@ def at_terminal(
                     text += os.read(leader, 4096).decode()
                 except OSError:  # the last one of the other side has gone
                     break
-        return process.wait(timeout=10), text
+        return process.wait(timeout=60), text
     finally:
         process.kill()
         process.wait()

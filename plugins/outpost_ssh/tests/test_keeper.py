@@ -159,9 +159,9 @@ def test_a_killed_keeper_is_not_missed_and_another_is_started(desk: Desk) -> Non
 
 
 def test_it_ends_when_nobody_wants_it(desk: Desk) -> None:
-    pid = desk.started(keep=1.0)
+    pid = desk.started(keep=3.0)  # time enough to be seen, on a machine that is busy too
     until(lambda: not desk.keepers(), f"{pid} stays")
-    assert not desk.socket(keep=1.0).exists()
+    assert not desk.socket(keep=3.0).exists()
 
 
 def test_it_ends_with_its_host(desk: Desk) -> None:

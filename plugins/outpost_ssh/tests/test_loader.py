@@ -74,7 +74,7 @@ class Far:
             yield (
                 process,
                 loader.Loader(
-                    "vm1", "me@vm1:22", process.stdout, process.stdin, ended=ended, timeout=10
+                    "vm1", "me@vm1:22", process.stdout, process.stdin, ended=ended, timeout=60
                 ),
             )
         finally:

@@ -150,10 +150,10 @@ def test_submodules_are_left_as_they_are(tmp_path: Path) -> None:
     at_laptop(tmp_path, test)
 
 
-def test_ten_thousand_refs(tmp_path: Path) -> None:
+def test_thousands_of_refs(tmp_path: Path) -> None:
     async def test(laptop: Laptop) -> None:
         tip = laptop.rig.tip("main")
-        text = "".join(f"create refs/tags/t{number} {tip}\n" for number in range(10_000))
+        text = "".join(f"create refs/tags/t{number} {tip}\n" for number in range(4_000))
         subprocess.run(
             ["git", "update-ref", "--stdin"],
             cwd=laptop.rig.path, input=text.encode(), check=True,
@@ -164,7 +164,7 @@ def test_ten_thousand_refs(tmp_path: Path) -> None:
         await laptop.run(laptop.open(), order)
         (copy,) = laptop.copies()
         tags = laptop.rig.git("tag", cwd=copy).splitlines()
-        assert len(tags) == 9_999
+        assert len(tags) == 3_999
         assert "t77" not in tags
 
     at_laptop(tmp_path, test)

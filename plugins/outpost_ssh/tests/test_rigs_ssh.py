@@ -50,7 +50,7 @@ class Pair:
             config=Path(os.devnull),
             python=sys.executable,
             mode=Mode.PROCESS,
-            connect_timeout=5.0,
+            connect_timeout=20.0,
         )
         context = BuildContext(state_dir=self.folder / "near")
         self.opened.append(SshOutpost("vm1", options, context))
