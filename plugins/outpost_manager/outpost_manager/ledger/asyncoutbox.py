@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from outpost_manager.ledger.outbox import Outbox
 
 if TYPE_CHECKING:
-    from outpost_manager.ledger.asyncledger import AsyncLedger
+    from outpost_manager.ledger.ledger import Ledger
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class Asked(Protocol):
+    """A ledger that is asked on a thread of its own."""
+
+    async def run(self, work: Callable[[Ledger], T], /) -> T:
+        """Do something that may change it."""
+
+    async def read(self, work: Callable[[Ledger], T], /) -> T:
+        """Do something that changes nothing."""
 
 
 def _awaited(
@@ -46,7 +56,7 @@ class AsyncOutbox:
         ledger: whose it is.
     """
 
-    def __init__(self, ledger: AsyncLedger) -> None:
+    def __init__(self, ledger: Asked) -> None:
         self.ledger = ledger
 
     post = _awaited(Outbox.post)
