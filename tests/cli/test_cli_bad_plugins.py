@@ -326,3 +326,25 @@ def test_ctrl_c_ends_the_program_while_a_plugin_is_imported(tmp_path: Path) -> N
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
+
+
+def test_a_death_right_after_an_error_is_kept_loses_nothing(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    install(next(bad for bad in BAD if bad.name == "assign-raise"), site)
+    (tmp_path / "outposts.yaml").write_text("outposts: [{name: local, type: local, mode: process}]")
+    keep = {k: v for k, v in os.environ.items() if not k.startswith("OUTPOST_")}
+    env = keep | {"PYTHONPATH": str(site), "HOME": str(tmp_path)}
+
+    def run(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        state = ("--config=outposts.yaml", "--state=state")
+        return subprocess.run(
+            [sys.executable, "-c", MAIN, *state, *words], env=env | more, cwd=tmp_path,
+            capture_output=True, text=True, timeout=100, check=False,
+        )  # fmt: skip
+
+    spawn = ("spawn", "gt-1", "--no-rig", "--wait", "--", "true")
+    assert run(*spawn, OUTPOST_FAULT="plugins.kept").returncode == -9
+    (plugin,) = json.loads(run("plugins", "x-assign-raise", "--json").stdout)["plugins"]
+    assert "RuntimeError: no" in plugin["errors"][0]["reason"]
+    assert run(*spawn).returncode == 0

@@ -21,6 +21,10 @@ RENEW = (
     "manager.renewing",  # the ended row is claimed; its outpost has its files still
     "manager.cleared",  # the outpost has forgotten it, the ledger shows how it ended
 )
+#: The failures of plugins, in the process that saw one.
+PLUGINS = (
+    "plugins.kept",  # the last failure of a plugin is in the file for other processes
+)
 #: Mail, in the process that sends it.
 MAIL = (
     "mail.posted",  # the message is in the outbox; nobody was asked

@@ -29,8 +29,8 @@ from outpost_core.errors import (
 )
 from outpost_core.hookspecs import CAPABILITIES
 from outpost_core.isolation import by_user, contained, describe
-from outpost_core.names import RIG_CREDENTIAL
 from outpost_manager.plugins.advice import missing_hint
+from outpost_manager.plugins.masking import masked
 
 if TYPE_CHECKING:
     import asyncio  # at run time where it is used: describing outposts is quicker without
@@ -43,8 +43,6 @@ T = TypeVar("T")
 
 #: Seconds that an outpost may take to let go.
 CLOSE_TIMEOUT = 5.0
-#: Values below this length are words that occur by chance; the far side's log agrees.
-SHORTEST_SECRET = 4
 
 
 class NotBuiltError(PluginError):
@@ -494,17 +492,6 @@ def mask(error: OutpostError, secrets: Mapping[str, str]) -> None:
     """Take the values of an order's secrets out of an error, whoever wrote its text."""
     error.message, error.hint = masked(error.message, secrets), masked(error.hint, secrets)
     error.args = (error.message,)
-
-
-def masked(text: str, secrets: Mapping[str, str]) -> str:
-    """Return a text without the values of an order's secrets."""
-    hidden = {*secrets.values()}
-    if rig := secrets.get(RIG_CREDENTIAL):  # https://user:password@host
-        hidden.add(rig.partition("://")[2].rpartition("@")[0].partition(":")[2])
-    for value in sorted(hidden, key=len, reverse=True):  # one may hold another
-        if len(value) >= SHORTEST_SECRET:
-            text = text.replace(value, "***")
-    return text
 
 
 def _trusts(folder: Path) -> bool:

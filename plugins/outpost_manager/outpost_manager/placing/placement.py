@@ -36,11 +36,12 @@ from outpost_core.types import (
     WorkerStatus,
 )
 from outpost_manager.config import policy
-from outpost_manager.fleet.fleet import NotBuiltError, masked
+from outpost_manager.fleet.fleet import NotBuiltError
 from outpost_manager.ledger import Claim, Ledger, Outcome, Reservation
 from outpost_manager.ledger.notices import Tell, heard, state_event
 from outpost_manager.offloop import Breather
 from outpost_manager.placing.pending import ASKED_FOR, PendingOrder, Spawned
+from outpost_manager.plugins.masking import masked
 from outpost_shared import border, faults
 from outpost_shared.backoff import every
 from outpost_shared.identity import me

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.isolation import describe
 from outpost_core.units import format_duration
+from outpost_manager.plugins.masking import masked
 from outpost_shared import faults, jsonfiles, private
 from outpost_shared.border import line
 
@@ -195,8 +196,6 @@ class KeptFailures:
 
 
 def _made(failure: Failure) -> KeptFailure:
-    from outpost_manager.fleet.fleet import masked
-
     report, name = failure.report, failure.plugin
     trace = "".join(traceback.format_exception(failure.error))
     return KeptFailure(
