@@ -16,7 +16,7 @@ from pathlib import Path
 
 import farcode
 import pytest
-from fencekit import NOBODY, Yard, wait
+from fencekit import Yard, wait
 
 from outpost_core.types import State
 from outpost_shared import faults, process
@@ -439,30 +439,58 @@ print(*workers)
 """
 
 
-@pytest.mark.parametrize(
-    "uid", [os.getuid(), *([NOBODY] if os.getuid() == 0 else [])], ids=lambda uid: f"uid{uid}"
-)
-def test_behind_a_fence_nobody_reaches_it_whoever_it_belongs_to(tmp_path, uid) -> None:
-    tmp_path.chmod(0o755)
-    for above in list(tmp_path.parents)[:3]:
-        if above.stat().st_uid == os.getuid() and above != Path("/tmp"):
-            above.chmod(above.stat().st_mode | 0o011)
-    yard = Yard(tmp_path / "yard", uid, "namespace")
+def launch(yard: Yard, folders: Sequence[Path]) -> None:
+    """Have the supervisors of these workers forked, as the user to whom they belong."""
+    words = [*yard.argv, yard.python, "-I", "-S", "-c", LAUNCH, str(yard.boot.parent.parent)]
+    words += [str(yard.root), *(folder.name for folder in folders)]
+    done = subprocess.run(
+        words, env=yard.env, capture_output=True, text=True, timeout=90, check=False
+    )
+    assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+def said(yard: Yard, folder: Path) -> str:
+    """Return what an agent has printed, once its worker has ended."""
+    wait((folder / "result.json").exists, 60)
+    return (folder / "output.log").read_text()
+
+
+def ended(yard: Yard) -> None:
+    wait(lambda: not [one for one in process.everyone() if _serves(one, yard.root)], 60)
+
+
+def test_behind_a_fence_nobody_reaches_it_whoever_it_belongs_to(open_path: Path, uid: int) -> None:
+    yard = Yard(open_path, uid, "namespace")
     look = f"ls -A {yard.root}/tmux && echo reached; ls {yard.root}; sleep 0.5; echo done"
     folders = [yard.publish(look) for _ in range(3)]
-    code = str(yard.boot.parent.parent)
-    words = [*yard.argv, yard.python, "-I", "-S", "-c", LAUNCH, code, str(yard.root)]
-    words += [folder.name for folder in folders]
-    done = subprocess.run(words, env=yard.env, capture_output=True, text=True, timeout=90)
-    assert (done.stdout.strip(), done.stderr) == ("", "")
+    launch(yard, folders)
     for folder in folders:
-        result = wait(lambda folder=folder: (folder / "result.json").exists(), 60)
-        assert result
-        said = (folder / "output.log").read_text()
-        assert "done" in said
-        assert "reached" not in said
-        assert "sealed" not in said
-    wait(lambda: not [one for one in process.everyone() if _serves(one, yard.root)], 60)
+        told = said(yard, folder)
+        assert "done" in told
+        assert "reached" not in told
+        assert "sealed" not in told
+    ended(yard)
+
+
+def test_what_becomes_worth_hiding_is_hidden_from_the_next_agents(
+    open_path: Path, uid: int
+) -> None:
+    """What fences have in common is found once for many, as long as nothing has changed."""
+    yard = Yard(open_path, uid, "namespace")
+    look = "cat ~/.pgpass ~/.ssh/new ~/.aws/credentials; echo x >~/.claude/mcp.json; echo done"
+    for place_of_it in (None, ".pgpass", ".ssh/new", ".claude/mcp.json"):
+        if place_of_it:
+            path = yard.home / place_of_it
+            path.write_text("of the user\n")
+            os.chown(path, uid, uid)
+        folders = [yard.publish(look) for _ in range(3)]
+        launch(yard, folders)
+        for folder in folders:
+            told = said(yard, folder)
+            assert "done" in told
+            assert "of the user" not in told
+    assert (yard.home / ".claude/mcp.json").read_text() == "of the user\n"
+    ended(yard)
 
 
 def _serves(pid: int, root: Path) -> bool:

@@ -8,7 +8,10 @@ tools need to work (caches, an agent's own sessions) can be written.
 from __future__ import annotations
 
 import os
+import time
+from stat import S_ISLNK
 
+from outpost_worker.fence import looks
 from outpost_worker.folder import files
 from outpost_worker.system import sockets
 
@@ -16,6 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
+
+    from outpost_worker.fence.looks import Looks
 
 HIDE = "hide"
 READ = "read"
@@ -148,6 +153,14 @@ _FOLDERS = (
     "TMPDIR", "TMP", "TEMP", "XDG_CACHE_HOME", "PIP_CACHE_DIR", "UV_CACHE_DIR", "npm_config_cache",
     "YARN_CACHE_FOLDER", "GOCACHE", "GOMODCACHE", "CARGO_TARGET_DIR", "CCACHE_DIR",
 )  # fmt: skip
+#: Variables that the rules which fences have in common depend on.
+_OF_USE = (
+    "HOME", "PATH", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", *_FOLDERS,
+    *_AGENTS_ELSEWHERE,
+)  # fmt: skip
+#: Seconds between two times that these rules are found for later; and how many are kept.
+_OFTEN = 1.0
+_MOST_KEPT = 8
 
 
 class Wanted:
@@ -185,6 +198,13 @@ class Rules:
     def __init__(self) -> None:
         self.by_path: dict[str, str] = {}
         self._by_link: set[str] = set()
+
+    def copy(self) -> Rules:
+        """Return the same rules, to be added to."""
+        made = Rules()
+        made.by_path = dict(self.by_path)
+        made._by_link = set(self._by_link)
+        return made
 
     def put(self, kind: str, paths: Iterable[str]) -> None:
         """Add a rule for each path that is there; a later one for the same path wins."""
@@ -237,14 +257,18 @@ class Rules:
 
 def real_path(path: str) -> str:
     """Return the real path of something that is there, else ""; the kernel finds it, in one go."""
+    looks.note(path)
     try:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except (OSError, ValueError):
         return ""
     try:
-        return os.readlink(f"/proc/self/fd/{fd}")
+        real = os.readlink(f"/proc/self/fd/{fd}")
     finally:
         os.close(fd)
+    if real != path:
+        looks.note(real)
+    return real
 
 
 def _inside(path: str, folder: str) -> bool:
@@ -271,20 +295,7 @@ def rules(wanted: Wanted, *, exact: bool = True) -> list[tuple[str, str]]:
     Folders of tools that are installed and have none yet are made, since nothing can be made in a
     home that is read-only.
     """
-    found = Rules()
-    homes = _homes(wanted.env)
-    found.put(WRITE, (*TEMPORARY, "/run/lock", *_named(wanted.env, homes)))
-    if not exact:  # a device can be written in a folder that is only read, but for Landlock
-        found.put(WRITE, [DEVICES])
-    found.put(READ, homes)
-    for home in homes:
-        _make_missing(home, wanted.env)
-        found.put(WRITE, _there(home, [path for paths in _TOOLS.values() for path in paths]))
-    _put_agents(found, homes, wanted.env, exact=exact)
-    found.put(READ, _programs(wanted.env))
-    found.hide(_secrets(homes, wanted.env))
-    for folder, names in _DOORS.items():
-        found.hide(_there(folder, names))
+    found, homes = _usual(wanted.env, exact=exact)
     if exact:
         found.hide(_sockets(wanted.root, wanted.env))
     found.hide([wanted.root, *wanted.settings.get("own", ())])
@@ -300,6 +311,65 @@ def rules(wanted: Wanted, *, exact: bool = True) -> list[tuple[str, str]]:
         (os.path.join(wanted.folder, files.WORK), os.path.join(wanted.folder, files.EXCHANGE)),
     )
     return found.listed()
+
+
+#: What fences have in common, by the variables that it depends on: see `remember`.
+_kept: dict[tuple[str | None, ...], tuple[Looks, Rules, list[str]]] = {}
+
+
+def remember(env: Mapping[str, str]) -> None:
+    """Find what the fences of agents have in common, for the processes that this one will fork.
+
+    It is looked at again before it is used. While it changes all the time, each finds it itself.
+
+    Args:
+        env: the environment that agents get.
+    """
+    key = _depends_on(env)
+    kept = _kept.get(key)
+    if kept is not None and (kept[0].hold() or time.monotonic() < kept[0].at + _OFTEN):
+        return
+    if kept is None and len(_kept) >= _MOST_KEPT:
+        _kept.clear()
+    seen = looks.start()
+    try:
+        found, homes = _find_usual(env, exact=True)
+    finally:
+        looks.stop()
+    if seen.keep():
+        _kept[key] = seen, found, homes
+
+
+def _depends_on(env: Mapping[str, str]) -> tuple[str | None, ...]:
+    return tuple([env.get(name) for name in _OF_USE])
+
+
+def _usual(env: Mapping[str, str], *, exact: bool) -> tuple[Rules, list[str]]:
+    """Return the rules that depend on nothing but the user and the agent's environment, and the
+    homes.
+    """
+    kept = _kept.get(_depends_on(env)) if exact and _kept else None
+    if kept is not None and kept[0].hold():
+        return kept[1].copy(), kept[2]
+    return _find_usual(env, exact=exact)
+
+
+def _find_usual(env: Mapping[str, str], *, exact: bool) -> tuple[Rules, list[str]]:
+    found = Rules()
+    homes = _homes(env)
+    found.put(WRITE, (*TEMPORARY, "/run/lock", *_named(env, homes)))
+    if not exact:  # a device can be written in a folder that is only read, but for Landlock
+        found.put(WRITE, [DEVICES])
+    found.put(READ, homes)
+    for home in homes:
+        _make_missing(home, env)
+        found.put(WRITE, _there(home, [path for paths in _TOOLS.values() for path in paths]))
+    _put_agents(found, homes, env, exact=exact)
+    found.put(READ, _programs(env))
+    found.hide(_secrets(homes, env))
+    for folder, names in _DOORS.items():
+        found.hide(_there(folder, names))
+    return found, homes
 
 
 def _put_agents(found: Rules, homes: list[str], env: Mapping[str, str], *, exact: bool) -> None:
@@ -342,6 +412,7 @@ def _homes(env: Mapping[str, str]) -> list[str]:
 
 def _there(folder: str, names: Iterable[str]) -> list[str]:
     """Return the paths of those names in a folder that may be there: one look in place of many."""
+    looks.note(f"{folder}/.")
     try:
         first = set(os.listdir(folder))
     except OSError:
@@ -359,8 +430,12 @@ def _named(env: Mapping[str, str], homes: list[str]) -> list[str]:
 
 def _make_missing(home: str, env: Mapping[str, str]) -> None:
     folders = dict.fromkeys(part for part in env.get("PATH", "").split(":") if part[:1] == "/")
+    for part in folders:
+        looks.note(f"{part}/.")
     for program, paths in _TOOLS.items():
         missing = [path for path in paths if not os.access(f"{home}/{path}", os.F_OK)]
+        for path in paths:
+            looks.note(f"{home}/{path}")
         if not missing:
             continue
         if program and not any(os.access(f"{part}/{program}", os.X_OK) for part in folders):
@@ -405,6 +480,7 @@ def _of_its_user(folder: str, agent: str) -> list[str]:
 
 def _links(folder: str) -> dict[str, bool] | None:
     """Return of each name in a folder whether it is a link; None for a folder that is not there."""
+    looks.note(f"{folder}/.")
     try:
         with os.scandir(folder) as entries:
             return {entry.name: entry.is_symlink() for entry in entries}
@@ -484,15 +560,18 @@ def _named_so(folder: str, beginnings: tuple[str, ...]) -> list[str]:
     """
     mine = (os.getuid(), 0)
     found = []
+    looks.note(f"{folder}/.")
     try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if not entry.name.startswith(beginnings) or entry.is_symlink():
-                    continue
-                if entry.stat(follow_symlinks=False).st_uid in mine:
-                    found.append(entry.path)
-    except OSError:  # it went away
-        pass
+        names = [name for name in os.listdir(folder) if name.startswith(beginnings)]
+    except OSError:  # there is no such folder
+        return []
+    for name in names:
+        try:
+            about = os.lstat(f"{folder}/{name}")
+        except OSError:  # it went away
+            continue
+        if about.st_uid in mine and not S_ISLNK(about.st_mode):
+            found.append(f"{folder}/{name}")
     return found
 
 

@@ -11,6 +11,7 @@ import _socket
 import os
 import sys
 
+import outpost_agents
 import outpost_core
 import outpost_shared
 from outpost_worker.system import sockets
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _PREFIX = "w"
 #: Characters of a name for the version, and as many for the surroundings.
 _HALF = 8
-_PACKAGES = (outpost_core, outpost_shared)
+_PACKAGES = (outpost_agents, outpost_core, outpost_shared)
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 #: Lines of `/proc/self/status` that a child inherits.

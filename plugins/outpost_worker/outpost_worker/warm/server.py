@@ -20,6 +20,7 @@ import select
 import sys
 
 from outpost_shared import faults
+from outpost_worker.fence import places
 from outpost_worker.folder import files
 from outpost_worker.system import sockets
 from outpost_worker.warm import place
@@ -175,7 +176,9 @@ class Server:
             asked = b""
         if asked:
             faults.point("warm.asked")
-            begun = [worker for worker in asked.split(b"\n") if self._fork(worker)]
+            workers = asked.split(b"\n")
+            self._foresee(workers[0])
+            begun = [worker for worker in workers if self._fork(worker)]
             faults.point("warm.forked")
             try:
                 caller.send(b"\n".join(begun) or b"\n")
@@ -186,11 +189,30 @@ class Server:
         del self._callers[fd]
         caller.close()
 
+    def _folder(self, worker: bytes) -> str:
+        """Return the folder of a worker under our root; "" for what is none."""
+        if not 0 < len(worker) < _LONGEST or b"/" in worker or worker.startswith(b"."):
+            return ""
+        return os.path.join(self._workers, os.fsdecode(worker))
+
+    def _foresee(self, worker: bytes) -> None:
+        """Find what the fences of these workers have in common, once for all of them.
+
+        What `launch.json` says need not be true: a fence is made by what was sealed, and uses what
+        was found only for the same environment.
+        """
+        try:
+            launched = files.load(self._folder(worker), files.LAUNCH) or {}
+            if (launched.get("fence") or {}).get("mode") != "off":
+                places.remember(launched.get("env") or {})
+        except Exception:  # noqa: BLE001, S110 - then each finds it for itself
+            pass
+
     def _fork(self, worker: bytes) -> bool:
         """Start the supervisor of a worker under our root; returns whether it was."""
-        if not 0 < len(worker) < _LONGEST or b"/" in worker or worker.startswith(b"."):
+        folder = self._folder(worker)
+        if not folder:
             return False
-        folder = os.path.join(self._workers, os.fsdecode(worker))
         words = [*self._before, b"run", os.fsencode(folder)]
         if not self._line.fits(words) or not os.path.isdir(folder):
             return False
