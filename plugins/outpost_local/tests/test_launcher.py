@@ -46,6 +46,23 @@ def test_what_arrives_meanwhile_waits_for_the_next_start():
     assert calls == [1, 9]
 
 
+def test_a_launch_does_not_wait_for_what_else_is_done_in_threads():
+    """As the folders of hundreds of other workers, which are published at the same time."""
+    gate = threading.Event()
+
+    async def launch():
+        launcher = Launcher(lambda folders: [None] * len(folders))
+        others = [asyncio.create_task(asyncio.to_thread(gate.wait, 60)) for _ in range(100)]
+        await asyncio.sleep(0)
+        try:
+            await asyncio.wait_for(launcher.launch(Path("a")), 30)
+        finally:
+            gate.set()
+        await asyncio.gather(*others)
+
+    asyncio.run(launch())
+
+
 def test_the_same_folder_twice_is_one_start_and_both_are_answered():
     launcher = Launcher(lambda folders: [None] * len(folders) if len(folders) == 1 else [])
 

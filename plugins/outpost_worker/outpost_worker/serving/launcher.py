@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 
 class Launcher:
     """Collects launches and hands all that wait to one call of `start`.
 
-    While `start` runs in a thread, further launches queue up for the next call. A caller that is
-    cancelled does not take its launch back.
+    While `start` runs in a thread of its own, further launches queue up for the next call. A
+    caller that is cancelled does not take its launch back.
 
     Args:
         start: starts the workers of the given folders, and returns an error or None for each.
@@ -35,12 +39,22 @@ class Launcher:
         await future
 
     async def _run(self) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
         await asyncio.sleep(0)  # let those that were scheduled together queue up first
+        # not in the loop's own threads: there it would wait until all the others are published
+        thread = ThreadPoolExecutor(1, "launcher")
+        try:
+            await self._launch(thread)
+        finally:
+            thread.shutdown(wait=False)
+
+    async def _launch(self, thread: ThreadPoolExecutor) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             folders = list(dict.fromkeys(folder for folder, _ in batch))
             try:
-                errors = dict(zip(folders, await self._call(folders), strict=True))
+                errors = dict(zip(folders, await self._call(folders, thread), strict=True))
             except BaseException:
                 for _, future in batch + self._waiting:
                     future.cancel()
@@ -55,8 +69,10 @@ class Launcher:
                 else:
                     future.set_exception(error)
 
-    async def _call(self, folders: Sequence[Path]) -> Sequence[Exception | None]:
+    async def _call(
+        self, folders: Sequence[Path], thread: ThreadPoolExecutor
+    ) -> Sequence[Exception | None]:
         try:
-            return await asyncio.to_thread(self._start, folders)
+            return await asyncio.get_running_loop().run_in_executor(thread, self._start, folders)
         except Exception as error:  # noqa: BLE001 - it is handed to every caller
             return [error] * len(folders)
