@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import shutil
 import statistics
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncssh
+from peers.relay import Relay, relay
 from peers.sshd import Sshd, sshd
 
 from benchmarks.harness import Row, ms
@@ -222,6 +224,66 @@ def list_row(workers: int, runs: int) -> Row:
 # --- logs ---------------------------------------------------------------------------------------
 
 
+def distant_log_row(size: int, latency: float) -> Row:
+    """Measure a long log, and OpenSSH's `cat`, over a connection whose bytes are long under way."""
+
+    async def read(server: Sshd, relay: Relay, folder: Path) -> float:
+        options = dataclasses.replace(
+            build(server, folder).options,
+            host=relay.host, port=relay.port, host_key=server.host_key, keep=0.0,
+        )  # fmt: skip
+        outpost = SshOutpost("vm", options, BuildContext(state_dir=folder / "near"))
+        script = f"head -c {size} /dev/urandom"
+        order = Order(
+            issue=Issue(id="big"),
+            agent=Agent(argv=("/bin/sh", "-c", script)),
+            limits=Limits(log_bytes=2 * size),
+        )
+        try:
+            await outpost.outpost_spawn(order=order)
+            while not (await outpost.outpost_list())[0].state.terminal:
+                await asyncio.sleep(0.1)
+            begun = time.perf_counter()
+            total = 0
+            async for chunk in outpost.outpost_logs(worker="big.1", offset=0, follow=False):
+                total += len(chunk)
+            if total != size:
+                raise RuntimeError(f"{total} of {size} bytes arrived")
+            return time.perf_counter() - begun
+        finally:
+            await outpost.outpost_close()
+
+    with (
+        scratch() as folder,
+        sshd(folder / "sshd") as server,
+        relay(server.host, server.port, latency=latency) as far,
+    ):
+        ours = asyncio.run(read(server, far, folder))
+        log = next(path for path in folder.rglob("output.log") if path.stat().st_size == size)
+        known = folder / "known_hosts"
+        known.write_text(f"[{far.host}]:{far.port} {server.host_key}\n")
+        command = [
+            *("ssh", "-F", "none", "-i", str(server.key), "-p", str(far.port)),
+            *("-o", f"UserKnownHostsFile={known}", "-o", "IdentitiesOnly=yes"),
+            *("-o", f"ControlPath={folder / 'far'}", f"{server.user}@{far.host}"),
+        ]
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        keep = ("-o", "ControlMaster=yes", "-o", "ControlPersist=60")
+        subprocess.run([*command, *keep, "true"], check=True, **quiet)
+        begun = time.perf_counter()
+        subprocess.run([*command, "cat", log], check=True, stdout=subprocess.DEVNULL)
+        peer = time.perf_counter() - begun
+        subprocess.run([*command, "-O", "exit"], check=False, **quiet)
+    return Row(
+        what=f"SSH: log throughput, {size // 2**20} MiB, {2000 * latency:.0f} ms away",
+        ours=f"{size / ours / 1e6:.0f} MB/s",
+        against=f"`ssh cat` {size / peer / 1e6:.0f} MB/s",
+        ratio=ours / peer,
+        goal="≤ 3 ×",
+        met=ours <= 3 * peer,
+    )
+
+
 def log_rows(size: int, rounds: int) -> list[Row]:
     """Measure a long log over an own connection and over a kept one, and OpenSSH's `cat`."""
 
@@ -327,6 +389,7 @@ def measure(
         round_trip_row(runs),
         list_row(workers, max(runs // 10, 3)),
         *log_rows(log, rounds),
+        distant_log_row(log, 0.04),
         start_row(rounds),
         fleet_row(hosts),
     ]

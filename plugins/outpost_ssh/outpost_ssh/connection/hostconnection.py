@@ -40,6 +40,9 @@ _PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 #: Seconds between two looks whether the connection of a session is still there.
 _STILL_THERE: Final = 5.0
+#: Bytes that a host may send before we have looked at them: more than a line to the other side of
+#: the world holds, so that it never waits for our word (OpenSSH's own client takes 2 MiB).
+_WINDOW: Final = 4 << 20
 #: What a host says before the login is kept up to this many characters.
 _BANNER: Final = 1000
 #: Refusals that do not pass by themselves.
@@ -275,7 +278,7 @@ class HostConnection:
     async def _open(
         self, command: str, term: tuple[str, int, int] | None, modes: Mapping[int, int]
     ) -> asyncssh.SSHClientProcess[bytes]:
-        how: dict[str, Any] = {"request_pty": False}
+        how: dict[str, Any] = {"request_pty": False, "window": _WINDOW}
         if term is not None:
             how = {
                 "request_pty": "force",
