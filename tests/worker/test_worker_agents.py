@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,6 +125,23 @@ def test_what_one_used_whose_supervisor_was_killed_is_read_from_its_log(far):
     result = recover.recover(folder)
     assert (result.state, result.session) == (State.LOST, "s")
     assert (result.usage.input_tokens, result.usage.partial) == (1500, True)
+
+
+def test_what_one_asks_shows_until_it_works_on(far, tmp_path):
+    """Nobody can answer it there, but whoever looks sees what it waits for."""
+    asks = {"name": "AskUserQuestion", "input": {"questions": [{"question": "Which one?"}]}}
+    content = [{"type": "tool_use", **asks}]
+    more = tmp_path / "more"
+    os.mkfifo(more)
+    script_ = script({"type": "assistant", "message": {"content": content}}, then=f"cat {more}")
+    folder = far.publish(far.shell(script_ + "; sleep 300", output=CLAUDE))
+    far.start(folder)
+    status = far.wait(lambda: (s := far.status(folder)).state is State.IDLE and s)
+    assert status.detail == "Which one?"
+    more.write_text(json.dumps(said("m1")) + "\n")
+    status = far.wait(lambda: (s := far.status(folder)).state is State.WORKING and s)
+    assert status.detail == ""
+    stop.request(folder, 1.0)
 
 
 def test_what_one_uses_shows_while_it_runs(far):

@@ -7,7 +7,6 @@ cut off. Nothing here raises on what is read, and memory stays bounded by `LINE_
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from outpost_agents.lines import LINE_LIMIT, parse
 from outpost_shared.plain import open_plain
@@ -15,6 +14,7 @@ from outpost_shared.plain import open_plain
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
 
     from outpost_agents.account import Account
 
