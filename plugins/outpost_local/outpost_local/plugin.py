@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from outpost_core.backend import Backend, BuildContext
+from outpost_core.backend import Backend
 from outpost_core.hookspecs import hookimpl
 from outpost_local.options import CAPABILITIES, LocalOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from outpost_local.outpost import LocalOutpost
-
 OUTPOST_API = 1
-
-
-def build(name: str, options: LocalOptions, context: BuildContext) -> LocalOutpost:
-    """Build one configured local outpost; opens nothing."""
-    from outpost_local.outpost import LocalOutpost
-
-    return LocalOutpost(name, options, context)
 
 
 @hookimpl
@@ -30,7 +21,7 @@ def outpost_backends() -> Mapping[str, Backend]:
         "local": Backend(
             type="local",
             options=LocalOptions,
-            build=build,
+            build="outpost_local.outpost:LocalOutpost",
             summary="this machine: tmux sessions, or detached processes where tmux is missing",
             capabilities=CAPABILITIES,
         )

@@ -31,7 +31,9 @@ def test_an_outpost_has_every_hook_it_declares_and_opens_nothing(tmp_path, mode)
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     state = tmp_path / "state"
-    outpost = plugin.build("local", LocalOptions(mode=mode), BuildContext(state_dir=state))
+    outpost = plugin.outpost_backends()["local"].make(
+        "local", LocalOptions(mode=mode), BuildContext(state_dir=state)
+    )
     manager.register(outpost, name="local")
     manager.check_pending()
     implemented = {caller.name for caller in manager.get_hookcallers(outpost)}
@@ -44,7 +46,9 @@ def test_an_outpost_has_every_hook_it_declares_and_opens_nothing(tmp_path, mode)
 
 def test_without_tmux_attach_is_not_declared(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    outpost = plugin.build("local", LocalOptions(), BuildContext(state_dir=tmp_path))
+    outpost = plugin.outpost_backends()["local"].make(
+        "local", LocalOptions(), BuildContext(state_dir=tmp_path)
+    )
     assert "attach" not in outpost.capabilities
     assert "peek" in outpost.capabilities
 
@@ -59,7 +63,7 @@ def test_neither_the_entry_point_nor_an_outpost_imports_libtmux():
 
 def test_paths_are_taken_relative_to_the_configuration(tmp_path):
     options = LocalOptions(state_path=Path("here"))
-    outpost = plugin.build(
+    outpost = plugin.outpost_backends()["local"].make(
         "l", options, BuildContext(state_dir=tmp_path, config_dir=tmp_path / "c")
     )
     assert outpost.root == tmp_path / "c" / "here"

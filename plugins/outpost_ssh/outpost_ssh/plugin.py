@@ -11,16 +11,7 @@ from outpost_ssh.options import CAPABILITIES, SshOptions
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from outpost_ssh.outpost import SshOutpost
-
 OUTPOST_API = 1
-
-
-def build(name: str, options: SshOptions, context: BuildContext) -> SshOutpost:
-    """Build one configured SSH outpost; opens nothing."""
-    from outpost_ssh.outpost import SshOutpost
-
-    return SshOutpost(name, options, context)
 
 
 async def introduce(
@@ -39,7 +30,7 @@ def outpost_backends() -> Mapping[str, Backend]:
         "ssh": Backend(
             type="ssh",
             options=SshOptions,
-            build=build,
+            build="outpost_ssh.outpost:SshOutpost",
             summary="a host that is reached over SSH: the local outpost, run on the far machine",
             capabilities=CAPABILITIES,
             introduce=introduce,
