@@ -257,7 +257,7 @@ class Plugins:
         hook = "outpost_backends"
         try:
             with contained():
-                answers = dict(self._callers(hook))[name]()
+                answers = dict(self.callers(hook))[name]()
                 found = [item for answer in answers for item in _items(answer)]
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its report
             _note(report, hook, f"{hook}: {describe(error)}", "", error)
@@ -346,7 +346,7 @@ class Plugins:
         spec = getattr(self.pm.hook, hook).spec
         first = bool(spec and spec.opts.get("firstresult"))
         limit = () if patience is None else (patience,)
-        for name, call in self._callers(hook):
+        for name, call in self.callers(hook):
             try:
                 with contained(*limit) as printed:
                     said = call(**arguments)
@@ -363,7 +363,7 @@ class Plugins:
                 continue
             yield from ((name, answer) for answer in found if answer is not None)
 
-    def _callers(self, hook: str) -> list[tuple[str, Any]]:
+    def callers(self, hook: str) -> list[tuple[str, Any]]:
         """Return a caller for each plugin that implements a hook, in the order of pluggy."""
         caller = getattr(self.pm.hook, hook)
         implementations = caller.get_hookimpls()

@@ -8,7 +8,7 @@ choose, describe or watch.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import pluggy
@@ -218,7 +218,25 @@ def outpost_agents() -> Mapping[str, AgentPreset]:
 
 @hookspec
 def outpost_event(event: Event) -> None:
-    """Be told what happened. Errors are shown by `outpost plugins`, and change nothing."""
+    """Be told what happened, each event once, in a thread of your own: guide «Watch events»."""
+
+
+@hookspec
+def outpost_order(order: Order) -> Order | None:
+    """Amend an order before it is placed, by `dataclasses.replace`; None: it stays as it is.
+
+    The same order is amended to the same each time. Where this raises, it is not placed.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def outpost_services(manager: object) -> Mapping[str, Callable[[], Awaitable[None]]]:
+    """Return what a program that stays awaits beside its work: functions by name.
+
+    One that raises is called again after a pause; `manager` is an open `Manager`.
+    """
+    raise NotImplementedError
 
 
 @hookspec

@@ -653,11 +653,12 @@ class Event:
     """Something that happened, told to observers (`outpost_event`).
 
     Args:
-        kind: `placed`, `reserved`, `spawned`, `refused`, `state`, `unreachable`, `cleaned`, …
+        kind: `reserved`, `spawned`, `refused`, `state`, `unreachable`, … (guide «Watch events»).
         at: when.
         worker: the worker concerned, or "".
         outpost: the outpost concerned, or "".
         data: more, JSON.
+        id: its place in the event log, ascending; 0 while it is not there.
     """
 
     kind: str
@@ -665,6 +666,7 @@ class Event:
     worker: str = ""
     outpost: str = ""
     data: Mapping[str, Json] = field(default_factory=dict)
+    id: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -207,7 +207,8 @@ class World:
                 verdict = Verdict(outpost=LONE, rank=1, eligible=True, reason=LONE)
                 why = Explanation(rule=LONE, verdicts=(verdict,), attempts=((LONE, LONE),))
                 db.execute(
-                    "INSERT INTO events VALUES (?, 1, ?, 'reserved', 'evil', ?, ?, ?)",
+                    "INSERT INTO events (worker, at, kind, outpost, data, body, explanation)"
+                    " VALUES (?, ?, 'reserved', 'evil', ?, ?, ?)",
                     (worker, now, json.dumps({"reason": LONE}),
                      wire.dumps(self._order(issue)), wire.dumps(why)),
                 )  # fmt: skip

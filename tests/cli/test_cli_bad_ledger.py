@@ -98,12 +98,15 @@ def bad(outpost: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         for issue in ("good", "next"):
             insert(db, issue, ended=True)
             db.execute("INSERT INTO results VALUES (?, ?)", (f"{issue}.1", wire.dumps(GOOD)))
-        event = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-        for n, (at, data, body) in enumerate(
+        event = (
+            "INSERT INTO events (worker, at, kind, outpost, data, body, explanation)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)"
+        )
+        for at, data, body in (
             [(1e300, "{", "{"), ("never", "[]", "7"), (float("inf"), "[" * 90_000, "[" * 90_000),
              (-1, b"\xff", '{"issue": {"id": "../x"}}'), (1.0, HUGE, HUGE)]
         ):  # fmt: skip
-            db.execute(event, ("good.1", n + 1, at, "odd", "here", data, body, body))
+            db.execute(event, ("good.1", at, "odd", "here", data, body, body))
         db.execute("INSERT INTO outposts VALUES ('here', 'yes', 1e300, ?, 'x', ?)", (HUGE, "never"))
         db.execute("INSERT INTO outposts VALUES ('there', 0, ?, 'd', 1e300, 1e300)", (b"\xff",))
         db.execute(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -53,3 +54,11 @@ def dead_reservation(manager: Manager, wanted: Order, outpost: str) -> None:
             )
         ]
     )
+
+
+async def until(true: Callable[[], Any], within: float = 30.0) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + within
+    while not true():
+        assert time.monotonic() < deadline, "it did not become true"
+        await asyncio.sleep(0.01)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from managerkit import Make, dead_reservation, order, run
+from managerkit import Make, dead_reservation, order, run, until
 
 from outpost_core.hookspecs import hookimpl
 from outpost_core.types import Event
@@ -25,6 +25,7 @@ def test_observers_hear_everything_and_break_nothing(make: Make) -> None:
 
     async def body(manager: Manager) -> None:
         await manager.spawn(order())
+        await until(lambda: "spawned" in observer.kinds and manager.observer_errors)
         assert "tired" in manager.observer_errors[0]
         assert any("tired" in f.detail for _, f in await examine(manager))
 
@@ -69,6 +70,6 @@ def test_errors_of_observers_do_not_pile_up(make: Make) -> None:
 
     async def body(manager: Manager) -> None:
         await manager.spawn_many([order(f"gt-{n}") for n in range(60)])
-        assert len(manager.observer_errors) == 100
+        await until(lambda: len(manager.observer_errors) == 100)
 
     run(make(FakeOutpost("a"), plugin=Tired()), body)

@@ -33,6 +33,7 @@ from outpost_manager.placing import keptlogs, references
 from outpost_manager.plugins.builtin import own_plugins
 from outpost_manager.plugins.failures import KeptFailures
 from outpost_manager.workthread import WorkThread
+from outpost_shared.log import Logger
 from outpost_shared.paths import here as current_folder
 from outpost_shared.paths import state_dir
 
@@ -44,13 +45,13 @@ if TYPE_CHECKING:
         Event,
         Explanation,
         Health,
-        Json,
         Message,
         Order,
         Usage,
         Worker,
     )
     from outpost_manager.config.policy import Ranking
+    from outpost_manager.events.observers import Observers
     from outpost_manager.fleet.resources import Presence
     from outpost_manager.ledger import Letter
     from outpost_manager.mail.mail import Mail
@@ -62,10 +63,11 @@ if TYPE_CHECKING:
     from outpost_manager.placing.placement import Placement
     from outpost_manager.placing.recovery import Recovery
     from outpost_manager.placing.watch import Watch
+    from outpost_manager.plugins.services import Services
 
 T = TypeVar("T")
 
-#: Events that happen outside of the ledger.
+_log = Logger("manager")
 #: Workers that are cleaned for their age by one command, and the seconds that may take.
 _AT_A_TIME, _FOR_SO_LONG = 50, 20.0
 #: Bytes of a log that are kept of a worker that was not ordered here, and beyond the cap of one
@@ -73,7 +75,6 @@ _AT_A_TIME, _FOR_SO_LONG = 50, 20.0
 _LONGEST_LOG, _LOG_MARGIN = 256 * 1024 * 1024, 64 * 1024
 #: So many lines are asked for to find one that says something.
 _LAST_LINES = 20
-_NOTED = frozenset({"refused", "stop", "unfinished"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,12 @@ class Manager:
         state: the state folder, for the ledger and the outposts' own files.
         environ: the environment, for secrets.
         cwd: where relative paths of orders start.
+
+    Attributes:
+        leave_observers: whoever opened this calls `finish_observers` himself, after his own output.
     """
+
+    leave_observers = False
 
     def __init__(
         self,
@@ -124,7 +130,9 @@ class Manager:
         self.observer_errors: deque[str] = deque(maxlen=100)
         self._environ = environ
         self._cwd = cwd
+        self._config_file: Path | None = config.path
         self._ledger: AsyncLedger | None = None
+        self._observers: Observers | None = None
         #: where plugins, git and `bd` are asked what an order needs, one order at a time
         self._asking = WorkThread("orders")
         self._placement: Placement | None = None
@@ -134,9 +142,16 @@ class Manager:
         self.failures = KeptFailures(state)
         plugins.listeners.append(self.failures.keep)
         self._own: list[PluginReport] = []
-        for name, plugin in own_plugins(config).items():
+        self._register_own()
+
+    def _register_own(self) -> None:
+        """Register our own plugins for the configuration, in the place of those of before."""
+        for report in self._own:
+            self.plugins.remove(report)
+        self._own.clear()
+        for name, plugin in own_plugins(self.config).items():
             report = PluginReport(entry_point=name, package="outpost-manager", version=__version__)
-            plugins.add(plugin, report)
+            self.plugins.add(plugin, report)
             self._own.append(report)
 
     @classmethod
@@ -172,7 +187,9 @@ class Manager:
         loaded = load_config(
             choice.path, found.backends, data=choice.data, presets=lambda: offered(found)
         )
-        return cls(loaded, found, state or state_dir(env), env, here)
+        made = cls(loaded, found, state or state_dir(env), env, here)
+        made._config_file = config
+        return made
 
     def __enter__(self) -> Self:
         return self
@@ -192,6 +209,8 @@ class Manager:
             if self._recovery is not None:
                 await self._recovery.close()
             await self.fleet.close()
+            if not self.leave_observers:
+                await off_loop(self.finish_observers)
         finally:
             if self._ledger is not None:
                 await self._ledger.aclose()
@@ -199,6 +218,8 @@ class Manager:
 
     def close(self) -> None:
         """Let go of the ledger alone; enough when no outpost was asked."""
+        if not self.leave_observers:
+            self.finish_observers()
         for report in self._own:
             self.plugins.remove(report)
         if self.failures.keep in self.plugins.listeners:
@@ -214,8 +235,40 @@ class Manager:
     def ledger(self) -> AsyncLedger:
         """The ledger, opened when something is first asked of it."""
         if self._ledger is None:
-            self._ledger = AsyncLedger(lambda: Ledger(self.state))
+            self._ledger = AsyncLedger(self._open_ledger)
         return self._ledger
+
+    def _open_ledger(self) -> Ledger:
+        ledger = Ledger(self.state)
+        if self._observers is None and self.plugins.pm.hook.outpost_event.get_hookimpls():
+            from outpost_manager.events.observers import Observers
+
+            self._observers = Observers(self.plugins, self.state, self._observer_failed)
+            self._observers.start(ledger)
+        return ledger
+
+    def finish_observers(self, within: float | None = None) -> None:
+        """Tell the observers what there is; those that are not done by then are left behind.
+
+        What they are not told now, the next program tells them.
+
+        Args:
+            within: seconds that this may take; None for `observers.DRAIN`.
+        """
+        if self._observers is not None:
+            from outpost_manager.events.observers import DRAIN
+
+            self._observers.finish(DRAIN if within is None else within)
+            self._observers = None
+            self.failures.flush()
+
+    def _observer_failed(self, name: str, error: Exception) -> None:
+        """Keep what an observer raised; it may still be at it when all else is closed."""
+        from outpost_core.discovery import Failure
+
+        report = self.plugins.report_of(name)
+        self.failures.keep(Failure(plugin=name, report=report, hook="outpost_event", error=error))
+        self._trouble(name, error)
 
     @property
     def not_kept(self) -> LedgerError | None:
@@ -252,7 +305,6 @@ class Manager:
                 fleet=self.fleet,
                 overview=self.overview,
                 ledger=self.ledger,
-                tell=self._tell,
                 spawn_timeout=self.config.defaults.spawn_timeout,
                 answer_timeout=self.config.defaults.answer_timeout,
             )
@@ -282,7 +334,7 @@ class Manager:
             ledger=self.ledger,
             recovery=self.recovery,
             mail=self.mail,
-            tell=self._tell,
+            presence=self.presence,
             answer_timeout=self.config.defaults.answer_timeout,
         )
 
@@ -292,7 +344,7 @@ class Manager:
         from outpost_manager.mail.mail import PATIENCE, Mail
 
         patience = max(PATIENCE, self.config.defaults.answer_timeout)
-        return Mail(fleet=self.fleet, ledger=self.ledger, tell=self._tell, patience=patience)
+        return Mail(fleet=self.fleet, ledger=self.ledger, patience=patience)
 
     # --- orders -------------------------------------------------------------------------------
 
@@ -415,16 +467,27 @@ class Manager:
         """
         if on is not None:
             self.fleet.configured(on)
+        amended = await self._amended(orders)
+        sound = [order for order in amended if not isinstance(order, OutpostError)]
+        placed = iter(await self._place(sound, on, progress))
+        return [each if isinstance(each, OutpostError) else next(placed) for each in amended]
+
+    async def _amended(self, orders: Sequence[Order]) -> list[Order | OutpostError]:
+        """Return each order as the plugins want it (`outpost_order`), or why it is not placed."""
+        if not self.plugins.pm.hook.outpost_order.get_hookimpls():
+            return [*orders]
+        from outpost_manager.placing.amending import amend_all
+
+        return await self._ask(lambda: amend_all(self.plugins, orders))
+
+    async def _place(
+        self, orders: Sequence[Order], on: str | None, progress: Callable[[Event], None] | None
+    ) -> list[Spawned | OutpostError]:
         if orders and (tight := await self.overview.tight(orders, time.time())):
             await self.watch.refresh(tight)
 
-        def tell(event: Event) -> None:
-            self._tell(event)
-            if progress is not None:
-                progress(event)
-
         await self.presence.consult(orders, lambda some: self._chosen(some, on))
-        answers = await self.placement.spawn_many(orders, on=on, tell=tell)
+        answers = await self.placement.spawn_many(orders, on=on, progress=progress)
         for order, answer in zip(orders, answers, strict=True):
             if isinstance(answer, PlacementError):
                 self._advise(order, answer)
@@ -456,9 +519,17 @@ class Manager:
         error.hint = f"install it there{by_hand}; `outpost bootstrap NAME` does that where it can"
 
     async def explain(self, order: Order, *, on: str | None = None) -> Explanation:
-        """Say where an order would go and why, after asking every outpost; changes nothing."""
+        """Say where an order would go and why, after asking every outpost; changes nothing.
+
+        Raises:
+            PluginError: a plugin that amends orders failed.
+        """
         if on is not None:
             self.fleet.configured(on)
+        (amended,) = await self._amended([order])
+        if isinstance(amended, OutpostError):
+            raise amended
+        order = amended
         from outpost_core.types import Health
 
         answers = await self.ping()
@@ -466,6 +537,61 @@ class Manager:
         await self.presence.consult([order], lambda some: self._chosen(some, on, health))
         (sheets,) = await self.overview.sheets([order], time.time(), health)
         return self.placement.assign(order, sheets, on).explain()
+
+    # --- programs that stay -------------------------------------------------------------------
+
+    async def events(self, after: int | None = None) -> AsyncGenerator[Event, None]:
+        """Yield what happens, also in other processes, in the order of the event log; never ends.
+
+        Args:
+            after: id of the last event that the caller knows; 0 for all there ever were, None for
+                what happens from now on.
+        """
+        from outpost_manager.events.following import follow
+
+        async for event in follow(self.ledger, after):
+            yield event
+
+    def services(self) -> Services:
+        """Return what hosts the services of plugins (`outpost_services`), while it is entered."""
+        from outpost_manager.plugins.services import Services
+
+        return Services(self.plugins, self)
+
+    async def reload(self) -> None:
+        """Read the configuration again; what it says now holds from now on.
+
+        Outposts whose entry is the same stay as they are, with all that is under way there. Of
+        one whose entry has changed, what is under way ends at the outpost as it was. One that is
+        gone takes no more orders, and is known until the workers there have ended.
+
+        Raises:
+            ConfigError: it has a mistake, or the file has changed since the user trusted it;
+                nothing was changed.
+        """
+        choice = await off_loop(choose, self._config_file, self._environ, self._cwd)
+        choice.demand()
+        config = await self._ask(
+            lambda: load_config(
+                choice.path,
+                self.plugins.backends,
+                data=choice.data,
+                presets=lambda: offered(self.plugins),
+            )
+        )
+        live = await self.ledger.active()
+        self.config = config
+        self.fleet.reload(config, live)
+        self._register_own()
+        defaults = config.defaults
+        if self._placement is not None:
+            self._placement.spawn_timeout = defaults.spawn_timeout
+            self._placement.answer_timeout = defaults.answer_timeout
+        if self._recovery is not None:
+            self._recovery.patience = defaults.answer_timeout
+        if self._presence is not None:
+            self._presence.patience = defaults.answer_timeout
+        _log.info("the configuration was read again: %s", ", ".join(self.fleet.names))
 
     # --- outposts -----------------------------------------------------------------------------
 
@@ -619,7 +745,11 @@ class Manager:
             await self.placement.stop(worker, lambda row: self._verb(row, "stop", grace=seconds))
         else:  # the disk is full: nothing can be claimed or given up, and a stop needs neither
             await self._verb(worker, "stop", grace=seconds)
-        self._say("stop", worker)
+        from outpost_core.types import Event
+
+        self.ledger.note_soon(
+            Event(kind="stop", at=time.time(), worker=worker.id, outpost=worker.outpost)
+        )
         await self.watch.refresh_of([worker])
         return await self.ledger.worker(worker.id) or worker
 
@@ -651,7 +781,7 @@ class Manager:
         worker = await self.find(ref)
         if worker.state.terminal:
             return worker
-        if worker.outpost in self.fleet.names:
+        if worker.outpost in self.fleet.names or worker.outpost in self.fleet.leaving:
             raise UsageError(
                 f"{worker.id} is at {worker.outpost}, which is configured",
                 hint=f"outpost stop {worker.id}",
@@ -777,7 +907,6 @@ class Manager:
         )
         if cleaned.removed:
             await self.ledger.forget(worker.id, cleaned.rescued)
-            self._say("cleaned", worker, rescued=cleaned.rescued)
             if purge:
                 path = keptlogs.log_of(self.state, worker.id)
                 await off_loop(path.unlink, missing_ok=True)
@@ -896,24 +1025,3 @@ class Manager:
             return await self._ask(lambda: find_rig(said, self._cwd))
         here = await self.around()
         return (here.push or here.rig) if here is not None else None
-
-    def _say(self, kind: str, worker: Worker, **data: Json) -> None:
-        from outpost_core.types import Event
-
-        at = time.time()
-        self._tell(Event(kind=kind, at=at, worker=worker.id, outpost=worker.outpost, data=data))
-
-    def _tell(self, event: Event) -> None:
-        """Tell the observers; what one of them raises changes nothing.
-
-        The ledger writes its own changes down; only what it cannot know is noted here.
-        """
-        if event.data.get("reason") == "command_not_found":
-            self.ledger.post(self._not_noted, lambda _: self.presence.forget(event.outpost))
-        if event.kind in _NOTED:
-            self.ledger.post(self._not_noted, Ledger.note, event)
-        for _ in self.plugins.each("outpost_event", self._trouble, event=event):
-            pass
-
-    def _not_noted(self, error: Exception) -> None:
-        self._trouble("the ledger", error)

@@ -30,6 +30,11 @@ MAIL = (
     "mail.posted",  # the message is in the outbox; nobody was asked
     "mail.delivered",  # the outpost has it, the outbox does not know it yet
 )
+#: Telling an observer what happened, in whatever process does that.
+OBSERVERS = (
+    "observer.begun",  # the ledger says that the event is being told
+    "observer.told",  # the observer is done with it, which is not written down yet
+)
 #: The local backend's spawn, also in the caller's process (over SSH: in the far server).
 LOCAL = (
     "local.sealed",  # the seal of a worker that nobody sees yet

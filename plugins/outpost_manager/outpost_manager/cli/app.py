@@ -123,13 +123,18 @@ class LazyGroup(Group):
         self, words: list[str], prog_name: str | None, session: Session, extra: dict[str, Any]
     ) -> int:
         try:
-            return super().main(words, prog_name, standalone_mode=False, **extra) or 0
+            code = super().main(words, prog_name, standalone_mode=False, **extra) or 0
+            session.finish()
+            return code
         except (KeyboardInterrupt, click.Abort):
+            session.finish(at_once=True)
             return failures.interrupted(session)
         except Exception as error:  # noqa: BLE001 - the last place: a user sees no traceback
             if session.running and not isinstance(error, OutpostError | click.ClickException):
                 error = _of_plugin(session, session.running, error)
-            return failures.report(error, json=failures.wants_json(words))
+            code = failures.report(error, json=failures.wants_json(words))
+            session.finish()
+            return code
 
     def _sections(self, ctx: click.Context) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         for title, commands in SECTIONS.items():

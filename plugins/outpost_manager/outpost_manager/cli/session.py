@@ -52,6 +52,7 @@ class Session:
         self._plugin_commands: dict[str, PluginCommand] | None = None
         self._debugging = False
         self._said: set[Path] = set()
+        self._managers: list[Manager] = []
 
     def plugins(self) -> Plugins:
         """Return all that is installed, loading it once."""
@@ -98,9 +99,22 @@ class Session:
         """
         from outpost_manager.manager import Manager
 
-        return Manager.open(
+        made = Manager.open(
             config=self.config, state=self.state, plugins=self.plugins(), choice=self.choice()
         )
+        made.leave_observers = True
+        self._managers.append(made)
+        return made
+
+    def finish(self, *, at_once: bool = False) -> None:
+        """Tell observers what they were not told yet, after all that the command printed.
+
+        Args:
+            at_once: leave it to the next command, since the user wants this one to end.
+        """
+        for manager in self._managers:
+            manager.finish_observers(0.0 if at_once else None)
+        self._managers.clear()
 
     def run(self, work: Callable[[Manager], Awaitable[T]]) -> T:
         """Run `work` with an open manager to its end, and close the manager."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import (
     AsyncGenerator,
     Awaitable,
+    Collection,
     Iterable,
     Iterator,
     Mapping,
@@ -29,8 +30,11 @@ from outpost_core.errors import (
 )
 from outpost_core.hookspecs import CAPABILITIES
 from outpost_core.isolation import by_user, contained, describe
+from outpost_manager.fleet.retired import Retired
 from outpost_manager.plugins.advice import missing_hint
 from outpost_manager.plugins.masking import masked
+from outpost_shared.backoff import Retries
+from outpost_shared.log import Logger
 
 if TYPE_CHECKING:
     import asyncio  # at run time where it is used: describing outposts is quicker without
@@ -40,9 +44,12 @@ if TYPE_CHECKING:
     from outpost_manager.config.model import Config, OutpostConfig
 
 T = TypeVar("T")
+_log = Logger("fleet")
 
 #: Seconds that an outpost may take to let go.
 CLOSE_TIMEOUT = 5.0
+#: Seconds until an outpost that could not be built is built again: at first, and at most.
+BUILD_AGAIN, BUILD_AGAIN_MOST = 1.0, 60.0
 
 
 class NotBuiltError(PluginError):
@@ -66,9 +73,14 @@ class Fleet:
     plugins: Plugins
     state_dir: Path
     nameless: dict[str, list[str]] = field(default_factory=dict, init=False)
+    _leaving: dict[str, OutpostConfig] = field(default_factory=dict, init=False)
+    _retired: Retired = field(default_factory=Retired, init=False)
     _looked_at: dict[str, dict[str, WorkerStatus]] = field(default_factory=dict, init=False)
     _built: dict[str, Outpost] = field(default_factory=dict)
     _errors: dict[str, NotBuiltError] = field(default_factory=dict)
+    _builds: Retries = field(
+        default_factory=lambda: Retries(BUILD_AGAIN, BUILD_AGAIN_MOST), init=False
+    )
     _left: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @property
@@ -78,8 +90,12 @@ class Fleet:
 
     @property
     def broken(self) -> Mapping[str, NotBuiltError]:
-        """Outposts that could not be built in this process, and why."""
+        """Outposts that could not be built when that was last tried, and why."""
         return self._errors
+
+    def resting(self, name: str) -> bool:
+        """Whether an outpost could not be built, and it is too soon to try that again."""
+        return name in self._errors and not self._builds.is_due(name)
 
     @property
     def built(self) -> Mapping[str, Outpost]:
@@ -103,8 +119,63 @@ class Fleet:
             hint=f"did you mean {near[0]}?" if near else f"there are: {', '.join(self.names)}",
         )
 
+    @property
+    def leaving(self) -> Mapping[str, OutpostConfig]:
+        """Outposts that are not configured any more, and where workers have not ended."""
+        return self._leaving
+
+    def known(self, name: str) -> OutpostConfig:
+        """Return the configuration of an outpost, also of one that is leaving.
+
+        Raises:
+            NotFoundError: no outpost has that name.
+        """
+        return self._leaving.get(name) or self.configured(name)
+
+    def reload(self, config: Config, live: Collection[str]) -> None:
+        """Take another configuration over, in a running event loop.
+
+        An outpost whose entry is the same stays as it is. Of one whose entry has changed, or that
+        is gone, what is under way ends at the outpost as it was, which is then closed.
+
+        Args:
+            config: what holds from now on.
+            live: names of outposts where workers have not ended: they are followed there to their
+                end, also where nothing new is placed any more.
+        """
+        same_folder = _folder(self.config) == _folder(config)
+        entries = {entry.name: entry for entry in config.outposts}
+        before = {entry.name: entry for entry in self.config.outposts} | self._leaving
+        self.config = config
+        self._leaving = {n: e for n, e in before.items() if n not in entries and n in live}
+        self._errors.clear()
+        self._builds = Retries(BUILD_AGAIN, BUILD_AGAIN_MOST)
+        for name, entry in before.items():
+            if name not in self._leaving and not (same_folder and _same(entry, entries.get(name))):
+                self._retire(name)
+
+    def let_go(self, live: Collection[str]) -> None:
+        """Forget outposts that are leaving, where all workers have ended by now.
+
+        Args:
+            live: names of outposts where workers have not ended.
+        """
+        for name in [name for name in self._leaving if name not in live]:
+            del self._leaving[name]
+            self._retire(name)
+
+    def _retire(self, name: str) -> None:
+        self.nameless.pop(name, None)
+        self._looked_at.pop(name, None)
+        built = self._built.pop(name, None)
+        if built is not None:
+            self.plugins.pm.unregister(name=name)
+            self._retired.add(built)
+
     def outpost(self, name: str) -> Outpost:
         """Return the outpost object, built and registered when first asked for.
+
+        One that could not be built is tried again after a pause, which grows.
 
         Raises:
             NotFoundError: no outpost has that name.
@@ -112,14 +183,19 @@ class Fleet:
         """
         if name in self._built:
             return self._built[name]
-        if name in self._errors:
+        if self.resting(name):
             raise self._errors[name]
-        entry = self.configured(name)
+        entry = self.known(name)
         try:
             built = self._build(entry)
         except NotBuiltError as error:
             self._errors[name] = error
+            self._builds.failed(name)
+            _log.warning("%s", error.message)
             raise
+        if self._errors.pop(name, None) is not None:
+            _log.info("outpost %s could be built at last", name)
+        self._builds.done(name)
         self._built[name] = built
         return built
 
@@ -213,13 +289,14 @@ class Fleet:
             PluginError: it raised something else.
             NotBuiltError: it cannot be built, so nothing was asked.
         """
-        self.outpost(name)
+        outpost = self.outpost(name)
         secrets = arguments["order"].secrets if "order" in arguments else None
         try:
-            answers = self.plugins.hook_of(name, hook)(**arguments)
-            if not answers:
-                raise PluginError(f"outpost {name!r} answered nothing to {hook}")
-            return await self._bounded(name, hook, answers[0], timeout)
+            with self._retired.use(outpost):
+                answers = self.plugins.hook_of(name, hook)(**arguments)
+                if not answers:
+                    raise PluginError(f"outpost {name!r} answered nothing to {hook}")
+                return await self._bounded(name, hook, answers[0], timeout)
         except OutpostError as error:
             if isinstance(error, PluginError):
                 self.blame(name, hook, error, secrets)
@@ -418,25 +495,26 @@ class Fleet:
         """
         from contextlib import suppress
 
-        self.outpost(name)
+        outpost = self.outpost(name)
         caller = self.plugins.hook_of(name, hook)
         try:
-            stream = caller(**arguments)[0]
-            try:
-                while True:
-                    step = anext(stream)
-                    try:
-                        item = await (
-                            _contained(step)
-                            if timeout is None
-                            else self._bounded(name, hook, step, timeout)
-                        )
-                    except StopAsyncIteration:
-                        return
-                    yield item
-            finally:
-                with suppress(RuntimeError):  # one that hangs is cancelled, and still runs
-                    await stream.aclose()
+            with self._retired.use(outpost):
+                stream = caller(**arguments)[0]
+                try:
+                    while True:
+                        step = anext(stream)
+                        try:
+                            item = await (
+                                _contained(step)
+                                if timeout is None
+                                else self._bounded(name, hook, step, timeout)
+                            )
+                        except StopAsyncIteration:
+                            return
+                        yield item
+                finally:
+                    with suppress(RuntimeError):  # one that hangs is cancelled, and still runs
+                        await stream.aclose()
         except OutpostError as error:
             if isinstance(error, PluginError):
                 self.blame(name, hook, error)
@@ -462,9 +540,21 @@ class Fleet:
             *(self.ask(name, "outpost_close", timeout=CLOSE_TIMEOUT) for name in closing),
             return_exceptions=True,
         )
+        await self._retired.close()
         for name in self._built:
             self.plugins.pm.unregister(name=name)
         self._built.clear()
+
+
+def _folder(config: Config) -> Path | None:
+    return config.path.parent if config.path else None
+
+
+def _same(before: OutpostConfig, after: OutpostConfig | None) -> bool:
+    """Whether two entries build the same outpost."""
+    return after is not None and (before.type, before.raw, before.options) == (
+        after.type, after.raw, after.options,
+    )  # fmt: skip
 
 
 async def _contained(answer: Awaitable[T]) -> T:

@@ -23,7 +23,7 @@ from outpost_manager.offloop import off_loop
 from outpost_shared import jsonfiles, private
 
 if TYPE_CHECKING:
-    from outpost_core.types import Candidate, Order
+    from outpost_core.types import Candidate, Order, Worker
     from outpost_manager.config.policy import Ranking
     from outpost_manager.fleet.fleet import Fleet
 
@@ -119,6 +119,16 @@ class Presence:
             known = dict(self._all())
             if known.pop(name, None) is not None:
                 self._write(known)
+
+    async def doubt(self, changed: Iterable[Worker]) -> None:
+        """Forget what outposts said of programs, where a worker did not find its command.
+
+        Args:
+            changed: workers of which something new was heard.
+        """
+        for worker in changed:
+            if worker.result is not None and worker.result.reason == "command_not_found":
+                await off_loop(self.forget, worker.outpost)
 
     def _unknown(self, assignment: Ranking, sheets: Sequence[Candidate], count: int) -> set[str]:
         """Return the outposts to ask: those that so many orders would go to.

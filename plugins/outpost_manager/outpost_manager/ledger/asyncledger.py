@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from outpost_manager.ledger.ledger import Ledger
 from outpost_manager.offloop import running_loop
+from outpost_shared.log import Logger
 
 if TYPE_CHECKING:
     from outpost_core.errors import LedgerError
-    from outpost_core.types import Worker, WorkerStatus
+    from outpost_core.types import Event, Worker, WorkerStatus
     from outpost_manager.ledger.asyncoutbox import AsyncOutbox
     from outpost_manager.ledger.reserve import Answer, Reservation
     from outpost_manager.workthread import Together, WorkThread
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_log = Logger("ledger")
 
 #: Seconds that closing waits for what was asked of the ledger before.
 _LAST: Final = 2.0
@@ -200,6 +202,17 @@ class AsyncLedger:
     def _mark_spawned(self, items: list[tuple[str, WorkerStatus]]) -> list[Worker | None]:
         return self.direct.mark_spawned(items)
 
+    def note_soon(self, event: Event) -> None:
+        """Write down what changed nothing here, after what was asked before; nobody waits for it.
+
+        Where it cannot be written, the log alone says so.
+        """
+
+        def failed(error: Exception) -> None:
+            _log.warning("the event %s of %s is not kept: %s", event.kind, event.worker, error)
+
+        self.post(failed, Ledger.note, event)
+
     async def identity(self) -> str:
         """Return who this ledger is; see `Ledger.id`."""
         return await self.read(lambda ledger: ledger.id)
@@ -229,6 +242,8 @@ class AsyncLedger:
     totals = _read(Ledger.totals)
     note = _awaited(Ledger.note)
     events = _read(Ledger.events)
+    events_after = _read(Ledger.events_after)
+    last_event = _read(Ledger.last_event)
 
     def close(self) -> None:
         """Let go of the file, after what was asked before; what takes long is given up."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # what describes outposts needs none of it, and is waited for
     from outpost_core.errors import LedgerError
     from outpost_core.types import Event, Explanation, Order, Worker, WorkerStatus
     from outpost_manager.ledger.claims import Claim
+    from outpost_manager.ledger.cursors import Cursors
     from outpost_manager.ledger.outbox import Outbox
     from outpost_manager.ledger.reserve import Answer, Reservation
     from outpost_manager.ledger.spend import Total
@@ -74,6 +75,17 @@ class Ledger:
         from outpost_manager.ledger.outbox import Outbox
 
         return Outbox(self._store)
+
+    @property
+    def cursors(self) -> Cursors:
+        """How far each observer was told what happened."""
+        from outpost_manager.ledger.cursors import Cursors
+
+        return Cursors(self._store)
+
+    def is_kept(self) -> bool:
+        """Whether what is written is kept; where the disk was full, that is looked at again."""
+        return self._store.back()
 
     @property
     def aside(self) -> LedgerError | None:
@@ -567,7 +579,7 @@ class Ledger:
     # --- events --------------------------------------------------------------------------------
 
     def note(self, event: Event) -> None:
-        """Keep an event."""
+        """Write down what changed nothing here: a request, an answer, a try that failed."""
         from outpost_manager.ledger import rows
 
         with self._store.write(durable=False) as db:
@@ -575,24 +587,21 @@ class Ledger:
 
     def events(self, worker: str | None = None, limit: int = 1000) -> list[Event]:
         """Return the newest `limit` events, of one worker or of all, in the order they happened."""
-        from outpost_core.types import Event
+        from outpost_manager.ledger import events
 
-        where, args = ("1", ()) if worker is None else ("worker = ?", (worker,))
-        found = self._store.read(
-            f"SELECT kind, at, worker, outpost, data FROM events WHERE {where}"  # noqa: S608
-            " ORDER BY at DESC, n DESC LIMIT ?",
-            (*args, limit),
-        )
-        return [
-            Event(
-                kind=values.text(kind),
-                at=values.number(at) or 0.0,
-                worker=values.text(of),
-                outpost=values.text(outpost),
-                data=values.data(data),
-            )
-            for kind, at, of, outpost, data in reversed(found)
-        ]
+        return events.newest(self._store, worker, limit)
+
+    def events_after(self, id: int, limit: int = 500) -> list[Event]:  # noqa: A002
+        """Return the oldest `limit` events behind an id, oldest first. Cheap when there is none."""
+        from outpost_manager.ledger import events
+
+        return events.after(self._store, id, limit)
+
+    def last_event(self) -> int:
+        """Return the id of the newest event; 0 when there is none. Cheap."""
+        from outpost_manager.ledger import events
+
+        return events.last(self._store)
 
     # --- helpers -------------------------------------------------------------------------------
 
@@ -612,7 +621,7 @@ class Ledger:
     def _stored(self, kind: type[T], column: str, worker: str) -> T | None:
         found = self._store.read(
             f"SELECT {column} FROM events WHERE worker = ? AND body IS NOT NULL"  # noqa: S608
-            " ORDER BY n DESC LIMIT 1",
+            " ORDER BY id DESC LIMIT 1",
             (worker,),
         )
         if not found or found[0][0] is None:

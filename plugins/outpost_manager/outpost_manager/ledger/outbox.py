@@ -16,6 +16,8 @@ from outpost_manager.ledger import rows, values
 from outpost_shared import identity
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from outpost_manager.ledger.store import Store
 
 #: Seconds that delivered mail is remembered.
@@ -142,21 +144,27 @@ class Outbox:
         """Write down that the outpost has it: a fact, whoever has claimed it meanwhile."""
         now = time.time()
         with self._store.write() as db:
-            db.execute(
+            found = db.execute(
                 "UPDATE outbox SET delivered_at = ?, tried_at = ?, error = '', owner = '',"
-                " failed_at = NULL, claimed_until = 0 WHERE id = ? AND delivered_at IS NULL",
+                " failed_at = NULL, claimed_until = 0 WHERE id = ? AND delivered_at IS NULL"
+                " RETURNING id, outpost, recipient",
                 (now, now, id),
-            )
+            ).fetchone()
+            if found is not None:
+                _happened(db, "mail_delivered", now, found)
 
     def failed(self, id: str, owner: str, error: str) -> None:  # noqa: A002
         """Write down that it is refused for ever, unless another has taken it over."""
         now = time.time()
         with self._store.write() as db:
-            db.execute(
+            found = db.execute(
                 f"UPDATE outbox SET failed_at = ?, tried_at = ?, error = ?, owner = '',"  # noqa: S608
-                f" claimed_until = 0 WHERE id = ? AND owner = ? AND {_WAITS}",
+                f" claimed_until = 0 WHERE id = ? AND owner = ? AND {_WAITS}"
+                " RETURNING id, outpost, recipient",
                 (now, now, rows.text(error), id, owner),
-            )
+            ).fetchone()
+            if found is not None:
+                _happened(db, "mail_failed", now, found, rows.text(error))
 
     def waits(self, ids: Sequence[str], owner: str, error: str) -> None:
         """Write down that nobody was found, unless another has taken them over."""
@@ -189,6 +197,22 @@ class Outbox:
         """Forget a letter; False when there is none."""
         with self._store.write() as db:
             return db.execute("DELETE FROM outbox WHERE id = ?", (id,)).rowcount == 1
+
+
+def _happened(
+    db: sqlite3.Connection, kind: str, at: float, row: tuple[str, str, str], why: str = ""
+) -> None:
+    """Write the event of what became of a letter, in the transaction of that.
+
+    Args:
+        db: the connection.
+        kind: of the event.
+        at: when.
+        row: its id, where it goes, and to whom.
+        why: it is refused for ever.
+    """
+    id_, outpost, to = row
+    rows.tell(db, kind, at, "", outpost, {"id": id_, "to": to, "detail": why})
 
 
 def _free(row: tuple[Any, ...], owner: str, now: float) -> bool:

@@ -70,17 +70,24 @@ def take(
     if status.state.terminal:
         status = _believed(db, replace(status, result=_readable(status)))
     if spawned_at is None and not (status.result and status.result.reason == "never_started"):
-        rows.tell(db, "spawned", now, status.id, outpost)
+        rows.tell(db, "spawned", now, status.id, outpost, {"state": status.state.value})
     if status.state.terminal:
         _settle(db, status, _Held(reserved, agent_reserved, seen, news[3]), now)
     if news[:3] == (state, detail, started_at) and spawned_at is not None:
         return False  # what its agent uses is nothing to tell everybody
     if status.state != state:
-        data: dict[str, Json] = {"state": status.state.value}
-        if status.result:
-            data["reason"] = status.result.reason
-        rows.tell(db, "state", now, status.id, outpost, data)
+        rows.tell(db, "state", now, status.id, outpost, _state(status))
     return True
+
+
+def _state(status: WorkerStatus) -> dict[str, Json]:
+    """Return what the event of a changed state says."""
+    data: dict[str, Json] = {"state": status.state.value}
+    if status.detail:
+        data["detail"] = rows.text(status.detail)
+    if status.result:
+        data["reason"] = status.result.reason
+    return data
 
 
 def _believed(db: sqlite3.Connection, status: WorkerStatus) -> WorkerStatus:
@@ -89,7 +96,7 @@ def _believed(db: sqlite3.Connection, status: WorkerStatus) -> WorkerStatus:
     if branch is None:
         return status
     found = db.execute(
-        "SELECT body FROM events WHERE worker = ? AND body IS NOT NULL ORDER BY n DESC LIMIT 1",
+        "SELECT body FROM events WHERE worker = ? AND body IS NOT NULL ORDER BY id DESC LIMIT 1",
         (status.id,),
     ).fetchone()
     delivery = values.data(found[0]).get("delivery") if found is not None else None

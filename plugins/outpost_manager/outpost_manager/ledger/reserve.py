@@ -117,7 +117,7 @@ def reserve(db: sqlite3.Connection, draft: Draft) -> Answer:
         return _existing(db, draft, "")
     refusal = _refusal(db, draft)
     if refusal:
-        return refusal
+        return _refused(db, draft, refusal)
     if renewing:
         _replace(db, draft)
     order = item.order
@@ -132,7 +132,7 @@ def reserve(db: sqlite3.Connection, draft: Draft) -> Answer:
             draft.agent, item.owner,
         ),
     )  # fmt: skip
-    _decided(db, "reserved", draft)
+    _decided(db, "reserved", draft, {"cost": money.dollars(draft.worst)})
     worker = Worker(
         id=draft.worker,
         issue=order.issue.id,
@@ -162,9 +162,7 @@ def _replace(db: sqlite3.Connection, draft: Draft) -> None:
     rows.tell(db, "renewed", draft.now, draft.worker, before.outpost, data)
 
 
-def _decided(
-    db: sqlite3.Connection, kind: str, draft: Draft, data: Mapping[str, Json] | str = "{}"
-) -> None:
+def _decided(db: sqlite3.Connection, kind: str, draft: Draft, data: Mapping[str, Json]) -> None:
     """Write the event that keeps the order and why it goes there."""
     rows.tell(
         db,
@@ -176,6 +174,13 @@ def _decided(
         body=draft.body,
         explanation=draft.explanation,
     )
+
+
+def _refused(db: sqlite3.Connection, draft: Draft, refusal: Answer) -> Answer:
+    """Write the event that an outpost had no room."""
+    reason: dict[str, Json] = {"reason": refusal.detail}
+    rows.tell(db, "refused", draft.now, draft.worker, draft.item.outpost, reason)
+    return refusal
 
 
 def _existing(db: sqlite3.Connection, draft: Draft, detail: str) -> Answer:
@@ -242,11 +247,11 @@ def move(db: sqlite3.Connection, draft: Draft) -> Answer:
         return _existing(db, draft, f"{draft.worker} is being placed by another process")
     refusal = _refusal(db, draft, own=(1, reserved) if outpost == to.outpost else (0, 0))
     if refusal:
-        return refusal
+        return _refused(db, draft, refusal)
     db.execute(
         "UPDATE workers SET outpost = ?, cost_reserved = ?, agent_reserved = ?, reserved_at = ?"
         " WHERE id = ?",
         (to.outpost, draft.cost, draft.agent, draft.now, draft.worker),
     )
-    _decided(db, "moved", draft, {"from": outpost})
+    _decided(db, "moved", draft, {"from": outpost, "cost": money.dollars(draft.worst)})
     return Answer(outcome=Outcome.RESERVED, worker=rows.load(db, draft.worker))

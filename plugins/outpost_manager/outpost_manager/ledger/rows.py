@@ -187,8 +187,7 @@ def tell(
 
         data = wire.dumps(data)
     db.execute(
-        "INSERT INTO events (worker, n, at, kind, outpost, data, body, explanation) VALUES"
-        " (?1, (SELECT coalesce(max(n), 0) + 1 FROM events WHERE worker = ?1),"
-        " ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO events (worker, at, kind, outpost, data, body, explanation)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
         (worker_id, at, kind, outpost, data, body, explanation),
     )

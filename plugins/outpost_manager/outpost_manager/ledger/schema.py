@@ -180,8 +180,40 @@ _V4: Final = (
     "INSERT INTO identity VALUES (lower(hex(randomblob(8))))",
 )
 
+_V5: Final = (
+    # One log of all events, in the order of their commits: whoever follows it remembers the last
+    # id that he has seen. Ids are `max(id) + 1`, and no event is ever removed, so none comes twice.
+    # Of an older ledger the events come in the order of their moments, and those of one worker in
+    # the order in which they were written, whatever its clock said.
+    "ALTER TABLE events RENAME TO older_events",
+    """CREATE TABLE events (
+        id INTEGER PRIMARY KEY,
+        worker TEXT NOT NULL,
+        at REAL NOT NULL,
+        kind TEXT NOT NULL,
+        outpost TEXT NOT NULL,
+        data TEXT NOT NULL,
+        body TEXT,
+        explanation TEXT
+    )""",
+    """INSERT INTO events (worker, at, kind, outpost, data, body, explanation)
+        SELECT worker, at, kind, outpost, data, body, explanation FROM (
+            SELECT *, max(at) OVER (PARTITION BY worker ORDER BY n) AS reached FROM older_events
+        ) ORDER BY reached, worker, n""",
+    "DROP TABLE older_events",
+    "CREATE INDEX events_of_worker ON events (worker)",
+    # How far each observer was told; see `cursors`.
+    """CREATE TABLE observers (
+        name TEXT PRIMARY KEY,
+        told INTEGER NOT NULL,
+        begun INTEGER NOT NULL DEFAULT 0,
+        tries INTEGER NOT NULL DEFAULT 0,
+        owner TEXT NOT NULL DEFAULT ''
+    ) WITHOUT ROWID""",
+)
+
 #: `MIGRATIONS[v]` brings a ledger from version `v` to `v + 1`; the last one makes it current.
-MIGRATIONS: Final[Sequence[Sequence[str]]] = (_V1, _V2, _V3, _V4)
+MIGRATIONS: Final[Sequence[Sequence[str]]] = (_V1, _V2, _V3, _V4, _V5)
 
 
 class NewerSchemaError(Exception):

@@ -19,16 +19,14 @@ from outpost_core.errors import (
     UnsupportedError,
     UsageError,
 )
-from outpost_core.types import Event, Message
+from outpost_core.types import Message
 from outpost_manager.fleet.fleet import NotBuiltError
-from outpost_manager.ledger.notices import heard
 from outpost_shared import faults
 from outpost_shared.message import check, check_address
 
 if TYPE_CHECKING:
     from outpost_manager.fleet.fleet import Fleet
     from outpost_manager.ledger import AsyncLedger, Letter
-    from outpost_manager.ledger.notices import Tell
 
 #: Seconds that an outpost may take to deliver a message or to list an inbox: `gt` asks databases.
 PATIENCE: Final = 30.0
@@ -45,13 +43,11 @@ class Mail:
     Args:
         fleet: the outposts.
         ledger: has the outbox.
-        tell: is told what was delivered and what is refused.
         patience: seconds for each question to an outpost.
     """
 
     fleet: Fleet
     ledger: AsyncLedger
-    tell: Tell
     patience: float = PATIENCE
 
     async def send(self, outpost: str, message: Message) -> Letter:
@@ -172,7 +168,6 @@ class Mail:
                     await self._hand_over(letter)
                 except (UsageError, UnsupportedError, NotFoundError) as error:
                     await outbox.failed(letter.id, owner, str(error))
-                    self._tell("mail_failed", letter, error.message)
                 except UnreachableError as error:  # the others would not arrive either
                     waiting = [letter.id, *(one.id for one in letters)]
                     await outbox.waits(waiting, owner, str(error))
@@ -193,15 +188,10 @@ class Mail:
                 letter.outpost, "outpost_mail", timeout=self.patience, message=message
             )
         except UnreachableError as error:
-            await heard(self.ledger, self.tell, letter.outpost, trouble=error.message, at=asked_at)
+            await self.ledger.set_reachable(letter.outpost, False, error.message, asked_at)
             raise
         faults.point("mail.delivered")
         await self.ledger.outbox.delivered(letter.id)
-        self._tell("mail_delivered", letter, "")
-
-    def _tell(self, kind: str, letter: Letter, why: str) -> None:
-        data = {"id": letter.id, "to": letter.message.to, "detail": why}
-        self.tell(Event(kind=kind, at=time.time(), outpost=letter.outpost, data={**data}))
 
     @property
     def _lease(self) -> float:

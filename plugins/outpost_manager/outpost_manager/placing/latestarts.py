@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import OutpostError
 from outpost_core.types import Event, State, Worker, WorkerStatus
+from outpost_shared.log import Logger
 
 if TYPE_CHECKING:
     from outpost_manager.fleet.fleet import Fleet
     from outpost_manager.ledger import AsyncLedger
-    from outpost_manager.ledger.notices import Tell
 
+_log = Logger("placing")
 #: Seconds until a worker that is still there is told to stop once more: the request may be lost.
 AGAIN: Final = 5.0
 #: Seconds between TERM and KILL, for a worker whose order is not known.
@@ -34,13 +35,11 @@ class LateStarts:
     Args:
         fleet: the outposts.
         ledger: the record; what it says has ended stays so.
-        tell: is told of each worker once.
         patience: seconds that an outpost may take to answer.
     """
 
     fleet: Fleet
     ledger: AsyncLedger
-    tell: Tell
     patience: float
     #: worker → when it may be told again (monotonic)
     _told: dict[str, float] = field(default_factory=dict)
@@ -84,7 +83,8 @@ class LateStarts:
             del self._told[worker.id]
             return
         if first:
-            self.tell(
+            _log.info("%s was given up, and %s started it: stopped", worker.id, worker.outpost)
+            await self.ledger.note(
                 Event(
                     kind="stop",
                     at=time.time(),

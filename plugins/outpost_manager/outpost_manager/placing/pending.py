@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from outpost_core.errors import OutpostError, PlacementError
 from outpost_core.types import Candidate, Event, Explanation, Json, Order, Worker
@@ -16,7 +16,9 @@ from outpost_shared.identity import me
 
 if TYPE_CHECKING:
     from outpost_manager.config.policy import Ranking
-    from outpost_manager.ledger.notices import Tell
+
+#: Is told the steps of an order.
+Progress: TypeAlias = Callable[[Event], None]
 
 #: How the rule of an explanation begins when the user named the outpost; its name follows.
 ASKED_FOR: Final = "asked for: --on "
@@ -46,7 +48,8 @@ class PendingOrder:
     Args:
         order: what is to be done.
         digest: `wire.digest(order)`.
-        tell: is told every step.
+        progress: is told each step: `placed`, `reserved`, `starting`, `sending`, `refused`,
+            `renewed`, `spawned`.
         on: the one outpost to use, or None.
         owner: the word under which the ledger's row is held.
         candidates: the fact sheets that the policy saw, by name.
@@ -64,7 +67,7 @@ class PendingOrder:
 
     order: Order
     digest: str
-    tell: Tell
+    progress: Progress | None = None
     on: str | None = None
     owner: str = field(default_factory=lambda: f"{me()}/{uuid.uuid4().hex[:12]}")
     candidates: Mapping[str, Candidate] = field(default_factory=dict)
@@ -84,9 +87,10 @@ class PendingOrder:
         return self.order.worker
 
     def say(self, kind: str, outpost: str = "", **data: Json) -> None:
-        """Tell a step."""
-        event = Event(kind=kind, at=time.time(), worker=self.id, outpost=outpost, data=data)
-        self.tell(event)
+        """Tell a step to whoever waits for this order."""
+        if self.progress is not None:
+            event = Event(kind=kind, at=time.time(), worker=self.id, outpost=outpost, data=data)
+            self.progress(event)
 
     def chosen(self, assignment: Ranking, candidates: tuple[Candidate, ...]) -> None:
         """Take over what the policy decided."""

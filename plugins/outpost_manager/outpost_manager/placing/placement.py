@@ -29,6 +29,7 @@ from outpost_core.errors import (
 from outpost_core.isolation import contained, describe
 from outpost_core.types import (
     Candidate,
+    Event,
     Order,
     Result,
     State,
@@ -38,13 +39,13 @@ from outpost_core.types import (
 from outpost_manager.config import policy
 from outpost_manager.fleet.fleet import NotBuiltError
 from outpost_manager.ledger import Claim, Ledger, Outcome, Reservation
-from outpost_manager.ledger.notices import Tell, heard, state_event
 from outpost_manager.offloop import Breather
-from outpost_manager.placing.pending import ASKED_FOR, PendingOrder, Spawned
+from outpost_manager.placing.pending import ASKED_FOR, PendingOrder, Progress, Spawned
 from outpost_manager.plugins.masking import masked
 from outpost_shared import border, faults
 from outpost_shared.backoff import every
 from outpost_shared.identity import me
+from outpost_shared.log import Logger
 from outpost_shared.progress import reporting
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from outpost_manager.ledger import AsyncLedger
 
 T = TypeVar("T")
+_log = Logger("placing")
 
 #: How often the row of an order that another process is spawning is looked at, in seconds.
 WATCH_EVERY = 0.05
@@ -68,7 +70,6 @@ class Placement:
         fleet: the outposts.
         overview: what the policy is shown of them.
         ledger: the record.
-        tell: is told every event.
         spawn_timeout: seconds that one outpost may take to spawn.
         answer_timeout: seconds that one outpost may take to list.
     """
@@ -76,7 +77,6 @@ class Placement:
     fleet: Fleet
     overview: Overview
     ledger: AsyncLedger
-    tell: Tell
     spawn_timeout: float
     answer_timeout: float
     #: (worker, owner) of rows that could not be left to whoever comes when it was time
@@ -179,19 +179,22 @@ class Placement:
     # --- the whole way --------------------------------------------------------------------------
 
     async def spawn_many(
-        self, orders: Sequence[Order], *, on: str | None, tell: Tell
+        self, orders: Sequence[Order], *, on: str | None, progress: Progress | None = None
     ) -> list[Spawned | OutpostError]:
         """Place several orders; each gets its own answer, in the same order.
 
         Args:
             orders: what is to be done.
             on: the one outpost to use, or None to let the policy choose.
-            tell: is told every event of these orders.
+            progress: is told each step of these orders.
 
         Raises:
             LedgerError: the ledger cannot be used; nothing was started that is not recorded.
         """
-        pendings = [PendingOrder(order=o, digest=wire.digest(o), tell=tell, on=on) for o in orders]
+        pendings = [
+            PendingOrder(order=order, digest=wire.digest(order), progress=progress, on=on)
+            for order in orders
+        ]
         try:
             await self._renew(pendings)
             await self._reserve_new(pendings)
@@ -332,7 +335,17 @@ class Placement:
             except SpawnRefusedError as error:
                 if pending.doubt:
                     await self._choose_anew(pending)
+                _log.info("%s did not take %s: %s", pending.outpost, pending.id, error.message)
                 pending.refused(pending.outpost, error.message)
+                self.ledger.note_soon(
+                    Event(
+                        kind="refused",
+                        at=time.time(),
+                        worker=pending.id,
+                        outpost=pending.outpost,
+                        data={"reason": error.message},
+                    )
+                )
                 await self._move(pending)
                 continue
             faults.point("manager.spawned")
@@ -340,6 +353,7 @@ class Placement:
             (worker,) = await self.ledger.mark_spawned([(pending.outpost, status)])
             pending.held = False
             faults.point("manager.recorded")
+            _log.info("%s is %s at %s", pending.id, status.state.value, pending.outpost)
             pending.say("spawned", pending.outpost, state=status.state.value)
             assert worker is not None, "a spawned row stays"
             return Spawned(
@@ -371,9 +385,7 @@ class Placement:
                 if not pending.doubt or await self._lacks(pending):
                     raise
             elif isinstance(error, UnreachableError):
-                await heard(
-                    self.ledger, self.tell, pending.outpost, trouble=error.message, at=time.time()
-                )
+                await self.ledger.set_reachable(pending.outpost, False, error.message, time.time())
             never_left = isinstance(error, NotBuiltError) or not getattr(error, "sent", True)
             if never_left and not pending.doubt:
                 raise SpawnRefusedError(error.message, hint=error.hint) from error
@@ -500,8 +512,8 @@ class Placement:
         await self._record(worker.outpost, [status])
 
     async def _record(self, outpost: str, statuses: Sequence[WorkerStatus]) -> None:
-        for changed in await self.ledger.record(outpost, statuses):
-            self.tell(state_event(changed, time.time()))
+        changed = await self.ledger.record(outpost, statuses)
+        await self.overview.presence.doubt(changed)
 
 
 async def _all(finishing: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -16,11 +16,13 @@ from outpost_core.types import Event, Secrets, Worker, WorkerStatus
 from outpost_manager.placing.latestarts import LateStarts
 from outpost_manager.placing.pending import ASKED_FOR, PendingOrder
 from outpost_shared.backoff import Retries
+from outpost_shared.log import Logger
 
 if TYPE_CHECKING:
     from outpost_manager.ledger import AsyncLedger
     from outpost_manager.placing.placement import Placement
 
+_log = Logger("placing")
 #: Seconds until a spawn that could not be finished is tried again: at first, and at most.
 PAUSE_MIN, PAUSE_MAX = 1.0, 60.0
 
@@ -50,7 +52,6 @@ class Recovery:
         self._given_up = LateStarts(
             fleet=self.placement.fleet,
             ledger=self.ledger,
-            tell=self.placement.tell,
             patience=self.patience,
         )
 
@@ -69,6 +70,7 @@ class Recovery:
         for worker in await self.ledger.orphans():
             at_work = worker.id in self._at_work
             if worker.outpost in names and not at_work and self._failed.is_due(worker.id):
+                _log.info("the spawn of %s at %s is finished", worker.id, worker.outpost)
                 task = asyncio.ensure_future(self._finish(worker))
                 self._at_work[worker.id] = task
                 begun.append(task)
@@ -88,7 +90,8 @@ class Recovery:
         except Exception as error:  # noqa: BLE001 - nobody waits for it: it is told
             why = error.message if isinstance(error, OutpostError) else repr(error)
             self._failed.failed(worker.id, why)
-            self.placement.tell(
+            _log.warning("the spawn of %s cannot be finished yet: %s", worker.id, why, error=error)
+            self.ledger.note_soon(
                 Event(
                     kind="unfinished",
                     at=time.time(),
@@ -116,7 +119,6 @@ class Recovery:
                 order, secrets=Secrets({name: self.environ[name] for name in order.secrets})
             ),
             digest=worker.digest,
-            tell=self.placement.tell,
             on=worker.outpost if why is not None and why.rule.startswith(ASKED_FOR) else None,
             recovered=True,
         )

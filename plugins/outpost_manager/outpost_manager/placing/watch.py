@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from outpost_core.errors import NotFoundError, OutpostError, UnreachableError
 from outpost_core.types import Health, Result, State, Worker, WorkerStatus
-from outpost_manager.ledger.notices import heard, note_answer, state_event
 from outpost_shared.backoff import Backoff
 
 if TYPE_CHECKING:
-    from outpost_core.types import Event
     from outpost_manager.fleet.fleet import Fleet
+    from outpost_manager.fleet.resources import Presence
     from outpost_manager.ledger import AsyncLedger, Ledger
-    from outpost_manager.ledger.notices import Tell
     from outpost_manager.mail.mail import Mail
     from outpost_manager.placing.recovery import Recovery
 
@@ -34,7 +32,7 @@ class Watch:
         ledger: the record.
         recovery: finishes spawns that a crash interrupted.
         mail: is told who answers, to deliver what waits for them.
-        tell: is told every change.
+        presence: is told of commands that were not found.
         answer_timeout: seconds that one outpost may take to answer.
     """
 
@@ -42,20 +40,21 @@ class Watch:
     ledger: AsyncLedger
     recovery: Recovery
     mail: Mail
-    tell: Tell
+    presence: Presence
     answer_timeout: float
 
     def usable(self) -> list[str]:
         """Return the outposts that can be asked, in the order of the file.
 
-        Not among them: those whose type nobody provides, or that could not be built.
+        Behind them those that are leaving. Not among them: those whose type nobody provides, or
+        that could not be built just now.
         """
         return [
             outpost.name
-            for outpost in self.fleet.config.outposts
+            for outpost in (*self.fleet.config.outposts, *self.fleet.leaving.values())
             if outpost.options is not None
             and outpost.type in self.fleet.plugins.backends
-            and outpost.name not in self.fleet.broken
+            and not self.fleet.resting(outpost.name)
         ]
 
     async def ping(self, names: Iterable[str]) -> dict[str, Health | OutpostError]:
@@ -71,11 +70,11 @@ class Watch:
         try:
             health = await self.fleet.ping(name, timeout=self.answer_timeout)
         except UnreachableError as error:
-            await heard(self.ledger, self.tell, name, trouble=error.message, at=asked_at)
+            await self.ledger.set_reachable(name, False, error.message, asked_at)
             return error
         except OutpostError as error:
             return error
-        again = await heard(self.ledger, self.tell, name, trouble=None, at=asked_at)
+        again = await self.ledger.set_reachable(name, True, "", asked_at)
         await self.mail.answered([name], [name] if again else ())
         return health
 
@@ -98,13 +97,12 @@ class Watch:
             errors[name] = answer
             if isinstance(answer, UnreachableError):
                 looks.append(_Look(name, (), answer.message, ()))
-        again = []
-        for event in await self.ledger.run(_take_over, looks, asked_at):
-            self.tell(event)
-            if event.kind == "reachable":
-                again.append(event.outpost)
+        again, changed = await self.ledger.run(_take_over, looks, asked_at)
+        await self.presence.doubt(changed)
         await self.recovery.finish(told)
         await self.mail.answered(told, again)
+        if self.fleet.leaving:
+            self.fleet.let_go(await self.ledger.active())
         return errors
 
     async def refresh_of(self, workers: Iterable[Worker]) -> None:
@@ -187,17 +185,24 @@ class _Look(NamedTuple):
     nameless: Sequence[str]
 
 
-def _take_over(ledger: Ledger, looks: Sequence[_Look], asked_at: float) -> list[Event]:
-    """Take over what outposts answered; return what is to be told of it."""
-    told: list[Event] = []
+def _take_over(
+    ledger: Ledger, looks: Sequence[_Look], asked_at: float
+) -> tuple[list[str], list[Worker]]:
+    """Take over what outposts answered.
+
+    Returns:
+        the outposts that answer again, and the workers that changed.
+    """
+    again: list[str] = []
+    changed: list[Worker] = []
     for look in looks:
-        event = note_answer(
-            ledger, look.name, trouble=look.trouble, at=asked_at, remark=_odd(look.nameless)
-        )
-        told += [event] if event is not None else []
-        if look.trouble is None:
-            told += [state_event(worker, asked_at) for worker in _changed(ledger, look, asked_at)]
-    return told
+        answered = look.trouble is None
+        detail = _odd(look.nameless) if look.trouble is None else look.trouble
+        if ledger.set_reachable(look.name, answered, detail, asked_at) and answered:
+            again.append(look.name)
+        if answered:
+            changed += _changed(ledger, look, asked_at)
+    return again, changed
 
 
 def _changed(ledger: Ledger, look: _Look, asked_at: float) -> list[Worker]:

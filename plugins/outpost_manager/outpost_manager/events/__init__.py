@@ -1,0 +1,1 @@
+"""What follows the event log: `observers` tells plugins, `following` is for who reads it."""
