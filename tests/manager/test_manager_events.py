@@ -1,4 +1,4 @@
-"""The event log as observers and programs that stay see it: across processes, slow and dead ones."""
+"""The event log as observers and programs that stay see it, across processes, also dead ones."""
 
 from __future__ import annotations
 

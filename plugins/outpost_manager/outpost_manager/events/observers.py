@@ -16,9 +16,7 @@ from threading import Event as Signal
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
-import pluggy
-
-from outpost_core import hookspecs
+from outpost_core.discovery import Plugins
 from outpost_core.errors import LedgerError, PluginError
 from outpost_core.isolation import contained
 from outpost_manager.ledger import Ledger
@@ -26,7 +24,6 @@ from outpost_shared import faults, identity
 from outpost_shared.backoff import Backoff
 
 if TYPE_CHECKING:
-    from outpost_core.discovery import Plugins
     from outpost_core.types import Event
 
 #: Seconds that the end of a command waits for its observers.
@@ -163,10 +160,9 @@ class _Teller(Thread):
 
     def _alone(self) -> Any:
         """Return a caller of this observer, in a plugin manager that no other thread uses."""
-        manager = pluggy.PluginManager(hookspecs.PROJECT)
-        manager.add_hookspecs(hookspecs)
-        manager.register(self._plugin, name=self._observer)
-        return getattr(manager.hook, _HOOK)
+        alone = Plugins.load([]).pm
+        alone.register(self._plugin, name=self._observer)
+        return getattr(alone.hook, _HOOK)
 
     def _tell(self, hook: Any, event: Event) -> None:
         try:
