@@ -56,7 +56,7 @@ def psij(n: int) -> float:
 
 
 def outposts(n: int, rig: Path | None = None, fence: str = "auto") -> float:
-    """Return seconds each for the whole way: policy, ledger, tmux, supervisor, result."""
+    """Return seconds each for the whole way: policy, ledger, supervisor, agent, result."""
     folder = Path(tempfile.mkdtemp())
     orders = [order(f"b-{i}", rig) for i in range(n)]
 
@@ -147,18 +147,17 @@ def measure(sizes: tuple[int, ...] = (1, 10, 100, 300), repository_workers: int 
     rows = []
     outposts(3)  # warm: byte code, page cache
     for n in sizes:
-        repeat = 5 if n < 100 else 3
-        raw = min(raw_tmux(n) for _ in range(repeat))
-        ours = min(outposts(n) for _ in range(repeat))
-        peer = min(psij(n) for _ in range(repeat))
+        # one after the other, so that a busy moment meets all three
+        rounds = [(raw_tmux(n), outposts(n), psij(n)) for _ in range(5 if n < 100 else 3)]
+        raw, ours, peer = (min(times) for times in zip(*rounds, strict=True))
         rows.append(
             Row(
                 what=f"bare command, submit → outcome each, N = {n}",
                 ours=ms(ours),
                 against=f"raw tmux loop {ms(raw)}; PSI/J 0.9.11 {ms(peer)} ({ours / peer:.2f} ×)",
                 ratio=ours / raw,
-                goal="≤ 3 ×" if n == max(sizes) else "",
-                met=ours / raw <= 3 if n == max(sizes) else None,
+                goal="≤ 1.5 ×, and quicker than PSI/J" if n == max(sizes) else "",
+                met=ours / raw <= 1.5 and ours < peer if n == max(sizes) else None,
             )
         )
     rows.append(in_memory(lambda: repository(repository_workers)))
