@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from outpost_worker.agents import sessions
+from outpost_agents.claude import sessions
 
 SESSION = "35814092-99b2-4a66-99e1-1dc2cbd7fc10"
 ARGV = ("claude", "-p", "--resume", SESSION, "--", "{prompt}")

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from outpost_agents.dialogs import question
 from outpost_agents.presets import PRESETS
 from outpost_core.agents import logged_in
 from outpost_core.backend import BuildContext
@@ -23,7 +24,6 @@ from outpost_core.errors import OutpostError, UnsupportedError, UsageError
 from outpost_core.hookspecs import hookimpl
 from outpost_core.types import Facts, Finding, Health, Message, Order, Step, WorkerStatus
 from outpost_local import console, fencing, resources
-from outpost_local.dialogs import question
 from outpost_local.options import CAPABILITIES, Fence, LocalOptions, Mode
 from outpost_local.starting import (
     Starter,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outpost_local.dialogs import question
+from outpost_agents.dialogs import question
 
 TRUST = """
 ╭────────────────────────────────────────────╮

@@ -1,1 +1,1 @@
-"""The agent beside its supervisor: its output is followed, its session brought along."""
+"""The agent beside its supervisor: its output is followed."""

@@ -302,7 +302,7 @@ class Supervisor:
         )
         env = self._env(prompt)
         if "--resume" in agent["argv"]:
-            from outpost_worker.agents import sessions
+            from outpost_agents.claude import sessions
 
             sessions.bring(agent["argv"], env, work)
         if agent["interactive"] and agent["name"] == "claude":

@@ -1,4 +1,4 @@
-"""Brings an agent's session along to a new working tree.
+"""Brings a session of Claude Code along to a new working tree.
 
 Claude Code keeps a session below its configuration, in a folder that is named after the working
 folder, and finds it only from there. Each attempt has a working tree of its own, so that the
@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import stat
 
+from outpost_shared import plain
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from outpost_worker.folder.folders import Folder
 
 #: What names a session in a command, before its id.
 RESUME = "--resume"
@@ -37,45 +37,69 @@ def bring(argv: Sequence[str], env: Mapping[str, str], work: str) -> bool:
     session = argv[list(argv).index(RESUME) + 1]
     if not session.replace("-", "").isalnum():
         return False
-    from outpost_core.errors import WorkerError
-    from outpost_worker.folder.folders import open_folder
-
     home = env.get("CLAUDE_CONFIG_DIR") or os.path.join(env.get("HOME", ""), ".claude")
-    name = f"{session}.jsonl"
     try:
         # an agent writes there: a link of one would have somebody's file copied to the next
-        return _bring(open_folder(os.path.join(home, "projects")), _folder_of(work), name)
-    except (OSError, WorkerError):  # it is not there: the agent says so itself
+        above = plain.folder(home)
+        try:
+            projects = plain.inner(above, "projects")
+        finally:
+            os.close(above)
+        try:
+            return _bring(projects, _folder_of(work), f"{session}.jsonl")
+        finally:
+            os.close(projects)
+    except OSError:  # it is not there: the agent says so itself
         return False
 
 
-def _bring(projects: Folder, goal: str, name: str) -> bool:
-    target = projects.enter(goal)
-    if target and target.stat(name):
-        return True
-    newest, source = 0, -1
+def _bring(projects: int, goal: str, name: str) -> bool:
+    """Copy a session into the folder `goal`, from the folder that has its newest state."""
+    source = _newest(projects, name)
+    if source < 0:
+        return False
     try:
-        for entry in projects.names():
-            about = projects.stat(entry)
-            folder = projects.enter(entry) if about and stat.S_ISDIR(about.st_mode) else None
-            there = folder.stat(name) if folder else None
-            if not folder or not there or not stat.S_ISREG(there.st_mode):
+        if _about(projects, goal) is None:
+            os.mkdir(goal, 0o700, dir_fd=projects)
+        target = plain.inner(projects, goal)
+        try:
+            if _about(target, name) is None:
+                _copy(source, target, name)
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
+    return True
+
+
+def _newest(projects: int, name: str) -> int:
+    """Open the newest plain file of that name in the folders of an open folder; -1 for none."""
+    newest, source = 0, -1
+    for entry in sorted(os.listdir(projects)):
+        about = _about(projects, entry)
+        if about is None or not stat.S_ISDIR(about.st_mode):
+            continue
+        folder = plain.inner(projects, entry)
+        try:
+            there = _about(folder, name)
+            if there is None or not stat.S_ISREG(there.st_mode):
                 continue
             if source < 0 or there.st_mtime_ns > newest:
-                found = folder.open(name)
-                if found >= 0:
-                    newest, old, source = there.st_mtime_ns, source, found
-                    if old >= 0:
-                        os.close(old)
-        if source < 0:
-            return False
-        if target is None:
-            os.mkdir(goal, 0o700, dir_fd=projects.fd)
-            target = projects.enter(goal)
-        return target is not None and _copy(source, target.fd, name)
-    finally:
-        if source >= 0:
-            os.close(source)
+                found = plain.opened(folder, name)
+                if source >= 0:
+                    os.close(source)
+                newest, source = there.st_mtime_ns, found
+        finally:
+            os.close(folder)
+    return source
+
+
+def _about(at: int, name: str) -> os.stat_result | None:
+    """Return what the system says of an entry itself; None when there is none."""
+    try:
+        return os.stat(name, dir_fd=at, follow_symlinks=False)
+    except OSError:
+        return None
 
 
 def _folder_of(work: str) -> str:
@@ -83,7 +107,7 @@ def _folder_of(work: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in os.path.realpath(work))
 
 
-def _copy(source: int, at: int, name: str) -> bool:
+def _copy(source: int, at: int, name: str) -> None:
     """Copy an open file into an open folder in one step, for its owner alone."""
     staged = f"{name}.{os.getpid()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -92,4 +116,3 @@ def _copy(source: int, at: int, name: str) -> bool:
         while chunk := old.read(1 << 20):
             copy.write(chunk)
     os.rename(staged, name, src_dir_fd=at, dst_dir_fd=at)
-    return True

@@ -1,4 +1,7 @@
-"""Whether a terminal shows a question that a typed line does not answer: a menu, a login."""
+"""Whether the terminal of an agent shows a question that a typed line does not answer.
+
+A menu, a login. The patterns are those of all agents, since a command may start any of them.
+"""
 
 from __future__ import annotations
 
