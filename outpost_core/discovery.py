@@ -260,7 +260,7 @@ class Plugins:
                 answers = dict(self.callers(hook))[name]()
                 found = [item for answer in answers for item in _items(answer)]
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its report
-            _note(report, hook, f"{hook}: {describe(error)}", "", error)
+            _note(report, hook, f"{hook}: {_one_line(error)}", getattr(error, "hint", ""), error)
             return
         for type_, backend in found:
             if other := self.homes.get(type_) if isinstance(type_, str) else None:
@@ -463,7 +463,8 @@ def _register(pm: pluggy.PluginManager, plugin: object, name: str) -> None:
 
 def _items(answer: object) -> Iterable[tuple[Any, Any]]:
     if not isinstance(answer, Mapping):
-        raise PluginError(f"it answered a {type(answer).__name__}, not types and their backends")
+        kind = type(answer).__name__
+        raise PluginError(f"its answer is of the type {kind}, not a dict of types and backends")
     return answer.items()
 
 

@@ -77,6 +77,11 @@ BAD = [
     Bad("lazy-module", "def __getattr__(name): raise RuntimeError(name)", "RuntimeError"),
     # hooks
     Bad("unmarked", hook("outpost_event", EVENT, "pass", mark=""), "has no @hookimpl"),
+    Bad(
+        "unmarked-policy",
+        hook("outpost_assign", ASSIGN, "return ['there']", mark=""),
+        "has no @hookimpl",
+    ),
     Bad("misspelt", hook("outpost_evnt", EVENT, "pass"), "no hook named 'outpost_evnt'"),
     Bad("arguments", hook("outpost_event", "nonsense", "pass"), "nonsense"),
     Bad("default", hook("outpost_assign", "order, candidates=()", "return None"), "'candidates'"),
@@ -94,8 +99,8 @@ BAD = [
         "types-raise", hook("outpost_backends", "", "raise RuntimeError('no')"), "RuntimeError: no"
     ),
     Bad("types-exit", hook("outpost_backends", "", "raise SystemExit(1)"), "SystemExit: 1"),
-    Bad("types-number", hook("outpost_backends", "", "return 5"), "answered a int"),
-    Bad("types-list", hook("outpost_backends", "", "return ['x']"), "answered a list"),
+    Bad("types-number", hook("outpost_backends", "", "return 5"), "of the type int"),
+    Bad("types-list", hook("outpost_backends", "", "return ['x']"), "of the type list"),
     Bad("types-value", hook("outpost_backends", "", "return {'x': 5}"), "is a int, not a Backend"),
     Bad("types-name", hook("outpost_backends", "", "return {5: 5}"), "type 5"),
     Bad(

@@ -545,7 +545,8 @@ def _conflict(order: Order) -> ConflictError:
 def unloaded(plugins: Plugins) -> list[str]:
     """Say which packages could not be loaded: a policy may have been in one of them."""
     return [
-        f"{report.label} could not be loaded, so a policy of it was not asked: {report.reason}"
+        f"{report.label} has a problem, so a policy of it was not asked: {problem.reason}"
         for report in plugins.reports
-        if report.problems and not report.hooks
+        for problem in report.problems
+        if problem.where in ("import", "outpost_assign") and "outpost_assign" not in report.hooks
     ]
