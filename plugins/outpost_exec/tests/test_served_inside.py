@@ -122,6 +122,7 @@ def test_an_empty_or_impossible_id_is_a_worker_that_is_not_there(tmp_path: Path)
         outpost = make(tmp_path, *SERVE)
         for worker in ("", "..", "../x.1", "gt-1", "gt-9.1", "x" * 5000):
             await outpost.outpost_stop(worker=worker, grace=1.0)
+            assert (await outpost.outpost_clean(worker=worker, force=False)).removed
             with pytest.raises(NotFoundError, match="is not a worker"):
                 await log(outpost, worker)
         await outpost.outpost_close()
