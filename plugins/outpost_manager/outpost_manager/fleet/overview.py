@@ -166,9 +166,10 @@ class Overview:
         shared: dict[tuple[float | None, str], tuple[Candidate, ...]] = {}
         breather = Breather()
         for order in orders:
-            await breather.breathe()
             key = (spending.worst_case(order), spending.uncounted(order))
-            sheets = shared.get(key) or self._sheets_of(order, views, reasons, facts)
+            sheets = shared.get(key) or await self._sheets_of(
+                order, views, reasons, facts, breather
+            )
             if not any("price" in sheet.capabilities for sheet in sheets):
                 shared[key] = sheets
             found.append(sheets)
@@ -186,18 +187,20 @@ class Overview:
             if sheet.active and sheet.available and _is_tight(sheet, len(orders))
         ]
 
-    def _sheets_of(
+    async def _sheets_of(
         self,
         order: Order,
         views: list[OutpostView],
         reasons: list[str],
         facts: Mapping[str, Facts],
+        breather: Breather,
     ) -> tuple[Candidate, ...]:
         from outpost_core.types import Candidate
 
         found = []
         agent, uncounted = spending.worst_case(order) or 0.0, spending.uncounted(order)
         for position, (view, unavailable) in enumerate(zip(views, reasons, strict=True)):
+            await breather.breathe()
             reason, cost, capabilities = unavailable, 0.0, view.capabilities
             if not reason:
                 try:
