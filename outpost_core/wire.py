@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -23,8 +24,10 @@ T = TypeVar("T")
 WIRE_VERSION = 1
 
 _PLAIN = frozenset((NoneType, bool, int, float, str))
-#: dataclass → its fields, and whether each is a float: `60` and `60.0` must be the same order.
-_FIELDS: dict[type, tuple[tuple[str, bool], ...]] = {}
+#: dataclass → what gets all its fields, their names, and whether each is a float: `60` and `60.0`
+#: must be the same order.
+_FIELDS: dict[type, tuple[Callable[[Any], Any], tuple[str, ...], tuple[bool, ...]]] = {}
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 def to_json(value: object) -> Json:
@@ -32,18 +35,26 @@ def to_json(value: object) -> Json:
     kind = type(value)
     if kind in _PLAIN:
         return cast("Json", value)
+    if kind is dict:
+        return {str(key): to_json(item) for key, item in value.items()}  # type: ignore[attr-defined]
+    if kind is tuple:
+        return [item if type(item) in _PLAIN else to_json(item) for item in value]  # type: ignore[attr-defined]
     fields = _FIELDS.get(kind)
     if fields is not None:
+        values, names, floats = fields
         return {
-            name: _number(getattr(value, name)) if is_float else to_json(getattr(value, name))
-            for name, is_float in fields
+            name: float(item)
+            if is_float and item is not None
+            else (item if type(item) in _PLAIN else to_json(item))
+            for name, is_float, item in zip(names, floats, values(value), strict=True)
         }
     if isinstance(value, Secrets):
         return cast("Json", sorted(value))
     if dataclasses.is_dataclass(kind):
-        _FIELDS[kind] = tuple(
-            (name, hint is float or float in get_args(hint)) for name, hint, _ in _fields(kind)
-        )
+        found = _fields(kind)
+        names = tuple(name for name, _, _ in found)
+        floats = tuple(hint is float or float in get_args(hint) for _, hint, _ in found)
+        _FIELDS[kind] = _getter(names), names, floats
         return to_json(value)
     if isinstance(value, State):
         return value.value
@@ -58,8 +69,11 @@ def to_json(value: object) -> Json:
     raise TypeError(f"{type(value).__name__} has no JSON shape")
 
 
-def _number(value: float | None) -> float | None:
-    return None if value is None else float(value)
+def _getter(names: tuple[str, ...]) -> Callable[[Any], Any]:
+    """Return what gets the values of all these fields, as a tuple."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda value: tuple(getattr(value, name) for name in names)
 
 
 def from_json(kind: type[T], data: Json) -> T:
@@ -78,7 +92,7 @@ def from_json(kind: type[T], data: Json) -> T:
 
 def dumps(value: object) -> str:
     """Return the canonical JSON text of a value: sorted keys, no spaces, ASCII."""
-    return json.dumps(to_json(value), sort_keys=True, separators=(",", ":"))
+    return _encode(to_json(value))
 
 
 def digest(order: Order) -> str:
@@ -88,7 +102,7 @@ def digest(order: Order) -> str:
     Fields marked `LATER` count where they have another value than their default, those marked
     `ASIDE` never.
     """
-    return digest_of(json.dumps(identity(order), sort_keys=True, separators=(",", ":")))
+    return digest_of(_encode(identity(order)))
 
 
 def identity(order: Order) -> dict[str, Json]:

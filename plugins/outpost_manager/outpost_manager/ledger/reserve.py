@@ -6,13 +6,29 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from outpost_core.types import Explanation, Json, Order, State, Worker
 from outpost_manager.ledger import money, rows
 
 if TYPE_CHECKING:
     import sqlite3
+
+
+_STARTING: Final = State.STARTING.value
+#: What a reservation has to know: the row that is there, what the outpost's workers hold, and what
+#: was spent there in this hour. One statement, since all other processes wait for it.
+_LOOK: Final = (
+    "SELECT w.owner, w.ended_at, w.id IS NOT NULL, coalesce(h.slots, 0), coalesce(h.cost, 0),"  # noqa: S608
+    f" iif(?, (SELECT {rows.SETTLED} FROM workers WHERE outpost = ?"
+    " AND (cost_settled > 0 OR agent_settled > 0) AND ended_at > ?), 0)"
+    " FROM (SELECT 1) LEFT JOIN workers w ON w.id = ? LEFT JOIN held h ON h.outpost = ?"
+)
+_INSERT: Final = (
+    "INSERT INTO workers (id, issue, attempt, outpost, digest, state, title, priority, rig,"
+    " agent, created_at, reserved_at, cost_reserved, agent_reserved, owner)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +94,10 @@ class Draft:
         UsageError: a cost is not an amount of money.
     """
 
-    __slots__ = ("agent", "body", "cap", "cost", "explanation", "item", "now", "worker")
+    __slots__ = (
+        "agent", "body", "cap", "cost", "explanation", "item", "now", "question", "row", "told",
+        "worker",
+    )  # fmt: skip
 
     def __init__(self, item: Reservation) -> None:
         from outpost_core import wire
@@ -98,7 +117,37 @@ class Draft:
         )
         self.body = item.body or wire.dumps(item.order)
         self.explanation = wire.dumps(item.explanation) if item.explanation else None
-        self.now = time.time()
+        self.now = now = time.time()
+        outpost, order = item.outpost, item.order
+        #: what the event says, as JSON
+        self.told = wire.dumps({"cost": money.dollars(self.worst)})
+        #: for `_LOOK`
+        self.question = (self.cap is not None, outpost, now - money.HOUR, self.worker, outpost)
+        #: for `_INSERT`
+        self.row = (
+            self.worker, order.issue.id, order.attempt, outpost, item.digest, _STARTING,
+            rows.text(order.issue.title), order.issue.priority, order.rig,
+            rows.text(order.agent.name), now, now, self.cost, self.agent, item.owner,
+        )  # fmt: skip
+
+    def reserved(self) -> Worker:
+        """Return the worker that is in the ledger once this is reserved."""
+        order = self.item.order
+        return Worker(
+            id=self.worker,
+            issue=order.issue.id,
+            attempt=order.attempt,
+            outpost=self.item.outpost,
+            digest=self.item.digest,
+            state=State.STARTING,
+            title=rows.text(order.issue.title),
+            priority=order.issue.priority,
+            rig=order.rig,
+            agent=rows.text(order.agent.name),
+            created_at=self.now,
+            cost_reserved=money.dollars(self.cost),
+            agent_reserved=None if self.agent is None else money.dollars(self.agent),
+        )
 
     @property
     def worst(self) -> int:
@@ -109,46 +158,18 @@ class Draft:
 def reserve(db: sqlite3.Connection, draft: Draft) -> Answer:
     """Reserve, inside a write transaction."""
     item = draft.item
-    found = db.execute(
-        "SELECT owner, ended_at FROM workers WHERE id = ?", (draft.worker,)
-    ).fetchone()
-    renewing = found is not None and found[1] is not None and found[0] == item.owner != ""
-    if found and not renewing:
+    owner, ended_at, known, slots, held, settled = db.execute(_LOOK, draft.question).fetchone()
+    renewing = ended_at is not None and owner == item.owner != ""
+    if known and not renewing:
         return _existing(db, draft, "")
-    refusal = _refusal(db, draft)
+    refusal = _refusal(draft, slots, held, settled)
     if refusal:
         return _refused(db, draft, refusal)
     if renewing:
         _replace(db, draft)
-    order = item.order
-    db.execute(
-        "INSERT INTO workers (id, issue, attempt, outpost, digest, state, title, priority, rig,"
-        " agent, created_at, reserved_at, cost_reserved, agent_reserved, owner)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            draft.worker, order.issue.id, order.attempt, item.outpost, item.digest,
-            State.STARTING.value, rows.text(order.issue.title), order.issue.priority, order.rig,
-            rows.text(order.agent.name), draft.now, draft.now, draft.cost,
-            draft.agent, item.owner,
-        ),
-    )  # fmt: skip
-    _decided(db, "reserved", draft, {"cost": money.dollars(draft.worst)})
-    worker = Worker(
-        id=draft.worker,
-        issue=order.issue.id,
-        attempt=order.attempt,
-        outpost=item.outpost,
-        digest=item.digest,
-        state=State.STARTING,
-        title=rows.text(order.issue.title),
-        priority=order.issue.priority,
-        rig=order.rig,
-        agent=rows.text(order.agent.name),
-        created_at=draft.now,
-        cost_reserved=money.dollars(draft.cost),
-        agent_reserved=None if draft.agent is None else money.dollars(draft.agent),
-    )
-    return Answer(outcome=Outcome.RESERVED, worker=worker)
+    db.execute(_INSERT, draft.row)
+    _decided(db, "reserved", draft, draft.told)
+    return Answer(outcome=Outcome.RESERVED, worker=draft.reserved())
 
 
 def _replace(db: sqlite3.Connection, draft: Draft) -> None:
@@ -194,33 +215,22 @@ def _existing(db: sqlite3.Connection, draft: Draft, detail: str) -> Answer:
     )
 
 
-def _refusal(db: sqlite3.Connection, draft: Draft, own: tuple[int, int] = (0, 0)) -> Answer | None:
+def _refusal(draft: Draft, taken: int, held: int, settled: int) -> Answer | None:
     """Say why there is no room; None when there is.
 
     Args:
-        db: the connection.
         draft: what is wanted.
-        own: slots and nano-dollars that the worker itself holds there already.
+        taken: slots of the outpost that others hold.
+        held: nano-dollars that others hold there.
+        settled: nano-dollars that were spent there in this hour.
     """
     item = draft.item
-    if item.max_workers is None and draft.cap is None:
-        return None
-    found = db.execute("SELECT slots, cost FROM held WHERE outpost = ?", (item.outpost,))
-    taken, held = found.fetchone() or (0, 0)
-    taken, held = taken - own[0], held - own[1]
     if item.max_workers is not None and taken >= item.max_workers:
         return Answer(
             outcome=Outcome.FULL,
             detail=f"{taken} of {item.max_workers} slots of {item.outpost} are taken",
         )
-    if draft.cap is None:
-        return None
-    (settled,) = db.execute(
-        f"SELECT {rows.SETTLED} FROM workers"  # noqa: S608
-        " WHERE outpost = ? AND (cost_settled > 0 OR agent_settled > 0) AND ended_at > ?",
-        (item.outpost, time.time() - money.HOUR),
-    ).fetchone()
-    if held + settled + draft.worst <= draft.cap:
+    if draft.cap is None or held + settled + draft.worst <= draft.cap:
         return None
     return Answer(
         outcome=Outcome.CAPPED,
@@ -245,7 +255,10 @@ def move(db: sqlite3.Connection, draft: Draft) -> Answer:
         return _existing(db, draft, f"{draft.worker} is already at {outpost}")
     if owner != to.owner:
         return _existing(db, draft, f"{draft.worker} is being placed by another process")
-    refusal = _refusal(db, draft, own=(1, reserved) if outpost == to.outpost else (0, 0))
+    _, _, _, taken, held, settled = db.execute(_LOOK, draft.question).fetchone()
+    if outpost == to.outpost:  # what it holds there itself is in no one's way
+        taken, held = taken - 1, held - reserved
+    refusal = _refusal(draft, taken, held, settled)
     if refusal:
         return _refused(db, draft, refusal)
     db.execute(
