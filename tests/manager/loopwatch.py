@@ -37,7 +37,9 @@ def _guarded(owner: Any, name: str, found: list[str]) -> Any:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         if running_loop() is not None:
-            found.append(f"{owner.__name__}.{name}\n" + "".join(traceback.format_stack(limit=9)))
+            stack = traceback.extract_stack(limit=25)
+            if not any("/importlib/" in frame.filename for frame in stack):  # once, as imports are
+                found.append(f"{owner.__name__}.{name}\n" + "".join(stack.format()))
         return original(*args, **kwargs)
 
     return call

@@ -241,6 +241,7 @@ class AsyncLedger:
     spent = _read(Ledger.spent)
     totals = _read(Ledger.totals)
     note = _awaited(Ledger.note)
+    is_kept = _awaited(Ledger.is_kept)
     events = _read(Ledger.events)
     events_after = _read(Ledger.events_after)
     last_event = _read(Ledger.last_event)

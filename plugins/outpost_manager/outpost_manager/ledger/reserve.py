@@ -183,7 +183,9 @@ def _replace(db: sqlite3.Connection, draft: Draft) -> None:
     rows.tell(db, "renewed", draft.now, draft.worker, before.outpost, data)
 
 
-def _decided(db: sqlite3.Connection, kind: str, draft: Draft, data: Mapping[str, Json]) -> None:
+def _decided(
+    db: sqlite3.Connection, kind: str, draft: Draft, data: Mapping[str, Json] | str
+) -> None:
     """Write the event that keeps the order and why it goes there."""
     rows.tell(
         db,
