@@ -9,9 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
-from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -24,9 +23,8 @@ T = TypeVar("T")
 WIRE_VERSION = 1
 
 _PLAIN = frozenset((NoneType, bool, int, float, str))
-#: dataclass → what gets all its fields, their names, and whether each is a float: `60` and `60.0`
-#: must be the same order.
-_FIELDS: dict[type, tuple[Callable[[Any], Any], tuple[str, ...], tuple[bool, ...]]] = {}
+#: dataclass → its fields, and whether each is a float: `60` and `60.0` must be the same order.
+_FIELDS: dict[type, tuple[tuple[str, bool], ...]] = {}
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
@@ -41,20 +39,19 @@ def to_json(value: object) -> Json:
         return [item if type(item) in _PLAIN else to_json(item) for item in value]  # type: ignore[attr-defined]
     fields = _FIELDS.get(kind)
     if fields is not None:
-        values, names, floats = fields
         return {
             name: float(item)
             if is_float and item is not None
             else (item if type(item) in _PLAIN else to_json(item))
-            for name, is_float, item in zip(names, floats, values(value), strict=True)
+            for name, is_float in fields
+            for item in (getattr(value, name),)
         }
     if isinstance(value, Secrets):
         return cast("Json", sorted(value))
     if dataclasses.is_dataclass(kind):
-        found = _fields(kind)
-        names = tuple(name for name, _, _ in found)
-        floats = tuple(hint is float or float in get_args(hint) for _, hint, _ in found)
-        _FIELDS[kind] = _getter(names), names, floats
+        _FIELDS[kind] = tuple(
+            (name, hint is float or float in get_args(hint)) for name, hint, _ in _fields(kind)
+        )
         return to_json(value)
     if isinstance(value, State):
         return value.value
@@ -67,13 +64,6 @@ def to_json(value: object) -> Json:
     if isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"{type(value).__name__} has no JSON shape")
-
-
-def _getter(names: tuple[str, ...]) -> Callable[[Any], Any]:
-    """Return what gets the values of all these fields, as a tuple."""
-    if len(names) > 1:
-        return attrgetter(*names)
-    return lambda value: tuple(getattr(value, name) for name in names)
 
 
 def from_json(kind: type[T], data: Json) -> T:
