@@ -27,9 +27,9 @@ from outpost_manager.cli.session import Session
 from outpost_core.discovery import PluginReport, Plugins
 from outpost_agents import plugin as agents
 from outpost_manager import plugin as manager
-from outpost_testing import fake
+from outpost_testing import fake, plugin as kit
 plugins = Plugins.load([])
-for name, plugin in {"agents": agents, "manager": manager, "fake": fake}.items():
+for name, plugin in {"agents": agents, "manager": manager, "kit": kit, "fake": fake}.items():
     plugins.add(plugin, PluginReport(entry_point=name))
 cli.main(prog_name="outpost", obj=Session(plugins))
 """
