@@ -28,6 +28,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "wait": ("gt-1",),
     "cost": (),
     "show": ("gt-1",),
+    "events": (),
     "logs": ("gt-1",),
     "attach": ("gt-2",),
     "peek": ("gt-2",),

@@ -46,6 +46,14 @@ WORKER: Final[Shape] = {
     " turns, model, partial (it was ended before it said all), estimated (cost_usd comes from"
     " prices); or null",
 }
+EVENT: Final[Shape] = {
+    "id": "its place in the event log, ascending",
+    "kind": "what happened: reserved, spawned, refused, state, stop, cleaned, unreachable …",
+    "at": "when",
+    "worker": "the worker concerned, or an empty text",
+    "outpost": "the outpost concerned, or an empty text",
+    "data": "more",
+}
 OUTPOST: Final[Shape] = {
     "name": "its name",
     "type": "its type",
@@ -236,14 +244,16 @@ SHAPES: Final[Mapping[str, Shape]] = {
         "totals": [TOTAL],
         "total": TOTAL,
     },
+    "events": {
+        "events": [EVENT],
+        "last": "id of the newest event: --after takes it; with -f, each line is one event alone",
+    },
     "show": {
         "worker": WORKER,
         "order": "the order as spawned; of secrets only the names; or null",
         "explanation": "as in spawn, or null",
         "attempts": [WORKER],
-        "events": [
-            {"kind": "what happened", "at": "when", "outpost": "where", "data": "more"}
-        ],
+        "events": [EVENT],
         "tree": "path of its working tree on its own machine, or null",
         "fence": "what keeps or kept its agent to its work: namespace, landlock 7, off,"
         " none: and why; or null",

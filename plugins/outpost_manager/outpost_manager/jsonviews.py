@@ -280,10 +280,10 @@ def inbox(name: str, answer: Sequence[Message] | OutpostError) -> Shape:
 
 
 def event(event: Event) -> Shape:
-    """Return the shape of an event of a worker."""
+    """Return the shape of an event."""
     return {
-        "kind": event.kind, "at": moment(event.at), "outpost": event.outpost,
-        "data": dict(event.data),
+        "id": event.id, "kind": event.kind, "at": moment(event.at), "worker": event.worker,
+        "outpost": event.outpost, "data": dict(event.data),
     }  # fmt: skip
 
 

@@ -123,6 +123,10 @@ class LazyGroup(Group):
         self, words: list[str], prog_name: str | None, session: Session, extra: dict[str, Any]
     ) -> int:
         try:
+            if os.environ.get("OUTPOST_LOG"):
+                from outpost_manager.cli import logsetup
+
+                logsetup.from_environment(os.environ["OUTPOST_LOG"])
             code = super().main(words, prog_name, standalone_mode=False, **extra) or 0
             session.finish()
             return code

@@ -15,6 +15,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
             "List the workers that have not ended, or all.",
         ),
         "show": ("workers:show", "Show everything about a worker."),
+        "events": ("events:events", "Show what happened to workers and outposts."),
         "diff": ("review:diff", "Show what a worker did, against its base."),
         "checkout": ("review:checkout", "Switch this clone to a delivered branch."),
         "logs": ("contact:logs", "Print a worker's output."),

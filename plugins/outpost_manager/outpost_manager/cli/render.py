@@ -20,6 +20,8 @@ from outpost_shared import harmless
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from outpost_core.types import Event
+
 clean, clean_lines = harmless.clean, harmless.clean_lines
 
 #: colour of a worker's state, an outpost's state, a verdict.
@@ -221,3 +223,17 @@ def money(usd: float | None) -> str:
     if usd is None:
         return ""
     return f"${usd:.2f}" if usd >= 1 or usd == 0 else f"${usd:.{4 if usd >= 0.0001 else 6}f}"
+
+
+def event_line(event: Event, *, of_many: bool = False) -> str:
+    """Return an event as one line.
+
+    Args:
+        event: what happened.
+        of_many: name the worker, too.
+    """
+    from outpost_manager.jsonviews import moment
+
+    more = (f"{key}={value}" for key, value in event.data.items() if value != "")
+    words = [event.kind, event.worker if of_many else "", event.outpost, *more]
+    return f"{moment(event.at)}  {clean(' '.join(filter(None, words)))}"

@@ -282,6 +282,13 @@ def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
+def _verbose(ctx: click.Context, _param: click.Parameter, value: int) -> None:
+    if value and not ctx.resilient_parsing:
+        from outpost_manager.cli import logsetup
+
+        logsetup.verbose(value)
+
+
 def global_options(*, hidden: bool) -> list[click.Parameter]:
     """Return the options that are taken before and after a command's name.
 
@@ -301,6 +308,10 @@ def global_options(*, hidden: bool) -> list[click.Parameter]:
         click.Option(
             ["--state"], type=path, expose_value=False, callback=_set, hidden=hidden,
             help="Keep the ledger and workers in this folder.", metavar="FOLDER",
+        ),
+        click.Option(
+            ["-v", "--verbose"], count=True, expose_value=False, callback=_verbose, hidden=hidden,
+            help="Log on standard error what is done; -vv says more. See also OUTPOST_LOG.",
         ),
         click.Option(
             ["--no-color"], is_flag=True, expose_value=False, callback=_no_color, hidden=hidden,

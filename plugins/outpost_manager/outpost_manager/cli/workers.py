@@ -205,10 +205,7 @@ def _show_lines(
     if events:
         yield ""
         yield output.style("events", bold=True)
-        for event in events:
-            more = " ".join(f"{key}={value}" for key, value in event.data.items())
-            text = f"{event.kind} {event.outpost} {more}".strip()
-            yield f"{jsonviews.moment(event.at)}  {render.clean(text)}"
+        yield from map(render.event_line, events)
 
 
 def _where_now(worker: Worker, events: Sequence[Event]) -> Worker:

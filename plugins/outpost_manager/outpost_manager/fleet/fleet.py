@@ -296,8 +296,13 @@ class Fleet:
                 answers = self.plugins.hook_of(name, hook)(**arguments)
                 if not answers:
                     raise PluginError(f"outpost {name!r} answered nothing to {hook}")
-                return await self._bounded(name, hook, answers[0], timeout)
+                begun = time.perf_counter()
+                answer = await self._bounded(name, hook, answers[0], timeout)
+                took = (time.perf_counter() - begun) * 1000
+                _log.debug("%s answered %s in %.1f ms", name, hook, took)
+                return answer
         except OutpostError as error:
+            _log.debug("%s answered %s with %s", name, hook, type(error).__name__)
             if isinstance(error, PluginError):
                 self.blame(name, hook, error, secrets)
             if "order" in arguments:

@@ -166,6 +166,9 @@ class Placement:
                 pending.held = before
             left = []
             for (pending, reservation), answer in zip(asked, answers, strict=True):
+                _log.debug(
+                    "%s at %s: %s", pending.id, reservation.outpost, answer.detail or answer.outcome
+                )
                 if answer.outcome is Outcome.RESERVED:
                     pending.reserved(reservation)
                 elif answer.outcome is Outcome.EXISTS:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from outpost_core.errors import NotFoundError, OutpostError, UnreachableError
 from outpost_core.types import Health, Result, State, Worker, WorkerStatus
 from outpost_shared.backoff import Backoff
+from outpost_shared.log import Logger
 
 if TYPE_CHECKING:
     from outpost_manager.fleet.fleet import Fleet
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from outpost_manager.mail.mail import Mail
     from outpost_manager.placing.recovery import Recovery
 
+_log = Logger("placing")
 #: Pauses between two looks at running workers, in seconds: short after a change, then longer.
 POLL_MIN, POLL_MAX, POLL_GROWTH = 0.02, 1.0, 1.3
 
@@ -97,7 +99,13 @@ class Watch:
             errors[name] = answer
             if isinstance(answer, UnreachableError):
                 looks.append(_Look(name, (), answer.message, ()))
+        for name, error in errors.items():
+            _log.info("%s gave no answer: %s", name, error.message)
         again, changed = await self.ledger.run(_take_over, looks, asked_at)
+        for worker in changed:
+            _log.info("%s is %s at %s", worker.id, worker.state.value, worker.outpost)
+        for name in again:
+            _log.info("%s answers again", name)
         await self.presence.doubt(changed)
         await self.recovery.finish(told)
         await self.mail.answered(told, again)

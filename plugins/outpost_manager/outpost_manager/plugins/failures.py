@@ -23,10 +23,12 @@ from outpost_core.units import format_duration
 from outpost_manager.plugins.masking import masked
 from outpost_shared import faults, jsonfiles, private
 from outpost_shared.border import line
+from outpost_shared.log import Logger
 
 if TYPE_CHECKING:
     from outpost_core.discovery import Failure, PluginReport
 
+_log = Logger("plugins")
 FILE: Final = "plugin-errors.json"
 #: Seconds after which a failure is forgotten.
 KEPT_FOR: Final = 7 * 86400.0
@@ -96,6 +98,8 @@ class KeptFailures:
     def keep(self, failure: Failure) -> None:
         """Keep a failure; of the same again and again, some are written at once and all counted."""
         made = _made(failure)
+        _log.warning("%s: %s: %s", made.package, made.where, made.reason)
+        _log.debug("%s: %s: %s", made.package, made.where, made.traceback)
         with self._lock:
             before = self._waiting.get(made.key)
             if before is not None:

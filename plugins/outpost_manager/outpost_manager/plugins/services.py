@@ -65,6 +65,7 @@ class Services:
         manager: what they work with; stays open for as long.
         pause_first: seconds until one that failed is called again at first.
         pause_most: the same at most, and how long one must run to begin with the first pause again.
+        end_timeout: seconds that they may take to end; what takes longer is left behind.
     """
 
     def __init__(
@@ -74,10 +75,12 @@ class Services:
         *,
         pause_first: float = PAUSE_FIRST,
         pause_most: float = PAUSE_MOST,
+        end_timeout: float = END_TIMEOUT,
     ) -> None:
         self._plugins = plugins
         self._manager = manager
         self._pauses = (pause_first, pause_most)
+        self._end_timeout = end_timeout
         self._notes: dict[tuple[str, str], ServiceNote] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -103,7 +106,7 @@ class Services:
         for task in self._tasks:
             task.cancel()
         if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=END_TIMEOUT)
+            _, late = await asyncio.wait(self._tasks, timeout=self._end_timeout)
             for task in late:
                 _log.warning("the %s does not end, and is left behind", task.get_name())
 
