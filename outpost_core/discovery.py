@@ -18,6 +18,7 @@ from outpost_core.errors import PluginError
 from outpost_core.hookspecs import API_VERSION, PROJECT
 from outpost_core.isolation import (
     HOOKS,
+    PATIENCE,
     check_backend,
     check_implementation,
     check_outpost,
@@ -83,6 +84,7 @@ class PluginReport:
         hooks: names of the hooks that it implements and that are called.
         problems: what of it cannot be used, and why.
         dist: its distribution, as `importlib_metadata` has it.
+        own: it is a part of Outpost, whose hooks need no guard (which costs 0.1 ms).
     """
 
     entry_point: str
@@ -93,6 +95,7 @@ class PluginReport:
     hooks: tuple[str, ...] = ()
     problems: list[Problem] = field(default_factory=list)
     dist: Any = field(default=None, repr=False)
+    own: bool = False
 
     @property
     def ok(self) -> bool:
@@ -325,7 +328,7 @@ class Plugins:
         trouble: Trouble | None = None,
         *,
         secrets: Mapping[str, str] | None = None,
-        patience: float | None = None,
+        patience: float = PATIENCE,
         raises: type[Exception] | tuple[()] = (),
         **arguments: Any,
     ) -> Iterator[tuple[str, Any]]:
@@ -335,7 +338,7 @@ class Plugins:
             hook: its name.
             trouble: is told the plugin's name and what it raised, besides `listeners`.
             secrets: values that no report of a failure may show.
-            patience: seconds that each plugin may take; None for `isolation.PATIENCE`.
+            patience: seconds that each plugin may take.
             raises: an error of this class is a plugin's answer: it goes to the caller.
             arguments: the hook's.
 
@@ -345,10 +348,10 @@ class Plugins:
         """
         spec = getattr(self.pm.hook, hook).spec
         first = bool(spec and spec.opts.get("firstresult"))
-        limit = () if patience is None else (patience,)
         for name, call in self.callers(hook):
+            own = name in self._named and self._named[name].own
             try:
-                with contained(*limit) as printed:
+                with contained(None if own else patience) as printed:
                     said = call(**arguments)
                     found = [said] if first else said
                     found = [[*one] if isinstance(one, Iterator) else one for one in found]

@@ -38,14 +38,15 @@ class _TooSlowError(BaseException):
 
 
 @contextmanager
-def contained(limit: float = PATIENCE) -> Iterator[list[str]]:
+def contained(limit: float | None = PATIENCE) -> Iterator[list[str]]:
     """Run code of a plugin so that nothing worse than an exception comes out of it.
 
     On the main thread, what it prints on standard output goes to standard error, and it is broken
     off after a while; elsewhere it is only kept from ending the program.
 
     Args:
-        limit: seconds; not kept where the program uses the timer (SIGALRM) itself.
+        limit: seconds; not kept where the program uses the timer (SIGALRM) itself. None for what
+            is called often: only exceptions are seen to, which costs no system calls.
 
     Yields:
         a list that holds, afterwards, what was printed, if anything was.
@@ -58,7 +59,7 @@ def contained(limit: float = PATIENCE) -> Iterator[list[str]]:
 
     printed: list[str] = []
     main = threading.current_thread() is threading.main_thread()
-    release = _guard(limit, printed) if main else None
+    release = _guard(limit, printed) if main and limit is not None else None
     try:
         yield printed
     except BaseException as error:

@@ -297,7 +297,9 @@ def test_a_plugin_that_hangs_is_given_up_and_named(tmp_path: Path, where: str) -
         "policy": ("spawn", "gt-1", "--no-rig", "--wait", "--", "true"),
     }[where]
     program = (
-        f"import outpost_core.isolation as i; i.contained.__wrapped__.__defaults__ = (1.0,); {MAIN}"
+        "from outpost_core import discovery as d\n"
+        "d.contained.__wrapped__.__defaults__ = (1.0,)\n"
+        f"d.Plugins.answers.__kwdefaults__['patience'] = 1.0\n{MAIN}"
     )
     keep = {k: v for k, v in os.environ.items() if not k.startswith("OUTPOST_")}
     begun = time.monotonic()

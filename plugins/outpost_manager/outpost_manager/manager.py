@@ -150,7 +150,9 @@ class Manager:
             self.plugins.remove(report)
         self._own.clear()
         for name, plugin in own_plugins(self.config).items():
-            report = PluginReport(entry_point=name, package="outpost-manager", version=__version__)
+            report = PluginReport(
+                entry_point=name, package="outpost-manager", version=__version__, own=True
+            )
             self.plugins.add(plugin, report)
             self._own.append(report)
 

@@ -28,7 +28,8 @@ clean, clean_lines = harmless.clean, harmless.clean_lines
 COLOURS: Final = {
     "queued": "cyan", "starting": "cyan", "working": "blue", "idle": "yellow", "done": "green",
     "failed": "red", "stopped": "yellow", "lost": "magenta", "unreachable": "red",
-    "ready": "green", "ok": "green", "missing": "yellow", "broken": "red", "yes": "green",
+    "ready": "green", "ok": "green", "missing": "yellow", "broken": "red", "faulty": "red",
+    "failing": "yellow", "yes": "green",
     "no": "yellow", "delivered": "green", "waiting": "yellow",
 }  # fmt: skip
 #: a column is not made narrower than this.

@@ -236,7 +236,7 @@ class Fleet:
     def kept_under(self, name: str) -> Path | None:
         """Return the folder of this machine where an outpost keeps work; None if it is not here."""
         try:
-            with contained():
+            with contained(None):
                 return self.outpost(name).kept_under()
         except OutpostError:
             return None

@@ -237,7 +237,7 @@ class Overview:
         if not self.fleet.supports(name, "price"):
             return 0.0
         try:
-            with contained():
+            with contained(None):
                 price = float(self.fleet.plugins.hook_of(name, "outpost_price")(order=order)[0])
                 money.nano(price, "the price")
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its own
@@ -274,7 +274,7 @@ def slots_of(entry: OutpostConfig, config: Config) -> tuple[int | None, str]:
     others = (other.options for other in config.outposts if other is not entry)
     if any(options is not None and options.max_workers != 0 for options in others):
         try:
-            with contained():
+            with contained(None):
                 default = entry.options.default_slots()
             if default is not None:
                 slots, reason = default

@@ -104,7 +104,7 @@ class Placement:
         ):
             rule = f"policy of {plugins.who(plugin)}"
             try:
-                with contained():
+                with contained(None):
                     found = policy.normalise(answer, order, candidates, rule=rule)
                 break
             except Exception as error:  # noqa: BLE001 - an answer is a plugin's own object
