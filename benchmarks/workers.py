@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import shutil
 import subprocess
@@ -38,7 +39,7 @@ def raw_tmux(n: int) -> float:
         return (time.perf_counter() - begun) / n
     finally:
         subprocess.run([*tmux, "kill-server"], check=False)
-        shutil.rmtree(folder)
+        remove_later(folder)
 
 
 def psij(n: int) -> float:
@@ -80,7 +81,17 @@ def outposts(n: int, rig: Path | None = None, fence: str = "auto") -> float:
     try:
         return asyncio.run(run()) / n
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if rig is None:
+            remove_later(folder)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_later(folder: Path) -> None:
+    """Remove a folder when all is measured: for seconds after thousands of files went away, ext4
+    takes several times as long to make a new one, whoever is measured then.
+    """
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def order(issue: str, rig: Path | None) -> Order:
