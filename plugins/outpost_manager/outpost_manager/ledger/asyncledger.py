@@ -223,6 +223,7 @@ class AsyncLedger:
     claim_ended = _awaited(Ledger.claim_ended)
     disown = _awaited(Ledger.disown)
     record = _awaited(Ledger.record)
+    known = _read(Ledger.known)
     missing = _awaited(Ledger.missing)
     forget = _awaited(Ledger.forget)
     set_reachable = _awaited(Ledger.set_reachable)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from outpost_core.errors import UsageError
 from outpost_manager.ledger import money, values
@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # what describes outposts needs none of it, and is waited for
     from outpost_manager.ledger.spend import Total
 
 T = TypeVar("T")
+#: id, state, detail, started_at, spawned_at, usage and missing_at of a worker that has not ended
+Known: TypeAlias = tuple[Any, ...]
 
 #: `OutpostNote.seen_at` may lag by this many seconds: answers without news are not all written.
 SEEN_EVERY: Final = 15.0
@@ -218,8 +220,20 @@ class Ledger:
         with self._store.write(durable=False) as db:
             claims.disown(db, worker, owner)
 
+    def known(self, outpost: str) -> Sequence[Known]:
+        """Return what `record` and `missing` compare with, so that both can do with one look."""
+        return self._store.read(
+            "SELECT id, state, detail, started_at, spawned_at, usage, missing_at FROM workers"
+            " WHERE outpost = ? AND ended_at IS NULL",
+            (outpost,),
+        )
+
     def record(
-        self, outpost: str, statuses: Sequence[WorkerStatus], asked_at: float | None = None
+        self,
+        outpost: str,
+        statuses: Sequence[WorkerStatus],
+        asked_at: float | None = None,
+        known: Sequence[Known] | None = None,
     ) -> list[Worker]:
         """Take over what an outpost says of its workers; settles the cost of those that ended.
 
@@ -228,6 +242,7 @@ class Ledger:
             statuses: what it says.
             asked_at: when it was asked; what it said before a worker was tried again is about
                 the try before.
+            known: what `known` has just returned; None looks here.
 
         Ignored: what would change an ended worker, is older than what is known, belongs to a
         worker at another outpost or to another order under the same id, or has an id that is
@@ -238,17 +253,10 @@ class Ledger:
         """
         from outpost_manager.ledger import record, rows
 
-        known = {
-            row[0]: row
-            for row in self._store.read(
-                "SELECT id, state, detail, started_at, spawned_at, usage FROM workers"
-                " WHERE outpost = ? AND ended_at IS NULL",
-                (outpost,),
-            )
-        }
+        there = {row[0]: row for row in (self.known(outpost) if known is None else known)}
         news = []
         for status in statuses:
-            row = known.get(status.id)
+            row = there.get(status.id)
             if (
                 row is None
                 or row[1] != status.state
@@ -259,7 +267,7 @@ class Ledger:
             ):
                 news.append(status)
         if news:
-            news = self._without_strangers(news, known)
+            news = self._without_strangers(news, there)
         if not news:
             return []
         durable = any(status.state.terminal for status in news)
@@ -286,7 +294,13 @@ class Ledger:
         strangers |= self._among(asked, "SELECT id FROM workers WHERE id")
         return [status for status in news if status.id not in strangers]
 
-    def missing(self, outpost: str, seen: Collection[str], before: float) -> list[Worker]:
+    def missing(
+        self,
+        outpost: str,
+        seen: Collection[str],
+        before: float,
+        known: Sequence[Known] | None = None,
+    ) -> list[Worker]:
         """Return the workers that an outpost should have shown and twice did not.
 
         Once may be a list that was asked for before the worker was there, or a clock that was
@@ -296,21 +310,23 @@ class Ledger:
             outpost: its name.
             seen: ids that it showed.
             before: when it was asked: workers spawned since then could not be shown.
+            known: what `known` has just returned; None looks here.
         """
-        found = self._store.read(
-            "SELECT id, missing_at FROM workers"
-            " WHERE outpost = ? AND ended_at IS NULL AND spawned_at < ?",
-            (outpost, before),
-        )
         seen = seen if isinstance(seen, set | frozenset | dict) else set(seen)
         gone: list[str] = []
         news: list[tuple[float | None, str]] = []
-        for worker, noted_at in found:
-            missing_at = values.number(noted_at)
+        for worker, _, _, _, spawned_at, _, noted_at in (
+            self.known(outpost) if known is None else known
+        ):
             if worker in seen:
                 if noted_at is not None:
                     news.append((None, worker))
-            elif missing_at is None:
+                continue
+            began = values.number(spawned_at)
+            if began is None or began >= before:
+                continue
+            missing_at = values.number(noted_at)
+            if missing_at is None:
                 news.append((time.time(), worker))
             elif missing_at < before:
                 gone.append(worker)

@@ -215,10 +215,11 @@ def _take_over(
 
 def _changed(ledger: Ledger, look: _Look, asked_at: float) -> list[Worker]:
     """Take over what an outpost said of its workers; return those that changed."""
-    changed = ledger.record(look.name, _certain(ledger, look.statuses), asked_at)
+    known = ledger.known(look.name)
+    changed = ledger.record(look.name, _certain(ledger, look.statuses), asked_at, known)
     if look.nameless:  # what it tells of may be one that seems to be missing
         return changed
-    gone = ledger.missing(look.name, {status.id for status in look.statuses}, asked_at)
+    gone = ledger.missing(look.name, {status.id for status in look.statuses}, asked_at, known)
     if gone:
         changed += ledger.record(look.name, [_lost(worker, look.name, asked_at) for worker in gone])
     return changed
