@@ -49,6 +49,7 @@ ENVIRONMENT = """\
 | --- | --- |
 | `OUTPOST_CONFIG` | path of `outposts.yaml` |
 | `OUTPOST_STATE` | the state folder |
+| `OUTPOST_LOG` | `warning`, `info` or `debug` logs on standard error, `debug:FILE` into a file |
 | `OUTPOST_DEBUG` | `1` shows tracebacks of unexpected errors |
 | `NO_COLOR` | no colour |
 

@@ -17,6 +17,7 @@ import asyncssh
 from outpost_core.errors import OutpostError, UnreachableError
 from outpost_core.units import format_duration
 from outpost_shared.backoff import Backoff
+from outpost_shared.log import Logger
 from outpost_shared.protocol import BrokenChannelError
 from outpost_ssh.connection.clientconfig import resolve
 from outpost_ssh.connection.failures import Attempt, plain
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from outpost_ssh.connection.dial import Proxy
     from outpost_ssh.connection.login import Gates
 
+_log = Logger("ssh")
 #: Sessions that one connection carries at once; OpenSSH allows 10 by default.
 SESSIONS: Final = 8
 #: Seconds of the pause before a refused session is asked for again.
@@ -210,6 +212,7 @@ class HostConnection:
             self._gone(plain(error) if error is not None else "the host closed it")
 
     def _gone(self, why: str) -> None:
+        _log.info("the connection to %s ended: %s", self.peer, why)
         self._connection, self.why = None, why
         before, self._before = self._before, None
         if before is not None:
@@ -253,6 +256,7 @@ class HostConnection:
             command=resolved.proxy_command or "",
         )
         self.peer = attempt.peer
+        _log.info("connecting to %s", self.peer)
         before = tunnel = None
         if resolved.way:
             before = self._pool.hold(self.destination.through(resolved.way))
