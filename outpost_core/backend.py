@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias
 
-from outpost_core.errors import UnsupportedError
+from outpost_core.errors import PluginError, UnsupportedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,11 +160,20 @@ class Backend:
 
 
 def _found(where: str) -> Any:
-    """Import what `module:attribute` names."""
+    """Import what `module:attribute` names.
+
+    Raises:
+        PluginError: there is none of that name, or it is not such a text.
+    """
     from importlib import import_module
 
     module, _, attribute = where.partition(":")
-    return getattr(import_module(module), attribute)
+    if not (module and attribute):
+        raise PluginError(f"{where!r} does not say where it is", hint="write `module:name`")
+    found = import_module(module)
+    if not hasattr(found, attribute):
+        raise PluginError(f"{module} has no {attribute!r}, which its Backend names")
+    return getattr(found, attribute)
 
 
 class Outpost:

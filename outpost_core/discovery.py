@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 import pluggy
 
 from outpost_core import hookspecs
+from outpost_core.backend import Backend
 from outpost_core.errors import PluginError
 from outpost_core.hookspecs import API_VERSION, PROJECT
 from outpost_core.isolation import (
@@ -28,7 +29,7 @@ from outpost_core.isolation import (
 )
 
 if TYPE_CHECKING:
-    from outpost_core.backend import Backend, Outpost
+    from outpost_core.backend import Outpost
 
 GROUP: Final = "outpost"
 #: Is told a plugin's name and what it raised.
@@ -465,6 +466,8 @@ def _register(pm: pluggy.PluginManager, plugin: object, name: str) -> None:
 
 
 def _items(answer: object) -> Iterable[tuple[Any, Any]]:
+    if isinstance(answer, Backend):  # the only one of its package
+        return [(answer.type, answer)]
     if not isinstance(answer, Mapping):
         kind = type(answer).__name__
         raise PluginError(f"its answer is of the type {kind}, not a dict of types and backends")

@@ -43,8 +43,8 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def outpost_backends() -> Mapping[str, Backend]:
-    """Return the outpost types that this package builds, by type name. Opens nothing."""
+def outpost_backends() -> Backend | Mapping[str, Backend]:
+    """Return the outpost type that this package builds, or several by name. Opens nothing."""
 
 
 # --- outposts: required ----------------------------------------------------------------------

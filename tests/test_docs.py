@@ -24,6 +24,7 @@ PAGES = [
     *sorted((ROOT / "plugins").glob("*/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
+GUIDE = ROOT / "docs" / "guides" / "write-an-outpost.md"
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -77,7 +78,40 @@ def test_scripts_run(block: Block, tmp_path: Path, home: dict[str, str]) -> None
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("page", sorted({b.page for b in blocks("python")}), ids=lambda p: p.stem)
+def files_of(page: Path) -> dict[str, str]:
+    """The blocks of a page that are whole files of a package: their first line names them."""
+    named = (block.text.partition("\n") for block in blocks("python", "toml") if block.page == page)
+    return {first[2:]: rest for first, _, rest in named if re.fullmatch(r"# [\w/]+\.\w+", first)}
+
+
+def test_the_package_of_the_guide_is_the_example_and_its_tests_run(
+    tmp_path: Path, home: dict[str, str]
+) -> None:
+    files = files_of(GUIDE)
+    example = ROOT / "examples" / "outpost_sandbox"
+    there = [path for path in example.rglob("*") if path.suffix in (".py", ".toml")]
+    assert files == {
+        str(path.relative_to(example)): path.read_text()
+        for path in there
+        if path.name != "__init__.py"
+    }
+    code = [files[name] for name in files if name.startswith("outpost_sandbox/")]
+    assert sum(bool(line.strip()) for text in code for line in text.splitlines()) <= 40
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-k", "load or exit_137", "tests"],
+        cwd=tmp_path, env=home | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, timeout=110, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+PYTHON = sorted({b.page for b in blocks("python") if not files_of(b.page)})
+
+
+@pytest.mark.parametrize("page", PYTHON, ids=lambda p: p.stem)
 def test_python_of_a_page_runs_from_top_to_bottom(
     page: Path, tmp_path: Path, home: dict[str, str]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -361,3 +362,29 @@ def test_advice_for_a_missing_type() -> None:
     assert "no httpx" in missing_hint(plugins, "cloudrun")
     assert "'lunar'" in missing_hint(plugins, "lunar")
     assert "did you mean" not in missing_hint(plugins, "lunar")
+
+
+def test_a_package_with_one_type_may_answer_with_its_backend_alone() -> None:
+    @hookimpl
+    def outpost_backends() -> Backend:
+        return backend()
+
+    report = load_one(lambda: module(outpost_backends=outpost_backends))
+    assert (report.ok, report.types) == (True, ("toy",))
+
+
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        ("outpost_core.backend", "'outpost_core.backend' does not say where it is"),
+        (":Options", "':Options' does not say where it is"),
+        ("outpost_core.backend:Nothing", "outpost_core.backend has no 'Nothing'"),
+    ],
+)
+def test_a_text_that_leads_nowhere_is_said(where: str, reason: str) -> None:
+    lost = Backend(type="toy", options=where, build="x:Y", summary="")
+    report = load_one(lambda: module(outpost_backends=backends_hook(lost)))
+    assert reason in report.reason
+    made = Backend(type="toy", options=OutpostOptions, build=where, summary="")
+    with pytest.raises(PluginError, match=reason):
+        made.make("one", OutpostOptions(), BuildContext(state_dir=Path("/nowhere")))

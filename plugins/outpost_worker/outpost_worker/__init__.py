@@ -11,14 +11,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from outpost_worker.serving.capabilities import FOLDER_CAPABILITIES as FOLDER_CAPABILITIES
     from outpost_worker.serving.folderoutpost import FolderOutpost as FolderOutpost
 
-__all__ = ["FolderOutpost"]
+_HOMES = {"FOLDER_CAPABILITIES": "capabilities", "FolderOutpost": "folderoutpost"}
+
+__all__ = ["FOLDER_CAPABILITIES", "FolderOutpost"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "FolderOutpost":
-        from outpost_worker.serving.folderoutpost import FolderOutpost
+    if name in _HOMES:
+        from importlib import import_module
 
-        return FolderOutpost
+        return getattr(import_module(f"outpost_worker.serving.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'outpost_worker' has no attribute {name!r}")

@@ -41,6 +41,7 @@ from outpost_worker.folder import files, logs, publish, status
 from outpost_worker.recovery import cleaning
 from outpost_worker.recovery.attend import Attendant
 from outpost_worker.run import stop
+from outpost_worker.serving.capabilities import FOLDER_CAPABILITIES
 from outpost_worker.serving.launcher import Launcher
 from outpost_worker.system import launch
 from outpost_worker.system.fitness import ELSEWHERE, unfit
@@ -59,9 +60,7 @@ class FolderOutpost(Outpost):
         root: the state folder, absolute.
     """
 
-    capabilities = frozenset(
-        {"rig", "local_rig", "checkpoint", "secrets", "interactive", "clean", "facts"}
-    )
+    capabilities = FOLDER_CAPABILITIES
     #: Whether what `wrap` starts looks the agent's command up among files of its own, as a
     #: container does. Then nobody looks for it here, and the exit codes 126 and 127 mean what they
     #: mean to a shell: it cannot be run, it is not there.
@@ -164,10 +163,11 @@ class FolderOutpost(Outpost):
             UnreachableError: the folder is there, but the disk failed under it.
         """
         folder, to_begin = await asyncio.to_thread(self._publish, order)
-        if to_begin:
-            await self._launcher.launch(folder)
-            faults.point("local.launched")
-        return await asyncio.to_thread(self._status, folder)
+        if not to_begin:
+            return await asyncio.to_thread(self._status, folder)
+        await self._launcher.launch(folder)
+        faults.point("local.launched")
+        return self._status(folder)  # quick: its supervisor lives, or has not begun
 
     @hookimpl
     async def outpost_list(self) -> Sequence[WorkerStatus]:
