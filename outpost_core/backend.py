@@ -155,24 +155,17 @@ class Backend:
     def make(self, name: str, options: OutpostOptions, context: BuildContext) -> Outpost:
         """Build an outpost; see `build`."""
         build = _found(self.build) if isinstance(self.build, str) else self.build
-        made: Outpost = build(name, options, context)
-        return made
+        return build(name, options, context)  # type: ignore[no-any-return]
 
 
 def _found(where: str) -> Any:
-    """Import what `module:attribute` names.
-
-    Raises:
-        PluginError: there is none of that name, or it is not such a text.
-    """
+    """Import what `module:attribute` names; raises PluginError where that leads nowhere."""
     from importlib import import_module
 
     module, _, attribute = where.partition(":")
-    if not (module and attribute):
-        raise PluginError(f"{where!r} does not say where it is", hint="write `module:name`")
-    found = import_module(module)
+    found = import_module(module) if module and attribute else None
     if not hasattr(found, attribute):
-        raise PluginError(f"{module} has no {attribute!r}, which its Backend names")
+        raise PluginError(f"{where!r} is no `module:name` of something that is there")
     return getattr(found, attribute)
 
 

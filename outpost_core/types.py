@@ -68,8 +68,7 @@ REASONS: Final[Mapping[str, str]] = {
     "not_logged_in": "the agent has no valid login or key where it ran",
     "permission_denied": "the agent was denied what it wanted to do, and changed nothing",
     "command_not_found": "the agent's command is not installed there or cannot be executed",
-    "wrapper_not_found": "what stands before the agent's command at the outpost (a sandbox, a"
-    " container) is not installed there or cannot be executed",
+    "wrapper_not_found": "the sandbox before the agent's command is missing or cannot be executed",
     "no_fence": "a fence is required at the outpost, and none can be made there",
     "timeout": "the wall-clock limit passed",
     "idle_timeout": "the agent printed nothing for longer than the idle limit",
