@@ -77,13 +77,8 @@ def option(
         metavar: what `--help` shows for the value.
     """
     metadata = {
-        "help": help,
-        "min": min,
-        "max": max,
-        "unit": unit,
-        "secret": secret,
-        "metavar": metavar,
-    }
+        "help": help, "min": min, "max": max, "unit": unit, "secret": secret, "metavar": metavar,
+    }  # fmt: skip
     if default is ...:
         return field(metadata=metadata)
     if isinstance(default, dict):
@@ -155,7 +150,7 @@ class Backend:
     def make(self, name: str, options: OutpostOptions, context: BuildContext) -> Outpost:
         """Build an outpost; see `build`."""
         build = _found(self.build) if isinstance(self.build, str) else self.build
-        return build(name, options, context)  # type: ignore[no-any-return]
+        return build(name, options, context)
 
 
 def _found(where: str) -> Any:
