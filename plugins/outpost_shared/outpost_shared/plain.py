@@ -289,17 +289,27 @@ def stage(at: int, name: str, data: bytes, *, sync: bool = False) -> str:
         OSError: it could not be written; nothing is left of it.
     """
     staged = f".{name}.{_word()}"
-    made = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE, 0o600, dir_fd=at)
+    make(at, staged, data, sync=sync)
+    return staged
+
+
+def make(at: int, name: str, data: bytes, *, sync: bool = False) -> None:
+    """Write a new private file (0600); readers may see it before it is whole.
+
+    Raises:
+        FileExistsError: there is something of that name.
+        OSError: it could not be written; nothing is left of it.
+    """
+    made = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE, 0o600, dir_fd=at)
     try:
         write_all(made, data)
         if sync:
             os.fsync(made)
     except OSError:
-        drop(at, staged)
+        drop(at, name)
         raise
     finally:
         os.close(made)
-    return staged
 
 
 def take_place(at: int, staged: str, name: str) -> None:

@@ -289,6 +289,20 @@ def write(path: str, data: bytes, *, sync: bool = False) -> None:
         os.close(at)
 
 
+def make(path: str, data: bytes, *, sync: bool = False) -> None:
+    """Write a new private file (0600) into a folder that nobody else sees yet.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    folder, name = os.path.split(path)
+    at = plain.folder(folder)
+    try:
+        plain.make(at, name, data, sync=sync)
+    finally:
+        os.close(at)
+
+
 def discard(path: str) -> None:
     """Remove a file; fine when it is not there or cannot be removed."""
     folder, name = os.path.split(path)
@@ -351,13 +365,13 @@ def open_fifo(path: str) -> int:
 
 
 def keep_room(folder: str) -> None:
-    """Take disk space for the result now.
+    """Take disk space for the result of a worker that is being published.
 
     Raises:
         OSError: there is no space even for that.
     """
     # written, not fallocate'd: four times cheaper, and takes the space just as well
-    write(os.path.join(folder, RESULT_ROOM), b" " * ROOM)
+    make(os.path.join(folder, RESULT_ROOM), b" " * ROOM)
 
 
 def store_result(folder: str, result: dict[str, Any]) -> None:

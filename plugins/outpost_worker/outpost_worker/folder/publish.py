@@ -137,14 +137,14 @@ def _fill(
         launch["reader"] = reader
     launched = dumps(launch).encode("ascii")
     # a rescue after a restart of the machine needs to know where the rig is
-    files.write(f"{path}/{files.LAUNCH}", launched, sync=rig is not None)
+    files.make(f"{path}/{files.LAUNCH}", launched, sync=rig is not None)
     os.mkdir(f"{path}/{files.EXCHANGE}", 0o700)
     if order.prompt:
         prompt = order.prompt.encode("utf-8", "surrogateescape")
-        files.write(f"{path}/{files.EXCHANGE}/{files.PROMPT}", prompt)
+        files.make(f"{path}/{files.EXCHANGE}/{files.PROMPT}", prompt)
     if order.secrets:
         secrets = dumps(dict(order.secrets)).encode("ascii")
-        files.write(f"{path}/{files.SECRETS}", secrets)
+        files.make(f"{path}/{files.SECRETS}", secrets)
     files.keep_room(path)
     body = wire.to_json(order)
     assert isinstance(body, dict)
@@ -155,7 +155,7 @@ def _fill(
     with_rig = order.rig is not None
     seal.make(str(root), order.worker, word, digest, data, launched, sync=with_rig)
     # it outlives a restart of the machine, after which most of the rest is never used
-    files.write(f"{path}/{files.ORDER}", data, sync=True)
+    files.make(f"{path}/{files.ORDER}", data, sync=True)
 
 
 def _adopt(folder: Path, digest: str) -> Path:
