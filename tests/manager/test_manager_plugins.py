@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,13 +12,20 @@ from managerkit import Make, order, run
 
 from outpost_core.agents import AgentPreset
 from outpost_core.discovery import PluginReport
-from outpost_core.errors import OutpostError, PlacementError, PluginError, SpawnRefusedError
+from outpost_core.errors import (
+    NotFoundError,
+    OutpostError,
+    PlacementError,
+    PluginError,
+    SpawnRefusedError,
+)
 from outpost_core.hookspecs import hookimpl
 from outpost_core.names import RIG_CREDENTIAL
 from outpost_core.types import Agent, Candidate, Issue, Order, Result, Secrets, State, WorkerStatus
 from outpost_core.wire import digest
 from outpost_manager.doctor import examine
 from outpost_manager.manager import Manager
+from outpost_manager.orders.making import OrderRequest
 from outpost_testing import FakeOutpost
 
 
@@ -250,4 +258,41 @@ def test_presets_of_plugins_win_in_pluggys_order_and_odd_ones_are_left_out(make:
     assert {"more", "codex"} <= found.keys()
     assert "odd" not in found
     assert len(manager.observer_errors) == 2
+    manager.close()
+
+
+def test_an_error_of_a_source_of_issues_is_its_answer_and_a_mistake_is_not(make: Make) -> None:
+    class Source:
+        error: Exception = NotFoundError("x-1 is not a whole id", hint="outpost spawn x-1a")
+
+        @hookimpl
+        def outpost_issue(self, issue_id: str, rig: str | None) -> Any:
+            raise self.error
+
+    source = Source()
+    request = OrderRequest(issue="x-1", no_rig=True, agent="claude")
+
+    async def body(manager: Manager) -> None:
+        with pytest.raises(NotFoundError, match="not a whole id"):
+            await manager.order(request)
+        assert not manager.observer_errors
+        for mistake in (ValueError("no"), PluginError("no")):
+            source.error = mistake
+            told = replace(request, prompt="do it")
+            assert (await manager.order(told)).issue.id == "x-1"
+        assert len(manager.observer_errors) == 2
+
+    run(make(FakeOutpost("a"), plugin=source), body)
+
+
+def test_beads_is_asked_by_the_hook_of_all_sources_and_as_the_last(make: Make) -> None:
+    class Source:
+        @hookimpl
+        def outpost_issue(self, issue_id: str, rig: str | None) -> Any:
+            return None
+
+    manager = make(FakeOutpost("a"), plugin=Source())
+    hooks = manager.plugins.pm.hook.outpost_issue.get_hookimpls()
+    names = [implementation.plugin_name for implementation in reversed(hooks)]
+    assert names == ["package:extra", "package:manager"]
     manager.close()
