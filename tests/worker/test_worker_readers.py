@@ -25,10 +25,10 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     site = tmp_path / "site"
     acmeagent.install(site, tmp_path / "bin")
     monkeypatch.syspath_prepend(str(site))
-    for found in (registry.installed, registry.travelling):
+    for found in (registry._declared, registry.travelling):
         found.cache_clear()
     yield site
-    for found in (registry.installed, registry.travelling):
+    for found in (registry._declared, registry.travelling):
         found.cache_clear()
 
 
@@ -130,3 +130,17 @@ def test_publishing_an_order_with_an_agent_of_ours_searches_nothing(far, monkeyp
         folder = far.publish(far.shell("true", output=output))
         assert "reader" not in json.loads((folder / files.LAUNCH).read_text())
     assert publish.command(folder)
+
+
+def test_of_two_readers_of_one_output_one_is_used_and_the_other_named(far, site: Path) -> None:
+    more = f"{KIND} = other:Reader\ncodex-json = other:Codex\n"
+    other = site / "other-1.0.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    (other / "entry_points.txt").write_text(f"[{registry.GROUP}]\n{more}")
+    assert registry.installed()[KIND] == "acme_reader:Acme"
+    assert "codex-json" not in registry.installed()
+    assert registry.passed_over() == [
+        f"other:Reader is not used: acme_reader:Acme reads {KIND!r} already",
+        "other:Codex is not used: Outpost itself reads 'codex-json' already",
+    ]

@@ -105,24 +105,29 @@ def reader_class(output: str) -> type[Reader]:
     return built_in(output) if brought is None else load(brought)
 
 
-@lru_cache(maxsize=1)
 def installed() -> dict[str, str]:
-    """Return the readers that other packages bring: `module:Class` by output, once per program."""
-    from contextlib import suppress
-    from importlib.metadata import distributions, entry_points
+    """Return the readers that other packages bring: `module:Class` by output."""
+    return _declared()[0]
 
-    try:
-        points = [*entry_points(group=GROUP)]
-    except Exception:  # noqa: BLE001 - one package's list cannot be read; `outpost plugins` says so
-        points = []
-        for distribution in distributions():
-            with suppress(Exception):
-                points += distribution.entry_points.select(group=GROUP)
+
+def passed_over() -> list[str]:
+    """Return the readers that packages bring and that are not used, since there is one already."""
+    return _declared()[1]
+
+
+@lru_cache(maxsize=1)
+def _declared() -> tuple[dict[str, str], list[str]]:
+    """Look for entry points, once per program."""
+    from importlib.metadata import entry_points
+
     found: dict[str, str] = {}
-    for entry_point in sorted(points, key=lambda one: (one.name, one.value)):
-        if entry_point.name not in BUILT_IN and entry_point.name != PLAIN:
-            found.setdefault(entry_point.name, entry_point.value)
-    return found
+    not_used = []
+    for point in sorted(entry_points(group=GROUP), key=lambda one: (one.name, one.value)):
+        ours = "Outpost itself" if point.name in BUILT_IN or point.name == PLAIN else ""
+        first = ours or found.setdefault(point.name, point.value)
+        if first != point.value:
+            not_used.append(f"{point.value} is not used: {first} reads {point.name!r} already")
+    return found, not_used
 
 
 @lru_cache(maxsize=64)

@@ -67,6 +67,9 @@ def _packages(manager: Manager) -> Found:
         if trouble := registry.trouble_with(output):
             hint = "tell the authors of the package; orders for its agent are refused until then"
             found.append(Finding(check=f"reader {output}", ok=False, detail=trouble, hint=hint))
+    for said in registry.passed_over():
+        hint = "uninstall one of the two packages, or tell its authors to choose another name"
+        found.append(Finding(check="readers", ok=False, detail=said, hint=hint))
     return [("packages", finding) for finding in found]
 
 
