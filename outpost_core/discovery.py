@@ -13,20 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import pluggy
 
-from outpost_core import hookspecs
+from outpost_core import hookspecs, isolation
 from outpost_core.backend import Backend
 from outpost_core.errors import PluginError
 from outpost_core.hookspecs import API_VERSION, PROJECT
-from outpost_core.isolation import (
-    HOOKS,
-    PATIENCE,
-    check_backend,
-    check_implementation,
-    check_outpost,
-    contained,
-    describe,
-    unmarked,
-)
 
 if TYPE_CHECKING:
     from outpost_core.backend import Outpost
@@ -201,7 +191,7 @@ class Plugins:
                     entry_point=package or "?", package=package, version=version, dist=dist
                 )
                 self.reports.append(report)
-                reason = f"its list of entry points cannot be read: {describe(error)}"
+                reason = f"its list of entry points cannot be read: {isolation.describe(error)}"
                 _note(report, "import", reason, error=error)
 
     def _load_one(self, entry_point: EntryPoint) -> None:
@@ -213,10 +203,10 @@ class Plugins:
         )
         self.reports.append(report)
         try:
-            with contained() as printed:
+            with isolation.contained() as printed:
                 plugin = entry_point.load()
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its report
-            _note(report, "import", f"cannot be imported: {describe(error)}", error=error)
+            _note(report, "import", f"cannot be imported: {isolation.describe(error)}", error=error)
         else:
             self.add(plugin, report)
             if printed:
@@ -233,7 +223,7 @@ class Plugins:
             self.reports.append(report)
         name = f"package:{report.entry_point}"
         try:
-            with contained():
+            with isolation.contained():
                 _check_version(plugin, report)
                 _register(self.pm, plugin, name)
         except Exception as error:  # noqa: BLE001 - even reading its attributes runs its code
@@ -241,7 +231,7 @@ class Plugins:
             return
         self._named[name] = report
         report.hooks = tuple(hook.name for hook in self.pm.get_hookcallers(plugin) or ())
-        for hook in unmarked(plugin):
+        for hook in isolation.unmarked(plugin):
             _note(report, hook, f"{hook} has no @hookimpl, so it is never called")
         if "outpost_backends" in report.hooks:
             self._take_backends(name, report)
@@ -260,7 +250,7 @@ class Plugins:
     def _take_backends(self, name: str, report: PluginReport) -> None:
         hook = "outpost_backends"
         try:
-            with contained():
+            with isolation.contained():
                 answers = dict(self.callers(hook))[name]()
                 found = [item for answer in answers for item in _items(answer)]
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its report
@@ -272,8 +262,8 @@ class Plugins:
                 _note(report, type_, reason, f"pip uninstall {report.package or '<one of them>'}")
                 continue
             try:
-                with contained():
-                    check_backend(type_, backend)
+                with isolation.contained():
+                    isolation.check_backend(type_, backend)
             except Exception as error:  # noqa: BLE001 - options and their defaults are its code
                 reason, hint = f"type {type_!r}: {_one_line(error)}", getattr(error, "hint", "")
                 _note(report, str(type_)[:80], reason, hint, error)
@@ -291,7 +281,7 @@ class Plugins:
                 registered.
         """
         try:
-            check_outpost(outpost)
+            isolation.check_outpost(outpost)
             if name not in (None, outpost.name):
                 raise PluginError(f"it was built as {name!r}")
             if self.pm.has_plugin(outpost.name):
@@ -329,7 +319,7 @@ class Plugins:
         trouble: Trouble | None = None,
         *,
         secrets: Mapping[str, str] | None = None,
-        patience: float = PATIENCE,
+        patience: float = isolation.PATIENCE,
         raises: type[Exception] | tuple[()] = (),
         **arguments: Any,
     ) -> Iterator[tuple[str, Any]]:
@@ -352,10 +342,10 @@ class Plugins:
         for name, call in self.callers(hook):
             own = name in self._named and self._named[name].own
             try:
-                with contained(None if own else patience) as printed:
+                with isolation.contained(None if own else patience) as printed:
                     said = call(**arguments)
                     found = [said] if first else said
-                    found = [[*one] if isinstance(one, Iterator) else one for one in found]
+                    found = [_read(one) for one in found]
                 if printed:
                     self.blame(name, hook, PluginError(f"{_PRINTED}: {printed[0][:60]!r}"))
             except Exception as error:
@@ -454,23 +444,29 @@ def _register(pm: pluggy.PluginManager, plugin: object, name: str) -> None:
                 from outpost_core.nearest import suggest
 
                 raise PluginError(
-                    f"there is no hook named {hook.name!r}", hint=suggest(hook.name, HOOKS)
+                    f"there is no hook named {hook.name!r}",
+                    hint=suggest(hook.name, isolation.HOOKS),
                 )
             for implementation in hook.get_hookimpls():
                 if implementation.plugin is plugin:
-                    check_implementation(hook, implementation)
+                    isolation.check_implementation(hook, implementation)
     except BaseException:
         if pm.has_plugin(name):
             pm.unregister(name=name)
         raise
 
 
+def _read(answer: Any) -> Any:
+    """Return an answer with all that is in it: what reading runs is a plugin's code, too."""
+    plain = list if isinstance(answer, Iterator) else dict if isinstance(answer, Mapping) else None
+    return plain(answer) if plain else answer
+
+
 def _items(answer: object) -> Iterable[tuple[Any, Any]]:
     if isinstance(answer, Backend):  # the only one of its package
         return [(answer.type, answer)]
     if not isinstance(answer, Mapping):
-        kind = type(answer).__name__
-        raise PluginError(f"its answer is of the type {kind}, not a dict of types and backends")
+        raise PluginError(f"its answer is of the type {type(answer).__name__}, not a Backend")
     return answer.items()
 
 
@@ -482,15 +478,11 @@ def _one_line(error: Exception) -> str:
         return error.message.replace("\n", " ")
     if isinstance(error, pluggy.PluginValidationError):
         return str(error).replace("\n", " ")
-    return describe(error)
+    return isolation.describe(error)
 
 
 def _note(
-    report: PluginReport,
-    where: str,
-    reason: str,
-    hint: str = "",
-    error: BaseException | None = None,
+    report: PluginReport, where: str, reason: str, hint: str = "", error: Exception | None = None
 ) -> None:
     report.problems.append(Problem(where=where, reason=reason, hint=hint, error=error))
 

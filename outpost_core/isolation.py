@@ -16,14 +16,6 @@ from typing import Any, Final
 from outpost_core import hookspecs
 from outpost_core.backend import Backend, Outpost, OutpostOptions
 from outpost_core.errors import PluginError
-from outpost_core.hookspecs import (
-    ASYNC_GENERATORS,
-    CAPABILITIES,
-    PLAIN,
-    PROJECT,
-    REQUIRED,
-    TRAITS,
-)
 from outpost_core.options import option_fields
 
 #: Seconds that a plugin may take to be imported, or to answer a hook that nobody awaits.
@@ -157,6 +149,8 @@ def check_backend(type_: object, backend: object) -> None:
         raise PluginError(f"the backend under {type_!r} calls itself {backend.type!r}")
     if not callable(backend.build) and not isinstance(backend.build, str):
         raise PluginError(f"its build is a {_kind(backend.build)}, not a function")
+    if not isinstance(backend.summary, str) or not callable(backend.introduce or print):
+        raise PluginError("its summary is no text, or its introduce no function")
     _check_capabilities(backend.capabilities)
     options: object = backend.options_class
     if not isinstance(options, type) or not issubclass(options, OutpostOptions):
@@ -185,13 +179,17 @@ def check_outpost(outpost: object) -> None:
         # one such object breaks pluggy's own lists for all others
         raise PluginError("its objects cannot be hashed (a dataclass needs eq=False)")
     _check_capabilities(outpost.capabilities)
-    promised = {c: CAPABILITIES[c] for c in sorted(outpost.capabilities) if c in CAPABILITIES}
-    for hook in (*REQUIRED, *promised.values()):
+    promised = {
+        c: hookspecs.CAPABILITIES[c]
+        for c in sorted(outpost.capabilities)
+        if c in hookspecs.CAPABILITIES
+    }
+    for hook in (*hookspecs.REQUIRED, *promised.values()):
         if problem := _wrong_with_method(kind, hook):
             why = next((f" (capability {c!r})" for c, h in promised.items() if h == hook), "")
             raise PluginError(problem + why)
     for name in dir(kind):
-        marker = getattr(inspect.getattr_static(kind, name), f"{PROJECT}_impl", None)
+        marker = getattr(inspect.getattr_static(kind, name), f"{hookspecs.PROJECT}_impl", None)
         if marker and marker.get("specname"):
             raise PluginError(f"{name} uses specname, which a narrowed call can not tell apart")
 
@@ -199,7 +197,7 @@ def check_outpost(outpost: object) -> None:
 def _check_capabilities(declared: object) -> None:
     if not isinstance(declared, set | frozenset):
         raise PluginError(f"its capabilities are a {_kind(declared)}, not a frozenset")
-    if unknown := declared - CAPABILITIES.keys() - TRAITS.keys():
+    if unknown := declared - hookspecs.CAPABILITIES.keys() - hookspecs.TRAITS.keys():
         raise PluginError(f"it declares unknown capabilities {sorted(map(str, unknown))}")
 
 
@@ -207,11 +205,11 @@ def _wrong_with_method(kind: type, hook: str) -> str:
     method = inspect.getattr_static(kind, hook, None)
     if method is None:
         return f"{hook} is missing"
-    if not getattr(method, f"{PROJECT}_impl", None):
+    if not getattr(method, f"{hookspecs.PROJECT}_impl", None):
         return f"{hook} has no @hookimpl of its own"
-    if hook in ASYNC_GENERATORS:
+    if hook in hookspecs.ASYNC_GENERATORS:
         right, want = inspect.isasyncgenfunction(method), "an async generator (async def … yield)"
-    elif hook in PLAIN:
+    elif hook in hookspecs.PLAIN:
         right, want = not inspect.iscoroutinefunction(method), "a plain function"
     else:
         right, want = inspect.iscoroutinefunction(method), "a coroutine function (async def)"
@@ -225,7 +223,7 @@ def _kind(value: object) -> str:
 def check_implementation(hook: Any, implementation: Any) -> None:
     """Refuse what pluggy would take, and would never call as its author thinks."""
     name, function = hook.name, implementation.function
-    plain = not _is_async(hook.spec.function) and name not in ASYNC_GENERATORS
+    plain = not _is_async(hook.spec.function) and name not in hookspecs.ASYNC_GENERATORS
     if plain and _is_async(function):
         raise PluginError(f"{name} must be a plain function, since nobody awaits it")
     if implementation.wrapper or implementation.hookwrapper:
@@ -246,7 +244,7 @@ def unmarked(plugin: object) -> list[str]:
     found = []
     for name in HOOKS:
         function = inspect.getattr_static(plugin, name, None)
-        if inspect.isroutine(function) and not hasattr(function, f"{PROJECT}_impl"):
+        if inspect.isroutine(function) and not hasattr(function, f"{hookspecs.PROJECT}_impl"):
             found.append(name)
     return found
 

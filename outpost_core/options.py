@@ -131,6 +131,10 @@ def _describe(options: type, f: dataclasses.Field[Any], hint: Any) -> OptionFiel
         raise PluginError(
             f"the option {f.name!r} has the unit {field.unit!r}", hint="use duration or bytes"
         )
+    for word, kind in (("help", str), ("metavar", str), ("min", int | float), ("max", int | float)):
+        said = getattr(field, word)
+        if said is not None and not isinstance(said, kind):
+            raise PluginError(f"the option {f.name!r} has {said!r} as its {word}")
     fits = isinstance(made, int | float if base is float else base) or (made is None and optional)
     if not required and (not fits or (isinstance(made, bool) and base is not bool)):
         raise PluginError(f"the option {f.name!r} has the default {made!r}, which is no {hint}")

@@ -129,9 +129,25 @@ BAD = [
         "ZeroDivisionError",
     ),
     Bad("options-type", options("type: str = 'x'"), "'type'"),
+    Bad("summary", backend(more="").replace('summary="odd"', "summary=5"), "summary"),
+    Bad("introduce", backend(more=", introduce=5"), "introduce"),
+    Bad("options-min", options("size: int = option('s', default=1, min='low')"), "'low'"),
+    Bad("options-help", options("size: int = option(5, default=1)"), "as its help"),
     Bad("build-none", backend(build="None"), "build"),
     # answers while nothing is placed
     Bad("agents-number", hook("outpost_agents", "", "return 5"), "int"),
+    Bad(
+        "agents-lazy",
+        hook(
+            "outpost_agents",
+            "",
+            "from collections import UserDict",
+            "class M(UserDict):",
+            "    def __iter__(self): 1 / 0",
+            "return M(x=1)",
+        ),
+        "ZeroDivisionError",
+    ),
     Bad("agents-raise", hook("outpost_agents", "", "raise SystemExit(1)"), "SystemExit: 1"),
     Bad("agents-value", hook("outpost_agents", "", "return {'x': 'text'}"), "str"),
     Bad(

@@ -76,6 +76,7 @@ def test_a_mistake_is_named_and_the_rest_works(machine: Machine, bad: Bad) -> No
     spawned = json.loads(machine.ok("spawn", "gt-1", "--no-rig", "--json", "--", "true"))
     assert spawned["spawned"][0]["worker"]["outpost"] == "here"
     quiet = ("types-", "capab", "options-", "build-", "agents-", "commands-", "issue-", "event-")
+    quiet += ("summary", "introduce")
     if not bad.name.startswith((*quiet, "unmarked", "prints")) or bad.name == "unmarked-policy":
         # whether it failed, or was never asked: that its policy did not decide is said
         assert f"bad-{bad.name} 1.0" in spawned["spawned"][0]["explanation"]["notes"][0]
@@ -298,7 +299,7 @@ def test_a_plugin_that_hangs_is_given_up_and_named(tmp_path: Path, where: str) -
     }[where]
     program = (
         "from outpost_core import discovery as d\n"
-        "d.contained.__wrapped__.__defaults__ = (1.0,)\n"
+        "d.isolation.contained.__wrapped__.__defaults__ = (1.0,)\n"
         f"d.Plugins.answers.__kwdefaults__['patience'] = 1.0\n{MAIN}"
     )
     keep = {k: v for k, v in os.environ.items() if not k.startswith("OUTPOST_")}

@@ -74,7 +74,7 @@ def package() -> Package:
         except OSError as error:
             raise PluginError(
                 f"{error.filename}, which SSH hosts need, cannot be read: {error.strerror}",
-                hint="pip install --force-reinstall outpost-ssh",
+                hint="in a clone of Outpost: pip install --force-reinstall ./plugins/outpost_ssh",
             ) from error
     files["outpost_ssh/__init__.py"] = b""
     files.update(_readers())
@@ -115,7 +115,7 @@ def _files_of(package: str) -> Iterator[tuple[str, bytes]]:
     if spec is None or not spec.submodule_search_locations:
         raise PluginError(
             f"{package}, which is sent to SSH hosts, is not installed as files",
-            hint="pip install --force-reinstall outpost-ssh",
+            hint="in a clone of Outpost: pip install --force-reinstall ./plugins/outpost_ssh",
         )
     folder = next(iter(spec.submodule_search_locations))
     yield from _below(folder, package.replace(".", "/"))
