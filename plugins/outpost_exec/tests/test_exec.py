@@ -75,7 +75,7 @@ ONE_PING = "q=json.loads(sys.stdin.readline())\n"
 
 def test_it_registers_and_is_offered() -> None:
     Plugins.load([]).register_outpost(make(Path("/"), "true", capabilities=("clean", "attach")))
-    assert outpost_backends()["exec"].type == "exec"
+    assert outpost_backends().type == "exec"
 
 
 def test_a_program_that_is_not_there_is_named_with_its_hint(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_mistake_in_the_file_is_told_with_its_line_and_the_nearest_word(tmp_pa
     path = tmp_path / "outposts.yaml"
     path.write_text("outposts:\n  - {name: a, type: exec, command: [x], capabilities: [cleen]}\n")
     with pytest.raises(ConfigError) as raised:
-        load_config(path, outpost_backends())
+        load_config(path, {"exec": outpost_backends()})
     assert raised.value.line == 2
     assert "clean" in raised.value.hint
 
@@ -211,7 +211,7 @@ def test_the_file_gives_lists_and_maps(tmp_path: Path) -> None:
         "outposts:\n  - name: a\n    type: exec\n    command: [node, x.js]\n"
         "    env: {A: b}\n    options: {c: d}\n    start_timeout: 1m\n"
     )
-    (outpost,) = load_config(path, outpost_backends()).outposts
+    (outpost,) = load_config(path, {"exec": outpost_backends()}).outposts
     assert isinstance(outpost.options, ExecOptions)
     assert outpost.options == ExecOptions(
         command=("node", "x.js"), env={"A": "b"}, options={"c": "d"}, start_timeout=60.0

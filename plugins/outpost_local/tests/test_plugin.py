@@ -20,9 +20,9 @@ def test_the_backend_is_found_through_its_hook():
     manager.add_hookspecs(hookspecs)
     manager.register(plugin)
     manager.check_pending()
-    (backends,) = manager.hook.outpost_backends()
-    assert set(backends) == {"local"}
-    assert backends["local"].options is LocalOptions
+    (backend,) = manager.hook.outpost_backends()
+    assert backend.type == "local"
+    assert backend.options_class is LocalOptions
     assert plugin.OUTPOST_API == hookspecs.API_VERSION
 
 
@@ -31,7 +31,7 @@ def test_an_outpost_has_every_hook_it_declares_and_opens_nothing(tmp_path, mode)
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     state = tmp_path / "state"
-    outpost = plugin.outpost_backends()["local"].make(
+    outpost = plugin.outpost_backends().make(
         "local", LocalOptions(mode=mode), BuildContext(state_dir=state)
     )
     manager.register(outpost, name="local")
@@ -46,7 +46,7 @@ def test_an_outpost_has_every_hook_it_declares_and_opens_nothing(tmp_path, mode)
 
 def test_without_tmux_attach_is_not_declared(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    outpost = plugin.outpost_backends()["local"].make(
+    outpost = plugin.outpost_backends().make(
         "local", LocalOptions(), BuildContext(state_dir=tmp_path)
     )
     assert "attach" not in outpost.capabilities
@@ -63,7 +63,7 @@ def test_neither_the_entry_point_nor_an_outpost_imports_libtmux():
 
 def test_paths_are_taken_relative_to_the_configuration(tmp_path):
     options = LocalOptions(state_path=Path("here"))
-    outpost = plugin.outpost_backends()["local"].make(
+    outpost = plugin.outpost_backends().make(
         "l", options, BuildContext(state_dir=tmp_path, config_dir=tmp_path / "c")
     )
     assert outpost.root == tmp_path / "c" / "here"

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from outpost_core.backend import Backend, BuildContext, Dialogue
 from outpost_core.hookspecs import hookimpl
-from outpost_ssh.options import CAPABILITIES, SshOptions
+from outpost_ssh.options import CAPABILITIES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from outpost_ssh.options import SshOptions
 
 OUTPOST_API = 1
 
@@ -24,15 +26,13 @@ async def introduce(
 
 
 @hookimpl
-def outpost_backends() -> Mapping[str, Backend]:
+def outpost_backends() -> Backend:
     """Return the type `ssh`."""
-    return {
-        "ssh": Backend(
-            type="ssh",
-            options=SshOptions,
-            build="outpost_ssh.outpost:SshOutpost",
-            summary="a host that is reached over SSH: the local outpost, run on the far machine",
-            capabilities=CAPABILITIES,
-            introduce=introduce,
-        )
-    }
+    return Backend(
+        type="ssh",
+        options="outpost_ssh.options:SshOptions",
+        build="outpost_ssh.outpost:SshOutpost",
+        summary="a host that is reached over SSH: the local outpost, run on the far machine",
+        capabilities=CAPABILITIES,
+        introduce=introduce,
+    )

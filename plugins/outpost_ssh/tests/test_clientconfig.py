@@ -150,10 +150,12 @@ def test_connect_timeout_counts_where_the_option_is_not_given(home):
         configured(home, f"Host vm\n  HostName 127.0.0.1\n  Port {port}\n  ConnectTimeout 1\n")
         assert "within 1s" in refused(SshOptions(host="vm")).message
         # the option that is written out counts, even where it says what is the default
-        entry = load_config(_file(home, "connect_timeout: 8s"), outpost_backends()).outposts[0]
+        entry = load_config(
+            _file(home, "connect_timeout: 8s"), {"ssh": outpost_backends()}
+        ).outposts[0]
         assert Destination.of("vm", entry.options, None).connect_timeout == 8.0
         assert resolve(Destination.of("vm", entry.options, None)).timeout == 8.0
-        entry = load_config(_file(home, "port: 22"), outpost_backends()).outposts[0]
+        entry = load_config(_file(home, "port: 22"), {"ssh": outpost_backends()}).outposts[0]
         assert resolve(Destination.of("vm", entry.options, None)).timeout == 1.0
 
 

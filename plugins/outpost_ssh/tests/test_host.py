@@ -478,5 +478,5 @@ def test_a_hostile_option_in_the_file_is_told_with_its_line(tmp_path):
     path = tmp_path / "outposts.yaml"
     path.write_text("outposts:\n  - {name: vm1, type: ssh, host: '-oProxyCommand=x'}\n")
     with pytest.raises(UsageError, match="not the name of a host") as caught:
-        load_config(path, outpost_backends())
+        load_config(path, {"ssh": outpost_backends()})
     assert f"{path}:2:" in str(caught.value)

@@ -54,7 +54,7 @@ def add(server: Sshd, file: Path, *more: str) -> Result:
 
 
 def written(file: Path) -> SshOptions:
-    made = load_config(file, outpost_backends()).outposts[-1].options
+    made = load_config(file, {"ssh": outpost_backends()}).outposts[-1].options
     assert isinstance(made, SshOptions)
     return made
 

@@ -16,7 +16,8 @@ def told(folder: Path, entry: str, defaults: str = "") -> list[str]:
         f"outposts:\n  - name: vm1\n    type: ssh\n    host: h\n{entry}defaults:\n{defaults}"
     )
     return [
-        one.replace(str(file), "FILE") for one in warnings(load_config(file, outpost_backends()))
+        one.replace(str(file), "FILE")
+        for one in warnings(load_config(file, {"ssh": outpost_backends()}))
     ]
 
 
