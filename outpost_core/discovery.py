@@ -299,13 +299,10 @@ class Plugins:
 
     def hook_of(self, outpost: str, hook: str) -> Any:
         """Return a caller that reaches one outpost's implementation of `hook` alone."""
-        plugins = self.pm.get_plugins()
-        known = self._reaching.get((outpost, hook))
+        plugins, known = self.pm.get_plugins(), self._reaching.get((outpost, hook))
         if known is None or known[0] != plugins:  # made anew where somebody came or went
-            me = self.pm.get_plugin(outpost)
-            others = [plugin for plugin in plugins if plugin is not me]
-            known = plugins, self.pm.subset_hook_caller(hook, others)
-            self._reaching[outpost, hook] = known
+            caller = self.pm.subset_hook_caller(hook, plugins - {self.pm.get_plugin(outpost)})
+            known = self._reaching[outpost, hook] = plugins, caller
         return known[1]
 
     def each(self, hook: str, *trouble: Trouble, **arguments: Any) -> Iterator[Any]:

@@ -25,6 +25,7 @@ WIRE_VERSION = 1
 _PLAIN = frozenset((NoneType, bool, int, float, str))
 #: dataclass → its fields, and whether each is a float: `60` and `60.0` must be the same order.
 _FIELDS: dict[type, tuple[tuple[str, bool], ...]] = {}
+_UNIONS = (Union, UnionType)
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
@@ -33,10 +34,6 @@ def to_json(value: object) -> Json:
     kind = type(value)
     if kind in _PLAIN:
         return cast("Json", value)
-    if kind is dict:
-        return {str(key): to_json(item) for key, item in value.items()}  # type: ignore[attr-defined]
-    if kind is tuple:
-        return [item if type(item) in _PLAIN else to_json(item) for item in value]  # type: ignore[attr-defined]
     fields = _FIELDS.get(kind)
     if fields is not None:
         return {
@@ -46,19 +43,19 @@ def to_json(value: object) -> Json:
             for name, is_float in fields
             for item in (getattr(value, name),)
         }
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
     if isinstance(value, Secrets):
         return cast("Json", sorted(value))
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
     if dataclasses.is_dataclass(kind):
         _FIELDS[kind] = tuple(
-            (name, hint is float or float in get_args(hint)) for name, hint, _ in _fields(kind)
+            (name, hint is float or float in get_args(hint)) for name, hint, *_ in _fields(kind)
         )
         return to_json(value)
     if isinstance(value, State):
         return value.value
-    if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
     if isinstance(value, frozenset | set):
         return [*sorted(str(item) for item in value)]
     if isinstance(value, bool | int | float | str):
@@ -109,7 +106,7 @@ def _leave_later_out(value: object, shape: Any) -> None:
         inner = getattr(value, name)
         if aside or (later and inner == default):
             del shape[name]
-        elif dataclasses.is_dataclass(inner):
+        elif type(inner) in _FIELDS:  # a dataclass, of which `to_json` has just made `shape`
             _leave_later_out(inner, shape[name])
 
 
@@ -133,15 +130,17 @@ def digest_of(text: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _fields(kind: type) -> tuple[tuple[str, Any, bool], ...]:
+def _fields(kind: type) -> tuple[tuple[str, Any, bool, frozenset[Any]], ...]:
     hints = get_type_hints(kind)
     return tuple(
         (
             f.name,
-            hints[f.name],
+            hint,
             f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING,
+            _PLAIN.intersection(get_args(hint) if get_origin(hint) in _UNIONS else (hint,)),
         )
         for f in dataclasses.fields(kind)
+        for hint in (hints[f.name],)
     )
 
 
@@ -150,14 +149,16 @@ def _build(kind: Any, data: Any, where: str) -> Any:
         if not isinstance(data, dict):
             raise UsageError(f"{where}: an object was expected, not {type(data).__name__}")
         values: dict[str, Any] = {}
-        for name, hint, required in _fields(kind):  # type: ignore[arg-type]
+        for name, hint, required, plain in _fields(kind):  # type: ignore[arg-type]
             if name in data:
-                values[name] = _build(hint, data[name], f"{where}.{name}")
+                item = data[name]
+                as_it_is = type(item) in plain
+                values[name] = item if as_it_is else _build(hint, item, f"{where}.{name}")
             elif required:
                 raise UsageError(f"{where}: {name!r} is missing")
         return kind(**values)  # type: ignore[operator]
     origin = get_origin(kind)
-    if origin in (Union, UnionType):
+    if origin in _UNIONS:
         options = get_args(kind)
         if any(get_origin(option) is dict for option in options):  # the alias Json
             return data
