@@ -31,6 +31,7 @@ COMMANDS: dict[tuple[str, ...], list[tuple[str, ...]]] = {
     ("retry",): [("retry", "fail"), ("retry", "--failed"), ("retry", EVIL)],
     ("continue",): [("continue", "done", EVIL), ("continue", "fail", EVIL)],
     ("explain",): [("explain", "new", *ORDER, "--", "true"), ("explain", EVIL, "--", "true")],
+    ("events",): [("events",), ("events", "busy"), ("events", EVIL), ("events", "--after", "0")],
     ("wait",): [("wait", "fail", "gone", "done"), ("wait", "busy", "--timeout", "1s"),
                 ("wait", EVIL)],
     ("workers",): [("workers",), ("workers", "--all"), ("workers", "--issue", EVIL)],

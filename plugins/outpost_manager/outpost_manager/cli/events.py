@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 def events(
     session: Session, worker: str | None, follow_: bool, after: int | None, limit: int
 ) -> None:
-    """Show what happened to workers and outposts, in the order of the event log.
+    """Show what happened to workers and outposts.
 
-    WORKER is its id, or an issue's id for its newest attempt; without it, of all. What other
+    The newest events of the log, oldest first. WORKER is its id, or an issue's id for its newest attempt; without it, of all. What other
     programs on this machine do is shown too. With -f and --json, each line is one event.
 
     \b

@@ -84,7 +84,7 @@ class LateStarts:
             return
         if first:
             _log.info("%s was given up, and %s started it: stopped", worker.id, worker.outpost)
-            await self.ledger.note(
+            self.ledger.note_soon(
                 Event(
                     kind="stop",
                     at=time.time(),
