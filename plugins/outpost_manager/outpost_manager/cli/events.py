@@ -27,8 +27,9 @@ def events(
 ) -> None:
     """Show what happened to workers and outposts.
 
-    The newest events of the log, oldest first. WORKER is its id, or an issue's id for its newest attempt; without it, of all. What other
-    programs on this machine do is shown too. With -f and --json, each line is one event.
+    The newest events of the log, oldest first, also of what other programs on this machine do.
+    WORKER is its id, or an issue's id for its newest attempt; without it, of all. With -f and
+    --json, each line is one event.
 
     \b
     Examples:
