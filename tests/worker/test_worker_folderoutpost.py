@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 
 from outpost_core.backend import BuildContext, OutpostOptions
-from outpost_core.errors import SpawnRefusedError
+from outpost_core.errors import PluginError, SpawnRefusedError
 from outpost_core.types import Agent, Delivery, Issue, Order, State, WorkerStatus
 from outpost_shared.programs import base_env
 from outpost_testing import waiting
 from outpost_testing.gitrig import GitRig
 from outpost_worker import FolderOutpost
 from outpost_worker.folder import publish
+from outpost_worker.recovery import cleaning
 
 
 class Wrapped(FolderOutpost):
@@ -70,6 +71,37 @@ def test_a_wrapper_that_is_missing_refuses_the_spawn_and_leaves_nothing(tmp_path
         assert not (tmp_path / "workers" / "gt-1.1").exists()
 
     asyncio.run(main())
+
+
+def test_a_worker_that_is_cleaned_while_it_is_adopted_is_made_with_its_wrapper(
+    tmp_path, monkeypatch
+):
+    async def main() -> None:
+        outpost, one = make(tmp_path, Wrapped), order("nice")
+        await outpost.outpost_spawn(one)
+        await end(outpost, "gt-1.1")
+        real = publish.publish
+
+        def after_a_clean(root, *args, **more):
+            folder = root / "workers" / "gt-1.1"
+            assert cleaning.clean(root, folder, force=False).removed
+            return real(root, *args, **more)
+
+        monkeypatch.setattr(publish, "publish", after_a_clean)
+        await outpost.outpost_spawn(one)
+        await end(outpost, "gt-1.1")
+        log = b"".join([piece async for piece in outpost.outpost_logs("gt-1.1", 0, True)])
+        assert int(log) == min(os.nice(0) + 1, 19)
+
+    asyncio.run(main())
+
+
+def test_a_wrapper_that_is_text_is_the_authors_mistake(tmp_path):
+    class Text(Wrapped):
+        before = "nice -n 1"
+
+    with pytest.raises(PluginError, match="wrap of Text is text, not a list of words"):
+        asyncio.run(make(tmp_path, Text).outpost_spawn(order("nice")))
 
 
 def test_a_wrapped_worker_is_adopted_by_an_outpost_without_a_wrapper(tmp_path):

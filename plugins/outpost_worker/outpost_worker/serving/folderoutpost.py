@@ -8,10 +8,10 @@ folder at once, and each may be killed at any time.
 A subclass says what is its own, by overriding one or more of:
 
 - `wrap`: a command that stands before the agent's (`nice`, a sandbox, a container);
-- `supervisor`, `start` or `start_all`: how a worker's supervisor is started;
+- `supervisor_command`, `start` or `start_all`: how a worker's supervisor is started;
 - `admit`: what is refused before anything is made;
 - `agent_env`, `fence`, `rig_here`: what an agent gets, and may;
-- `as_told`: a last look at each status before anybody is told.
+- `adjust_status`: the last change to a status before it is reported.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from outpost_core.backend import BuildContext, Outpost, OutpostOptions
 from outpost_core.errors import (
     NotFoundError,
     OutpostError,
+    PluginError,
     SpawnRefusedError,
     UnreachableError,
     UsageError,
@@ -93,8 +94,8 @@ class FolderOutpost(Outpost):
         it, since others can read a command line. The fence, if there is one, stands around both.
 
         One that becomes the agent (`exec`, as `nice`, `env` and most sandboxes do) changes nothing
-        about how the agent's end is told. For one that stays in between, the exit code is what it
-        hands on.
+        about how the agent's end is reported. For one that stays in between, the exit code is what
+        it hands on.
         """
         return ()
 
@@ -334,13 +335,12 @@ class FolderOutpost(Outpost):
             folder = self.root / files.WORKERS / order.worker
         except UnreachableError as error:
             raise SpawnRefusedError(error.message, hint=error.hint) from error
-        env = self.agent_env()
-        wrap: Mapping[str, Any] | None = None
+        env, wrap = self.agent_env(), self._wrapper(order)
         if not folder.exists():
             if why := unfit():
                 raise SpawnRefusedError(why, hint=ELSEWHERE)
             self.admit(order)
-            wrap = self._wrapper(order, env)
+            self._check_wrapper(wrap, env)
         try:
             publish.publish(
                 self.root,
@@ -360,23 +360,35 @@ class FolderOutpost(Outpost):
             self.prepare(order, folder)
         return folder, to_begin
 
-    def _wrapper(self, order: Order, env: Mapping[str, str]) -> dict[str, Any] | None:
-        """Return `wrap` of `launch.json`, once it is certain that the program is there.
+    def _wrapper(self, order: Order) -> dict[str, Any] | None:
+        """Return `wrap` of `launch.json`.
 
         Raises:
-            SpawnRefusedError: it is not, so no agent could be started.
+            PluginError: what `wrap` returned is text.
         """
-        argv = [*self.wrap(order)]
+        argv = self.wrap(order)
+        if isinstance(argv, str):
+            raise PluginError(f"wrap of {type(self).__name__} is text, not a list of words")
         if not argv:
             return None
+        return {"argv": [*argv]} | ({"own_files": True} if self.wrap_has_own_files else {})
+
+    def _check_wrapper(self, wrap: Mapping[str, Any] | None, env: Mapping[str, str]) -> None:
+        """Refuse a worker whose agent could not be started.
+
+        Raises:
+            SpawnRefusedError: the program that stands before it is not there.
+        """
+        if wrap is None:
+            return
+        program = wrap["argv"][0]
         try:
-            launch.find_wrapper(argv[0], env)
+            launch.find_wrapper(program, env)
         except OSError as error:
             raise SpawnRefusedError(
-                f"{self.name} starts agents through {argv[0]!a}: {error.strerror}",
-                hint=f"install {argv[0]} on that machine, or change the options of {self.name}",
+                f"{self.name} starts agents through {program!a}: {error.strerror}",
+                hint=f"install {program} on that machine, or change the options of {self.name}",
             ) from error
-        return {"argv": argv} | ({"own_files": True} if self.wrap_has_own_files else {})
 
     def _status(self, folder: Path) -> WorkerStatus:
         return self.adjust_status(status.read(folder))
