@@ -21,6 +21,7 @@ from functools import lru_cache
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from importlib.metadata import EntryPoint
     from typing import Any
 
     from outpost_agents.account import Account
@@ -118,16 +119,29 @@ def passed_over() -> list[str]:
 @lru_cache(maxsize=1)
 def _declared() -> tuple[dict[str, str], list[str]]:
     """Look for entry points, once per program."""
-    from importlib.metadata import entry_points
-
     found: dict[str, str] = {}
     not_used = []
-    for point in sorted(entry_points(group=GROUP), key=lambda one: (one.name, one.value)):
+    for point in sorted(_entry_points(), key=lambda one: (one.name, one.value)):
         ours = "Outpost itself" if point.name in BUILT_IN or point.name == PLAIN else ""
         first = ours or found.setdefault(point.name, point.value)
         if first != point.value:
             not_used.append(f"{point.value} is not used: {first} reads {point.name!r} already")
     return found, not_used
+
+
+def _entry_points() -> list[EntryPoint]:
+    """Return those of the group; a package whose list cannot be read hides none of the others."""
+    from contextlib import suppress
+    from importlib.metadata import distributions, entry_points
+
+    try:
+        return [*entry_points(group=GROUP)]
+    except Exception:  # noqa: BLE001 - whatever is in there; `outpost plugins` names the package
+        found: list[EntryPoint] = []
+        for distribution in distributions():
+            with suppress(Exception):
+                found += distribution.entry_points.select(group=GROUP)
+        return found
 
 
 @lru_cache(maxsize=64)
