@@ -38,4 +38,6 @@ def _row(what: str, n: int, each: Callable[[str], float]) -> Row:
         ours=ms(ours),
         against=f"`fence: off` {ms(without)}",
         ratio=ours / without,
+        goal="≤ 1.5 ×",
+        met=ours / without <= 1.5,
     )
