@@ -50,7 +50,7 @@ ENVIRONMENT = """\
 | `OUTPOST_CONFIG` | path of `outposts.yaml` |
 | `OUTPOST_STATE` | the state folder |
 | `OUTPOST_LOG` | `warning`, `info` or `debug` logs on standard error, `debug:FILE` into a file |
-| `OUTPOST_DEBUG` | `1` shows tracebacks of unexpected errors |
+| `OUTPOST_DEBUG` | `1` shows tracebacks of unexpected errors, and of the errors of plugins |
 | `NO_COLOR` | no colour |
 
 ## Exit codes
