@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -108,4 +109,27 @@ def test_an_order_that_cannot_be_amended_is_not_placed_and_says_whose_mistake_it
     manager = make(a)
     report = PluginReport(entry_point="amender", package="outpost-amender", version="1")
     manager.plugins.add(Bad(), report)
+    run(manager, body)
+
+
+def test_a_plugin_that_hangs_holds_up_no_other_order(make: Make) -> None:
+    go = threading.Event()
+
+    class Hangs:
+        @hookimpl
+        def outpost_order(self, order: Order) -> None:
+            if order.issue.id == "gt-1":
+                go.wait(60)
+
+    config = "outposts:\n  - {name: a, type: fake}\ndefaults: {spawn_timeout: 0.5}\n"
+
+    async def body(manager: Manager) -> None:
+        with pytest.raises(PluginError, match=r"who amends orders \(hangs\) did not answer"):
+            await manager.spawn(order())
+        assert (await manager.spawn(order("gt-2"))).worker.id == "gt-2.1"
+        assert await manager.ledger.worker("gt-1.1") is None
+        go.set()
+
+    manager = make(FakeOutpost("a"), config=config)
+    manager.plugins.add(Hangs(), PluginReport(entry_point="hangs"))
     run(manager, body)

@@ -478,9 +478,20 @@ class Manager:
         """Return each order as the plugins want it (`outpost_order`), or why it is not placed."""
         if not self.plugins.pm.hook.outpost_order.get_hookimpls():
             return [*orders]
-        from outpost_manager.placing.amending import amend_all
+        import asyncio
 
-        return await self._ask(lambda: amend_all(self.plugins, orders))
+        from outpost_manager.placing.amending import amend_all, unanswered
+
+        patience = self.config.defaults.spawn_timeout
+        thread = WorkThread("amending")  # of its own: one that hangs holds up these orders alone
+        try:
+            return await asyncio.wait_for(
+                thread.run(lambda: amend_all(self.plugins, orders)), patience
+            )
+        except TimeoutError:
+            return [unanswered(self.plugins, order, patience) for order in orders]
+        finally:
+            thread.end(0.0)
 
     async def _place(
         self, orders: Sequence[Order], on: str | None, progress: Callable[[Event], None] | None

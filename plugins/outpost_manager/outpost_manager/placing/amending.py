@@ -35,6 +35,16 @@ def amend_all(plugins: Plugins, orders: Sequence[Order]) -> list[Order | Outpost
     return found
 
 
+def unanswered(plugins: Plugins, order: Order, patience: float) -> OutpostError:
+    """Return why an order is not placed that was not amended in time."""
+    asked = ", ".join(plugins.who(name) for name, _ in plugins.callers(_HOOK))
+    return PluginError(
+        f"{order.worker} is not placed: who amends orders ({asked}) did not answer within"
+        f" {patience:g} s",
+        hint="without that package the order is placed as it is",
+    )
+
+
 def amend(plugins: Plugins, order: Order) -> Order:
     """Return an order as the plugins want it.
 
