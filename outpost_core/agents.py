@@ -29,7 +29,7 @@ class AgentPreset:
             that a key never reaches another server than the caller's own agent would use.
         summary: one line for lists.
         install: the command that installs it.
-        resume: program and arguments that go on with a session of before, headless; `{session}`
+        resume: program and arguments that continue with a session of before, headless; `{session}`
             is replaced by its id. None when it cannot.
         model_args: arguments that choose a model; `{model}` is replaced. Empty when it cannot.
         budget_args: arguments that let the agent itself keep within `{budget}` USD. Empty when

@@ -84,7 +84,7 @@ class ConfigError(UsageError):
 
 
 class PluginError(OutpostError):
-    """A package that cannot be used; the rest goes on without it."""
+    """A package that cannot be used; the rest keeps working without it."""
 
     exit_code = 2
 

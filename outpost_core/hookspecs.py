@@ -82,7 +82,7 @@ async def outpost_ping() -> Health:
 def outpost_logs(worker: str, offset: int, follow: bool) -> AsyncIterator[bytes]:
     """Yield the worker's output from byte `offset` on (an async generator).
 
-    With `follow`, goes on until the worker has ended and all of its output was yielded. An
+    With `follow`, continues until the worker has ended and all of its output was yielded. An
     offset beyond the end yields nothing (with `follow`: waits).
 
     Raises:
@@ -185,7 +185,7 @@ def outpost_bootstrap(agents: Sequence[str], dry_run: bool) -> AsyncIterator[Ste
 
 @hookspec
 async def outpost_close() -> None:
-    """Let go of connections and files; workers go on."""
+    """Let go of connections and files; workers keep running."""
 
 
 # --- anyone -----------------------------------------------------------------------------------

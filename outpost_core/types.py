@@ -217,7 +217,7 @@ class Limits:
         checkpoint_every: seconds between checkpoints of unpushed work; 0 for none.
         cpu: cores that the worker wants, for placement; None when nobody said.
         memory: bytes that the worker wants, for placement; None when nobody said.
-        final_grace: seconds that an agent may go on after it has reported its end (the last
+        final_grace: seconds that an agent may continue after it has reported its end (the last
             record of its output) before it is ended and its work delivered; 0 for no limit.
         max_agent_cost_usd: USD that the agent may spend; at that it is ended, with its work
             rescued. None for no limit.
@@ -575,9 +575,9 @@ class Finding:
 
     Args:
         check: what was looked at (`tmux`).
-        ok: True good, False to be mended, None worth knowing.
+        ok: True good, False to be fixed, None worth knowing.
         detail: what was found.
-        hint: the command or step that mends it.
+        hint: the command or step that fixes it.
     """
 
     check: str

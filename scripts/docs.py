@@ -62,7 +62,7 @@ ENVIRONMENT = """\
 | 3 | no outpost could take it |
 | 4 | not found |
 | 5 | unreachable |
-| 130 | Ctrl-C; workers go on |
+| 130 | Ctrl-C; workers keep running |
 """
 
 
@@ -104,7 +104,7 @@ the Gas Towns around the current folder, the nearest first, and in the user's co
 (`~/.config/outpost/outposts.yaml`); the first that counts is used. With none, there is one
 outpost: this machine. `outpost config show` says which file was read, why not the others, and
 where each value came from; `outpost config check` reads it and says what is wrong, and what is
-hardly meant, with line and column.
+probably a mistake, with line and column.
 
 A town's file counts once you have said `outpost trust`, and again when it was changed; that file
 and your own count only where nobody but you and root can write them and the folders above them

@@ -171,7 +171,7 @@ def test_the_pieces_of_geminis_last_message_are_put_together(tmp_path: Path) -> 
     def said(text: str, role: str = "assistant") -> dict[str, Any]:
         return {"type": "message", "role": role, "content": text, "delta": True}
 
-    parts = (said("old"), said("go on", "user"), said("It "), said("works."))
+    parts = (said("old"), said("continue", "user"), said("It "), said("works."))
     assert read(tmp_path, "gemini-json", *parts)["message"] == "It works."
 
 

@@ -108,7 +108,7 @@ def test_a_session_is_gone_on_with(name: str) -> None:
 
 def test_what_an_agent_cannot_be_told_is_refused() -> None:
     presets = {"batch": AgentPreset(name="batch", headless=("batch",), interactive=None)}
-    with pytest.raises(UnsupportedError, match="go on with a session"):
+    with pytest.raises(UnsupportedError, match="continue with a session"):
         resolve("batch", presets, interactive=False, session="x")
     with pytest.raises(UnsupportedError, match="given a model") as caught:
         resolve("batch", presets, interactive=False, model="x")

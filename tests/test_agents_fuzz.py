@@ -133,7 +133,7 @@ def test_a_later_word_does_not_unsay_what_was_spent() -> None:
     watch = Watch(account("claude-stream-json"), {"max_agent_cost_usd": 2.0})
     watch.feed(b'{"type":"result","subtype":"success","num_turns":3,"total_cost_usd":2.5}\n')
     watch.feed(b'{"type":"result","subtype":"success","num_turns":1,"total_cost_usd":0}\n')
-    watch.feed(b'{"type":"assistant","message":{"id":"m"}}\n')  # it goes on
+    watch.feed(b'{"type":"assistant","message":{"id":"m"}}\n')  # it continues
     watch.news()
     assert watch.shown is not None
     assert (watch.shown["turns"], watch.shown["cost_usd"]) == (3, 2.5)

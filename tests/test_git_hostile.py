@@ -724,7 +724,7 @@ def test_the_agents_repository_is_left_as_it_is(rig: GitRig, worker: GitWorker) 
     worker.save()
     worker.deliver()
     assert state() == before
-    worker.commit("later", "1")  # whoever goes on there is not forgotten either
+    worker.commit("later", "1")  # whoever continues there is not forgotten either
     assert worker.unpushed()
     worker.save(ended=True)
     assert "later" in rig.files(REF)

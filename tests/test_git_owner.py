@@ -1,4 +1,4 @@
-"""Refs for unpushed work belong to the ledger that ordered them, and bundles are gone on from."""
+"""Refs for unpushed work belong to the ledger that ordered them, and bundles are continued from."""
 
 from __future__ import annotations
 

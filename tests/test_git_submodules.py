@@ -518,7 +518,7 @@ class TestCheckpoint:
 
 
 class TestAgain:
-    """`--again` goes on from what was kept of a submodule, where it is kept."""
+    """`--again` continues from what was kept of a submodule, where it is kept."""
 
     @pytest.fixture
     def failed(self, rig: GitRig, lib: Path, worker: GitWorker) -> str:

@@ -238,7 +238,7 @@ def test_an_attempt_goes_where_the_work_is_that_it_goes_on_from(tmp_path: Path) 
             return error
 
     error = asyncio.run(edge())
-    assert "here: the work that it goes on from is kept at elsewhere alone" in error.message
+    assert "here: the work that it continues from is kept at elsewhere alone" in error.message
     assert "--from-base" in error.hint
 
 

@@ -114,7 +114,7 @@ def test_ctrl_c_leaves_a_real_worker_that_can_be_found_again(own_tmp):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert b"gt-1.1 goes on" in err
+    assert b"gt-1.1 keeps running" in err
     (worker,) = json.loads(run(*state, "workers", "--json").stdout)["workers"]
     assert (worker["id"], worker["status"]) == ("gt-1.1", "working")
     (own_tmp / "go").unlink()

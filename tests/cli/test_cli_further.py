@@ -82,7 +82,7 @@ def test_retry_of_what_never_began_keeps_its_number(outpost):
 
 
 class Presets:
-    """An agent that can go on with a session, and one that cannot."""
+    """An agent that can continue with a session, and one that cannot."""
 
     @hookimpl
     def outpost_agents(self) -> dict[str, AgentPreset]:
@@ -114,7 +114,7 @@ def delivered(outpost):
 def test_continue_goes_on_with_branch_and_session(delivered):
     result = delivered.run("continue", "x0", "also", "add a test")
     assert result.exit_code == 0, result.stderr
-    assert "x0.2: goes on with the session s-1 at here" in result.stderr
+    assert "x0.2: continues with the session s-1 at here" in result.stderr
     order = delivered.here._world.orders["x0.2"]
     assert order.agent.argv == ("remembers", "--session=s-1", "--json", "--", "{prompt}")
     assert order.resume == "c" * 40

@@ -40,7 +40,7 @@ def test_ctrl_c_while_waiting_leaves_the_worker(outpost):
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert b"Traceback" not in seen + err
-    assert b"gt-1.1 goes on." in err
+    assert b"gt-1.1 keeps running." in err
     assert b"outpost logs -f gt-1.1" in err
 
 
@@ -52,7 +52,7 @@ def test_ctrl_c_while_following_leaves_the_worker(outpost):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert b"goes on" in err
+    assert b"keeps running" in err
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_nudge_peek_attach(ended):
     assert ended.ok("peek", "busy", "--lines", "1") == "two\\x1b[2J\n"
     assert ended.json("peek", "busy")["text"] == "one\ntwo\x1b[2J"
     assert ended.json("peek", "busy")["worker"] == "busy.1"
-    assert ended.ok("attach", "busy") == "busy.1 goes on\n"
+    assert ended.ok("attach", "busy") == "busy.1 keeps running\n"
     assert ended.json("attach", "done", code=2)["error"]["hint"] == "outpost logs done.1"
 
 
@@ -193,7 +193,7 @@ def test_following_goes_on_after_a_dropped_line(ended, monkeypatch):
     monkeypatch.setattr("outpost_shared.backoff.Backoff.pause", lambda self: 0.0)
     result = ended.run("logs", "-f", "done")
     assert result.stdout == "abcdef"
-    assert "the line is cut; it goes on, trying again" in result.stderr
+    assert "the line is cut; still trying" in result.stderr
     assert offsets == [0, 3]
 
 

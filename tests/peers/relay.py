@@ -107,7 +107,7 @@ class Relay:
         self._do(self._freeze())
 
     def half_close(self, way: Way) -> None:
-        """End one direction of all connections in an orderly way; the other goes on."""
+        """End one direction of all connections in an orderly way; the other keeps going."""
         self._do(self._half_close(way))
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:

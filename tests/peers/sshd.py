@@ -164,7 +164,7 @@ class Sshd:
         self.start()
 
     def drop_sessions(self) -> int:
-        """Ends all connections, and what they run; the server goes on. Returns how many ended."""
+        """Ends all connections, and what they run; the server continues. Returns how many ended."""
         found = self._sessions()
         _kill_all(found)
         return len(found)

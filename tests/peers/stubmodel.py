@@ -179,7 +179,7 @@ class StubModel:
         block: dict[str, Any] = {"type": "text", "text": ""}
         delta, stop = {"type": "text_delta", "text": self.answer}, "end_turn"
         if self._works and "Bash" in tools and not shown:
-            # an id of its own, also in a session that goes on
+            # an id of its own, also in a session that continues
             number = f"toolu_{len(self.requests)}"
             block = {"type": "tool_use", "id": number, "name": "Bash", "input": {}}
             arguments = json.dumps({"command": self.command, "description": "Do the work"})

@@ -194,7 +194,7 @@ git("commit", "-qm", "e")
 
 
 def test_the_environment_of_the_caller_is_nowhere(desk):
-    """Neither in the agent's own, nor in that of any process that lives on."""
+    """Neither in the agent's own, nor in that of any process that keeps living."""
     desk.spawn("e-1", """
 with open(os.path.join(loot, "env"), "w") as file:
     json.dump(dict(os.environ), file)

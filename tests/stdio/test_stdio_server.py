@@ -214,7 +214,7 @@ def test_params_of_the_wrong_shape_are_a_usage_error(method: str, params: dict[s
     async def run() -> None:
         async with talking(Recorder()) as (peer, _):
             assert (await ask(peer, method, params))["error"]["kind"] == "usage"
-            assert (await ask(peer, "ping"))["result"]["ok"]  # and it goes on
+            assert (await ask(peer, "ping"))["result"]["ok"]  # and it continues
 
     asyncio.run(run())
 

@@ -19,7 +19,7 @@ def nothing_known() -> Iterator[None]:
 
 @pytest.fixture
 def no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on macOS; `ps` goes on to work, since its own `/proc` is there."""
+    """As on macOS; `ps` continues to work, since its own `/proc` is there."""
     monkeypatch.setattr(process, "start_time", lambda pid: 0)
     monkeypatch.setattr(process, "boot_id", lambda: "")
 

@@ -27,7 +27,7 @@ setsid sh -c 'echo $$ > session; exec sleep 300' &
 env -i /bin/sh -c 'trap "" TERM; echo $$ > deaf; while :; do sleep 1; done' &
 sh -c 'kill -STOP $$; sleep 300' & echo $! > stopped
 """
-#: Goes on once all of them run.
+#: Continues once all of them run.
 NAMES = ("plain", "session", "forked", "deaf", "stopped")
 ALL = f"for name in {' '.join(NAMES)}; do until test -s $name; do sleep 0.01; done; done"
 

@@ -158,7 +158,7 @@ class ExecOutpost(StdioOutpost):
 
     @hookimpl
     async def outpost_close(self) -> None:
-        """End the program; its workers go on."""
+        """End the program; its workers keep running."""
         await super().outpost_close()
         while self._ending:
             await asyncio.wait(self._ending)

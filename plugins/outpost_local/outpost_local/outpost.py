@@ -269,7 +269,7 @@ class LocalOutpost(FolderOutpost):
             await asyncio.to_thread(self._starter.show, folder)
         elif not await asyncio.to_thread(self._tmux.has, worker):
             raise OutpostError(
-                f"the terminal of {worker} is gone (its tmux session was ended); the work goes on",
+                f"the terminal of {worker} is gone (its tmux session ended); the work continues",
                 hint=f"outpost logs -f {worker}",
             )
         return self._tmux.attach_argv(worker, read_only=not typed)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from libtmux import Server
     from libtmux.common import tmux_cmd
 
-#: What agents print must not get to the terminal of a person who looks on, or into a command.
+#: What agents print must not get to the terminal of a person who watches, or into a command.
 #: With `-q`, an option that an older tmux does not know is left out.
 _HARDENED: Final = (
     ("-s", "set-clipboard", "off"),  # OSC 52: neither written nor read

@@ -42,7 +42,7 @@ READY = """
         (CODEX, "it shows a dialog"),
         ("Overwrite a.txt? (y/n)", "it shows a dialog"),
         ("Select login method:\n ❯ 1. Account", "Select login method:"),
-        ("Go on?\n   1. Yes\n ❯ 2. No", "Go on?"),
+        ("Continue?\n   1. Yes\n ❯ 2. No", "Continue?"),
         ("Are you sure (yes/no)", "it shows a dialog"),
         ("Password:", "Password:"),
         ("● 1. I read the files\n● 2. You may press enter to see more\n> ", ""),

@@ -45,7 +45,7 @@ def test_a_killed_tmux_server_ends_no_work_and_is_told_truly(tmux_place):
         assert {status.state for status in found.values()} == {State.WORKING}
         before = {worker: size(place, worker) for worker in workers}
         await place.wait_for(lambda: all(size(place, w) > before[w] + 20 for w in workers))
-        with pytest.raises(OutpostError, match=r"terminal of gt-1.1 is gone.*the work goes on"):
+        with pytest.raises(OutpostError, match=r"terminal of gt-1.1 is gone.*the work continues"):
             await outpost.outpost_attach("gt-1.1")
         assert await outpost.outpost_peek("gt-2.1", 3)  # from the log now
         fresh = await outpost.outpost_spawn(place.order("/bin/true", issue="gt-3"))
@@ -364,10 +364,12 @@ def test_a_nudge_is_not_typed_into_a_dialog(tmux_place):
         while "No, exit" not in await outpost.outpost_peek("gt-1.1", 20):
             assert time.monotonic() < deadline
         with pytest.raises(OutpostError, match="Do you trust the files in this folder") as caught:
-            await outpost.outpost_nudge("gt-1.1", "go on")
+            await outpost.outpost_nudge("gt-1.1", "continue")
         assert caught.value.hint == "outpost attach gt-1.1"
         await outpost.outpost_stop("gt-1.1", 1)
         await place.end(outpost)
-        assert "go on" not in (place.folder("gt-1.1") / "output.log").read_text("utf-8", "replace")
+        assert "continue" not in (place.folder("gt-1.1") / "output.log").read_text(
+            "utf-8", "replace"
+        )
 
     asyncio.run(main())

@@ -27,7 +27,7 @@ HINTS: Final[Mapping[str, str]] = {
     "command_not_found": "{install}; a worker sees the PATH of its outpost:"
     " outpost doctor {outpost}",
     "wrapper_not_found": "install it where {outpost} runs workers, or change its options",
-    "no_fence": "outpost doctor {outpost} says what is missing; `fence: auto` goes on without",
+    "no_fence": "outpost doctor {outpost} says what is missing; `fence: auto` continues without",
     "timeout": "outpost logs {worker}; --timeout gives it more time",
     "idle_timeout": "see what it waited for: outpost logs {worker}; --idle-timeout gives it more"
     " time",
@@ -82,5 +82,5 @@ def next_step(worker: Worker, presets: Mapping[str, AgentPreset]) -> str:
     if result.checkpoint and result.checkpoint.endswith(".tar"):
         text += f"; what the archive has: tar -tf {result.checkpoint}"
     elif result.checkpoint:
-        text += "; the same command with --again goes on from what is kept"
+        text += "; the same command with --again continues from what is kept"
     return text

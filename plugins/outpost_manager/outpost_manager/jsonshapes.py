@@ -322,12 +322,12 @@ SHAPES: Final[Mapping[str, Shape]] = {
         ]
     },
     "doctor": {
-        "ok": "whether nothing has to be mended",
+        "ok": "whether nothing has to be fixed",
         "findings": [
             {
                 "scope": "outpost, or what else was looked at",
                 "check": "what was looked at",
-                "ok": "true, false to be mended, null worth knowing",
+                "ok": "true, false to be fixed, null worth knowing",
                 "detail": "what was found",
                 "hint": "what to do",
             }
@@ -361,7 +361,7 @@ SHAPES: Final[Mapping[str, Shape]] = {
         "chosen_by": "why that file",
         "outposts": "how many",
         "overrides": "how many",
-        "warnings": ["where, and what will not work as it is or is hardly meant"],
+        "warnings": ["where, and what will not work as it is or is probably a mistake"],
     },
     "config show": {
         "file": "the file, or null",

@@ -206,7 +206,7 @@ class Manager:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Let go of connections and files. Workers go on."""
+        """Let go of connections and files. Workers keep running."""
         try:
             if self._recovery is not None:
                 await self._recovery.close()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Seconds that work on the event loop goes on without giving others their turn.
+#: Seconds that work on the event loop continues without giving others their turn.
 BREATH: Final = 0.01
 
 

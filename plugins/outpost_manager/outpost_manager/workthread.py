@@ -35,7 +35,7 @@ class WorkThread:
         self._tasks: SimpleQueue[Callable[[], None] | None] | None = None
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do something on the thread and return its answer; the event loop goes on meanwhile.
+        """Do something on the thread and return its answer; the event loop continues meanwhile.
 
         Cancelled before its turn, it is not done; once begun, it is finished all the same.
 

@@ -2,8 +2,8 @@
 
 An outpost may be a program of a stranger, or a far host that somebody has taken over. What it says
 is bounded and made plain text where it comes in. Of one worker that is told of in a way that cannot
-be, nothing is believed but its name: it is shown as broken, with the reason, and the others go on.
-`plausible` says what can be; types of values from a wire are seen to by `wire`.
+be, nothing is believed but its name: it is shown as broken, with the reason, and the others
+keep working. `plausible` says what can be; types of values from a wire are seen to by `wire`.
 """
 
 from __future__ import annotations
@@ -329,7 +329,7 @@ def _said(value: object, name: str) -> str:
 def _broken(told: WorkerStatus, why: str) -> WorkerStatus:
     """Return the status of a worker of which nothing is believed but who it is.
 
-    One that is said to have ended has: as lost, since nobody knows how. Any other one may go on.
+    One that is said to have ended has: as lost, since nobody knows how. Any other one may continue.
     """
     why = line(why, _DETAIL)
     digest = told.digest if type(told.digest) is str and len(told.digest) <= 64 else ""

@@ -2,7 +2,7 @@
 
 Where there is no `/proc` (macOS), `ps` says when a process began, and the boot stays empty. What
 even `ps` does not know is in doubt, and counts as living as long as there is such a process: who
-waits in vain can be told to go on, what was taken from a living process cannot be given back.
+waits in vain can be told to continue, what was taken from a living process cannot be given back.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ async def attach(worker: str, argv: Sequence[str]) -> int:
         return await process.wait()
     except asyncio.CancelledError:
         with contextlib.suppress(ProcessLookupError):
-            process.terminate()  # only the viewer: the worker goes on
+            process.terminate()  # only the viewer: the worker keeps running
         await process.wait()
         raise
 

@@ -76,7 +76,7 @@ async def attach(
     Raises:
         UsageError: there is no terminal, or the worker has ended.
         NotFoundError, UnsupportedError: nothing can be shown of it.
-        UnreachableError: the connection broke; the terminal is as it was, and the worker goes on.
+        UnreachableError: the connection broke; the terminal is as it was; the worker keeps running.
         OutpostError: the viewer did not start.
     """
     check_terminal(worker)
@@ -212,5 +212,6 @@ def _dropped(name: str, worker: str, error: Exception | None) -> UnreachableErro
     said = _CONTROLS.sub(" ", str(error or ""))
     why = f" ({said[0].lower()}{said[1:]})" if said else ""
     return UnreachableError(
-        f"the connection to {name} broke{why}; {worker} goes on", hint=f"outpost attach {worker}"
+        f"the connection to {name} broke{why}; {worker} keeps running",
+        hint=f"outpost attach {worker}",
     )

@@ -20,7 +20,7 @@ async def introduce(
 ) -> Mapping[str, Any]:
     """Connect to a host, and return the option `host_key` when its key has to be pinned.
 
-    A key that the files of known hosts have is not pinned: they go on to speak for the host.
+    A key that the files of known hosts have is not pinned: they continue to speak for the host.
 
     Args:
         name: what the outpost will be called.

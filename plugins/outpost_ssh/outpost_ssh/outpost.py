@@ -270,7 +270,7 @@ class SshOutpost(StdioOutpost):
 
     @hookimpl
     async def outpost_close(self) -> None:
-        """Let go of the channel and of the connection; workers go on."""
+        """Let go of the channel and of the connection; workers keep running."""
         from outpost_ssh import rigs
 
         await rigs.close(self)

@@ -142,7 +142,7 @@ class World:
         return self.folder / "go"
 
     def waiting(self, then: str = "") -> str:
-        """Return a script that waits until the test lets it go on, with `go.touch()`."""
+        """Return a script that waits until the test lets it continue, with `go.touch()`."""
         return f"while [ ! -e {self.go} ]; do sleep 0.1; done\n{then}"
 
     # --- the end ------------------------------------------------------------------------------

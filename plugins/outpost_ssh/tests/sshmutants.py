@@ -61,7 +61,7 @@ class LostWhenUnreachable(SshOutpost):
 
 
 class BeginsAgainTooEarly(SshOutpost):
-    """Goes on with a log on a new line from somewhat before where it was."""
+    """Continues with a log on a new line from somewhat before where it was."""
 
     type = "mutant-begins-again-too-early"
 

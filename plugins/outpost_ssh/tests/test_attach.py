@@ -61,7 +61,7 @@ try:
 except OutpostError as error:
     print(error, file=sys.stderr)
     code = error.exit_code
-print("the shell goes on")
+print("the shell continues")
 sys.exit(code)
 """
 
@@ -301,7 +301,7 @@ def test_a_dropped_line_gives_the_terminal_back_and_says_what_goes_on(room):
     assert near.end() == 5
     assert undone(near.seen)
     assert b"the connection to vm1 broke" in near.seen
-    assert b"gt-1.1 goes on" in near.seen
+    assert b"gt-1.1 keeps running" in near.seen
     assert b"outpost attach gt-1.1" in near.seen
     assert near.seen.index(b"?1049l") < near.seen.index(b"the connection")
     assert near.as_before()
@@ -440,7 +440,7 @@ def test_a_worker_in_tmux_is_seen_typed_to_and_left(room, tmux):
     near.type(b"\x02d")
     assert near.end() == 0
     assert b"detached" in near.seen
-    assert b"the shell goes on" in near.seen
+    assert b"the shell continues" in near.seen
     assert near.as_before()
     assert tmux.state() in (State.WORKING, State.IDLE)
 

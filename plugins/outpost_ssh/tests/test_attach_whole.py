@@ -83,7 +83,7 @@ def test_attach_over_ssh_looks_types_and_leaves(desk):
     near.until(b"<100x39>")
     near.type(b"\x02d")
     assert near.end() == 0
-    assert b"gt-1.1 goes on" in near.seen
+    assert b"gt-1.1 keeps running" in near.seen
     assert near.as_before()
     assert desk.state() in (State.WORKING, State.IDLE)
 
@@ -94,7 +94,7 @@ def test_a_line_that_dies_without_a_word_gives_the_terminal_back(desk):
     desk.relay.hold()
     assert near.end() == 5
     assert b"\x1b[?1049l" in near.seen
-    assert b"gt-1.1 goes on" in near.seen
+    assert b"gt-1.1 keeps running" in near.seen
     assert near.as_before()
     desk.relay.release()
     desk.relay.cut()

@@ -48,7 +48,7 @@ def test_a_worker_of_a_host_that_rebooted_is_lost_and_its_pushed_checkpoint_is_n
             shown = await asyncio.to_thread(w.cli, "show", "gt-1")
             assert "refs/outpost/gt-1.1" in shown.stdout
             assert (await manager.outposts())[0].active == 0
-            # the next attempt goes on from there, on the host that is back
+            # the next attempt continues from there, on the host that is back
             again = replace(order, attempt=2, resume="refs/outpost/gt-1.1")
             w.go.touch()
             await manager.spawn(again)

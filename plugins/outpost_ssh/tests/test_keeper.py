@@ -116,7 +116,7 @@ def test_the_next_command_goes_over_the_line_of_the_last(desk: Desk) -> None:
 def test_a_keeper_holds_nothing_of_the_callers_environment(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It lives on for minutes, and whoever can look at it can read its environment."""
+    """It keeps living for minutes, and whoever can look at it can read its environment."""
     monkeypatch.setenv("A_TOKEN", "canary-3b1d")
     monkeypatch.setenv("HTTPS_PROXY", "http://me:canary-3b1d@proxy.example")
     pid = desk.started()

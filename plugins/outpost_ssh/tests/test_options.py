@@ -1,4 +1,4 @@
-"""What is said of options that are allowed and hardly meant."""
+"""What is said of options that are valid but probably a mistake."""
 
 from __future__ import annotations
 

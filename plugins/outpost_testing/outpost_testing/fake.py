@@ -153,7 +153,7 @@ class FakeOutpost(Outpost):
     # --- how it behaves ---------------------------------------------------------------------
 
     def cut(self, why: str = "the line is cut") -> None:
-        """Raise UnreachableError from every hook until `restore`; workers go on."""
+        """Raise UnreachableError from every hook until `restore`; workers keep running."""
         self._world.cut = why
 
     def restore(self) -> None:

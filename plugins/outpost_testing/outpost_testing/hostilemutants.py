@@ -206,7 +206,7 @@ class LeavesWhatIsLeft(ReferenceOutpost):
 
 
 class LeaksTheEnvironment(ReferenceOutpost):
-    """Starts what lives on with all that the caller has in its environment."""
+    """Starts what keeps living with all that the caller has in its environment."""
 
     type = "mutant-leaks-the-environment"
 
@@ -260,8 +260,12 @@ HOSTILE: Sequence[tuple[type[ReferenceOutpost], str, str]] = (
     ),
     (TellsRawWords, "security.words_of_an_agent_are_plain", "is told with"),
     (BelievesAnyCost, "security.claims_of_an_agent_can_be_true", "is told with cost_usd"),
-    (FindsByEnvironment, "security.hidden_descendants_end", "a process of the worker lives on"),
-    (LeavesWhatIsLeft, "security.killed_parents_leave_nobody", "a process of the worker lives on"),
+    (FindsByEnvironment, "security.hidden_descendants_end", "a process of the worker keeps living"),
+    (
+        LeavesWhatIsLeft,
+        "security.killed_parents_leave_nobody",
+        "a process of the worker keeps living",
+    ),
     (LeaksTheEnvironment, "security.environment_of_the_caller_is_gone", "has it"),
     (ClaimsAFence, "security.fence_keeps_its_word", "its agent could"),
     (RunsTheRig, "security.names_that_look_like_options_run_nothing", "ran a command"),

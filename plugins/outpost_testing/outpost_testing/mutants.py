@@ -336,7 +336,7 @@ MUTANTS: Final = tuple(
     for outpost, caught_by, saying in (
         (LosesLastBytes, "logs.last_bytes_are_kept", "the end is b'"),
         (RunsTwice, "spawn.adopts_the_same_order", "ran 3 times"),
-        (LeaksChild, "stop.takes_the_whole_tree", "a process of the worker lives on"),
+        (LeaksChild, "stop.takes_the_whole_tree", "a process of the worker keeps living"),
         (DoneWhenUnreachable, "list.unreachable_is_not_dead", "answered ['done']"),
         (AdoptsAnyOrder, "spawn.refuses_another_order", "The other order was answered"),
         (IgnoresOffset, "logs.resumes_at_any_offset", "From 1 of"),

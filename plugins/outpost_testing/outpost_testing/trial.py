@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Goes on as long as the check does, two minutes at most, even when the outpost forgets it.
+#: Continues as long as the check does, two minutes at most, even when the outpost forgets it.
 HOLD: Final = 'n=0; while [ -e "$CF_GOING" ] && [ $n -lt 2400 ]; do sleep 0.05; n=$((n+1)); done'
 #: Leaves one line for each time that it runs.
 COUNT: Final = 'echo run >>"$CF_RUNS"'
@@ -268,7 +268,7 @@ class Trial:
         async def gone() -> bool:
             return not self.leashed()
 
-        await self.until(gone, "a process of the worker lives on; it was not gone")
+        await self.until(gone, "a process of the worker keeps living; it was not gone")
 
     # --- other processes --------------------------------------------------------------------
 

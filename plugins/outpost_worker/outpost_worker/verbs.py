@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
             case ["recover", folder]:
                 from outpost_worker.recovery.recover import recover
 
-                # it goes on when the terminal or the connection that started it goes
+                # it continues when the terminal or the connection that started it goes
                 signal.signal(signal.SIGHUP, signal.SIG_IGN)
                 print(wire.dumps(recover(Path(folder))))
             case ["stop", folder, *rest]:

@@ -42,7 +42,7 @@ class Caller(Outpost):
 
         Args:
             client: the channel.
-            why: goes on after the peer's name.
+            why: continues after the peer's name.
         """
         client.drop(why)
 
@@ -157,7 +157,7 @@ class Caller(Outpost):
 
     @hookimpl
     async def outpost_close(self) -> None:
-        """End the channel for good; workers go on."""
+        """End the channel for good; workers keep running."""
         self._closed = True
         connecting, client, self._client = self._connecting, self._client, None
         if connecting is not None:

@@ -195,7 +195,7 @@ class Client:
         """End the channel now, without a word to the other side.
 
         Args:
-            why: goes on after the peer's name: "has not been heard of for 30 s".
+            why: continues after the peer's name: "has not been heard of for 30 s".
         """
         self._end(why)
 

@@ -81,7 +81,7 @@ class Pieces:
         ask: asks for a piece.
         worker: whose log.
         offset: byte to begin with.
-        follow: go on until the worker has ended, and wait for what is not there yet.
+        follow: continue until the worker has ended, and wait for what is not there yet.
 
     Attributes:
         over: all that there will be, or all that there is, was returned.

@@ -1,6 +1,6 @@
 """An outpost object whose other half answers at the end of a byte stream.
 
-Each hook is a question of `caller`, and its answer is looked at; a log goes on where it was when
+Each hook is a question of `caller`, and its answer is looked at; a log continues where it was when
 the stream broke.
 """
 

@@ -85,7 +85,7 @@ install_command() {
 # Prints what a person types to install packages.
 by_hand() { echo "$(by_root)$(install_command) $*"; }
 
-# may_install MODE PACKAGE…: goes on where it may be done; answers `would` or `skipped` elsewhere.
+# may_install MODE PACKAGE…: continues where it may be done; answers `would` or `skipped` elsewhere.
 may_install() {
   may_install_mode=$1
   shift

@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# logout: may workers go on when nobody is logged in? Arguments: MODE.
+# logout: may workers keep running when nobody is logged in? Arguments: MODE.
 main() {
   mode=$1
   if [ ! -d /run/systemd/system ] || ! have loginctl; then

@@ -57,7 +57,7 @@ def bootstrap(session: Session, name: str, agents: tuple[str, ...], dry_run: boo
     shown = _Display(quiet=session.json)
     click.get_current_context().call_on_close(shown.close)
     if not dry_run:
-        session.going_on = "what was installed stays; run it again to go on"
+        session.going_on = "what was installed stays; run it again to continue"
 
     async def work(manager: Manager) -> list[tuple[Step, float]]:
         return await _run(manager, shown, name, [*agents] or None, dry_run=dry_run)

@@ -7,7 +7,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Work": {
         "spawn": ("spawn:spawn", "Start workers on issues, at the best outpost."),
         "retry": ("retry:retry", "Try again what failed, with the same order."),
-        "continue": ("retry:continue_", "Go on with delivered work: say what else to do."),
+        "continue": ("retry:continue_", "Continue with delivered work: say what else to do."),
         "explain": ("spawn:explain", "Show where an order would go, and why; starts nothing."),
         "wait": ("workers:wait", "Wait until workers have ended."),
         "workers": (

@@ -11,7 +11,7 @@ from outpost_manager.cli import complete, output, render
 from outpost_manager.cli.follow import Write, follow, is_known, writer
 from outpost_manager.cli.progress import Progress
 from outpost_manager.cli.session import Session, command, print_json
-from outpost_manager.cli.workers import end_line, goes_on
+from outpost_manager.cli.workers import end_line, keeps_running
 from outpost_manager.placing import references
 from outpost_shared.viewer import check_terminal
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 @command("logs")
 @click.argument("worker", shell_complete=complete.workers)
-@click.option("-f", "--follow", "follow_", is_flag=True, help="Go on until the worker has ended.")
+@click.option(
+    "-f", "--follow", "follow_", is_flag=True, help="Continue until the worker has ended."
+)
 @click.option("--offset", default=0, type=click.IntRange(min=0), metavar="BYTES",
               help="Begin at this byte.")  # fmt: skip
 @click.option(
@@ -52,7 +54,7 @@ def logs(session: Session, worker: str, follow_: bool, offset: int, readable: st
     async def work(manager: Manager) -> None:
         found = await manager.worker(worker)
         if follow_ and not found.state.terminal:
-            session.going_on = goes_on([found.id])
+            session.going_on = keeps_running([found.id])
         write: Write = _JsonWriter(offset)
         if not session.json:
             order = await manager.ledger.order(found.id)
@@ -115,7 +117,7 @@ def attach(session: Session, worker: str) -> None:
 
     async def work(manager: Manager) -> tuple[Worker, int]:
         found = await manager.worker(worker)
-        session.going_on = goes_on([found.id])
+        session.going_on = keeps_running([found.id])
         order = await manager.ledger.order(found.id)
         if order and not found.state.terminal and _prints_records(order):
             check_terminal(found.id)
@@ -129,7 +131,9 @@ def attach(session: Session, worker: str) -> None:
     found, code = session.run(work)
     session.answer(
         lambda: {"worker": found.id, "exit_code": code},
-        lambda: [end_line(found) if found.state.terminal else f"{render.clean(found.id)} goes on"],
+        lambda: [
+            end_line(found) if found.state.terminal else f"{render.clean(found.id)} keeps running"
+        ],
     )
     click.get_current_context().exit(code)
 

@@ -233,8 +233,8 @@ def _file(session: Session) -> Path:
 def remove(session: Session, name: str, prune: bool, force: bool) -> None:
     """Remove an outpost from outposts.yaml.
 
-    Refused while workers there have not ended. With --force they go on, and are followed again
-    when it is added again; `outpost stop --forget` gives them up.
+    Refused while workers there have not ended. With --force they keep running, and are
+    followed again when it is added again; `outpost stop --forget` gives them up.
 
     \b
     Example:
@@ -292,8 +292,8 @@ config = Group(
 def check(session: Session) -> None:
     """Check outposts.yaml.
 
-    A mistake is shown with its line and column; exit code 2. What is allowed and hardly meant is
-    a warning. A town's file is checked before it is trusted, too.
+    A mistake is shown with its line and column; exit code 2. What is valid but probably a mistake
+    is a warning. A town's file is checked before it is trusted, too.
 
     \b
     Example:

@@ -14,7 +14,7 @@ exit code  meaning
 3          no outpost could take the order
 4          no such worker, issue or outpost
 5          an outpost could not be reached; nothing is known of its workers
-130        Ctrl-C; workers go on
+130        Ctrl-C; workers keep running
 141        whoever read the output went away (`| head`), as for every Unix program
 ========  ==================================================================================
 """
@@ -57,7 +57,7 @@ def report(error: BaseException, *, json: bool) -> int:
 
 
 def interrupted(session: Session | None) -> int:
-    """Say what goes on after Ctrl-C and return the exit code."""
+    """Say what continues after Ctrl-C and return the exit code."""
     if session is not None and session.going_on:
         output.echo(session.going_on, err=True)
     return INTERRUPTED

@@ -57,7 +57,7 @@ async def follow(
                     offset += len(chunk)
                     write(chunk, False)
             except UnreachableError as error:
-                progress.line(f"{worker}: {error.message}; it goes on, trying again")
+                progress.line(f"{worker}: {error.message}; still trying")
                 await again.wait()
             else:
                 write(b"", True)

@@ -94,10 +94,10 @@ def continue_(
     follow_: bool,
     wait: bool,
 ) -> None:
-    """Go on with delivered work: say what else to do.
+    """Continue with delivered work: say what else to do.
 
     The next attempt starts at the commit that the last one delivered, and delivers to the same
-    branch. The agent goes on with its own session where it can, at the outpost that has it; else
+    branch. The agent continues with its own session where it can, at the outpost that has it; else
     it is told what was done before. TEXT of a single - is standard input.
 
     \b
@@ -148,7 +148,7 @@ def _start_all(
         for one in made:
             if one.session is not None:
                 progress.line(render.clean(
-                    f"{one.order.worker}: goes on with the session {one.session} at {one.on}"
+                    f"{one.order.worker}: continues with the session {one.session} at {one.on}"
                 ))  # fmt: skip
         return await start(
             session,

@@ -1,4 +1,4 @@
-"""A whole terminal for a view that goes on: the other screen, given back on every way out."""
+"""A whole terminal for a view that continues: the other screen, given back on every way out."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Screen:
     """The other screen of the terminal on standard output; use it as a context manager.
 
     What a person saw before is there again afterwards, also when this program is told to end, or
-    is stopped (Ctrl-Z) and goes on.
+    is stopped (Ctrl-Z) and continues.
 
     Args:
-        changed: is set when the window got another size, or the program goes on.
+        changed: is set when the window got another size, or the program continues.
     """
 
     def __init__(self, changed: asyncio.Event) -> None:
@@ -95,7 +95,7 @@ class Screen:
     def _stop(self, number: int, _frame: object) -> None:
         self._leave()
         signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)  # returns when the program goes on
+        os.kill(os.getpid(), number)  # returns when the program continues
         signal.signal(number, self._stop)
         self._enter()
         self._changed.set()

@@ -38,7 +38,7 @@ class Session:
         json: answers are JSON.
         hints: what is worth knowing besides the answer.
         running: the command of a plugin that runs now.
-        going_on: what to tell a user who presses Ctrl-C now; "" when nothing goes on.
+        going_on: what to tell a user who presses Ctrl-C now; "" when nothing continues.
     """
 
     def __init__(self, plugins: Plugins | None = None) -> None:

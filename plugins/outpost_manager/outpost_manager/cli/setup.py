@@ -31,7 +31,7 @@ def doctor(session: Session, name: str | None, rig: str | None, no_rig: bool) ->
     """Check everything that workers need, and say what to do about it.
 
     With an outpost named, that too: whether a branch could be pushed to the repository from
-    there. Exit code 1 when something has to be mended.
+    there. Exit code 1 when something has to be fixed.
 
     \b
     Examples:

@@ -15,7 +15,7 @@ from outpost_manager.cli.follow import follow, writer
 from outpost_manager.cli.orderflags import order_options, requests_of
 from outpost_manager.cli.progress import Progress
 from outpost_manager.cli.session import Command, Session, command
-from outpost_manager.cli.workers import end_line, exit_code, explanation_lines, goes_on
+from outpost_manager.cli.workers import end_line, exit_code, explanation_lines, keeps_running
 from outpost_manager.placing import references
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def spawn(
     """Start workers on issues, at the best outpost.
 
     The same command again finds the same worker; --again starts the next attempt. Ctrl-C ends
-    only the looking: workers go on. A command after -- takes the agent's place; in it {issue},
-    {prompt} and {prompt_file} are replaced.
+    only the looking: workers keep running. A command after -- takes the agent's place; in it
+    {issue}, {prompt} and {prompt_file} are replaced.
 
     With --from-file, each line is an issue's id, or a JSON object with the fields of a request
     that win over the flags: issue (the only one that is needed), title, text or body, priority,
@@ -122,7 +122,7 @@ async def start(
     progress.close()
     pairs = [*zip(orders, answers, strict=True)]
     workers = [a.worker for _, a in pairs if not isinstance(a, OutpostError)]
-    session.going_on = goes_on([w.id for w in workers]) if workers else ""
+    session.going_on = keeps_running([w.id for w in workers]) if workers else ""
     for issue, error in refused:
         session.note(_refusal(f"{issue}: {error}"))
     for line in [line async for line in _refusals(manager, pairs)]:
@@ -179,7 +179,7 @@ async def _orders(
 
 
 async def say_passed_over(session: Session, manager: Manager, order: Order) -> None:
-    """Say of a further attempt which kept work it does not go on from."""
+    """Say of a further attempt which kept work it does not continue from."""
     from outpost_manager.orders.requests import passed_over
 
     if order.rig and (told := await manager.ledger.read(passed_over, order)):
@@ -190,7 +190,7 @@ async def say_passed_over(session: Session, manager: Manager, order: Order) -> N
 async def _say_what_stays(
     session: Session, manager: Manager, requests: Sequence[OrderRequest], orders: Sequence[Order]
 ) -> None:
-    """Say what of the repository around no worker will have: it may be what they are to go on."""
+    """Say what of the repository around no worker will have: it may be what they are to use."""
     around = [order for order, r in zip(orders, requests, strict=True) if not (r.rig or r.no_rig)]
     if not around:
         return

@@ -50,7 +50,9 @@ class _Look:
 
 @command("status")
 @click.argument("name", required=False, shell_complete=complete.outposts)
-@click.option("--watch", is_flag=True, help="Go on, and draw anew when something may have changed.")
+@click.option(
+    "--watch", is_flag=True, help="Continue, and draw anew when something may have changed."
+)
 @click.option("--interval", default=2.0, type=click.FloatRange(min=0.1), show_default=True,
               metavar="SECONDS", help="How often, with --watch.")  # fmt: skip
 def status(session: Session, name: str | None, watch: bool, interval: float) -> None:
@@ -173,7 +175,7 @@ def _lines(look: _Look, rows: int | None) -> list[str]:
     lines = lines[:rows]
     lines += [""] * (rows - len(lines))
     at = time.strftime("%H:%M:%S")
-    return [*lines, output.style(f"{at} · Ctrl-C ends the watch; workers go on", dim=True)]
+    return [*lines, output.style(f"{at} · Ctrl-C ends the watch; workers keep running", dim=True)]
 
 
 def _table(title: str, workers: Sequence[Worker], rows: int) -> list[str]:

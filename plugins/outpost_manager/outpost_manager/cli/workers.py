@@ -392,7 +392,7 @@ def wait(session: Session, workers: tuple[str, ...], timeout: str | None) -> Non
 
     async def work(manager: Manager) -> list[Worker]:
         ids = [(await manager.worker(worker)).id for worker in workers]
-        session.going_on = goes_on(ids)
+        session.going_on = keeps_running(ids)
         return await manager.wait(
             [*map(references.exact, ids)], timeout=seconds, on_change=progress.worker
         )
@@ -408,12 +408,12 @@ def wait(session: Session, workers: tuple[str, ...], timeout: str | None) -> Non
     click.get_current_context().exit(exit_code(found))
 
 
-def goes_on(ids: Sequence[str]) -> str:
+def keeps_running(ids: Sequence[str]) -> str:
     """Return what to say to somebody who presses Ctrl-C while workers run."""
     shown = " ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
     first = ids[0] if ids else ""
-    verb = "goes" if len(ids) == 1 else "go"
-    return f"{shown} {verb} on.\n  → outpost logs -f {first} · wait {first} · stop {first}"
+    verb = "keeps" if len(ids) == 1 else "keep"
+    return f"{shown} {verb} running.\n  → outpost logs -f {first} · wait {first} · stop {first}"
 
 
 def exit_code(workers: Sequence[Worker]) -> int:

@@ -69,7 +69,7 @@ class AgentOptions:
     login: str = option("the command that logs it in, for hints", default="")
     logins: tuple[str, ...] = option("files of which one is there once it is logged in", default=())
     resume: tuple[str, ...] | None = option(
-        "program and arguments that go on with the session {session}", default=None
+        "program and arguments that continue with the session {session}", default=None
     )
     model_args: tuple[str, ...] = option(
         "arguments that choose the model {model}, for --model", default=()
@@ -123,7 +123,7 @@ class Defaults:
         min=0,
     )
     final_grace: float = option(
-        "time that an agent may go on after it reported its end; 0 for no limit",
+        "time that an agent may continue after it reported its end; 0 for no limit",
         default=60.0,
         unit="duration",
         min=0,

@@ -90,7 +90,7 @@ class Choice:
         return None
 
     def demand(self) -> None:
-        """Refuse to go on with another file than the one that the user counts on.
+        """Refuse to continue with another file than the one that the user counts on.
 
         Raises:
             ConfigError: a file that was trusted has changed, or others can write it or the user's

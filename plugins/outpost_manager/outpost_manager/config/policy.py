@@ -222,7 +222,7 @@ class Requirements(NamedTuple):
         program: the agent's program; "" when it is a bare command, or is looked for elsewhere.
         cpu: cores, or None.
         memory: bytes, or None.
-        place: the outpost that alone has the work that the order goes on from, or "".
+        place: the outpost that alone has the work that the order continues from, or "".
     """
 
     program: str
@@ -399,7 +399,7 @@ def _lacks(candidate: Candidate, wanted: Requirements) -> str:
 def _lack(obstacle: str, candidate: Candidate, wanted: Requirements) -> str:
     """Say to a person what a candidate does not have."""
     if obstacle == "place":
-        return f"the work that it goes on from is kept at {wanted.place} alone"
+        return f"the work that it continues from is kept at {wanted.place} alone"
     facts = candidate.facts
     if obstacle == "program":
         return f"{wanted.program} is not installed there"

@@ -459,7 +459,7 @@ class Fleet:
             name: the outpost.
             worker: the worker's id.
             offset: byte to begin with.
-            follow: go on until the worker has ended, however long it is silent.
+            follow: continue until the worker has ended, however long it is silent.
             timeout: seconds for each chunk, unless it is followed.
 
         Raises:

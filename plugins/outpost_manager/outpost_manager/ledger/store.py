@@ -104,7 +104,7 @@ class Store:
             raise
 
     def _step_aside(self, why: str) -> None:
-        """Go on with a copy in memory, so that people can look, stop and clean."""
+        """Continue with a copy in memory, so that people can look, stop and clean."""
         try:
             private.claim(str(self.path.parent), make=False)
             db = aside.copy(self.path)
@@ -277,7 +277,7 @@ class Store:
     def _patiently(self, action: Callable[[], T]) -> T:
         """Do it as soon as no other process is in the way.
 
-        Short naps at first, then longer ones, which let whoever is at it go on with warm caches;
+        Short naps at first, then longer ones, which let whoever is at it continue with warm caches;
         who has waited long looks often, so that nobody starves.
         """
         began = 0.0

@@ -375,7 +375,7 @@ def _secrets(request: OrderRequest, around: Surroundings, password: str) -> Secr
         if name not in around.environ:
             raise UsageError(
                 f"the secret {check_env_name(name)} is not set in your environment",
-                hint=f"export {name}=… first; its value never goes on a command line",
+                hint=f"export {name}=… first; its value never continues a command line",
             )
         values[check_env_name(name)] = around.environ[name]
     preset = around.presets.get(request.agent or around.defaults.agent)

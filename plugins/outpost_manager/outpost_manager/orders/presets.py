@@ -74,7 +74,7 @@ def resolve(
         presets: all that the plugins offer.
         interactive: for a terminal.
         environ: the caller's environment; variables named in the preset's `forward` are taken.
-        session: the agent's own session to go on with.
+        session: the agent's own session to continue with.
         model: the model that it is to use.
         budget: USD that the agent itself is to keep within, where it can.
         extra: further arguments, before its prompt.
@@ -106,7 +106,7 @@ def _argv(preset: AgentPreset, interactive: bool, session: str | None) -> Sequen
     if session is not None:
         if interactive or preset.resume is None:
             raise UnsupportedError(
-                f"the agent {preset.name} cannot go on with a session"
+                f"the agent {preset.name} cannot continue with a session"
                 + (" on a terminal" if interactive and preset.resume else ""),
                 hint="start a new session; the work of before is in the branch",
             )

@@ -130,7 +130,7 @@ class OrderBuilder:
 
 
 class Kept(NamedTuple):
-    """Work of an earlier attempt that a further one goes on from.
+    """Work of an earlier attempt that a further one continues from.
 
     Args:
         ref: its ref, or None when there is none.
@@ -168,7 +168,7 @@ def kept_work(ledger: Ledger, earlier: Mapping[int, Worker], attempt: int) -> Ke
 
 
 def passed_over(ledger: Ledger, order: Order) -> str:
-    """Say which work of earlier attempts a further one does not go on from; "" when there is none.
+    """Say which work of earlier attempts a further one does not continue from; "" for none.
 
     Args:
         ledger: what attempts there were.
@@ -181,11 +181,11 @@ def passed_over(ledger: Ledger, order: Order) -> str:
         if worker is None or result is None or not result.checkpoint:
             continue
         if result.commit is not None or kept_work(ledger, {number: worker}, number + 1).ref:
-            return ""  # delivered, or it is what this one goes on from
+            return ""  # delivered, or it is what this one continues from
         start = order.resume or "the base"
         return (
             f"{worker.id} left work in {result.checkpoint} at {worker.outpost}, which nothing can"
-            f" go on from by itself (it was not ordered here, or is an archive): {order.worker}"
+            f" continue from by itself (it was not ordered here, or is an archive): {order.worker}"
             f" starts from {start}"
         )
     return ""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _SESSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}", re.ASCII)
 
-#: What an agent is told that goes on with its own session.
+#: What an agent is told that continues with its own session.
 RESUMED: Final = """\
 {text}
 
@@ -37,7 +37,7 @@ your work with a message that says why. Do not push: that is done for you.
 CONTINUED: Final = """\
 {text}
 
-This goes on with earlier work on issue {id}{title}. {before} You are in a working tree of the
+This continues with earlier work on issue {id}{title}. {before} You are in a working tree of the
 repository, on the branch {branch}; `git log` and `git diff` show what is there. Run the project's
 tests where there are any, and commit your work with a message that says why. Do not push: that is
 done for you.
@@ -55,7 +55,7 @@ class Next:
     Args:
         order: what is to be done.
         on: the outpost that it has to be at; None lets the policy choose.
-        session: the agent's session that it goes on with, or None.
+        session: the agent's session that it continues with, or None.
     """
 
     order: Order
@@ -113,7 +113,7 @@ class Further:
         if last.result is not None and last.result.commit is not None:
             raise UsageError(
                 f"{last.id} is {last.state.value}, and its work is on {last.result.branch}",
-                hint=f'outpost continue {last.issue} "what else to do" goes on from there;'
+                hint=f'outpost continue {last.issue} "what else to do" continues from there;'
                 " spawn --again starts over",
             )
         again = last.unbegun and self.can_clean(last.outpost)
@@ -132,10 +132,10 @@ class Further:
         rig: str | None = None,
         fresh: bool = False,
     ) -> Next:
-        """Return the next attempt at an issue, which goes on with the work of the last one.
+        """Return the next attempt at an issue, which continues with the work of the last one.
 
         It starts at the commit that was delivered and delivers to the same branch; where nothing
-        was, at the work that was kept, else as the attempt before. The agent goes on with its
+        was, at the work that was kept, else as the attempt before. The agent continues with its
         own session where it can and has one there.
 
         Args:
@@ -242,7 +242,7 @@ class Further:
         return last.outpost if asked and last.outpost in self.outposts else None
 
     def _session(self, last: Worker, order: Order) -> str | None:
-        """Return the session that the agent can go on with, at the outpost of the last attempt."""
+        """Return the session that the agent can continue with, where the last attempt was."""
         session = last.result.session if last.result is not None else None
         preset = self.presets.get(order.agent.name)
         if session is None or preset is None or order.agent.interactive:
@@ -300,7 +300,7 @@ def _last(ledger: Ledger, ref: str) -> tuple[Worker, Order]:
 
 
 def _kept(ledger: Ledger, issue: str, attempt: int) -> tuple[Kept, str]:
-    """Return what an attempt goes on from, and whose refs its own work is kept under."""
+    """Return what an attempt continues from, and whose refs its own work is kept under."""
     earlier = {worker.attempt: worker for worker in ledger.attempts(issue)}
     return kept_work(ledger, earlier, attempt), ledger.id
 
@@ -328,14 +328,14 @@ def _password(order: Order, rig: str | None) -> str:
 
 
 def resumed(preset: AgentPreset, argv: Sequence[str], session: str) -> tuple[str, ...] | None:
-    """Return the command that goes on with a session; None when there is none.
+    """Return the command that continues with a session; None when there is none.
 
     What the order's command had besides the preset's own words (a model, say) it has again.
     """
     template, usual = preset.resume, preset.headless
     if template is None or usual is None:
         return None
-    more = _besides(tuple(argv), _filled(preset, argv))  # it went on with a session itself
+    more = _besides(tuple(argv), _filled(preset, argv))  # it continued with a session itself
     if more is None:
         more = _besides(tuple(argv), usual)
     if more is None:

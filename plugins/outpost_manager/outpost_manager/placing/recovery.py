@@ -36,7 +36,7 @@ class Recovery:
         ledger: the record.
         environ: where the values of an order's secrets come from; without them its row is left
             for somebody who has them.
-        patience: seconds that `finish` waits; what takes longer goes on behind it.
+        patience: seconds that `finish` waits; what takes longer continues behind it.
     """
 
     placement: Placement

@@ -1,4 +1,4 @@
-"""A host as an outpost sees it: commands run there, over a connection that mends itself."""
+"""A host as an outpost sees it: commands run there, over a connection made anew if it breaks."""
 
 from __future__ import annotations
 

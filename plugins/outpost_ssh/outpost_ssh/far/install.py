@@ -92,7 +92,7 @@ class Installation:
             os.kill(os.getpid(), 9)
 
     def hand_over(self) -> None:
-        """Go on in a newer Python.
+        """Continue in a newer Python.
 
         Raises:
             Unfit: there is none.

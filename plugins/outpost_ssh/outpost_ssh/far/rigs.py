@@ -2,7 +2,7 @@
 
 Such a repository is kept here as a copy (`hosted.py`); a worker works on the copy, and its
 result is held back (`hosting.py`) until the near side has seen the work in its own repository.
-All requests can be repeated: what is uploaded is named by its content and goes on where it
+All requests can be repeated: what is uploaded is named by its content and continues where it
 stopped, and what was written once is found again.
 
 Requests (each parameter is checked; the peer is trusted with nothing but its own repositories):

@@ -170,5 +170,5 @@ def state_root(environ: Mapping[str, str]) -> Path:
 
 
 def main() -> int:
-    """Serve until the near side hangs up; workers go on."""
+    """Serve until the near side hangs up; workers keep running."""
     return server.main(build, server=f"outpost-ssh {__version__}", extra=rigs.METHODS)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 #: Bytes of one chunk, and how many are under way at once.
 CHUNK: Final = 512 * 1024
 WINDOW: Final = 4
-#: Seconds that a spawn waits for its repository; the upload then goes on behind it.
+#: Seconds that a spawn waits for its repository; the upload then continues behind it.
 PATIENCE: Final = 100.0
 #: Seconds after which what is left of an upload is removed.
 _STALE: Final = 7 * 86400.0
@@ -86,7 +86,7 @@ async def bring_home(
 ) -> Sequence[WorkerStatus]:
     """Bring ended workers' work into the rigs here; return the statuses with what came of it.
 
-    Work that takes longer goes on behind; its worker is shown as waiting until then.
+    Work that takes longer continues behind; its worker is shown as waiting until then.
 
     Args:
         outpost: whose workers they are.
@@ -106,7 +106,7 @@ async def after_clean(outpost: StdioOutpost, worker: str, cleaned: Cleaned) -> C
 
 
 async def close(outpost: StdioOutpost) -> None:
-    """Break off what is under way; it goes on with the next program that asks."""
+    """Break off what is under way; it continues with the next program that asks."""
     mine = _ALL.pop(outpost, None)
     if mine is not None:
         await mine.close()
@@ -254,7 +254,7 @@ class _Pusher:
             raise UnreachableError(
                 f"{self._rig.path} is still on its way to {self._outpost.name}:"
                 f" {self._sent >> 20} of {self._size >> 20} MiB are there",
-                hint="spawn it again in a while: it goes on where it is",
+                hint="spawn it again in a while: it continues where it is",
                 sent=False,
             ) from None
 

@@ -403,7 +403,7 @@ class LocalRig:
         return await git(aside, aside, "push", *quiet, "--", self.path, refspec)
 
     async def holds(self, branch: str, commit: str, aside: Path | None = None) -> bool:
-        """Whether a branch here is at a commit, or went on from it."""
+        """Whether a branch here is at a commit, or continued from it."""
         tip = await self.git("rev-parse", "--quiet", "--verify", _HEADS + branch)
         if tip.code or tip.text == commit:
             return not tip.code

@@ -42,19 +42,19 @@ async def _outlives(trial: Trial, number: int) -> None:
 
 @check("crash", needs=("shared",))
 async def worker_outlives_its_controller(trial: Trial) -> None:
-    """A worker goes on, and its outcome is told, when the program that spawned it is killed."""
+    """A worker runs on, and its outcome is told, when the program that spawned it is killed."""
     await _outlives(trial, signal.SIGKILL)
 
 
 @check("crash", needs=("shared",))
 async def worker_outlives_a_hangup(trial: Trial) -> None:
-    """A worker goes on when the terminal of the program that spawned it goes away."""
+    """A worker keeps running when the terminal of the program that spawned it goes away."""
     await _outlives(trial, signal.SIGHUP)
 
 
 @check("crash", needs=("shared",))
 async def worker_outlives_an_interrupt(trial: Trial) -> None:
-    """A worker goes on when Ctrl-C ends the program that spawned it."""
+    """A worker keeps running when Ctrl-C ends the program that spawned it."""
     await _outlives(trial, signal.SIGINT)
 
 

@@ -78,7 +78,7 @@ def hostile(trial: Trial, code: str, *args: str, **fields: Any) -> Order:
 
 
 async def _beside(trial: Trial) -> Order:
-    """Spawn an honest worker that goes on until it is released."""
+    """Spawn an honest worker that continues until it is released."""
     order = trial.sh(f"echo honest; {HOLD}; exit 0")
     await trial.spawn(order)
     return order

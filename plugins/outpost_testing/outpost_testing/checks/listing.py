@@ -142,7 +142,7 @@ async def price_is_pure(trial: Trial) -> None:
 
 @check("list", needs=("doctor",))
 async def doctor_finds_all_well(trial: Trial) -> None:
-    """Doctor names what it looked at; nothing is to be mended where the checks run."""
+    """Doctor names what it looked at; nothing is to be fixed where the checks run."""
     findings = await trial.outpost.outpost_doctor(rig=None)
     expect(findings, "It found nothing at all.")
     for finding in findings:

@@ -129,7 +129,7 @@ async def adopts_an_ended_worker(trial: Trial) -> None:
 
 @check("spawn")
 async def refuses_another_order(trial: Trial) -> None:
-    """The same id with another order is a conflict, and the worker that is there goes on."""
+    """The same id with another order is a conflict, and the worker that is there continues."""
     order = trial.sh(f"{COUNT}; {HOLD}")
     await trial.spawn(order)
     other = replace(order, agent=Agent(argv=("/bin/sh", "-c", "exit 9")))

@@ -80,7 +80,7 @@ class Watch:
 
     Attributes:
         shown: what the agent had used at the last look; None while nothing is known.
-        defect: what went wrong in reading, first; it goes on all the same.
+        defect: what went wrong in reading, first; it continues all the same.
     """
 
     def __init__(self, account: Account, limits: Mapping[str, Any]) -> None:

@@ -281,7 +281,7 @@ def _child(
         name = error.filename if isinstance(error.filename, str) else ""
         line = f"{step} {error.errno or 0} {error.strerror}\0{name}".replace("\n", " ")
         os.write(end, os.fsencode(line) + b"\n")
-    except BaseException as error:  # noqa: BLE001 - nothing of the supervisor may go on here
+    except BaseException as error:  # noqa: BLE001 - nothing of the supervisor may continue here
         os.write(end, f"{step} 0 {type(error).__name__}: {error}".encode()[:500] + b"\n")
     finally:
         os._exit(127)

@@ -76,7 +76,7 @@ def put_aside(path: str, why: str, report: Callable[[str], None]) -> str:
         with open(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(said + "\n")
     except OSError:
-        pass  # the note is for people; the work goes on without it
+        pass  # the note is for people; the work continues without it
     return kept
 
 

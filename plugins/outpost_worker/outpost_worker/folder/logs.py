@@ -29,7 +29,7 @@ async def follow(folder: Path, offset: int, follow: bool) -> AsyncIterator[bytes
     Args:
         folder: the worker's folder.
         offset: where to begin; beyond the end nothing comes (with `follow`: until it is reached).
-        follow: go on until the worker has ended, or its supervisor is gone, and all is read.
+        follow: continue until the worker has ended, or its supervisor is gone, and all is read.
 
     Raises:
         NotFoundError: there is no such worker.
@@ -53,7 +53,7 @@ async def follow(folder: Path, offset: int, follow: bool) -> AsyncIterator[bytes
                 fd = _open(path)
             while fd >= 0 and (data := os.pread(fd, CHUNK, offset)):
                 if offset > most:
-                    raise _broken(path, f"{files.LOG} goes on beyond {most} bytes, its limit")
+                    raise _broken(path, f"{files.LOG} continues beyond {most} bytes, its limit")
                 offset += len(data)
                 pause.reset()
                 yield data

@@ -23,7 +23,7 @@ _ENDED = {
     "idle_timeout": ("failed", "it printed nothing for {idle_timeout:g} s"),
     "budget_reached": ("failed", "it has spent the ${max_agent_cost_usd:g} that it may"),
 }
-#: How an agent ended whose last record said so, and which went on all the same.
+#: How an agent ended whose last record said so, and which continued all the same.
 _HUNG = "it reported its end, did not end, and was ended"
 
 

@@ -251,7 +251,7 @@ def _status(
     at: int, path: str, name: str, about: _About, supervisors: claim.Supervisors
 ) -> WorkerStatus | None:
     digest, doubt = about.digest, about.doubt
-    if about.seal is not None:  # whatever lives on, this is the supervisor's own word
+    if about.seal is not None:  # whatever keeps living, this is the supervisor's own word
         result, _ = _result(at, about)
         if result is not None:
             return _ended(result, path, name, digest)

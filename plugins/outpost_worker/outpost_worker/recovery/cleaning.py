@@ -114,7 +114,7 @@ def rescue(root: Path, folder: Path, result: Result, *, force: bool) -> tuple[st
         root: the state root.
         folder: the worker's folder.
         result: how the worker ended.
-        force: go on although some of it cannot be read.
+        force: continue although some of it cannot be read.
 
     Returns:
         where it is, or None, and what there is to say besides.

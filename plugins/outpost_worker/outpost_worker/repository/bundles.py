@@ -1,4 +1,4 @@
-"""Unpushed work in a file, where the rig does not take it: made, found again, and gone on from.
+"""Unpushed work in a file, where the rig does not take it: made, found again, and continued from.
 
 A bundle holds one ref and all that it needs beyond the base that the work began from. It lies in
 the folder of its worker, and under `rescued/` once that was cleaned. While one is there it is
@@ -187,7 +187,7 @@ def take(git: Git, path: str, ref: str) -> None:
 
 def _unusable(path: str, why: str) -> WorkerError:
     return WorkerError(
-        f"could not go on from the bundle {path}: {why}",
+        f"could not continue from the bundle {path}: {why}",
         reason="base_not_found",
         hint=f"look at it by hand: git bundle verify {path}",
     )

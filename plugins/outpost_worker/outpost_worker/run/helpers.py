@@ -76,7 +76,7 @@ class Helpers:
         Args:
             call: the step.
             limit: seconds that it may take.
-            after_stop: seconds that it may go on after a stop was asked for; None for the grace
+            after_stop: seconds that it may continue after a stop was asked for; None for the grace
                 of that stop.
             report: told what it reports.
             again: run it once more when something else killed it.

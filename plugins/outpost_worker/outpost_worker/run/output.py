@@ -1,4 +1,4 @@
-"""What an agent prints, on its way from the agent to the log and to whoever looks on."""
+"""What an agent prints, on its way from the agent to the log and to whoever watches."""
 
 from __future__ import annotations
 

@@ -47,5 +47,5 @@ class Stopping:
         self.reason = reason
 
     def due(self, patience: float) -> float:
-        """Return the moment when what may go on for `patience` seconds must end."""
+        """Return the moment when what may continue for `patience` seconds must end."""
         return self.at + patience if self.reason else float("inf")

@@ -232,7 +232,7 @@ class Methods:
     ) -> JsonText:
         """Return as many items as one line holds, and where the next page begins.
 
-        A list that goes on is kept as it was when it was asked for, so that no worker is in two
+        A list that continues is kept as it was when it was asked for, so that no worker is in two
         pages or in none.
         """
         most = int(number(params, "limit", _LARGEST, _LARGEST))

@@ -62,7 +62,7 @@ async def serve(
     extra: Mapping[str, Handler] | None = None,
     silence: float = CLIENT,
 ) -> None:
-    """Serve one client until it says goodbye or its stream ends; workers go on.
+    """Serve one client until it says goodbye or its stream ends; workers keep running.
 
     Args:
         build: makes the outpost, given the name and the options of the client's hello. What it

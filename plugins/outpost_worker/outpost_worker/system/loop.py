@@ -108,7 +108,7 @@ class Outlet:
             return data[os.write(self._fd, data) :]
         except BlockingIOError:
             return data
-        except OSError:  # the terminal is gone: the work goes on without it
+        except OSError:  # the terminal is gone: the work continues without it
             self.close()
             return b""
 

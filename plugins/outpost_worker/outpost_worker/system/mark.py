@@ -1,8 +1,8 @@
 """A mark that every process of a worker carries, and that it cannot take off by accident.
 
 Whoever starts a process can clear its environment, close its pipes, give it a session of its own
-and end before it, so that nothing of these tells whose it is. A resource limit stays: it goes on to
-every child, and without privileges it can only be lowered. Linux keeps, and has not looked at since
+and end before it, so that nothing of these tells whose it is. A resource limit stays: every child
+has it, and without privileges it can only be lowered. Linux keeps, and has not looked at since
 2.4, a limit on file locks (`RLIMIT_LOCKS`); the number in it is made from the worker's folder.
 
 It proves nothing against a program that means to hide, which can lower the number; a PID namespace

@@ -2,7 +2,7 @@
 
 `shutil.rmtree` calls itself for each level and holds a descriptor on each; one entry that cannot
 be removed ends it. Here two descriptors do for any depth, what cannot be removed is written down
-with its owner, and the rest goes on. Symbolic links are removed and never followed; what is
+with its owner, and the rest keeps working. Symbolic links are removed and never followed; what is
 mounted inside of the tree is neither entered nor emptied.
 """
 

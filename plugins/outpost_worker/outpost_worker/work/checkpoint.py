@@ -1,4 +1,4 @@
-"""Work in progress, committed aside and brought to safety while the agent goes on.
+"""Work in progress, committed aside and brought to safety while the agent continues.
 
 A checkpoint is a commit of everything in the working tree that is not ignored, on top of what
 the agent has committed. It is made with an index of its own, so neither the agent's index nor its
@@ -117,8 +117,8 @@ def save(
         order: the order's JSON.
         folder: the worker's folder.
         workspace: what `workspace.prepare` returned.
-        ended: the agent's processes have ended, so that a broken repository can be mended.
-        final: they have ended and the repository was mended.
+        ended: the agent's processes have ended, so that a broken repository can be repaired.
+        final: they have ended and the repository was repaired.
 
     Returns:
         `ref` and `pushed` when the rig has it; else `kept`, the path of a bundle; `commit`; and

@@ -348,7 +348,7 @@ def _push_error(git: Own, done: Done, branch: str) -> WorkerError:
 
 
 def _contains(git: Own, branch: str, commit: str, tip: str = "") -> bool:
-    """Whether the remote's branch, or its `tip`, holds the commit: someone may have gone on."""
+    """Whether the remote's branch, or its `tip`, holds the commit: someone may have moved on."""
     seen = f"refs/remotes/origin/{branch}"
     fetched = git.run("fetch", "--quiet", "--no-tags", "outpost", f"+{_HEADS}{branch}:{seen}")
     ancestor = ("merge-base", "--is-ancestor", commit, tip or seen)

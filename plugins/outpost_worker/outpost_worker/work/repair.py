@@ -1,4 +1,4 @@
-"""Goes on where an agent broke its repository.
+"""Continues where an agent broke its repository.
 
 An agent may remove `.git`, make a new one in its place, or leave a part of it broken; a disk that
 filled up or a machine that lost its power may too. The files of the working tree are what counts
@@ -46,7 +46,7 @@ def mend(
         strict: a `.git` that is no real folder is an error, not one more way to be broken.
 
     Returns:
-        What is changed, and a sentence on what was mended, "" when nothing had to be.
+        What is changed, and a sentence on what was repaired, "" when nothing had to be.
 
     Raises:
         WorkerError: `commit_failed` when the working tree is gone or no real folder, or it could
@@ -89,7 +89,7 @@ def _without(git: Own, folder: str, workspace: Mapping[str, Any], why: str) -> t
 
 
 def heal(git: Own, folder: str, workspace: Mapping[str, Any]) -> bool:
-    """Go on without commits of the agent whose objects are missing or broken.
+    """Continue without commits of the agent whose objects are missing or broken.
 
     Its repository stays in the worker's folder as `broken-git-…`, and its files are what counts.
 
@@ -164,7 +164,7 @@ def _uncover(git: Own, folder: str) -> None:
     except WorkerError as error:
         if error.reason == "disk_full":
             raise
-        # the index cannot be read: that is found and mended next
+        # the index cannot be read: that is found and repaired next
 
 
 def _look(git: Own) -> tuple[Changes | None, str]:

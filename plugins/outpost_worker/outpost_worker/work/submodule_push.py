@@ -183,7 +183,7 @@ class Sender:
         return persistently(lambda: place.run(*argv, env=_GUARDED), self._report, doing)
 
     def _shown(self, place: Git, url: str, commit: str, here: bool, path: str) -> bool:
-        """Whether the remote shows a commit: a ref of it is at that, or has gone on from it."""
+        """Whether the remote shows a commit: a ref of it is at that, or has moved on from it."""
         self._report(f"looking at the remote of {path}")
         told = self._ask(place, "ls-remote", "--", url, doing="asking a submodule's remote")
         if told.code:

@@ -23,7 +23,7 @@ _FOLDER, _ENDING = "repositories/", ".bundle"
 
 
 def earlier(order: Mapping[str, Any], root: str) -> str:
-    """Return the id of the attempt that an order goes on from; "" for none that is known here.
+    """Return the id of the attempt that an order continues from; "" for none that is known here.
 
     An attempt that left work in submodules alone has no checkpoint on the rig that an order could
     name; it counts where its folder is still here and the order came from the same ledger.

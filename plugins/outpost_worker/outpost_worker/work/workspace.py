@@ -125,7 +125,7 @@ def prepare(
     """Make `<folder>/work`: the rig at its base, on a local branch named as the one to deliver.
 
     With `resume`, the tree is as the earlier attempt left it: what it had committed is committed,
-    what it had not is staged. Where `resume` is a commit that the branch to deliver has gone on
+    what it had not is staged. Where `resume` is a commit that the branch to deliver has moved on
     from on the remote, it is the tip of that branch. A rig without commits gives an empty tree on
     a branch to be born. git runs with this process's environment (credential helpers, ssh agent,
     proxies).
@@ -206,7 +206,7 @@ def prepare(
 
 
 def _leads_to(git: Git, commit: str, tip: str) -> bool:
-    """Whether the remote's branch has gone on from a commit; brings the branch here."""
+    """Whether the remote's branch has moved on from a commit; brings the branch here."""
     if git.run("rev-parse", "--quiet", "--verify", tip + "^{commit}").code:
         quiet = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
         git.run("fetch", *quiet, "--", "outpost", tip)
