@@ -81,7 +81,7 @@ process.stdin.on("end", () => {
 process.stdout.on("error", () => process.exit(1));
 
 function goWhenDone() {
-  if (ended && running === 0) process.exit(0); // workers go on
+  if (ended && running === 0) process.exit(0); // workers keep running
 }
 
 function take(line) {

@@ -16,6 +16,7 @@ import pytest
 
 from outpost_core.backend import OutpostOptions
 from outpost_core.errors import NotFoundError, PluginError
+from outpost_exec.options import ExecOptions
 from outpost_manager.manager import Manager
 from outpost_shared import faults
 from outpost_testing import GROUPS, Target, run_suite, target_from_manager
@@ -242,3 +243,10 @@ def test_workers_that_do_not_see_this_machine_are_looked_at_from_outside(tmp_pat
     assert run_check(a_check(looks), target).ok
     assert seen == [(False, 1)]
     assert run_check(a_check(looks, "shared"), target).status == "not declared"
+
+
+def test_a_program_runs_in_the_users_folder_also_for_another_process(tmp_path: Path) -> None:
+    options = ExecOptions(command=("./program",))
+    target = Target(type="exec", state=tmp_path, options=options, config_dir=Path("/etc/outpost"))
+    again, _ = targets.load(target.save(tmp_path))
+    assert again.options == replace(options, cwd=Path("/etc/outpost"))

@@ -353,3 +353,14 @@ def test_a_death_right_after_an_error_is_kept_loses_nothing(tmp_path: Path) -> N
     (plugin,) = json.loads(run("plugins", "x-assign-raise", "--json").stdout)["plugins"]
     assert "RuntimeError: no" in plugin["errors"][0]["reason"]
     assert run(*spawn).returncode == 0
+
+
+def test_a_plugin_that_is_not_there_is_looked_for_in_the_list(machine: Machine) -> None:
+    assert "outpost plugins lists them" in machine.run("plugins", "qqqqqq").stderr
+
+
+def test_doctor_says_which_hooks_a_package_has(machine: Machine) -> None:
+    install(next(bad for bad in BAD if bad.name == "assign-raise"), machine.site)
+    found = json.loads(machine.run("doctor", "--json").stdout)["findings"]
+    details = [one["detail"] for one in found if one["check"] == "bad-assign-raise 1.0"]
+    assert "implements outpost_assign" in details

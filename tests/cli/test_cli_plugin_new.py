@@ -86,3 +86,13 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     words = ("plugin", "new", "mine", "--kind", "policy", "--json")
     assert "not empty" in run("-c", MAIN, *words, cwd=tmp_path, code=2)
     assert [f.name for f in (tmp_path / "outpost-mine").iterdir()] == ["precious"]
+
+
+def test_a_command_that_outpost_has_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    for name in ("list", "outpost-list"):
+        said = run(
+            "-c", MAIN, "plugin", "new", name, "--kind", "command", "--json", cwd=tmp_path, code=2
+        )
+        assert "already" in json.loads(said)["error"]["message"]
+    assert not (tmp_path / "outpost-list").exists()
+    run("-c", MAIN, "plugin", "new", "list", "--kind", "policy", cwd=tmp_path)

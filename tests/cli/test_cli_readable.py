@@ -113,3 +113,13 @@ def test_words_in_pieces_are_put_together_also_at_the_end():
         for part in ("All ", "done\n", "now")
     ]
     assert shown("gemini-json", records(*pieces)) == "All done\nnow\n"
+
+
+def test_one_of_a_thing_is_one():
+    log = records(
+        {
+            "type": "result", "subtype": "success", "is_error": False, "num_turns": 1,
+            "usage": {"input_tokens": 1200, "output_tokens": 1},
+        }
+    )  # fmt: skip
+    assert "✓ 1 turn · 1,200 tokens in · 1 token out" in shown("claude-stream-json", log)

@@ -48,7 +48,8 @@ async def examine(manager: Manager, name: str | None = None, *, rig: str | None 
 def _packages(manager: Manager) -> Found:
     found = []
     for report in manager.plugins.reports:
-        provides = f"provides {', '.join(report.types) or 'hooks'}"
+        types, hooks = ", ".join(report.types), ", ".join(report.hooks)
+        provides = f"provides {types}" if types else f"implements {hooks}"
         if report.ok:
             found.append(Finding(check=report.label, ok=True, detail=provides))
         found += [

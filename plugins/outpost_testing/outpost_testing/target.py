@@ -125,6 +125,8 @@ class Target:
         if self.options is not None:
             for option in dataclasses.fields(self.options):
                 value = getattr(self.options, option.name)
+                if value is None and option.name == "cwd":
+                    value = self.config_dir  # where a program runs that is not told otherwise
                 if value is not None:
                     entry[option.name] = self._plain(value)
         return json.dumps({"outposts": [entry]})

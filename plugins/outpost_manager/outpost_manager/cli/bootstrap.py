@@ -38,7 +38,8 @@ _TICK: Final = 0.5
     multiple=True,
     metavar="AGENT",
     shell_complete=complete.agents,
-    help="Install this agent; again for more. The configuration's agent by default.",
+    help="Install this agent; again for more. Without it, `defaults.agent` of the configuration, "
+    "else claude.",
 )
 @click.option("--dry-run", is_flag=True,
               help="Change nothing; say what would be done.")  # fmt: skip

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from outpost_core.errors import NotFoundError, OutpostError
+from outpost_core.errors import NotFoundError, OutpostError, UsageError
 from outpost_manager.cli import complete, output, render
+from outpost_manager.cli.commandtable import COMMANDS
 from outpost_manager.cli.session import Group, Session, command
 from outpost_manager.plugins.scaffold import KINDS
 
@@ -80,10 +81,14 @@ def _rows(session: Session, name: str | None) -> list[Row]:
         kept = failures.read(installed.reports)
         reports = [r for r in installed.reports if name in (None, r.entry_point, r.package)]
         if not reports:
-            from outpost_core.nearest import suggest
+            from outpost_core.nearest import nearest
 
             known = {word for r in installed.reports for word in (r.entry_point, r.package) if word}
-            raise NotFoundError(f"there is no plugin {name!a}", hint=suggest(str(name), known))
+            near = nearest(str(name), sorted(known))
+            raise NotFoundError(
+                f"there is no plugin {name!a}",
+                hint=f"did you mean {near!r}?" if near else "outpost plugins lists them",
+            )
         return [
             Row(one, given[one], [each for each in kept if each.plugin == one.entry_point])
             for one in reports
@@ -183,6 +188,8 @@ def new(session: Session, name: str, kind: str, folder: Path | None) -> None:
     """
     from outpost_manager.plugins.scaffold import make_plugin
 
+    if kind == "command" and name.removeprefix("outpost-") in COMMANDS:
+        raise UsageError(f"outpost has a command {name!a} already", hint="use another name")
     made = make_plugin(name, kind, folder)
 
     def lines() -> Iterator[str]:

@@ -215,8 +215,8 @@ def span(seconds: float) -> str:
 
 
 def count(number: int, word: str) -> str:
-    """Return a number of things: `1 worker`, `2 workers`."""
-    return f"{number} {word}{'' if number == 1 else 's'}"
+    """Return a number of things: `1 worker`, `2,000 workers`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def money(usd: float | None) -> str:

@@ -15,7 +15,7 @@ import click
 from outpost_agents import records, values
 from outpost_agents.account import Account
 from outpost_manager.cli import output
-from outpost_manager.cli.render import clean, clean_lines, fit, money, terminal_width
+from outpost_manager.cli.render import clean, clean_lines, count, fit, money, terminal_width
 
 if TYPE_CHECKING:
     from outpost_agents.reader import Reader
@@ -34,7 +34,8 @@ _TELLING: Final = (
 )  # fmt: skip
 _SHELLS: Final = ("Bash", "bash", "shell", "run_shell_command", "exec_command")
 #: what the end says of the usage.
-_COUNTS: Final = {"turns": "turns", "input_tokens": "tokens in", "output_tokens": "tokens out"}
+_COUNTS: Final = {"turns": "turn", "input_tokens": "token", "output_tokens": "token"}
+_WAYS: Final = {"input_tokens": " in", "output_tokens": " out"}
 
 
 class Renderer:
@@ -90,7 +91,9 @@ class Renderer:
         message = "" if record.ok else self._account.message
         used = self._account.usage() or {}
         counts = [
-            f"{used[name]:,} {word}" for name, word in _COUNTS.items() if used.get(name) is not None
+            count(used[name], word) + _WAYS.get(name, "")
+            for name, word in _COUNTS.items()
+            if used.get(name) is not None
         ]
         parts = [
             clean(" ".join(message.split())),

@@ -320,16 +320,15 @@ def _fence(worker: Worker, glimpse: Glimpse) -> str:
 
 
 def _usage(usage: Usage) -> str:
-    parts = [
-        f"{value:,} {word}"
-        for value, word in (
-            (usage.input_tokens, "tokens in"),
-            (usage.output_tokens, "tokens out"),
-            (usage.cached_tokens, "cached"),
-            (usage.turns, "turns"),
-        )
-        if value is not None
-    ]
+    parts = []
+    if usage.input_tokens is not None:
+        parts.append(render.count(usage.input_tokens, "token") + " in")
+    if usage.output_tokens is not None:
+        parts.append(render.count(usage.output_tokens, "token") + " out")
+    if usage.cached_tokens is not None:
+        parts.append(f"{usage.cached_tokens:,} cached")
+    if usage.turns is not None:
+        parts.append(render.count(usage.turns, "turn"))
     spent = approximate(usage.cost_usd, usage.estimated or usage.partial)
     return ", ".join([*parts, *filter(None, [spent])])
 
