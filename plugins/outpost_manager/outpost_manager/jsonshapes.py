@@ -33,7 +33,7 @@ WORKER: Final[Shape] = {
     "started_at": "when it began, or null",
     "finished_at": "when it ended, or null",
     "updated_at": "when something new was last heard, or null",
-    "unreachable_since": "since when its outpost does not answer, or null",
+    "unreachable_since": "when its outpost stopped answering, or null",
     "log_bytes": "size of its output, or null",
     "log_truncated": "whether the output was cut at its cap",
     "cost_usd": "what the outpost charged, or null",
@@ -66,7 +66,7 @@ OUTPOST: Final[Shape] = {
     "capabilities": ["what it can do"],
     "detail": "what it said, or why it is not ready",
     "hint": "the next step",
-    "since": "since when it answers or does not, or null",
+    "since": "when it began to answer, or stopped, or null",
     "spent_usd": "reserved and spent there in the last hour, by outpost and agents",
     "cost_cap_hourly": "USD, or null",
 }
