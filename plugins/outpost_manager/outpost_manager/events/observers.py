@@ -57,7 +57,7 @@ class Observers:
             for implementation in getattr(plugins.pm.hook, _HOOK).get_hookimpls()
             if implementation.plugin_name.startswith("package:")
         }
-        self._tellers: list[_Teller] = []
+        self._threads: list[_ObserverThread] = []
 
     def start(self, ledger: Ledger) -> None:
         """Begin to tell; to be called before anything is written that they are to hear of.
@@ -65,17 +65,17 @@ class Observers:
         Args:
             ledger: an open one, in which new observers are made known.
         """
-        if not self._plugins or self._tellers:
+        if not self._plugins or self._threads:
             return
         if ledger.aside is None:
             with suppress(LedgerError):  # each does that too, later
                 ledger.cursors.register(self._plugins)
-        self._tellers = [
-            _Teller(name, plugin, self._folder, self._blame)
+        self._threads = [
+            _ObserverThread(name, plugin, self._folder, self._blame)
             for name, plugin in self._plugins.items()
         ]
-        for teller in self._tellers:
-            teller.start()
+        for thread in self._threads:
+            thread.start()
 
     def finish(self, within: float = DRAIN) -> bool:
         """Tell what there is, and end; an observer that is still at it by then is left behind.
@@ -87,14 +87,14 @@ class Observers:
             whether every observer was told all.
         """
         deadline = time.monotonic() + within
-        for teller in self._tellers:
-            teller.end(deadline)
-        for teller in self._tellers:
-            teller.join(max(0.0, deadline - time.monotonic()))
-        return not any(teller.is_alive() for teller in self._tellers)
+        for thread in self._threads:
+            thread.end(deadline)
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
 
-class _Teller(Thread):
+class _ObserverThread(Thread):
     """Tells one observer. A daemon: one that hangs keeps no program from ending."""
 
     def __init__(self, name: str, plugin: Any, folder: Path, blame: Blame) -> None:
