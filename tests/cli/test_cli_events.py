@@ -93,10 +93,13 @@ def test_nothing_is_logged_unless_it_is_asked_for(outpost):
 
 def test_logs_go_to_a_private_file(outpost, tmp_path):
     file = tmp_path / "out.log"
-    os.umask(0)
-    code, _, err = log(
-        outpost, "spawn", "gt-1", "--no-rig", "--", "true", env={"OUTPOST_LOG": f"debug:{file}"}
-    )
+    before = os.umask(0)
+    try:
+        code, _, err = log(
+            outpost, "spawn", "gt-1", "--no-rig", "--", "true", env={"OUTPOST_LOG": f"debug:{file}"}
+        )
+    finally:
+        os.umask(before)
     assert code == 0
     assert "outpost.placing" not in err
     assert "outpost.placing" in file.read_text()

@@ -22,6 +22,7 @@ from peers.sshd import Sshd, sshd
 from outpost_core.backend import BuildContext
 from outpost_core.types import Finding, Step
 from outpost_manager.config import trusted
+from outpost_manager.config.town import is_trusted
 from outpost_ssh.options import SshOptions
 from outpost_ssh.outpost import SshOutpost
 
@@ -74,7 +75,11 @@ class Bare:
         )
 
     def outpost(self, config_dir: Path | None = None, **more: object) -> SshOutpost:
-        context = BuildContext(state_dir=self.folder / "near", config_dir=config_dir)
+        context = BuildContext(
+            state_dir=self.folder / "near",
+            config_dir=config_dir,
+            trusts=lambda town: is_trusted(town, os.environ),
+        )
         return SshOutpost("vm1", self.options(**more), context)
 
     def bootstrap(

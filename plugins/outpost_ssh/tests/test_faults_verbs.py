@@ -166,7 +166,7 @@ def test_the_package_gets_through_a_narrow_line(w: World) -> None:
     line = w.relay(host, rate=53_000)
 
     async def main() -> None:
-        entry = w.entry(host, line, connect_timeout="3s", keepalive="2s")
+        entry = w.entry(host, line, connect_timeout="7s", keepalive="5s")
         async with w.manager(entry, answer_timeout="90s") as manager:
             answer = (await manager.ping())["vm1"]
             assert isinstance(answer, Health), answer

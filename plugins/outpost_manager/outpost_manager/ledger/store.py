@@ -306,7 +306,7 @@ class Store:
         return LedgerError(
             f"the ledger {self.path} has version {found}, this Outpost knows version"
             f" {self._version}; it was left as it is",
-            hint="get the newer Outpost here too: pip install it again from where it came",
+            hint="upgrade Outpost here too: pip install it again from where the newer one came",
         )
 
     def _explain(self, error: Exception) -> LedgerError:

@@ -269,6 +269,9 @@ def _status(
         return _ended(result, path, name, digest)
     doubt = doubt or odd
     if begun is None:
+        if _has(at, files.STATE) and (living := supervisors.of(path)) is not None:
+            doubt = doubt or f"{files.CLAIM} is missing"
+            return _living(at, path, name, digest, process.moment(living[1]), doubt)
         return _unbegun(at, path, name, digest, doubt)
     message = "its supervisor vanished without a result"
     if doubt:
@@ -284,6 +287,15 @@ def _unbegun(at: int, path: str, name: str, digest: str, doubt: str) -> WorkerSt
     return WorkerStatus(
         id=name, state=State.QUEUED, digest=digest, detail="waits for its supervisor"
     )
+
+
+def _has(at: int, name: str) -> bool:
+    """Whether there is anything under a name: a supervisor alone makes some of the files."""
+    try:
+        os.stat(name, dir_fd=at, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
 
 
 def _was_published(at: int) -> bool:
