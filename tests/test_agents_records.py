@@ -130,5 +130,5 @@ def test_every_record_is_text_for_people() -> None:
         Ended(False, "broken"),
     ) == (
         "replay · session s-1\ndo it\nhm\n$ ls\n  a\n  b\n● edit /x\n  no\nonce more\n? Which?\n"
-        '{"a": 1}\nAll done.\n✗ broken · 1 tokens in · 2 tokens out'
+        '{"a": 1}\nAll done.\n✗ broken · 1 token in · 2 tokens out'
     )  # fmt: skip
