@@ -38,6 +38,12 @@ class Reader:
     def prices(cls) -> Mapping[str, Price] | None:
         """Return prices by the beginning of a model's name, for an output that tells tokens alone.
 
+        USD for a million tokens: that go in, that come from a cache, that come out. The longest
+        beginning that fits counts. "" is for a model that nobody named or knows: the dearest of
+        the ordinary ones, so that a limit is kept. Some models cost more for very long prompts;
+        their ordinary price is meant, so what is counted by it is an estimate and is marked so.
+        The section `prices` of `outposts.yaml` replaces what is not true any more.
+
         None: the output itself says what was spent.
         """
         return None

@@ -23,14 +23,30 @@ def load(folder: str, name: str) -> dict[str, Any] | None:
         OSError: nobody can say, since this process or its disk is in trouble.
     """
     try:
+        data = content(folder, name, MOST)
+        return None if data is None else parse(name, data)
+    except Broken:
+        return None
+
+
+def content(folder: str, name: str, most: int) -> bytes | None:
+    """Return what is in `folder/name`; None when there is none.
+
+    Args:
+        folder: where it is.
+        name: of the file.
+        most: bytes that it may have.
+
+    Raises:
+        Broken: it is no plain file of ours, or too large.
+        OSError: nobody can say, since this process or its disk is in trouble.
+    """
+    try:
         at = plain.folder(folder)
     except FileNotFoundError:
         return None
     try:
-        data = plain.content(at, name, MOST)
-        return None if data is None else parse(name, data)
-    except Broken:
-        return None
+        return plain.content(at, name, most)
     finally:
         os.close(at)
 

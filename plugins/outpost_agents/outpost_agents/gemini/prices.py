@@ -5,9 +5,7 @@ As they stood on 2026-07-24 in the list that LiteLLM keeps, which names the firs
 - https://ai.google.dev/gemini-api/docs/pricing
 - https://github.com/BerriAI/litellm/blob/main/model_prices_and_context_window.json
 
-USD for a million tokens: that go in, that come from a cache, that come out. Some models cost more
-for very long prompts; here is their ordinary price, so what is counted by it is an estimate and is
-marked so. The section `prices` of `outposts.yaml` replaces what is not true any more.
+What the figures mean is said at `Reader.prices`.
 """
 
 from __future__ import annotations
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
 
     from outpost_core.types import Price
 
-#: Beginning of a model's name → price; the longest that fits counts. "" is for a model that
-#: nobody named or knows: the dearest of the ordinary ones, so that a limit is kept.
 PRICES: Mapping[str, Price] = {
     "": (2.0, 0.2, 12.0),
     "gemini-3.6-flash": (1.5, 0.15, 7.5),

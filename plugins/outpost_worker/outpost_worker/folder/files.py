@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 
-from outpost_shared import plain
+from outpost_shared import jsonfiles, plain
 from outpost_shared.jsonfiles import MOST, parse, sync_folder
 from outpost_shared.leanjson import dumps
 from outpost_shared.plain import Broken, open_plain, write_all
@@ -89,14 +89,7 @@ def content(folder: str | int, name: str) -> bytes | None:
     most = _LIMITS.get(name, MOST)
     if isinstance(folder, int):
         return plain.content(folder, name, most)
-    try:
-        at = plain.folder(folder)
-    except FileNotFoundError:
-        return None
-    try:
-        return plain.content(at, name, most)
-    finally:
-        os.close(at)
+    return jsonfiles.content(folder, name, most)
 
 
 def believed(folder: str, name: str) -> dict[str, Any] | None:
