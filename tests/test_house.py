@@ -21,7 +21,12 @@ ROOTS = {"outpost_core": CHECKOUT} | {
 #: What the core may have.
 MOST_FILES, MOST_LINES = 13, 3_000
 #: Names of distributions that are not called like what is imported of them.
-IMPORTED_AS = {"pyyaml": "yaml", "importlib-metadata": "importlib_metadata"}
+IMPORTED_AS = {
+    "pyyaml": "yaml",
+    "importlib-metadata": "importlib_metadata",
+    "google-auth": "google",
+    "google-cloud-run": "google",
+}
 #: Distributions that a backend brings along so that its user has the command, and never imports.
 BROUGHT = {"outpost-manager"}
 
@@ -90,11 +95,18 @@ def test_no_modules_import_each_other() -> None:
         pytest.fail(f"a circle: {' → '.join(error.args[1])}")
 
 
+def imported_as(requirements: list[str]) -> set[str]:
+    """Return what is imported of distributions that are asked for."""
+    names = {re.split(r"[<>=\[ ;]", each)[0] for each in requirements}
+    return {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names}
+
+
 @pytest.mark.parametrize("package", sorted(ROOTS))
 def test_a_distribution_depends_on_what_it_imports(package: str) -> None:
     about = tomllib.loads((ROOTS[package] / "pyproject.toml").read_text())["project"]
-    named = {re.split(r"[<>=\[ ;]", each)[0] for each in about["dependencies"]}
-    known = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in named}
+    always = imported_as(about["dependencies"])
+    extras = about.get("optional-dependencies", {}) if package != "outpost_core" else {}
+    known = always | {name for more in extras.values() for name in imported_as(more)}
     needed = {
         name.partition(".")[0]
         for module, path in modules().items()
@@ -102,5 +114,5 @@ def test_a_distribution_depends_on_what_it_imports(package: str) -> None:
         for name in imports(path)
     } - {*sys.stdlib_module_names, package, "_signal"}
     assert needed <= known, "it imports what it does not ask for"
-    unused = known - needed - {name.replace("-", "_") for name in BROUGHT}
+    unused = always - needed - {name.replace("-", "_") for name in BROUGHT}
     assert not unused, "it asks for what it does not import"

@@ -1,0 +1,1 @@
+"""Outpost backend for Cloud Run: workers in containers that wake on demand."""

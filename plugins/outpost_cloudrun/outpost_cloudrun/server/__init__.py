@@ -1,0 +1,1 @@
+"""The far side: the program in the container, which takes work over HTTP."""
