@@ -6,12 +6,11 @@ import asyncio
 import contextlib
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from outpost_shared import keeping
 from outpost_ssh.keeper import place
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ async def borrow(options: SshOptions, base: Path | None) -> Borrowed | None:
     try:
         async with asyncio.timeout(_PATIENCE):
             reader, writer = await asyncio.open_unix_connection(path, limit=_LIMIT)
-        if not place.is_ours(writer.get_extra_info("socket")):
+        if not keeping.is_ours(writer.get_extra_info("socket")):
             raise OSError("somebody else's")
         async with asyncio.timeout(options.patience):
             answer = json.loads(await reader.readline())
@@ -74,21 +73,6 @@ def start(options: SshOptions, base: Path | None) -> None:
     if path is None:
         return
     with contextlib.suppress(OSError):
-        lock = place.lock(path)
-        if lock is None:
-            return
-        os.close(lock)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "outpost_ssh.keeper.lend"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,
-            env=place.environment(os.environ),
-        )
-        assert process.stdin is not None
-        with process.stdin as told:
-            told.write(json.dumps(said).encode())
-        # it outlives this program; nobody collects it, and nobody is warned of that
-        process.returncode = 0
+        if not keeping.is_kept(path):
+            env = keeping.environment(os.environ, place.NEEDED)
+            keeping.start("outpost_ssh.keeper.lend", said, env)

@@ -11,12 +11,12 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import OutpostError
+from outpost_shared import keeping
 from outpost_ssh.connection.host import RemoteHost
 from outpost_ssh.keeper import place
 from outpost_ssh.loader import command
@@ -60,12 +60,8 @@ class Keeper:
             OutpostError: there is no connection to keep.
         """
         await self._start_spare()
-        self._path.unlink(missing_ok=True)  # of a killed one: we hold the lock
-        before = os.umask(0o177)
-        try:
-            server = await asyncio.start_unix_server(self._called, self._path, limit=_PIECE)
-        finally:
-            os.umask(before)
+        listening = keeping.listen(self._path)
+        server = await asyncio.start_unix_server(self._called, sock=listening, limit=_PIECE)
         mine = self._path.stat()
         try:
             while not self._over.is_set() and self._is_wanted(mine):
@@ -73,9 +69,8 @@ class Keeper:
                     await asyncio.wait_for(self._over.wait(), _LOOK)
                 await self._freshen()
         finally:
-            with contextlib.suppress(OSError):
-                if os.path.samestat(self._path.stat(), mine):
-                    self._path.unlink()
+            if keeping.is_at(self._path, mine):
+                self._path.unlink(missing_ok=True)
             server.close()
             if self._refill is not None:
                 self._refill.cancel()
@@ -85,10 +80,7 @@ class Keeper:
     def _is_wanted(self, mine: os.stat_result) -> bool:
         if self._callers:
             return True
-        try:
-            if not os.path.samestat(self._path.stat(), mine):
-                return False
-        except OSError:
+        if not keeping.is_at(self._path, mine):
             return False
         return time.monotonic() - self._used_at < self._options.keep
 
@@ -123,7 +115,7 @@ class Keeper:
         self._callers += 1
         process = None
         try:
-            if place.is_ours(writer.get_extra_info("socket")):
+            if keeping.is_ours(writer.get_extra_info("socket")):
                 process = await self._take()
                 writer.write(json.dumps({"peer": self._host.peer}).encode() + b"\n")
                 self._fill()
@@ -177,11 +169,11 @@ async def _carry(
 
 def main() -> None:
     """Keep what standard input tells, unless somebody else does."""
-    said: dict[str, Any] = json.loads(sys.stdin.buffer.read(1 << 16))
+    said = keeping.told()
     path = place.socket_of(said)
     if path is None:
         return
-    if place.lock(path) is None:  # else it is held to the end of this program
+    if keeping.lock(path) is None:  # else it is held to the end of this program
         return
     options, base = place.understand(said)
 
