@@ -108,6 +108,17 @@ HOSTED = (
     "hosted.home",  # it is written that the work is home
 )
 
+#: The keeper of a Cloud Run outpost, which holds its workers' streams between commands.
+KEEPER = (
+    "keeper.recorded",  # the order is in the state folder; nobody was asked to start it
+    "keeper.accepted",  # it certainly runs, and that is noted; the caller has not been answered
+    "keeper.logged",  # output is in the log, and how far it goes was told nobody
+    "keeper.stop_noted",  # a stop is written down; nobody was asked
+    "keeper.rescued",  # unpushed work is in a bundle here; the worker has no result yet
+    "keeper.finished",  # the result is here; nothing is removed elsewhere
+    "keeper.discarded",  # what is known of a worker is in the trash, whole
+)
+
 _armed = os.environ.get("OUTPOST_FAULT", "")
 
 #: Processes that die first at a fault: a forked stage takes its supervisor along.

@@ -1,0 +1,65 @@
+"""What a mode of Cloud Run has to be able to do, so that a keeper can hold its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from outpost_cloudrun.keeper.records import WorkerRecord
+from outpost_core.types import Cleaned, Health
+
+
+class Course(Protocol):
+    """How a worker gets from its order to its result in one mode.
+
+    A course keeps nothing of a worker that it cannot do without: what it has to know when the
+    keeper was killed goes into the record (`remember`), before it is needed.
+    """
+
+    async def start(self, record: WorkerRecord, secrets: Mapping[str, str]) -> None:
+        """Start the worker of a record, or find it where it was started before.
+
+        Returns once it certainly runs or is to be found, and `record.accept()` was called. It may
+        take its time (a cold start, nothing free); meanwhile it says in the record what it waits
+        for. It is cancelled when the keeper ends: then it is called again.
+
+        Args:
+            record: what is known of it.
+            secrets: the values of its secrets.
+
+        Raises:
+            SpawnRefusedError: it was certainly not started, and will not be.
+            ConflictError: it runs with another order.
+            UnreachableError: nothing is known; `sent` is False when nothing was ever asked.
+        """
+
+    async def follow(self, record: WorkerRecord) -> None:
+        """Write down what an accepted worker says, until its record has a result.
+
+        What breaks is resumed, for as long as it takes; called again after a cancellation.
+        """
+
+    async def stop(self, record: WorkerRecord, grace: float) -> None:
+        """Ask for the worker's end; repeated until its record has a result.
+
+        Raises:
+            NotFoundError: certainly nothing of it is there.
+            UnreachableError: nobody could be asked.
+        """
+
+    async def remove(self, record: WorkerRecord, *, force: bool) -> Cleaned:
+        """Remove what is left of an ended worker elsewhere, after its work was rescued.
+
+        Args:
+            record: what is known of it; it has a result.
+            force: also when the rescue failed.
+
+        Raises:
+            UnreachableError: nobody could be asked.
+        """
+
+    async def ping(self) -> Health:
+        """Say whether a worker could be started now; wakes no container."""
+
+    async def aclose(self) -> None:
+        """Let go of connections; workers keep running."""
