@@ -74,6 +74,14 @@ FILTERS = (
     "worker.lfs_kept",  # the objects are beside the bundle that needs them
     "worker.unfiltered_kept",  # the files whose filter is missing are in their archive
 )
+#: The record of a worker at a place that outlives its machine, in whatever process writes it.
+RECORD = (
+    "record.pushed",  # a value may be on the rig; nobody has looked
+    "record.claimed",  # the claim stands; nothing runs
+    "record.stop_asked",  # word of a stop stands
+    "record.finished",  # the result stands
+    "record.forgotten",  # one part of a record is removed
+)
 #: Whatever process keeps a worker's unpushed work.
 KEEPING = (
     "checkpoint.noted",  # it is written down what is to be pushed

@@ -1,0 +1,22 @@
+"""Where records can be, by what is configured."""
+
+from __future__ import annotations
+
+from outpost_worker.record.kinds import Record
+from outpost_worker.record.onrig import RigCells
+from outpost_worker.record.stored import StoredRecord
+
+
+def on_rig(rig: str, root: str, owner: str = "", credentials: str = "") -> Record:
+    """Return the records on a rig.
+
+    Args:
+        rig: where the work is pushed to (`order.delivery.push_url`, else `order.rig`).
+        root: a private state folder, for what is made for a moment.
+        owner: id of the ledger that ordered the workers (`order.owner`).
+        credentials: a file that git logs in with, see `Git`; "" for what it finds itself.
+
+    Raises:
+        UsageError: the rig cannot be one.
+    """
+    return StoredRecord(RigCells(rig, root, credentials), owner)
