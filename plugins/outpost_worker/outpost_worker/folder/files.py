@@ -31,7 +31,7 @@ RIGS = "rigs"
 TRASH = "trash"  # made early: a full disk has no room for a folder
 
 ORDER = "order.json"  # wire.to_json(order) with "digest" and "wire"; no value of a secret
-LAUNCH = "launch.json"  # {"env", "root", "boot"} for the agent's environment; see `truth`
+LAUNCH = "launch.json"  # {"env", "root", "boot", …} for the agent's environment; see `truth`
 SECRETS = "secrets.json"  # {name: value}; gone before the agent runs
 CREDENTIALS = "git-credentials"  # user and password of the rig, for git's credential store
 PROMPT = "prompt.md"  # in EXCHANGE
@@ -171,8 +171,10 @@ def truth(folder: str) -> tuple[dict[str, Any], dict[str, Any], seal.Seal | None
         launched = {} if launch is None else parse(LAUNCH, launch)
         if own is None:
             launched.pop("reader", None)  # code: what is not sealed holds none
+            launched.pop("record", None)  # nor commands
     finally:
         os.close(at)
+    value["record"] = launched.get("record")
     if value.get("rig") is not None:
         here = launched.get("rig")
         value["rig"] = here or value["rig"]

@@ -30,6 +30,7 @@ def publish(
     rig: str | None = None,
     fence: Mapping[str, Any] | None = None,
     wrap: Mapping[str, Any] | None = None,
+    record: Mapping[str, Any] | None = None,
 ) -> tuple[Path, bool]:
     """Make the folder of the order's worker, or adopt the one that is there.
 
@@ -46,6 +47,8 @@ def publish(
         wrap: what stands before the agent's command: `argv`, and `own_files` where that looks
             for the command among files of its own, see `launch.Wrapper`; None for nothing. It is
             no part of the order, so an adopted worker keeps the one that it has.
+        record: the claim that the worker runs by, see `record.standing.launched`; None for a
+            worker whose machine stays.
 
     Returns:
         The folder, and True when this call made it.
@@ -71,7 +74,8 @@ def publish(
     made.mkdir(mode=0o700)
     shown = False
     try:
-        _fill(made, root, order, digest, env, rig, fence, wrap, reader)
+        more = {"fence": fence, "wrap": wrap, "record": record}
+        _fill(made, root, order, digest, env, reader, rig=rig, more=more)
         faults.point("local.staged")
         try:
             made.rename(folder)
@@ -116,10 +120,10 @@ def _fill(
     order: Order,
     digest: str,
     env: Mapping[str, str],
-    rig: str | None,
-    fence: Mapping[str, Any] | None,
-    wrap: Mapping[str, Any] | None,
     reader: dict[str, str] | None,
+    *,
+    rig: str | None,
+    more: Mapping[str, Mapping[str, Any] | None],
 ) -> None:
     path = str(folder)
     launch: dict[str, Any] = {
@@ -129,10 +133,7 @@ def _fill(
     }
     if rig is not None:
         launch["rig"] = rig
-    if fence is not None:
-        launch["fence"] = dict(fence)
-    if wrap is not None:
-        launch["wrap"] = dict(wrap)
+    launch |= {name: dict(value) for name, value in more.items() if value is not None}
     if reader is not None:
         launch["reader"] = reader
     launched = dumps(launch).encode("ascii")

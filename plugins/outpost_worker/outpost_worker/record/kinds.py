@@ -96,6 +96,8 @@ class Found:
         seen: a word that is another one after each change and each beat.
         stop: the grace in seconds of a stop that was asked for; None when nobody did.
         result: how it ended; None while it has not.
+        delivered: the result that a worker has whose machine vanished after its branch was pushed
+            (`standing`): nobody runs its agent again. None while nothing was pushed.
         tail: the end of its log, at most `TAIL` bytes; only with a result.
     """
 
@@ -103,6 +105,7 @@ class Found:
     seen: str
     stop: float | None = None
     result: Result | None = None
+    delivered: Result | None = None
     tail: bytes = b""
 
 

@@ -47,7 +47,8 @@ _EMPTY_TREE: Final = {
     40: "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
     64: "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321",
 }
-_SUBJECT: Final = "Record of a worker, written by Outpost"
+#: First line of the message of each commit here.
+SUBJECT: Final = "Record of a worker, written by Outpost"
 #: What git says where a rig has hashes of the other kind.
 _OTHER_HASHES: Final = ("mismatched algorithms", "hash algorithm")
 #: What git says where one of its processes has reached a bound of ours.
@@ -100,7 +101,7 @@ class RigCells:
         done = None
         for _ in pauses.tries():
             with self._scratch() as git:
-                value = put_commit(git.git_dir, _SUBJECT, data, self._length)
+                value = put_commit(git.git_dir, SUBJECT, data, self._length)
                 done = self._push(git, name, before, value)
             if _has_other_hashes(done) and self._length == 40:
                 self._length = 64

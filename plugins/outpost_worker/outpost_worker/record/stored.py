@@ -7,12 +7,14 @@ import math
 import os
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from outpost_core import wire
 from outpost_core.errors import UnreachableError, UsageError
-from outpost_core.types import Json, Result, split_worker_id
-from outpost_shared import faults
+from outpost_core.names import check_branch
+from outpost_core.types import Json, Result, State, split_worker_id
+from outpost_shared import faults, plausible
 from outpost_worker.record.cells import Cell, Cells, MovedError
 from outpost_worker.record.kinds import (
     TAIL,
@@ -39,7 +41,8 @@ class StoredRecord:
         self._cells = cells
         self._owner = owner
         self._lock = threading.Lock()
-        self._own: dict[str, str] = {}  # claim's id → the version that it was last seen with
+        # claim's id → the version that it was last seen with, and what was delivered by then
+        self._own: dict[str, tuple[str, dict[str, str]]] = {}
 
     # --- what can be asked -------------------------------------------------------------------
 
@@ -53,30 +56,31 @@ class StoredRecord:
         if found is None:
             raise _gone(claim)
         if found.claim.id == claim.id:
-            self._note(claim, found.seen)
+            self._note(claim, found)
             return claim
         if found.seen != silent or found.result or found.claim.digest != claim.digest:
             return found.claim
         if claim.leg != found.claim.leg + 1:
             raise UsageError(f"after leg {found.claim.leg} comes no leg {claim.leg}")
-        return self._put(claim, silent, stands=found.claim)
+        return self._put(claim, silent, stands=found)
 
     def beat(self, claim: Claim) -> Found:
         """Say that the owner lives; see `Record`."""
         for _ in range(_TRIES):
-            version = self._own.get(claim.id)
-            if version is None:
+            version, delivered = self._own.get(claim.id) or ("", {})
+            if not version:
                 self._mine(claim)
                 continue
             try:
-                seen = self._cells.swap(_record(claim.worker, self._owner), version, _said(claim))
+                self._cells.swap(where(claim), version, said(claim, delivered))
             except MovedError:
                 self._mine(claim)
                 continue
-            self._note(claim, seen)
+            self._forget_version(claim)
             found = self._look(claim.worker)
             if found is None or found.claim.id != claim.id or found.result is not None:
                 continue
+            self._note(claim, found)
             return found
         raise UnreachableError(f"the record of {claim.worker} changes all the time")
 
@@ -91,9 +95,9 @@ class StoredRecord:
             there = self._cells.look([name]).get(name)
             if there is not None and _grace(there) == grace:
                 return
-            said: dict[str, Json] = {"stop": worker, "grace": grace, "word": os.urandom(8).hex()}
+            word: dict[str, Json] = {"stop": worker, "grace": grace, "word": os.urandom(8).hex()}
             try:
-                self._cells.swap(name, there.version if there else "", _text(said))
+                self._cells.swap(name, there.version if there else "", _text(word))
             except MovedError:
                 continue
             faults.point("record.stop_asked")
@@ -105,14 +109,14 @@ class StoredRecord:
         kept = base64.b64encode(tail[-TAIL:] if tail else b"").decode("ascii")
         more: dict[str, Json] = {"result": wire.to_json(result), "tail": kept}
         for _ in range(_TRIES):
-            version = self._own.get(claim.id)
-            if version is None:
+            version, _ = self._own.get(claim.id) or ("", {})
+            if not version:
                 stands = self._mine(claim, result_too=True)
                 if stands.result is not None:
                     return stands.result
                 continue
             try:
-                self._cells.swap(_record(claim.worker, self._owner), version, _said(claim, **more))
+                self._cells.swap(where(claim), version, said(claim, more=more))
             except MovedError:
                 self._forget_version(claim)
                 continue
@@ -146,12 +150,13 @@ class StoredRecord:
 
     # --- how ---------------------------------------------------------------------------------
 
-    def _put(self, claim: Claim, before: str, *, stands: Claim | None) -> Claim:
+    def _put(self, claim: Claim, before: str, *, stands: Found | None) -> Claim:
         """Exchange a version for a claim; returns the claim that stands then."""
-        name = _record(claim.worker, self._owner)
+        name = where(claim)
+        delivered = _delivery(stands) if stands else {}
         for _ in range(_TRIES):
             try:
-                version = self._cells.swap(name, before, _said(claim))
+                version = self._cells.swap(name, before, said(claim, delivered))
             except MovedError:
                 found = self._look(claim.worker)
                 if found is None and before:
@@ -159,14 +164,15 @@ class StoredRecord:
                 if found is None:
                     continue
                 if found.claim.id == claim.id:
-                    self._note(claim, found.seen)
+                    self._note(claim, found)
                 return found.claim
             faults.point("record.claimed")
-            self._note(claim, version)
+            with self._lock:
+                self._own[claim.id] = (version, delivered)
             return claim
         raise UnreachableError(
             f"the record of {claim.worker} changes all the time"
-            + (f"; leg {stands.leg} stood last" if stands else ""),
+            + (f"; leg {stands.claim.leg} stood last" if stands else ""),
             sent=False,
         )
 
@@ -189,7 +195,7 @@ class StoredRecord:
             )
         if found.result is not None:
             raise SupersededError(f"{claim.worker} has ended already: {found.result.reason}")
-        self._note(claim, found.seen)
+        self._note(claim, found)
         return found
 
     def _look(self, worker: str) -> Found | None:
@@ -200,19 +206,18 @@ class StoredRecord:
         if cell is None:
             return None
         try:
-            claim, result, tail = _understood(cell, worker, self._owner)
+            found = _understood(cell, worker, self._owner)
         except (UsageError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RecordBrokenError(
                 f"{self._cells.where(record)[0]} is not what Outpost wrote: {_short(error)}",
                 hint=f"see who did that, and remove it: {self._cells.where(record)[1]}",
             ) from None
         word = there.get(stop)
-        grace = _grace(word) if word else None
-        return Found(claim=claim, seen=cell.version, stop=grace, result=result, tail=tail)
+        return replace(found, stop=_grace(word) if word else None)
 
-    def _note(self, claim: Claim, version: str) -> None:
+    def _note(self, claim: Claim, found: Found) -> None:
         with self._lock:
-            self._own[claim.id] = version
+            self._own[claim.id] = (found.seen, _delivery(found))
 
     def _forget_version(self, claim: Claim) -> None:
         with self._lock:
@@ -232,17 +237,32 @@ def _named(kind: str, worker: str, owner: str) -> str:
     return f"{owner}/{kind}/{worker}" if owner else f"{kind}/{worker}"
 
 
-def _said(claim: Claim, **more: Json) -> bytes:
-    """Return what is put into a cell for a claim; never the same twice."""
-    about = {name: getattr(claim, name) for name in _CLAIM_FIELDS}
-    return _text({**about, "word": os.urandom(8).hex(), **more})
+def where(claim: Claim) -> str:
+    """Return the name of the cell of a claim's record."""
+    return _record(claim.worker, claim.owner)
+
+
+def said(
+    claim: Claim, delivered: Mapping[str, str] | None = None, more: Mapping[str, Json] | None = None
+) -> bytes:
+    """Return what is put into a cell for a claim; never the same twice.
+
+    Args:
+        claim: the claim.
+        delivered: `branch` and `commit` that were pushed, or are together with this.
+        more: what else is said.
+    """
+    about: dict[str, Json] = {name: getattr(claim, name) for name in _CLAIM_FIELDS}
+    if delivered:
+        about["delivered"] = dict(delivered)
+    return _text({**about, "word": os.urandom(8).hex(), **(more or {})})
 
 
 def _text(value: Mapping[str, Json]) -> bytes:
     return wire.dumps(value).encode("ascii")
 
 
-def _understood(cell: Cell, worker: str, owner: str) -> tuple[Claim, Result | None, bytes]:
+def _understood(cell: Cell, worker: str, owner: str) -> Found:
     """Return what a cell says of a worker.
 
     Raises:
@@ -252,13 +272,30 @@ def _understood(cell: Cell, worker: str, owner: str) -> tuple[Claim, Result | No
     claim = Claim(**{name: about[name] for name in _CLAIM_FIELDS})
     if type(claim.leg) is not int or (claim.worker, claim.owner) != (worker, owner):
         raise ValueError("it speaks of another worker")
+    found = Found(claim=claim, seen=cell.version)
+    if "delivered" in about:
+        branch, commit = check_branch(about["delivered"]["branch"]), about["delivered"]["commit"]
+        if not (commit and plausible.commit(commit)):
+            raise ValueError("what it says was delivered is no commit")
+        found = replace(found, delivered=_vanished(branch, commit))
     if "result" not in about:
-        return claim, None, b""
+        return found
     result = wire.from_json(Result, about["result"])
-    if not result.state.terminal:
-        raise ValueError(f"{result.state} is not how a worker ends")
+    if odd := plausible.odd_result(result):
+        raise ValueError(f"its result says what cannot be: {odd}")
     tail = base64.b64decode(about.get("tail", ""), validate=True)
-    return claim, result, tail[-TAIL:]
+    return replace(found, result=result, tail=tail[-TAIL:])
+
+
+def _vanished(branch: str, commit: str) -> Result:
+    message = "the branch was pushed, and its machine was gone before it could say more"
+    return Result(state=State.DONE, branch=branch, commit=commit, message=message, agent_began=True)
+
+
+def _delivery(found: Found) -> dict[str, str]:
+    """Return what was delivered as a cell says it; empty for nothing."""
+    done = found.delivered
+    return {"branch": str(done.branch), "commit": str(done.commit)} if done else {}
 
 
 def _parsed(cell: Cell) -> dict[str, Any]:

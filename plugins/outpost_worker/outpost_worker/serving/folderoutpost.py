@@ -11,6 +11,7 @@ A subclass says what is its own, by overriding one or more of:
 - `supervisor_command`, `start` or `start_all`: how a worker's supervisor is started;
 - `admit`: what is refused before anything is made;
 - `agent_env`, `fence`, `rig_here`: what an agent gets, and may;
+- `record`: the claim by which it runs, where its machine may vanish;
 - `adjust_status`: the last change to a status before it is reported.
 """
 
@@ -142,6 +143,10 @@ class FolderOutpost(Outpost):
 
     def rig_here(self, order: Order) -> str | None:  # noqa: ARG002
         """Return where the order's rig is on this machine; None when the order itself says it."""
+        return None
+
+    def record(self, order: Order) -> Mapping[str, Any] | None:  # noqa: ARG002
+        """Return the claim that a worker runs by, see `record.standing.launched`; None for none."""
         return None
 
     def adjust_status(self, found: WorkerStatus) -> WorkerStatus:
@@ -349,6 +354,7 @@ class FolderOutpost(Outpost):
                 rig=self.rig_here(order),
                 fence=self.fence(order),
                 wrap=wrap,
+                record=self.record(order),
             )
         except OSError as error:
             why = f"{folder} cannot be written: {error.strerror}"

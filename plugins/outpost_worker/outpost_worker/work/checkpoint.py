@@ -20,7 +20,7 @@ from outpost_worker.repository.snapshot import Taken, commit, linked_work, take
 from outpost_worker.work import aside
 from outpost_worker.work.aside import stashes
 from outpost_worker.work.resume import CHECKPOINT_MARK
-from outpost_worker.work.target import lfs_used
+from outpost_worker.work.target import claimed, lfs_used
 from outpost_worker.work.workspace import from_mirror, repository
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
@@ -159,7 +159,7 @@ def _save(
     elif last.kept or (
         final
         and last.commit
-        and not _own(git, order, folder, last).shows(last.commit, PUSH_TIMEOUT)
+        and not _own(git, order, folder, workspace, last).shows(last.commit, PUSH_TIMEOUT)
     ):
         # it could not be pushed then, perhaps it can be now; or it was taken off the rig
         _send(git, order, folder, workspace, last, last.commit, last.tree, found.lacking)
@@ -220,16 +220,17 @@ def discard(git: Own, order: Mapping[str, Any], folder: str, workspace: Mapping[
     It stays where the rig cannot be reached, or where the agent left more than was delivered.
     """
     last, archive = _Last(folder), aside.place(folder)
-    if not last.commit and not archive:
+    there = last.commit or workspace.get("checkpoint")
+    if not there and not archive:
         return
     found = _find(git, folder, workspace, final=True)
     if archive:
         more = aside.collect(git, folder, workspace, found.taken, found.linked, final=True)
         if not more.mark() and not more.unreadable:
             aside.discard(folder)
-    if not last.commit or found.new:
+    if not there or found.new:
         return
-    if not _own(git, order, folder, last).drop(PUSH_TIMEOUT):
+    if not _own(git, order, folder, workspace, last).drop(PUSH_TIMEOUT):
         return
     if last.kept:
         _remove(last.kept)
@@ -333,6 +334,12 @@ def _push(
     """Push a checkpoint; False when it was not taken, or must not leave this machine."""
     if held.leaks(git, folder, workspace, lacking, commit):
         return False
+    standing = claimed(order, folder)
+    if standing:
+        try:
+            standing.check()
+        except WorkerError:  # it is another machine's ref by now, or may be
+            return False
     if lfs_used(git, workspace):
         from outpost_worker.work import lfs
 
@@ -340,12 +347,19 @@ def _push(
             lfs.upload(git, order, folder, workspace, commit, lambda _: None)
         except WorkerError:
             return False
-    return _own(git, order, folder, last).push(commit, PUSH_TIMEOUT)
+    return _own(git, order, folder, workspace, last).push(commit, PUSH_TIMEOUT)
 
 
-def _own(git: Own, order: Mapping[str, Any], folder: str, last: _Last) -> OwnRef:
+def _own(
+    git: Own,
+    order: Mapping[str, Any],
+    folder: str,
+    workspace: Mapping[str, Any],
+    last: _Last,
+) -> OwnRef:
     """Return the worker's ref where its work goes, which is asked from the mirror."""
-    return OwnRef(git, from_mirror(order, folder), ref_of(order), folder, last.pushed)
+    before = last.pushed or workspace.get("checkpoint") or ""
+    return OwnRef(git, from_mirror(order, folder), ref_of(order), folder, before)
 
 
 def _remove(bundle: str) -> None:

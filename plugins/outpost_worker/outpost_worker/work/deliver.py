@@ -19,7 +19,7 @@ from outpost_worker.repository.git import Done, persistently, surroundings
 from outpost_worker.work import aside, checkpoint, submodules
 from outpost_worker.work.committing import check, commit_all, refuse_half_done
 from outpost_worker.work.repair import has_files, mend
-from outpost_worker.work.target import lfs_used
+from outpost_worker.work.target import claimed, lfs_used
 from outpost_worker.work.workspace import from_mirror, repository
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from outpost_worker.record.standing import Standing
     from outpost_worker.repository.owngit import Own
 
     Report = Callable[[str], None]
@@ -61,13 +62,16 @@ def deliver(
         worker's checkpoint is taken off the rig once a delivery holds all of it.
 
     Raises:
-        WorkerError: `commit_failed`, `push_failed`, `verify_failed` or `disk_full`; the message
-            says where the work is kept.
+        WorkerError: `commit_failed`, `push_failed`, `verify_failed`, `disk_full`, or `superseded`
+            where another machine has the worker by now; the message says where the work is kept.
     """
     git = repository(order, folder)
     try:
         work = _find(git, order, folder, workspace)
         faults.point("worker.committed")
+        standing = claimed(order, folder)
+        if standing:
+            standing.check()
         if work.commit is None or work.commit == workspace["remote_tip"]:
             _settle(git, order, folder, workspace, work)
             return _kept_back(order, folder, work, _nothing(workspace, work))
@@ -76,7 +80,7 @@ def deliver(
 
             lfs.upload(git, order, folder, workspace, work.commit, report)
         submodules.push(git, order, folder, workspace, work.commit, report)
-        branch = _push_or_part(git, order, folder, workspace, work, report)
+        branch = _push_or_part(git, order, folder, workspace, work, report, standing)
         faults.point("worker.pushed")
         _verify(git, order, folder, branch, work.commit, report)
         faults.point("worker.verified")
@@ -274,6 +278,7 @@ def _push_or_part(
     workspace: Mapping[str, Any],
     work: _Work,
     report: Report,
+    standing: Standing | None,
 ) -> str:
     """Push the work; when the remote refuses our commit of what was left, the agent's own ones.
 
@@ -284,7 +289,7 @@ def _push_or_part(
         WorkerError: the remote took neither; the message names the files of our commit.
     """
     try:
-        return _push(git, order, workspace, work, report)
+        return _push(git, order, workspace, work, report, standing)
     except WorkerError as error:
         if "[remote rejected]" not in error.message or not work.before:
             raise
@@ -295,7 +300,7 @@ def _push_or_part(
         whole, work.commit = work.commit, work.before
         try:
             submodules.push(git, order, folder, workspace, work.before, report)
-            branch = _push(git, order, workspace, work, report)
+            branch = _push(git, order, workspace, work, report, standing)
         except WorkerError:
             work.commit = whole
             raise error from None
@@ -312,7 +317,12 @@ def _offending(git: Own, work: _Work, said: str) -> str:
 
 
 def _push(
-    git: Own, order: Mapping[str, Any], workspace: Mapping[str, Any], work: _Work, report: Report
+    git: Own,
+    order: Mapping[str, Any],
+    workspace: Mapping[str, Any],
+    work: _Work,
+    report: Report,
+    standing: Standing | None,
 ) -> str:
     """Push to the branch, or beside it when it went another way; returns the branch."""
     wanted, commit = workspace["branch"], work.commit
@@ -320,9 +330,8 @@ def _push(
     beside = f"{wanted}-{order['attempt']}"
     for branch in (wanted, beside, f"{beside}-{commit[:8]}"):
         report(f"pushing {branch}")
-        argv = ("push", "--porcelain", "--no-recurse-submodules", "outpost")
         refspec = f"{commit}:{_HEADS}{branch}"
-        done = persistently(lambda: git.run(*argv, refspec), report, "pushing")  # noqa: B023
+        done = persistently(lambda: _send(git, refspec, standing), report, "pushing")  # noqa: B023
         if done.code == 0 or (_went_on(done) and _contains(git, branch, commit)):
             if branch != wanted:
                 work.notes.append(f"{wanted} on the rig has other work, which was left as it is")
@@ -330,6 +339,12 @@ def _push(
         if not _went_on(done):
             raise _push_error(git, done, branch)
     raise WorkerError(f"{wanted} and {beside} on the rig have other work", reason="push_failed")
+
+
+def _send(git: Own, refspec: str, standing: Standing | None) -> Done:
+    if standing:
+        return standing.push(git, refspec)
+    return git.run("push", "--porcelain", "--no-recurse-submodules", "outpost", refspec)
 
 
 def _went_on(done: Done) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from outpost_core.names import redact, split_rig
-from outpost_worker.folder.files import CREDENTIALS
+from outpost_worker.folder.files import CREDENTIALS, root_of
 from outpost_worker.repository.git import Git, read, write
 from outpost_worker.repository.owngit import Own
 
@@ -13,6 +13,8 @@ TYPE_CHECKING = False  # importing typing would cost as much as three git comman
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
+
+    from outpost_worker.record.standing import Standing
 
 
 def goes(git: Git) -> str:
@@ -41,6 +43,22 @@ def credentials(rig: str, folder: str) -> str:
     host = "@" + split_rig(rig)[0].partition("://")[2].partition("/")[0].rpartition("@")[2]
     known = read(path).replace("%3a", ":").splitlines()  # git writes the colon of a port so
     return path if any(line.endswith(host) for line in known) else ""
+
+
+def claimed(order: Mapping[str, Any], folder: str) -> Standing | None:
+    """Return the claim that a worker runs by; None for one whose machine stays.
+
+    Args:
+        order: as of `files.truth`.
+        folder: the worker's folder.
+    """
+    about = order.get("record")
+    if not about:
+        return None
+    from outpost_worker.record.standing import Standing
+
+    goal = target(order)
+    return Standing(about, goal, root_of(folder), credentials(goal, folder))
 
 
 def lfs_used(git: Own, workspace: Mapping[str, Any]) -> bool:

@@ -11,13 +11,13 @@ import errno
 import os
 
 from outpost_core.errors import UsageError, WorkerError
-from outpost_core.names import check_branch, check_rig, redact, split_rig
+from outpost_core.names import check_branch, check_rig, redact, ref_of, split_rig
 from outpost_shared import private
 from outpost_worker.folder import exposed, files, guarded
 from outpost_worker.folder.files import root_of
 from outpost_worker.folder.folders import StrangeError, open_folder
 from outpost_worker.repository import attributes, dirt, hosted, ownfolder
-from outpost_worker.repository.git import Git, shell_quote, write
+from outpost_worker.repository.git import Git, persistently, shell_quote, write
 from outpost_worker.repository.mirror import asking, mirror_path, sync
 from outpost_worker.repository.owngit import Own
 from outpost_worker.repository.preflight import check_branch_free, identity
@@ -142,7 +142,8 @@ def prepare(
         branch begins (differs from the base after a resume); `remote_tip`, the commit of
         `branch` on the remote, or None; `rig`, fit to be shown; `beads`, a sentence or "";
         where attributes ask for more, `lfs` and `lacking` (see `_after_checkout`); where an agent
-        has run without a fence, `goes`, where git goes for the remote.
+        has run without a fence, `goes`, where git goes for the remote; where the worker was on
+        another machine before, `checkpoint`, the commit of that which it began from.
 
     Raises:
         WorkerError: `base_not_found`, `workspace_failed`, `lfs_missing`, `lfs_failed` or
@@ -165,8 +166,10 @@ def prepare(
     git = agents(order, folder)
     start, tree = seen.base, seen.base
     special: dict[str, Any] = {}
-    if order.get("resume"):
-        start, tree = resume.bring(git, order["resume"], root, seen, here=goal == rig)
+    left = _left(order, folder, seen, here=goal == rig)
+    goes_on = ref_of(order) if left else order.get("resume")
+    if goes_on:
+        start, tree = resume.bring(git, goes_on, root, seen, here=goal == rig)
     tip = seen.refs.get(_HEADS + branch) if goal == rig else None
     if start and tip and start == tree == order.get("resume") and _leads_to(git, start, tip):
         start = tree = tip  # what others have pushed onto the delivered commit comes along
@@ -201,8 +204,27 @@ def prepare(
         "rig": redact(rig),
         "beads": beads_said,
         **({"goes": goes(asking(goal, secrets))} if exposed.was(root) else {}),
+        **({"checkpoint": left} if left else {}),
         **special,
     }
+
+
+def _left(order: Mapping[str, Any], folder: str, seen: RemoteState, *, here: bool) -> str:
+    """Return the checkpoint that this very worker has left from another machine; "" for none.
+
+    Raises:
+        WorkerError: `workspace_failed`, nobody can say.
+    """
+    if ((order.get("record") or {}).get("claim") or {}).get("leg", 1) == 1:
+        return ""
+    own = ref_of(order)
+    if here:
+        return seen.refs.get(own, "")
+    git = from_mirror(order, folder)
+    told = persistently(lambda: git.run("ls-remote", "--", git.url, own), lambda _: None, "asking")
+    if told.code:
+        raise git.error(told, f"look for {own}", "workspace_failed")
+    return next((v for v, n in (x.split("\t") for x in told.text.splitlines()) if n == own), "")
 
 
 def _leads_to(git: Git, commit: str, tip: str) -> bool:
