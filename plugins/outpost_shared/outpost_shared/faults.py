@@ -127,6 +127,14 @@ KEEPER = (
     "keeper.discarded",  # what is known of a worker is in the trash, whole
 )
 
+#: Workers that are jobs of Cloud Run, in the process that keeps them.
+JOBS = (
+    "job.created",  # the job is there and begins by itself; nothing is noted here
+    "job.cancelled",  # its execution is being cancelled; nobody has seen its end
+    "job.settled",  # the result stands in the worker's record; the job is still there
+    "job.removed",  # the job is removed; the result is not here yet
+)
+
 _armed = os.environ.get("OUTPOST_FAULT", "")
 
 #: Processes that die first at a fault: a forked stage takes its supervisor along.

@@ -98,6 +98,14 @@ class AdminClient:
         """Close the connections."""
         await self._http.aclose()
 
+    async def reach(self, kind: str) -> None:
+        """Look whether things of a kind can be seen: the API is on, and the caller may.
+
+        Args:
+            kind: `services`, `jobs` or `instances`.
+        """
+        await self._read(f"look at {kind}", f"{self.parent}/{kind}", {"pageSize": "1"})
+
     # --- services ---------------------------------------------------------------------------
 
     async def service(self, name: str) -> Service:

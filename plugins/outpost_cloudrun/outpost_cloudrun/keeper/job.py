@@ -1,0 +1,374 @@
+"""Mode job: a worker is a Cloud Run job of its own, which runs once.
+
+A job for each worker, and not one job that is run with overrides: `jobs.run` is not idempotent, so
+that a lost answer would leave open whether a worker runs twice. `jobs.create` under a name that
+says which worker it is answers 409 the second time, and `startExecutionToken` begins the one
+execution with it. Google takes 1,000 jobs in a region, so a job is removed once its result is here.
+
+The truth is with Google (executions and tasks) and in the worker's record on its rig, which the
+near side reads with the git of its user. A 503 while looking says nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from outpost_cloudrun.admin import names, specs
+from outpost_cloudrun.admin.client import AdminClient
+from outpost_cloudrun.keeper import endings
+from outpost_cloudrun.keeper.workbody import packed_order
+from outpost_core.errors import (
+    ConflictError,
+    NotFoundError,
+    OutpostError,
+    SpawnRefusedError,
+    UnreachableError,
+    UsageError,
+)
+from outpost_core.types import Cleaned, Facts, Health, Result, State
+from outpost_shared import faults
+from outpost_shared.backoff import Backoff, reaching_again
+from outpost_worker.record.kinds import Found, RecordRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from outpost_cloudrun.admin.answers import Execution
+    from outpost_cloudrun.keeper.records import WorkerRecord
+    from outpost_cloudrun.keeper.witness import Witness
+    from outpost_cloudrun.options import CloudRunOptions
+    from outpost_core.types import Order
+
+#: Seconds for what comes before and after the agent: the image, a clone, the delivery.
+MARGIN: Final = 900.0
+#: Bytes of an order that fit into a variable, next to others: Google allows 32 KiB.
+MOST_IN_ENV: Final = 24 << 10
+#: Seconds for which a job that was created is watched before its start counts as taken.
+_FIRST_LOOK: Final = 20.0
+#: Seconds until a removed job must be gone.
+_REMOVAL: Final = 60.0
+
+
+class JobCourse:
+    """Workers as jobs; see `Course`.
+
+    Args:
+        options: of the outpost.
+        admin: the Admin API; closed with this.
+        witness: reads the records of workers; closed with this.
+    """
+
+    def __init__(self, options: CloudRunOptions, admin: AdminClient, witness: Witness) -> None:
+        self._options = options
+        self._admin = admin
+        self._witness = witness
+        self._hurry: dict[str, asyncio.Event] = {}
+        self._trouble: dict[str, str] = {}  # worker → why it cannot be looked at
+
+    async def aclose(self) -> None:
+        """Let go of connections; workers keep running."""
+        self._witness.close()
+        await self._admin.aclose()
+
+    async def ping(self) -> Health:
+        """Say whether a job could be created now, as far as looking tells."""
+        try:
+            await self._admin.reach("jobs")
+        except OutpostError as error:
+            return Health(ok=False, detail=error.message, hint=error.hint)
+        return Health(ok=True, detail=f"jobs in {self._options.region}")
+
+    async def facts(self, programs: Sequence[str]) -> Facts:  # noqa: ARG002 - only a container knows
+        """Say how much a container has."""
+        return Facts(cpus=self._options.cpu, memory=self._options.memory)
+
+    async def unreached(self, running: Sequence[WorkerRecord]) -> str:
+        """Return why none of some workers can be looked at; "" when one can."""
+        whys = [self._trouble.get(record.worker, "") for record in running]
+        return whys[0] if all(whys) else ""
+
+    # --- start ------------------------------------------------------------------------------------
+
+    async def start(self, record: WorkerRecord, secrets: Mapping[str, str]) -> None:
+        """Create the job of a worker, or find it; see `Course`."""
+        order, name = record.order, self._name(record)
+        body = self._body(order, record.digest, secrets)
+        await asyncio.to_thread(record.remember, asked=True)
+        try:
+            made = await self._admin.create_job(name, body)
+        except (NotFoundError, UsageError) as error:
+            raise SpawnRefusedError(error.message, hint=error.hint) from error
+        faults.point("job.created")
+        record.tell(State.QUEUED, "its job is created")
+        if made is None:
+            await self._adopt(record, name)
+        else:
+            with suppress(UnreachableError):  # its job is there: what comes of it is followed
+                await self._admin.wait(made, _FIRST_LOOK)
+        await self._refuse_if_hopeless(name)
+        await asyncio.to_thread(record.accept)
+
+    def _body(self, order: Order, digest: str, secrets: Mapping[str, str]) -> dict[str, object]:
+        self._check(order, secrets)
+        packed = packed_order(order)
+        if len(packed) > MOST_IN_ENV:
+            raise SpawnRefusedError(
+                f"the order of {order.worker} has {len(packed)} bytes, more than a job's"
+                f" environment takes ({MOST_IN_ENV})",
+                hint="shorten the issue's text, or use `mode: service`",
+            )
+        labels = names.worker_labels(order.worker, order.owner, digest)
+        timeout = (order.limits.timeout or specs.LONGEST_TASK) + MARGIN
+        try:
+            return specs.job_body(self._options, {"OUTPOST_ORDER": packed}, labels, timeout)
+        except UsageError as error:
+            raise SpawnRefusedError(error.message, hint=error.hint) from error
+
+    def _check(self, order: Order, secrets: Mapping[str, str]) -> None:
+        """Refuse what a job cannot do, before anything is sent."""
+        self._witness.check(order)
+        if secrets or order.secrets:
+            raise SpawnRefusedError(
+                "a job cannot take secrets of an order: who may look at jobs would see them",
+                hint="put them into Secret Manager and name them in the outpost's `secrets`",
+            )
+        if self._options.git_credentials:
+            raise SpawnRefusedError(
+                "a job cannot take what `git_credentials` prints: who may look at jobs would"
+                " see it",
+                hint="put it into Secret Manager, and write"
+                " secrets: {OUTPOST_GIT_CREDENTIALS: projects/P/secrets/S:latest}",
+            )
+        longest = specs.LONGEST_TASK - MARGIN
+        if order.limits.timeout is not None and order.limits.timeout > longest:
+            raise SpawnRefusedError(
+                f"a job has {longest / 3600:.0f} h at most",
+                hint="give it a shorter --timeout, or use `mode: instance`",
+            )
+
+    async def _adopt(self, record: WorkerRecord, name: str) -> None:
+        """Make sure that the job that is there already is this worker's."""
+        try:
+            job = await self._admin.job(name)
+        except NotFoundError:
+            raise UnreachableError(
+                f"the job {name} was there and is not", hint="it is tried again"
+            ) from None
+        if not names.same_digest(dict(job.labels), record.digest):
+            raise ConflictError(
+                f"the job {name} is {record.worker} with another order",
+                hint=f"outpost spawn --again, or: gcloud run jobs delete {name}"
+                f" --region {self._options.region}",
+            )
+
+    async def _refuse_if_hopeless(self, name: str) -> None:
+        """Refuse the order when Google says that its job will never begin; removes it first."""
+        try:
+            job = await self._admin.job(name)
+        except (NotFoundError, UnreachableError):
+            return  # nothing is known: it is followed
+        ending = endings.of_unstarted(job)
+        if ending is None or job.latest or job.executions:
+            return
+        if await self._is_removed(name):
+            raise SpawnRefusedError(
+                ending.message, hint="outpost doctor names what is missing there"
+            )
+
+    # --- follow -----------------------------------------------------------------------------------
+
+    async def follow(self, record: WorkerRecord) -> None:
+        """Look at a job until its record has a result; see `Course`."""
+        hurry = self._hurry.setdefault(record.worker, asyncio.Event())
+        pauses, trouble = Backoff(2.0, 20.0, jitter=0.3), reaching_again()
+        try:
+            while record.result is None:
+                try:
+                    await self._look(record)
+                    pause = pauses.pause()
+                    trouble.reset()
+                    self._trouble.pop(record.worker, None)
+                except UnreachableError as error:  # says nothing about the worker
+                    self._trouble[record.worker] = error.message
+                    record.tell(record.status.state, f"not to be asked: {error.message}")
+                    pause = trouble.pause()
+                if record.result is None:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(hurry.wait(), pause)
+                        pauses.reset()
+                    hurry.clear()
+        finally:
+            self._hurry.pop(record.worker, None)
+            self._trouble.pop(record.worker, None)
+
+    async def _look(self, record: WorkerRecord) -> None:
+        name = self._name(record)
+        try:
+            execution = await self._admin.execution(name, f"{name}-{names.TOKEN}")
+        except NotFoundError:
+            await self._look_at_job(record, name)
+            return
+        if execution.ended:
+            await self._harvest(record, name, execution)
+        elif execution.started is None and not execution.running:
+            record.tell(State.STARTING, _waiting(execution.condition("Completed").message))
+        else:
+            record.tell(State.WORKING, "in its container", started_at=execution.started)
+
+    async def _look_at_job(self, record: WorkerRecord, name: str) -> None:
+        """See what there is of a worker that has no execution."""
+        try:
+            job = await self._admin.job(name)
+        except NotFoundError:
+            if await self._is_listed(name):
+                return
+            asked = record.stop_grace is not None
+            await self._settle(record, endings.deleted(asked=asked, what="its job"))
+            return
+        ending = endings.of_unstarted(job)
+        if ending is not None or job.executions:
+            if job.executions:  # it had one
+                asked = record.stop_grace is not None
+                ending = endings.deleted(asked=asked, what="its execution")
+            assert ending is not None
+            await self._settle(record, ending)
+            await self._tidy(name)
+        else:
+            record.tell(
+                State.STARTING, _waiting(job.conditions[0].message if job.conditions else "")
+            )
+
+    async def _is_listed(self, name: str) -> bool:
+        """Whether a job that was not found is there all the same: a list says more than a 404."""
+        return any(job.short == name for job in await self._admin.jobs())
+
+    async def _harvest(self, record: WorkerRecord, name: str, execution: Execution) -> None:
+        """Write down the result of an execution that has ended, and remove its job."""
+        times = {"began": execution.started, "ended": execution.completed}
+        await asyncio.to_thread(record.remember, **times)
+        ending = None
+        found = await self._found(record)
+        if found is None or found.result is None:
+            tasks = await self._admin.tasks(name, execution.short)
+            ending = endings.of_execution(
+                execution, tasks, specs.memory(self._options.memory),
+                asked=record.stop_grace is not None,
+            )  # fmt: skip
+        if ending is not None:
+            await self._settle(record, ending, job=name)
+        else:
+            assert found is not None
+            await self._finish(record, found, name)
+
+    async def _found(self, record: WorkerRecord) -> Found | None:
+        try:
+            return await self._witness.found(record.order)
+        except RecordRefusedError:  # something else stands there: it says nothing
+            return None
+
+    async def _settle(self, record: WorkerRecord, ending: endings.Ending, job: str = "") -> None:
+        """Finish a worker that left no result; one that it did leave stands."""
+        began, ended = (record.course.get(name) for name in ("began", "ended"))
+        result = ending.result(
+            checkpoint=await self._witness.checkpoint(record.order),
+            started=began if isinstance(began, float) else None,
+            ended=ended if isinstance(ended, float) else None,
+        )
+        try:
+            found = await self._witness.settle(record.order, record.digest, result)
+        except RecordRefusedError:  # no record can be there: what Google says is all there is
+            await self._tidy(job)
+            await asyncio.to_thread(record.finish, result)
+            return
+        await self._finish(record, found, job)
+
+    async def _finish(self, record: WorkerRecord, found: Found, job: str) -> None:
+        assert found.result is not None
+        faults.point("job.settled")
+        self._put_tail(record, found.result, found.tail)
+        await self._tidy(job)
+        faults.point("job.removed")
+        await asyncio.to_thread(record.finish, found.result)
+
+    @staticmethod
+    def _put_tail(record: WorkerRecord, result: Result, tail: bytes) -> None:
+        """Put the end of the log, which the record has, where the whole log would be."""
+        if record.log_wanted:
+            return
+        missing = (result.log_bytes or 0) - len(tail)
+        head = b""
+        if missing > 0:
+            head = (
+                f"[outpost: {missing} bytes of output before this are not kept: a job keeps all of"
+                " its output with a `bucket`]\n"
+            ).encode()
+        if head or tail:
+            record.put_log(0, head + tail)
+
+    async def _tidy(self, name: str) -> None:
+        """Remove an ended job, if Google answers; `remove` does it otherwise."""
+        if name:
+            with suppress(OutpostError):
+                await self._admin.delete_job(name)
+
+    # --- stop and remove --------------------------------------------------------------------------
+
+    async def stop(self, record: WorkerRecord, grace: float) -> None:  # noqa: ARG002 - Google's
+        """Cancel the execution: its container gets SIGTERM, and SIGKILL 10 s later."""
+        name = self._name(record)
+        cancelled = await self._admin.cancel_execution(name, f"{name}-{names.TOKEN}")
+        faults.point("job.cancelled")
+        if cancelled is None:
+            await self._stop_unstarted(record, name)
+        if hurry := self._hurry.get(record.worker):
+            hurry.set()
+
+    async def _stop_unstarted(self, record: WorkerRecord, name: str) -> None:
+        """See to it that nothing begins of a worker that has no execution."""
+        try:
+            job = await self._admin.job(name)
+        except NotFoundError:
+            if record.accepted:
+                return  # whoever follows it finds out how it ended
+            # A creation that is still on its way finds this, and does nothing.
+            ending = endings.stopped(asked=True, what="its job")
+            result = ending.result(checkpoint=None, started=None, ended=None)
+            await self._witness.settle(record.order, record.digest, result)
+            raise
+        if not (job.executions or job.latest):
+            await self._is_removed(name)
+
+    async def remove(self, record: WorkerRecord, *, force: bool) -> Cleaned:  # noqa: ARG002
+        """Remove the job of an ended worker, then its record; see `Course`."""
+        name = self._name(record)
+        if not await self._is_removed(name):
+            raise UnreachableError(f"the job {name} is not removed yet", hint="try again")
+        detail = ""
+        try:
+            await self._witness.forget(record.order)
+        except RecordRefusedError as error:
+            detail = error.message
+        result = record.result
+        rescued = result.checkpoint if result is not None else None
+        return Cleaned(removed=True, rescued=rescued, detail=detail)
+
+    async def _is_removed(self, name: str) -> bool:
+        """Remove a job, and see whether it is gone."""
+        operation = await self._admin.delete_job(name)
+        if operation is not None:
+            with suppress(UnreachableError):
+                await self._admin.wait(operation, _REMOVAL)
+        try:
+            await self._admin.job(name)
+        except NotFoundError:
+            return True
+        return False
+
+    def _name(self, record: WorkerRecord) -> str:
+        return names.worker_name(self._options.service, record.worker, record.order.owner)
+
+
+def _waiting(said: str) -> str:
+    return f"waits for its container: {said}" if said else "waits for its container"

@@ -1,0 +1,153 @@
+"""What the record of a worker says, read by the near side, and completed where nobody else can.
+
+A job cannot be asked: how it ended is in its record, on the rig or in a bucket. Where a container
+ended without a word (its memory, a deadline), this side writes into the record how, so that it
+stands once for everybody: a container that still runs finds itself superseded and delivers nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from outpost_core.errors import SpawnRefusedError, UnreachableError
+from outpost_core.names import checkpoint_ref
+from outpost_shared import private
+from outpost_worker.record.kinds import Claim, Found, Record, SupersededError
+from outpost_worker.record.places import on_rig
+from outpost_worker.repository.mirror import asking
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from outpost_core.types import Order, Result
+
+T = TypeVar("T")
+
+#: Records that are asked at once; git is a process each.
+_AT_ONCE: Final = 8
+#: How often a record is looked at again that others change meanwhile.
+_TRIES: Final = 8
+#: Seconds that a rig has to say where its refs are.
+_ANSWER: Final = 60.0
+
+
+class Witness:
+    """Reads records, and says the last word of who cannot.
+
+    Args:
+        root: the outpost's own state folder.
+        place: returns where the record of an order is; None for its rig, which is asked with the
+            git of this user.
+    """
+
+    def __init__(self, root: Path, place: Callable[[Order], Record] | None = None) -> None:
+        self._root = root / "records"
+        self._place = place or self._on_rig
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="record")
+
+    def close(self) -> None:
+        """Let go of the threads; what runs in them ends by itself."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def check(self, order: Order) -> None:
+        """Refuse an order that has no place for a record.
+
+        Raises:
+            SpawnRefusedError: it has none.
+        """
+        if self._place == self._on_rig and order.rig is None:
+            raise SpawnRefusedError(
+                "an order without a rig has nowhere to leave its result here",
+                hint="configure a `bucket`, or give the order a --rig",
+            )
+
+    async def found(self, order: Order) -> Found | None:
+        """Return what the record of a worker says; None for nothing.
+
+        Raises:
+            UnreachableError: it cannot be asked.
+            RecordBrokenError: something else stands there.
+        """
+        return await self._thread(lambda: self._place(order).read(order.worker))
+
+    async def settle(self, order: Order, digest: str, result: Result) -> Found:
+        """Say how a worker ended that certainly runs no more; return what stands.
+
+        Args:
+            order: its order.
+            digest: the order's.
+            result: how it ended, if nobody has said anything else.
+
+        Raises:
+            UnreachableError: the record cannot be asked.
+            RecordRefusedError: its place does not take that.
+        """
+        return await self._thread(lambda: self._settled(order, digest, result))
+
+    def _settled(self, order: Order, digest: str, result: Result) -> Found:
+        place = self._place(order)
+        for _ in range(_TRIES):
+            found = place.read(order.worker)
+            if found is not None and found.result is not None:
+                return found
+            leg = found.claim.leg + 1 if found is not None else 1
+            ours = Claim(
+                worker=order.worker, digest=digest, owner=order.owner,
+                instance=os.urandom(8).hex(), leg=leg,
+            )  # fmt: skip
+            tail = found.tail if found is not None else b""
+            try:
+                stands = place.take_over(ours, found.seen) if found else place.claim(ours)
+                if stands.id == ours.id:
+                    place.finish(ours, result, tail)
+            except SupersededError:
+                continue
+        raise UnreachableError(f"the record of {order.worker} changes all the time")
+
+    async def checkpoint(self, order: Order) -> str | None:
+        """Return the ref with unpushed work of a worker, when its rig has it.
+
+        Raises:
+            UnreachableError: the rig cannot be asked.
+        """
+        rig = _pushed_to(order)
+        if rig is None:
+            return None
+        ref = checkpoint_ref(order.worker, order.owner)
+
+        def look() -> str | None:
+            git = asking(rig, "")
+            done = git.run("ls-remote", "--", git.url, ref, timeout=_ANSWER)
+            if done.code:
+                raise UnreachableError(f"the rig of {order.worker} does not answer: {done.text}")
+            return ref if done.text.partition("\t")[2].strip() == ref else None
+
+        return await self._thread(look)
+
+    async def forget(self, order: Order) -> None:
+        """Remove the record of a worker.
+
+        Raises:
+            UnreachableError: it cannot be asked.
+            RecordRefusedError: its place keeps it.
+        """
+        await self._thread(lambda: self._place(order).forget(order.worker))
+
+    def _on_rig(self, order: Order) -> Record:
+        rig = _pushed_to(order)
+        assert rig is not None, "orders without a rig were refused"
+        private.make(str(self._root))
+        return on_rig(rig, str(self._root), order.owner)
+
+    async def _thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _pushed_to(order: Order) -> str | None:
+    """Return where the work of an order is pushed to."""
+    fork = order.delivery.push_url if order.delivery is not None else ""
+    return fork or order.rig

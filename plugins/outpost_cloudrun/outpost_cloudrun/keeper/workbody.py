@@ -1,0 +1,39 @@
+"""What is sent to a container: an order, as `POST /work` and the job's environment carry it."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from typing import TYPE_CHECKING
+
+from outpost_core import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from outpost_core.types import Json, Order
+
+
+def work_body(order: Order, secrets: Mapping[str, str], **more: Json) -> dict[str, Json]:
+    """Return the body of `POST /work` for an order.
+
+    Args:
+        order: what is to be done.
+        secrets: values of its secrets; {} where they may not travel this way.
+        more: further fields, such as `after` and `offset`.
+    """
+    return {
+        "issue_id": order.issue.id,
+        "rig_url": order.rig,
+        "beads_url": order.rig,  # a rig is a repository with its beads
+        "context": dict(order.context),
+        "order": wire.to_json(order),
+        "secrets": dict(secrets),
+        **more,
+    }
+
+
+def packed_order(order: Order) -> str:
+    """Return an order as the environment of a job carries it: without values of secrets."""
+    said = wire.dumps(work_body(order, {})).encode()
+    return base64.b64encode(zlib.compress(said, 9)).decode("ascii")
