@@ -83,10 +83,11 @@ def test_installed_backends_are_found_and_their_sdks_are_not_imported() -> None:
     code = (
         "import sys; from outpost_core.discovery import Plugins; p = Plugins.load();"
         "print(sorted(p.backends), [r.reason for r in p.reports if not r.ok],"
-        " [m for m in ('libtmux', 'asyncssh', 'asyncio', 'sqlite3', 'yaml') if m in sys.modules])"
+        " [m for m in ('libtmux', 'asyncssh', 'asyncio', 'sqlite3', 'yaml', 'httpx', 'h2',"
+        " 'google', 'outpost_cloudrun.checking') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['exec', 'local', 'ssh'] [] []"
+    assert done.stdout.strip() == "['cloudrun', 'exec', 'local', 'ssh'] [] []"
 
 
 def test_a_good_plugin_is_reported_with_its_package_and_types() -> None:
@@ -360,6 +361,8 @@ def test_advice_for_a_missing_type() -> None:
         missing_hint(plugins, "ssh") == "in a clone of Outpost: pip install ./plugins/outpost_ssh"
     )
     assert "no httpx" in missing_hint(plugins, "cloudrun")
+    clone = "in a clone of Outpost: pip install ./plugins/outpost_cloudrun"
+    assert missing_hint(Plugins.load([]), "cloudrun") == clone
     assert "'lunar'" in missing_hint(plugins, "lunar")
     assert "did you mean" not in missing_hint(plugins, "lunar")
 

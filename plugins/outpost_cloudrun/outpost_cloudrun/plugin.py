@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outpost_cloudrun.options import CAPABILITIES
+from outpost_cloudrun.capabilities import CAPABILITIES
 from outpost_core.backend import Backend
 from outpost_core.hookspecs import hookimpl
 

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from outpost_core.discovery import Plugins
 
 _OWN: Final = frozenset(
-    {"agents", "core", "exec", "local", "manager", "shared", "ssh", "testing", "worker"}
+    (
+        *("agents", "cloudrun", "container", "core", "exec", "local"),
+        *("manager", "shared", "ssh", "testing", "worker"),
+    )
 )
-_OWN_TYPES: Final = frozenset({"exec", "local", "ssh"})
-_PLANNED_TYPES: Final = frozenset({"cloudrun", "k8s"})
+_OWN_TYPES: Final = frozenset({"cloudrun", "exec", "local", "ssh"})
+_PLANNED_TYPES: Final = frozenset({"k8s"})
 
 
 def from_clone(package: str) -> str:
