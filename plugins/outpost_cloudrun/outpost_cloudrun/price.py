@@ -206,7 +206,7 @@ def bill(
         # what is left of a minimum instance is paid for by the outpost
         kept = options.keep_warm == "min-instances" and last in there
         left = 0.0 if options.mode != "service" or kept else IDLE
-        _charge_life(there, busy, left, (lives or {}).get(name), now, cost)
+        _charge_life(there, busy, left, (lives or {}).get(name), cost)
     if options.keep_warm == "min-instances":
         _share(found, -_idle(options, own), cost)
     if last is not None:
@@ -254,7 +254,6 @@ def _charge_life(
     rate: float,
     left: float,
     life: tuple[float, float] | None,
-    now: float,
     cost: dict[str, float],
 ) -> None:
     """Charge the time in which a container existed with no worker in it."""
@@ -269,8 +268,7 @@ def _charge_life(
     before = max(0.0, first[0] - begun)
     cost[first[2].worker] += rate * before
     whole = max(ended, final[1]) - min(begun, first[0])
-    shortest = max(0.0, SHORTEST_LIFE - whole) if final[1] < now or life else 0.0
-    cost[final[2].worker] += rate * shortest
+    cost[final[2].worker] += rate * max(0.0, SHORTEST_LIFE - whole)
 
 
 # --- rates -------------------------------------------------------------------------------------
