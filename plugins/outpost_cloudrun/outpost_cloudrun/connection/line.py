@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import ssl
 from collections.abc import Callable
 from typing import Final
@@ -21,6 +22,9 @@ from outpost_cloudrun.connection.faults import NotSentError
 from outpost_cloudrun.connection.frames import FrameError, GoAway, OtherProtocolError, Splitter
 from outpost_cloudrun.connection.limits import Limits
 from outpost_shared.harmless import clean
+
+# At DEBUG it writes every block of headers, and with it our tokens.
+logging.getLogger("hpack").setLevel(logging.INFO)
 
 #: The highest number of a stream; after that a connection takes none.
 _LAST_ID: Final = (1 << 31) - 1

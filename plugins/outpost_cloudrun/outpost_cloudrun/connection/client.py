@@ -1,0 +1,224 @@
+"""The client that talks to a container: HTTP/2, the caller's identity, and what an answer means."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import AsyncGenerator
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Final
+
+import httpx
+
+from outpost_cloudrun.connection.identity import Identity
+from outpost_cloudrun.connection.transport import H2Transport, Limits
+from outpost_cloudrun.options import Auth, CloudRunOptions
+from outpost_core.errors import OutpostError, UnreachableError, UsageError
+from outpost_shared.harmless import clean
+
+#: Of each request, unless it says otherwise. A stream has a heartbeat every 15 s, so that 60 s of
+#: silence are three of them lost and one late.
+TIMEOUT: Final = httpx.Timeout(60.0, connect=10.0, pool=30.0)
+#: Bytes of all cookies of one worker.
+_LONGEST_COOKIE: Final = 4096
+#: Name and value (RFC 6265, section 4.1.1).
+_COOKIE: Final = re.compile(
+    r"[\w!#$%&'*+.^`|~-]+=[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*", re.ASCII
+)
+
+
+class BearerAuth(httpx.Auth):
+    """Shows an ID token; where it is refused, another one, once.
+
+    Args:
+        identity: whose tokens.
+        audience: what the token is for.
+    """
+
+    def __init__(self, identity: Identity, audience: str) -> None:
+        self._identity = identity
+        self._audience = audience
+
+    async def async_auth_flow(
+        self, request: httpx.Request
+    ) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        """Add the token; after a 401 repeat once with a new one, if the body can be repeated."""
+        token = await self._identity.token(self._audience)
+        _put(request, token)
+        answer = yield request
+        if answer.status_code != 401 or not token:
+            return
+        if not isinstance(request.stream, httpx.ByteStream):  # it was sent, and is gone
+            return
+        new = await self._identity.token(self._audience, fresh=True)
+        _put(request, new)
+        yield request
+
+
+class Affinity:
+    """Brings the requests of one worker to the instance that has it, as far as the front does so.
+
+    A front knows the instance by a cookie
+    (https://cloud.google.com/run/docs/configuring/session-affinity). Each worker keeps its own:
+    the cookies of a whole client would bring all workers to one instance.
+
+    Args:
+        cookie: what an earlier process kept.
+
+    Attributes:
+        cookie: the value of the header, to be kept.
+    """
+
+    def __init__(self, cookie: str = "") -> None:
+        self.cookie = cookie
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers for the next request."""
+        return {"cookie": self.cookie} if self.cookie else {}
+
+    def learn(self, answer: httpx.Response) -> None:
+        """Take over what the front says in an answer."""
+        kept = dict(part.split("=", 1) for part in self.cookie.split("; ") if "=" in part)
+        for line in answer.headers.get_list("set-cookie"):
+            pair = line.partition(";")[0].strip()
+            if _COOKIE.fullmatch(pair):
+                name, _, value = pair.partition("=")
+                kept[name] = value
+        cookie = "; ".join(f"{name}={value}" for name, value in kept.items())
+        if len(cookie) <= _LONGEST_COOKIE:
+            self.cookie = cookie
+
+
+def open_client(
+    options: CloudRunOptions,
+    url: str,
+    audience: str = "",
+    *,
+    identity: Identity | None = None,
+    limits: Limits | None = None,
+) -> httpx.AsyncClient:
+    """Return a client of the container at `url`; whoever asked closes it.
+
+    It speaks to that server only. Redirects are not followed, cookies not kept, `.netrc` not read, and answers not compressed.
+    `HTTPS_PROXY` and `NO_PROXY` are heeded as by other programs, and `SSL_CERT_FILE` is.
+
+    Args:
+        options: `auth`, `key_file` and `audience`.
+        url: address of the service; paths of requests are relative to it.
+        audience: what tokens are for, if it is neither `options.audience` nor the URL.
+        identity: who is already known to be asked for tokens.
+        limits: of the transport.
+
+    Raises:
+        UsageError: the URL is none, or a token would have to be sent in the clear.
+    """
+    base = _checked(url)
+    who = identity or Identity(options)
+    audience = audience or options.audience or f"{base.scheme}://{base.netloc.decode('ascii')}"
+    needs_token = options.auth is not Auth.NONE
+    if needs_token and base.scheme == "http" and not _is_loopback(base.host):
+        raise UsageError(
+            f"a token would be sent to {base.host} in the clear",
+            hint="write `url: https://…`, or `auth: none` for a service that needs no token",
+        )
+
+    async def stay(request: httpx.Request) -> None:
+        if _origin(request.url) != _origin(base):  # neither tokens nor orders are for others
+            raise UsageError(f"what is for {base.host} is not sent to {request.url.host}")
+
+    return httpx.AsyncClient(
+        base_url=base,
+        event_hooks={"request": [stay]},
+        transport=H2Transport(limits=limits),
+        auth=BearerAuth(who, audience) if needs_token else None,
+        timeout=TIMEOUT,
+        headers={"accept-encoding": "identity", "user-agent": "outpost"},
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        follow_redirects=False,
+        trust_env=False,
+    )
+
+
+def front_error(
+    answer: httpx.Response, *, whose: str = "", region: str = ""
+) -> OutpostError | None:
+    """Return what a refusal by Google's front means, None where it is none.
+
+    The front refuses before it wakes a container, so nothing was started. What the container
+    itself says is JSON with an `error`; that is for the caller to read.
+
+    Args:
+        answer: with its body read, as far as the body is short.
+        whose: the identity that asked.
+        region: where the service should be.
+    """
+    if answer.status_code not in (401, 403, 404) or is_from_container(answer):
+        return None
+    where = f"{answer.request.url.scheme}://{answer.request.url.host}"
+    who = whose or "the caller"
+    if answer.status_code == 401:
+        return UnreachableError(
+            f"{where} did not take the token of {who}",
+            hint="see `audience:`, which has to be the service's URL or one of its custom"
+            " audiences, and this machine's clock",
+            sent=False,
+        )
+    if answer.status_code == 403:
+        return UnreachableError(
+            f"{who} may not call {where}",
+            hint="grant roles/run.invoker: `gcloud run services add-iam-policy-binding SERVICE"
+            f" --region {region or 'REGION'} --member=serviceAccount:EMAIL"
+            " --role=roles/run.invoker`",
+            sent=False,
+        )
+    return UnreachableError(
+        f"there is no service at {where}, or it takes no requests from here",
+        hint=f"see that `url:` and `region:`{f' ({region})' if region else ''} are the service's,"
+        " and that its ingress is `all`; `outpost doctor` looks",
+        sent=False,
+    )
+
+
+def is_from_container(answer: httpx.Response) -> bool:
+    """Whether an answer is our container's own, and not the front's."""
+    if not answer.headers.get("content-type", "").startswith(
+        ("application/json", "application/x-")
+    ):
+        return False
+    try:
+        said = json.loads(answer.content)
+    except (ValueError, RecursionError, httpx.ResponseNotRead):
+        return False
+    return isinstance(said, dict) and "error" in said
+
+
+def _put(request: httpx.Request, token: str) -> None:
+    if token:
+        request.headers["authorization"] = f"Bearer {token}"
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    port = url.port or {"https": 443, "http": 80}.get(url.scheme)
+    return url.scheme, url.host, port
+
+
+def _checked(url: str) -> httpx.URL:
+    try:
+        base = httpx.URL(url)
+    except (httpx.InvalidURL, TypeError) as error:
+        raise UsageError(f"{clean(url)!r} is no URL: {error}") from None
+    if base.scheme not in ("http", "https") or not base.host or base.userinfo:
+        raise UsageError(
+            f"{clean(url)!r} is not the address of a service", hint="such as https://NAME.run.app"
+        )
+    return base
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
