@@ -100,8 +100,8 @@ def open_client(
 ) -> httpx.AsyncClient:
     """Return a client of the container at `url`; whoever asked closes it.
 
-    It speaks to that server only. Redirects are not followed, cookies not kept, `.netrc` not read, and answers not compressed.
-    `HTTPS_PROXY` and `NO_PROXY` are heeded as by other programs, and `SSL_CERT_FILE` is.
+    It speaks to that server only. Redirects are not followed, cookies not kept, `.netrc` not read,
+    and answers not compressed. `SSL_CERT_FILE` is heeded.
 
     Args:
         options: `auth`, `key_file` and `audience`.
