@@ -14,9 +14,16 @@ from peers import MissingError
 #: Whether what a test needs must be there; `.ci/run` says so, and CI systems do.
 EVERYTHING = any(os.environ.get(name, "") not in ("", "0") for name in ("OUTPOST_TEST_ALL", "CI"))
 #: What a test is marked with that uses a fixture.
-MARKS = {"agents_path": "agents", "bd_path": "beads", "net": "network", "w": "network"}
+MARKS = {
+    "agents_path": "agents",
+    "bd_path": "beads",
+    "containers": "containers",
+    "net": "network",
+    "w": "network",
+    "with_agents": "agents",
+}
 #: How dear a test with this mark is, beside one of a common file.
-DEAR = {"slow": 30, "network": 20, "agents": 10, "docs": 10, "beads": 5}
+DEAR = {"slow": 30, "containers": 20, "network": 20, "agents": 10, "docs": 10, "beads": 5}
 
 # How long one example takes says how loaded the machine is, not whether the code is right.
 settings.register_profile("outpost", deadline=None, suppress_health_check=[HealthCheck.too_slow])

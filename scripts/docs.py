@@ -13,6 +13,8 @@ from pathlib import Path
 
 import click
 
+from outpost_container.command import SHAPE as IMAGE
+from outpost_container.command import image
 from outpost_core import hookspecs
 from outpost_core.discovery import Plugins
 from outpost_core.options import OptionField, option_fields
@@ -39,6 +41,8 @@ def commands() -> str:
             parts += _command(cli.get_command(context, name), name, context, 3)
     parts.append("## From `outpost-testing`\n")
     parts += _command(conformance, "conformance", context, 3)
+    parts.append("## From `outpost-container`\n")
+    parts += _command(image, "image", context, 3)
     parts.append("## Environment\n")
     parts.append(ENVIRONMENT)
     return "\n".join(parts)
@@ -174,7 +178,7 @@ def _default(field: OptionField) -> str:
 def shapes() -> str:
     """Return the reference of `--json`."""
     parts = [NOTE, JSON]
-    for name, shape in {**SHAPES, "conformance": CONFORMANCE}.items():
+    for name, shape in {**SHAPES, "conformance": CONFORMANCE, "image build": IMAGE}.items():
         parts.append(
             f"## {name}\n\n```json\n{json.dumps(shape, indent=2, ensure_ascii=False)}\n```\n"
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from outpost_shared import private
+from outpost_shared import private, volumes
 from outpost_shared.access import NotPrivateError
 from outpost_testing.users import ME, OTHER, as_user, give
 
@@ -67,6 +67,40 @@ def test_a_folder_above_that_everybody_can_write_is_refused(tmp_path: Path, bits
         assert caught.value.hint == f"chmod go-w {tmp_path / 'open'}"
     (tmp_path / "open").chmod(bits | 0o1000)
     assert private.check(str(deep)) == str(deep)
+
+
+@needs_root
+def test_a_volume_that_root_says_is_ours_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Kubernetes makes them; believed of root's folders, and of a list that is root's alone."""
+    volume, listed = tmp_path / "volume", tmp_path / "etc" / "outpost" / "volumes"
+    (volume / "in").mkdir(parents=True)
+    volume.chmod(0o777)
+    listed.parent.mkdir(parents=True)
+    monkeypatch.setattr(volumes, "LIST", str(listed))
+    with pytest.raises(NotPrivateError, match="everybody can write it"):
+        private.check(str(volume / "in"))
+    listed.write_text(f"/somewhere\n{volume}/in\n")
+    with pytest.raises(NotPrivateError, match="everybody can write it"):
+        private.check(str(volume / "in"))
+    listed.write_text(f"/somewhere\n{volume}\n")
+    assert private.check(str(volume / "in")) == str(volume / "in")
+    for path, bits in ((listed, 0o666), (listed.parent, 0o777), (listed.parent.parent, 0o775)):
+        kept = mode(path)
+        path.chmod(bits)
+        with pytest.raises(NotPrivateError, match="everybody can write it"):
+            private.check(str(volume / "in"))
+        path.chmod(kept)
+    for theirs in (listed, volume):
+        os.chown(theirs, OTHER, OTHER)
+        with pytest.raises(NotPrivateError):
+            private.check(str(volume / "in"))
+        os.chown(theirs, 0, 0)
+    listed.rename(tmp_path / "list")
+    listed.symlink_to(tmp_path / "list")
+    with pytest.raises(NotPrivateError, match="everybody can write it"):
+        private.check(str(volume / "in"))
 
 
 @needs_root

@@ -1,0 +1,20 @@
+"""The entry point of the package: brings `outpost image`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from outpost_core import hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+OUTPOST_API = 1
+
+
+@hookimpl
+def outpost_commands() -> Sequence[object]:
+    """Return the command that builds the image."""
+    from outpost_container.command import image
+
+    return [image]
