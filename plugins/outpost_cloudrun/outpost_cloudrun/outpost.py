@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
 from outpost_cloudrun import price
 from outpost_cloudrun.capabilities import CAPABILITIES
+from outpost_cloudrun.keeper import find
 from outpost_cloudrun.options import CloudRunOptions
-from outpost_core.errors import UnreachableError
 from outpost_core.hookspecs import hookimpl
-from outpost_core.types import Order
+from outpost_core.types import Health, Order, WorkerStatus
 from outpost_exec.stdio.client import Client
 from outpost_exec.stdio.remote import StdioOutpost
 
 
 class CloudRunOutpost(StdioOutpost):
     """Workers in containers of Cloud Run.
+
+    A keeper holds their streams between commands (`outpost_cloudrun.keeper`); it is started by the
+    first question that only it can answer.
 
     Args:
         name: the configured name.
@@ -26,12 +33,45 @@ class CloudRunOutpost(StdioOutpost):
     options: CloudRunOptions
 
     async def connect(self) -> Client:
-        """Connect to the keeper of this outpost.
+        """Connect to the keeper of this outpost, which is started when there is none.
 
         Raises:
-            UnreachableError: there is none.
+            UnreachableError: there is none, and none can be started.
         """
-        raise UnreachableError(f"{self.name} has no keeper yet", sent=False)
+        return await find.connect(self.name, self.options, self.context)
+
+    def kept_under(self) -> Path | None:
+        """Return the folder that bundles of unpushed work are brought to."""
+        return self.context.state_dir.absolute()
+
+    def offered(self, client: Client) -> frozenset[str]:
+        """Return what can be had; Google is asked from this side."""
+        return super().offered(client) | {"bootstrap"}
+
+    @hookimpl
+    async def outpost_list(self) -> Sequence[WorkerStatus]:
+        """Return all workers; where all have ended, no keeper is started to say so."""
+        if not find.is_kept(self.context):
+            ended = await asyncio.to_thread(self._all_ended)
+            if ended is not None:
+                return ended
+        return await super().outpost_list()
+
+    def _all_ended(self) -> list[WorkerStatus] | None:
+        """Return all workers as they are written down; None where one has not ended."""
+        from outpost_cloudrun.keeper.records import Records
+
+        records = [*Records(self.context.state_dir.absolute()).all()]
+        if any(record.result is None for record in records):
+            return None
+        return [record.status for record in records]
+
+    @hookimpl
+    async def outpost_ping(self) -> Health:
+        """Say whether a worker could be started; without a keeper, nothing is known against it."""
+        if find.is_kept(self.context):
+            return await super().outpost_ping()
+        return Health(ok=True, detail="idle")
 
     @hookimpl
     def outpost_price(self, order: Order) -> float:

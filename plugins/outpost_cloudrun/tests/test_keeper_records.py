@@ -168,10 +168,12 @@ def test_a_stop_is_durable_and_only_gets_shorter(records: Records, record: Worke
 
 def test_readers_are_told_that_there_is_more(record: WorkerRecord) -> None:
     async def work() -> bytes:
-        waiting = asyncio.create_task(record.news())
-        await asyncio.sleep(0)
+        news = record.news
         record.put_log(0, b"more")
-        await asyncio.wait_for(waiting, 10)
+        await asyncio.wait_for(news.wait(), 10)
+        news = record.news
+        await asyncio.to_thread(record.finish, Result(state=State.DONE))
+        await asyncio.wait_for(news.wait(), 10)
         return record.read_log(0)
 
     assert asyncio.run(work()) == b"more"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from outpost_cloudrun.keeper.records import WorkerRecord
-from outpost_core.types import Cleaned, Health
+from outpost_core.types import Cleaned, Facts, Health
 
 
 class Course(Protocol):
@@ -53,6 +53,22 @@ class Course(Protocol):
         Args:
             record: what is known of it; it has a result.
             force: also when the rescue failed.
+
+        Raises:
+            UnreachableError: nobody could be asked.
+        """
+
+    async def unreached(self, running: Sequence[WorkerRecord]) -> str:
+        """Return why none of the workers that run can be heard; "" while one can, or may be.
+
+        Quick: what is being found out at this moment is waited for, for a second or two.
+
+        Args:
+            running: the workers of this mode that were accepted and have no result.
+        """
+
+    async def facts(self, programs: Sequence[str]) -> Facts:
+        """Say how much a container has, and where it has the programs that are asked for.
 
         Raises:
             UnreachableError: nobody could be asked.

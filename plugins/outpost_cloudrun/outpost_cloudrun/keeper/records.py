@@ -9,8 +9,10 @@ each file as it was or as it is, whole.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -53,8 +55,8 @@ class HoleError(ValueError):
 class WorkerRecord:
     """What is known of one worker. Made by `Records`; written by one process only.
 
-    All methods are quick, and block: those that reach the disk (`finish`, `ask_stop`) belong on a
-    thread where much else waits.
+    All methods are quick, and block. Those that reach the disk (`finish`, `remember`, `accept`,
+    `ask_stop`) may be called on a thread; all others belong to the event loop.
 
     Attributes:
         folder: where it is kept.
@@ -76,8 +78,22 @@ class WorkerRecord:
         self._status = self._read_status()
         self._stop = self._read_stop()
         self._news = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._writing = threading.Lock()
 
-    # --- how it is ------------------------------------------------------------------------------
+    def check(self, order: Order) -> None:
+        """Make sure that this is the record of an order.
+
+        Raises:
+            ConflictError: it is that of another one.
+        """
+        if self.digest != wire.digest(order):
+            raise ConflictError(
+                f"{order.worker} was ordered before, and something else",
+                hint=f"outpost show {order.worker}; outpost spawn --again for another attempt",
+            )
+
+    # --- how it is -------------------------------------------------------------------------------
 
     @property
     def status(self) -> WorkerStatus:
@@ -136,6 +152,10 @@ class WorkerRecord:
         Args:
             result: the result, as whoever ran the worker says it.
         """
+        with self._writing:
+            return self._finish(result)
+
+    def _finish(self, result: Result) -> Result:
         if self._result is not None:
             return self._result
         held = self._held
@@ -160,15 +180,19 @@ class WorkerRecord:
         self._changed()
         return result
 
-    async def news(self) -> None:
-        """Wait until something was written that a reader may want to see."""
-        await self._news.wait()
+    @property
+    def news(self) -> asyncio.Event:
+        """Set once something was written that was not here when this was asked for."""
+        self._loop = asyncio.get_running_loop()
+        return self._news
 
     def _changed(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
+        event, self._news = self._news, asyncio.Event()
+        if self._loop is not None:  # this may be another thread than that of who waits
+            with contextlib.suppress(RuntimeError):  # nobody waits in a loop that was closed
+                self._loop.call_soon_threadsafe(event.set)
 
-    # --- its log --------------------------------------------------------------------------------
+    # --- its log ---------------------------------------------------------------------------------
 
     @property
     def log_size(self) -> int:
@@ -248,11 +272,12 @@ class WorkerRecord:
 
     def remember(self, **values: Json) -> None:
         """Write down what its course has to know when the keeper was killed; None forgets."""
-        course = {**self._course, **values}
-        course = {name: value for name, value in course.items() if value is not None}
-        if course != self._course:
-            jsonfiles.store(str(self.folder), _COURSE, course, sync=True)
-            self._course = course
+        with self._writing:
+            course = {**self._course, **values}
+            course = {name: value for name, value in course.items() if value is not None}
+            if course != self._course:
+                jsonfiles.store(str(self.folder), _COURSE, course, sync=True)
+                self._course = course
 
     @property
     def accepted(self) -> bool:
@@ -264,7 +289,7 @@ class WorkerRecord:
         self.remember(accepted=True)
         faults.point("keeper.accepted")
 
-    # --- a stop -----------------------------------------------------------------------------------
+    # --- a stop ----------------------------------------------------------------------------------
 
     @property
     def stop_grace(self) -> float | None:
@@ -280,7 +305,7 @@ class WorkerRecord:
         faults.point("keeper.stop_noted")
         self._changed()
 
-    # --- values of its secrets --------------------------------------------------------------------
+    # --- values of its secrets -------------------------------------------------------------------
 
     def keep_secrets(self, values: Mapping[str, str]) -> None:
         """Keep the values of its secrets in a file of this user alone, until it has its result."""
@@ -300,7 +325,7 @@ class WorkerRecord:
         """Remove the values of its secrets."""
         (self.folder / _SECRETS).unlink(missing_ok=True)
 
-    # --- files ------------------------------------------------------------------------------------
+    # --- files -----------------------------------------------------------------------------------
 
     def _store(self, name: str, value: WorkerStatus | Result, *, sync: bool = False) -> None:
         said = wire.to_json(value)
@@ -414,7 +439,9 @@ class Records:
         """
         private.claim(str(self.root))
         try:
-            return self._same(self.open(order.worker), order)
+            record = self.open(order.worker)
+            record.check(order)
+            return record
         except NotFoundError:
             pass
         staged = self.root / "staging" / uuid.uuid4().hex
@@ -427,14 +454,6 @@ class Records:
         jsonfiles.sync_folder(str(self._workers))
         faults.point("keeper.recorded")
         return self.open(order.worker)
-
-    def _same(self, record: WorkerRecord, order: Order) -> WorkerRecord:
-        if record.digest != wire.digest(order):
-            raise ConflictError(
-                f"{order.worker} was ordered before, and something else",
-                hint=f"outpost show {order.worker}; outpost spawn --again for another attempt",
-            )
-        return record
 
     def remove(self, record: WorkerRecord) -> None:
         """Forget a worker.

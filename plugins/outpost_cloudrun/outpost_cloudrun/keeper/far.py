@@ -1,0 +1,313 @@
+"""Asks the program in the containers at one address, and says what an answer means.
+
+The protocol is that of `outpost_cloudrun.server`; between it and us is Google's front, which has
+answers of its own. Each failure says whether the request may have been acted upon: only then is a
+worker in doubt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, Final
+from urllib.parse import quote
+
+import httpx
+
+from outpost_cloudrun.connection.faults import was_sent
+from outpost_cloudrun.keeper import lines
+from outpost_core import wire
+from outpost_core.errors import (
+    ConflictError,
+    NotFoundError,
+    OutpostError,
+    SpawnRefusedError,
+    UnreachableError,
+    UsageError,
+)
+from outpost_core.types import Cleaned, Json
+from outpost_shared import border
+from outpost_shared.protocol import error_from_json
+
+#: Seconds for a connection to the front.
+_CONNECT: Final = 10.0
+#: Seconds until an answer begins: a container may have to be started, which Google allows four
+#: minutes for, and a request waits in a queue before that.
+BEGIN: Final = 300.0
+#: Seconds for an answer to a question that needs no work.
+_PATIENCE: Final = 60.0
+#: Bytes of an answer that is no stream.
+_MOST: Final = 1 << 20
+#: Characters of the cookies of one worker: what tells the front which container has it.
+_COOKIES: Final = 4096
+_TIMEOUT: Final = httpx.Timeout(connect=_CONNECT, read=None, write=60.0, pool=_CONNECT)
+
+
+class BusyError(UnreachableError):
+    """No container is free (429): the request was certainly not acted upon."""
+
+
+class Answer:
+    """The stream of one worker, as it comes.
+
+    Args:
+        response: the response, of which nothing was read yet.
+    """
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self._lines = lines.split(response.aiter_raw())
+
+    async def next(self, patience: float) -> lines.Line | None:
+        """Return the next line; None when the stream has ended.
+
+        Args:
+            patience: seconds without a line after which the connection is taken for dead.
+
+        Raises:
+            UnreachableError: it broke.
+            OddLineError: what came is not the protocol.
+        """
+        try:
+            async with asyncio.timeout(patience):
+                async for line in self._lines:
+                    return lines.read(line)
+        except TimeoutError:
+            raise UnreachableError(f"nothing was heard for {patience:g} s") from None
+        except httpx.HTTPError as error:
+            raise UnreachableError(f"the stream broke: {_said(error)}") from None
+        return None
+
+    async def aclose(self) -> None:
+        """End the stream; the worker keeps running."""
+        with contextlib.suppress(Exception):
+            await self._response.aclose()
+
+
+class Far:
+    """The program at one address.
+
+    Args:
+        name: the outpost's name, for messages.
+        url: where it is.
+        client: asks it; is not closed here.
+    """
+
+    def __init__(self, name: str, url: str, client: httpx.AsyncClient) -> None:
+        self._name = name
+        self.url = url.rstrip("/")
+        self._client = client
+        # each worker has its own container, so cookies are kept per worker
+        client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+
+    async def work(self, body: Mapping[str, Json], cookie: str) -> tuple[Answer, str]:
+        """Start, adopt or attach to a worker; return its stream, and the cookies that go with it.
+
+        Raises:
+            SpawnRefusedError: certainly nothing was started.
+            ConflictError: the worker is there with another order.
+            NotFoundError: there is no such worker (only where nothing was to be started).
+            BusyError: no container was free.
+            UnreachableError: nothing is known, unless it says `sent=False`.
+        """
+        response = await self._open("POST", "/work", body, cookie, BEGIN)
+        return Answer(response), _cookies(response) or cookie
+
+    async def stop(self, worker: str, body: Mapping[str, Json], cookie: str) -> None:
+        """Ask for a worker's end.
+
+        Raises:
+            NotFoundError: there is no such worker.
+            OutpostError: as of `work`.
+        """
+        await self._ask("POST", f"/work/{quote(worker)}/stop", body, cookie, _PATIENCE)
+
+    async def clean(
+        self, worker: str, body: Mapping[str, Json], cookie: str, *, force: bool
+    ) -> Cleaned:
+        """Remove an ended worker's files.
+
+        Raises:
+            OutpostError: as of `work`.
+        """
+        path = f"/work/{quote(worker)}?force={'true' if force else 'false'}"
+        content = await self._ask("DELETE", path, body, cookie, _PATIENCE)
+        try:
+            return wire.from_json(Cleaned, json.loads(content))
+        except (ValueError, UsageError, RecursionError):
+            raise UnreachableError(f"{self._name} answered something odd to a clean") from None
+
+    async def bundle(self, worker: str, cookie: str) -> AsyncIterator[bytes]:
+        """Yield the bundle of a worker's unpushed work.
+
+        Raises:
+            NotFoundError: there is none.
+            OutpostError: as of `work`.
+        """
+        path = f"/work/{quote(worker)}/rescue"
+        response = await self._open("GET", path, None, cookie, _PATIENCE)
+        try:
+            async for piece in response.aiter_raw():
+                yield piece
+        except httpx.HTTPError as error:
+            raise UnreachableError(f"a bundle broke off: {_said(error)}") from None
+        finally:
+            await response.aclose()
+
+    async def health(self, programs: str = "") -> Mapping[str, Any]:
+        """Return what a container says of itself; starts one when none is there.
+
+        Args:
+            programs: names of programs to look for, with commas.
+
+        Raises:
+            OutpostError: as of `work`.
+        """
+        query = f"?programs={quote(programs)}" if programs else ""
+        content = await self._ask("GET", f"/healthz{query}", None, "", BEGIN)
+        try:
+            said = json.loads(content)
+        except (ValueError, RecursionError):
+            said = None
+        if not isinstance(said, dict):
+            raise UnreachableError(
+                f"what answers at {self.url} is not Outpost's program",
+                hint=f"outpost bootstrap {self._name}, or see `url` and `service` of it",
+            )
+        return said
+
+    async def warm(self) -> AsyncIterator[None]:
+        """Hold a request that keeps a container; yields with each sign of life.
+
+        Raises:
+            OutpostError: as of `work`.
+        """
+        response = await self._open("GET", "/warm", None, "", BEGIN)
+        try:
+            async for _ in response.aiter_raw():
+                yield
+        except httpx.HTTPError:
+            return
+        finally:
+            await response.aclose()
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    async def _open(
+        self, method: str, path: str, body: Mapping[str, Json] | None, cookie: str, patience: float
+    ) -> httpx.Response:
+        """Return an answer that is one, of which nothing was read yet."""
+        headers = {"accept-encoding": "identity"} | ({"cookie": cookie} if cookie else {})
+        request = self._client.build_request(
+            method, self.url + path, json=body, headers=headers, timeout=_TIMEOUT
+        )
+        try:
+            async with asyncio.timeout(patience):
+                response = await self._client.send(request, stream=True)
+        except TimeoutError:
+            raise UnreachableError(f"{self.url} did not answer within {patience:g} s") from None
+        except httpx.HTTPError as error:
+            raise UnreachableError(
+                f"{self.url} cannot be reached: {_said(error)}", sent=was_sent(error)
+            ) from None
+        if response.is_success:
+            return response
+        raise self._refusal(response.status_code, await self._content(response, patience))
+
+    async def _ask(
+        self, method: str, path: str, body: Mapping[str, Json] | None, cookie: str, patience: float
+    ) -> bytes:
+        """Return the content of an answer that is no stream."""
+        response = await self._open(method, path, body, cookie, patience)
+        return await self._content(response, patience)
+
+    async def _content(self, response: httpx.Response, patience: float) -> bytes:
+        held: list[bytes] = []
+        room = _MOST
+        try:
+            async with asyncio.timeout(patience):
+                async for piece in response.aiter_raw():
+                    held.append(piece[:room])
+                    room -= len(held[-1])
+                    if not room:
+                        break
+        except (TimeoutError, httpx.HTTPError) as error:
+            raise UnreachableError(f"the answer of {self.url} broke off: {_said(error)}") from None
+        finally:
+            await response.aclose()
+        return b"".join(held)
+
+    def _refusal(self, status: int, content: bytes) -> OutpostError:
+        """Return what an answer that is none means."""
+        told = _told(content)
+        if told is not None:
+            return _by_program(status, told)
+        why, hint = _BY_FRONT.get(status, ("", ""))
+        said = f"{self.url} answered {status}" + (f": {why}" if why else "")
+        hint = hint.format(name=self._name)
+        if status == 429:
+            return BusyError("no container is free", hint=hint, sent=False)
+        if status in _BY_FRONT:
+            return SpawnRefusedError(said, hint=hint)
+        return UnreachableError(said, hint=f"outpost doctor {self._name}")
+
+
+#: What the front itself says before a container is asked, and what to do about it.
+_BY_FRONT: Final = {
+    400: ("the request is not understood", "outpost doctor {name}"),
+    401: ("it takes no call without an identity that it knows", "outpost doctor {name}"),
+    403: (
+        "whoever calls may not",
+        "give the caller the role roles/run.invoker on the service; outpost doctor {name}",
+    ),
+    404: (
+        "there is no such service, or it takes no calls from here (ingress, region)",
+        "outpost bootstrap {name}, or see `service`, `region` and `url` of it",
+    ),
+    413: ("the order is too large", "make the prompt or the issue's text shorter"),
+    429: ("", "raise max_workers of the service, or wait; outpost doctor {name}"),
+}
+
+
+def _told(content: bytes) -> OutpostError | None:
+    """Return the error that our program told; None when somebody else answered."""
+    try:
+        said = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(said, dict) or not isinstance(said.get("error"), dict):
+        return None
+    error = said["error"]
+    if not isinstance(error.get("kind"), str):  # Google's own errors are objects too
+        return None
+    told = error_from_json(error)
+    border.tame(told)
+    return told
+
+
+def _by_program(status: int, told: OutpostError) -> OutpostError:
+    if status == 404:
+        return NotFoundError(told.message, hint=told.hint)
+    if status == 409:
+        return ConflictError(told.message, hint=told.hint)
+    if status == 429:
+        return BusyError(told.message, hint=told.hint, sent=False)
+    if status in (400, 401, 403, 413, 422):
+        return SpawnRefusedError(told.message, hint=told.hint)
+    sent = told.sent if isinstance(told, UnreachableError) else True
+    return UnreachableError(told.message, hint=told.hint, sent=sent)
+
+
+def _cookies(response: httpx.Response) -> str:
+    """Return the cookies that an answer sets, as they are to be sent back."""
+    pairs = (one.partition(";")[0].strip() for one in response.headers.get_list("set-cookie"))
+    said = "; ".join(pair for pair in pairs if pair.isascii() and pair.isprintable())
+    return said if len(said) <= _COOKIES else ""
+
+
+def _said(error: BaseException) -> str:
+    said = border.line(str(error), 200)
+    return said or type(error).__name__

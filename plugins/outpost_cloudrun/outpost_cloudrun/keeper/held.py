@@ -1,0 +1,374 @@
+"""The outpost that a keeper serves: its workers as they are written down, each with its course.
+
+What is asked is answered from the records, which say what was heard last. Each worker that has not
+ended has a task that follows it; each stop that was asked for has one that repeats it until the
+worker has ended. Nothing here is needed to know the truth: a keeper that is killed is started
+again, and adopts what it finds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from outpost_cloudrun.capabilities import CAPABILITIES
+from outpost_cloudrun.keeper.courses import course_of
+from outpost_cloudrun.keeper.records import Records, WorkerRecord
+from outpost_cloudrun.options import CloudRunOptions, Mode
+from outpost_core.backend import BuildContext, Outpost
+from outpost_core.errors import (
+    ConflictError,
+    NotFoundError,
+    OutpostError,
+    SpawnRefusedError,
+    UnreachableError,
+    UsageError,
+)
+from outpost_core.types import (
+    Cleaned,
+    Facts,
+    Health,
+    Json,
+    Order,
+    Result,
+    State,
+    WorkerStatus,
+)
+from outpost_shared.backoff import Backoff, reaching_again
+from outpost_shared.log import Logger
+
+if TYPE_CHECKING:
+    from outpost_cloudrun.keeper.course import Course
+
+_log = Logger("cloudrun.keeper")
+
+#: What a command asks of the keeper; the rest is done by the command itself.
+SERVED: Final = CAPABILITIES - {"price", "doctor", "bootstrap"}
+#: What the course of a record has said when it was refused and nobody waited for that.
+_REFUSED: Final = "refused"
+#: Which mode a worker was started in: the configuration may say another one by now.
+_MODE: Final = "mode"
+
+
+class Held(Outpost):
+    """The workers of one outpost, held. Its hooks are called by `serve`; it outlives its clients.
+
+    Args:
+        name: the configured name.
+        options: its options.
+        context: where it writes down what it knows.
+    """
+
+    type = "cloudrun"
+    capabilities = SERVED
+    options: CloudRunOptions
+
+    def __init__(self, name: str, options: CloudRunOptions, context: BuildContext) -> None:
+        super().__init__(name, options, context)
+        self._records = Records(context.state_dir.absolute())
+        self._known: dict[str, WorkerRecord] = {}
+        self._starting: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._courses: dict[Mode, Course] = {}
+
+    # --- for the process -------------------------------------------------------------------------
+
+    async def adopt(self) -> None:
+        """Take up every worker that is written down."""
+        await asyncio.to_thread(self._records.tidy)
+        for record in await asyncio.to_thread(lambda: [*self._records.all()]):
+            self._known[record.worker] = record
+            if record.accepted:
+                self._follow(record)
+            if record.stop_grace is not None:
+                self._see_to_stop(record)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something runs that is held, or is to be."""
+        return bool(self._starting or self._tasks)
+
+    async def aclose(self) -> None:
+        """Let go of everything; workers keep running."""
+        tasks = [*self._starting.values(), *self._tasks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for course in self._courses.values():
+            with contextlib.suppress(Exception):
+                await course.aclose()
+
+    # --- hooks -----------------------------------------------------------------------------------
+
+    async def outpost_spawn(self, order: Order) -> WorkerStatus:
+        """Start the worker of an order, or adopt it.
+
+        Raises:
+            ConflictError: the id is there with another order.
+            SpawnRefusedError: it was certainly not started.
+            UnreachableError: nothing is known, unless it says `sent=False`.
+        """
+        record = self._known.get(order.worker)
+        if record is None:
+            _refuse_paths(order)
+            record = await self._create(order)
+        else:
+            record.check(order)
+        if record.result is not None or record.accepted:
+            return record.status
+        task = self._starting.get(order.worker)
+        if task is None:
+            if _REFUSED in record.course:
+                raise await self._refusal(record)
+            task = asyncio.create_task(self._start(record, dict(order.secrets)))
+            self._starting[order.worker] = task
+            task.add_done_callback(lambda _: self._starting.pop(order.worker, None))
+            task.add_done_callback(_seen)
+        try:
+            await asyncio.shield(task)
+        except (SpawnRefusedError, ConflictError, UsageError):
+            await self._forget(record)
+            raise
+        except UnreachableError as error:
+            if not error.sent:
+                await self._forget(record)
+            raise
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise UnreachableError(f"the keeper of {self.name} ended") from None
+            raise
+        return record.status
+
+    async def outpost_list(self) -> Sequence[WorkerStatus]:
+        """Return all workers, as they were heard of last.
+
+        Raises:
+            UnreachableError: workers run, and none of them can be heard.
+        """
+        for mode, course in [*self._courses.items()]:
+            running = [one for one in self._known.values() if self._is_at(one, mode)]
+            if running and (why := await course.unreached(running)):
+                raise UnreachableError(
+                    f"{self.name} cannot be reached: {why}", hint=f"outpost doctor {self.name}"
+                )
+        return [record.status for record in self._known.values()]
+
+    async def outpost_ping(self) -> Health:
+        """Say whether a worker could be started now; wakes no container."""
+        return await self._course(self.options.mode).ping()
+
+    async def outpost_logs(self, worker: str, offset: int, follow: bool) -> AsyncIterator[bytes]:
+        """Yield the worker's output from byte `offset` on, as it is written down here.
+
+        Raises:
+            NotFoundError: there is no such worker.
+        """
+        record = self._record(worker)
+        while True:
+            news = record.news
+            ended = record.result is not None or worker not in self._known
+            while piece := record.read_log(offset):
+                offset += len(piece)
+                yield piece
+            if ended or not follow:
+                return
+            await news.wait()
+
+    async def outpost_stop(self, worker: str, grace: float) -> None:
+        """Write down that the worker is to end; it is asked until it has."""
+        record = self._known.get(worker)
+        if record is None or record.result is not None:
+            return
+        await asyncio.to_thread(record.ask_stop, grace)
+        self._see_to_stop(record)
+
+    async def outpost_clean(self, worker: str, force: bool) -> Cleaned:
+        """Remove what is left of an ended worker, there and here."""
+        record = self._known.get(worker)
+        if record is None:
+            return Cleaned(removed=True)
+        if record.result is None and _REFUSED not in record.course:
+            return Cleaned(removed=False, detail=f"it is {record.status.state.value}")
+        cleaned = Cleaned(removed=True)
+        if record.accepted:
+            cleaned = await self._course_of(record).remove(record, force=force)
+        if cleaned.removed:
+            await self._forget(record)
+        return cleaned
+
+    async def outpost_facts(self, programs: Sequence[str]) -> Facts:
+        """Say how much a container has, and where it has agents' programs."""
+        return await self._course(self.options.mode).facts(programs)
+
+    # --- starting --------------------------------------------------------------------------------
+
+    async def _create(self, order: Order) -> WorkerRecord:
+        try:
+            record = await asyncio.to_thread(self._records.create, order)
+        except OSError as error:
+            raise SpawnRefusedError(
+                f"{order.worker} cannot be written down: {error.filename}: {error.strerror}",
+                hint=f"outpost doctor {self.name}",
+            ) from error
+        return self._known.setdefault(order.worker, record)
+
+    async def _start(self, record: WorkerRecord, secrets: dict[str, str]) -> None:
+        mode = self.options.mode
+        await asyncio.to_thread(record.remember, **{_MODE: mode.value})
+        if self.options.resume:  # another leg of it has to be given them again
+            record.keep_secrets(secrets)
+        try:
+            await self._course(mode).start(record, secrets)
+        except (SpawnRefusedError, ConflictError, UsageError) as error:
+            if record.accepted or record.result is not None:
+                raise
+            said: dict[str, Json] = {"message": error.message, "hint": error.hint}
+            await asyncio.to_thread(record.remember, **{_REFUSED: said})
+            raise
+        if not record.accepted:
+            await asyncio.to_thread(record.accept)
+        if record.status.state is State.QUEUED:
+            record.tell(State.STARTING)
+        self._follow(record)
+
+    async def _refusal(self, record: WorkerRecord) -> SpawnRefusedError:
+        """Return the refusal that nobody has waited for; the order may be given again."""
+        said = record.course.get(_REFUSED)
+        told = said if isinstance(said, dict) else {}
+        await self._forget(record)
+        return SpawnRefusedError(str(told.get("message", "")), hint=str(told.get("hint", "")))
+
+    async def _forget(self, record: WorkerRecord) -> None:
+        if self._known.get(record.worker) is record:
+            for kind in ("follow", "stop"):
+                if task := self._tasks.get((kind, record.worker)):
+                    task.cancel()
+            with contextlib.suppress(FileNotFoundError):
+                await asyncio.to_thread(self._records.remove, record)
+            self._known.pop(record.worker, None)
+
+    # --- holding ---------------------------------------------------------------------------------
+
+    def _follow(self, record: WorkerRecord) -> None:
+        if record.result is None:
+            self._task("follow", record, self._followed(record))
+
+    async def _followed(self, record: WorkerRecord) -> None:
+        again = reaching_again()
+        while record.result is None:
+            try:
+                await self._course_of(record).follow(record)
+            except OutpostError as error:
+                record.tell(record.status.state, error.message)
+                _log.warning("%s cannot be followed: %s", record.worker, error.message)
+            except Exception as error:  # noqa: BLE001 - one worker's trouble is not the others'
+                _log.warning("%s: %s: %s", record.worker, type(error).__name__, error, error=error)
+            if record.result is None:
+                await again.wait()
+
+    def _see_to_stop(self, record: WorkerRecord) -> None:
+        if record.result is None:
+            self._task("stop", record, self._stopped(record))
+
+    async def _stopped(self, record: WorkerRecord) -> None:
+        """Ask for a worker's end until it has ended."""
+        worker = record.worker
+        if task := self._starting.get(worker):
+            task.cancel()
+            await asyncio.wait({task})
+        again = Backoff(1.0, 15.0)
+        while True:
+            ended = record.news
+            if record.result is not None:
+                return
+            try:
+                if not record.accepted and record.course.get("asked") is not True:
+                    raise NotFoundError("nobody was asked to start it")
+                await self._course_of(record).stop(record, record.stop_grace or 0.0)
+                if not record.accepted:
+                    await asyncio.to_thread(record.accept)
+                    self._follow(record)
+            except NotFoundError:
+                if record.accepted:
+                    _log.info("%s is to stop and is not found", worker)
+                else:
+                    await asyncio.to_thread(record.finish, _never_began())
+                    return
+            except OutpostError as error:
+                _log.info("%s cannot be stopped yet: %s", worker, error.message)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), again.pause())
+
+    def _task(self, kind: str, record: WorkerRecord, work: Coroutine[Any, Any, None]) -> None:
+        key = (kind, record.worker)
+        if key in self._tasks:
+            work.close()
+            return
+        task = asyncio.create_task(work)
+        self._tasks[key] = task
+        task.add_done_callback(lambda _: self._tasks.pop(key, None))
+        task.add_done_callback(_seen)
+
+    # --- what belongs to what --------------------------------------------------------------------
+
+    def _record(self, worker: str) -> WorkerRecord:
+        record = self._known.get(worker)
+        if record is None:
+            raise NotFoundError(
+                f"{ascii(worker[:120])[1:-1]} is not a worker of {self.name}",
+                hint="outpost workers --all",
+            )
+        return record
+
+    def _course(self, mode: Mode) -> Course:
+        course = self._courses.get(mode)
+        if course is None:
+            course = course_of(mode, self.name, self.options, self.context)
+            self._courses[mode] = course
+        return course
+
+    def _course_of(self, record: WorkerRecord) -> Course:
+        return self._course(_mode_of(record, self.options.mode))
+
+    def _is_at(self, record: WorkerRecord, mode: Mode) -> bool:
+        runs = record.accepted and record.result is None
+        return runs and _mode_of(record, self.options.mode) is mode
+
+
+def _mode_of(record: WorkerRecord, default: Mode) -> Mode:
+    said = record.course.get(_MODE)
+    try:
+        return Mode(said) if isinstance(said, str) else default
+    except ValueError:
+        return default
+
+
+def _refuse_paths(order: Order) -> None:
+    """Refuse a rig that no container can reach.
+
+    Raises:
+        SpawnRefusedError: it is a path of this machine.
+    """
+    push_url = order.delivery.push_url if order.delivery is not None else ""
+    for what in filter(None, (order.rig, push_url)):
+        if what.startswith(("/", "./", "../", "~", "file:")):
+            raise SpawnRefusedError(
+                f"{what} is a path of this machine, which no container of Cloud Run can reach",
+                hint="give the repository's URL (https or ssh), or use a local or an SSH outpost",
+            )
+
+
+def _never_began() -> Result:
+    return Result(
+        state=State.STOPPED,
+        reason="stopped",
+        message="it was stopped before it was started",
+        agent_began=False,
+    )
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    """Nobody complains of an error that nobody waits for: it is written down."""
+    _ = task.cancelled() or task.exception()
