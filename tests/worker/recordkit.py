@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from outpost_worker.record.kinds import Claim
+import pytest
+
+from outpost_core.errors import UsageError
+from outpost_core.types import Result, State
+from outpost_worker.record.kinds import TAIL, Claim, Record, SupersededError
 
 OWNER = "a" * 16
 DIGEST = "d" * 64
@@ -32,6 +38,12 @@ ON_RIG = """
 from outpost_worker.record.places import on_rig
 record = on_rig({rig!r}, {root!r}, {owner!r}, {credentials!r})
 """
+#: How it does on a volume.
+ON_VOLUME = """
+from outpost_worker.record.places import on_volume
+record = on_volume({path!r}, {owner!r})
+"""
+DONE = Result(state=State.DONE, commit="c" * 40, branch="outpost/gt-1")
 
 
 def claim(worker: str = "gt-1.1", instance: int = 1, leg: int = 1, digest: str = DIGEST) -> Claim:
@@ -104,3 +116,134 @@ def hook(rig: Path, name: str, script: str) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
+
+
+_ACT = """
+def act(record, verb, instance, seen=""):
+    mine = Claim(worker="gt-1.1", digest={digest!r}, owner={owner!r}, instance=instance,
+                 leg=2 if verb == "take_over" else 1)
+    if verb == "take_over":
+        there = record.take_over(mine, seen)
+    else:
+        there = record.claim(mine)
+    return {{"won": there.id == mine.id, "id": there.id, "leg": there.leg}}
+"""
+_FINISH = """
+def act(record, number):
+    import os
+    mine = Claim(**json.loads(os.environ["CLAIM"]))
+    return {"message": record.finish(mine, Result(state=State.DONE, message=number), b"").message}
+"""
+
+
+def race_for_all(make: str, record: Record) -> None:
+    """Let twenty programs race for a claim, for the next leg, and for saying how it ended.
+
+    Args:
+        make: as of `program`.
+        record: the same place.
+    """
+
+    def each(text: str, *words: str, **environ: str) -> list[dict[str, object]]:
+        numbers = [f"{number:02x}" for number in range(20)]
+        starters = [
+            partial(start, text, *words[:1], number, *words[1:], environ=environ)
+            for number in numbers
+        ]
+        return race(starters)
+
+    text = program(make, _ACT.format(digest=DIGEST, owner=OWNER))
+    told = each(text, "claim")
+    assert sum(bool(one.get("won")) for one in told) == 1, told
+    assert len({one["id"] for one in told}) == 1
+    found = record.read("gt-1.1")
+    assert found is not None
+    assert found.claim.id == told[0]["id"]
+
+    told = each(text, "take_over", found.seen)
+    assert sum(bool(one.get("won")) for one in told) == 1, told
+    assert {one["leg"] for one in told} == {2}
+
+    owner = record.read("gt-1.1")
+    assert owner is not None
+    told = each(program(make, _FINISH), CLAIM=json.dumps(dataclasses.asdict(owner.claim)))
+    assert len({one["message"] for one in told}) == 1, told
+    found = record.read("gt-1.1")
+    assert found is not None
+    assert found.result is not None
+    assert found.result.message == told[0]["message"]
+
+
+class RecordChecks:
+    """What holds at every place; a subclass has a fixture `record`."""
+
+    def test_a_worker_is_claimed_once_and_its_end_is_said_once(self, record: Record) -> None:
+        first, second = claim(instance=1), claim(instance=2)
+        assert record.read("gt-1.1") is None
+        assert record.claim(first) == first
+        assert record.claim(second) == first
+        assert record.claim(first) == first  # whoever was cut off asks again
+        found = record.read("gt-1.1")
+        assert found is not None
+        assert (found.claim, found.result, found.stop) == (first, None, None)
+        tail = bytes(range(256)) * 400
+        assert record.finish(first, DONE, tail) == DONE
+        again = record.finish(first, Result(state=State.FAILED), b"")
+        assert again == DONE
+        found = record.read("gt-1.1")
+        assert found is not None
+        assert (found.result, found.tail) == (DONE, tail[-TAIL:])
+        assert record.claim(second) == first
+        with pytest.raises(SupersededError, match="has ended already: ok"):
+            record.beat(first)
+        record.forget("gt-1.1")
+        assert record.read("gt-1.1") is None
+        record.forget("gt-1.1")
+
+    def test_each_beat_is_another_word_and_brings_a_stop(self, record: Record) -> None:
+        mine = record.claim(claim())
+        words = {record.beat(mine).seen for _ in range(3)}
+        found = record.read("gt-1.1")
+        assert found is not None
+        assert len(words) == 3
+        assert found.seen in words
+        record.ask_stop("gt-1.1", 7.5)
+        record.ask_stop("gt-1.1", 7.5)
+        assert record.beat(mine).stop == 7.5
+        record.ask_stop("gt-1.1", 0.0)
+        assert record.beat(mine).stop == 0.0
+
+    def test_a_silent_owner_is_taken_over_and_says_nothing_more(self, record: Record) -> None:
+        first, second = claim(instance=1), claim(instance=2, leg=2)
+        record.claim(first)
+        before = record.read("gt-1.1")
+        assert before is not None
+        record.beat(first)
+        assert record.take_over(second, before.seen) == first  # it was not silent
+        found = record.read("gt-1.1")
+        assert found is not None
+        assert record.take_over(second, found.seen) == second
+        assert record.take_over(second, found.seen) == second  # asked again after a cut
+        with pytest.raises(SupersededError, match="leg 2 runs it, this was leg 1"):
+            record.beat(first)
+        with pytest.raises(SupersededError, match="leg 2"):
+            record.finish(first, DONE, b"")
+        assert record.finish(second, DONE, b"") == DONE
+        assert record.finish(first, Result(state=State.FAILED), b"") == DONE
+        third = claim(instance=3, leg=3)
+        found = record.read("gt-1.1")
+        assert found is not None
+        assert record.take_over(third, found.seen) == second  # it has ended
+        record.forget("gt-1.1")
+        with pytest.raises(SupersededError, match="no record any more"):
+            record.beat(second)
+        with pytest.raises(SupersededError, match="no record any more"):
+            record.take_over(third, found.seen)
+
+    def test_another_order_takes_nothing_over_and_no_leg_is_left_out(self, record: Record) -> None:
+        first = record.claim(claim())
+        found = record.read("gt-1.1")
+        assert found is not None
+        assert record.take_over(claim(leg=2, digest="e" * 64), found.seen) == first
+        with pytest.raises(UsageError, match="after leg 1 comes no leg 3"):
+            record.take_over(claim(leg=3), found.seen)

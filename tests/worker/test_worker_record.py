@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
 
 import pytest
-from recordkit import DIGEST, ON_RIG, OWNER, bare_rig, claim, hook, program, race, refs, start
+from recordkit import (
+    DIGEST,
+    ON_RIG,
+    ON_VOLUME,
+    OWNER,
+    RecordChecks,
+    bare_rig,
+    claim,
+    hook,
+    race_for_all,
+    refs,
+)
 
 from outpost_core.errors import UnreachableError, UsageError
-from outpost_core.types import Result, State
 from outpost_worker.record import onrig
-from outpost_worker.record.kinds import (
-    TAIL,
-    Claim,
-    Record,
-    RecordBrokenError,
-    RecordRefusedError,
-    SupersededError,
-)
+from outpost_worker.record.kinds import Claim, Record, RecordBrokenError, RecordRefusedError
 from outpost_worker.record.onrig import put_commit
-from outpost_worker.record.places import on_rig
+from outpost_worker.record.places import on_rig, on_volume
 
 NAME = f"refs/outpost/{OWNER}/records/gt-1.1"
-DONE = Result(state=State.DONE, commit="c" * 40, branch="outpost/gt-1")
-_ACT = """
-def act(record, verb, instance, seen=""):
-    mine = Claim(worker="gt-1.1", digest={digest!r}, owner={owner!r}, instance=instance,
-                 leg=2 if verb == "take_over" else 1)
-    if verb == "take_over":
-        there = record.take_over(mine, seen)
-    else:
-        there = record.claim(mine)
-    return {{"won": there.id == mine.id, "id": there.id, "leg": there.leg}}
-"""
-_FINISH = """
-def act(record, number):
-    import os
-    mine = Claim(**json.loads(os.environ["CLAIM"]))
-    return {"message": record.finish(mine, Result(state=State.DONE, message=number), b"").message}
-"""
 
 
 @pytest.fixture(params=["sha1", "sha256"])
@@ -60,82 +45,6 @@ def record(rig: Path, root: Path) -> Record:
     return on_rig(str(rig), str(root), OWNER)
 
 
-def test_a_worker_is_claimed_once_and_its_end_is_said_once(record: Record, rig: Path) -> None:
-    first, second = claim(instance=1), claim(instance=2)
-    assert record.read("gt-1.1") is None
-    assert record.claim(first) == first
-    assert record.claim(second) == first
-    assert record.claim(first) == first  # whoever was cut off asks again
-    assert list(refs(rig)) == [NAME]
-    found = record.read("gt-1.1")
-    assert found is not None
-    assert (found.claim, found.result, found.stop) == (first, None, None)
-    tail = bytes(range(256)) * 400
-    assert record.finish(first, DONE, tail) == DONE
-    again = record.finish(first, Result(state=State.FAILED), b"")
-    assert again == DONE
-    found = record.read("gt-1.1")
-    assert found is not None
-    assert (found.result, found.tail) == (DONE, tail[-TAIL:])
-    assert record.claim(second) == first
-    with pytest.raises(SupersededError, match="has ended already: ok"):
-        record.beat(first)
-    record.forget("gt-1.1")
-    assert refs(rig) == {}
-    record.forget("gt-1.1")
-
-
-def test_each_beat_is_another_word_and_brings_a_stop_that_was_asked_for(record: Record) -> None:
-    mine = record.claim(claim())
-    words = {record.beat(mine).seen for _ in range(3)}
-    found = record.read("gt-1.1")
-    assert found is not None
-    assert len(words) == 3
-    assert found.seen in words
-    record.ask_stop("gt-1.1", 7.5)
-    record.ask_stop("gt-1.1", 7.5)
-    assert record.beat(mine).stop == 7.5
-    record.ask_stop("gt-1.1", 0.0)
-    assert record.beat(mine).stop == 0.0
-
-
-def test_a_silent_owner_is_taken_over_and_says_nothing_more(record: Record) -> None:
-    first, second = claim(instance=1), claim(instance=2, leg=2)
-    record.claim(first)
-    before = record.read("gt-1.1")
-    assert before is not None
-    record.beat(first)
-    assert record.take_over(second, before.seen) == first  # it was not silent
-    found = record.read("gt-1.1")
-    assert found is not None
-    assert record.take_over(second, found.seen) == second
-    assert record.take_over(second, found.seen) == second  # asked again after a cut
-    with pytest.raises(SupersededError, match="leg 2 runs it, this was leg 1"):
-        record.beat(first)
-    with pytest.raises(SupersededError, match="leg 2"):
-        record.finish(first, DONE, b"")
-    assert record.finish(second, DONE, b"") == DONE
-    assert record.finish(first, Result(state=State.FAILED), b"") == DONE
-    third = claim(instance=3, leg=3)
-    found = record.read("gt-1.1")
-    assert found is not None
-    assert record.take_over(third, found.seen) == second  # it has ended
-    record.forget("gt-1.1")
-    with pytest.raises(SupersededError, match="no record any more"):
-        record.beat(second)
-    with pytest.raises(SupersededError, match="no record any more"):
-        record.take_over(third, found.seen)
-
-
-def test_another_order_takes_nothing_over_and_legs_are_not_left_out(record: Record) -> None:
-    first = record.claim(claim())
-    found = record.read("gt-1.1")
-    assert found is not None
-    assert record.take_over(claim(leg=2, digest="e" * 64), found.seen) == first
-    with pytest.raises(UsageError, match="after leg 1 comes no leg 3"):
-        record.take_over(claim(leg=3), found.seen)
-
-
 @pytest.mark.parametrize(
     "wrong",
     [{"owner": "x"}, {"digest": ""}, {"leg": 0}, {"id": "../x"}, {"worker": "a/../b.1"}],
@@ -146,33 +55,31 @@ def test_a_claim_holds_nothing_that_could_lead_elsewhere(wrong: dict[str, object
         Claim(**{**about, **wrong})  # type: ignore[arg-type]
 
 
-def test_of_twenty_instances_one_has_the_worker(rig: Path, root: Path) -> None:
+@pytest.mark.parametrize("store", ["rig", "volume"])
+def test_of_twenty_instances_one_has_the_worker(store: str, tmp_path: Path, root: Path) -> None:
+    volume = tmp_path / "volume"
+    rig = bare_rig(tmp_path / "race.git")
     make = ON_RIG.format(rig=str(rig), root=str(root), owner=OWNER, credentials="")
-    text = program(make, _ACT.format(digest=DIGEST, owner=OWNER))
-    told = race([lambda n=n: start(text, "claim", f"{n:02x}") for n in range(20)])  # type: ignore[misc]
-    assert sum(bool(each.get("won")) for each in told) == 1, told
-    assert len({each["id"] for each in told}) == 1
-    record = on_rig(str(rig), str(root), OWNER)
-    found = record.read("gt-1.1")
-    assert found is not None
-    assert found.claim.id == told[0]["id"]
+    record: Record = on_rig(str(rig), str(root), OWNER)
+    if store == "volume":
+        make, record = (
+            ON_VOLUME.format(path=str(volume), owner=OWNER),
+            on_volume(str(volume), OWNER),
+        )
+    race_for_all(make, record)
+    assert not (root / "staging").exists() or not list((root / "staging").iterdir())
 
-    told = race([lambda n=n: start(text, "take_over", f"{n:02x}", found.seen) for n in range(20)])  # type: ignore[misc]
-    assert sum(bool(each.get("won")) for each in told) == 1, told
-    assert {each["leg"] for each in told} == {2}
 
-    owner = record.read("gt-1.1")
-    assert owner is not None
-    about = {name: getattr(owner.claim, name) for name in Claim.__dataclass_fields__}
-    text = program(make, _FINISH)
-    environ = {"CLAIM": json.dumps(about)}
-    told = race([lambda n=n: start(text, str(n), environ=environ) for n in range(20)])  # type: ignore[misc]
-    assert len({each["message"] for each in told}) == 1, told
-    found = record.read("gt-1.1")
-    assert found is not None
-    assert found.result is not None
-    assert found.result.message == told[0]["message"]
-    assert not list((root / "staging").iterdir())
+class TestOnRig(RecordChecks):
+    """The record on a rig."""
+
+
+class TestOnVolume(RecordChecks):
+    """The record on a volume."""
+
+    @pytest.fixture
+    def record(self, tmp_path: Path) -> Record:
+        return on_volume(str(tmp_path / "volume"), OWNER)
 
 
 def test_a_rig_that_refuses_the_ref_is_told_of_in_its_own_words(record: Record, rig: Path) -> None:

@@ -80,6 +80,8 @@ RECORD = (
     "record.claimed",  # the claim stands; nothing runs
     "record.stop_asked",  # word of a stop stands
     "record.finished",  # the result stands
+    "record.leg_begun",  # where the log of a further leg begins was said
+    "record.segment_put",  # bytes of a log are kept, which this process does not know yet
     "record.forgotten",  # one part of a record is removed
 )
 #: Whatever process keeps a worker's unpushed work.

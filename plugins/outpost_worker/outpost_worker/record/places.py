@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from outpost_worker.record.kinds import Record
+from outpost_worker.record.objects import Objects
 from outpost_worker.record.onrig import RigCells
 from outpost_worker.record.stored import StoredRecord
+from outpost_worker.record.volume import VolumeCells, VolumeObjects
 
 
 def on_rig(rig: str, root: str, owner: str = "", credentials: str = "") -> Record:
@@ -20,3 +22,18 @@ def on_rig(rig: str, root: str, owner: str = "", credentials: str = "") -> Recor
         UsageError: the rig cannot be one.
     """
     return StoredRecord(RigCells(rig, root, credentials), owner)
+
+
+def on_volume(path: str, owner: str = "") -> Record:
+    """Return the records on a mounted volume.
+
+    Args:
+        path: a folder on it for nothing else, absolute; agents must not see it.
+        owner: id of the ledger that ordered the workers (`order.owner`).
+    """
+    return StoredRecord(VolumeCells(path), owner)
+
+
+def volume_logs(path: str) -> Objects:
+    """Return where logs are kept on a mounted volume; see `on_volume` and `segments`."""
+    return VolumeObjects(path)
