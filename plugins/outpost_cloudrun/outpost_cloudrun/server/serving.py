@@ -1,0 +1,79 @@
+"""Carries the application over HTTP/2 (prior knowledge) and HTTP/1.1, by granian.
+
+Granian runs inside of this process's own event loop, as its `embed` server, which it calls
+experimental: so it is pinned, and this program ends itself when it does not end in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import sys
+from typing import Final
+
+from outpost_cloudrun.server.instance import Instance
+from outpost_cloudrun.server.settings import Settings
+from outpost_cloudrun.server.web import MOST_HEADERS, Application
+from outpost_cloudrun.server.work import Work
+
+#: Seconds after a SIGTERM when this process ends at the latest: Cloud Run kills it after 10.
+_LAST: Final = 9.0
+#: Streams of one connection of HTTP/2, and requests of all connections.
+_STREAMS: Final = 1000
+_REQUESTS: Final = 4096
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or Ctrl-C; returns the exit code."""
+    _more_files()
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(_serve(settings))
+    except KeyboardInterrupt:
+        return 130
+    sys.stderr.flush()
+    # a thread that hangs on a dead disk or line would keep this process
+    os._exit(0)
+
+
+async def _serve(settings: Settings) -> None:
+    from granian.constants import HTTPModes, Interfaces
+    from granian.http import HTTP1Settings, HTTP2Settings
+    from granian.server.embed import Server
+
+    instance = Instance(settings)
+    work = Work(settings, instance)
+    app = Application(work.router(), token=settings.token, streams=settings.streams)
+    server = Server(
+        app,
+        settings.host,
+        settings.port,
+        interface=Interfaces.ASGINL,
+        http=HTTPModes.auto,
+        websockets=False,
+        backlog=1024,
+        backpressure=_REQUESTS,
+        http1_settings=HTTP1Settings(max_buffer_size=MOST_HEADERS + 8192),
+        http2_settings=HTTP2Settings(
+            max_concurrent_streams=_STREAMS, max_headers_size=2 * MOST_HEADERS
+        ),
+        log_enabled=False,
+    )
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        loop.call_later(_LAST, os._exit, 0)
+        server.stop()  # type: ignore[no-untyped-call]
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    await server.serve()
+
+
+def _more_files() -> None:
+    """Take as many open files as there may be: each stream and each worker wants some."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
