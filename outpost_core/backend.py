@@ -34,14 +34,15 @@ class OutpostOptions:
     )
 
     def default_slots(self) -> tuple[int, str] | None:
-        """Return how many workers at once are sensible where `max_workers` is not given.
+        """Return the sensible `max_workers`, and where it comes from; None for no limit.
 
         It holds once there is a second outpost that can take what is over. Quick; asks nobody.
-
-        Returns:
-            the number, and where it comes from; None for no limit.
         """
         return None
+
+    def standing_cost(self) -> float:
+        """Return the USD an hour that the outpost costs without a worker; quick, asks nobody."""
+        return 0.0
 
     def warnings(self, answer_timeout: float) -> Mapping[str, str]:  # noqa: ARG002
         """Return what is valid but probably a mistake, for `outpost config check`; pure.

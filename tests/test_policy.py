@@ -56,6 +56,21 @@ def test_local_goes_first_where_nothing_is_said() -> None:
     assert [v.reason for v in explanation.verdicts] == ["local first", *["file order"] * 3]
 
 
+def test_what_is_free_goes_before_what_charges_where_nothing_is_said() -> None:
+    dear = {"vm": {"cost": 0.05}, "cloud": {"cost": 0.5, "agent_cost": 0.5}}
+    answer = assign(PolicyConfig(), order(), candidates(**dear))
+    assert answer.ranked == ("home", "cloud", "spare", "vm")
+    assert [v.reason for v in answer.explain().verdicts] == [
+        "local first", "free first", "free first", "file order",
+    ]  # fmt: skip
+    # one that is named goes where it is named, and of the others what is free
+    assert assign(POLICY, order(0), candidates(**dear)).ranked == ("home", "vm", "cloud", "spare")
+    only = PolicyConfig(default_preference=("spare",))
+    assert assign(only, order(), candidates(**dear)).ranked == ("spare", "home", "cloud", "vm")
+    # the same policy, another order: what it costs is looked at anew
+    assert assign(only, order(), candidates()).ranked == ("spare", "vm", "home", "cloud")
+
+
 def test_the_default_preference_goes_first_then_file_order() -> None:
     answer = assign(POLICY, order(0), candidates())
     assert answer.ranked == ("home", "vm", "cloud", "spare")

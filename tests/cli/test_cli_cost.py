@@ -43,6 +43,24 @@ def test_totals_by_day_outpost_agent_and_rig(outpost):
     assert "of 1 worker spent is not known" in shown
 
 
+def test_what_an_outpost_costs_without_a_worker_is_shown_and_in_no_total(outpost):
+    assert "an hour without a worker" not in outpost.ok("list") + outpost.ok("cost")
+    assert outpost.json("cost")["standing"] == []
+    text = outpost.config.read_text()
+    outpost.config.write_text(text.replace("type: fake", "type: fake, standing: 0.054", 1))
+    said = "here: $0.0540 an hour without a worker ($1.30 a day), to be warm"
+    listed = outpost.ok("list")
+    assert said in listed
+    assert listed.count("$0.0540") == 2, "it was spent in this hour, too"
+    assert said in outpost.ok("cost")
+    answer = outpost.json("cost")
+    assert (answer["standing"], answer["total"]["total_usd"]) == (
+        [{"outpost": "here", "usd_hourly": 0.054}], 0.0,
+    )  # fmt: skip
+    here = outpost.json("list")["outposts"][0]
+    assert (here["standing_usd"], here["spent_usd"]) == (0.054, 0.054)
+
+
 def test_nothing_was_spent_yet(outpost):
     assert outpost.ok("cost") == "no workers in the last 30d\n"
     assert outpost.json("cost", "--since", "0")["since"] is None

@@ -9,9 +9,9 @@ import pytest
 from managerkit import Make, order, run
 
 from outpost_core import Assignment
-from outpost_core.errors import NotFoundError, PlacementError
+from outpost_core.errors import NotFoundError, PlacementError, SpawnRefusedError
 from outpost_core.hookspecs import hookimpl
-from outpost_core.types import Candidate, Event, Order
+from outpost_core.types import Candidate, Event, Limits, Order
 from outpost_manager.manager import Manager
 from outpost_testing import FakeOutpost
 from outpost_testing.fake import FakeOptions
@@ -160,6 +160,90 @@ def test_a_price_that_is_none_is_its_outposts_trouble(make: Make, price: Any) ->
         assert "outpost_price" in spawned.explanation.verdicts[-1].reason
 
     run(make(Dear("a"), FakeOutpost("b")), body)
+
+
+def test_an_outpost_that_could_not_hold_an_order_is_passed_over_with_its_reason(
+    make: Make,
+) -> None:
+    """Saying so is no failure of its package."""
+
+    class Short(FakeOutpost):
+        @hookimpl
+        def outpost_price(self, order: Order) -> float:
+            raise SpawnRefusedError("it holds a worker for 1h", hint="mode: job for 168h")
+
+    async def body(manager: Manager) -> None:
+        why = await manager.explain(order())
+        assert [(v.outpost, v.eligible) for v in why.verdicts] == [("b", True), ("a", False)]
+        assert why.verdicts[1].reason == "it holds a worker for 1h; mode: job for 168h"
+        spawned = await manager.spawn(order())
+        assert (spawned.worker.outpost, spawned.explanation.attempts) == ("b", ())
+        with pytest.raises(PlacementError, match="a: it holds a worker for 1h"):
+            await manager.spawn(order("gt-2"), on="a")
+        assert all(report.ok for report in manager.plugins.reports)
+        assert next(v.state for v in await manager.outposts()) != "broken"
+
+    run(make(Short("a"), FakeOutpost("b")), body)
+
+
+def test_what_an_outpost_costs_by_itself_counts_within_its_cap(make: Make) -> None:
+    config = "outposts:\n" + "".join(
+        f"  - {{name: {name}, type: fake, price: 0.4, standing: 0.3, cost_cap_hourly: 1.0}}\n"
+        for name in "ab"
+    )
+    options = FakeOptions(price=0.4, standing=0.3, cost_cap_hourly=1.0)
+    a, b = FakeOutpost("a", options), FakeOutpost("b", options)
+    free = Limits(max_agent_cost_usd=0.0)
+
+    async def body(manager: Manager) -> None:
+        view = (await manager.outposts())[0]
+        assert (view.spent, view.standing) == (0.3, 0.3)
+        answers = await manager.spawn_many([order(f"gt-{n}", limits=free) for n in range(3)])
+        assert [getattr(a, "worker", None) and a.worker.outpost for a in answers] == [
+            "a",
+            "b",
+            None,
+        ]
+        assert "$0.70 of $1.00 used, this needs $0.40" in str(answers[2])
+        assert (await manager.outposts())[0].spent == pytest.approx(0.7)
+
+    run(make(a, b, config=config), body)
+
+
+def test_who_reserves_late_hears_that_the_money_went_to_stay_warm(make: Make) -> None:
+    """The transaction looks again, so that a crowd of processes is held as well."""
+    options = FakeOptions(price=0.4, standing=0.3, cost_cap_hourly=1.0)
+    config = "outposts: [{name: a, type: fake, price: 0.4, standing: 0.3, cost_cap_hourly: 1.0}]\n"
+
+    async def body(manager: Manager) -> None:
+        free = Limits(max_agent_cost_usd=0.0)
+        sheets = await manager.overview.sheets([order(limits=free)], 0.0)
+        await manager.spawn(order("gt-1", limits=free))
+
+        async def stale(*_: object) -> Any:
+            return sheets
+
+        manager.placement.overview.sheets = stale  # type: ignore[method-assign]
+        with pytest.raises(PlacementError, match=r"0\.70 USD of 1\.00 USD are reserved or spent"):
+            await manager.spawn(order("gt-2", limits=free))
+
+    run(make(FakeOutpost("a", options), config=config), body)
+
+
+def test_an_outpost_that_cannot_say_what_it_costs_by_itself_takes_nothing(make: Make) -> None:
+    class Vague(FakeOptions):
+        def standing_cost(self) -> float:
+            return float("nan")
+
+    async def body(manager: Manager) -> None:
+        entry = manager.fleet.config.outposts[0]
+        object.__setattr__(entry, "options", Vague(cost_cap_hourly=1.0))
+        view = (await manager.outposts())[0]
+        assert (view.state, view.spent) == ("broken", 0.0)
+        assert "standing_cost" in view.detail
+        assert (await manager.spawn(order())).worker.outpost == "b"
+
+    run(make(FakeOutpost("a"), FakeOutpost("b")), body)
 
 
 def test_a_missing_type_is_listed_with_advice_and_passed_over(make: Make) -> None:

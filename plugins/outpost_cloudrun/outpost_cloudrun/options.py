@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from outpost_cloudrun import price
 from outpost_cloudrun.settings import Auth, Billing, KeepWarm, Mode, Settings
 
 __all__ = ["Auth", "Billing", "CloudRunOptions", "KeepWarm", "Mode"]
@@ -30,3 +31,7 @@ class CloudRunOptions(Settings):
         from outpost_cloudrun import checking
 
         return checking.warnings(self)
+
+    def standing_cost(self) -> float:
+        """Return the USD an hour that a minimum instance costs with nothing to do."""
+        return price.standing(self)

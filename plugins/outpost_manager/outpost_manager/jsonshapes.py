@@ -68,6 +68,7 @@ OUTPOST: Final[Shape] = {
     "hint": "the next step",
     "since": "when it began to answer, or stopped, or null",
     "spent_usd": "reserved and spent there in the last hour, by outpost and agents",
+    "standing_usd": "the part of it that the outpost costs an hour without a worker",
     "cost_cap_hourly": "USD, or null",
 }
 EXPLANATION: Final[Shape] = {
@@ -243,6 +244,9 @@ SHAPES: Final[Mapping[str, Shape]] = {
         "since": "when the totals begin, or null",
         "totals": [TOTAL],
         "total": TOTAL,
+        "standing": [
+            {"outpost": "its name", "usd_hourly": "what it costs without a worker; in no total"}
+        ],
     },
     "events": {
         "events": [EVENT],

@@ -133,6 +133,7 @@ def outpost(view: OutpostView) -> Shape:
         "hint": view.hint,
         "since": moment(view.since),
         "spent_usd": view.spent,
+        "standing_usd": view.standing,
         "cost_cap_hourly": view.cost_cap_hourly,
     }
 

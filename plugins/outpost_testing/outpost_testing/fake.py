@@ -48,6 +48,7 @@ class FakeOptions(OutpostOptions):
     """Options of the type `fake`; each only says how the fake behaves."""
 
     price: float = option("USD that every order costs at worst", default=0.0, min=0)
+    standing: float = option("USD that it costs an hour without a worker", default=0.0, min=0)
     delay: float = option("wait so long before every answer", default=0.0, min=0, unit="duration")
     run_for: float | None = option(
         "workers end by themselves after so long; without it, they work until told",
@@ -62,6 +63,10 @@ class FakeOptions(OutpostOptions):
     capabilities: tuple[str, ...] = option(
         "declare only these", default=tuple(sorted(ALL_CAPABILITIES))
     )
+
+    def standing_cost(self) -> float:
+        """Return what the options say."""
+        return self.standing
 
 
 @dataclass(frozen=True, kw_only=True)

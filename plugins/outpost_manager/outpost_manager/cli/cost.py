@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from outpost_manager.cli import render
+from outpost_manager.cli.outposts import standing_lines
 from outpost_manager.cli.session import Session, command
 from outpost_manager.offloop import at_once
 
@@ -30,7 +31,8 @@ def cost(session: Session, by: str, since: str) -> None:
     What outposts charged and agents spent, and the agents' tokens. Counts workers whose files were
     cleaned, too, and what running ones have spent so far. Asks no outpost: what is shown is what
     the last command learnt. ~ marks an amount that was estimated from tokens, counted of an agent
-    that was ended early, or is the worst case of one that said nothing.
+    that was ended early, or is the worst case of one that said nothing. What an outpost costs
+    without a worker stands below, and in no total: since when it does nobody here knows.
 
     \b
     Example:
@@ -43,14 +45,17 @@ def cost(session: Session, by: str, since: str) -> None:
     begin = time.time() - seconds if seconds else 0.0
     with session.manager() as manager:
         totals = at_once(manager.ledger.totals(by, begin))
+        views = at_once(manager.outposts())
+    standing = {view.name: view.standing for view in views if view.standing}
     session.answer(
         lambda: {
             "by": by,
             "since": jsonviews.moment(begin) if seconds else None,
             "totals": [*map(jsonviews.total, totals)],
             "total": jsonviews.total(_sum(totals)),
+            "standing": [{"outpost": name, "usd_hourly": usd} for name, usd in standing.items()],
         },
-        lambda: _lines(by, since if seconds else "", totals),
+        lambda: [*_lines(by, since if seconds else "", totals), *standing_lines(standing)],
     )
 
 

@@ -13,7 +13,7 @@ from outpost_manager.offloop import at_once
 from outpost_manager.plugins.advice import first_hint, missing_hint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from outpost_core.discovery import Plugins
     from outpost_core.types import Health
@@ -56,6 +56,7 @@ def outpost_lines(views: Sequence[OutpostView]) -> Iterator[str]:
         colour=("state",),
     )
     yield from slot_lines(views)
+    yield from standing_lines({view.name: view.standing for view in views})
     for view in views:
         if view.hint and view.state in ("missing", "broken", "unhealthy", "unreachable"):
             yield f"  → {render.clean(view.name)}: {render.clean(view.hint)}"
@@ -68,6 +69,16 @@ def slot_lines(views: Sequence[OutpostView]) -> Iterator[str]:
             yield (
                 f"  · {render.clean(view.name)}: {view.max_workers} workers at once, by its"
                 f" {view.slots_reason}; `max_workers` in outposts.yaml changes that"
+            )
+
+
+def standing_lines(standing: Mapping[str, float]) -> Iterator[str]:
+    """Yield what outposts cost an hour without a worker, of those that do."""
+    for name, usd in standing.items():
+        if usd:
+            yield (
+                f"  · {render.clean(name)}: {render.money(usd)} an hour without a worker"
+                f" ({render.money(usd * 24)} a day), to be warm"
             )
 
 

@@ -1,9 +1,9 @@
 """The default assignment policy, and why it decides as it does.
 
 An order goes to the outposts that can take it now (hard limits), in this order: those of the
-first override whose condition matches, those of `default_preference`, the rest in file order
-(local ones first when there is no preference). A decision costs microseconds and is explained
-only when somebody asks.
+first override whose condition matches, those of `default_preference` (local ones when there is
+none), the rest that charge nothing, the rest; each in file order. A decision costs microseconds
+and is explained only when somebody asks.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _EPSILON: Final = 1e-9
 _DEFAULT: Final = "default preference"
 _LOCAL: Final = "local first"
+_FREE: Final = "free first"
 _FILE: Final = "file order"
 _MAX_PLANS: Final = 256
 #: What an agent is called that is a bare command: whether it is installed is its user's business.
@@ -72,7 +73,7 @@ class PolicyConfig:
             if override.condition.matches(order):
                 which = number
                 break
-        key = (which, *map(_identity, candidates))
+        key = (which, *map(_identity, candidates), *map(_charges, candidates))
         plan = self._plans.get(key)
         if plan is None:
             if len(self._plans) >= _MAX_PLANS:
@@ -92,13 +93,23 @@ class PolicyConfig:
             if name in index:
                 reasons.setdefault(index[name], _DEFAULT)
         rest = sorted(range(len(candidates)), key=lambda at: candidates[at].position)
+        charging = [at for at in rest if _charges(candidates[at])]
         if not self.default_preference:
             for at in rest:
                 if candidates[at].type == "local":
                     reasons.setdefault(at, _LOCAL)
+        if charging:
+            for at in rest:
+                if at not in charging:
+                    reasons.setdefault(at, _FREE)
         for at in rest:
             reasons.setdefault(at, _FILE)
         return _Plan(rule, tuple(reasons), tuple(reasons.values()))
+
+
+def _charges(candidate: Candidate) -> bool:
+    """Whether the outpost itself, and not the agent alone, costs something."""
+    return candidate.cost > candidate.agent_cost
 
 
 class _Plan(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from outpost_core.errors import OutpostError, PluginError
+from outpost_core.errors import OutpostError, PluginError, SpawnRefusedError
 from outpost_core.isolation import contained, describe
 from outpost_manager.config import spending
 from outpost_manager.config.policy import requirements
@@ -47,7 +47,8 @@ class OutpostView:
         capabilities: what it declares.
         since: since when it has been reachable or not; None when never asked.
         heard_at: when it was last asked; None when never.
-        spent: USD reserved or settled there in the last hour.
+        spent: USD reserved or settled there in the last hour, what is standing included.
+        standing: the part of it that the outpost costs an hour without a worker.
         cost_cap_hourly: USD; None for no cap.
         health: its last answer to ping in this process.
     """
@@ -66,6 +67,7 @@ class OutpostView:
     since: float | None = None
     heard_at: float | None = None
     spent: float = 0.0
+    standing: float = 0.0
     cost_cap_hourly: float | None = None
     health: Health | None = None
 
@@ -110,6 +112,11 @@ class Overview:
         slots, slots_reason = slots_of(entry, self.fleet.config)
         built = self.fleet.built.get(entry.name)
         declared = built.capabilities if built else backend.capabilities if backend else frozenset()
+        standing = 0.0
+        try:
+            standing = self.standing(entry.name)
+        except OutpostError as error:
+            state, detail, hint = "broken", error.message, error.hint
         return OutpostView(
             name=entry.name,
             type=entry.type,
@@ -124,7 +131,8 @@ class Overview:
             capabilities=declared,
             since=note.since if note else None,
             heard_at=note.heard_at if note else None,
-            spent=spent.get(entry.name, 0.0),
+            spent=spent.get(entry.name, 0.0) + standing,
+            standing=standing,
             cost_cap_hourly=entry.options.cost_cap_hourly if entry.options else None,
             health=health,
         )
@@ -206,6 +214,8 @@ class Overview:
                 try:
                     capabilities = self.fleet.outpost(view.name).capabilities
                     cost = self.price(view.name, order)
+                except SpawnRefusedError as error:
+                    reason = f"{error.message}; {error.hint}".removesuffix("; ")
                 except OutpostError as error:
                     reason = f"broken: {error.message}"
             found.append(
@@ -232,6 +242,7 @@ class Overview:
         """Return the worst-case USD of an order at an outpost; 0 where it names no price.
 
         Raises:
+            SpawnRefusedError: the outpost says that it could not take the order.
             PluginError: the outpost cannot be built, or its price is no amount of money.
         """
         if not self.fleet.supports(name, "price"):
@@ -240,12 +251,32 @@ class Overview:
             with contained(None):
                 price = float(self.fleet.plugins.hook_of(name, "outpost_price")(order=order)[0])
                 money.nano(price, "the price")
+        except SpawnRefusedError as error:
+            mask(error, order.secrets)
+            raise
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its own
             self.fleet.blame(name, "outpost_price", error, order.secrets)
             trouble = PluginError(f"outpost_price failed: {type(error).__name__}: {error}")
             mask(trouble, order.secrets)
             raise trouble from None  # the cause's own text is not masked
         return price
+
+    def standing(self, name: str) -> float:
+        """Return the USD an hour that an outpost costs without a worker; 0 for a missing type.
+
+        Raises:
+            PluginError: its options cannot say it.
+        """
+        options = self.fleet.known(name).options
+        if options is None:
+            return 0.0
+        try:
+            with contained(None):
+                standing = float(options.standing_cost())
+                money.nano(standing, "it")
+        except Exception as error:
+            raise PluginError(f"standing_cost failed: {describe(error)}") from error
+        return standing
 
 
 def _known(ledger: Ledger) -> tuple[dict[str, OutpostNote], dict[str, int], dict[str, float]]:

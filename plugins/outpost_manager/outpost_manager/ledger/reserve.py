@@ -44,6 +44,7 @@ class Reservation:
         agent_cost: USD that the agent spends at worst; None when nobody knows, which counts as
             nothing until something is seen of it.
         cost_cap_hourly: USD that may be open or settled there in any hour; None for no cap.
+        standing: USD an hour that the outpost costs without a worker, which count within the cap.
         explanation: why it goes there.
         body: `wire.dumps(order)`, when it is at hand; "" makes it.
         owner: who is spawning it, see `worker.identity`; whatever follows a `/` tells several
@@ -57,6 +58,7 @@ class Reservation:
     cost: float = 0.0
     agent_cost: float | None = None
     cost_cap_hourly: float | None = None
+    standing: float = 0.0
     explanation: Explanation | None = None
     body: str = ""
     owner: str = ""
@@ -95,8 +97,8 @@ class Draft:
     """
 
     __slots__ = (
-        "agent", "body", "cap", "cost", "explanation", "item", "now", "question", "row", "told",
-        "worker",
+        "agent", "body", "cap", "cost", "explanation", "item", "now", "question", "row",
+        "standing", "told", "worker",
     )  # fmt: skip
 
     def __init__(self, item: Reservation) -> None:
@@ -115,6 +117,7 @@ class Draft:
             if item.cost_cap_hourly is None
             else money.nano(item.cost_cap_hourly, f"cost_cap_hourly of {item.outpost}")
         )
+        self.standing = money.nano(item.standing, f"what {item.outpost} costs by itself")
         self.body = item.body or wire.dumps(item.order)
         self.explanation = wire.dumps(item.explanation) if item.explanation else None
         self.now = now = time.time()
@@ -232,11 +235,12 @@ def _refusal(draft: Draft, taken: int, held: int, settled: int) -> Answer | None
             outcome=Outcome.FULL,
             detail=f"{taken} of {item.max_workers} slots of {item.outpost} are taken",
         )
-    if draft.cap is None or held + settled + draft.worst <= draft.cap:
+    used = held + settled + draft.standing
+    if draft.cap is None or used + draft.worst <= draft.cap:
         return None
     return Answer(
         outcome=Outcome.CAPPED,
-        detail=f"{money.show(held + settled)} of {money.show(draft.cap)} are reserved or spent at"
+        detail=f"{money.show(used)} of {money.show(draft.cap)} are reserved or spent at"
         f" {item.outpost} in this hour, and this may cost {money.show(draft.worst)}",
     )
 

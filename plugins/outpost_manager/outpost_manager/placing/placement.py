@@ -153,7 +153,7 @@ class Placement:
         while left:
             asked: list[tuple[PendingOrder, Reservation]] = []
             for pending in left:
-                reservation = pending.next_reservation()
+                reservation = self._next(pending)
                 if reservation is None:
                     pending.error = pending.nobody()
                 else:
@@ -178,6 +178,15 @@ class Placement:
                 else:
                     pending.refused(reservation.outpost, answer.detail)
                     left.append(pending)
+
+    def _next(self, pending: PendingOrder) -> Reservation | None:
+        """Return the reservation at a pending's next outpost; None when there is no more."""
+        while (found := pending.next_reservation()) is not None:
+            try:
+                return replace(found, standing=self.overview.standing(found.outpost))
+            except OutpostError as error:  # it is gone, or cannot say what it costs
+                pending.refused(found.outpost, error.message)
+        return None
 
     # --- the whole way --------------------------------------------------------------------------
 
@@ -434,7 +443,7 @@ class Placement:
             PlacementError: there is none; the reservation is released.
         """
         while True:
-            reservation = pending.next_reservation()
+            reservation = self._next(pending)
             if reservation is None:
                 error = pending.nobody()
                 await self._drop(pending, error.message)
