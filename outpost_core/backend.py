@@ -65,6 +65,7 @@ def option(
     unit: str = "",
     secret: bool = False,
     metavar: str = "",
+    each: bool = False,
 ) -> Any:
     """Describe one field of an options dataclass.
 
@@ -76,10 +77,10 @@ def option(
         unit: `duration` accepts `30m` in YAML and gives seconds; `bytes` accepts `2GiB`.
         secret: never shown.
         metavar: what `--help` shows for the value.
+        each: `outpost add` takes several values of it, and adds an outpost for each.
     """
-    metadata = {
-        "help": help, "min": min, "max": max, "unit": unit, "secret": secret, "metavar": metavar,
-    }  # fmt: skip
+    metadata = {"help": help, "min": min, "max": max, "unit": unit, "secret": secret}
+    metadata |= {"metavar": metavar, "each": each}
     if default is ...:
         return field(metadata=metadata)
     if isinstance(default, dict):

@@ -34,6 +34,7 @@ class OptionField:
         unit: `duration`, `bytes` or "".
         secret: its value is never shown.
         metavar: what `--help` shows for a value.
+        each: `outpost add` adds an outpost for each of its values.
         choices: the words of a `StrEnum`.
     """
 
@@ -48,6 +49,7 @@ class OptionField:
     unit: str = ""
     secret: bool = False
     metavar: str = ""
+    each: bool = False
     choices: tuple[str, ...] = ()
 
     @property
@@ -68,8 +70,7 @@ class OptionField:
         if self.unit == "duration":
             return format_duration(value)
         if self.unit == "bytes":
-            exact = format_bytes(value)
-            return exact if parse_bytes(exact) == value else value
+            return exact if parse_bytes(exact := format_bytes(value)) == value else value
         if isinstance(value, tuple):
             return list(value)
         return str(value) if isinstance(value, Path | StrEnum) else value
@@ -98,9 +99,8 @@ def option_fields(options: type) -> tuple[OptionField, ...]:
         Exception: whatever the code of its annotations and defaults raises.
     """
     hints = get_type_hints(options)
-    return tuple(
-        _describe(options, f, hints[f.name]) for f in dataclasses.fields(options) if f.init
-    )
+    fields = (f for f in dataclasses.fields(options) if f.init)
+    return tuple(_describe(options, f, hints[f.name]) for f in fields)
 
 
 def _describe(options: type, f: dataclasses.Field[Any], hint: Any) -> OptionField:
@@ -128,9 +128,8 @@ def _describe(options: type, f: dataclasses.Field[Any], hint: Any) -> OptionFiel
         **known,
     )
     if field.unit not in ("", *_UNITS):
-        raise PluginError(
-            f"the option {f.name!r} has the unit {field.unit!r}", hint="use duration or bytes"
-        )
+        why = f"the option {f.name!r} has the unit {field.unit!r}"
+        raise PluginError(why, hint="use duration or bytes")
     for word, kind in (("help", str), ("metavar", str), ("min", int | float), ("max", int | float)):
         said = getattr(field, word)
         if said is not None and not isinstance(said, kind):
@@ -141,4 +140,4 @@ def _describe(options: type, f: dataclasses.Field[Any], hint: Any) -> OptionFiel
     return field
 
 
-_DESCRIBED: Final = ("help", "min", "max", "unit", "secret", "metavar")
+_DESCRIBED: Final = ("help", "min", "max", "unit", "secret", "metavar", "each")
