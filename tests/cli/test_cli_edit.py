@@ -194,3 +194,49 @@ def test_the_help_of_a_type_begins_with_what_it_requires(outpost):
     text = " ".join(outpost.ok("add", "needy", "--help").split())
     assert "outpost add needy NAME --host HOST --words WORD --max-workers 4" in text
     assert "--words WORD Some words; again for more. [required] --max-workers N" in text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sited(OutpostOptions):
+    region: str = option("where it is", default="", each=True)
+    zone: str = option("where exactly", default="", each=True)
+
+
+@pytest.fixture
+def sited(outpost):
+    backend = Backend(type="sited", options=Sited, build=FakeOutpost, summary="is somewhere")
+
+    class Package:
+        @hookimpl
+        def outpost_backends(self):
+            return backend
+
+    outpost.plugins.append(Package())
+    return outpost
+
+
+def test_a_flag_of_places_that_is_given_again_adds_an_outpost_for_each(sited):
+    said = sited.json("add", "sited", "burst", "--region", "us", "--region", "e.u/1", "--zone", "a")
+    assert said["added"] == ["burst-us", "burst-e-u-1"]
+    values = {v["key"]: v["value"] for v in sited.json("config", "show")["values"]}
+    assert values["outposts.burst-us.region"] == "us"
+    assert values["outposts.burst-e-u-1.region"] == "e.u/1"
+    assert values["outposts.burst-e-u-1.zone"] == "a"
+    assert sited.json("add", "sited", "one", "--region", "us")["added"] == "one"
+    text = " ".join(sited.ok("add", "sited", "--help").split())
+    assert "again for one more outpost" in text
+    assert "--region or --zone given several times adds an outpost for each, NAME-VALUE" in text
+
+
+def test_of_several_outposts_all_are_added_or_none(sited):
+    sited.ok("add", "sited", "burst-eu", "--region", "eu")
+    before = sited.config.read_text()
+    for words in (
+        ("--region", "us", "--region", "eu"),  # the name of the second is taken
+        ("--region", "us", "--region", "us"),
+        ("--region", "us", "--region", "us2", "--zone", "a", "--zone", "b"),
+        ("--region", "us", "--region", "x" * 80),
+    ):
+        error = sited.json("add", "sited", "burst", *words, code=2)["error"]
+        assert error["message"], words
+    assert sited.config.read_text() == before

@@ -49,6 +49,8 @@ _TAKEN: Final = re.compile(
     r"PORT|K_(?:SERVICE|REVISION|CONFIGURATION)|CLOUD_RUN_.*|GCE_METADATA_HOST"
     r"|OUTPOST_(?!AGENT$|FENCE$).*"
 )
+#: Those of them that are secrets of the container's own program, and never reach an agent.
+_OWN_SECRETS: Final = frozenset(("OUTPOST_GIT_CREDENTIALS", "OUTPOST_TOKEN"))
 _SECRET_WORDS: Final = re.compile(
     r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:_|$)"
 )
@@ -213,7 +215,8 @@ def _check_environment(options: Settings) -> None:
     for word, names in (("env", options.env), ("secrets", options.secrets)):
         for name in names:
             check_env_name(name)
-            if _TAKEN.fullmatch(name):
+            own = word == "secrets" and name in _OWN_SECRETS
+            if _TAKEN.fullmatch(name) and not own:
                 raise UsageError(
                     f"{word}: {name} is set by Cloud Run, or by another option of this outpost",
                     hint="give the variable another name, or use the option",

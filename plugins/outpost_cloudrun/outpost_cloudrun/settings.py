@@ -47,7 +47,7 @@ class Settings(OutpostOptions):
     """What is said of a Cloud Run outpost."""
 
     project: str = option("id of the Google Cloud project", default="", metavar="ID")
-    region: str = option("region, such as us-central1", default="", metavar="REGION")
+    region: str = option("region, such as us-central1", default="", metavar="REGION", each=True)
     service: str = option(
         "name of the service, with which the names of jobs and instances begin as well",
         default="", metavar="NAME",

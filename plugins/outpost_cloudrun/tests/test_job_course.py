@@ -61,7 +61,7 @@ def test_a_worker_is_a_job_that_runs_once_with_its_order(google: Google, case: C
     assert record.accepted
     job = google.things[f"projects/proj-1/locations/us-central1/jobs/{case.job}"]
     task = job["template"]["template"]
-    assert (task["maxRetries"], task["timeout"]) == (0, "4500s")
+    assert (task["maxRetries"], task["timeout"]) == (0, "3910s")
     (packed,) = [
         each["value"] for each in task["containers"][0]["env"] if each["name"] == "OUTPOST_ORDER"
     ]
@@ -71,7 +71,8 @@ def test_a_worker_is_a_job_that_runs_once_with_its_order(google: Google, case: C
     case.leave(DONE, b"hello")
     google.end(case.job)
     result = case.follow(record)
-    assert replace(result, finished_at=None) == DONE
+    assert replace(result, finished_at=None, cost_usd=None) == DONE
+    assert result.cost_usd == pytest.approx(0.00264, rel=0.05)  # a minute of 2 vCPU and 4 GiB
     assert record.read_log(0) == b"hello"
     assert not google.things  # the job is removed with its harvest
     cleaned = case.run(lambda course: course.remove(record, force=False))
@@ -132,7 +133,7 @@ def test_a_job_that_will_never_begin_is_refused_and_removed(google: Google, case
     ("more", "said"),
     [
         ({"secrets": Secrets({"KEY": "v"})}, "Secret Manager"),
-        ({"limits": Limits(timeout=168 * 3600.0)}, "mode: instance"),
+        ({"limits": Limits(timeout=169 * 3600.0)}, "mode: instance"),
         ({"prompt": "".join(f"{n:x}" for n in range(40_000))}, "mode: service"),
     ],
 )

@@ -197,7 +197,12 @@ SHAPES: Final[Mapping[str, Shape]] = {
             }
         ]
     },
-    "add": {"added": "the outpost's name", "type": "its type", "file": "the configuration file"},
+    "add": {
+        "added": "the outpost's name; the names as a list where a flag was given several times and"
+        " each value is an outpost",
+        "type": "their type",
+        "file": "the configuration file",
+    },
     "remove": {"removed": "the outpost's name", "file": "the configuration file"},
     "spawn": {
         "spawned": [

@@ -11,8 +11,6 @@ import hashlib
 import re
 from typing import Final
 
-from outpost_core.errors import UsageError
-
 #: Longest name of a service, an instance, and of a job of ours.
 LONGEST: Final = 49
 #: Every job of ours has one execution, which is named by this.
@@ -25,9 +23,6 @@ DIGEST: Final = "outpost-digest"
 _SHOWN: Final = 40
 _LABEL: Final = 63
 _HASH: Final = 10
-_NAME: Final = re.compile(r"[a-z](?:[a-z0-9-]*[a-z0-9])?")
-_KEY: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-_VALUE: Final = re.compile(r"[a-z0-9_-]{0,63}")
 
 
 def worker_name(service: str, worker: str, owner: str) -> str:
@@ -68,32 +63,3 @@ def same_digest(labels: dict[str, str] | object, digest: str) -> bool:
     """Whether labels are of the order with that digest."""
     said = labels.get(DIGEST) if isinstance(labels, dict) else None
     return said == label(digest)[:_SHOWN]
-
-
-def check_name(name: str) -> str:
-    """Return `name` when it can be the name of a service.
-
-    Raises:
-        UsageError: it cannot.
-    """
-    if len(name) > LONGEST or not _NAME.fullmatch(name):
-        raise UsageError(
-            f"{name[:80]!a} cannot be the name of a service",
-            hint=f"use 1 to {LONGEST} of a-z, 0-9 and '-', beginning with a letter",
-        )
-    return name
-
-
-def check_labels(labels: dict[str, str]) -> dict[str, str]:
-    """Return labels that Google takes.
-
-    Raises:
-        UsageError: a key or a value is not one; the message names it.
-    """
-    for key, value in labels.items():
-        if not _KEY.fullmatch(key) or not _VALUE.fullmatch(value):
-            raise UsageError(
-                f"{key[:80]!a}: {value[:80]!a} cannot be a label",
-                hint="use up to 63 of a-z, 0-9, '_' and '-'; a key begins with a letter",
-            )
-    return labels

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from outpost_cloudrun.admin.names import TOKEN, check_labels
+from outpost_cloudrun.admin.names import TOKEN
+from outpost_cloudrun.checking import secret_parts
 from outpost_cloudrun.options import Billing, KeepWarm
 from outpost_core.errors import UsageError
-from outpost_core.types import check_env_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,8 +26,6 @@ BUCKET: Final = "/outpost/bucket"
 PORT: Final = 8080
 #: Longest time of a job's task, in seconds.
 LONGEST_TASK: Final = 168 * 3600
-#: Variables that Google reserves: https://cloud.google.com/run/docs/container-contract.
-_RESERVED: Final = frozenset(("PORT", "K_SERVICE", "K_REVISION", "K_CONFIGURATION"))
 
 
 def service_body(options: CloudRunOptions) -> dict[str, Any]:
@@ -133,7 +131,7 @@ def _common(
 ) -> dict[str, Any]:
     body: dict[str, Any] = {
         "client": "outpost",
-        "labels": check_labels({**options.labels, "managed-by": "outpost", **(labels or {})}),
+        "labels": {**options.labels, "managed-by": "outpost", **(labels or {})},
     }
     stage = options.launch_stage or ("BETA" if preview or options.disk is not None else "")
     if stage:
@@ -154,12 +152,8 @@ def _place(options: CloudRunOptions) -> dict[str, Any]:
 
 
 def _vpc(said: str) -> dict[str, Any]:
-    if "/connectors/" in said:
-        return {"connector": said, "egress": "PRIVATE_RANGES_ONLY"}
-    network, _, subnet = said.rpartition("/") if said.count("/") == 1 else (said, "", "")
-    interface = {"network": network}
-    if subnet:
-        interface["subnetwork"] = subnet
+    network, _, subnet = said.partition("/")
+    interface = {"network": network, "subnetwork": subnet}
     return {"networkInterfaces": [interface], "egress": "PRIVATE_RANGES_ONLY"}
 
 
@@ -197,15 +191,11 @@ def _env(options: CloudRunOptions, more: Mapping[str, str]) -> list[dict[str, An
     if options.audience:
         values["OUTPOST_AUDIENCE"] = options.audience
     values |= {**options.env, **more}
-    if both := sorted(values.keys() & options.secrets.keys()):
-        raise UsageError(f"{both[0]} is in `env` and in `secrets`", hint="take one of them out")
-    if reserved := sorted((values.keys() | options.secrets.keys()) & _RESERVED):
-        raise UsageError(f"{reserved[0]} is set by Cloud Run itself", hint="take it out of `env`")
     made: dict[str, dict[str, Any]] = {
-        check_env_name(name): {"name": name, "value": value} for name, value in values.items()
+        name: {"name": name, "value": value} for name, value in values.items()
     }
     for name, secret in options.secrets.items():
-        made[check_env_name(name)] = {
+        made[name] = {
             "name": name,
             "valueSource": {"secretKeyRef": secret_version(secret)},
         }
@@ -213,20 +203,13 @@ def _env(options: CloudRunOptions, more: Mapping[str, str]) -> list[dict[str, An
 
 
 def secret_version(said: str) -> dict[str, str]:
-    """Return secret and version of `projects/P/secrets/S:VERSION`, `S:VERSION` or `S`.
+    """Return secret and version of a secret as the option `secrets` writes it.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: it is written otherwise.
     """
-    name, _, version = said.replace("/versions/", ":").partition(":")
-    parts = name.split("/")
-    full = len(parts) == 4 and parts[0] == "projects" and parts[2] == "secrets"
-    if not all(parts) or not (full or len(parts) == 1) or ":" in version or "/" in version:
-        raise UsageError(
-            f"{said[:200]!a} is not a secret of Secret Manager",
-            hint="write projects/PROJECT/secrets/NAME:VERSION, or NAME:latest",
-        )
-    return {"secret": name, "version": version or "latest"}
+    project, name, version = secret_parts(said)
+    return {"secret": f"projects/{project}/secrets/{name}", "version": version}
 
 
 def _volumes(options: CloudRunOptions) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -240,9 +223,7 @@ def _volumes(options: CloudRunOptions) -> list[tuple[dict[str, Any], dict[str, A
         empty = {"medium": "DISK", "sizeLimit": memory(options.disk)}
         found.append(({"name": "disk", "emptyDir": empty}, _mount("disk", DISK)))
     if options.volume:
-        server, colon, path = options.volume.partition(":")
-        if not (server and colon and path.startswith("/")):
-            raise UsageError(f"{options.volume[:200]!a} is not SERVER:/PATH", hint="see `volume`")
+        server, _, path = options.volume.partition(":")
         nfs = {"server": server, "path": path}
         found.append(({"name": "volume", "nfs": nfs}, _mount("volume", VOLUME)))
     if options.bucket and options.rig_reference.startswith(f"{BUCKET}/"):

@@ -12,9 +12,12 @@ near side reads with the git of its user. A 503 while looking says nothing.
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from outpost_cloudrun import price
 from outpost_cloudrun.admin import names, specs
 from outpost_cloudrun.admin.client import AdminClient
 from outpost_cloudrun.keeper import endings
@@ -41,8 +44,6 @@ if TYPE_CHECKING:
     from outpost_cloudrun.options import CloudRunOptions
     from outpost_core.types import Order
 
-#: Seconds for what comes before and after the agent: the image, a clone, the delivery.
-MARGIN: Final = 900.0
 #: Bytes of an order that fit into a variable, next to others: Google allows 32 KiB.
 MOST_IN_ENV: Final = 24 << 10
 #: Seconds for which a job that was created is watched before its start counts as taken.
@@ -120,7 +121,7 @@ class JobCourse:
                 hint="shorten the issue's text, or use `mode: service`",
             )
         labels = names.worker_labels(order.worker, order.owner, digest)
-        timeout = (order.limits.timeout or specs.LONGEST_TASK) + MARGIN
+        timeout = price.longest(self._options, order)
         try:
             return specs.job_body(self._options, {"OUTPOST_ORDER": packed}, labels, timeout)
         except UsageError as error:
@@ -140,12 +141,6 @@ class JobCourse:
                 " see it",
                 hint="put it into Secret Manager, and write"
                 " secrets: {OUTPOST_GIT_CREDENTIALS: projects/P/secrets/S:latest}",
-            )
-        longest = specs.LONGEST_TASK - MARGIN
-        if order.limits.timeout is not None and order.limits.timeout > longest:
-            raise SpawnRefusedError(
-                f"a job has {longest / 3600:.0f} h at most",
-                hint="give it a shorter --timeout, or use `mode: instance`",
             )
 
     async def _adopt(self, record: WorkerRecord, name: str) -> None:
@@ -280,6 +275,7 @@ class JobCourse:
             found = await self._witness.settle(record.order, record.digest, result)
         except RecordRefusedError:  # no record can be there: what Google says is all there is
             await self._tidy(job)
+            result = replace(result, cost_usd=self._cost(record))
             await asyncio.to_thread(record.finish, result)
             return
         await self._finish(record, found, job)
@@ -290,7 +286,16 @@ class JobCourse:
         self._put_tail(record, found.result, found.tail)
         await self._tidy(job)
         faults.point("job.removed")
-        await asyncio.to_thread(record.finish, found.result)
+        result = replace(found.result, cost_usd=self._cost(record))
+        await asyncio.to_thread(record.finish, result)
+
+    def _cost(self, record: WorkerRecord) -> float | None:
+        """Return what the container cost; None where its times are not known."""
+        began, ended = (record.course.get(name) for name in ("began", "ended"))
+        if not (isinstance(began, float) and isinstance(ended, float)):
+            return None
+        run = price.Run(worker=record.worker, begun=began, ended=max(began, ended), requests=0)
+        return price.bill(self._options, [run], now=time.time())[record.worker]
 
     @staticmethod
     def _put_tail(record: WorkerRecord, result: Result, tail: bytes) -> None:

@@ -77,6 +77,8 @@ class Witness:
     async def settle(self, order: Order, digest: str, result: Result) -> Found:
         """Say how a worker ended that certainly runs no more; return what stands.
 
+        Where its branch was pushed already, that is how it ended.
+
         Args:
             order: its order.
             digest: the order's.
@@ -99,11 +101,11 @@ class Witness:
                 worker=order.worker, digest=digest, owner=order.owner,
                 instance=os.urandom(8).hex(), leg=leg,
             )  # fmt: skip
-            tail = found.tail if found is not None else b""
+            said = found.delivered or result if found is not None else result
             try:
                 stands = place.take_over(ours, found.seen) if found else place.claim(ours)
                 if stands.id == ours.id:
-                    place.finish(ours, result, tail)
+                    place.finish(ours, said, b"")
             except SupersededError:
                 continue
         raise UnreachableError(f"the record of {order.worker} changes all the time")

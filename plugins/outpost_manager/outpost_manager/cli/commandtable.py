@@ -34,7 +34,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
             "Ask the outposts and show their active workers, and what ended since yesterday.",
         ),
         "ping": ("outposts:ping", "Ask outposts whether they would take a worker now."),
-        "add": ("edit:add", "Add an outpost to outposts.yaml."),
+        "add": ("add:add", "Add an outpost to outposts.yaml."),
         "remove": ("edit:remove", "Remove an outpost from outposts.yaml."),
         "plugins": (
             "plugins:plugins",

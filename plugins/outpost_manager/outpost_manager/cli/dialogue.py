@@ -31,7 +31,7 @@ def flags() -> list[click.Option]:
         click.Option(
             [TRUST, "trust"],
             is_flag=True,
-            help="Believe the identity that is shown now, and pin it.",
+            help="Agree to what is shown now, such as its identity or price, without a question.",
         ),
         click.Option([NO_CHECK, "no_check"], is_flag=True, help="Write it down without trying it."),
     ]

@@ -35,6 +35,7 @@ __all__ = [
     "PolicyConfig",
     "Setting",
     "add_outpost",
+    "add_outposts",
     "choose",
     "find_config",
     "load_config",
@@ -170,10 +171,20 @@ def add_outpost(
     values: Mapping[str, Json],
     backends: Mapping[str, Backend],
 ) -> None:
-    """Write one more outpost into the file; see `edit.add`."""
+    """Write one more outpost into the file; see `edit.add_all`."""
+    add_outposts(path, type, {name: values}, backends)
+
+
+def add_outposts(
+    path: Path,
+    type: str,  # noqa: A002
+    outposts: Mapping[str, Mapping[str, Json]],
+    backends: Mapping[str, Backend],
+) -> None:
+    """Write several outposts of one type into the file, or none; see `edit.add_all`."""
     from outpost_manager.config import edit
 
-    edit.add(path, type, name, values, backends)
+    edit.add_all(path, type, outposts, backends)
 
 
 def remove_outpost(

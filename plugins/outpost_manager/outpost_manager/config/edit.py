@@ -39,28 +39,34 @@ _LOCAL: Final = {"name": "local", "type": "local"}
 _BARE: Final = re.compile(r"[\w.+-]+", re.ASCII)
 
 
-def add(
+def add_all(
     path: Path,
-    type: str,  # noqa: A002 - the word of the file
-    name: str,
-    values: Mapping[str, Json],
+    type: str,  # noqa: A002
+    outposts: Mapping[str, Mapping[str, Json]],
     backends: Mapping[str, Backend],
 ) -> None:
-    """Write one more outpost at the end of the list.
+    """Write outposts of one type at the end of the list, all of them or none.
 
     Args:
         path: the file; made with its folder when it is missing, and then also given the outpost
             `local`, which was there without a file.
         type: an outpost type.
-        name: a name that is not taken.
-        values: options of the backend; None is left out. Text stands for a number too.
+        outposts: options of each, by a name that is not taken; None is left out. Text stands for
+            a number too.
         backends: installed outpost types.
 
     Raises:
-        ConfigError: the name is taken, an option is wrong, or the file cannot be changed; it is
-            as it was.
+        ConfigError: a name is taken, an option is wrong, or the file cannot be changed; it is as
+            it was.
     """
-    _change(path, _adding(path, type, name, values, backends), backends, "added")
+    edits = [_adding(path, type, name, said, backends) for name, said in outposts.items()]
+
+    def edit(text: str) -> str:
+        for each in edits:
+            text = each(text)
+        return text
+
+    _change(path, edit, backends, "added")
 
 
 def planned(
@@ -70,17 +76,15 @@ def planned(
     values: Mapping[str, Json],
     backends: Mapping[str, Backend],
 ) -> OutpostOptions:
-    """Return the options that an outpost would have if `add` wrote it; writes nothing.
-
-    The arguments are those of `add`.
+    """Return the options that an outpost would have if `add_all` wrote it; writes nothing.
 
     Raises:
-        ConfigError: `add` would refuse it.
+        ConfigError: `add_all` would refuse it.
     """
     try:
         path.stat()
     except FileNotFoundError:
-        text = ""  # `add` will make it
+        text = ""  # `add_all` will make it
     else:
         text = read_text(path)
     text = _adding(path, type, name, values, backends)(text.replace("\r\n", "\n"))
@@ -98,7 +102,7 @@ def _adding(
     values: Mapping[str, Json],
     backends: Mapping[str, Backend],
 ) -> Callable[[str], str]:
-    """Return the edit that `add` makes."""
+    """Return the edit that adds an outpost."""
     given = {key: value for key, value in values.items() if value is not None}
     entry = _render(type, name, given, backends.get(type))
 
