@@ -1,0 +1,153 @@
+"""All of Cloud Run that Outpost needs, on loopback, with knobs for what goes wrong there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from outpost_cloudrun.testing.adminapi import AdminApi
+from outpost_cloudrun.testing.cloud import Cloud
+from outpost_cloudrun.testing.httpd import Server
+from outpost_cloudrun.testing.journal import Journal
+from outpost_cloudrun.testing.knobs import Image, Knobs
+from outpost_cloudrun.testing.processes import ProcessContainers
+
+T = TypeVar("T")
+#: How long starting or ending all of it may take, in seconds.
+_LONG = 60.0
+
+
+class Emulator:
+    """A running emulator. It lives on a thread of its own, so callers may block.
+
+    Attributes:
+        knobs: what can be turned, at any time.
+        journal: what it did.
+        admin: address of the Admin API.
+    """
+
+    def __init__(self, folder: Path, knobs: Knobs) -> None:
+        self.folder = folder
+        self.knobs = knobs
+        self.journal = Journal(folder / "journal.ndjson")
+        self.cloud: Cloud
+        self._api: AdminApi
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._live, name="cloudrun-emulator", daemon=True)
+
+    @property
+    def admin(self) -> str:
+        """Address of the Admin API: what the option `endpoint` has to say."""
+        return self._api.server.url
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What near and far need in their environment to find all of it."""
+        return dict(self.cloud.surroundings)
+
+    def front(self, service: str) -> str:
+        """Return the address of a service or instance.
+
+        Args:
+            service: its whole name, or the last word of it.
+
+        Raises:
+            LookupError: there is none.
+        """
+        for table in (self.cloud.services, self.cloud.instances):
+            for name, resource in table.items():
+                if service in (name, name.rpartition("/")[2]) and resource.urls:
+                    return str(resource.urls[0])
+        raise LookupError(f"there is no service {service} with an address")
+
+    def do(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run something on the emulator's thread, and return its result; blocks."""
+        return self.later(work).result(_LONG)
+
+    def later(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+        """Run something on the emulator's thread."""
+        return asyncio.run_coroutine_threadsafe(work(), self._loop)
+
+    def start(self) -> None:
+        """Start all of it."""
+        self._thread.start()
+        self.do(self._open)
+
+    def stop(self) -> None:
+        """End all of it; nothing is left but logs and the journal."""
+        try:
+            self.do(self._close)
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(_LONG)
+            self._loop.close()
+            self.journal.close()
+
+    def _live(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    async def _open(self) -> None:
+        containers = self.folder / "containers"
+        containers.mkdir(mode=0o700, exist_ok=True)
+        self.cloud = Cloud(
+            knobs=self.knobs,
+            journal=self.journal,
+            containers=ProcessContainers(containers, self._image),
+        )
+        self._api = AdminApi(self.cloud, self._publish)
+        await self._api.server.open()
+
+    async def _close(self) -> None:
+        await self._api.close()
+        await self.cloud.containers.close()
+        await self.cloud.close()
+        for container in (self.folder / "containers").iterdir():
+            if container.is_dir():
+                shutil.rmtree(container, ignore_errors=True)
+        pending = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        await self._loop.shutdown_default_executor()
+
+    async def _publish(self, server: Server) -> str:
+        return server.url
+
+    def _image(self, name: str) -> Image:
+        return self.knobs.images.get(name, Image())
+
+
+@contextmanager
+def emulating(folder: Path, **settings: Any) -> Iterator[Emulator]:
+    """Emulate Cloud Run while the block runs; as `emulator`, for code that is not async."""
+    folder.mkdir(parents=True, exist_ok=True)
+    running = Emulator(folder, Knobs(**settings))
+    running.start()
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@asynccontextmanager
+async def emulator(folder: Path, **settings: Any) -> AsyncIterator[Emulator]:
+    """Emulate Cloud Run while the block runs.
+
+    Args:
+        folder: for what containers write, their logs, and `journal.ndjson`.
+        settings: first values of `Knobs`.
+    """
+    with contextlib.ExitStack() as stack:
+        running = await asyncio.to_thread(stack.enter_context, emulating(folder, **settings))
+        try:
+            yield running
+        finally:
+            await asyncio.to_thread(stack.close)
