@@ -64,19 +64,20 @@ class Call:
         self.client.flush()
 
     async def send(self, data: bytes) -> None:
-        while data and not self.reset.is_set():
+        rest = memoryview(data)
+        while rest and not self.reset.is_set():
             connection = self.client.h2
             try:
                 window = connection.local_flow_control_window(self.number)
             except h2.exceptions.ProtocolError:
                 return
-            size = min(len(data), window, connection.max_outbound_frame_size)
+            size = min(len(rest), window, connection.max_outbound_frame_size)
             if size <= 0:
                 self.room.clear()
                 await self.room.wait()
                 continue
-            connection.send_data(self.number, data[:size])
-            data = data[size:]
+            connection.send_data(self.number, bytes(rest[:size]))
+            rest = rest[size:]
             self.client.flush()
             await self.client.writable.wait()
 

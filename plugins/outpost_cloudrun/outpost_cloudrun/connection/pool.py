@@ -18,6 +18,7 @@ class Pool:
     """Fills one line before it opens the next, up to a bound.
 
     Args:
+        where: the server, for messages.
         limits: how many lines, and what holds for each.
         connect: opens a line, which calls back when it has room; the second argument is the
             seconds that it may take.
@@ -25,9 +26,11 @@ class Pool:
 
     def __init__(
         self,
+        where: str,
         limits: Limits,
         connect: Callable[[Callable[[Line], None], float | None], Awaitable[Line]],
     ) -> None:
+        self._where = where
         self._limits = limits
         self._connect = connect
         self._lines: list[Line] = []
@@ -95,7 +98,9 @@ class Pool:
             async with asyncio.timeout(timeout):
                 error = await asyncio.shield(opening)
         except TimeoutError:
-            raise httpx.ConnectTimeout(f"no connection within {timeout:g} s") from None
+            raise httpx.ConnectTimeout(
+                f"no connection to {self._where} within {timeout:g} s"
+            ) from None
         if isinstance(error, SpeaksHttp1Error):
             raise SpeaksHttp1Error
         if error is not None:  # one error for many callers: each gets his own
@@ -113,7 +118,8 @@ class Pool:
                 taken = True
         except TimeoutError:
             raise httpx.PoolTimeout(
-                f"{self.lines} connections are full, and no request ended within {timeout:g} s"
+                f"{self.lines} connections to {self._where} are full, and none had room within"
+                f" {timeout:g} s"
             ) from None
         finally:
             if turn in self._waiting:

@@ -32,6 +32,11 @@ class _Origin(NamedTuple):
     host: str
     port: int
 
+    @property
+    def where(self) -> str:
+        """Host and port, for messages."""
+        return f"{self.host}:{self.port}"
+
 
 class H2Transport(httpx.AsyncBaseTransport):
     """Speaks HTTP/2: over TLS where the server offers it, by prior knowledge on `http://`.
@@ -76,7 +81,9 @@ class H2Transport(httpx.AsyncBaseTransport):
             return await self._ask_http1(request)
         pool = self._pools.get(origin)
         if pool is None:
-            pool = self._pools[origin] = Pool(self._limits, partial(self._open_line, origin))
+            pool = self._pools[origin] = Pool(
+                origin.where, self._limits, partial(self._open_line, origin)
+            )
         replays = self._limits.replays if isinstance(request.stream, httpx.ByteStream) else 0
         while True:
             try:
@@ -129,7 +136,6 @@ class H2Transport(httpx.AsyncBaseTransport):
     ) -> Line:
         """Connect, and wait until the server has said its settings."""
         line = Line(self._limits, changed)
-        where = f"{origin.host}:{origin.port}"
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.get_running_loop().create_connection(
@@ -142,10 +148,12 @@ class H2Transport(httpx.AsyncBaseTransport):
                 await line.opened
         except TimeoutError:
             line.abort()
-            raise httpx.ConnectTimeout(f"no HTTP/2 at {where} within {timeout:g} s") from None
+            raise httpx.ConnectTimeout(
+                f"no connection to {origin.where} within {timeout:g} s"
+            ) from None
         except OSError as error:
             line.abort()
-            raise NotSentError(f"no connection to {where}: {error}") from error
+            raise NotSentError(f"no connection to {origin.where}: {error}") from error
         except BaseException:
             line.abort()
             raise
