@@ -15,7 +15,7 @@ from outpost_cloudrun.options import Auth, CloudRunOptions
 from outpost_cloudrun.testing.metadata import TokenServer, token_server
 from outpost_core.errors import UnreachableError, UsageError
 
-OPTIONS = CloudRunOptions(auth=Auth.METADATA)
+OPTIONS = CloudRunOptions(auth=Auth.METADATA, url="https://worker.example")
 
 
 @pytest.fixture
@@ -132,7 +132,9 @@ def test_a_token_is_not_sent_in_the_clear() -> None:
     with pytest.raises(UsageError, match="in the clear") as refused:
         open_client(OPTIONS, "http://worker.example")
     assert "https" in refused.value.hint
-    open_client(CloudRunOptions(auth=Auth.NONE), "http://worker.example")
+    open_client(
+        CloudRunOptions(auth=Auth.NONE, url="https://worker.example"), "http://worker.example"
+    )
     for url in (
         "",
         "worker.run.app",
@@ -181,7 +183,7 @@ async def test_each_worker_has_its_own_affinity() -> None:
         cookie = ("set-cookie", f"GAESA={call.path[1:]}; expires=Mon, 01-Jan-2035; path=/")
         call.answer(200, cookie, ("set-cookie", "bad=\x01"), ("set-cookie", "x"), end=True)
 
-    options = CloudRunOptions(auth=Auth.NONE)
+    options = CloudRunOptions(auth=Auth.NONE, url="https://worker.example")
     async with h2peer(handler) as peer, open_client(options, peer.url) as client:
         workers = {name: Affinity() for name in ("one", "two")}
         for _ in range(2):

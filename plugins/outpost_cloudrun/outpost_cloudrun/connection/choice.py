@@ -65,15 +65,9 @@ def choose(options: CloudRunOptions) -> Source | None:
         return MetadataSource()
     if auth is Auth.GCLOUD:
         return GcloudSource()
-    file = options.key_file or _given_file()
-    if auth is Auth.SERVICE_ACCOUNT:
-        if file is None:
-            raise UnreachableError(
-                "`auth: service-account` needs a key", sent=False,
-                hint="write `key_file:`, or set GOOGLE_APPLICATION_CREDENTIALS",
-            )  # fmt: skip
-        return source_of(file)
-    if file is not None or (file := _known_file()) is not None:
+    # `service-account` has a key file: the options are refused without.
+    file = options.key_file or _given_file() or _known_file()
+    if file is not None:
         return source_of(file)
     if os.environ.get("GCE_METADATA_HOST"):
         return MetadataSource()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 from collections.abc import AsyncGenerator
@@ -12,6 +11,7 @@ from typing import Final
 import httpx
 
 from outpost_cloudrun.connection.identity import Identity
+from outpost_cloudrun.connection.proxy import is_loopback
 from outpost_cloudrun.connection.transport import H2Transport, Limits
 from outpost_cloudrun.options import Auth, CloudRunOptions
 from outpost_core.errors import OutpostError, UnreachableError, UsageError
@@ -101,7 +101,8 @@ def open_client(
     """Return a client of the container at `url`; whoever asked closes it.
 
     It speaks to that server only. Redirects are not followed, cookies not kept, `.netrc` not read,
-    and answers not compressed. `SSL_CERT_FILE` is heeded.
+    and answers not compressed. `HTTPS_PROXY`, `NO_PROXY` and `SSL_CERT_FILE` are heeded, as by
+    other programs.
 
     Args:
         options: `auth`, `key_file` and `audience`.
@@ -117,7 +118,7 @@ def open_client(
     who = identity or Identity(options)
     audience = audience or options.audience or f"{base.scheme}://{base.netloc.decode('ascii')}"
     needs_token = options.auth is not Auth.NONE
-    if needs_token and base.scheme == "http" and not _is_loopback(base.host):
+    if needs_token and base.scheme == "http" and not is_loopback(base.host):
         raise UsageError(
             f"a token would be sent to {base.host} in the clear",
             hint="write `url: https://…`, or `auth: none` for a service that needs no token",
@@ -213,12 +214,3 @@ def _checked(url: str) -> httpx.URL:
             f"{clean(url)!r} is not the address of a service", hint="such as https://NAME.run.app"
         )
     return base
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

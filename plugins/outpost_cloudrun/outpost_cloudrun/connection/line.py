@@ -73,6 +73,19 @@ class Line(asyncio.Protocol):
         self._h2 = h2.connection.H2Connection(
             h2.config.H2Configuration(client_side=True, header_encoding=None)
         )
+        codes = h2.settings.SettingCodes
+        self._h2.local_settings = h2.settings.Settings(
+            client=True,
+            initial_values={
+                codes.ENABLE_PUSH: 0,
+                codes.INITIAL_WINDOW_SIZE: self._limits.window,
+                codes.MAX_HEADER_LIST_SIZE: self._limits.headers,
+            },
+        )
+        self._h2.initiate_connection()
+        self._h2.increment_flow_control_window(self._limits.line_window)
+        # Until h2 has its acknowledgement it takes the default, so it is told at once.
+        self._h2.decoder.max_header_list_size = self._limits.headers
 
     # Room.
 
@@ -180,9 +193,8 @@ class Line(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._flushing = False
-        data = self._h2.data_to_send()
         transport = self._transport
-        if not data or transport is None or transport.is_closing():
+        if transport is None or transport.is_closing() or not (data := self._h2.data_to_send()):
             return
         transport.write(data)
         if transport.get_write_buffer_size() > self._limits.backlog:
@@ -199,19 +211,6 @@ class Line(asyncio.Protocol):
             self._fail_opening(SpeaksHttp1Error())
             transport.close()
             return
-        codes = h2.settings.SettingCodes
-        self._h2.local_settings = h2.settings.Settings(
-            client=True,
-            initial_values={
-                codes.ENABLE_PUSH: 0,
-                codes.INITIAL_WINDOW_SIZE: self._limits.window,
-                codes.MAX_HEADER_LIST_SIZE: self._limits.headers,
-            },
-        )
-        self._h2.initiate_connection()
-        self._h2.increment_flow_control_window(self._limits.line_window)
-        # Until h2 has its acknowledgement it takes the default, so it is told at once.
-        self._h2.decoder.max_header_list_size = self._limits.headers
         self._flush()
         self._timer = self._loop.call_later(self._limits.ping / 4, self._look)
 

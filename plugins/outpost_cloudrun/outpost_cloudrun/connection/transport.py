@@ -20,6 +20,7 @@ from outpost_cloudrun.connection.faults import NotSentError, was_sent
 from outpost_cloudrun.connection.limits import Limits, Timeouts
 from outpost_cloudrun.connection.line import Line, SpeaksHttp1Error
 from outpost_cloudrun.connection.pool import Pool
+from outpost_cloudrun.connection.proxy import connect_through, proxy_for
 
 __all__ = ["H2Transport", "Limits", "NotSentError", "was_sent"]
 
@@ -41,7 +42,8 @@ class _Origin(NamedTuple):
 class H2Transport(httpx.AsyncBaseTransport):
     """Speaks HTTP/2: over TLS where the server offers it, by prior knowledge on `http://`.
 
-    A server without HTTP/2 is spoken to in HTTP/1.1. Use it from one event loop.
+    A server without HTTP/2 is spoken to in HTTP/1.1. `HTTPS_PROXY` and `NO_PROXY` are heeded, see
+    `proxy`. Use it from one event loop.
 
     Args:
         limits: how long and how much.
@@ -65,7 +67,7 @@ class H2Transport(httpx.AsyncBaseTransport):
         self._make_tls = tls
         self._tls: ssl.SSLContext | None = None
         self._pools: dict[_Origin, Pool] = {}
-        self._http1: httpx.AsyncHTTPTransport | None = None
+        self._http1: dict[_Origin, httpx.AsyncHTTPTransport] = {}
         self._http1_until: dict[_Origin, float] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -78,7 +80,7 @@ class H2Transport(httpx.AsyncBaseTransport):
         origin = _origin(request.url)
         timeouts = Timeouts.of(request)
         if self._http1_until.get(origin, 0.0) > asyncio.get_running_loop().time():
-            return await self._ask_http1(request)
+            return await self._ask_http1(origin, request)
         pool = self._pools.get(origin)
         if pool is None:
             pool = self._pools[origin] = Pool(
@@ -90,7 +92,7 @@ class H2Transport(httpx.AsyncBaseTransport):
                 exchange = await pool.hold(timeouts)
             except SpeaksHttp1Error:
                 self._http1_until[origin] = asyncio.get_running_loop().time() + _HTTP1_FOR
-                return await self._ask_http1(request)
+                return await self._ask_http1(origin, request)
             try:
                 await exchange.ask(request, timeouts)
             except NotSentError:
@@ -116,20 +118,24 @@ class H2Transport(httpx.AsyncBaseTransport):
         pools, self._pools = list(self._pools.values()), {}
         for pool in pools:
             await pool.aclose()
-        if self._http1 is not None:
-            await self._http1.aclose()
+        for http1 in self._http1.values():
+            await http1.aclose()
 
     def lines(self) -> int:
         """Return how many HTTP/2 connections there are."""
         return sum(pool.lines for pool in self._pools.values())
 
-    async def _ask_http1(self, request: httpx.Request) -> httpx.Response:
-        if self._http1 is None:
-            limits = httpx.Limits(max_connections=1000, keepalive_expiry=self._limits.idle)
-            self._http1 = httpx.AsyncHTTPTransport(
-                verify=self._make_tls(), http2=False, limits=limits, trust_env=False
+    async def _ask_http1(self, origin: _Origin, request: httpx.Request) -> httpx.Response:
+        http1 = self._http1.get(origin)
+        if http1 is None:
+            proxy = proxy_for(*origin)
+            http1 = self._http1[origin] = httpx.AsyncHTTPTransport(
+                verify=self._make_tls() if origin.scheme == "https" else False,
+                proxy=proxy.url if proxy else None,
+                limits=httpx.Limits(max_connections=1000, keepalive_expiry=self._limits.idle),
+                trust_env=False,
             )
-        return await self._http1.handle_async_request(request)
+        return await http1.handle_async_request(request)
 
     async def _open_line(
         self, origin: _Origin, changed: Callable[[Line], None], timeout: float | None
@@ -138,13 +144,14 @@ class H2Transport(httpx.AsyncBaseTransport):
         line = Line(self._limits, changed)
         try:
             async with asyncio.timeout(timeout):
-                await asyncio.get_running_loop().create_connection(
-                    lambda: line,
-                    origin.host,
-                    origin.port,
-                    ssl=self._h2_tls() if origin.scheme == "https" else None,
-                    happy_eyeballs_delay=0.25,
-                )
+                tls = self._h2_tls() if origin.scheme == "https" else None
+                proxy = proxy_for(*origin)
+                if proxy is not None and tls is not None:
+                    await connect_through(proxy, origin.host, origin.port, tls, line)
+                else:
+                    await asyncio.get_running_loop().create_connection(
+                        lambda: line, origin.host, origin.port, ssl=tls, happy_eyeballs_delay=0.25
+                    )
                 await line.opened
         except TimeoutError:
             line.abort()
