@@ -86,11 +86,11 @@ def test_a_volume_of_kubernetes_at_its_place_is_a_place_for_state(
     volume.mkdir()
     volume.chmod(0o777)
     options = ("--read-only", "--cap-drop", "all")  # no tmpfs: the volume is all that there is
-    at_work = (*options, "--volume", f"{volume}:/work")
+    in_place = (*options, "--volume", f"{volume}:/outpost/disk")
     done = containers.run(
-        plain.id, "sh", "-c", f'echo $HOME; python -c "{CLAIM}"; ls /work', options=at_work
+        plain.id, "sh", "-c", f'echo $HOME; python -c "{CLAIM}"; ls /outpost/disk', options=in_place
     )
-    assert done.stdout.split() == ["/work/outpost-home", "outpost", "outpost-home"]
+    assert done.stdout.split() == ["/outpost/disk/state-home", "state", "state-home"]
     elsewhere = (*options, "--volume", f"{volume}:/opt/place", "--env", "OUTPOST_ROOT=/opt/place/x")
     done = containers.run(plain.id, "python", "-c", CLAIM, options=elsewhere, check=False)
     assert "everybody can write it: '/opt/place'" in done.stderr
@@ -101,8 +101,10 @@ def test_without_a_place_it_says_what_to_give_it(containers: Containers, plain: 
         plain.id, "true", options=("--read-only", "--read-only-tmpfs=false"), check=False
     )
     assert done.returncode == 1
-    assert "nothing can be written here: not /work, not /home/worker, not /tmp" in done.stderr
-    assert "→ give the container a volume at /work, or a tmpfs at /tmp" in done.stderr
+    assert (
+        "nothing can be written here: not /outpost/disk, not /home/worker, not /tmp" in done.stderr
+    )
+    assert "→ give the container a volume at /outpost/disk, or a tmpfs at /tmp" in done.stderr
 
 
 def test_labels_say_what_it_is(containers: Containers, plain: Image, with_agents: Image) -> None:
@@ -113,5 +115,5 @@ def test_labels_say_what_it_is(containers: Containers, plain: Image, with_agents
     assert labels["outpost.agents"] == "claude codex"
     assert with_agents.tag.endswith(labels["outpost.digest"])
     assert found["Config"]["User"] == "10001:10001"
-    assert plain.size < 260e6
+    assert plain.size < 280e6
     assert with_agents.size < 900e6

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 LONGEST_MESSAGE = 1000
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+#: SIGKILL, which is what the system sends where memory is wanting.
+_KILLED = 9
 _ENDED = {
     "stopped": ("stopped", "it was stopped"),
     "terminated": ("stopped", "its supervisor was told to end (SIGTERM)"),
@@ -80,6 +82,20 @@ def of_exit(exit_code: int | None, signal: int | None, log_error: int) -> tuple[
     if log_error in _FULL:
         return state, "disk_full", f"{message} on a full disk"
     return state, reason, message
+
+
+def of_memory(exit_code: int | None, signal: int | None, limit: int | None) -> str:
+    """Return what is added to the message of an agent that failed where memory was wanting.
+
+    Args:
+        exit_code: None when a signal ended it.
+        signal: the number of that signal.
+        limit: bytes that there are here, when that is known.
+    """
+    size = f" ({limit / (1 << 20):.0f} MiB)" if limit else ""
+    if signal == _KILLED or exit_code == 128 + _KILLED:  # as a shell tells it
+        return f": the memory here{size} was used up"
+    return f"; meanwhile the memory here{size} was used up, and the system killed a process"
 
 
 def of_ending(reason: str, limits: Mapping[str, Any]) -> tuple[str, str, str]:

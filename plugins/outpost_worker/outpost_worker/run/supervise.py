@@ -18,7 +18,7 @@ from outpost_worker.folder import claim, exposed, files, outcome, seal, words
 from outpost_worker.run.output import Output
 from outpost_worker.run.stopping import Stopping
 from outpost_worker.run.tree import LEFTOVER_GRACE, Tree
-from outpost_worker.system import launch, mark
+from outpost_worker.system import launch, mark, memory
 from outpost_worker.system.loop import Loop
 
 TYPE_CHECKING = False
@@ -123,6 +123,7 @@ class Supervisor:
         self._fence = ""
         self._exposes = False  # no fence is around the agent
         self._began_agent = False  # or it may have, for all that is known
+        self._kills = memory.kills()  # before it
 
     # --- the attempt ---------------------------------------------------------------------
 
@@ -527,6 +528,8 @@ class Supervisor:
             state, reason, message = outcome.of_ending(self._ending, self._limits)
         else:
             state, reason, message = outcome.of_exit(exit_code, signal, self._output.log.error)
+            if state == "failed" and memory.kills() > self._kills:
+                message += outcome.of_memory(exit_code, signal, memory.limit())
         ended = outcome.result(
             state, reason, message, exit_code=exit_code, signal=signal, agent_began=True
         )
