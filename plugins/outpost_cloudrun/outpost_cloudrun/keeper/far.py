@@ -11,12 +11,12 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final
 from urllib.parse import quote
 
 import httpx
 
+from outpost_cloudrun.connection.client import Affinity, front_error
 from outpost_cloudrun.connection.faults import was_sent
 from outpost_cloudrun.keeper import lines
 from outpost_core import wire
@@ -41,8 +41,6 @@ BEGIN: Final = 300.0
 _PATIENCE: Final = 60.0
 #: Bytes of an answer that is no stream.
 _MOST: Final = 1 << 20
-#: Characters of the cookies of one worker: what tells the front which container has it.
-_COOKIES: Final = 4096
 _TIMEOUT: Final = httpx.Timeout(connect=_CONNECT, read=None, write=60.0, pool=_CONNECT)
 
 
@@ -94,14 +92,18 @@ class Far:
         name: the outpost's name, for messages.
         url: where it is.
         client: asks it; is not closed here.
+        whose: the identity that asks, for messages.
+        region: where it is, for messages.
     """
 
-    def __init__(self, name: str, url: str, client: httpx.AsyncClient) -> None:
+    def __init__(
+        self, name: str, url: str, client: httpx.AsyncClient, *, whose: str = "", region: str = ""
+    ) -> None:
         self._name = name
         self.url = url.rstrip("/")
         self._client = client
-        # each worker has its own container, so cookies are kept per worker
-        client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self._whose = whose
+        self._region = region
 
     async def work(self, body: Mapping[str, Json], cookie: str) -> tuple[Answer, str]:
         """Start, adopt or attach to a worker; return its stream, and the cookies that go with it.
@@ -114,7 +116,9 @@ class Far:
             UnreachableError: nothing is known, unless it says `sent=False`.
         """
         response = await self._open("POST", "/work", body, cookie, BEGIN)
-        return Answer(response), _cookies(response) or cookie
+        affinity = Affinity(cookie)
+        affinity.learn(response)
+        return Answer(response), affinity.cookie
 
     async def stop(self, worker: str, body: Mapping[str, Json], cookie: str) -> None:
         """Ask for a worker's end.
@@ -200,7 +204,7 @@ class Far:
         self, method: str, path: str, body: Mapping[str, Json] | None, cookie: str, patience: float
     ) -> httpx.Response:
         """Return an answer that is one, of which nothing was read yet."""
-        headers = {"accept-encoding": "identity"} | ({"cookie": cookie} if cookie else {})
+        headers = Affinity(cookie).headers()
         request = self._client.build_request(
             method, self.url + path, json=body, headers=headers, timeout=_TIMEOUT
         )
@@ -213,9 +217,11 @@ class Far:
             raise UnreachableError(
                 f"{self.url} cannot be reached: {_said(error)}", sent=was_sent(error)
             ) from None
+        except OutpostError as error:  # there is no token: nothing was asked
+            raise UnreachableError(error.message, hint=error.hint, sent=False) from error
         if response.is_success:
             return response
-        raise self._refusal(response.status_code, await self._content(response, patience))
+        raise self._refusal(response, await self._content(response, patience))
 
     async def _ask(
         self, method: str, path: str, body: Mapping[str, Json] | None, cookie: str, patience: float
@@ -240,35 +246,29 @@ class Far:
             await response.aclose()
         return b"".join(held)
 
-    def _refusal(self, status: int, content: bytes) -> OutpostError:
+    def _refusal(self, response: httpx.Response, content: bytes) -> OutpostError:
         """Return what an answer that is none means."""
         told = _told(content)
+        status = response.status_code
         if told is not None:
             return _by_program(status, told)
-        why, hint = _BY_FRONT.get(status, ("", ""))
-        said = f"{self.url} answered {status}" + (f": {why}" if why else "")
-        hint = hint.format(name=self._name)
+        front = front_error(response, whose=self._whose, region=self._region)
+        if front is not None:
+            return front
         if status == 429:
+            hint = f"raise max_workers of {self._name}, or wait"
             return BusyError("no container is free", hint=hint, sent=False)
-        if status in _BY_FRONT:
-            return SpawnRefusedError(said, hint=hint)
-        return UnreachableError(said, hint=f"outpost doctor {self._name}")
+        if status in _NOT_TAKEN:
+            return SpawnRefusedError(f"{self.url} answered {status}: {_NOT_TAKEN[status]}")
+        return UnreachableError(
+            f"{self.url} answered {status}", hint=f"outpost doctor {self._name}"
+        )
 
 
-#: What the front itself says before a container is asked, and what to do about it.
-_BY_FRONT: Final = {
-    400: ("the request is not understood", "outpost doctor {name}"),
-    401: ("it takes no call without an identity that it knows", "outpost doctor {name}"),
-    403: (
-        "whoever calls may not",
-        "give the caller the role roles/run.invoker on the service; outpost doctor {name}",
-    ),
-    404: (
-        "there is no such service, or it takes no calls from here (ingress, region)",
-        "outpost bootstrap {name}, or see `service`, `region` and `url` of it",
-    ),
-    413: ("the order is too large", "make the prompt or the issue's text shorter"),
-    429: ("", "raise max_workers of the service, or wait; outpost doctor {name}"),
+#: What the front says of a request that it does not hand on.
+_NOT_TAKEN: Final = {
+    400: "the request is not understood",
+    413: "the order is too large: make the prompt or the issue's text shorter",
 }
 
 
@@ -299,13 +299,6 @@ def _by_program(status: int, told: OutpostError) -> OutpostError:
         return SpawnRefusedError(told.message, hint=told.hint)
     sent = told.sent if isinstance(told, UnreachableError) else True
     return UnreachableError(told.message, hint=told.hint, sent=sent)
-
-
-def _cookies(response: httpx.Response) -> str:
-    """Return the cookies that an answer sets, as they are to be sent back."""
-    pairs = (one.partition(";")[0].strip() for one in response.headers.get_list("set-cookie"))
-    said = "; ".join(pair for pair in pairs if pair.isascii() and pair.isprintable())
-    return said if len(said) <= _COOKIES else ""
 
 
 def _said(error: BaseException) -> str:

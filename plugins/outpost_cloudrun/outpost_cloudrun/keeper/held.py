@@ -13,6 +13,7 @@ import contextlib
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from outpost_cloudrun import price
 from outpost_cloudrun.capabilities import CAPABILITIES
 from outpost_cloudrun.keeper.courses import course_of
 from outpost_cloudrun.keeper.records import Records, WorkerRecord
@@ -113,6 +114,7 @@ class Held(Outpost):
         record = self._known.get(order.worker)
         if record is None:
             _refuse_paths(order)
+            price.longest(self.options, order)
             record = await self._create(order)
         else:
             record.check(order)
@@ -351,6 +353,12 @@ def _refuse_paths(order: Order) -> None:
     Raises:
         SpawnRefusedError: it is a path of this machine.
     """
+    if order.resume is not None and order.resume.startswith("/"):
+        raise SpawnRefusedError(
+            f"{order.resume} is a file of this machine, which no container can continue from",
+            hint="push what it holds to the rig (git fetch it, then git push), and resume from"
+            " that commit",
+        )
     push_url = order.delivery.push_url if order.delivery is not None else ""
     for what in filter(None, (order.rig, push_url)):
         if what.startswith(("/", "./", "../", "~", "file:")):
@@ -365,6 +373,7 @@ def _never_began() -> Result:
         state=State.STOPPED,
         reason="stopped",
         message="it was stopped before it was started",
+        cost_usd=0.0,
         agent_began=False,
     )
 

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from outpost_cloudrun.keeper import client
+from outpost_cloudrun import price
+from outpost_cloudrun.keeper.client import Way
 from outpost_cloudrun.keeper.credentials import credentials_of
-from outpost_cloudrun.keeper.far import Far
+from outpost_cloudrun.keeper.runs import Runs
 from outpost_cloudrun.keeper.stream import Patience, Stream, Terms
 from outpost_cloudrun.options import KeepWarm
 from outpost_core.errors import (
@@ -29,8 +30,7 @@ from outpost_shared.backoff import reaching_again
 from outpost_shared.log import Logger
 
 if TYPE_CHECKING:
-    import httpx
-
+    from outpost_cloudrun.keeper.far import Far
     from outpost_cloudrun.keeper.records import WorkerRecord
     from outpost_cloudrun.options import CloudRunOptions
     from outpost_core.backend import BuildContext
@@ -39,6 +39,8 @@ _log = Logger("cloudrun.service")
 
 #: Seconds for a connection to the front, to see whether it is there.
 _PING: Final = 5.0
+#: Seconds that a container has to end a worker that is over its time, before its request ends.
+_LET_GO: Final = 60.0
 #: Seconds for which it is waited until a try to hear a worker has ended.
 _TRIED: Final = 3.0
 
@@ -69,13 +71,11 @@ class ServiceCourse:
             request_timeout=options.request_timeout,
             resume=options.resume,
             credentials=self._credentials,
-            cost=lambda record: client.cost_of(options, record),
+            runs=Runs(options, context.state_dir.absolute()),
             patience=self._patience,
         )
         self._streams: dict[str, Stream] = {}
-        self._client: httpx.AsyncClient | None = None
-        self._far: Far | None = None
-        self._reaching: asyncio.Task[Far] | None = None
+        self._way = Way(name, options)
         self._warming: asyncio.Task[None] | None = None
 
     # --- the course ------------------------------------------------------------------------------
@@ -88,9 +88,11 @@ class ServiceCourse:
     async def follow(self, record: WorkerRecord) -> None:
         """Follow its stream to the result; see `Course`."""
         self._cool()
+        overdue = asyncio.create_task(self._end_overdue(record))
         try:
             await self._stream(record).follow()
         finally:
+            overdue.cancel()
             self._streams.pop(record.worker, None)
             if record.result is not None and not self._streams:
                 self._keep_warm()
@@ -155,7 +157,7 @@ class ServiceCourse:
         if heard:
             return Health(ok=True, detail=f"{heard} workers are heard")
         try:
-            url = await self._address()
+            url = await self._way.address()
             parts = urlsplit(url)
             port = parts.port or (80 if parts.scheme == "http" else 443)
             async with asyncio.timeout(_PING):
@@ -175,12 +177,28 @@ class ServiceCourse:
 
     async def aclose(self) -> None:
         """Let go of connections; workers keep running."""
-        tasks = [task for task in (self._reaching, self._warming) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if self._client is not None:
-            await self._client.aclose()
+        warming = self._warming
+        self._cool()
+        if warming is not None:
+            await asyncio.gather(warming, return_exceptions=True)
+        await self._way.aclose()
+
+    async def _end_overdue(self, record: WorkerRecord) -> None:
+        """Let a worker go that is there for longer than anybody reserved money for.
+
+        It ends itself at its time limit; this is for a container that does not.
+        """
+        begun = self._terms.runs.begun(record) or time.time()
+        try:
+            limit = price.longest(self._options, record.order)
+        except SpawnRefusedError:  # the options were others when it was taken
+            return
+        await asyncio.sleep(max(begun + limit - time.time(), 0.0))
+        _log.warning("%s is over its time", record.worker)
+        with contextlib.suppress(OutpostError):
+            await self.stop(record, 0.0)
+        await asyncio.sleep(_LET_GO)
+        await self._stream(record).let_go()
 
     # --- keeping warm ----------------------------------------------------------------------------
 
@@ -222,27 +240,9 @@ class ServiceCourse:
         return await credentials_of(self._options, self._context.config_dir, record.order.rig)
 
     async def _reach(self) -> Far:
-        """Return the program at the service's address, with one client for all workers.
+        """Return the program at the service's address.
 
         Raises:
-            SpawnRefusedError: there is no such service, or nobody may call it.
             UnreachableError: nobody could say where it is; `sent` is False.
         """
-        if self._far is not None:
-            return self._far
-        if self._reaching is None:
-            self._reaching = asyncio.create_task(self._open())
-        try:
-            return await asyncio.shield(self._reaching)
-        finally:
-            if self._reaching is not None and self._reaching.done():
-                self._reaching = None
-
-    async def _open(self) -> Far:
-        url = await self._address()
-        self._client = await client.open_client(self._options, url)
-        self._far = Far(self._name, url, self._client)
-        return self._far
-
-    async def _address(self) -> str:
-        return self._far.url if self._far is not None else await client.address_of(self._options)
+        return self._way.to(await self._way.address())

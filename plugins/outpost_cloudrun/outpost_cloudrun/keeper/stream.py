@@ -20,6 +20,7 @@ from outpost_cloudrun.keeper import rescue
 from outpost_cloudrun.keeper.far import Answer, BusyError, Far
 from outpost_cloudrun.keeper.lines import Line, OddLineError
 from outpost_cloudrun.keeper.records import HoleError, WorkerRecord
+from outpost_cloudrun.keeper.runs import Runs
 from outpost_core import wire
 from outpost_core.errors import (
     ConflictError,
@@ -87,7 +88,7 @@ class Terms:
         request_timeout: seconds that one request may take; None for no limit.
         resume: continue from the checkpoint by itself where the container was taken away.
         credentials: returns what git logs in with there; "" for nothing.
-        cost: returns what a worker that ends now has cost, in USD; None when nobody knows.
+        runs: what ran when, and what a worker has cost by that.
         patience: how long what is waited for.
     """
 
@@ -95,7 +96,7 @@ class Terms:
     request_timeout: float | None
     resume: bool
     credentials: Callable[[WorkerRecord], Awaitable[str]]
-    cost: Callable[[WorkerRecord], float | None]
+    runs: Runs
     patience: Patience = Patience()
 
 
@@ -128,6 +129,7 @@ class Stream:
         self._answer: Answer | None = None
         self._watched: tuple[str, str, float] | None = None  # claim, sign of life, since when
         self._unknown_since: float | None = None
+        self._heard_at = 0.0  # by the clock of the wall, for the bill
 
     # --- starting --------------------------------------------------------------------------------
 
@@ -296,7 +298,7 @@ class Stream:
         record = self._record
         far = await self._reach()
         body = await self._body(secrets, take_over, leg)
-        cookie = str(record.course.get("cookie") or "")
+        cookie, begun = str(record.course.get("cookie") or ""), time.time()
         answer, got = await far.work(body, cookie)
         try:
             first = await answer.next(self._patience.silent)
@@ -307,7 +309,7 @@ class Stream:
                 self._watch(first)
                 raise ElsewhereError(f"it runs in another container ({first.claimed_by})")
             self._check(first)
-            await asyncio.to_thread(self._accept, got)
+            await asyncio.to_thread(self._accept, got, first.instance, begun)
             await self._take(first)
         except BaseException:
             await answer.aclose()
@@ -323,8 +325,10 @@ class Stream:
                 hint=f"outpost show {self._record.worker}",
             )
 
-    def _accept(self, cookie: str) -> None:
+    def _accept(self, cookie: str, container: str, begun: float) -> None:
         record = self._record
+        self._terms.runs.asked(record, container, begun, self._heard_at)
+        self._heard_at = time.time()
         news: dict[str, Json] = {"cookie": cookie} if cookie else {}
         record.remember(**news)
         if not record.accepted:
@@ -374,6 +378,9 @@ class Stream:
     async def _take(self, line: Line) -> bool:
         """Write down what a line says; return whether it was the worker's last."""
         record = self._record
+        self._heard_at = time.time()
+        if self._is_over():
+            return True
         if line.offset is not None and line.data:
             record.put_log(line.offset, line.data)
         if line.moving:
@@ -407,8 +414,22 @@ class Stream:
 
     async def _finish(self, result: Result) -> None:
         """Write the result down, with what it cost by our own account."""
-        cost = self._terms.cost(self._record)
-        await asyncio.to_thread(self._record.finish, replace(result, cost_usd=cost))
+        record = self._record
+
+        def finish() -> None:
+            record.finish(replace(result, cost_usd=self._terms.runs.cost(record)))
+
+        await asyncio.to_thread(finish)
+
+    async def let_go(self) -> None:
+        """End it here, whatever its container does: nobody reserved money for more of it."""
+        result = Result(
+            state=State.LOST,
+            reason="timeout",
+            message="it did not end at its time limit, so its container was let go",
+            started_at=self._record.status.started_at,
+        )
+        await self._finish(result)
 
     async def _rescue(self) -> tuple[str | None, str]:
         """Return where unpushed work is now, and what is to be said of it."""
