@@ -9,14 +9,15 @@ from pathlib import Path
 from outpost_cloudrun import price
 from outpost_cloudrun.capabilities import CAPABILITIES
 from outpost_cloudrun.keeper import find
+from outpost_cloudrun.keeper.knock import knock
 from outpost_cloudrun.options import CloudRunOptions
 from outpost_core.hookspecs import hookimpl
 from outpost_core.types import Health, Order, WorkerStatus
 from outpost_exec.stdio.client import Client
-from outpost_exec.stdio.remote import StdioOutpost
+from outpost_exec.stdio.remote import HeadlessStdioOutpost
 
 
-class CloudRunOutpost(StdioOutpost):
+class CloudRunOutpost(HeadlessStdioOutpost):
     """Workers in containers of Cloud Run.
 
     A keeper holds their streams between commands (`outpost_cloudrun.keeper`); it is started by the
@@ -29,7 +30,7 @@ class CloudRunOutpost(StdioOutpost):
     """
 
     type = "cloudrun"
-    capabilities = CAPABILITIES
+    capabilities = CAPABILITIES - {"bootstrap"}
     options: CloudRunOptions
 
     async def connect(self) -> Client:
@@ -43,10 +44,6 @@ class CloudRunOutpost(StdioOutpost):
     def kept_under(self) -> Path | None:
         """Return the folder that bundles of unpushed work are brought to."""
         return self.context.state_dir.absolute()
-
-    def offered(self, client: Client) -> frozenset[str]:
-        """Return what can be had; Google is asked from this side."""
-        return super().offered(client) | {"bootstrap"}
 
     @hookimpl
     async def outpost_list(self) -> Sequence[WorkerStatus]:
@@ -68,10 +65,12 @@ class CloudRunOutpost(StdioOutpost):
 
     @hookimpl
     async def outpost_ping(self) -> Health:
-        """Say whether a worker could be started; without a keeper, nothing is known against it."""
+        """Say whether the service, or Google, can be reached; wakes no container."""
         if find.is_kept(self.context):
             return await super().outpost_ping()
-        return Health(ok=True, detail="idle")
+        options = self.options
+        google = options.endpoint or f"https://{options.region}-run.googleapis.com"
+        return await knock(self.name, options.url or google)
 
     @hookimpl
     def outpost_price(self, order: Order) -> float:

@@ -450,7 +450,16 @@ class Records:
         said: Any = wire.to_json(order)
         jsonfiles.store(str(staged), _ORDER, said, sync=True)
         jsonfiles.sync_folder(str(staged))
-        staged.rename(self._workers / order.worker)
+        try:
+            staged.rename(self._workers / order.worker)
+        except OSError:
+            shutil.rmtree(staged, ignore_errors=True)
+            if not (self._workers / order.worker).exists():
+                raise
+            # another thread was quicker
+            record = self.open(order.worker)
+            record.check(order)
+            return record
         jsonfiles.sync_folder(str(self._workers))
         faults.point("keeper.recorded")
         return self.open(order.worker)
@@ -465,9 +474,9 @@ class Records:
         private.make(str(trash.parent))
         record.folder.rename(trash)
         faults.point("keeper.discarded")
-        self.tidy()
+        shutil.rmtree(trash, ignore_errors=True)
 
     def tidy(self) -> None:
-        """Remove what killed keepers have left half made or half removed."""
+        """Remove what killed keepers have left half made or half removed; at the start alone."""
         for name in ("trash", "staging"):
             shutil.rmtree(self.root / name, ignore_errors=True)

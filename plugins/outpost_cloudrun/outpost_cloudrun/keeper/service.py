@@ -11,11 +11,11 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from outpost_cloudrun import price
 from outpost_cloudrun.keeper.client import Way
 from outpost_cloudrun.keeper.credentials import credentials_of
+from outpost_cloudrun.keeper.knock import knock
 from outpost_cloudrun.keeper.runs import Runs
 from outpost_cloudrun.keeper.stream import Patience, Stream, Terms
 from outpost_cloudrun.options import KeepWarm
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 _log = Logger("cloudrun.service")
 
-#: Seconds for a connection to the front, to see whether it is there.
-_PING: Final = 5.0
 #: Seconds that a container has to end a worker that is over its time, before its request ends.
 _LET_GO: Final = 60.0
 #: Seconds for which it is waited until a try to hear a worker has ended.
@@ -157,23 +155,9 @@ class ServiceCourse:
         if heard:
             return Health(ok=True, detail=f"{heard} workers are heard")
         try:
-            url = await self._way.address()
-            parts = urlsplit(url)
-            port = parts.port or (80 if parts.scheme == "http" else 443)
-            async with asyncio.timeout(_PING):
-                _, writer = await asyncio.open_connection(parts.hostname, port)
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            return await knock(self._name, await self._way.address())
         except OutpostError as error:
             return Health(ok=False, detail=error.message, hint=error.hint)
-        except (OSError, TimeoutError) as error:
-            why = str(error) or "no answer"
-            return Health(
-                ok=False, detail=f"{url} cannot be reached: {why}",
-                hint=f"outpost doctor {self._name}",
-            )  # fmt: skip
-        return Health(ok=True, detail=f"{url} can be reached")
 
     async def aclose(self) -> None:
         """Let go of connections; workers keep running."""

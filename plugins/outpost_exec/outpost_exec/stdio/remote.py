@@ -44,8 +44,8 @@ _MOST_ITEMS: Final = border.MOST_WORKERS
 _METHODS: Final = {"attach": "viewer"}
 
 
-class StdioOutpost(Caller):
-    """An outpost that is served by a program at the other end of a byte stream.
+class HeadlessStdioOutpost(Caller):
+    """An outpost that is served by a program, with workers that have no terminal and no mail.
 
     A subclass gives `connect`, and `capabilities`. It may call further methods of its server
     with `call`, and override a hook, marked with `@hookimpl` again.
@@ -228,37 +228,6 @@ class StdioOutpost(Caller):
         return self._read(Cleaned, answer, "clean")
 
     @hookimpl
-    async def outpost_nudge(self, worker: str, text: str) -> None:
-        """Type into the worker's terminal; asked once only, since twice would be typed twice."""
-        await self.call("nudge", {"worker": worker, "text": text}, repeat=False)
-
-    @hookimpl
-    async def outpost_peek(self, worker: str, lines: int) -> str:
-        """Return the last lines of the worker's screen."""
-        answer = self._object(await self.call("peek", {"worker": worker, "lines": lines}), "peek")
-        if not isinstance(answer.get("text"), str):
-            raise self._odd("peek")
-        return str(answer["text"])
-
-    @hookimpl
-    async def outpost_mail(self, message: Message) -> None:
-        """Hand a message over; one without an id is never handed over twice."""
-        await self.call("mail", {"message": wire.to_json(message)}, repeat=bool(message.id))
-
-    @hookimpl
-    async def outpost_inbox(self, identity: str) -> Sequence[Message]:
-        """Return the messages that wait there."""
-        pages = self._pages("inbox", "messages", {"identity": identity})
-        return [self._letter(item) async for item in pages]
-
-    def _letter(self, item: Json) -> Message:
-        """Return one message of an inbox; what cannot be read hides no other."""
-        try:
-            return wire.from_json(Message, item)
-        except (UsageError, RecursionError) as error:
-            return border.unreadable_message(str(error))
-
-    @hookimpl
     async def outpost_facts(self, programs: Sequence[str]) -> Facts:
         """Ask the server how much its place has, and which programs are installed there."""
         return self._read(Facts, await self.call("facts", {"programs": [*programs]}), "facts")
@@ -329,6 +298,41 @@ class StdioOutpost(Caller):
             + (f": {clean(why, 200)}" if why else ""),
             hint="this is a defect of the program, see docs/reference/protocol.md",
         )
+
+
+class StdioOutpost(HeadlessStdioOutpost):
+    """An outpost that is served by a program at the other end of a byte stream; all that can be."""
+
+    @hookimpl
+    async def outpost_nudge(self, worker: str, text: str) -> None:
+        """Type into the worker's terminal; asked once only, since twice would be typed twice."""
+        await self.call("nudge", {"worker": worker, "text": text}, repeat=False)
+
+    @hookimpl
+    async def outpost_peek(self, worker: str, lines: int) -> str:
+        """Return the last lines of the worker's screen."""
+        answer = self._object(await self.call("peek", {"worker": worker, "lines": lines}), "peek")
+        if not isinstance(answer.get("text"), str):
+            raise self._odd("peek")
+        return str(answer["text"])
+
+    @hookimpl
+    async def outpost_mail(self, message: Message) -> None:
+        """Hand a message over; one without an id is never handed over twice."""
+        await self.call("mail", {"message": wire.to_json(message)}, repeat=bool(message.id))
+
+    @hookimpl
+    async def outpost_inbox(self, identity: str) -> Sequence[Message]:
+        """Return the messages that wait there."""
+        pages = self._pages("inbox", "messages", {"identity": identity})
+        return [self._letter(item) async for item in pages]
+
+    def _letter(self, item: Json) -> Message:
+        """Return one message of an inbox; what cannot be read hides no other."""
+        try:
+            return wire.from_json(Message, item)
+        except (UsageError, RecursionError) as error:
+            return border.unreadable_message(str(error))
 
 
 def spawn_params(order: Order) -> dict[str, Any]:
