@@ -1,0 +1,79 @@
+"""What the command line says of a Cloud Run outpost's money, and where it sends an order."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from outpost_core.discovery import Plugins
+from outpost_manager.cli.app import cli
+from outpost_manager.cli.session import Session
+
+PLACE = "type: cloudrun, project: my-gcp-project, region: us-central1"
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Somebody who listens: more is not asked before an order is placed."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def outpost(folder: Path, config: str, *words: str) -> Any:
+    file = folder / "outposts.yaml"
+    file.write_text(config)
+    env = {"HOME": str(folder), "PATH": os.environ["PATH"], "OUTPOST_STATE": str(folder / "state")}
+    words = ("--config", str(file), "--json", *words)
+    result = CliRunner().invoke(cli, words, obj=Session(Plugins.load()), env=env)
+    assert result.exit_code in (0, 3), result.output  # 3: nobody takes it
+    return json.loads(result.stdout)
+
+
+def explain(folder: Path, config: str, *words: str) -> dict[str, tuple[int | None, Any, str]]:
+    free = ("--no-rig", "--max-agent-cost", "0")
+    answer = outpost(folder, config, "explain", "gt-1", *free, *words, "--", "true")
+    (why,) = answer["explanations"]
+    return {v["outpost"]: (v["rank"], v["machine_cost"], v["reason"]) for v in why["verdicts"]}
+
+
+def test_explain_shows_what_each_would_cost_and_who_cannot_hold_it(
+    tmp_path: Path, address: str
+) -> None:
+    config = (
+        "outposts:\n"
+        f"  - {{name: burst, {PLACE}, service: w, url: '{address}', cost_cap_hourly: 5}}\n"
+        f"  - {{name: long, {PLACE}, service: l, mode: job, image: x, endpoint: '{address}'}}\n"
+        f"  - {{name: mine, type: cloudrun, url: '{address}'}}\n"
+    )
+    second = {"burst": 0.000058, "long": 0.000044}
+    found = explain(tmp_path, config, "--timeout", "30m")
+    seconds = 1800 + 10 + 300
+    assert [*found] == ["mine", "burst", "long"], "free capacity goes first"
+    assert found["mine"] == (1, 0.0, "free first")
+    assert found["burst"][:2] == (2, pytest.approx(seconds * second["burst"], rel=1e-3))
+    assert found["long"][:2] == (3, pytest.approx(seconds * second["long"], rel=1e-3))
+    found = explain(tmp_path, config, "--timeout", "2h")
+    assert found["long"][:2] == (1, pytest.approx((7200 + 310) * second["long"], rel=1e-3))
+    rank, cost, reason = found["burst"]
+    assert (rank, cost) == (None, None)
+    assert reason.startswith("the order may take 2h, and a service that is paid for by requests")
+    assert "mode: job for 168h" in reason
+
+
+def test_an_order_that_would_pass_the_cap_goes_elsewhere(tmp_path: Path, address: str) -> None:
+    """What is paid to stay warm counts."""
+    warm = f"{PLACE}, service: w, url: '{address}', keep_warm: min-instances, cost_cap_hourly: 0.15"
+    config = f"outposts:\n  - {{name: burst, {warm}}}\n"
+    assert explain(tmp_path, config, "--timeout", "20m")["burst"][0] == 1
+    rank, cost, reason = explain(tmp_path, config, "--timeout", "30m")["burst"]
+    assert (rank, cost) == (None, pytest.approx(0.1224, abs=0.0001))
+    assert reason == "hourly cap: $0.05 of $0.15 used, this needs $0.12"
+    (listed,) = outpost(tmp_path, config, "list")["outposts"]
+    assert (listed["spent_usd"], listed["cost_cap_hourly"]) == (pytest.approx(0.054), 0.15)
