@@ -29,6 +29,7 @@ from outpost_shared.backoff import Backoff
 from outpost_worker.folder import files
 from outpost_worker.record.cells import MOST, Cell, MovedError
 from outpost_worker.record.kinds import RecordRefusedError
+from outpost_worker.repository import credentials as logins
 from outpost_worker.repository import store
 from outpost_worker.repository.git import MISSING, NETWORK_TIMEOUT, Done, Git, write
 from outpost_worker.repository.mirror import asking
@@ -247,7 +248,7 @@ class RigCells:
         if done.code == MISSING:
             hint = "install git there"
         elif not told:
-            hint = "check the address, and what git logs in with there"
+            hint = logins.hint(done.err) or "check the address, and what git logs in with there"
         words = self._asking.words(done)
         return RecordRefusedError(
             f"{redact(self._rig)} does not take {REFS}{name}{answer}: {words}", hint=hint

@@ -17,7 +17,7 @@ from outpost_core.types import Cleaned, Result
 from outpost_shared import faults, private, programs
 from outpost_shared.backoff import every
 from outpost_worker.folder import believing, files, seal, status
-from outpost_worker.repository import bundles
+from outpost_worker.repository import bundles, credentials
 from outpost_worker.repository.git import within
 from outpost_worker.repository.leftover import named
 from outpost_worker.system import removal
@@ -210,6 +210,7 @@ def discard(root: Path, folder: Path) -> Path:
     if os.path.lexists(gone):
         gone = trash / f"{folder.name}.{secrets.token_hex(4)}"
     folder.rename(gone)
+    credentials.remove(str(root), folder.name)
     return gone
 
 

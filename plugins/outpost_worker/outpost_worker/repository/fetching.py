@@ -34,7 +34,7 @@ class Fetch:
     Args:
         seen: the remote as it was told, and what of it the mirror holds; it is filled in.
         url: the remote.
-        credentials: path of a git-credential-store file, or "".
+        credentials: as for `Git`.
         rig: the rig, whose password is taken out of errors.
         depth: history depth of a first clone; None for all of it.
         report: told what is being done.

@@ -34,6 +34,8 @@ RETRY_DELAYS = tuple(
 MISSING = 127
 #: The descriptor under which a command gets the folder that it works in.
 FOLDER = 3
+#: The end of the path of a login, see `credentials.py`, which few workers need.
+_LOGIN = "/login.json"
 _KILL = 9
 _ERROR_BYTES = 65536
 #: Bytes of the longest file that is read as text.
@@ -261,10 +263,14 @@ class Git:
             `NOWHERE` for none: enough to ask a remote, by the user's configuration alone.
         work: its working tree, or "" for a bare one; held open where it could be swapped for
             another one meanwhile.
-        credentials: path of a git-credential-store file, or "" to ask the user's helpers.
+        credentials: path of a login (`credentials.py`) or of a git-credential-store file, or ""
+            to ask the user's helpers.
         rig: the rig; in a repository with a working tree it is the remote `outpost`, whatever
             the agent did to `origin`. Its password is taken out of errors and never in argv.
         objects: where its objects are, when that is not in it.
+
+    Attributes:
+        logs_in: it has a login.
     """
 
     def __init__(
@@ -296,7 +302,15 @@ class Git:
         if work and rig:
             self._argv += ["-c", f"remote.outpost.url={self.url}"]
             self._argv += ["-c", "remote.outpost.fetch=+refs/heads/*:refs/remotes/origin/*"]
-        if credentials:
+        self.logs_in = credentials.endswith(_LOGIN)
+        if self.logs_in:
+            from outpost_worker.repository import credentials as logins
+
+            told, more = logins.settings(credentials)
+            for setting in told:
+                self._argv += ["-c", setting]
+            self._remote_env |= more
+        elif credentials:
             helper = "store --file=" + shell_quote(credentials)
             self._argv += ["-c", "credential.helper=", "-c", "credential.helper=" + helper]
 

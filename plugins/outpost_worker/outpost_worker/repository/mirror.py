@@ -23,6 +23,7 @@ from outpost_core.names import split_rig
 from outpost_shared import private
 from outpost_shared.programs import NOWHERE
 from outpost_worker.folder import exposed, guarded
+from outpost_worker.repository import credentials as logins
 from outpost_worker.repository import hosted, store
 from outpost_worker.repository.fetching import Fetch
 from outpost_worker.repository.git import MISSING, Git, persistently
@@ -57,7 +58,7 @@ def asking(rig: str, credentials: str) -> Git:
 
     Args:
         rig: the remote.
-        credentials: path of a git-credential-store file, or "".
+        credentials: as for `Git`.
     """
     return Git(NOWHERE, credentials=credentials, rig=rig)
 
@@ -79,7 +80,7 @@ def sync(
         rig: URL or path, already checked.
         base: branch, tag or commit; None for the remote's default branch.
         depth: history depth of a first clone; None for all of it.
-        credentials: path of a git-credential-store file, or "".
+        credentials: as for `Git`.
         report: told what is being done.
 
     Raises:
@@ -132,6 +133,8 @@ def _ask(git: Git, report: Callable[[str], None]) -> tuple[int, str]:
     error.hint = "check the address, and that this machine may read it: git ls-remote URL"
     if done.code == MISSING:
         error.hint = "install git on the outpost"
+    elif git.logs_in:
+        error.hint = logins.hint(done.err) or error.hint
     raise explain_fetch(error, git, git.url)
 
 

@@ -6,6 +6,7 @@ import os
 
 from outpost_core.names import redact, split_rig
 from outpost_worker.folder.files import CREDENTIALS, root_of
+from outpost_worker.repository.credentials import of_worker
 from outpost_worker.repository.git import Git, read, write
 from outpost_worker.repository.owngit import Own
 
@@ -29,12 +30,16 @@ def target(order: Mapping[str, Any]) -> str:
 
 
 def credentials(rig: str, folder: str) -> str:
-    """Return the path of the file where git finds the rig's user and password; "" without one.
+    """Return the path of what git logs in with at a remote, as `Git` has it; "" for nothing.
 
-    The file (0600) comes from the order's secrets, else it is made here from a URL that holds
-    them. It stays as long as the worker's folder: the agent may push too, as it could in a clone
-    of that URL.
+    A login that came with the work (`repository.credentials`) goes first: no agent sees it. Else it
+    is a file (0600) with the rig's user and password, which comes from the order's secrets, or is
+    made here from a URL that holds them. That stays as long as the worker's folder: the agent may
+    push too, as it could in a clone of that URL.
     """
+    login = of_worker(root_of(folder), os.path.basename(folder))
+    if login:
+        return login
     path = os.path.join(folder, CREDENTIALS)
     secret = split_rig(rig)[1]
     if secret:

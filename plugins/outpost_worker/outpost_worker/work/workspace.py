@@ -17,6 +17,7 @@ from outpost_worker.folder import exposed, files, guarded
 from outpost_worker.folder.files import root_of
 from outpost_worker.folder.folders import StrangeError, open_folder
 from outpost_worker.repository import attributes, dirt, hosted, ownfolder
+from outpost_worker.repository.credentials import is_login
 from outpost_worker.repository.git import Git, persistently, shell_quote, write
 from outpost_worker.repository.mirror import asking, mirror_path, sync
 from outpost_worker.repository.owngit import Own
@@ -323,7 +324,7 @@ def _config(order: Mapping[str, Any], folder: str, seen: RemoteState) -> str:
         "\tforceSignAnnotated = false",
     ]
     secrets = credentials(rig, folder)
-    if secrets:
+    if secrets and not is_login(secrets):  # that is not for the agent
         helper = _quoted("store --file=" + shell_quote(secrets))
         # The first, empty helper puts the user's own aside, for this host only.
         scheme, _, rest = split_rig(rig)[0].partition("://")
