@@ -8,6 +8,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from email.utils import formatdate
 from typing import Any, Final
 
 from google.iam.v1 import iam_policy_pb2, policy_pb2
@@ -114,7 +115,9 @@ class AdminApi:
         if status == 200 and request.method != "GET" and knobs.admin_lost_answers > 0:
             knobs.admin_lost_answers -= 1
             raise ConnectionResetError("the answer is lost")
-        await answer(reply, status, body, [("content-type", "application/json; charset=UTF-8")])
+        date = ("date", formatdate(self.cloud.tokens.now(), usegmt=True))
+        kind = ("content-type", "application/json; charset=UTF-8")
+        await answer(reply, status, body, [kind, date])
 
     def _check(self, request: Request) -> schema.Call:
         """Return the call, if it may be made.
@@ -123,7 +126,8 @@ class AdminApi:
             GoogleError: it may not.
         """
         knobs = self.cloud.knobs
-        if knobs.access_tokens and not request.header("authorization").startswith("Bearer ya29."):
+        token = request.header("authorization").removeprefix("Bearer ")
+        if knobs.access_tokens and self.cloud.tokens.check_access(token) is None:
             raise GoogleError(
                 401,
                 "Request had invalid authentication credentials. Expected OAuth 2 access token,"

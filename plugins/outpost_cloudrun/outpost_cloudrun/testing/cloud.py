@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from outpost_cloudrun.testing.containers import Containers
 from outpost_cloudrun.testing.errors import GoogleError
 from outpost_cloudrun.testing.journal import Journal
 from outpost_cloudrun.testing.knobs import Knobs
+from outpost_cloudrun.testing.metadata import TokenServer
 
 #: Google's numbers for some of its words (google.rpc.Code).
 _CODES = {"CANCELLED": 1, "INVALID_ARGUMENT": 3, "NOT_FOUND": 5, "FAILED_PRECONDITION": 9}
@@ -35,15 +35,16 @@ class Cloud:
         knobs: what can be turned.
         journal: what was done.
         containers: where containers run.
+        tokens: gives and checks tokens; its clock is Google's.
         surroundings: environment that every container has, such as where metadata is served.
         secrets: versions of secrets by name (`projects/P/secrets/S`), the first is version 1.
         newer: fields of a resource that Google's package does not know yet, by their paths.
-        verify: returns what an identity token says; None for one that nobody here has signed.
     """
 
     knobs: Knobs
     journal: Journal
     containers: Containers
+    tokens: TokenServer
     surroundings: dict[str, str] = field(default_factory=dict)
     secrets: dict[str, list[str]] = field(default_factory=dict)
     services: dict[str, Any] = field(default_factory=dict)
@@ -54,13 +55,12 @@ class Cloud:
     policies: dict[str, Any] = field(default_factory=dict)
     operations: dict[str, Operation] = field(default_factory=dict)
     newer: dict[str, dict[str, str]] = field(default_factory=dict)
-    verify: Callable[[str], Mapping[str, Any] | None] = lambda _: None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def now(self) -> Timestamp:
         """Return what Google's clock says."""
         moment = Timestamp()
-        moment.FromNanoseconds(int((time.time() + self.knobs.clock) * 1e9))
+        moment.FromNanoseconds(int(self.tokens.now() * 1e9))
         return moment
 
     def go(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -7,6 +7,22 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 
+@dataclass(frozen=True)
+class Mount:
+    """A folder that a container has from outside of its image.
+
+    Attributes:
+        path: where it sees it.
+        source: "" for one of its own, gone with it; else `nfs/SERVER/PATH` or `buckets/NAME`,
+            which is shared.
+        writable: whether it may write there.
+    """
+
+    path: str
+    source: str = ""
+    writable: bool = True
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """A container that is to be started.
@@ -20,6 +36,7 @@ class Spec:
         memory: limit in bytes.
         cpu: vCPUs.
         port: where it is to listen; 0 for a job.
+        mounts: folders from outside of its image.
     """
 
     id: str
@@ -30,6 +47,7 @@ class Spec:
     memory: int = 512 << 20
     cpu: float = 1.0
     port: int = 0
+    mounts: tuple[Mount, ...] = ()
 
 
 @dataclass(frozen=True)

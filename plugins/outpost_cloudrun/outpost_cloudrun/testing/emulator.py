@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from outpost_cloudrun.testing.adminapi import AdminApi
-from outpost_cloudrun.testing.cloud import Cloud
+from outpost_cloudrun.testing.cloud import Cloud, last
+from outpost_cloudrun.testing.front import Front
 from outpost_cloudrun.testing.httpd import Server
 from outpost_cloudrun.testing.journal import Journal
 from outpost_cloudrun.testing.knobs import Image, Knobs
+from outpost_cloudrun.testing.metadata import TokenServer
 from outpost_cloudrun.testing.processes import ProcessContainers
 
 T = TypeVar("T")
@@ -30,13 +32,14 @@ class Emulator:
     Attributes:
         knobs: what can be turned, at any time.
         journal: what it did.
-        admin: address of the Admin API.
+        tokens: the metadata server; its `life`, `failures` and `delay` can be turned, too.
     """
 
     def __init__(self, folder: Path, knobs: Knobs) -> None:
         self.folder = folder
         self.knobs = knobs
         self.journal = Journal(folder / "journal.ndjson")
+        self.tokens = _Tokens(knobs)
         self.cloud: Cloud
         self._api: AdminApi
         self._loop = asyncio.new_event_loop()
@@ -49,8 +52,8 @@ class Emulator:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What near and far need in their environment to find all of it."""
-        return dict(self.cloud.surroundings)
+        """What the near side needs in its environment to find metadata and bucket."""
+        return {**self.tokens.environment}
 
     def front(self, service: str) -> str:
         """Return the address of a service or instance.
@@ -78,6 +81,7 @@ class Emulator:
     def start(self) -> None:
         """Start all of it."""
         self._thread.start()
+        self.tokens.__enter__()
         self.do(self._open)
 
     def stop(self) -> None:
@@ -88,11 +92,72 @@ class Emulator:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(_LONG)
             self._loop.close()
+            self.tokens.__exit__()
             self.journal.close()
 
     def _live(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
+
+    def instances(self, service: str) -> dict[str, int]:
+        """Return the containers of a service that take requests: id and requests under way."""
+        pool = self._front(service).pool
+        return {each.id: each.active for each in list(pool.instances) if each.ready}
+
+    def kill_instance(self, service: str, id: str = "") -> None:  # noqa: A002 - their word
+        """Kill a container of a service or an instance, as a lost machine would.
+
+        Args:
+            service: short name of the service or of the instance.
+            id: which of a service's; "" for all of them.
+        """
+
+        async def kill() -> None:
+            for name in self.cloud.instances:
+                if last(name) == service:
+                    self._api.instances.kill(name)
+                    return
+            for each in list(self._front(service).pool.instances):
+                if id in ("", each.id) and each.container is not None:
+                    each.container.kill()
+
+        self.do(kill)
+
+    def end_instance(self, service: str, id: str = "") -> None:  # noqa: A002 - their word
+        """End a container of a service as scaling does: SIGTERM, SIGKILL after the grace."""
+
+        async def end() -> None:
+            pool = self._front(service).pool
+            for each in list(pool.instances):
+                if id in ("", each.id):
+                    pool.end(each)
+
+        self.do(end)
+
+    def restart_front(self, service: str, *, hard: bool, away: float = 0.0) -> None:
+        """Restart the front of a service: all connections end.
+
+        Args:
+            service: its short name.
+            hard: they are cut; else they get GOAWAY, and requests under way go on.
+            away: seconds until it listens again.
+        """
+
+        async def restart() -> None:
+            server = self._front(service).server
+            await server.shut(hard=hard)
+            if away:
+                await asyncio.sleep(away)
+            await server.open()
+
+        self.do(restart)
+        self.journal.write("front.restarted", service=service, hard=hard)
+
+    def _front(self, service: str) -> Front:
+        for name, front in self._api.services.fronts.items():
+            if service in (name, last(name)):
+                return front
+        raise LookupError(f"there is no service {service}")
 
     async def _open(self) -> None:
         containers = self.folder / "containers"
@@ -101,6 +166,8 @@ class Emulator:
             knobs=self.knobs,
             journal=self.journal,
             containers=ProcessContainers(containers, self._image),
+            tokens=self.tokens,
+            surroundings={**self.tokens.environment, "OUTPOST_BIND": "127.0.0.1"},
         )
         self._api = AdminApi(self.cloud, self._publish)
         await self._api.server.open()
@@ -123,6 +190,18 @@ class Emulator:
 
     def _image(self, name: str) -> Image:
         return self.knobs.images.get(name, Image())
+
+
+class _Tokens(TokenServer):
+    """Its clock is the one of the knobs."""
+
+    def __init__(self, knobs: Knobs) -> None:
+        super().__init__()
+        self._knobs = knobs
+
+    def now(self) -> float:
+        """Return Google's time."""
+        return super().now() + self._knobs.clock
 
 
 @contextmanager

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from outpost_cloudrun.testing import rules
 from outpost_cloudrun.testing.cloud import Cloud, project_of
-from outpost_cloudrun.testing.containers import Spec
+from outpost_cloudrun.testing.containers import Mount, Spec
 from outpost_cloudrun.testing.errors import GoogleError
 
 
 def spec(
-    cloud: Cloud, owner: str, container: Any, own: Mapping[str, str], *, port: int = 0
+    cloud: Cloud,
+    owner: str,
+    container: Any,
+    own: Mapping[str, str],
+    volumes: Iterable[Any],
+    *,
+    port: int = 0,
 ) -> Spec:
     """Return what is to be started.
 
@@ -22,6 +28,7 @@ def spec(
         owner: name of the service, execution or instance.
         container: as it was configured.
         own: environment that Cloud Run sets.
+        volumes: what it may mount.
         port: where it is to listen.
 
     Raises:
@@ -41,6 +48,7 @@ def spec(
         memory=rules.memory(limits.get("memory", "512Mi")),
         cpu=rules.cpu(limits.get("cpu", "1")),
         port=port,
+        mounts=tuple(_mounts(container, volumes)),
     )
 
 
@@ -82,3 +90,16 @@ def secret(cloud: Cloud, project: str, name: str, version: str) -> str:
             404, f"Secret {whole}/versions/{version or 'latest'} was not found", word="NOT_FOUND"
         )
     return versions[number - 1]
+
+
+def _mounts(container: Any, volumes: Iterable[Any]) -> Iterator[Mount]:
+    named = {volume.name: volume for volume in volumes}
+    for mount in container.volume_mounts:
+        volume = named[mount.name]
+        if volume.HasField("nfs"):
+            source = f"nfs/{volume.nfs.server}/{volume.nfs.path.strip('/')}"
+            yield Mount(mount.mount_path, source, not volume.nfs.read_only)
+        elif volume.HasField("gcs"):
+            yield Mount(mount.mount_path, f"buckets/{volume.gcs.bucket}", not volume.gcs.read_only)
+        else:
+            yield Mount(mount.mount_path)

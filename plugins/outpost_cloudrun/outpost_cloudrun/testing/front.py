@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from email.utils import formatdate
 from http.cookies import CookieError, SimpleCookie
@@ -121,7 +120,7 @@ class Front:
             self.pool.leave(instance)
 
     def _always(self) -> Headers:
-        now = time.time() + self.cloud.knobs.clock
+        now = self.cloud.tokens.now()
         return [("date", formatdate(now, usegmt=True)), ("server", "Google Frontend")]
 
     async def _say(self, reply: Reply, status: int, text: bytes) -> None:

@@ -182,7 +182,7 @@ class _Running:
         cloud, instance = self.cloud, self.instance
         self._stopping = False
         port = ports.free()
-        order = spec(cloud, instance.name, instance.containers[0], {}, port=port)
+        order = spec(cloud, instance.name, instance.containers[0], {}, instance.volumes, port=port)
         if cloud.knobs.cold_start:
             await asyncio.sleep(cloud.knobs.cold_start)
         try:
@@ -276,7 +276,7 @@ class _Running:
         if region_of(self.instance.name) in cloud.knobs.regions_away:
             raise ConnectionResetError("the region is away")
         always = [
-            ("date", formatdate(time.time() + cloud.knobs.clock, usegmt=True)),
+            ("date", formatdate(cloud.tokens.now(), usegmt=True)),
             ("server", "Google Frontend"),
         ]
         if cloud.knobs.tokens and not self.instance.invoker_iam_disabled:

@@ -334,6 +334,7 @@ class _Run:
         task.name = f"{execution.name}/tasks/{last(execution.name)}-task{index}"
         task.job, task.execution, task.index = execution.job, last(execution.name), index
         task.containers.extend(execution.template.containers)
+        task.volumes.extend(execution.template.volumes)
         task.max_retries = execution.template.max_retries
         task.timeout.CopyFrom(execution.template.timeout)
         task.service_account = execution.template.service_account
@@ -380,7 +381,7 @@ class _Run:
             "CLOUD_RUN_TASK_COUNT": str(self.execution.task_count),
         }
         try:
-            order = spec(cloud, self.execution.name, task.containers[0], own)
+            order = spec(cloud, self.execution.name, task.containers[0], own, task.volumes)
             if knobs.cold_start:
                 await asyncio.sleep(knobs.cold_start)
             container = await cloud.containers.start(order)

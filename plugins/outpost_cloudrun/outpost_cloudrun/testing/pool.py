@@ -29,6 +29,7 @@ class Revision:
         name: the revision's.
         service: the service's whole name.
         container: as it was configured.
+        volumes: what it may mount.
         concurrency: requests at once in one container.
         least: how many containers there are always.
         most: how many there are at most.
@@ -41,6 +42,7 @@ class Revision:
     name: str
     service: str
     container: Any
+    volumes: tuple[Any, ...]
     concurrency: int
     least: int
     most: int
@@ -229,7 +231,9 @@ class Pool:
         }
         try:
             port = ports.free()
-            order = spec(cloud, revision.service, revision.container, own, port=port)
+            order = spec(
+                cloud, revision.service, revision.container, own, revision.volumes, port=port
+            )
             if cloud.knobs.cold_start:
                 await asyncio.sleep(cloud.knobs.cold_start)
             instance.container = await cloud.containers.start(order)

@@ -7,10 +7,10 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from outpost_cloudrun.testing.containers import Ended, Spec
+from outpost_cloudrun.testing.containers import Ended, Mount, Spec
 from outpost_cloudrun.testing.knobs import Image
 
 #: What a container does not share with the machine, but for a program search path.
@@ -109,9 +109,10 @@ class ProcessContainers:
             "PATH": _PATH,
             "LANG": "C.UTF-8",
         }
+        mounts = [(mount.path, self._place(mount, folder)) for mount in spec.mounts]
         order = {
             "argv": [*(spec.command or image.entrypoint), *spec.args],
-            "env": {**own, **image.env, **spec.env},
+            "env": {**own, **image.env, **_moved(spec.env, mounts)},
             "folder": str(folder / "home"),
             "log": str(log),
             "memory": spec.memory,
@@ -126,8 +127,29 @@ class ProcessContainers:
         self._running.add(container)
         return container
 
+    def _place(self, mount: Mount, folder: Path) -> Path:
+        """Return the folder that stands for a mounted one, made."""
+        shared = self.folder.parent / mount.source
+        own = folder / "mounts" / mount.path.strip("/").replace("/", "-")
+        place = shared if mount.source else own
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return place
+
     async def close(self) -> None:
         """Kill whatever still runs."""
         for container in list(self._running):
             container.kill()
         await asyncio.gather(*(each.ended() for each in list(self._running)))
+
+
+def _moved(env: Mapping[str, str], mounts: list[tuple[str, Path]]) -> dict[str, str]:
+    """Return an environment that names the folders which stand for the mounted ones.
+
+    Processes have the file system of the machine, so that a path as of the container is not there.
+    """
+    moved = dict(env)
+    for path, place in mounts:
+        for name, value in moved.items():
+            if value == path or value.startswith(f"{path}/"):
+                moved[name] = str(place) + value.removeprefix(path)
+    return moved

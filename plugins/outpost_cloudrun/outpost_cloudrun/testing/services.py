@@ -197,6 +197,7 @@ def _revision(service: Any, name: str) -> Revision:
         name=name,
         service=service.name,
         container=container,
+        volumes=tuple(template.volumes),
         concurrency=template.max_instance_request_concurrency,
         least=max(template.scaling.min_instance_count, service.scaling.min_instance_count),
         most=template.scaling.max_instance_count or service.scaling.max_instance_count or 100,

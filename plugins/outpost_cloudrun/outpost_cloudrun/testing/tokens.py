@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -46,18 +45,11 @@ def check(cloud: Cloud, request: Request, audiences: Collection[str]) -> Refusal
             f"Your client does not have permission to get URL <code>{url}</code> from this server.",
         )  # fmt: skip
     scheme, _, token = given.partition(" ")
-    claims = cloud.verify(token) if scheme.lower() == "bearer" else None
-    now = time.time() + cloud.knobs.clock
-    why = ""
-    if claims is None:
+    known = scheme.lower() == "bearer" and any(
+        cloud.tokens.check_id(token, audience) is not None for audience in audiences
+    )
+    if not known:
         why = "The access token could not be verified"
-    elif claims.get("aud") not in audiences:
-        why = "The token is for another audience"
-    elif float(claims.get("exp", 0)) < now:
-        why = "The token has expired"
-    elif float(claims.get("iat", 0)) > now + 300:
-        why = "The token is not valid yet"
-    if why:
         challenge = f'Bearer error="invalid_token" error_description="{why}"'
         return page(
             401, "Unauthorized",
