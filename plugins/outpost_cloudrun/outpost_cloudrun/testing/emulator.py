@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from outpost_cloudrun.testing.adminapi import AdminApi
+from outpost_cloudrun.testing.bucket import Storage
 from outpost_cloudrun.testing.cloud import Cloud, last
 from outpost_cloudrun.testing.front import Front
 from outpost_cloudrun.testing.httpd import Server
@@ -32,6 +33,7 @@ class Emulator:
     Attributes:
         knobs: what can be turned, at any time.
         journal: what it did.
+        storage: the buckets.
         tokens: the metadata server; its `life`, `failures` and `delay` can be turned, too.
     """
 
@@ -41,6 +43,7 @@ class Emulator:
         self.journal = Journal(folder / "journal.ndjson")
         self.tokens = _Tokens(knobs)
         self.cloud: Cloud
+        self.storage: Storage
         self._api: AdminApi
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._live, name="cloudrun-emulator", daemon=True)
@@ -53,7 +56,7 @@ class Emulator:
     @property
     def environment(self) -> dict[str, str]:
         """What the near side needs in its environment to find metadata and bucket."""
-        return {**self.tokens.environment}
+        return {**self.tokens.environment, "STORAGE_EMULATOR_HOST": self.storage.server.url}
 
     def front(self, service: str) -> str:
         """Return the address of a service or instance.
@@ -169,11 +172,17 @@ class Emulator:
             tokens=self.tokens,
             surroundings={**self.tokens.environment, "OUTPOST_BIND": "127.0.0.1"},
         )
+        self.storage = Storage(self.cloud, self.folder / "buckets")
+        for name in self.knobs.buckets:
+            self.storage.make(name)
+        await self.storage.server.open()
+        self.cloud.surroundings["STORAGE_EMULATOR_HOST"] = self.storage.server.url
         self._api = AdminApi(self.cloud, self._publish)
         await self._api.server.open()
 
     async def _close(self) -> None:
         await self._api.close()
+        await self.storage.server.close()
         await self.cloud.containers.close()
         await self.cloud.close()
         for container in (self.folder / "containers").iterdir():

@@ -59,10 +59,10 @@ class Knobs:
         most_jobs: of a project in a region.
         most_executions: running ones, of a project in a region.
         no_instances: regions that do not have Cloud Run instances.
+        buckets: which there are at the beginning.
         bucket_status: status with which the bucket answers everything; 0: as it should.
         bucket_delay: how long the bucket waits before each answer.
         bucket_away: the bucket does not answer at all.
-        secret_status: status with which Secret Manager answers everything; 0: as it should.
     """
 
     images: dict[str, Image] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class Knobs:
     most_jobs: int = 1000
     most_executions: int = 1000
     no_instances: set[str] = field(default_factory=set)
+    buckets: tuple[str, ...] = ("outpost",)
     bucket_status: int = 0
     bucket_delay: float = 0.0
     bucket_away: bool = False
-    secret_status: int = 0
