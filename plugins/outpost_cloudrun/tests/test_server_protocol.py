@@ -161,7 +161,7 @@ def test_the_log_is_sent_as_it_is_and_followed(client: httpx.Client) -> None:
 
 
 def test_health_says_what_the_instance_has(client: httpx.Client) -> None:
-    told = client.get("/healthz?programs=sh,no-such-program").json()
+    told = client.get("/health?programs=sh,no-such-program").json()
     assert (told["ok"], told["protocol"]) == (True, 1)
     assert told["programs"]["no-such-program"] == ""
     assert told["programs"]["sh"].endswith("/sh")

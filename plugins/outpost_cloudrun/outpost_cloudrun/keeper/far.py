@@ -171,7 +171,7 @@ class Far:
             OutpostError: as of `work`.
         """
         query = f"?programs={quote(programs)}" if programs else ""
-        content = await self._ask("GET", f"/healthz{query}", None, "", BEGIN)
+        content = await self._ask("GET", f"/health{query}", None, "", BEGIN)
         try:
             said = json.loads(content)
         except (ValueError, RecursionError):

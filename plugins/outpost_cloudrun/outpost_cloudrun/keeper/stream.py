@@ -90,6 +90,7 @@ class Terms:
         credentials: returns what git logs in with there; "" for nothing.
         runs: what ran when, and what a worker has cost by that.
         patience: how long what is waited for.
+        finish: writes a result down, for a mode that has more to do then; None: only that.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Terms:
     credentials: Callable[[WorkerRecord], Awaitable[str]]
     runs: Runs
     patience: Patience = Patience()
+    finish: Callable[[WorkerRecord, Result], Awaitable[None]] | None = None
 
 
 class ElsewhereError(UnreachableError):
@@ -416,10 +418,13 @@ class Stream:
         """Write the result down, with what it cost by our own account."""
         record = self._record
 
-        def finish() -> None:
-            record.finish(replace(result, cost_usd=self._terms.runs.cost(record)))
+        def settled() -> Result:
+            return replace(result, cost_usd=self._terms.runs.cost(record))
 
-        await asyncio.to_thread(finish)
+        if self._terms.finish is not None:
+            await self._terms.finish(record, await asyncio.to_thread(settled))
+        else:
+            await asyncio.to_thread(lambda: record.finish(settled()))
 
     async def let_go(self) -> None:
         """End it here, whatever its container does: nobody reserved money for more of it."""

@@ -24,7 +24,7 @@ _MOST_PROGRAMS: Final = 100
 
 
 async def look(instance: Instance, programs: Sequence[str]) -> Json:
-    """Return the answer of `/healthz`.
+    """Return the answer of `/health` and `/healthz`.
 
     Args:
         instance: the one that is asked.

@@ -177,7 +177,12 @@ class Application:
     """
 
     def __init__(
-        self, router: Router, *, token: str = "", streams: int = 1000, open_paths: str = "/healthz"
+        self,
+        router: Router,
+        *,
+        token: str = "",
+        streams: int = 1000,
+        open_paths: str = "/health /healthz",
     ) -> None:
         self._router = router
         self._token = token.encode()

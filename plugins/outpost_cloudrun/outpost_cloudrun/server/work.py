@@ -54,7 +54,8 @@ class Work:
         router.add("POST", "/work/{worker}/stop", self.stop)
         router.add("GET", "/work/{worker}/logs", self.logs)
         router.add("GET", "/work/{worker}/rescue", self.rescue)
-        router.add("GET", "/healthz", self.health)
+        router.add("GET", "/health", self.health)
+        router.add("GET", "/healthz", self.health)  # Cloud Run's front keeps this one for itself
         router.add("GET", "/warm", self.warm)
         return router
 
