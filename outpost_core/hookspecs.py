@@ -146,7 +146,10 @@ async def outpost_inbox(identity: str) -> Sequence[Message]:
 
 @hookspec
 def outpost_price(order: Order) -> float:
-    """Return the worst-case cost of the order here, in USD. Pure, without I/O."""
+    """Return the worst-case cost of the order here, in USD; pure, without I/O.
+
+    May raise SpawnRefusedError: it could not be held here, such as for its timeout.
+    """
 
 
 @hookspec
