@@ -16,6 +16,7 @@ from outpost_cloudrun.testing.adminapi import AdminApi
 from outpost_cloudrun.testing.bucket import Storage
 from outpost_cloudrun.testing.cloud import Cloud, last
 from outpost_cloudrun.testing.front import Front
+from outpost_cloudrun.testing.githost import GitHost
 from outpost_cloudrun.testing.httpd import Server
 from outpost_cloudrun.testing.journal import Journal
 from outpost_cloudrun.testing.knobs import Image, Knobs
@@ -34,6 +35,7 @@ class Emulator:
         knobs: what can be turned, at any time.
         journal: what it did.
         storage: the buckets.
+        rigs: repositories that containers reach by HTTP.
         tokens: the metadata server; its `life`, `failures` and `delay` can be turned, too.
     """
 
@@ -44,6 +46,7 @@ class Emulator:
         self.tokens = _Tokens(knobs)
         self.cloud: Cloud
         self.storage: Storage
+        self.rigs: GitHost
         self._api: AdminApi
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._live, name="cloudrun-emulator", daemon=True)
@@ -177,12 +180,15 @@ class Emulator:
             self.storage.make(name)
         await self.storage.server.open()
         self.cloud.surroundings["STORAGE_EMULATOR_HOST"] = self.storage.server.url
+        self.rigs = GitHost(self.folder / "rigs", self.journal)
+        await self.rigs.server.open()
         self._api = AdminApi(self.cloud, self._publish)
         await self._api.server.open()
 
     async def _close(self) -> None:
         await self._api.close()
         await self.storage.server.close()
+        await self.rigs.server.close()
         await self.cloud.containers.close()
         await self.cloud.close()
         for container in (self.folder / "containers").iterdir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from email.utils import formatdate
 from http.cookies import CookieError, SimpleCookie
@@ -19,6 +20,8 @@ from outpost_cloudrun.testing.pool import Instance, NoInstanceError, Pool
 
 #: The cookie of session affinity.
 _COOKIE: Final = "GAESA"
+#: Paths that the front keeps for itself (cloud.google.com/run/docs/known-issues).
+_RESERVED: Final = re.compile(r"/(_ah/.*|eventlog|[a-z]+z)$")
 
 
 class Front:
@@ -49,6 +52,11 @@ class Front:
         cloud = self.cloud
         if region_of(self.name) in cloud.knobs.regions_away:
             raise ConnectionResetError("the region is away")
+        if _RESERVED.match(request.target.partition("?")[0]):
+            gone = tokens.page(404, "Not Found", "The requested URL was not found on this server.")
+            self._note(request, 404, "")
+            await answer(reply, 404, gone.body, [*gone.headers, *self._always()])
+            return
         audiences = self._audiences()
         if audiences is not None and cloud.knobs.tokens:
             refusal = tokens.check(cloud, request, audiences)
