@@ -1,5 +1,5 @@
 # The two commands: `make demo` and `make test`. Both set up all that they need.
-.PHONY: demo test lint types imports docs wheels bench check clean
+.PHONY: demo test lint types imports docs wheels image bench check clean
 PYTHON ?= python3
 export PYTHON
 BIN := .venv/bin
@@ -32,6 +32,11 @@ docs:  ## regenerate the references, then build the site into site/
 wheels:  ## build every wheel, install only them into an empty environment, run the demo there
 	@scripts/setup test
 	@scripts/wheels
+
+AGENTS ?= claude codex
+image:  ## build the container of workers with AGENTS in it, called TAG
+	@scripts/setup demo
+	@$(BIN)/outpost image build $(addprefix --agent ,$(AGENTS)) $(if $(TAG),--tag $(TAG))
 
 bench:  ## measure, and write docs/benchmarks.md
 	@scripts/setup bench
