@@ -1,6 +1,6 @@
 """Run every measurement, print the table, and write it to `docs/benchmarks.md`.
 
-Usage: python -m benchmarks [NAME …]   (startup workers fence status ledger loop logs ssh)
+Usage: python -m benchmarks [NAME …]   (startup workers fence status prices ledger loop logs ssh)
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import fence, ledger, logs, loop, ssh, startup, status, workers
+from benchmarks import fence, ledger, logs, loop, prices, ssh, startup, status, workers
 from benchmarks.harness import Row, machine, table
 
 HEADER = """\
@@ -44,6 +44,7 @@ MEASUREMENTS: dict[str, Callable[[], list[Row]]] = {
     "workers": workers.measure,
     "fence": fence.measure,
     "status": status.measure,
+    "prices": prices.measure,
     "ledger": ledger_rows,
     "loop": loop.measure,
     "logs": logs.measure,

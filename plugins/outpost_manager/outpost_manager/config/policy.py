@@ -73,7 +73,8 @@ class PolicyConfig:
             if override.condition.matches(order):
                 which = number
                 break
-        key = (which, *map(_identity, candidates), *map(_charges, candidates))
+        charges = [candidate.cost > candidate.agent_cost for candidate in candidates]
+        key = (which, *map(_identity, candidates), *charges)
         plan = self._plans.get(key)
         if plan is None:
             if len(self._plans) >= _MAX_PLANS:
