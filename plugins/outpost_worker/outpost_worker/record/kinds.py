@@ -98,6 +98,8 @@ class Found:
         result: how it ended; None while it has not.
         delivered: the result that a worker has whose machine vanished after its branch was pushed
             (`standing`): nobody runs its agent again. None while nothing was pushed.
+        pushing: the same, where the push was about to begin: it counts once the remote shows the
+            branch with that commit (`places.delivered` looks).
         tail: the end of its log, at most `TAIL` bytes; only with a result.
     """
 
@@ -106,6 +108,7 @@ class Found:
     stop: float | None = None
     result: Result | None = None
     delivered: Result | None = None
+    pushing: Result | None = None
     tail: bytes = b""
 
 

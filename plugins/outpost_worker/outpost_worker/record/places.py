@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from outpost_worker.record.kinds import Record
+from outpost_core.types import Result
+from outpost_worker.record.kinds import Found, Record
 from outpost_worker.record.objects import Objects
 from outpost_worker.record.onrig import RigCells
 from outpost_worker.record.stored import StoredRecord
 from outpost_worker.record.volume import VolumeCells, VolumeObjects
+from outpost_worker.repository.mirror import asking
 
 
 def on_rig(rig: str, root: str, owner: str = "", credentials: str = "") -> Record:
@@ -37,3 +39,23 @@ def on_volume(path: str, owner: str = "") -> Record:
 def volume_logs(path: str) -> Objects:
     """Return where logs are kept on a mounted volume; see `on_volume` and `segments`."""
     return VolumeObjects(path)
+
+
+def delivered(found: Found, rig: str, credentials: str = "") -> Result | None:
+    """Return the result of a worker whose machine vanished after its branch was pushed.
+
+    Whoever takes such a worker over finishes it with this, and runs no agent. None: nothing was
+    pushed for certain.
+
+    Args:
+        found: what stands.
+        rig: where the work is pushed to.
+        credentials: as for `on_rig`.
+    """
+    if found.delivered or not found.pushing:
+        return found.delivered
+    ref = f"refs/heads/{found.pushing.branch}"
+    git = asking(rig, credentials)
+    told = git.run("ls-remote", "--", git.url, ref, timeout=60.0)
+    shown = f"{found.pushing.commit}\t{ref}" in told.text.splitlines()
+    return found.pushing if shown and not told.code else None

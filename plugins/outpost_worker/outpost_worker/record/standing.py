@@ -39,7 +39,8 @@ def launched(claim: Claim, ask: Sequence[str] = ()) -> dict[str, Any]:
     Args:
         claim: what the worker runs by.
         ask: a command that says whether it stands, with code 0 for yes and `SUPERSEDED` for no;
-            empty where the record is where the work is pushed to.
+            empty where the record is where the work is pushed to. Right before a push it gets one
+            more argument, `COMMIT:REF`, and leaves word of it in the record.
     """
     import dataclasses
 
@@ -88,8 +89,11 @@ class Standing:
         argv = ("push", "--porcelain", "--no-recurse-submodules")
         done = None
         for _ in range(_TRIES):
-            if self._about["ask"] or not self._atomic:
-                self.check()
+            if self._about["ask"]:
+                self._ask([*self._about["ask"], refspec])
+                return git.run(*argv, "outpost", refspec)
+            if not self._atomic:
+                self._note_push(refspec)
                 return git.run(*argv, "outpost", refspec)
             ref, version, value = self._next(git, refspec)
             lease = ("--atomic", f"--force-with-lease={ref}:{version}")
@@ -109,26 +113,27 @@ class Standing:
         """
         from outpost_core.names import REFS
         from outpost_worker.record.onrig import SUBJECT, put_commit
-        from outpost_worker.record.stored import said, where
+        from outpost_worker.record.stored import push_notes, said, where
 
         version = self._version()
         _, claim = self._record()
-        commit, _, branch = refspec.partition(":")
-        delivered = {"branch": branch.removeprefix("refs/heads/"), "commit": commit}
-        data = said(claim, delivered)
+        data = said(claim, push_notes(refspec, together=True))
         value = put_commit(git.git_dir, SUBJECT, data, len(version))
         return REFS + where(claim), version, value
 
     def _version(self) -> str:
-        from outpost_worker.record.kinds import SupersededError
-
         record, claim = self._record()
         try:
             return record.standing(claim)
-        except SupersededError as error:
-            raise _superseded(error.message) from None
         except OutpostError as error:
-            raise _unknown(error.message, error.hint) from None
+            raise _refusal(error) from None
+
+    def _note_push(self, refspec: str) -> None:
+        record, claim = self._record()
+        try:
+            record.note_push(claim, refspec)
+        except OutpostError as error:
+            raise _refusal(error) from None
 
     def _record(self) -> tuple[StoredRecord, Claim]:
         if self._known is None:
@@ -148,6 +153,14 @@ class Standing:
             raise _superseded(said or "its claim stands no more")
         if done.code:
             raise _unknown(said or f"{argv[0]} ended with {done.code}", "")
+
+
+def _refusal(error: OutpostError) -> WorkerError:
+    from outpost_worker.record.kinds import SupersededError
+
+    if isinstance(error, SupersededError):
+        return _superseded(error.message)
+    return _unknown(error.message, error.hint)
 
 
 def _superseded(why: str) -> WorkerError:

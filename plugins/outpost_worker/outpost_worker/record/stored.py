@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from outpost_core import wire
 from outpost_core.errors import UnreachableError, UsageError
@@ -25,6 +25,9 @@ from outpost_worker.record.kinds import (
 )
 
 _CLAIM_FIELDS: Final = ("worker", "digest", "owner", "instance", "leg", "id")
+#: What a claim says of pushes that began or were done by it; see `Found`.
+Notes: TypeAlias = dict[str, Json]
+_NOTES: Final = ("delivered", "pushing")
 #: How often something is tried again that another one changes meanwhile.
 _TRIES: Final = 12
 
@@ -41,8 +44,8 @@ class StoredRecord:
         self._cells = cells
         self._owner = owner
         self._lock = threading.Lock()
-        # claim's id → the version that it was last seen with, and what was delivered by then
-        self._own: dict[str, tuple[str, dict[str, str]]] = {}
+        # claim's id → the version that it was last seen with, and what it said besides
+        self._own: dict[str, tuple[str, Notes]] = {}
 
     # --- what can be asked -------------------------------------------------------------------
 
@@ -67,12 +70,12 @@ class StoredRecord:
     def beat(self, claim: Claim) -> Found:
         """Say that the owner lives; see `Record`."""
         for _ in range(_TRIES):
-            version, delivered = self._own.get(claim.id) or ("", {})
+            version, notes = self._own.get(claim.id) or ("", {})
             if not version:
                 self._mine(claim)
                 continue
             try:
-                self._cells.swap(where(claim), version, said(claim, delivered))
+                self._cells.swap(where(claim), version, said(claim, notes))
             except MovedError:
                 self._mine(claim)
                 continue
@@ -109,14 +112,14 @@ class StoredRecord:
         kept = base64.b64encode(tail[-TAIL:] if tail else b"").decode("ascii")
         more: dict[str, Json] = {"result": wire.to_json(result), "tail": kept}
         for _ in range(_TRIES):
-            version, _ = self._own.get(claim.id) or ("", {})
+            version = (self._own.get(claim.id) or ("",))[0]
             if not version:
                 stands = self._mine(claim, result_too=True)
                 if stands.result is not None:
                     return stands.result
                 continue
             try:
-                self._cells.swap(where(claim), version, said(claim, more=more))
+                self._cells.swap(where(claim), version, said(claim, more))
             except MovedError:
                 self._forget_version(claim)
                 continue
@@ -148,15 +151,32 @@ class StoredRecord:
         """
         return self._mine(claim).seen
 
+    def note_push(self, claim: Claim, refspec: str) -> None:
+        """Say that a push is about to begin.
+
+        Raises:
+            SupersededError: the claim stands no more.
+        """
+        for _ in range(_TRIES):
+            found = self._mine(claim)
+            try:
+                notes = push_notes(refspec, together=False)
+                self._cells.swap(where(claim), found.seen, said(claim, {**_notes(found), **notes}))
+            except MovedError:
+                continue
+            self._forget_version(claim)
+            return
+        raise UnreachableError(f"the record of {claim.worker} changes all the time")
+
     # --- how ---------------------------------------------------------------------------------
 
     def _put(self, claim: Claim, before: str, *, stands: Found | None) -> Claim:
         """Exchange a version for a claim; returns the claim that stands then."""
         name = where(claim)
-        delivered = _delivery(stands) if stands else {}
+        notes = _notes(stands) if stands else {}
         for _ in range(_TRIES):
             try:
-                version = self._cells.swap(name, before, said(claim, delivered))
+                version = self._cells.swap(name, before, said(claim, notes))
             except MovedError:
                 found = self._look(claim.worker)
                 if found is None and before:
@@ -168,7 +188,7 @@ class StoredRecord:
                 return found.claim
             faults.point("record.claimed")
             with self._lock:
-                self._own[claim.id] = (version, delivered)
+                self._own[claim.id] = (version, notes)
             return claim
         raise UnreachableError(
             f"the record of {claim.worker} changes all the time"
@@ -217,7 +237,7 @@ class StoredRecord:
 
     def _note(self, claim: Claim, found: Found) -> None:
         with self._lock:
-            self._own[claim.id] = (found.seen, _delivery(found))
+            self._own[claim.id] = (found.seen, _notes(found))
 
     def _forget_version(self, claim: Claim) -> None:
         with self._lock:
@@ -242,20 +262,27 @@ def where(claim: Claim) -> str:
     return _record(claim.worker, claim.owner)
 
 
-def said(
-    claim: Claim, delivered: Mapping[str, str] | None = None, more: Mapping[str, Json] | None = None
-) -> bytes:
+def said(claim: Claim, more: Mapping[str, Json]) -> bytes:
     """Return what is put into a cell for a claim; never the same twice.
 
     Args:
         claim: the claim.
-        delivered: `branch` and `commit` that were pushed, or are together with this.
-        more: what else is said.
+        more: what else is said: a result, or `Notes`.
     """
     about: dict[str, Json] = {name: getattr(claim, name) for name in _CLAIM_FIELDS}
-    if delivered:
-        about["delivered"] = dict(delivered)
-    return _text({**about, "word": os.urandom(8).hex(), **(more or {})})
+    return _text({**about, "word": os.urandom(8).hex(), **more})
+
+
+def push_notes(refspec: str, *, together: bool) -> Notes:
+    """Return what is said of a push.
+
+    Args:
+        refspec: the commit and the ref of the branch.
+        together: it is in one transaction with what says so.
+    """
+    commit, _, ref = refspec.partition(":")
+    about: Json = {"branch": ref.removeprefix("refs/heads/"), "commit": commit}
+    return {"delivered" if together else "pushing": about}
 
 
 def _text(value: Mapping[str, Json]) -> bytes:
@@ -273,11 +300,8 @@ def _understood(cell: Cell, worker: str, owner: str) -> Found:
     if type(claim.leg) is not int or (claim.worker, claim.owner) != (worker, owner):
         raise ValueError("it speaks of another worker")
     found = Found(claim=claim, seen=cell.version)
-    if "delivered" in about:
-        branch, commit = check_branch(about["delivered"]["branch"]), about["delivered"]["commit"]
-        if not (commit and plausible.commit(commit)):
-            raise ValueError("what it says was delivered is no commit")
-        found = replace(found, delivered=_vanished(branch, commit))
+    delivered, pushing = (_pushed(about.get(name)) for name in _NOTES)
+    found = replace(found, delivered=delivered, pushing=pushing)
     if "result" not in about:
         return found
     result = wire.from_json(Result, about["result"])
@@ -287,15 +311,20 @@ def _understood(cell: Cell, worker: str, owner: str) -> Found:
     return replace(found, result=result, tail=tail[-TAIL:])
 
 
-def _vanished(branch: str, commit: str) -> Result:
+def _pushed(about: Any) -> Result | None:
+    if about is None:
+        return None
+    branch, commit = check_branch(about["branch"]), about["commit"]
+    if not (commit and plausible.commit(commit)):
+        raise ValueError("what it says was pushed is no commit")
     message = "the branch was pushed, and its machine was gone before it could say more"
     return Result(state=State.DONE, branch=branch, commit=commit, message=message, agent_began=True)
 
 
-def _delivery(found: Found) -> dict[str, str]:
-    """Return what was delivered as a cell says it; empty for nothing."""
-    done = found.delivered
-    return {"branch": str(done.branch), "commit": str(done.commit)} if done else {}
+def _notes(found: Found) -> Notes:
+    """Return what a cell says of pushes."""
+    pushes = ((name, getattr(found, name)) for name in _NOTES)
+    return {n: {"branch": push.branch, "commit": push.commit} for n, push in pushes if push}
 
 
 def _parsed(cell: Cell) -> dict[str, Any]:
