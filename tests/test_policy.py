@@ -122,7 +122,11 @@ def test_file_order_is_by_position_not_by_the_order_of_the_facts() -> None:
             {"spent": 5.0, "cost": 0.0015, "cost_cap_hourly": 5.0},
             "hourly cap: $5.00 of $5.00 used, this needs $0.0015",
         ),
-        ({"capabilities": frozenset({"rig"})}, "cannot: interactive, local_rig"),
+        (
+            {"capabilities": frozenset({"rig"})},
+            ("cannot: interactive, local_rig; "
+            "the rig is a path of this machine: --rig URL names it for others"),
+        ),
     ],
 )  # fmt: skip
 def test_a_hard_limit_passes_an_outpost_over_and_says_which(

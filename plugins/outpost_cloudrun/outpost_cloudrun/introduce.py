@@ -32,7 +32,10 @@ async def introduce(
         UsageError: nobody has said yes.
     """
     where = options.region or options.url
-    dialogue.say(f"{name} ({where}): {price.hour(options)}")
+    hour = price.hour(options)
+    dialogue.say(f"{name} ({where}): {hour}")
+    if hour.is_free:
+        return {}
     dialogue.say(_limits(options))
     if not dialogue.trust and not dialogue.confirm(f"Add {name} at that price?"):
         raise UsageError(

@@ -56,7 +56,14 @@ class Hour:
     warm: float
     tier: int
 
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing is charged at all."""
+        return not (self.busy or self.standing or self.warm)
+
     def __str__(self) -> str:
+        if self.is_free:
+            return "containers cost nothing there"
         text = f"a container that works costs {self.busy:.3f} USD an hour (tier {self.tier}"
         text += f", prices of {CHECKED}), and nothing to do costs {self.standing:.3f} USD an hour"
         if self.standing:
@@ -86,8 +93,7 @@ def most(options: Settings) -> float | None:
         return None
     if options.mode == "job":
         return JOB_MOST
-    renewed = options.billing == "instance" or options.resume
-    return SERVICE_MOST if renewed else options.request_timeout
+    return SERVICE_MOST if _goes_on(options) else options.request_timeout
 
 
 def longest(options: Settings, order: Order) -> float:
@@ -116,11 +122,15 @@ def longest(options: Settings, order: Order) -> float:
     return min(whole, JOB_MOST) if options.mode == "job" else whole
 
 
+def _goes_on(options: Settings) -> bool:
+    """Whether a worker of a service goes on between two requests, or elsewhere."""
+    return options.billing == "instance" or options.resume or is_free(options)
+
+
 def _holder(options: Settings) -> str:
     if options.mode == "job":
         return "a job"
-    renewed = options.billing == "instance" or options.resume
-    return "a service" if renewed else "a service that is paid for by requests"
+    return "a service" if _goes_on(options) else "a service that is paid for by requests"
 
 
 def _longer(options: Settings) -> str:

@@ -94,6 +94,8 @@ def test_a_day_of_keeping_warm_costs_what_the_guide_says() -> None:
     assert price.hour(options()).busy == pytest.approx(0.2088)
     assert "0.209 USD an hour" in str(price.hour(options()))
     assert "1.30 USD a day" in str(kept)
+    here = price.hour(options(**dict.fromkeys(PLACE, ""), url="http://127.0.0.1:8080"))
+    assert str(here) == "containers cost nothing there"
     always = price.standing(options(keep_warm="min-instances", billing="instance"))
     assert always * 24 == pytest.approx(3.80, abs=0.01)
 
@@ -206,6 +208,7 @@ def test_the_worst_case_is_the_timeout_with_what_is_around_it() -> None:
         ({}, 3600.0),
         ({"request_timeout": 900.0}, 900.0),
         ({"resume": True}, DAY),
+        (dict.fromkeys(PLACE, "") | {"url": "http://localhost:8080"}, DAY),  # one's own machine
         ({"billing": "instance"}, DAY),
         ({"mode": "job"}, 7 * DAY),
         ({"mode": "instance"}, None),

@@ -432,7 +432,8 @@ def _describe(obstacle: str, candidate: Candidate, wanted: frozenset[str]) -> st
         return candidate.unavailable_reason or "unavailable"
     if obstacle == "cannot":
         lacking = [name for name in TRAITS if name in wanted - candidate.capabilities]
-        return f"cannot: {', '.join(lacking)}"
+        way = "; the rig is a path of this machine: --rig URL names it for others"
+        return f"cannot: {', '.join(lacking)}{way if 'local_rig' in lacking else ''}"
     if obstacle == "full":
         if candidate.max_workers == 0:
             return "closed: max_workers is 0"
