@@ -137,6 +137,14 @@ JOBS = (
     "job.removed",  # the job is removed; the result is not here yet
 )
 
+#: Workers that are instances of Cloud Run, in the process that keeps them.
+INSTANCES = (
+    "instance.created",  # the instance is there and is paid for; no worker is in it
+    "instance.harvested",  # the result is noted here; the instance is still paid for
+    "instance.removed",  # it is gone; the worker does not count as ended yet
+    "instance.stopped",  # the program in it was asked; nobody has seen the end
+)
+
 _armed = os.environ.get("OUTPOST_FAULT", "")
 
 #: Processes that die first at a fault: a forked stage takes its supervisor along.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from outpost_cloudrun.options import CloudRunOptions, Mode
-from outpost_core.errors import UnsupportedError
+from outpost_cloudrun.options import Auth, CloudRunOptions, Mode
 
 if TYPE_CHECKING:
     from outpost_cloudrun.keeper.course import Course
@@ -25,4 +24,17 @@ def course_of(mode: Mode, name: str, options: CloudRunOptions, context: BuildCon
         from outpost_cloudrun.keeper.service import ServiceCourse
 
         return ServiceCourse(name, options, context)
-    raise UnsupportedError(f"{name} cannot run workers in the mode {mode.value} yet")
+    from outpost_cloudrun.admin.factory import admin_client
+    from outpost_cloudrun.connection.identity import Identity
+
+    identity = Identity(options)
+    admin = admin_client(options, None if options.auth is Auth.NONE else identity)
+    if mode is Mode.INSTANCE:
+        from outpost_cloudrun.keeper.client import Way
+        from outpost_cloudrun.keeper.instance import InstanceCourse
+
+        return InstanceCourse(name, options, context, admin, Way(name, options))
+    from outpost_cloudrun.keeper.job import JobCourse
+    from outpost_cloudrun.keeper.witness import Witness
+
+    return JobCourse(options, admin, Witness(context.state_dir.absolute()))

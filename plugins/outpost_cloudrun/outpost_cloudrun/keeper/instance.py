@@ -1,0 +1,352 @@
+"""Mode instance: a worker is a Cloud Run instance of its own, without a time limit.
+
+An instance (Preview) is one container with an address: created under a name that says which worker
+it is, so that it is there once, and never started again by Google (`restartPolicy: NEVER`). Its
+program is the one of a service, so its stream is, too. An instance is paid for while it exists:
+once a result is here it is removed first, and only then the worker counts as ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from outpost_cloudrun import price
+from outpost_cloudrun.admin import names, specs
+from outpost_cloudrun.keeper import endings
+from outpost_cloudrun.keeper.client import Way
+from outpost_cloudrun.keeper.credentials import credentials_of
+from outpost_cloudrun.keeper.runs import Runs
+from outpost_cloudrun.keeper.stream import Patience, Stream, Terms
+from outpost_core import wire
+from outpost_core.errors import (
+    ConflictError,
+    NotFoundError,
+    OutpostError,
+    SpawnRefusedError,
+    UnreachableError,
+    UsageError,
+)
+from outpost_core.types import Cleaned, Facts, Health, Result, State
+from outpost_shared import faults
+from outpost_shared.backoff import Backoff, reaching_again
+from outpost_shared.log import Logger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from outpost_cloudrun.admin.answers import Instance
+    from outpost_cloudrun.admin.client import AdminClient
+    from outpost_cloudrun.keeper.far import Far
+    from outpost_cloudrun.keeper.records import WorkerRecord
+    from outpost_cloudrun.options import CloudRunOptions
+    from outpost_core.backend import BuildContext
+
+_log = Logger("cloudrun.instance")
+
+#: Seconds that an instance has until it can be reached: its image may be large.
+READY: Final = 600.0
+#: Seconds between two looks at whether an instance is still there.
+WATCH: Final = 20.0
+#: Seconds for which a stream may still bring the result of an instance that has stopped.
+_LAST_WORDS: Final = 5.0
+#: Seconds before its time is over at which a worker is told to end.
+_LET_GO: Final = 60.0
+#: What of a worker's course holds its result while its instance is being removed.
+_HARVEST: Final = "harvest"
+
+
+class InstanceCourse:
+    """Workers as instances; see `Course`.
+
+    Args:
+        name: the outpost's name.
+        options: its options.
+        context: what paths are relative to.
+        admin: the Admin API; closed with this.
+        way: reaches the programs in the instances; closed with this.
+        patience: how long what is waited for.
+        watch: seconds between two looks at an instance.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        options: CloudRunOptions,
+        context: BuildContext,
+        admin: AdminClient,
+        way: Way,
+        *,
+        patience: Patience | None = None,
+        watch: float = WATCH,
+    ) -> None:
+        self._name = name
+        self._options = options
+        self._context = context
+        self._admin = admin
+        self._way = way
+        self._watch = watch
+        self._terms = Terms(
+            name=name,
+            request_timeout=None,
+            resume=False,  # nothing takes an instance away but whoever stops it
+            credentials=self._credentials,
+            runs=Runs(options, context.state_dir.absolute()),
+            patience=patience or Patience(),
+            finish=self._finish,
+        )
+        self._streams: dict[str, Stream] = {}
+
+    async def aclose(self) -> None:
+        """Let go of connections; workers keep running."""
+        await self._way.aclose()
+        await self._admin.aclose()
+
+    async def ping(self) -> Health:
+        """Say whether an instance could be created now, as far as looking tells."""
+        try:
+            await self._admin.reach("instances")
+        except OutpostError as error:
+            return Health(ok=False, detail=error.message, hint=error.hint)
+        return Health(ok=True, detail=f"instances in {self._options.region}")
+
+    async def facts(self, programs: Sequence[str]) -> Facts:  # noqa: ARG002 - only a container knows
+        """Say how much a container has."""
+        return Facts(cpus=self._options.cpu, memory=self._options.memory)
+
+    async def unreached(self, running: Sequence[WorkerRecord]) -> str:
+        """Return why none of some workers can be heard; "" when one can."""
+        streams = [self._streams[one.worker] for one in running if one.worker in self._streams]
+        if not streams or any(stream.attached or not stream.trouble for stream in streams):
+            return ""
+        return streams[0].trouble
+
+    # --- start ------------------------------------------------------------------------------------
+
+    async def start(self, record: WorkerRecord, secrets: Mapping[str, str]) -> None:
+        """Create the instance of a worker, or find it, and have the worker started in it."""
+        name = self._name_of(record)
+        price.longest(self._options, record.order)
+        labels = names.worker_labels(record.worker, record.order.owner, record.digest)
+        await asyncio.to_thread(record.remember, asked=True)
+        record.tell(State.QUEUED, "its instance is created")
+        try:
+            made = await self._admin.create_instance(
+                name, specs.instance_body(self._options, {}, labels)
+            )
+        except (NotFoundError, UsageError) as error:
+            raise SpawnRefusedError(error.message, hint=error.hint) from error
+        faults.point("instance.created")
+        if made is None:
+            await self._adopt(record, name)
+        await self._ready(record, name)
+        await self._stream(record).start(secrets)
+
+    async def _adopt(self, record: WorkerRecord, name: str) -> None:
+        try:
+            instance = await self._admin.instance(name)
+        except NotFoundError:
+            raise UnreachableError(
+                f"the instance {name} was there and is not", hint="it is tried again"
+            ) from None
+        if not names.same_digest(dict(instance.labels), record.digest):
+            raise ConflictError(
+                f"the instance {name} is {record.worker} with another order, or a service",
+                hint=f"outpost spawn --again, or: gcloud beta run instances delete {name}"
+                f" --region {self._options.region}",
+            )
+
+    async def _ready(self, record: WorkerRecord, name: str) -> str:
+        """Wait until an instance can be reached; return its address."""
+        pauses = Backoff(0.5, 5.0, within=READY)
+        async for _ in pauses.rounds():
+            try:
+                instance = await self._admin.instance(name)
+            except NotFoundError:
+                raise UnreachableError(f"the instance {name} is gone", hint="try again") from None
+            if failure := instance.failure:
+                ending = endings.of_instance(failure, self._memory, asked=False)
+                await self._removed(name)
+                raise SpawnRefusedError(ending.message, hint=f"outpost doctor {self._name}")
+            if instance.url and _is_ready(instance):
+                await asyncio.to_thread(record.remember, url=instance.url)
+                return instance.url
+            record.tell(State.QUEUED, "waits for its instance")
+        await self._removed(name)
+        raise SpawnRefusedError(
+            f"the instance {name} was not ready after {READY:.0f} s, and is removed",
+            hint=f"outpost doctor {self._name}",
+        )
+
+    # --- follow -----------------------------------------------------------------------------------
+
+    async def follow(self, record: WorkerRecord) -> None:
+        """Follow its stream to the result, and remove the instance; see `Course`."""
+        if (harvest := record.course.get(_HARVEST)) is not None:
+            await self._finish(record, wire.from_json(Result, harvest))
+            return
+        tasks = [
+            asyncio.create_task(self._stream(record).follow()),
+            asyncio.create_task(self._watch_it(record)),
+            asyncio.create_task(self._end_overdue(record)),
+        ]
+        try:
+            while record.result is None:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+                tasks = [task for task in tasks if task not in done]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._streams.pop(record.worker, None)
+
+    async def _watch_it(self, record: WorkerRecord) -> None:
+        """End a worker whose instance has ended without a word."""
+        name, trouble = self._name_of(record), reaching_again()
+        while record.result is None:
+            await asyncio.sleep(self._watch)
+            asked = record.stop_grace is not None
+            try:
+                instance = await self._admin.instance(name)
+            except NotFoundError:
+                if any(each.short == name for each in await self._admin.instances()):
+                    continue
+                ending = endings.deleted(asked=asked, what="its instance")
+            except UnreachableError:  # says nothing about the worker
+                await trouble.wait()
+                continue
+            else:
+                if instance.failure is None:
+                    trouble.reset()
+                    continue
+                ending = endings.of_instance(instance.failure, self._memory, asked=asked)
+            await asyncio.sleep(_LAST_WORDS)
+            if record.result is None and _HARVEST not in record.course:
+                if ending.began is False:  # it was accepted: it did begin
+                    ending = replace(ending, state=State.LOST, reason="lost_process", began=None)
+                result = ending.result(
+                    checkpoint=None, started=record.status.started_at, ended=None
+                )
+                await self._finish(record, result)
+            return
+
+    async def _end_overdue(self, record: WorkerRecord) -> None:
+        """Let a worker go that is there for longer than anybody reserved money for."""
+        begun = self._terms.runs.begun(record) or time.time()
+        try:
+            limit = price.longest(self._options, record.order)
+        except SpawnRefusedError:  # the options were others when it was taken
+            return
+        await asyncio.sleep(max(begun + limit - _LET_GO - time.time(), 0.0))
+        _log.warning("%s is over its time", record.worker)
+        with suppress(OutpostError):
+            await self.stop(record, 0.0)
+        await asyncio.sleep(_LET_GO)
+        if _HARVEST not in record.course:
+            await self._stream(record).let_go()
+
+    async def _finish(self, record: WorkerRecord, result: Result) -> None:
+        """Write a result down, once nothing of its instance is paid for any more."""
+        if record.result is not None:
+            return
+        if _HARVEST not in record.course:
+            await asyncio.to_thread(record.remember, **{_HARVEST: wire.to_json(result)})
+        faults.point("instance.harvested")
+        name, again = self._name_of(record), reaching_again()
+        while True:
+            try:
+                if await self._removed(name):
+                    break
+                why = "it is still there"
+            except OutpostError as error:
+                why = error.message
+            record.tell(record.status.state, f"has ended; its instance is being removed: {why}")
+            await again.wait()
+        faults.point("instance.removed")
+        kept = wire.from_json(Result, record.course[_HARVEST])
+        await asyncio.to_thread(record.finish, kept)
+
+    # --- stop and remove --------------------------------------------------------------------------
+
+    async def stop(self, record: WorkerRecord, grace: float) -> None:
+        """Ask the program in the instance; one that has not begun is removed."""
+        name = self._name_of(record)
+        try:
+            instance = await self._admin.instance(name)
+        except NotFoundError:
+            if record.accepted:
+                return  # whoever follows it finds out how it ended
+            raise
+        if not record.accepted:
+            if not await self._removed(name):
+                raise UnreachableError(f"the instance {name} is being removed", hint="try again")
+            raise NotFoundError(f"{record.worker} has no instance any more")
+        if instance.failure is not None:
+            return
+        far = self._way.to(instance.url)
+        body = {**await self._stream_of(record).about(), "grace": grace}
+        try:
+            await far.stop(record.worker, body, "")
+        except SpawnRefusedError as error:
+            raise UnreachableError(error.message, hint=error.hint) from error
+        except NotFoundError:  # it has ended there, or never began: its container can go
+            await self._admin.stop_instance(name)
+        faults.point("instance.stopped")
+
+    async def remove(self, record: WorkerRecord, *, force: bool) -> Cleaned:  # noqa: ARG002
+        """See that nothing of an ended worker is left; see `Course`."""
+        name = self._name_of(record)
+        if not await self._removed(name):
+            raise UnreachableError(f"the instance {name} is not removed yet", hint="try again")
+        checkpoint = record.result.checkpoint if record.result is not None else None
+        return Cleaned(removed=True, rescued=checkpoint)
+
+    async def _removed(self, name: str) -> bool:
+        """Remove an instance, and see whether it is gone."""
+        operation = await self._admin.delete_instance(name)
+        if operation is not None:
+            with suppress(UnreachableError):
+                await self._admin.wait(operation, 60.0)
+        try:
+            await self._admin.instance(name)
+        except NotFoundError:
+            return True
+        return False
+
+    # --- the far side -----------------------------------------------------------------------------
+
+    def _stream(self, record: WorkerRecord) -> Stream:
+        stream = self._streams.get(record.worker)
+        if stream is None:
+            stream = self._streams[record.worker] = self._stream_of(record)
+        return stream
+
+    def _stream_of(self, record: WorkerRecord) -> Stream:
+        """Return a stream of a worker for a question; the one that follows it is left alone."""
+
+        async def reach() -> Far:
+            url = record.course.get("url")
+            if not isinstance(url, str):
+                url = await self._ready(record, self._name_of(record))
+            return self._way.to(url)
+
+        return self._streams.get(record.worker) or Stream(record, self._terms, reach)
+
+    async def _credentials(self, record: WorkerRecord) -> str:
+        return await credentials_of(self._options, self._context.config_dir, record.order.rig)
+
+    @property
+    def _memory(self) -> str:
+        return specs.memory(self._options.memory)
+
+    def _name_of(self, record: WorkerRecord) -> str:
+        return names.worker_name(self._options.service, record.worker, record.order.owner)
+
+
+def _is_ready(instance: Instance) -> bool:
+    return any(each.succeeded for each in instance.conditions) and not instance.reconciling
