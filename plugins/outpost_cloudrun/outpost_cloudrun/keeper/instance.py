@@ -21,6 +21,7 @@ from outpost_cloudrun.keeper.client import Way
 from outpost_cloudrun.keeper.credentials import credentials_of
 from outpost_cloudrun.keeper.runs import Runs
 from outpost_cloudrun.keeper.stream import Patience, Stream, Terms
+from outpost_cloudrun.keeper.witness import Witness
 from outpost_core import wire
 from outpost_core.errors import (
     ConflictError,
@@ -55,6 +56,8 @@ WATCH: Final = 20.0
 _LAST_WORDS: Final = 5.0
 #: Seconds before its time is over at which a worker is told to end.
 _LET_GO: Final = 60.0
+#: Seconds for which a rig is asked for unpushed work.
+_RIG: Final = 60.0
 #: What of a worker's course holds its result while its instance is being removed.
 _HARVEST: Final = "harvest"
 
@@ -98,10 +101,12 @@ class InstanceCourse:
             patience=patience or Patience(),
             finish=self._finish,
         )
+        self._witness = Witness(context.state_dir.absolute())
         self._streams: dict[str, Stream] = {}
 
     async def aclose(self) -> None:
         """Let go of connections; workers keep running."""
+        self._witness.close()
         await self._way.aclose()
         await self._admin.aclose()
 
@@ -230,10 +235,20 @@ class InstanceCourse:
                 if ending.began is False:  # it was accepted: it did begin
                     ending = replace(ending, state=State.LOST, reason="lost_process", began=None)
                 result = ending.result(
-                    checkpoint=None, started=record.status.started_at, ended=None
+                    checkpoint=await self._checkpoint(record),
+                    started=record.status.started_at,
+                    ended=None,
                 )
                 await self._finish(record, result)
             return
+
+    async def _checkpoint(self, record: WorkerRecord) -> str | None:
+        """Return the ref with unpushed work, where the rig says so while it is waited for."""
+        pauses = Backoff(1.0, 10.0, within=_RIG)
+        async for _ in pauses.rounds():
+            with suppress(UnreachableError):
+                return await self._witness.checkpoint(record.order)
+        return None
 
     async def _end_overdue(self, record: WorkerRecord) -> None:
         """Let a worker go that is there for longer than anybody reserved money for."""

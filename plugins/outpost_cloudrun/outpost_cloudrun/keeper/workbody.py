@@ -28,6 +28,7 @@ def work_body(order: Order, secrets: Mapping[str, str], **more: Json) -> dict[st
         "beads_url": order.rig,  # a rig is a repository with its beads
         "context": dict(order.context),
         "order": wire.to_json(order),
+        "digest": wire.digest(order),
         "secrets": dict(secrets),
         **more,
     }
