@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,13 +17,15 @@ from outpost_core.errors import OutpostError, PlacementError, UsageError
 from outpost_core.types import State
 from outpost_manager import jsonviews
 from outpost_manager.cli import output, render
+from outpost_manager.cli.demoplaces import DemoCommand, stage
 from outpost_manager.cli.follow import follow, writer
 from outpost_manager.cli.progress import Progress
 from outpost_manager.cli.session import Session, command
 from outpost_manager.cli.workers import end_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from outpost_core.types import Worker
     from outpost_manager.manager import Manager
@@ -65,14 +68,15 @@ class _Outcome:
         )
 
 
-@command("demo")
+@command("demo", cls=DemoCommand)
 @click.option("--keep", is_flag=True, help="Keep the folder with everything in it.")
-def demo(session: Session, keep: bool) -> None:
+def demo(session: Session, keep: bool, place: str | None = None) -> None:
     """Run the main job for real, in a throw-away folder.
 
     Makes a git repository with a remote, places an order, lets a script fix a typo as an agent
     would, and shows the branch, the diff, the log and the result. Uses the local outpost with a
-    state of its own; your configuration and your workers are not touched.
+    state of its own, or a stand-in for another kind of outpost that an installed package brings;
+    your configuration and your workers are not touched.
 
     \b
     Example:
@@ -82,7 +86,7 @@ def demo(session: Session, keep: bool) -> None:
         raise UsageError("git is not installed", hint="sudo apt-get install git")
     folder = Path(tempfile.mkdtemp(prefix="outpost-demo-"))
     try:
-        outcome = _run(session, folder)
+        outcome = _run(session, folder, place)
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
@@ -100,24 +104,38 @@ def demo(session: Session, keep: bool) -> None:
     click.get_current_context().exit(0 if outcome.ok else 1)
 
 
-def _run(session: Session, folder: Path) -> _Outcome:
+def _run(session: Session, folder: Path, place: str | None) -> _Outcome:
     _say(session, "A git repository with a remote, and a typo in it:")
     remote, work = _make_repository(folder)
     _say(session, f"  {work / 'hello.py'}: {(work / 'hello.py').read_text().strip()}")
     agent = folder / "agent.sh"
     agent.write_text(_AGENT)
-    (folder / "outposts.yaml").write_text(_CONFIG)
     session.config, session.state = folder / "outposts.yaml", folder / "state"
-    _say(session, "The order, as you would give it:")
-    _say(
-        session,
-        f"  outpost spawn {ISSUE} --rig {remote} --title 'Fix the greeting'"
-        f" --prompt 'Fix the typo in hello.py' --follow -- sh {agent}",
-    )
-    return session.run(lambda manager: _work(session, manager, remote, agent))
+    if place is None:
+        told: AbstractContextManager[Mapping[str, str]] = nullcontext(
+            {"config": _CONFIG, "rig": str(remote)}
+        )
+        command: tuple[str, ...] = ("sh", str(agent))
+        typed = f"sh {agent}"
+    else:  # where this folder is not
+        told = stage(place, folder, remote)
+        command, typed = ("sh", "-c", _AGENT), f'sh -c "$(cat {agent})"'
+    with told as at:
+        session.config.write_text(at["config"])
+        for line in at.get("says", "").splitlines():
+            _say(session, line)
+        _say(session, "The order, as you would give it:")
+        _say(
+            session,
+            f"  outpost spawn {ISSUE} --rig {at['rig']} --title 'Fix the greeting'"
+            f" --prompt 'Fix the typo in hello.py' --max-agent-cost 0 --follow -- {typed}",
+        )
+        return session.run(lambda manager: _work(session, manager, remote, at["rig"], command))
 
 
-async def _work(session: Session, manager: Manager, remote: Path, agent: Path) -> _Outcome:
+async def _work(
+    session: Session, manager: Manager, remote: Path, rig: str, command: tuple[str, ...]
+) -> _Outcome:
     from outpost_manager.orders.making import OrderRequest
 
     (local,) = await manager.outposts()
@@ -128,11 +146,12 @@ async def _work(session: Session, manager: Manager, remote: Path, agent: Path) -
     order = await manager.order(
         OrderRequest(
             issue=ISSUE,
-            rig=str(remote),
+            rig=rig,
             title="Fix the greeting",
             prompt="Fix the typo in hello.py",
-            command=("sh", str(agent)),
+            command=command,
             timeout=120.0,
+            max_agent_cost=0.0,
         )
     )
     await manager.spawn(order, progress=progress.event)

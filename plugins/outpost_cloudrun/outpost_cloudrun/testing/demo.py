@@ -1,0 +1,133 @@
+"""`outpost demo --cloudrun`: a Cloud Run of this machine, without an account."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from outpost_cloudrun.admin import specs
+from outpost_cloudrun.admin.factory import open_admin
+from outpost_cloudrun.keeper import place
+from outpost_cloudrun.options import Auth, CloudRunOptions
+from outpost_cloudrun.testing.emulator import Emulator, emulating
+from outpost_core.backend import BuildContext
+from outpost_shared import keeping
+
+_NAME: Final = "cloudrun"
+_IMAGE: Final = "us-central1-docker.pkg.dev/demo-project/outpost/worker:demo"
+#: Seconds in which a keeper that was told to end has ended.
+_ENDS: Final = 15.0
+
+
+@contextmanager
+def processes(folder: Path, remote: Path) -> Iterator[Mapping[str, str]]:
+    """A Cloud Run whose containers are processes; a place for `outpost demo`.
+
+    Args:
+        folder: the demo's.
+        remote: the bare repository that it has made, there.
+
+    Yields:
+        `config`, the text of a configuration; `rig`, the repository's address for workers there;
+        `says`, what there is to say of it.
+    """
+    with emulating(folder / "google") as google, _told(google.environment):
+        rigs = google.folder / "rigs"
+        rigs.mkdir(exist_ok=True)
+        (rigs / remote.name).symlink_to(remote)
+        subprocess.run(
+            ["git", "-C", str(remote), "config", "http.receivepack", "true"], check=True, timeout=60
+        )
+        options = CloudRunOptions(
+            project="demo-project", region="us-central1", service="worker", image=_IMAGE,
+            endpoint=google.admin, auth=Auth.METADATA, max_workers=1, cost_cap_hourly=5.0,
+            warm_for=0.0,
+        )  # fmt: skip
+        asyncio.run(_deploy(options))
+        try:
+            yield {
+                "config": _config(options),
+                "rig": google.rigs.url(remote.stem),
+                "says": _says(google),
+            }
+        finally:
+            _end_keeper(folder / "state" / "outposts" / _NAME)
+
+
+async def _deploy(options: CloudRunOptions) -> None:
+    async with open_admin(options, None) as admin:
+        operation = await admin.patch_service(options.service, specs.service_body(options))
+        while not operation.done:
+            operation = await admin.operation(operation.name)
+
+
+def _config(options: CloudRunOptions) -> str:
+    told = ", ".join(
+        f"{key}: {value}"
+        for key, value in (
+            ("name", _NAME),
+            ("type", "cloudrun"),
+            ("project", options.project),
+            ("region", options.region),
+            ("service", options.service),
+            ("image", f'"{options.image}"'),
+            ("endpoint", f'"{options.endpoint}"'),
+            ("auth", options.auth.value),
+            ("max_workers", options.max_workers),
+            ("cost_cap_hourly", options.cost_cap_hourly),
+            ("warm_for", 0),
+        )
+    )
+    return f"outposts:\n  - {{{told}}}\n"
+
+
+def _says(google: Emulator) -> str:
+    return (
+        "A Cloud Run of this machine, without an account; containers are processes:\n"
+        f"  Admin API {google.admin}, service worker at {google.front('worker')}\n"
+        f"  what it does stands in {google.folder / 'journal.ndjson'}"
+    )
+
+
+@contextmanager
+def _told(environment: Mapping[str, str]) -> Iterator[None]:
+    """Let this process, and what it starts, find all of it."""
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _end_keeper(state: Path) -> None:
+    """End the outpost's keeper, which would wait a while for the next command."""
+    context = BuildContext(state_dir=state)
+    if not state.is_dir():
+        return
+    path = place.socket_of(context)
+    end = time.monotonic() + _ENDS
+    told = False
+    while keeping.is_kept(place.lock_of(context)) and time.monotonic() < end:
+        if path is not None and not told:
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as line:
+                line.connect(str(path))
+                size = struct.calcsize("3i")
+                peer = line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+                os.kill(struct.unpack("3i", peer)[0], signal.SIGTERM)
+                told = True
+        time.sleep(0.05)

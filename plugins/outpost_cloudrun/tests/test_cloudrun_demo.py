@@ -1,0 +1,88 @@
+"""`outpost demo --cloudrun` runs the main job through all of it, and leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from keeperkit import keepers, until
+from test_emulator_admin import processes_of
+
+OUTPOST = [sys.executable, "-c", "from outpost_manager.cli import main; main()"]
+
+
+@pytest.fixture
+def own_tmp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for temporary files with a short name (sockets), where all of a demo is."""
+    with tempfile.TemporaryDirectory(prefix="op") as folder:
+        for name in ("TMPDIR", "HOME", "XDG_RUNTIME_DIR"):
+            monkeypatch.setenv(name, folder)
+        yield Path(folder)
+
+
+def left(own: Path) -> list[str]:
+    """Processes that have anything to do with a demo in that folder."""
+    return processes_of(own / "outpost-demo-") + [str(pid) for pid in keepers(str(own))]
+
+
+def test_the_demo_does_the_main_job_and_leaves_nothing(own_tmp: Path) -> None:
+    done = subprocess.run(
+        [*OUTPOST, "demo", "--cloudrun", "--json"], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = json.loads(done.stdout)
+    assert said["ok"]
+    assert said["worker"]["outpost"] == "cloudrun"
+    assert said["worker"]["status"] == "done"
+    assert '+print("Hello, world")' in said["diff"]
+    assert left(own_tmp) == []
+    assert list(own_tmp.glob("outpost-demo-*")) == []
+
+
+def test_the_demo_shows_how_it_is_typed_and_where_it_runs(own_tmp: Path) -> None:
+    done = subprocess.run(
+        [*OUTPOST, "demo", "--cloudrun", "--keep"], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "without an account" in done.stderr
+    assert "demo-1.1 done at cloudrun" in done.stdout
+    (kept,) = own_tmp.glob("outpost-demo-*")
+    happened = (kept / "google" / "journal.ndjson").read_text()
+    assert '"what": "instance.started"' in happened
+    assert left(own_tmp) == []
+
+
+def test_a_demo_that_is_broken_off_leaves_nothing(own_tmp: Path) -> None:
+    running = subprocess.Popen(
+        [*OUTPOST, "demo", "--cloudrun"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    assert running.stderr is not None
+    for line in running.stderr:
+        if "starting at cloudrun" in line:
+            break
+    running.send_signal(signal.SIGINT)
+    running.stderr.read()
+    assert running.wait(60) == 130
+    running.stderr.close()
+    until(lambda: left(own_tmp) == [], "it was broken off")
+
+
+def test_what_is_missing_for_it_is_named(own_tmp: Path) -> None:
+    hidden = own_tmp / "google"
+    hidden.mkdir()
+    (hidden / "__init__.py").write_text("raise ImportError('no google here')\n")
+    env = {**os.environ, "PYTHONPATH": str(own_tmp)}
+    done = subprocess.run(
+        [*OUTPOST, "demo", "--cloudrun"], capture_output=True, text=True, timeout=60, env=env
+    )
+    assert done.returncode == 2
+    assert "pip install 'outpost-cloudrun[testing,server]'" in done.stderr
+    assert "Traceback" not in done.stderr
