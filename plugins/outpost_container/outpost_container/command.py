@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from outpost_container import registries
-from outpost_container.agents import Program, programs
-from outpost_container.engine import ENGINES, Built, Engine
-from outpost_container.folder import Folder, lay_out
 from outpost_core.errors import UsageError
 from outpost_manager.cli.session import Group, Session, command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from outpost_container.agents import Program
+    from outpost_container.engine import Built
+    from outpost_container.folder import Folder
 
 BASE: Final = "docker.io/library/debian:bookworm-slim"
 #: What `--json` answers.
@@ -67,7 +65,11 @@ image = Group(
     help="Certificates that package registries are checked by during the build; nothing of it"
     " stays. If not given, those that this machine's programs are told to use.",
 )  # fmt: skip
-@click.option("--engine", type=click.Choice(ENGINES), help="What builds it, if not the one found.")
+@click.option(
+    "--engine",
+    type=click.Choice(("podman", "docker")),
+    help="What builds it, if not the one found.",
+)
 @click.option("--no-cache", is_flag=True, help="Do every step again.")
 @click.option(
     "--context", metavar="FOLDER", type=click.Path(path_type=Path),
@@ -93,6 +95,14 @@ def build(
       outpost image build --agent claude --agent codex
       outpost image build --agent claude --tag europe-docker.pkg.dev/my/repo/worker --push
     """
+    # here: the help of all commands is shown without them
+    import os
+    import tempfile
+
+    from outpost_container.agents import programs
+    from outpost_container.engine import Engine
+    from outpost_container.folder import lay_out
+
     wanted = programs(agents, agents_from)
     if push and (tag is None or "/" not in tag):
         raise UsageError(
@@ -151,6 +161,8 @@ def _labels(laid: Folder, wanted: tuple[Program, ...]) -> dict[str, str]:
 
 def _secrets(work: Path, ca: Path | None, environ: Mapping[str, str]) -> dict[str, Path]:
     """Return the files that the build's steps see and the image does not."""
+    from outpost_container import registries
+
     found: dict[str, Path] = {}
     if trusted := ca or registries.certificates(environ):
         found["ca"] = trusted

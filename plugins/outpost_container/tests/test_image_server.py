@@ -1,0 +1,90 @@
+"""The program that the image begins with: it answers over HTTP, and ends as Cloud Run asks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boxkit
+import farkit
+import httpx
+import pytest
+from boxkit import Rig
+from peers.containers import PATIENCE, Container, Containers, Image
+
+#: Seconds between SIGTERM and SIGKILL at Cloud Run.
+TERM = 10.0
+TOKEN = "a-token-of-the-tests"
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    with boxkit.served_rig(tmp_path) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def served(containers: Containers, image: Image, **environ: str) -> Iterator[tuple[Container, str]]:
+    """Have a container that answers, with its address."""
+    port = farkit.free_port()
+    environ = {"PORT": str(port), "OUTPOST_SINGLE_INSTANCE": "1", **environ}
+    container = containers.start(image.id, environ=environ)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        url = f"http://127.0.0.1:{port}"
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(f"{url}/healthz")
+                break
+            assert container.state()["Status"] == "running", container.logs()
+            assert time.monotonic() < deadline, container.logs()
+            time.sleep(0.02)
+        yield container, url
+    finally:
+        container.remove()
+
+
+def client(url: str, **headers: str) -> httpx.Client:
+    return httpx.Client(base_url=url, http1=False, http2=True, timeout=PATIENCE, headers=headers)
+
+
+def test_it_answers_what_it_is_and_has(containers: Containers, plain: Image) -> None:
+    with served(containers, plain) as (_, url), client(url) as http:
+        told = http.get("/healthz").json()
+        assert told["ok"] is True
+        assert told["protocol"] == 1
+        assert told["workers"] == 0
+        assert http.get("/work").json()["workers"] == []
+
+
+def test_work_that_is_posted_comes_home_as_a_branch(
+    containers: Containers, plain: Image, rig: Rig
+) -> None:
+    one = farkit.order("gt-1", "echo hello; echo more >>notes.txt", rig.url)
+    with served(containers, plain, OUTPOST_TOKEN=TOKEN) as (container, url):
+        with client(url) as http:
+            assert http.post("/work", json=farkit.body(one)).status_code == 401
+            assert http.get("/healthz").status_code == 200
+        with (
+            client(url, authorization=f"Bearer {TOKEN}") as http,
+            http.stream("POST", "/work", json=farkit.body(one)) as answer,
+        ):
+            lines: list[dict[str, Any]] = [json.loads(line) for line in answer.iter_lines()]
+        assert lines[-1]["status"] == "done", (lines, container.logs())
+        assert "".join(line.get("logs", "") for line in lines) == "hello\n"
+        assert TOKEN not in container.exec("sh", "-c", "cat /proc/[0-9]*/cmdline").stdout
+    assert rig.git("show", f"{lines[-1]['branch']}:notes.txt") == "first line\nmore"
+
+
+def test_told_to_end_it_is_gone_in_time(containers: Containers, plain: Image) -> None:
+    """As Cloud Run takes an instance away: SIGTERM, and ten seconds later SIGKILL."""
+    with served(containers, plain) as (container, _):
+        began = time.monotonic()
+        container.signal("TERM")
+        assert container.wait() == 0, container.logs()
+        took = time.monotonic() - began
+        assert took < TERM, took
