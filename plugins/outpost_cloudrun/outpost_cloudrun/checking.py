@@ -271,7 +271,14 @@ def _check_identity(options: Settings) -> None:
             "auth is service-account, and key_file is missing",
             hint="write the path of its key file, or auth: auto",
         )
-    if options.key_file is not None and options.auth not in ("auto", "service-account"):
+    if options.auth == "token" and (options.key_file is None or not options.url):
+        missing = "url" if options.key_file is not None else "key_file"
+        raise UsageError(
+            f"auth is token, and {missing} is missing",
+            hint="a token is for a container that runs somewhere by its url, and key_file is the"
+            " path of the file with what OUTPOST_TOKEN is there",
+        )
+    if options.key_file is not None and options.auth not in ("auto", "service-account", "token"):
         raise UsageError(
             f"auth is {options.auth}, so key_file is not looked at",
             hint="write auth: service-account, or take out key_file",

@@ -39,6 +39,7 @@ class Auth(StrEnum):
     METADATA = "metadata"
     SERVICE_ACCOUNT = "service-account"
     GCLOUD = "gcloud"
+    TOKEN = "token"  # noqa: S105 - a word of the file
     NONE = "none"
 
 
@@ -137,9 +138,13 @@ class Settings(OutpostOptions):
     audience: str = option("audience of identity tokens, if it is not the address", default="")
     auth: Auth = option(
         "whose identity calls the service. auto: key_file, else this machine's credentials, else"
-        " gcloud's",
+        " gcloud's; token: whoever has the container's OUTPOST_TOKEN, which is in key_file",
         default=Auth.AUTO,
     )
-    key_file: Path | None = option("key file of a service account", default=None, metavar="FILE")
+    key_file: Path | None = option(
+        "key file of a service account, or with auth: token the file with the token",
+        default=None,
+        metavar="FILE",
+    )
     endpoint: str = option("address of the Admin API, if it is not Google's",
                            default="", metavar="URL")  # fmt: skip

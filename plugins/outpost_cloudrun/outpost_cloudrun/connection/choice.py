@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
+from outpost_cloudrun.connection import tokens
 from outpost_cloudrun.connection.gcloud import GcloudSource
 from outpost_cloudrun.connection.sources import (
     ActingSource,
@@ -26,6 +27,42 @@ from outpost_core.errors import UnreachableError
 
 #: Bytes of a file of credentials; a key's has 2.3 KiB.
 _LARGEST: Final = 1 << 16
+
+
+class TokenSource:
+    """Whoever has the token of a container that runs elsewhere; it is the same for ever.
+
+    Args:
+        file: the file with the token, read anew for each use, since it may be exchanged.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file.expanduser()
+
+    @property
+    def whose(self) -> str:
+        """See `Source`."""
+        return f"the token in {self._file}"
+
+    def id_token(self, audience: str) -> Token:  # noqa: ARG002 - it is the same for all
+        """See `Source`."""
+        try:
+            with self._file.open(encoding="ascii") as opened:
+                text = opened.read(_LARGEST)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no token"
+            raise UnreachableError(
+                f"{self._file} cannot be read: {why}", sent=False,
+                hint="key_file is the file with the container's OUTPOST_TOKEN",
+            ) from None  # fmt: skip
+        return tokens.access(text.strip(), tokens.USUAL, whose=self.whose)
+
+    def access_token(self) -> Token:
+        """See `Source`."""
+        raise UnreachableError(
+            "auth is token, which is no login at Google", sent=False,
+            hint="write auth: auto where Google's API is asked",
+        )  # fmt: skip
 
 
 class PersonSource:
@@ -65,6 +102,9 @@ def choose(options: CloudRunOptions) -> Source | None:
         return MetadataSource()
     if auth is Auth.GCLOUD:
         return GcloudSource()
+    if auth is Auth.TOKEN:
+        assert options.key_file is not None  # the options are refused without
+        return TokenSource(options.key_file)
     # `service-account` has a key file: the options are refused without.
     file = options.key_file or _given_file() or _known_file()
     if file is not None:
