@@ -381,7 +381,7 @@ class Stream:
         """Write down what a line says; return whether it was the worker's last."""
         record = self._record
         self._heard_at = time.time()
-        if self._is_over():
+        if record.result is not None:
             return True
         if line.offset is not None and line.data:
             record.put_log(line.offset, line.data)
@@ -504,14 +504,19 @@ class Stream:
                 leg_at=time.time(),
                 fruitless=fruitless,
                 moves=_number(record, "moves") + 1,
-                **{_MOVED: None},
             )
+            await self._went_on(gone)
         elif told.get("silent"):
             # whoever is asked ends it in the record, so that its owner delivers nothing any more
             self._answer = await self._attach(take_over=claim)
-            await asyncio.to_thread(record.remember, **{_MOVED: None})
+            await self._went_on(gone)
         else:
             await self._finish(_terminated(str(checkpoint) if checkpoint else None, record))
+
+    async def _went_on(self, gone: Json) -> None:
+        """Forget that a container is gone, unless the next one is already gone as well."""
+        if self._record.course.get(_MOVED) == gone:
+            await asyncio.to_thread(self._record.remember, **{_MOVED: None})
 
     def _leg_was_short(self) -> bool:
         begun = self._record.course.get("leg_at")

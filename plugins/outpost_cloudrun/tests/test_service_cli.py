@@ -1,0 +1,117 @@
+"""The command line on a Cloud Run outpost: every command is a program that has ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from farkit import PATIENCE, Far, far
+from keeperkit import keepers, runtime
+from peers.githttp import GitHttp, serving
+
+
+class Shell:
+    """A user's shell: a configuration, a state folder, and the command `outpost`."""
+
+    def __init__(self, folder: Path, server: Far, rig: str, run: str) -> None:
+        self.folder = folder
+        self.rig = rig
+        self.run = run
+        config = folder / "outposts.yaml"
+        config.write_text(
+            f"outposts:\n  - {{name: burst, type: cloudrun, url: '{server.url}', auth: none,"
+            " max_workers: 4, warm_for: 0s}\n"
+        )
+        self.env = {
+            **os.environ,
+            "HOME": str(folder),
+            "OUTPOST_CONFIG": str(config),
+            "OUTPOST_STATE": str(folder / "state"),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+        }
+
+    def outpost(self, *words: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name("outpost")), *words],
+            cwd=self.folder, env=self.env, capture_output=True, text=True,
+            timeout=2 * PATIENCE, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, (words, done.stdout, done.stderr)
+        return done.stdout
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self.outpost("--json", *words))
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
+    with (
+        serving(tmp_path / "rigs") as git,
+        runtime(monkeypatch) as run,
+        far(tmp_path / "far") as server,
+    ):
+        _make_rig(git, tmp_path)
+        yield Shell(tmp_path, server, f"{git.url}/app", run)
+
+
+def _make_rig(git: GitHttp, tmp_path: Path) -> None:
+    bare = git.repository("app")
+    seed = tmp_path / "seed"
+    commands = (
+        ["init", "-q", "-b", "main", str(seed)],
+        ["-C", str(seed), "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-q",
+         "--allow-empty", "-m", "begin"],
+        ["-C", str(seed), "push", "-q", str(bare), "main"],
+        ["-C", str(bare), "symbolic-ref", "HEAD", "refs/heads/main"],
+    )  # fmt: skip
+    for words in commands:
+        subprocess.run(["git", *words], check=True)
+
+
+def test_spawn_wait_logs_status_and_clean(shell: Shell) -> None:
+    assert keepers(shell.run) == []
+    shell.outpost("list")
+    assert keepers(shell.run) == [], "an outpost that was never used has no process"
+    work = "echo begin; sleep 1; echo text >new.txt; echo end"
+    shell.outpost("spawn", "gt-1", "--rig", shell.rig, "--on", "burst", "--", "sh", "-c", work)
+    (pid,) = keepers(shell.run)
+    assert shell.outpost("logs", "-f", "gt-1.1") == "begin\nend\n"
+    shell.outpost("wait", "gt-1.1")
+    worker = shell.json("show", "gt-1.1")["worker"]
+    assert worker["status"] == "done", worker
+    assert worker["branch"] == "outpost/gt-1"
+    assert worker["outpost"] == "burst"
+    there = subprocess.run(
+        ["git", "ls-remote", shell.rig, "refs/heads/outpost/gt-1"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert there.split()[0] == worker["commit"]
+    assert keepers(shell.run) == [pid]
+    shell.outpost("clean", "gt-1.1")
+    assert not list((shell.folder / "state" / "outposts" / "burst" / "workers").iterdir())
+
+
+def test_a_stop_reaches_it_from_another_command(shell: Shell) -> None:
+    work = "echo up; echo text >new.txt; sleep 300"
+    shell.outpost("spawn", "gt-2", "--rig", shell.rig, "--on", "burst", "--", "sh", "-c", work)
+    end = time.monotonic() + PATIENCE
+    while "up" not in shell.outpost("logs", "gt-2.1"):
+        assert time.monotonic() < end, "it never began"
+    shell.outpost("stop", "gt-2.1")
+    shell.outpost("wait", "gt-2.1", code=1)
+    worker = shell.json("show", "gt-2.1")["worker"]
+    assert worker["status"] == "stopped"
+    assert worker["checkpoint"].startswith("refs/outpost/"), "its work was rescued"
+
+
+def test_a_rig_of_this_machine_goes_elsewhere(shell: Shell) -> None:
+    local = shell.folder / "rigs" / "app"
+    shell.outpost("spawn", "gt-3", "--rig", str(local), "--on", "burst", "--", "true", code=3)
+    assert keepers(shell.run) == []
