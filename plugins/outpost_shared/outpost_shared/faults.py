@@ -118,6 +118,11 @@ HOSTED = (
     "hosted.home",  # it is written that the work is home
 )
 
+#: The program in a container, beside what a worker's own folder and record go through.
+SERVER = (
+    "server.noted",  # the claim that is to be made is written down; nobody has claimed anything
+    "server.settled",  # the record says how the worker ended, and that is noted here
+)
 #: The keeper of a Cloud Run outpost, which holds its workers' streams between commands.
 KEEPER = (
     "keeper.recorded",  # the order is in the state folder; nobody was asked to start it

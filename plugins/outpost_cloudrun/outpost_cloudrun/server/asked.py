@@ -39,6 +39,7 @@ class Asked:
         offset: bytes of the log that the caller has.
         leg: which of the worker's legs this is to be, from 1.
         take_over: the id of a claim whose owner was silent for too long; "" for none.
+        seen: the sign of life that the caller has seen last of that owner; "" for any.
         attach: nothing is to be started, only to be found.
         timeout_left: seconds that the agent may still run; None: as the order says.
     """
@@ -49,6 +50,7 @@ class Asked:
     offset: int = 0
     leg: int = 1
     take_over: str = ""
+    seen: str = ""
     attach: bool = False
     timeout_left: float | None = None
 
@@ -101,6 +103,7 @@ def _parse(params: Params, settings: Settings) -> Asked:
         offset=_whole(params, "offset"),
         leg=max(_whole(params, "leg", 1, _MOST_LEGS), 1),
         take_over=_short(params, "take_over"),
+        seen=_short(params, "seen"),
         attach=attach,
         timeout_left=None if left is None else number(params, "timeout_left", _MOST_LEFT),
     )

@@ -34,6 +34,7 @@ class Instance(FolderOutpost):
         name = settings.service or "this container"
         super().__init__(name, OutpostOptions(), context, root=settings.root)
         self._settings = settings
+        self._records: dict[str, Mapping[str, Any]] = {}
         self.id = os.urandom(8).hex()
 
     def agent_env(self) -> Mapping[str, str]:
@@ -43,6 +44,22 @@ class Instance(FolderOutpost):
     def fence(self, order: Order) -> Mapping[str, Any]:  # noqa: ARG002 - it is the same for all
         """Return the fence that the environment asks for."""
         return self.fence_settings(self._settings.fence)
+
+    def record(self, order: Order) -> Mapping[str, Any] | None:
+        """Return the claim that a worker runs by, as it was said before."""
+        return self._records.get(order.worker)
+
+    def run_by(self, worker: str, record: Mapping[str, Any] | None) -> None:
+        """Say by which claim a worker runs that is about to be spawned.
+
+        Args:
+            worker: its id.
+            record: see `record.standing.launched`; None for none.
+        """
+        if record is None:
+            self._records.pop(worker, None)
+        else:
+            self._records[worker] = record
 
     def prepare(self, order: Order, folder: Path) -> None:
         """Give the agent the container's own secrets, besides those of its order, which win."""

@@ -30,7 +30,7 @@ class Numbered:
         self.offset = offset
         self._about = about
 
-    def line(self, status: WorkerStatus, data: bytes = b"", **more: Json) -> bytes:
+    def line(self, status: WorkerStatus, data: bytes = b"", /, **more: Json) -> bytes:
         """Return the next line.
 
         Args:

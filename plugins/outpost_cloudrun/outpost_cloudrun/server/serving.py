@@ -11,15 +11,28 @@ import os
 import resource
 import signal
 import sys
-from typing import Final
+import traceback
+from typing import TYPE_CHECKING, Final
 
+from outpost_cloudrun.server.here import Pace
 from outpost_cloudrun.server.instance import Instance
 from outpost_cloudrun.server.settings import Settings
+from outpost_cloudrun.server.taking import Taking
+from outpost_cloudrun.server.watching import Watching
 from outpost_cloudrun.server.web import MOST_HEADERS, Application
 from outpost_cloudrun.server.work import Work
+from outpost_shared.backoff import every
+
+if TYPE_CHECKING:
+    from granian.server.embed import Server
 
 #: Seconds after a SIGTERM when this process ends at the latest: Cloud Run kills it after 10.
 _LAST: Final = 9.0
+#: Seconds of these in which checkpoints are pushed, streams get their last lines, and what was
+#: written to them leaves.
+_MOVE: Final = 7.5
+_LAST_LINES: Final = 1.0
+_FLUSH: Final = 0.05
 #: Streams of one connection of HTTP/2, and requests of all connections.
 _STREAMS: Final = 1000
 _REQUESTS: Final = 4096
@@ -45,7 +58,8 @@ async def _serve(settings: Settings) -> None:
     from granian.server.embed import Server
 
     instance = Instance(settings)
-    work = Work(settings, instance)
+    taking = Taking(settings, instance, Watching(instance), Pace())
+    work = Work(settings, instance, taking)
     app = Application(work.router(), token=settings.token, streams=settings.streams)
     server = Server(
         app,
@@ -64,13 +78,32 @@ async def _serve(settings: Settings) -> None:
     )
     loop = asyncio.get_running_loop()
 
+    ending: list[asyncio.Task[None]] = []
+
     def end() -> None:
-        loop.call_later(_LAST, os._exit, 0)
-        server.stop()  # type: ignore[no-untyped-call]
+        if not ending:
+            loop.call_later(_LAST, os._exit, 0)
+            ending.append(loop.create_task(_end(server, app, taking)))
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
+    resuming = loop.create_task(taking.resume())
     await server.serve()
+    resuming.cancel()
+
+
+async def _end(server: Server, app: Application, taking: Taking) -> None:
+    """Bring all work away from here, let each stream have its last line, and stop serving."""
+    try:
+        await taking.move(_MOVE)
+        app.ending.set()
+        async for _ in every(0.02, within=_LAST_LINES).rounds():
+            if not app.streams:
+                break
+        await asyncio.sleep(_FLUSH)
+    except Exception:  # noqa: BLE001 - it ends all the same
+        sys.stderr.write(traceback.format_exc())
+    server.stop()  # type: ignore[no-untyped-call]
 
 
 def _more_files() -> None:

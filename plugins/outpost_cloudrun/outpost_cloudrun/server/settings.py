@@ -84,7 +84,7 @@ def take(environ: MutableMapping[str, str]) -> Settings:
     open_to_all = bool(environ.get("K_SERVICE") or own["OUTPOST_TOKEN"])
     return Settings(
         root=_root(environ),
-        host="0.0.0.0" if open_to_all else "127.0.0.1",  # noqa: S104 - the front calls it there
+        host=environ.get("OUTPOST_BIND") or ("0.0.0.0" if open_to_all else "127.0.0.1"),  # noqa: S104
         port=int(_number(environ, "PORT", 8080, 65535)),
         token=own["OUTPOST_TOKEN"],
         git_credentials=own["OUTPOST_GIT_CREDENTIALS"],

@@ -81,10 +81,14 @@ class Watched:
         if (status, size) == (self.status, self.size):
             return False
         self.status, self.size = status, size
+        self.poke()
+        return True
+
+    def poke(self) -> None:
+        """Have whoever waits look again."""
         self.changes += 1
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
-        return True
 
 
 def _look(path: Path) -> tuple[int, int] | None:
@@ -107,6 +111,11 @@ class Watching:
         self._watched: dict[str, Watched] = {}
         self._task: asyncio.Task[None] | None = None
         self._pause = Backoff(_SOON, _LATE, growth=1.5)
+
+    @property
+    def count(self) -> int:
+        """How many workers are followed."""
+        return len(self._watched)
 
     @contextlib.contextmanager
     def follow(self, worker: str, status: WorkerStatus) -> Iterator[Watched]:

@@ -39,6 +39,8 @@ MOST_PATH: Final = 4 << 10
 MOST_BODIES: Final = 64 << 20
 #: Seconds that a body may take.
 BODY_TIME: Final = 60.0
+#: Seconds for the last line of a stream when this program ends.
+_LAST_LINE: Final = 0.5
 
 Scope: TypeAlias = "MutableMapping[str, Any]"
 Receive: TypeAlias = "Callable[[], Awaitable[MutableMapping[str, Any]]]"
@@ -190,6 +192,7 @@ class Application:
         self._open = open_paths.split()
         self._reading = 0  # bytes of bodies
         self.streams = 0
+        self.ending = asyncio.Event()  # streams that have no end of their own end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -295,13 +298,17 @@ class Application:
         self.streams += 1
         sending = asyncio.ensure_future(self._stream(response, pieces, send))
         gone = asyncio.ensure_future(_until_gone(receive))
+        ending = asyncio.ensure_future(self.ending.wait())
+        tasks = {sending, gone, ending}
         try:
-            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if ending.done():  # who has a last line of his own is just sending it
+                await asyncio.wait({sending, gone}, timeout=_LAST_LINE)
         finally:
             self.streams -= 1
-            for task in (sending, gone):
+            for task in tasks:
                 task.cancel()
-            await asyncio.wait({sending, gone})
+            await asyncio.wait(tasks)
             await _close(pieces)
         if not sending.cancelled() and (trouble := sending.exception()):
             sys.stderr.write("".join(traceback.format_exception(trouble)))

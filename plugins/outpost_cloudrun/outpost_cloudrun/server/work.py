@@ -8,25 +8,25 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from outpost_cloudrun.server import asked, health
-from outpost_cloudrun.server.following import Following
 from outpost_cloudrun.server.instance import Instance
-from outpost_cloudrun.server.lines import Numbered
 from outpost_cloudrun.server.settings import Settings
-from outpost_cloudrun.server.watching import Watching
+from outpost_cloudrun.server.taking import Taking
 from outpost_cloudrun.server.web import Request, Response, Router, json_response
 from outpost_core import wire
-from outpost_core.errors import NotFoundError, OutpostError, UsageError
-from outpost_core.types import WorkerStatus
+from outpost_core.errors import NotFoundError, UsageError
+from outpost_core.types import Cleaned, Order
 from outpost_shared.protocol import frame
 from outpost_worker.folder import files
+from outpost_worker.record.kinds import Record
 from outpost_worker.repository import bundles
-from outpost_worker.serving.request import mask, number
+from outpost_worker.serving.request import Params, number, word
 
 #: Media type of a stream: a JSON object a line.
 NDJSON = "application/x-ndjson"
 _LARGEST = 2**53
 #: Seconds between TERM and KILL where a stop does not say.
 _GRACE = 10.0
+_NOT_ENDED = "it has not ended: stop it first"
 #: Bytes of a file that are read at once.
 _CHUNK = 256 << 10
 
@@ -37,12 +37,13 @@ class Work:
     Args:
         settings: of this program.
         instance: whose workers.
+        taking: takes and finds them.
     """
 
-    def __init__(self, settings: Settings, instance: Instance) -> None:
+    def __init__(self, settings: Settings, instance: Instance, taking: Taking) -> None:
         self._settings = settings
         self._instance = instance
-        self._watching = Watching(instance)
+        self._taking = taking
 
     def router(self) -> Router:
         """Return which of the methods answers what."""
@@ -62,15 +63,7 @@ class Work:
     async def post(self, request: Request) -> Response:
         """Create or adopt a worker, and stream what it does."""
         wanted = await asyncio.to_thread(asked.parse, request.body, self._settings)
-        if wanted.attach:
-            status = await asyncio.to_thread(self._instance.find, wanted.order)
-            return self._stream(status, wanted.after, wanted.offset)
-        try:
-            status = await self._instance.outpost_spawn(order=wanted.order)
-        except OutpostError as error:
-            mask(error, wanted.order.secrets)
-            raise
-        return self._stream(status, wanted.after, wanted.offset)
+        return Response(body=await self._taking.take(wanted), type=NDJSON)
 
     async def list(self, request: Request) -> Response:
         """List the workers of this instance."""
@@ -82,16 +75,26 @@ class Work:
     async def follow(self, request: Request, worker: str) -> Response:
         """Stream what a worker of this instance does."""
         after, offset = _query(request, "after"), _query(request, "offset")
-        status = await asyncio.to_thread(self._instance.status_of, worker)
-        return self._stream(status, after, offset)
+        return Response(body=await self._taking.follow(worker, after, offset), type=NDJSON)
 
     async def stop(self, request: Request, worker: str) -> Response:
-        """Ask a worker to end."""
+        """Ask a worker to end, wherever it is."""
         params = asked.json_object(request.body or b"{}")
         grace = number(params, "grace", 1e9, _GRACE)
-        self._instance.folder_of(worker)
-        await self._instance.outpost_stop(worker=worker, grace=grace)
-        return json_response({"worker": worker, "grace": grace}, 202)
+        try:
+            here = await self._taking.here(worker)
+        except NotFoundError:
+            here = None
+        if here is not None and not here.superseded:
+            await self._instance.outpost_stop(worker=worker, grace=grace)
+            return json_response({"worker": worker, "grace": grace}, 202)
+        record = await self._record(worker, params)
+        found = None if record is None else await asyncio.to_thread(record.read, worker)
+        if record is None or found is None:
+            raise NotFoundError(f"{worker} is not here, and no record of it is known")
+        if found.result is None:
+            await asyncio.to_thread(record.ask_stop, worker, grace)
+        return json_response({"worker": worker, "grace": grace, "elsewhere": True}, 202)
 
     async def logs(self, request: Request, worker: str) -> Response:
         """Send a worker's output as it is."""
@@ -114,9 +117,43 @@ class Work:
         return Response(body=_file(bundle), type="application/x-git-bundle")
 
     async def remove(self, request: Request, worker: str) -> Response:
-        """Remove what an ended worker left here, after its work was rescued."""
-        cleaned = await self._instance.outpost_clean(worker=worker, force=_flag(request, "force"))
+        """Remove what an ended worker left, here and in its record, after its work was rescued."""
+        params = asked.json_object(request.body or b"{}")
+        force = _flag(request, "force")
+        record = await self._record(worker, params)
+        try:
+            here = await self._taking.here(worker)
+        except NotFoundError:
+            here = None
+        if here is not None and here.known is not None and here.place is not None:
+            record = here.place.record
+            if here.settled is None and not here.superseded and not force:
+                return json_response(wire.to_json(Cleaned(removed=False, detail=_NOT_ENDED)))
+        cleaned = await self._instance.outpost_clean(worker=worker, force=force)
+        if cleaned.removed and record is not None:
+            found = await asyncio.to_thread(record.read, worker)
+            if found is not None and found.result is None and not force:
+                return json_response(wire.to_json(Cleaned(removed=False, detail=_NOT_ENDED)))
+            await asyncio.to_thread(record.forget, worker)
+        if cleaned.removed:
+            await self._taking.forget(worker)
         return json_response(wire.to_json(cleaned))
+
+    async def _record(self, worker: str, params: Params) -> Record | None:
+        """Return where the record of a worker is, as a caller says that; None where he does not.
+
+        Raises:
+            UsageError: what he says is no order, or one of another worker.
+        """
+        if params.get("order") is None:
+            return None
+        order = wire.from_json(Order, params["order"])
+        asked.check(order)
+        if order.worker != worker:
+            raise UsageError(f"the `order` of the request is not that of {worker[:120]!a}")
+        credentials = word(params, "git_credentials", "") or ""
+        place = await asyncio.to_thread(self._taking.place, order, credentials)
+        return None if place is None else place.record
 
     async def health(self, request: Request) -> Response:
         """Say how this instance is."""
@@ -134,11 +171,6 @@ class Work:
             seq += 1
             yield frame({"seq": seq, "instance": self._instance.id, "beat": True})
             await asyncio.sleep(self._settings.beat)
-
-    def _stream(self, status: WorkerStatus, after: int, offset: int) -> Response:
-        numbered = Numbered(after, offset, {"instance": self._instance.id})
-        following = Following(self._instance, self._watching, numbered, self._settings.beat)
-        return Response(body=following.lines(status), type=NDJSON)
 
 
 async def _file(path: Path) -> AsyncIterator[bytes]:

@@ -175,6 +175,9 @@ def truth(folder: str) -> tuple[dict[str, Any], dict[str, Any], seal.Seal | None
     finally:
         os.close(at)
     value["record"] = launched.get("record")
+    left = (value["record"] or {}).get("timeout")
+    if left is not None:  # of the time that it may run, its legs before have used some
+        value["limits"]["timeout"] = left
     if value.get("rig") is not None:
         here = launched.get("rig")
         value["rig"] = here or value["rig"]

@@ -25,7 +25,7 @@ def request(folder: Path, grace: float, reason: str = "stopped") -> None:
     Args:
         folder: the worker's folder.
         grace: seconds between TERM and KILL.
-        reason: why, for people.
+        reason: `stopped` where somebody wants the end of it, `terminated` where its machine ends.
 
     Raises:
         NotFoundError: there is no such worker.
@@ -56,7 +56,7 @@ def request(folder: Path, grace: float, reason: str = "stopped") -> None:
     for _ in every(0.005, within=_PATIENCE).tries():
         if claim.exists(path) or claim.finished(path):
             break
-        if _end_unbegun(path):
+        if _end_unbegun(path, reason):
             return
     # the claim may name what an agent calls like its supervisor, so all of them are told
     holder = claim.holder(path)
@@ -69,7 +69,7 @@ def _tell(pid: int, start: int) -> None:
     process.send(pid, start, signal.SIGCONT)  # a stopped process hears nothing
 
 
-def _end_unbegun(path: str) -> bool:
+def _end_unbegun(path: str, reason: str) -> bool:
     """Give a worker that has not begun its result; False when somebody is just beginning it."""
     lock = claim.lock(path)
     if lock < 0:
@@ -78,7 +78,7 @@ def _end_unbegun(path: str) -> bool:
         if not claim.take(path):
             return False
         files.discard(os.path.join(path, files.SECRETS))
-        result = outcome.before_it_ran("stopped")
+        result = outcome.before_it_ran(reason)
         result["finished_at"] = time.time()
         files.store_result(path, result)
     finally:

@@ -38,7 +38,8 @@ class Stopping:
         grace = request.get("grace", self.grace)
         if type(grace) in (int, float) and 0 <= grace <= LONGEST:  # else somebody else wrote it
             self.grace = float(grace)
-        self.tell("stopped")
+        # the machine may be about to end, which is no end that anybody wanted
+        self.tell("terminated" if request.get("reason") == "terminated" else "stopped")
         return True
 
     def tell(self, reason: str) -> None:

@@ -1,0 +1,307 @@
+"""A worker of this instance: the claim that it runs by, kept alive, and its end put on record.
+
+Nothing here is told to a caller before it stands: a result is what the record says, and an end
+that another instance has been faster with is not ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import time
+from typing import Final
+
+from outpost_cloudrun.server.claims import Claims, Known
+from outpost_cloudrun.server.instance import Instance
+from outpost_cloudrun.server.places import Place
+from outpost_cloudrun.server.watching import Watched, Watching
+from outpost_core.errors import OutpostError
+from outpost_core.names import REFS
+from outpost_core.types import Result, WorkerStatus
+from outpost_shared.backoff import Backoff
+from outpost_worker.folder import files
+from outpost_worker.record.kinds import BEAT_EVERY, LEASE, TAIL, Found, SupersededError
+from outpost_worker.record.segments import KeptLog, LogKeeper
+from outpost_worker.record.standing import REASON as SUPERSEDED
+from outpost_worker.work.checkpoint import place
+
+#: Reason of a worker that was ended since its machine ends, and goes on elsewhere.
+TERMINATED: Final = "terminated"
+#: Seconds between two looks at the record of a worker, for a stop that was asked for elsewhere.
+LOOK_EVERY: Final = 10.0
+#: Seconds between two beats while somebody follows: heartbeats on the stream say it to him, but a
+#: line that is dead without anybody knowing must not make others take the worker over.
+_FOLLOWED: Final = LEASE * 0.6
+#: Seconds by which a wait has to be longer than asked for, so that this instance was frozen.
+_FROZEN: Final = 10.0
+#: Seconds between two looks whether there is log to keep.
+_KEEP: Final = 1.0
+#: Seconds in which a question at its record takes at most a share of a core: many workers of one
+#: instance ask less often, by this for each.
+_EACH: Final = 0.3
+
+
+@dataclasses.dataclass
+class Pace:
+    """How often a record is asked, in seconds; tests are less patient.
+
+    Args:
+        look: between two looks.
+        beat: between two beats while nobody follows.
+        followed: between two beats while somebody does.
+    """
+
+    look: float = LOOK_EVERY
+    beat: float = BEAT_EVERY
+    followed: float = _FOLLOWED
+
+
+class Here:
+    """One worker of this instance.
+
+    Args:
+        instance: this instance.
+        watching: looks at its folder.
+        claims: where it is written down by what the worker runs.
+        place: where its record is; None where nothing outlives this instance.
+        known: its claim; None likewise.
+        status: what is known of it.
+        pace: how often its record is asked.
+
+    Attributes:
+        settled: the result that stands; None while there is none.
+        superseded: another instance has it, so that nothing of it counts here.
+        trouble: why its record could not be asked; "" while it can.
+        followers: how many streams follow it.
+        moved: this instance ends, and with it this worker's leg; its checkpoint, "" for none;
+            None while it does not.
+        moved_detail: what is to be said of its work then.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        watching: Watching,
+        claims: Claims,
+        place: Place | None,
+        known: Known | None,
+        status: WorkerStatus,
+        pace: Pace,
+    ) -> None:
+        self.settled = known.result if known else None
+        self.superseded = False
+        self.trouble = ""
+        self.followers = 0
+        self.moved: str | None = None
+        self.moved_detail = ""
+        self._instance = instance
+        self._watching = watching
+        self._claims = claims
+        self.place = place
+        self.known = known
+        self._first = status
+        self._pace = pace
+        self._watched: Watched | None = None
+        self._log = self._keeper()
+        self._looked = self._beaten = time.monotonic()
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def base(self) -> int:
+        """Bytes of its log that were printed before it was on this instance."""
+        return self.known.base if self.known else 0
+
+    @property
+    def worker(self) -> str:
+        """Its id."""
+        return self._first.id
+
+    @property
+    def at_once(self) -> bool:
+        """Whether its end counts as soon as it is in its folder."""
+        return self.known is None
+
+    def kept_log(self) -> KeptLog | None:
+        """Return what is kept of its log elsewhere; None where logs are not kept."""
+        if self.place is None or self.known is None:
+            return None
+        return self.place.log(self.worker, self.known.claim.owner)
+
+    def begin(self) -> None:
+        """Keep its claim alive, and its end, from now on."""
+        if self.known is not None and self.settled is None and self._task is None:
+            self._task = asyncio.create_task(self._run())
+
+    async def end(self) -> None:
+        """Do nothing more for it."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+            self._task = None
+
+    def tell(self) -> None:
+        """Have whoever follows look again."""
+        if self._watched is not None:
+            self._watched.poke()
+
+    def move(self, result: Result | None) -> None:
+        """Note that this instance ends before the worker's work does.
+
+        Args:
+            result: how its leg here has ended; None when it has not.
+        """
+        kept = result.checkpoint if result else self._last_checkpoint()
+        self.moved = kept if kept and kept.startswith(REFS) else ""
+        if result is None:
+            self.moved_detail = "its last changes could not be pushed in time"
+        elif kept:
+            self.moved_detail = "its work was pushed" if self.moved else "its work was not pushed"
+        else:
+            self.moved_detail = "it had nothing that was not pushed"
+        self.tell()
+
+    def _last_checkpoint(self) -> str | None:
+        """Return where the last checkpoint of a worker is that still runs."""
+        try:
+            order = self._instance.order_of(self.worker)
+            folder = str(self._instance.root / files.WORKERS / self.worker)
+            return place(order, folder) if order else None
+        except (OutpostError, OSError):
+            return None
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _keeper(self) -> LogKeeper | None:
+        kept = self.kept_log()
+        if kept is None or self.known is None:
+            return None
+        path = self._instance.root / files.WORKERS / self.worker / files.LOG
+        return LogKeeper(kept, self.known.claim.leg, self.known.base, str(path))
+
+    async def _run(self) -> None:
+        again = Backoff(0.5, 15.0, jitter=0.3)
+        with self._watching.follow(self.worker, self._first) as watched:
+            self._watched = watched
+            while watched.status is not None and self.settled is None:
+                changes, status = watched.changes, watched.status
+                if status.result is not None and self.superseded:
+                    return
+                if status.result is not None and status.result.reason == TERMINATED:
+                    self.move(status.result)
+                    return
+                if status.result is not None:
+                    if not await self._settle(status.result):
+                        await again.wait()
+                    continue
+                wait = _KEEP if self._log else min(self._pace.look, _KEEP * 5)
+                before = time.monotonic()
+                await watched.change(changes, wait)
+                now = time.monotonic()
+                if now - before > wait + _FROZEN:  # others may have taken it over meanwhile
+                    self._looked = self._beaten = 0.0
+                await self._step(now)
+
+    async def _step(self, now: float) -> None:
+        """Do what is due."""
+        if self._log is not None:
+            await self._try(lambda log=self._log: log.step())
+        if self.superseded:
+            return
+        many = _EACH * self._watching.count
+        pause = self._pace.followed if self.followers else self._pace.beat
+        if now >= self._beaten + max(pause, many):
+            await self._ask(beat=True)
+        elif now >= self._looked + max(self._pace.look, many):
+            await self._ask(beat=False)
+
+    async def _try(self, step: object) -> bool:
+        """Do something at a place that may be away; whether that worked."""
+        try:
+            await asyncio.to_thread(step)  # type: ignore[arg-type]
+        except (OutpostError, OSError) as error:
+            self.trouble = str(error).partition("\n")[0]
+            return False
+        self.trouble = ""
+        return True
+
+    async def _ask(self, *, beat: bool) -> None:
+        """Look whether the claim stands, and whether a stop was asked for."""
+        assert self.place is not None
+        assert self.known is not None
+        claim, record = self.known.claim, self.place.record
+        self._looked = time.monotonic()
+        try:
+            found: Found | None
+            if beat:
+                found = await asyncio.to_thread(record.beat, claim)
+                self._beaten = time.monotonic()
+            else:
+                found = await asyncio.to_thread(record.read, self.worker)
+        except SupersededError:
+            found = None
+        except OutpostError as error:
+            self.trouble = error.message
+            return
+        self.trouble = ""
+        if found is None or found.claim.id != claim.id or found.result is not None:
+            await self._supersede()
+        elif found.stop is not None and not self._stopping:
+            self._stopping = True
+            await self._instance.outpost_stop(worker=self.worker, grace=found.stop)
+
+    async def _supersede(self) -> None:
+        """End a worker that another instance has now; its supervisor pushes nothing."""
+        self.superseded = True
+        self.tell()
+        await self._instance.outpost_stop(worker=self.worker, grace=0.0)
+
+    async def _settle(self, result: Result) -> bool:
+        """Put the end on record, and read it back; False where it has to be tried again."""
+        assert self.place is not None
+        assert self.known is not None
+        claim, record = self.known.claim, self.place.record
+        if result.reason == SUPERSEDED:
+            await self._supersede()
+            return True
+        if self._log is not None and not await self._try(
+            lambda log=self._log: log.step(whole=True)
+        ):
+            self.tell()
+            return False
+        if result.log_bytes is not None:
+            result = dataclasses.replace(result, log_bytes=self.base + result.log_bytes)
+        try:
+            tail = await asyncio.to_thread(self._tail)
+            await asyncio.to_thread(record.finish, claim, result, tail)
+            found = await asyncio.to_thread(record.read, self.worker)
+        except SupersededError:
+            await self._supersede()
+            return True
+        except (OutpostError, OSError) as error:
+            self.trouble = str(error).partition("\n")[0]
+            self.tell()
+            return False
+        if found is None or found.result is None:
+            self.trouble = "its record does not show how it ended"
+            return False
+        self.trouble = ""
+        self.known = dataclasses.replace(self.known, result=found.result)
+        await asyncio.to_thread(self._claims.write, self.known)
+        self.settled = found.result
+        self.tell()
+        return True
+
+    def _tail(self) -> bytes:
+        """Return the end of the log that is here."""
+        path = self._instance.root / files.WORKERS / self.worker / files.LOG
+        try:
+            fd = files.open_plain(str(path))
+        except FileNotFoundError:
+            return b""
+        try:
+            size = os.fstat(fd).st_size
+            return os.pread(fd, TAIL, max(size - TAIL, 0))
+        finally:
+            os.close(fd)

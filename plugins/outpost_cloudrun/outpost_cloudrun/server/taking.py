@@ -1,0 +1,411 @@
+"""Who asks for a worker gets it: made here, followed here, or told where it is.
+
+Whatever instance is asked, and however often, an attempt runs once (law 1): nothing is started but
+for the one claim that stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+from outpost_cloudrun.server import elsewhere
+from outpost_cloudrun.server.asked import Asked
+from outpost_cloudrun.server.claims import Claims, Known
+from outpost_cloudrun.server.following import Following
+from outpost_cloudrun.server.here import TERMINATED, Here, Pace
+from outpost_cloudrun.server.instance import Instance
+from outpost_cloudrun.server.lines import Numbered
+from outpost_cloudrun.server.places import Place, place_of, pushed_to
+from outpost_cloudrun.server.settings import Settings
+from outpost_cloudrun.server.watching import Watching
+from outpost_core import wire
+from outpost_core.errors import (
+    ConflictError,
+    NotFoundError,
+    OutpostError,
+    SpawnRefusedError,
+    UnreachableError,
+    UsageError,
+)
+from outpost_core.names import checkpoint_ref
+from outpost_core.types import Order, Result, State, WorkerStatus
+from outpost_shared.backoff import every
+from outpost_worker.folder import files
+from outpost_worker.record.kinds import Claim, Found, SupersededError
+from outpost_worker.record.standing import launched
+from outpost_worker.repository.mirror import asking
+from outpost_worker.run import stop
+from outpost_worker.serving.request import mask
+
+#: Seconds for what a worker of an earlier leg has left here to be gone.
+_GONE: Final = 15.0
+#: Seconds that an agent has to end by itself when this instance ends.
+_LAST_GRACE: Final = 2.0
+#: Seconds that a rig has to say where a checkpoint is.
+_ANSWER: Final = 60.0
+
+
+class Taking:
+    """Takes work, and finds what was taken.
+
+    Args:
+        settings: of this program.
+        instance: this instance.
+        watching: looks at the folders.
+        pace: how often records are asked.
+    """
+
+    def __init__(
+        self, settings: Settings, instance: Instance, watching: Watching, pace: Pace
+    ) -> None:
+        self._settings = settings
+        self._instance = instance
+        self._watching = watching
+        self._pace = pace
+        self._claims = Claims(settings.root)
+        self._here: dict[str, Here] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.moving = False
+
+    async def resume(self) -> None:
+        """Go on with what an earlier process of this state folder had claimed."""
+        for worker in await asyncio.to_thread(self._claims.workers):
+            with suppress(OutpostError, OSError):
+                (await self.here(worker)).begin()
+
+    async def here(self, worker: str) -> Here:
+        """Return a worker of this instance.
+
+        Raises:
+            NotFoundError: it is not here.
+        """
+        status = await asyncio.to_thread(self._instance.status_of, worker)
+        found = self._here.get(worker)
+        if found is None:
+            known = await asyncio.to_thread(self._claims.read, worker)
+            place = None if known is None else await asyncio.to_thread(self._place_again, worker)
+            if place is None:
+                known = None
+            found = self._here.setdefault(worker, self._made(place, known, status))
+        return found
+
+    async def follow(self, worker: str, after: int, offset: int) -> AsyncGenerator[bytes, None]:
+        """Return the stream of a worker of this instance.
+
+        Raises:
+            NotFoundError: it is not here.
+        """
+        return self._stream(await self.here(worker), after, offset)
+
+    async def take(self, wanted: Asked) -> AsyncGenerator[bytes, None]:
+        """Make or find a worker, and return its stream.
+
+        Raises:
+            ConflictError: it is there, with another order.
+            NotFoundError: it is nowhere, and nothing was to be started.
+            SpawnRefusedError: it was certainly not started.
+            UnreachableError: nobody knows.
+        """
+        worker = wanted.order.worker
+        lock = self._locks.get(worker)
+        if lock is None:
+            lock = self._locks[worker] = asyncio.Lock()
+        async with lock:
+            try:
+                return await self._take(wanted)
+            except OutpostError as error:
+                mask(error, wanted.order.secrets)
+                raise
+
+    async def forget(self, worker: str) -> None:
+        """Know nothing of a worker any more whose files are gone."""
+        here = self._here.pop(worker, None)
+        if here is not None:
+            await here.end()
+        await asyncio.to_thread(self._claims.forget, worker)
+
+    def place(self, order: Order, git_credentials: str) -> Place | None:
+        """Return where an order's record is; None where nothing outlives this instance."""
+        return place_of(self._settings, order, self._login(order, git_credentials))
+
+    async def move(self, within: float) -> None:
+        """End all that runs here, with its work pushed, so that another instance can go on.
+
+        Args:
+            within: seconds; whatever was not pushed by then is said not to be.
+        """
+        self.moving = True
+        end = time.monotonic() + within
+        workers = [one.id for one in await self._instance.outpost_list() if one.result is None]
+        for worker in workers:
+            await asyncio.to_thread(self._terminate, worker)
+        heres = [await self.here(worker) for worker in workers]
+        async for _ in every(0.05, within=end - time.monotonic()).rounds():
+            statuses = [self._instance.status_of(worker) for worker in workers]
+            if all(map(_is_told, heres, statuses)):
+                return
+        for here, status in zip(heres, statuses, strict=True):
+            if here.settled is None and here.moved is None and not here.superseded:
+                here.move(status.result)
+
+    def _terminate(self, worker: str) -> None:
+        with suppress(OutpostError, OSError):
+            stop.request(self._instance.folder_of(worker), _LAST_GRACE, TERMINATED)
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _made(self, place: Place | None, known: Known | None, status: WorkerStatus) -> Here:
+        return Here(self._instance, self._watching, self._claims, place, known, status, self._pace)
+
+    def _stream(self, here: Here, after: int, offset: int) -> AsyncGenerator[bytes, None]:
+        return self._lines(here, self._numbered(after, offset))
+
+    def _numbered(self, after: int, offset: int) -> Numbered:
+        return Numbered(after, offset, {"instance": self._instance.id})
+
+    async def _lines(self, here: Here, numbered: Numbered) -> AsyncGenerator[bytes, None]:
+        """Yield the lines of a worker here, and where another instance takes it over, of that."""
+        status = await asyncio.to_thread(self._instance.status_of, here.worker)
+        beat = self._settings.beat
+        following = Following(self._instance, self._watching, here, numbered, beat)
+        async for line in following.lines(status):
+            yield line
+        if here.superseded and here.place is not None:
+            found = await asyncio.to_thread(here.place.record.read, here.worker)
+            if found is not None:
+                async for line in elsewhere.lines(here.place, found, numbered, beat):
+                    yield line
+
+    async def _take(self, wanted: Asked) -> AsyncGenerator[bytes, None]:
+        order, digest = wanted.order, wire.digest(wanted.order)
+        try:
+            here = await self.here(order.worker)
+        except NotFoundError:
+            here = None
+        if here is not None and not self._is_over(here, wanted):
+            await asyncio.to_thread(self._instance.find, order)
+            if not wanted.attach and not self.moving:
+                await self._instance.outpost_spawn(order=order)  # it may not have begun
+            here.begin()
+            return self._stream(here, wanted.after, wanted.offset)
+        if self.moving:
+            raise UnreachableError("this instance is going away", sent=False)
+        place = await asyncio.to_thread(self.place, order, wanted.git_credentials)
+        if place is None:
+            return await self._without_record(wanted)
+        claim, found = await self._claimed(wanted, place, digest)
+        if claim is None:
+            return self._elsewhere(place, found, wanted)
+        delivered = found.delivered if found else None
+        if delivered is not None or wanted.attach:
+            result = delivered or await asyncio.to_thread(self._lost, order, wanted)
+            assert result is not None
+            await asyncio.to_thread(place.record.finish, claim, result, b"")
+            await asyncio.to_thread(self._claims.forget, order.worker)
+            return self._elsewhere(
+                place, await asyncio.to_thread(place.record.read, order.worker), wanted
+            )
+        return await self._spawn(wanted, place, claim)
+
+    def _is_over(self, here: Here, wanted: Asked) -> bool:
+        """Whether the leg that was here has ended, and the record says who goes on."""
+        if here.known is None:
+            return False
+        return here.superseded or (
+            here.moved is not None and wanted.take_over == here.known.claim.id
+        )
+
+    async def _without_record(self, wanted: Asked) -> AsyncGenerator[bytes, None]:
+        """Start a worker that nothing outside of this instance knows of."""
+        order = wanted.order
+        if wanted.attach:
+            raise NotFoundError(f"{order.worker} is not here, and has no record elsewhere")
+        if not self._settings.single:
+            raise SpawnRefusedError(
+                f"{order.worker} has neither a rig nor a bucket where it could be claimed, so"
+                " several instances might run it",
+                hint="give the order a rig, configure a `bucket`, or let the service have one"
+                " instance at most",
+            )
+        status = await self._instance.outpost_spawn(order=order)
+        here = self._here[order.worker] = self._made(None, None, status)
+        return self._stream(here, wanted.after, wanted.offset)
+
+    async def _claimed(
+        self, wanted: Asked, place: Place, digest: str
+    ) -> tuple[Claim | None, Found | None]:
+        """Claim a worker; return the claim when it is ours, and what stood before or stands.
+
+        Raises:
+            NotFoundError: nothing stands, and nothing was to be started.
+            ConflictError: another order has its id.
+        """
+        order, record = wanted.order, place.record
+        found = None
+        known = await asyncio.to_thread(self._claims.read, order.worker)
+        ours = known.claim if known and known.claim.digest == digest else None
+        claim: Claim | None
+        if wanted.take_over or wanted.attach:
+            found = await asyncio.to_thread(record.read, order.worker)
+            self._check_digest(found, digest)
+            if found is None and wanted.attach:
+                raise NotFoundError(f"nobody has {order.worker}")
+        if found is None:
+            claim = ours or self._claim(order, digest, wanted.leg)
+            await asyncio.to_thread(self._claims.write, Known(claim=claim))
+            stands = await asyncio.to_thread(record.claim, claim)
+        elif found.result is None and ours is not None and found.claim.id == ours.id:
+            if not wanted.take_over or wanted.take_over != ours.id:
+                return ours, found  # it is ours since before this process began
+            stands = claim = await self._taken_over(order, place, found)
+        elif (
+            found.result is not None
+            or found.claim.id != wanted.take_over
+            or wanted.seen not in ("", found.seen)
+        ):
+            return None, found
+        else:
+            stands = claim = await self._taken_over(order, place, found)
+        if claim is not None and stands is not None and stands.id == claim.id:
+            return claim, found
+        await asyncio.to_thread(self._claims.forget, order.worker)
+        found = await asyncio.to_thread(record.read, order.worker)
+        self._check_digest(found, digest)
+        return None, found
+
+    async def _taken_over(self, order: Order, place: Place, found: Found) -> Claim | None:
+        """Begin the leg after one that is over; None where another instance was faster."""
+        claim = self._claim(order, found.claim.digest, found.claim.leg + 1)
+        await self._clear(order.worker)
+        await asyncio.to_thread(self._claims.write, Known(claim=claim))
+        try:
+            stands = await asyncio.to_thread(place.record.take_over, claim, found.seen)
+        except SupersededError:
+            return None
+        return claim if stands.id == claim.id else None
+
+    async def _clear(self, worker: str) -> None:
+        """Remove what an earlier leg of a worker has left on this instance.
+
+        Raises:
+            UnreachableError: it is not over yet.
+        """
+        why = ""
+        async for _ in every(0.2, within=_GONE).rounds():
+            cleaned = await self._instance.outpost_clean(worker=worker, force=False)
+            if cleaned.removed:
+                await self.forget(worker)
+                return
+            why = cleaned.detail
+        raise UnreachableError(
+            f"what an earlier leg of {worker} left here cannot be removed: {why}", sent=False
+        )
+
+    def _claim(self, order: Order, digest: str, leg: int) -> Claim:
+        return Claim(
+            worker=order.worker,
+            digest=digest,
+            owner=order.owner,
+            instance=self._instance.id,
+            leg=leg,
+        )
+
+    def _check_digest(self, found: Found | None, digest: str) -> None:
+        if found is not None and found.claim.digest != digest:
+            raise ConflictError(
+                f"worker {found.claim.worker} is there already, with another order",
+                hint="use --again for a further attempt, or the very same order to adopt it",
+            )
+
+    def _elsewhere(
+        self, place: Place, found: Found | None, wanted: Asked
+    ) -> AsyncGenerator[bytes, None]:
+        if found is None:
+            raise UnreachableError(
+                f"the record of {wanted.order.worker} was removed while it was asked", sent=False
+            )
+        numbered = self._numbered(wanted.after, wanted.offset)
+        return elsewhere.lines(place, found, numbered, self._settings.beat)
+
+    async def _spawn(
+        self, wanted: Asked, place: Place, claim: Claim
+    ) -> AsyncGenerator[bytes, None]:
+        """Start the worker of a claim that is ours."""
+        order = wanted.order
+        base = 0
+        if claim.leg > 1:
+            kept = place.log(order.worker, order.owner)
+            base = wanted.offset
+            if kept is not None:
+                base = await asyncio.to_thread(kept.begin, claim.leg, wanted.offset)
+        known = Known(claim=claim, base=base)
+        if base:
+            await asyncio.to_thread(self._claims.write, known)
+        more: dict[str, Any] = {}
+        if claim.leg > 1 and wanted.timeout_left is not None:
+            more["timeout"] = wanted.timeout_left
+        self._instance.run_by(order.worker, {**launched(claim, place.ask), **more})
+        try:
+            status = await self._instance.outpost_spawn(order=order)
+        except SpawnRefusedError:
+            if claim.leg == 1:  # nothing runs, and another instance may be luckier
+                await asyncio.to_thread(place.record.forget, order.worker)
+            await self.forget(order.worker)
+            raise
+        finally:
+            self._instance.run_by(order.worker, None)
+        here = self._here[order.worker] = self._made(place, known, status)
+        here.begin()
+        return self._stream(here, wanted.after, wanted.offset)
+
+    def _lost(self, order: Order, wanted: Asked) -> Result:
+        """Return how a worker ended whose instance is gone, with the checkpoint that it left.
+
+        Raises:
+            UnreachableError: its rig cannot be asked.
+        """
+        rig, ref, checkpoint = pushed_to(order), checkpoint_ref(order.worker, order.owner), None
+        if rig:
+            git = asking(rig, self._login(order, wanted.git_credentials))
+            done = git.run("ls-remote", "--", git.url, ref, timeout=_ANSWER)
+            if done.code:
+                raise UnreachableError(f"the rig of {order.worker} does not answer: {done.text}")
+            checkpoint = ref if done.text.partition("\t")[2].strip() == ref else None
+        return Result(
+            state=State.LOST,
+            reason="lost_process",
+            message="its instance was taken away",
+            checkpoint=checkpoint,
+            agent_began=True,
+        )
+
+    def _place_again(self, worker: str) -> Place | None:
+        """Return where the record of a worker is whose folder is here."""
+        try:
+            order = wire.from_json(Order, self._instance.order_of(worker))
+        except UsageError:
+            return None
+        return place_of(self._settings, order, self._kept_login(worker))
+
+    def _login(self, order: Order, git_credentials: str) -> str:
+        """Keep what git logs in with for an order; return it as `Git` has it."""
+        del git_credentials
+        return self._kept_login(order.worker)
+
+    def _kept_login(self, worker: str) -> str:
+        folder = Path(self._instance.root) / files.WORKERS / worker
+        path = folder / files.CREDENTIALS
+        return str(path) if path.exists() else ""
+
+
+def _is_told(here: Here, status: WorkerStatus) -> bool:
+    """Whether how a worker ends here is known to whoever follows it."""
+    if here.known is None:
+        return status.result is not None
+    return here.settled is not None or here.moved is not None or here.superseded
