@@ -23,6 +23,10 @@ def main(argv: list[str]) -> int:
             from outpost_cloudrun.server.settings import take
 
             return serve(take(os.environ))
+        if argv[0] == "stands" and len(argv) == 3:
+            from outpost_cloudrun.server.places import stands
+
+            return stands(*argv[1:])
         wants_help = argv in (["--help"], ["-h"])
         (sys.stdout if wants_help else sys.stderr).write(_USAGE)
         return 0 if wants_help else 2

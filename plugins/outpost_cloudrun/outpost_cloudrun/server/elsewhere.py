@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from typing import Final
 
 from outpost_cloudrun.server.following import before
 from outpost_cloudrun.server.lines import Numbered, pieces
@@ -14,12 +13,9 @@ from outpost_core.errors import OutpostError
 from outpost_core.types import Json, Result, State, WorkerStatus
 from outpost_worker.record.kinds import Found
 
-#: Seconds between two looks.
-LOOK_EVERY: Final = 3.0
-
 
 async def lines(
-    place: Place, found: Found, numbered: Numbered, beat: float, look: float = LOOK_EVERY
+    place: Place, found: Found, numbered: Numbered, beat: float, look: float
 ) -> AsyncGenerator[bytes, None]:
     """Yield who has the worker, each sign of life of it, and in the end its result.
 

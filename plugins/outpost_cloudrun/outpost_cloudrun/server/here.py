@@ -21,18 +21,13 @@ from outpost_core.names import REFS
 from outpost_core.types import Result, WorkerStatus
 from outpost_shared.backoff import Backoff
 from outpost_worker.folder import files
-from outpost_worker.record.kinds import BEAT_EVERY, LEASE, TAIL, Found, SupersededError
+from outpost_worker.record.kinds import TAIL, Found, SupersededError
 from outpost_worker.record.segments import KeptLog, LogKeeper
 from outpost_worker.record.standing import REASON as SUPERSEDED
 from outpost_worker.work.checkpoint import place
 
 #: Reason of a worker that was ended since its machine ends, and goes on elsewhere.
 TERMINATED: Final = "terminated"
-#: Seconds between two looks at the record of a worker, for a stop that was asked for elsewhere.
-LOOK_EVERY: Final = 10.0
-#: Seconds between two beats while somebody follows: heartbeats on the stream say it to him, but a
-#: line that is dead without anybody knowing must not make others take the worker over.
-_FOLLOWED: Final = LEASE * 0.6
 #: Seconds by which a wait has to be longer than asked for, so that this instance was frozen.
 _FROZEN: Final = 10.0
 #: Seconds between two looks whether there is log to keep.
@@ -42,19 +37,21 @@ _KEEP: Final = 1.0
 _EACH: Final = 0.3
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How often a record is asked, in seconds; tests are less patient.
+    """How often a record is asked, in seconds.
 
     Args:
-        look: between two looks.
-        beat: between two beats while nobody follows.
-        followed: between two beats while somebody does.
+        look: between two looks, for a stop that was asked for elsewhere.
+        beat: between two beats while nobody follows, `record.kinds.BEAT_EVERY`.
+        followed: between two beats while somebody does, less than `LEASE`: heartbeats on the stream
+            say that the worker lives, but a line that is dead without anybody knowing must not make
+            others take it over.
     """
 
-    look: float = LOOK_EVERY
-    beat: float = BEAT_EVERY
-    followed: float = _FOLLOWED
+    look: float
+    beat: float
+    followed: float
 
 
 class Here:

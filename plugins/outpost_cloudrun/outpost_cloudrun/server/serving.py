@@ -14,7 +14,6 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Final
 
-from outpost_cloudrun.server.here import Pace
 from outpost_cloudrun.server.instance import Instance
 from outpost_cloudrun.server.settings import Settings
 from outpost_cloudrun.server.taking import Taking
@@ -58,7 +57,7 @@ async def _serve(settings: Settings) -> None:
     from granian.server.embed import Server
 
     instance = Instance(settings)
-    taking = Taking(settings, instance, Watching(instance), Pace())
+    taking = Taking(settings, instance, Watching(instance))
     work = Work(settings, instance, taking)
     app = Application(work.router(), token=settings.token, streams=settings.streams)
     server = Server(

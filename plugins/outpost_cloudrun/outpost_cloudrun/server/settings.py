@@ -42,6 +42,9 @@ class Settings:
         single: there is one instance at most, so that no claim is needed.
         service: the service's name; "" outside of Cloud Run.
         beat: seconds of silence after which a stream gets a heartbeat.
+        look: seconds between two looks at the record of a worker that another instance has. One's
+            own is looked at every 3 of these, with a beat every 10 while nobody follows the worker,
+            and every 30 while somebody does.
         streams: how many streams there may be at once.
     """
 
@@ -60,6 +63,7 @@ class Settings:
     single: bool = False
     service: str = ""
     beat: float = 15.0
+    look: float = 3.0
     streams: int = 1000
 
 
@@ -98,6 +102,7 @@ def take(environ: MutableMapping[str, str]) -> Settings:
         single=environ.get("OUTPOST_SINGLE_INSTANCE", "") == "1",
         service=environ.get("K_SERVICE", ""),
         beat=_number(environ, "OUTPOST_BEAT", 15.0, 3600.0),
+        look=_number(environ, "OUTPOST_LOOK", 3.0, 4.5),
         streams=int(_number(environ, "OUTPOST_STREAMS", 1000, 100_000)),
     )
 

@@ -58,16 +58,15 @@ class Taking:
         settings: of this program.
         instance: this instance.
         watching: looks at the folders.
-        pace: how often records are asked.
     """
 
-    def __init__(
-        self, settings: Settings, instance: Instance, watching: Watching, pace: Pace
-    ) -> None:
+    def __init__(self, settings: Settings, instance: Instance, watching: Watching) -> None:
         self._settings = settings
         self._instance = instance
         self._watching = watching
-        self._pace = pace
+        self._pace = Pace(
+            look=settings.look * 3, beat=settings.look * 10, followed=settings.look * 30
+        )
         self._claims = Claims(settings.root)
         self._here: dict[str, Here] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -179,7 +178,8 @@ class Taking:
         if here.superseded and here.place is not None:
             found = await asyncio.to_thread(here.place.record.read, here.worker)
             if found is not None:
-                async for line in elsewhere.lines(here.place, found, numbered, beat):
+                look = self._settings.look
+                async for line in elsewhere.lines(here.place, found, numbered, beat, look):
                     yield line
 
     async def _take(self, wanted: Asked) -> AsyncGenerator[bytes, None]:
@@ -250,7 +250,6 @@ class Taking:
         found = None
         known = await asyncio.to_thread(self._claims.read, order.worker)
         ours = known.claim if known and known.claim.digest == digest else None
-        claim: Claim | None
         if wanted.take_over or wanted.attach:
             found = await asyncio.to_thread(record.read, order.worker)
             self._check_digest(found, digest)
@@ -260,20 +259,14 @@ class Taking:
             claim = ours or self._claim(order, digest, wanted.leg)
             await asyncio.to_thread(self._claims.write, Known(claim=claim))
             stands = await asyncio.to_thread(record.claim, claim)
-        elif found.result is None and ours is not None and found.claim.id == ours.id:
-            if not wanted.take_over or wanted.take_over != ours.id:
-                return ours, found  # it is ours since before this process began
-            stands = claim = await self._taken_over(order, place, found)
-        elif (
-            found.result is not None
-            or found.claim.id != wanted.take_over
-            or wanted.seen not in ("", found.seen)
-        ):
+            if stands.id == claim.id:
+                return claim, None
+        elif found.result is None and ours == found.claim and not wanted.attach:
+            return ours, found  # it is ours since before this process began
+        elif found.result is not None or not _is_meant(found, wanted):
             return None, found
-        else:
-            stands = claim = await self._taken_over(order, place, found)
-        if claim is not None and stands is not None and stands.id == claim.id:
-            return claim, found
+        elif (next_one := await self._taken_over(order, place, found)) is not None:
+            return next_one, found
         await asyncio.to_thread(self._claims.forget, order.worker)
         found = await asyncio.to_thread(record.read, order.worker)
         self._check_digest(found, digest)
@@ -331,7 +324,7 @@ class Taking:
                 f"the record of {wanted.order.worker} was removed while it was asked", sent=False
             )
         numbered = self._numbered(wanted.after, wanted.offset)
-        return elsewhere.lines(place, found, numbered, self._settings.beat)
+        return elsewhere.lines(place, found, numbered, self._settings.beat, self._settings.look)
 
     async def _spawn(
         self, wanted: Asked, place: Place, claim: Claim
@@ -402,6 +395,11 @@ class Taking:
         folder = Path(self._instance.root) / files.WORKERS / worker
         path = folder / files.CREDENTIALS
         return str(path) if path.exists() else ""
+
+
+def _is_meant(found: Found, wanted: Asked) -> bool:
+    """Whether what stands is what is to be taken over."""
+    return found.claim.id == wanted.take_over and wanted.seen in ("", found.seen)
 
 
 def _is_told(here: Here, status: WorkerStatus) -> bool:
