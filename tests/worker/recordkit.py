@@ -15,7 +15,7 @@ import pytest
 
 from outpost_core.errors import UsageError
 from outpost_core.types import Result, State
-from outpost_worker.record.kinds import TAIL, Claim, Record, SupersededError
+from outpost_worker.record.kinds import TAIL, Claim, Found, Record, SupersededError
 
 OWNER = "a" * 16
 DIGEST = "d" * 64
@@ -43,6 +43,15 @@ ON_VOLUME = """
 from outpost_worker.record.places import on_volume
 record = on_volume({path!r}, {owner!r})
 """
+#: Where each step is killed: once the value may be there, and once it is known to be.
+_PUSHED = dict.fromkeys(("claim", "beat", "take_over", "ask_stop", "finish"), "record.pushed")
+_KNOWN = {
+    "claim": "record.claimed",
+    "take_over": "record.claimed",
+    "ask_stop": "record.stop_asked",
+    "finish": "record.finished",
+    "forget": "record.forgotten",
+}
 DONE = Result(state=State.DONE, commit="c" * 40, branch="outpost/gt-1")
 
 
@@ -172,6 +181,68 @@ def race_for_all(make: str, record: Record) -> None:
     assert found is not None
     assert found.result is not None
     assert found.result.message == told[0]["message"]
+
+
+_STEP = """
+import os
+def act(record, verb, seen=""):
+    mine = Claim(**json.loads(os.environ["CLAIM"]))
+    done = Result(state=State.DONE, message=mine.instance)
+    steps = {{
+        "claim": lambda: record.claim(mine).id,
+        "beat": lambda: record.beat(mine).seen,
+        "take_over": lambda: record.take_over(mine, seen).id,
+        "ask_stop": lambda: record.ask_stop(mine.worker, 1.0),
+        "finish": lambda: record.finish(mine, done, b"").message,
+        "forget": lambda: record.forget(mine.worker),
+    }}
+    return {{"answer": steps[verb]()}}
+"""
+
+
+def killed_everywhere(make: str, record: Record) -> None:
+    """Kill a program at each point of each step; the same step again does the same, once.
+
+    Args:
+        make: as of `program`.
+        record: the same place.
+    """
+    _killed_at(program(make, _STEP.format()), record, "gt-1.1", _PUSHED)
+    _killed_at(program(make, _STEP.format()), record, "gt-2.1", _KNOWN)
+
+
+def _killed_at(text: str, record: Record, worker: str, points: Mapping[str, str]) -> None:
+    first, second = claim(worker, instance=1), claim(worker, instance=2, leg=2)
+
+    def step(mine: Claim, verb: str, *words: str) -> list[object]:
+        """Do a step, killed at its point first; return what the whole ones have answered."""
+        answers: list[object] = []
+        environ = {"CLAIM": json.dumps(dataclasses.asdict(mine))}
+        for point in [points[verb], ""] if verb in points else [""]:
+            one = start(text, verb, *words, environ={**environ, "OUTPOST_FAULT": point})
+            said = one.communicate("go\n", timeout=60)[0].splitlines()
+            assert (one.returncode == -9) == bool(point), (verb, point, said)
+            if not point:
+                assert "error" not in said[-1], said
+                answers.append(json.loads(said[-1])["answer"])
+        return answers
+
+    def stands() -> Found:
+        found = record.read(worker)
+        assert found is not None
+        return found
+
+    assert step(first, "claim") == [first.id]
+    assert stands().claim == first
+    step(first, "beat")
+    step(first, "ask_stop")
+    assert stands().stop == 1.0
+    assert step(second, "take_over", stands().seen) == [second.id]
+    assert stands().claim == second
+    assert step(second, "finish") == ["02"]
+    assert stands().result is not None
+    step(second, "forget")
+    assert record.read(worker) is None
 
 
 class RecordChecks:

@@ -15,6 +15,7 @@ from recordkit import (
     bare_rig,
     claim,
     hook,
+    killed_everywhere,
     race_for_all,
     refs,
 )
@@ -55,19 +56,29 @@ def test_a_claim_holds_nothing_that_could_lead_elsewhere(wrong: dict[str, object
         Claim(**{**about, **wrong})  # type: ignore[arg-type]
 
 
+def _at(store: str, tmp_path: Path, root: Path) -> tuple[str, Record]:
+    """Return how a program makes a record at a place, and the record."""
+    if store == "volume":
+        path = str(tmp_path / "volume")
+        return ON_VOLUME.format(path=path, owner=OWNER), on_volume(path, OWNER)
+    rig = str(bare_rig(tmp_path / "race.git"))
+    make = ON_RIG.format(rig=rig, root=str(root), owner=OWNER, credentials="")
+    return make, on_rig(rig, str(root), OWNER)
+
+
 @pytest.mark.parametrize("store", ["rig", "volume"])
 def test_of_twenty_instances_one_has_the_worker(store: str, tmp_path: Path, root: Path) -> None:
-    volume = tmp_path / "volume"
-    rig = bare_rig(tmp_path / "race.git")
-    make = ON_RIG.format(rig=str(rig), root=str(root), owner=OWNER, credentials="")
-    record: Record = on_rig(str(rig), str(root), OWNER)
-    if store == "volume":
-        make, record = (
-            ON_VOLUME.format(path=str(volume), owner=OWNER),
-            on_volume(str(volume), OWNER),
-        )
+    make, record = _at(store, tmp_path, root)
     race_for_all(make, record)
     assert not (root / "staging").exists() or not list((root / "staging").iterdir())
+
+
+@pytest.mark.parametrize("store", ["rig", "volume"])
+def test_a_machine_that_dies_at_any_point_leaves_one_claim_and_one_result(
+    store: str, tmp_path: Path, root: Path
+) -> None:
+    make, record = _at(store, tmp_path, root)
+    killed_everywhere(make, record)
 
 
 class TestOnRig(RecordChecks):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -224,3 +226,31 @@ def test_foreign_names_are_left_out(place: Away, kept: KeptLog) -> None:
         place.put(f"{'a' * 16}/logs/gt-1.1/{name}", b"planted")
     assert kept.read(0) == b""
     assert kept.end() == 0
+
+
+_KEEPER = """
+import sys
+from outpost_worker.record.places import volume_logs
+from outpost_worker.record.segments import KeptLog, LogKeeper
+kept = KeptLog(volume_logs(sys.argv[1]), "gt-1.1", "a" * 16)
+begin = kept.begin(2, 0)
+LogKeeper(kept, 2, begin, sys.argv[2]).step(whole=True)
+"""
+
+
+@pytest.mark.parametrize("point", ["record.leg_begun", "record.segment_put"])
+def test_a_machine_that_dies_while_it_keeps_a_log_keeps_every_byte_once(
+    tmp_path: Path, place: Away, kept: KeptLog, point: str
+) -> None:
+    one = Machine(tmp_path / "one", place, 1)
+    one.say(b"first\n")
+    one.keeper.step(whole=True)
+    log = tmp_path / "output.log"
+    for text, fault in ((b"second\n", point), (b"third\n", "")):
+        with log.open("ab") as file:
+            file.write(text)
+        log.chmod(0o600)
+        argv = [sys.executable, "-c", _KEEPER, str(tmp_path / "volume"), str(log)]
+        done = subprocess.run(argv, check=False, env={**os.environ, "OUTPOST_FAULT": fault})
+        assert done.returncode == (-9 if fault else 0)
+    assert all_of(kept) == b"first\nsecond\nthird\n"

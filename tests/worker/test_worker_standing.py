@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from outpost_worker.folder import publish
 from outpost_worker.record import standing
 from outpost_worker.record.kinds import Claim, Record
 from outpost_worker.record.places import on_rig
+from outpost_worker.recovery import recover
 from outpost_worker.repository import git
 
 REF = checkpoint_ref("gt-1.1", OWNER)
@@ -233,6 +236,16 @@ def test_a_leg_that_has_nothing_to_add_takes_the_checkpoint_away_all_the_same(
 
 
 def test_a_supervisor_checks_what_was_sealed_with_its_launch(far: Any, tmp_path: Path) -> None:
+    rig, record, _, folder = _published(far, tmp_path, {"PATH": os.environ["PATH"]})
+    taken(record)
+    far.start(folder).wait(60)
+    result = far.result(folder)
+    assert (result.state, result.reason) == (State.FAILED, "superseded")
+    assert rig.tip("polecat/gt-1") is None
+    assert rig.tip(REF) is None
+
+
+def _published(far: Any, tmp_path: Path, env: dict[str, str]) -> tuple[GitRig, Record, Claim, Path]:
     rig = GitRig(tmp_path, {"README": "hello\n"})
     (tmp_path / "other").mkdir(mode=0o700)
     record = on_rig(str(rig.path), str(tmp_path / "other"), OWNER)
@@ -241,11 +254,45 @@ def test_a_supervisor_checks_what_was_sealed_with_its_launch(far: Any, tmp_path:
         delivery=Delivery(branch="polecat/gt-1", message="m"),
     )  # fmt: skip
     mine = record.claim(claim())
-    env = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
     folder, _ = publish.publish(far.root, order, env, record=standing.launched(mine))
-    taken(record)
-    far.start(folder).wait(60)
-    result = far.result(folder)
-    assert (result.state, result.reason) == (State.FAILED, "superseded")
+    return rig, record, mine, folder
+
+
+@pytest.mark.parametrize("fault", ["worker.committed", "worker.pushed", "worker.verified"])
+def test_a_supervisor_that_is_killed_in_its_delivery_is_recovered_with_its_claim(
+    far: Any, tmp_path: Path, fault: str
+) -> None:
+    rig, record, mine, folder = _published(far, tmp_path, {"PATH": os.environ["PATH"]})
+    far.start(folder, fault=fault).wait(60)
+    assert recover.recover(folder).reason == "ok"
+    found = record.read("gt-1.1")
+    assert found is not None
+    assert found.claim == mine
+    assert found.delivered is not None
+    assert found.delivered.commit == rig.tip("polecat/gt-1")
+
+
+_FREEZES = """#!/bin/sh
+case " $* " in *" --atomic "*) : > {mark}; while [ ! -e {go} ]; do sleep 0.05; done;; esac
+exec {git} "$@"
+"""
+
+
+def test_a_real_push_that_stands_still_while_another_machine_begins_changes_nothing(
+    far: Any, tmp_path: Path
+) -> None:
+    bin_, mark, go = tmp_path / "bin", tmp_path / "frozen", tmp_path / "thawed"
+    bin_.mkdir()
+    (bin_ / "git").write_text(_FREEZES.format(mark=mark, go=go, git=shutil.which("git")))
+    (bin_ / "git").chmod(0o755)
+    env = {"PATH": f"{bin_}:{os.environ['PATH']}"}
+    rig, record, _, folder = _published(far, tmp_path, env)
+    far.start(folder)
+    far.wait(mark.exists)
+    nxt = taken(record)
+    go.touch()
+    far.started[-1].wait(60)
+    assert far.result(folder).reason == "superseded"
     assert rig.tip("polecat/gt-1") is None
     assert rig.tip(REF) is None
+    assert record.beat(nxt).claim == nxt

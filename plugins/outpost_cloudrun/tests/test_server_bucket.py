@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import smallbucket
-from recordkit import OWNER, RecordChecks, claim, race_for_all
+from recordkit import OWNER, RecordChecks, claim, killed_everywhere, race_for_all
 from smallbucket import SmallBucket
 
 from outpost_cloudrun.server import bucket as module
@@ -54,12 +54,22 @@ class TestInBucket(RecordChecks):
         return bucketrecord.records(PLACE, OWNER, environ)
 
 
-def test_of_twenty_instances_one_has_the_worker(environ: dict[str, str]) -> None:
-    make = f"""
+_MAKE = """
 from outpost_cloudrun.server import bucketrecord
-record = bucketrecord.records({PLACE!r}, {OWNER!r}, {environ!r})
+record = bucketrecord.records({place!r}, {owner!r}, {environ!r})
 """
+
+
+def test_of_twenty_instances_one_has_the_worker(environ: dict[str, str]) -> None:
+    make = _MAKE.format(place=PLACE, owner=OWNER, environ=environ)
     race_for_all(make, bucketrecord.records(PLACE, OWNER, environ))
+
+
+def test_a_machine_that_dies_at_any_point_leaves_one_claim_and_one_result(
+    environ: dict[str, str],
+) -> None:
+    make = _MAKE.format(place=PLACE, owner=OWNER, environ=environ)
+    killed_everywhere(make, bucketrecord.records(PLACE, OWNER, environ))
 
 
 def test_an_object_is_made_once_changed_from_what_was_seen_and_listed_in_pages(
