@@ -8,8 +8,9 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from outpost_core.errors import SpawnRefusedError
+from outpost_core.errors import SpawnRefusedError, UsageError
 from outpost_shared import border
+from outpost_worker.repository.credentials import understood
 
 if TYPE_CHECKING:
     from outpost_cloudrun.options import CloudRunOptions
@@ -29,7 +30,7 @@ async def credentials_of(options: CloudRunOptions, base: Path | None, rig: str |
         rig: the repository, which the command finds in `OUTPOST_RIG`.
 
     Raises:
-        SpawnRefusedError: it failed, or printed nothing.
+        SpawnRefusedError: it failed, or printed nothing that git can log in with.
     """
     if not options.git_credentials or rig is None:
         return ""
@@ -53,4 +54,10 @@ def _run(argv: tuple[str, ...], base: Path | None, rig: str) -> str:
     printed = done.stdout.decode("utf-8", "replace")
     if not printed.strip() or len(printed) > _MOST:
         raise SpawnRefusedError(f"git_credentials ({argv[0]}) printed nothing usable", hint=hint)
+    try:
+        understood(printed, ())
+    except UsageError as error:
+        raise SpawnRefusedError(
+            f"git_credentials ({argv[0]}): {error.message}", hint=error.hint
+        ) from None
     return printed
