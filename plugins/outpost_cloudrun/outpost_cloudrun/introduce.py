@@ -22,6 +22,8 @@ async def introduce(
 ) -> Mapping[str, Any]:
     """Show what an outpost costs, and ask whether it is to be added at that.
 
+    Who gives a cap has said what it may cost, and is not asked.
+
     Args:
         name: what the outpost will be called.
         options: its options.
@@ -37,10 +39,11 @@ async def introduce(
     if hour.is_free:
         return {}
     dialogue.say(_limits(options))
-    if not dialogue.trust and not dialogue.confirm(f"Add {name} at that price?"):
+    agreed = dialogue.trust or options.cost_cap_hourly is not None
+    if not agreed and not dialogue.confirm(f"Add {name} at that price?"):
         raise UsageError(
             f"nobody has agreed to the price of {name}",
-            hint="answer the question on a terminal, or say --trust-on-first-use",
+            hint="give a limit (--cost-cap-hourly USD), or answer the question on a terminal",
         )
     return {}
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from outpost_cloudrun import price
 from outpost_cloudrun.settings import Auth, Billing, KeepWarm, Mode, Settings
@@ -31,6 +32,17 @@ class CloudRunOptions(Settings):
         from outpost_cloudrun import checking
 
         return checking.warnings(self)
+
+    def located(self, base: Path | None) -> CloudRunOptions:
+        """Return these options with paths that no longer depend on where a program runs.
+
+        Args:
+            base: the folder that relative paths are relative to; None for the current one.
+        """
+        if self.key_file is None:
+            return self
+        whole = (base or Path.cwd()) / self.key_file.expanduser()
+        return self if whole == self.key_file else replace(self, key_file=whole)
 
     def standing_cost(self) -> float:
         """Return the USD an hour that a minimum instance costs with nothing to do."""

@@ -11,6 +11,7 @@ from outpost_cloudrun.capabilities import CAPABILITIES
 from outpost_cloudrun.keeper import find
 from outpost_cloudrun.keeper.knock import knock
 from outpost_cloudrun.options import CloudRunOptions
+from outpost_core.backend import BuildContext
 from outpost_core.hookspecs import hookimpl
 from outpost_core.types import Health, Order, WorkerStatus
 from outpost_exec.stdio.client import Client
@@ -32,6 +33,9 @@ class CloudRunOutpost(HeadlessStdioOutpost):
     type = "cloudrun"
     capabilities = CAPABILITIES - {"bootstrap"}
     options: CloudRunOptions
+
+    def __init__(self, name: str, options: CloudRunOptions, context: BuildContext) -> None:
+        super().__init__(name, options.located(context.config_dir), context)
 
     async def connect(self) -> Client:
         """Connect to the keeper of this outpost, which is started when there is none.

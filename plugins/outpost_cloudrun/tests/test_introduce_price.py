@@ -53,10 +53,10 @@ def test_nothing_is_written_until_the_price_is_agreed_to(file: Path) -> None:
     assert done.exit_code == 2
     assert not file.exists()
     assert "USD an hour" in done.stderr
-    assert "--trust-on-first-use" in done.stderr
+    assert "--cost-cap-hourly USD" in done.stderr
 
 
-def test_a_cap_is_what_it_can_come_to(file: Path) -> None:
-    done = add(file, *BOTH[:2], "--cost-cap-hourly", "5", "--trust-on-first-use")
+def test_a_cap_is_what_it_can_come_to_and_no_question_is_left(file: Path) -> None:
+    done = add(file, *BOTH[:2], "--cost-cap-hourly", "5")
     assert done.exit_code == 0, done.stderr
     assert "never more than 5 USD in any hour" in done.stderr

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from outpost_cloudrun.options import Billing, CloudRunOptions, KeepWarm, Mode
+from outpost_cloudrun.outpost import CloudRunOutpost
 from outpost_cloudrun.plugin import outpost_backends
+from outpost_core.backend import BuildContext
 from outpost_core.errors import ConfigError, UsageError
 from outpost_manager.config import load_config, warnings
 
@@ -160,3 +162,11 @@ def test_the_file_tells_the_line(tmp_path: Path) -> None:
         load_config(file, {"cloudrun": outpost_backends()})
     assert caught.value.line == 2
     assert "cpu: 4" in caught.value.hint
+
+
+def test_a_key_file_is_beside_the_configuration(tmp_path: Path) -> None:
+    """A keeper runs in another folder than the command that has started it."""
+    said = options(key_file=Path("key.json"))
+    outpost = CloudRunOutpost("burst", said, BuildContext(state_dir=tmp_path, config_dir=tmp_path))
+    assert outpost.options.key_file == tmp_path / "key.json"
+    assert options(key_file=Path("~/k")).located(tmp_path).key_file == Path("~/k").expanduser()
