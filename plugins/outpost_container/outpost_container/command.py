@@ -114,7 +114,7 @@ def build(
         laid = lay_out(context)
         _answer(session, laid, wanted, tag, began, context=context)
         return
-    builder = Engine.find(engine, lambda step: session.note(f"{step}"))
+    builder = Engine.find(engine, session.note)
     with tempfile.TemporaryDirectory(prefix="outpost-image-") as work:
         laid = lay_out(Path(work) / "context")
         name = tag or f"outpost-worker:{laid.version}"

@@ -19,13 +19,19 @@ if TYPE_CHECKING:
 ENGINES: Final = ("podman", "docker")
 #: Lines of output that are told when a build fails.
 _TOLD: Final = 15
-#: How podman and docker begin a step that takes time: `[3/5] STEP 2/7: RUN …`, and
-#: `#12 [python 3/8] RUN …`.
-_STEP: Final = re.compile(
-    r"^(?:(?P<at>\[\d+/\d+\]) )?(?:STEP \d+/\d+: |#\d+ \[(?P<stage>[^\]]+)\] )"
-    r"(?P<what>(?:FROM|RUN|COPY) .+)"
+#: How podman begins a stage, and docker a step of one: `[3/5] STEP 1/7: FROM … AS python`,
+#: `#12 [python 3/8] RUN …`, `#9 [stage-3 2/7] RUN …`.
+_STAGE: Final = re.compile(
+    r"(?:\[\d+/\d+\] )?STEP 1/\d+: FROM \S+(?: AS (?P<podman>\w+))?"
+    r"|#\d+ \[(?P<docker>\w+)\S* +\d+/\d+\]"
 )
-_FLAGS: Final = re.compile(r"--mount=\S+ ")
+#: What the stages of the Containerfile do; what has no name there is the image itself.
+_DOES: Final = {
+    "npm": "fetching the agents",
+    "agents": "",
+    "picked": "taking out their programs",
+    "python": "installing the far side of Outpost",
+}
 #: Words of the two when an image that is built from is not to be had.
 _NO_BASE: Final = re.compile(
     r"initializing source docker://|failed to resolve source metadata|pull access denied"
@@ -55,7 +61,7 @@ class Engine:
     Args:
         name: which.
         path: the program.
-        say: is told each step.
+        say: is told what is done.
     """
 
     def __init__(self, name: str, path: str, say: Callable[[str], None]) -> None:
@@ -92,7 +98,7 @@ class Engine:
         base: str,
         cache: bool = True,
     ) -> Built:
-        """Build an image, and say each step.
+        """Build an image, and say what is done.
 
         Args:
             context: the folder with the Containerfile.
@@ -150,8 +156,9 @@ class Engine:
             raise OutpostError(_text(f"{tag} could not be pushed by {self.name}", last), hint=hint)
 
     def _run(self, argv: Sequence[str]) -> tuple[int, Sequence[str]]:
-        """Run the engine; say its steps; return its exit code and its last lines."""
+        """Run the engine; say what it does; return its exit code and its last lines."""
         last: deque[str] = deque(maxlen=_TOLD)
+        said = ""
         environ = {**os.environ, "DOCKER_BUILDKIT": "1", "BUILDKIT_PROGRESS": "plain"}
         with subprocess.Popen(
             argv,
@@ -168,14 +175,20 @@ class Engine:
                     if not line.strip():
                         continue
                     last.append(line.rstrip()[:500])
-                    if step := _STEP.match(line):
-                        where = step["at"] or f"[{step['stage'] or '1'}]"
-                        what = " ".join(_FLAGS.sub("", step["what"]).split())
-                        self._say(f"{where} {what}"[:96])
+                    if stage := _STAGE.match(line):
+                        name = stage["podman"] or stage["docker"] or ""
+                        said = self._tell(_DOES.get(name, "putting the image together"), said)
             except BaseException:
                 process.terminate()  # it takes away what it began
                 raise
         return process.returncode, last
+
+    def _tell(self, what: str, before: str) -> str:
+        """Say what is done now, once; docker's stages take turns."""
+        if what in ("", before):
+            return before
+        self._say(what)
+        return what
 
     def _ask(self, *words: str) -> str:
         done = subprocess.run(

@@ -96,14 +96,16 @@ def test_a_build_that_fails_shows_the_end_of_what_was_said(tmp_path: Path, name:
     path = program(
         tmp_path,
         name,
-        "echo '[1/2] STEP 2/5: RUN --mount=type=secret,id=ca apt-get install'\n"
+        "echo '[1/2] STEP 1/5: FROM x AS python'; echo '#12 [python 3/8] RUN apt-get install'\n"
+        "echo '#9 [stage-3 2/7] RUN apt-get install'\n"
         "i=0; while [ $i -lt 40 ]; do i=$((i+1)); echo line $i; done\n"
         "printf 'E: \\033[31mno space\\n' >&2; exit 7",
     )
     code, _, err = outpost(tmp_path, "--engine", name, path=f"{path}:/bin:/usr/bin")
     assert code == 1
     assert f"the image could not be built by {name}; it said:" in err
-    assert "[1/2] RUN apt-get install\n" in err
+    told = err.splitlines()
+    assert told[:2] == ["installing the far side of Outpost", "putting the image together"]
     assert "line 40" in err
     assert "line 20" not in err
     assert "\x1b" not in err
@@ -162,6 +164,20 @@ def test_settings_of_pip_are_taken_from_its_files_and_its_variables(tmp_path: Pa
     ]  # fmt: skip
     file.write_bytes(b"[glo\xff")
     assert "PIP_INDEX_URL" in registries.settings(environ)
+
+
+@pytest.mark.slow
+def test_without_a_folder_of_agents_npm_fetches_them(containers: Containers) -> None:
+    env, tag = peer.base(), "localhost/outpost-test-npm:1"
+    pinned = (peer.CHECKOUT / ".ci" / "install-agents").read_text()
+    version = pinned.partition("\nCODEX=")[2].partition("\n")[0]
+    answer = peer.build(env, "--agent", f"codex@{version}", "--tag", tag)
+    try:
+        assert answer["agents"] == [f"codex@{version}"]
+        done = containers.run(tag, "sh", "-c", "codex --version; command -v node npm || echo none")
+        assert done.stdout.splitlines() == [f"codex-cli {version}", "none"]
+    finally:
+        podman(env, "rmi", "--force", tag)
 
 
 def test_ones_own_tools_go_in_by_an_image_that_begins_from_it(
