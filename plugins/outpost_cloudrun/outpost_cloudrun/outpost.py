@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 
 from outpost_cloudrun import price
 from outpost_cloudrun.capabilities import CAPABILITIES
 from outpost_cloudrun.keeper import find
 from outpost_cloudrun.keeper.knock import knock
-from outpost_cloudrun.options import CloudRunOptions
+from outpost_cloudrun.options import CloudRunOptions, Mode
 from outpost_core.backend import BuildContext
 from outpost_core.hookspecs import hookimpl
-from outpost_core.types import Health, Order, WorkerStatus
+from outpost_core.types import Finding, Health, Order, Step, WorkerStatus
 from outpost_exec.stdio.client import Client
 from outpost_exec.stdio.remote import HeadlessStdioOutpost
 
@@ -31,11 +32,13 @@ class CloudRunOutpost(HeadlessStdioOutpost):
     """
 
     type = "cloudrun"
-    capabilities = CAPABILITIES - {"bootstrap"}
+    capabilities = CAPABILITIES
     options: CloudRunOptions
 
     def __init__(self, name: str, options: CloudRunOptions, context: BuildContext) -> None:
         super().__init__(name, options.located(context.config_dir), context)
+        if options.mode is Mode.JOB:  # an order's secrets would be seen by who may look at jobs
+            self.capabilities = CAPABILITIES - {"secrets"}
 
     async def connect(self) -> Client:
         """Connect to the keeper of this outpost, which is started when there is none.
@@ -75,6 +78,23 @@ class CloudRunOutpost(HeadlessStdioOutpost):
         options = self.options
         google = options.endpoint or f"https://{options.region}-run.googleapis.com"
         return await knock(self.name, options.url or google)
+
+    @hookimpl
+    async def outpost_doctor(self, rig: str | None) -> Sequence[Finding]:
+        """Say what is missing, here and at Google."""
+        from outpost_cloudrun import doctor
+
+        return await doctor.examine(self.name, self.options, rig)
+
+    @hookimpl
+    async def outpost_bootstrap(self, agents: Sequence[str], dry_run: bool) -> AsyncIterator[Step]:
+        """Deploy what workers need, step by step."""
+        from outpost_cloudrun import bootstrap
+
+        steps = bootstrap.bootstrap(self.name, self.options, agents, dry_run=dry_run)
+        async with aclosing(steps) as found:  # type: ignore[type-var]
+            async for step in found:
+                yield step
 
     @hookimpl
     def outpost_price(self, order: Order) -> float:

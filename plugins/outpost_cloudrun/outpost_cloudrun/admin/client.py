@@ -113,13 +113,16 @@ class AdminClient:
         found = await self._read(f"look at the service {name}", self._at("services", name))
         return Service.read(found)
 
-    async def patch_service(self, name: str, body: Body, mask: tuple[str, ...] = ()) -> Operation:
+    async def patch_service(
+        self, name: str, body: Body, mask: tuple[str, ...] = (), *, validate: bool = False
+    ) -> Operation:
         """Deploy a service: it is created where it is missing, else changed. Sent once.
 
         Args:
             name: its short name.
             body: the service; with an `etag` it must not have been changed by somebody else.
             mask: paths of the fields that are to be as in `body`; () for all of them.
+            validate: only have it checked; nothing is changed.
 
         Raises:
             ConflictError: it was changed meanwhile.
@@ -131,6 +134,8 @@ class AdminClient:
         query = {"allowMissing": "true"}
         if mask:
             query["updateMask"] = ",".join(mask)
+        if validate:
+            query["validateOnly"] = "true"
         what = f"deploy the service {name}"
         return Operation.read(
             await self._once("PATCH", at, what, body={**body, "name": at}, query=query)
@@ -153,6 +158,14 @@ class AdminClient:
             the operation, or None when the job was there already: compare its labels.
         """
         return await self._create("jobs", "jobId", name, body)
+
+    async def try_job(self, name: str, body: Body) -> None:
+        """Have a job checked, and create none.
+
+        Raises:
+            OutpostError: what is wrong with it, as of `create_job`.
+        """
+        await self._try("jobs", "jobId", name, body)
 
     async def job(self, name: str) -> Job:
         """Return a job; raises NotFoundError where there is none."""
@@ -200,6 +213,10 @@ class AdminClient:
     async def create_instance(self, name: str, body: Body) -> Operation | None:
         """Create an instance, as `create_job` does."""
         return await self._create("instances", "instanceId", name, body)
+
+    async def try_instance(self, name: str, body: Body) -> None:
+        """Have an instance checked, and create none; see `try_job`."""
+        await self._try("instances", "instanceId", name, body)
 
     async def instance(self, name: str) -> Instance:
         """Return an instance; raises NotFoundError where there is none."""
@@ -285,6 +302,11 @@ class AdminClient:
         except ConflictError:
             return None
         return Operation.read(said)
+
+    async def _try(self, kind: str, id_name: str, name: str, body: Body) -> None:
+        what = f"take such {'an' if kind[0] in 'aeiou' else 'a'} {kind.removesuffix('s')}"
+        query = {id_name: name, "validateOnly": "true"}
+        await self._once("POST", f"{self.parent}/{kind}", what, body=body, query=query)
 
     async def _delete(self, what: str, at: str) -> Operation | None:
         try:
