@@ -115,3 +115,39 @@ def test_a_rig_of_this_machine_goes_elsewhere(shell: Shell) -> None:
     local = shell.folder / "rigs" / "app"
     shell.outpost("spawn", "gt-3", "--rig", str(local), "--on", "burst", "--", "true", code=3)
     assert keepers(shell.run) == []
+
+
+def test_work_that_no_rig_takes_comes_home(shell: Shell) -> None:
+    """Nothing of it is anywhere but in the container, which will be gone."""
+    bare = shell.folder / "rigs" / "app"
+    work = "echo up; while [ ! -e go ]; do sleep 0.1; done; echo precious >new.txt"
+    work = work.replace("go ]", f"{shell.folder}/go ]")
+    shell.outpost("spawn", "gt-4", "--rig", shell.rig, "--on", "burst", "--", "sh", "-c", work)
+    end = time.monotonic() + PATIENCE
+    while "up" not in shell.outpost("logs", "gt-4.1"):
+        assert time.monotonic() < end, "it never began"
+    subprocess.run(["git", "-C", str(bare), "config", "http.receivepack", "false"], check=True)
+    (shell.folder / "go").touch()
+    shell.outpost("wait", "gt-4.1", code=1)
+    worker = shell.json("show", "gt-4.1")["worker"]
+    assert (worker["status"], worker["reason"]) == ("failed", "push_failed"), worker
+    bundle = Path(worker["checkpoint"])
+    rescued = shell.folder / "state" / "outposts" / "burst" / "rescued"
+    assert bundle.parent == rescued
+    assert bundle.stat().st_mode & 0o077 == 0
+    look = shell.folder / "look"
+    subprocess.run(["git", "clone", "-q", str(bare), str(look)], check=True)
+    subprocess.run(["git", "-C", str(look), "bundle", "verify", "-q", str(bundle)], check=True)
+    ref = "refs/outpost/*:refs/heads/kept/*"
+    subprocess.run(["git", "-C", str(look), "fetch", "-q", str(bundle), ref], check=True)
+    (kept,) = subprocess.run(
+        ["git", "-C", str(look), "for-each-ref", "--format=%(refname)", "refs/heads/kept"],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    shown = subprocess.run(
+        ["git", "-C", str(look), "show", f"{kept}:new.txt"], capture_output=True, check=True
+    ).stdout
+    assert shown == b"precious\n"
+    shell.outpost("clean", "gt-4.1")
+    assert bundle.exists(), "it outlives the worker"
+    assert "new.txt" in shell.outpost("diff", "gt-4.1")
