@@ -148,11 +148,16 @@ def test_a_worker_clones_saves_and_delivers_with_a_token(
     path = credentials.store(str(root_of(rig)), "gt-1.1", TOKEN, [url])
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     assert stat.S_IMODE(os.stat(os.path.dirname(path)).st_mode) == 0o700
-    worker = rig.worker(rig=url, owner=OWNER)
+    record = on_rig(url, str(rig.root), OWNER, path)
+    mine = record.claim(claim())
+    worker = rig.worker(rig=url, owner=OWNER, record=standing.launched(mine))
     worker.prepare()
     worker.write("a", "1")
     assert worker.save()["pushed"]
     assert worker.deliver()["commit"] == rig.tip("polecat/gt-1")
+    found = record.read("gt-1.1")
+    assert found is not None
+    assert found.delivered is not None  # with the branch, in one transaction
     about = (worker.work / ".git" / "config").read_text()
     assert "credential" not in about
     for name in worker.folder.rglob("*"):

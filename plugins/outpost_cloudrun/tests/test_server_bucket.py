@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import smallbucket
+from emulkit import emulated
 from recordkit import OWNER, RecordChecks, claim, killed_everywhere, race_for_all
 from smallbucket import SmallBucket
 
 from outpost_cloudrun.server import bucket as module
 from outpost_cloudrun.server import bucketrecord
 from outpost_cloudrun.server.bucket import Bucket, PreconditionError
+from outpost_cloudrun.testing.emulator import Emulator
 from outpost_core.errors import UnreachableError, UsageError, WorkerError
 from outpost_testing.gitrig import GitRig
 from outpost_worker.record import places, segments, standing
@@ -46,12 +48,24 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PATIENCE", 2.0)
 
 
+@pytest.fixture
+def google(tmp_path: Path) -> Iterator[Emulator]:
+    """The emulator, whose bucket Google's own client was tried with (`test_emulator_bucket`)."""
+    with emulated(tmp_path / "google", buckets=("rigs",)) as running:
+        yield running
+
+
+@pytest.fixture
+def emulators(google: Emulator) -> dict[str, str]:
+    return {"STORAGE_EMULATOR_HOST": google.storage.server.url}
+
+
 class TestInBucket(RecordChecks):
     """The record in a bucket."""
 
     @pytest.fixture
-    def record(self, environ: dict[str, str]) -> Record:
-        return bucketrecord.records(PLACE, OWNER, environ)
+    def record(self, emulators: dict[str, str]) -> Record:
+        return bucketrecord.records(PLACE, OWNER, emulators)
 
 
 _MAKE = """
@@ -60,16 +74,29 @@ record = bucketrecord.records({place!r}, {owner!r}, {environ!r})
 """
 
 
-def test_of_twenty_instances_one_has_the_worker(environ: dict[str, str]) -> None:
-    make = _MAKE.format(place=PLACE, owner=OWNER, environ=environ)
-    race_for_all(make, bucketrecord.records(PLACE, OWNER, environ))
+def test_of_twenty_instances_one_has_the_worker(emulators: dict[str, str]) -> None:
+    make = _MAKE.format(place=PLACE, owner=OWNER, environ=emulators)
+    race_for_all(make, bucketrecord.records(PLACE, OWNER, emulators))
 
 
 def test_a_machine_that_dies_at_any_point_leaves_one_claim_and_one_result(
-    environ: dict[str, str],
+    emulators: dict[str, str],
 ) -> None:
-    make = _MAKE.format(place=PLACE, owner=OWNER, environ=environ)
-    killed_everywhere(make, bucketrecord.records(PLACE, OWNER, environ))
+    make = _MAKE.format(place=PLACE, owner=OWNER, environ=emulators)
+    killed_everywhere(make, bucketrecord.records(PLACE, OWNER, emulators))
+
+
+def test_the_machines_own_token_opens_the_bucket(google: Emulator) -> None:
+    google.knobs.access_tokens = True
+    bucket = Bucket(PLACE, google.tokens.environment)
+    bucket._at = bucket._at._replace(scheme="http", netloc=google.storage.server.url[7:])
+    bucket._context = None
+    first = bucket.insert("a b/ü", b"1", "0")
+    assert bucket.get("a b/ü", 10) == (first, b"1")
+    assert [each.name for each in bucket.list("a")] == ["a b/ü"]
+    bucket.delete("a b/ü", first)
+    with pytest.raises(RecordRefusedError, match="Invalid Credentials"):
+        Bucket(PLACE, {"STORAGE_EMULATOR_HOST": google.storage.server.url}).get("a", 1)
 
 
 def test_an_object_is_made_once_changed_from_what_was_seen_and_listed_in_pages(

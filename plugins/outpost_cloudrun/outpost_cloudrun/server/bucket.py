@@ -308,6 +308,7 @@ def _asked(
         line.request(method, path, body=data, headers=dict(headers))
         answer = line.getresponse()
         generation = answer.headers.get("x-goog-generation", "")
+        most = most if answer.status < 300 else _MOST_ANSWER
         return _Answer(answer.status, _read(answer, most), generation)
     finally:
         line.close()
