@@ -4,7 +4,7 @@ It starts one program, adopts whatever of it becomes an orphan, freezes and kill
 whole, and kills all of it when the emulator is gone, however that went: its standard input ends
 then. Run as `python -m outpost_cloudrun.testing.box`; the first line of standard input is
 `{"argv", "env", "folder", "log", "memory"}`, each further line one of `freeze`, `thaw`, `term`,
-`kill`. It prints one line when the program has ended: `{"code", "signal", "memory"}`.
+`hup`, `kill`. It prints one line when the program has ended: `{"code", "signal", "memory"}`.
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ class Box:
             self.obey("thaw")
             if not self.over:
                 os.kill(self._main, signal.SIGTERM)
+        elif word == "hup":
+            os.kill(self._main, signal.SIGHUP)
         elif word == "kill":
             self.kill()
 

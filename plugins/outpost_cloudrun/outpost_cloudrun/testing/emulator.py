@@ -21,7 +21,9 @@ from outpost_cloudrun.testing.httpd import Server
 from outpost_cloudrun.testing.journal import Journal
 from outpost_cloudrun.testing.knobs import Image, Knobs
 from outpost_cloudrun.testing.metadata import TokenServer
+from outpost_cloudrun.testing.podman import Podman, PodmanContainers
 from outpost_cloudrun.testing.processes import ProcessContainers
+from outpost_cloudrun.testing.tls import TlsFronts
 
 T = TypeVar("T")
 #: How long starting or ending all of it may take, in seconds.
@@ -35,15 +37,20 @@ class Emulator:
         knobs: what can be turned, at any time.
         journal: what it did.
         storage: the buckets.
+        tls: the proxies before services and instances; None where callers need no TLS.
         rigs: repositories that containers reach by HTTP.
         tokens: the metadata server; its `life`, `failures` and `delay` can be turned, too.
     """
 
-    def __init__(self, folder: Path, knobs: Knobs) -> None:
+    def __init__(
+        self, folder: Path, knobs: Knobs, *, tls: bool = False, podman: Podman | None = None
+    ) -> None:
         self.folder = folder
         self.knobs = knobs
         self.journal = Journal(folder / "journal.ndjson")
         self.tokens = _Tokens(knobs)
+        self.tls = TlsFronts(folder) if tls else None
+        self._podman = podman
         self.cloud: Cloud
         self.storage: Storage
         self.rigs: GitHost
@@ -59,7 +66,10 @@ class Emulator:
     @property
     def environment(self) -> dict[str, str]:
         """What the near side needs in its environment to find metadata and bucket."""
-        return {**self.tokens.environment, "STORAGE_EMULATOR_HOST": self.storage.server.url}
+        found = {**self.tokens.environment, "STORAGE_EMULATOR_HOST": self.storage.server.url}
+        if self.tls is not None:
+            found["SSL_CERT_FILE"] = str(self.tls.certificate)
+        return found
 
     def front(self, service: str) -> str:
         """Return the address of a service or instance.
@@ -151,6 +161,9 @@ class Emulator:
 
         async def restart() -> None:
             server = self._front(service).server
+            if self.tls is not None:
+                await self.tls.restart(server, hard=hard)
+                return
             await server.shut(hard=hard)
             if away:
                 await asyncio.sleep(away)
@@ -168,10 +181,15 @@ class Emulator:
     async def _open(self) -> None:
         containers = self.folder / "containers"
         containers.mkdir(mode=0o700, exist_ok=True)
+        made = (
+            ProcessContainers(containers, self._image)
+            if self._podman is None
+            else PodmanContainers(containers, self._podman)
+        )
         self.cloud = Cloud(
             knobs=self.knobs,
             journal=self.journal,
-            containers=ProcessContainers(containers, self._image),
+            containers=made,
             tokens=self.tokens,
             surroundings={**self.tokens.environment, "OUTPOST_BIND": "127.0.0.1"},
         )
@@ -187,6 +205,8 @@ class Emulator:
 
     async def _close(self) -> None:
         await self._api.close()
+        if self.tls is not None:
+            await self.tls.close()
         await self.storage.server.close()
         await self.rigs.server.close()
         await self.cloud.containers.close()
@@ -201,7 +221,7 @@ class Emulator:
         await self._loop.shutdown_default_executor()
 
     async def _publish(self, server: Server) -> str:
-        return server.url
+        return server.url if self.tls is None else await self.tls.publish(server)
 
     def _image(self, name: str) -> Image:
         return self.knobs.images.get(name, Image())
@@ -220,10 +240,12 @@ class _Tokens(TokenServer):
 
 
 @contextmanager
-def emulating(folder: Path, **settings: Any) -> Iterator[Emulator]:
+def emulating(
+    folder: Path, *, tls: bool = False, podman: Podman | None = None, **settings: Any
+) -> Iterator[Emulator]:
     """Emulate Cloud Run while the block runs; as `emulator`, for code that is not async."""
     folder.mkdir(parents=True, exist_ok=True)
-    running = Emulator(folder, Knobs(**settings))
+    running = Emulator(folder, Knobs(**settings), tls=tls, podman=podman)
     running.start()
     try:
         yield running
@@ -232,15 +254,19 @@ def emulating(folder: Path, **settings: Any) -> Iterator[Emulator]:
 
 
 @asynccontextmanager
-async def emulator(folder: Path, **settings: Any) -> AsyncIterator[Emulator]:
+async def emulator(
+    folder: Path, *, tls: bool = False, podman: Podman | None = None, **settings: Any
+) -> AsyncIterator[Emulator]:
     """Emulate Cloud Run while the block runs.
 
     Args:
         folder: for what containers write, their logs, and `journal.ndjson`.
+        tls: callers meet nghttpx with TLS, as they meet Google's front.
+        podman: containers are podman's; None: they are processes.
         settings: first values of `Knobs`.
     """
     with contextlib.ExitStack() as stack:
-        running = await asyncio.to_thread(stack.enter_context, emulating(folder, **settings))
+        running = await asyncio.to_thread(stack.enter_context, emulating(folder, tls=tls, podman=podman, **settings))
         try:
             yield running
         finally:

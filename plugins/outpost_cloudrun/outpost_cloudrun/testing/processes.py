@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from outpost_cloudrun.testing.containers import Ended, Mount, Spec
@@ -17,22 +17,78 @@ from outpost_cloudrun.testing.knobs import Image
 _PATH = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
 
 
+class Box:
+    """A family of processes, held by its first one (`box`).
+
+    Args:
+        process: that one.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._end = asyncio.get_running_loop().create_task(self._wait())
+
+    @classmethod
+    async def start(
+        cls, argv: Sequence[str], env: Mapping[str, str], folder: Path, log: Path, memory: int
+    ) -> Box:
+        """Start a program.
+
+        Args:
+            argv: the program.
+            env: its whole environment.
+            folder: where it begins.
+            log: the file that gets what it prints.
+            memory: limit in bytes; 0 for none.
+        """
+        order = {
+            "argv": list(argv),
+            "env": dict(env),
+            "folder": str(folder),
+            "log": str(log),
+            "memory": memory,
+        }
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "outpost_cloudrun.testing.box",
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=folder,
+        )  # fmt: skip
+        box = cls(process)
+        box.say(json.dumps(order))
+        return box
+
+    def say(self, word: str) -> None:
+        """Have something done to the family: `freeze`, `thaw`, `term`, `hup`, `kill`."""
+        if self._process.stdin is not None and not self._process.stdin.is_closing():
+            self._process.stdin.write(f"{word}\n".encode())
+
+    async def ended(self) -> Ended:
+        """Wait for its end; any number may wait."""
+        return await asyncio.shield(self._end)
+
+    async def _wait(self) -> Ended:
+        assert self._process.stdout is not None
+        line = await self._process.stdout.readline()
+        await self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        if not line:
+            return Ended(0, 9)
+        end = json.loads(line)
+        return Ended(end["code"], end["signal"], end["memory"])
+
+
 class ProcessContainer:
-    """One family of processes, held by its box.
+    """A container that is a family of processes.
 
     Args:
         spec: what was started.
-        box: its first process.
+        box: its family.
         folder: all that it may write; removed with it.
         forget: called when it has ended.
     """
 
     def __init__(
-        self,
-        spec: Spec,
-        box: asyncio.subprocess.Process,
-        folder: Path,
-        forget: Callable[[ProcessContainer], None],
+        self, spec: Spec, box: Box, folder: Path, forget: Callable[[ProcessContainer], None]
     ) -> None:
         self.spec = spec
         self.folder = folder
@@ -46,36 +102,25 @@ class ProcessContainer:
 
     def freeze(self) -> None:
         """Stop every process of it."""
-        self._say("freeze")
+        self._box.say("freeze")
 
     def thaw(self) -> None:
         """Let every process of it go on."""
-        self._say("thaw")
+        self._box.say("thaw")
 
     def terminate(self) -> None:
         """Send SIGTERM to its program."""
-        self._say("term")
+        self._box.say("term")
 
     def kill(self) -> None:
         """Kill every process of it."""
-        self._say("kill")
-
-    def _say(self, word: str) -> None:
-        if self._box.stdin is not None and not self._box.stdin.is_closing():
-            self._box.stdin.write(f"{word}\n".encode())
+        self._box.say("kill")
 
     async def _wait(self) -> Ended:
-        assert self._box.stdout is not None
-        line = await self._box.stdout.readline()
-        await self._box.wait()
-        if self._box.stdin is not None:
-            self._box.stdin.close()
+        ended = await self._box.ended()
         await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
         self._forget(self)
-        if not line:
-            return Ended(0, 9)
-        end = json.loads(line)
-        return Ended(end["code"], end["signal"], end["memory"])
+        return ended
 
 
 class ProcessContainers:
@@ -110,19 +155,13 @@ class ProcessContainers:
             "LANG": "C.UTF-8",
         }
         mounts = [(mount.path, self._place(mount, folder)) for mount in spec.mounts]
-        order = {
-            "argv": [*(spec.command or image.entrypoint), *spec.args],
-            "env": {**own, **image.env, **_moved(spec.env, mounts)},
-            "folder": str(folder / "home"),
-            "log": str(log),
-            "memory": spec.memory,
-        }
-        box = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "outpost_cloudrun.testing.box",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=self.folder,
-        )  # fmt: skip
-        assert box.stdin is not None
-        box.stdin.write(json.dumps(order).encode() + b"\n")
+        box = await Box.start(
+            [*(spec.command or image.entrypoint), *spec.args],
+            {**own, **image.env, **_moved(spec.env, mounts)},
+            folder / "home",
+            log,
+            spec.memory,
+        )
         container = ProcessContainer(spec, box, folder, self._running.discard)
         self._running.add(container)
         return container
