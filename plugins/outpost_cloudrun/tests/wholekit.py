@@ -20,12 +20,17 @@ from outpost_cloudrun.admin.factory import open_admin
 from outpost_cloudrun.options import CloudRunOptions
 from outpost_cloudrun.outpost import CloudRunOutpost
 from outpost_cloudrun.testing.emulator import Emulator, emulating
+from outpost_cloudrun.testing.podman import Podman
 from outpost_core.backend import BuildContext
 from outpost_core.types import Order
 
 PROJECT, REGION, IMAGE = "proj-1", "us-central1", "us-central1-docker.pkg.dev/proj-1/o/worker:1"
-#: What an agent does that runs exactly once: each run is a line of a file, and a commit.
-WORK = 'echo "$OUTPOST_ISSUE $$" >> "{marks}"; echo began; {more}; date > made; echo ended'
+#: What an agent does that runs exactly once: each run is a line of a file (which a container does
+#: not see), a line of its output, and a commit.
+WORK = (
+    '( echo "$OUTPOST_ISSUE $$" >> "{marks}" ) 2>/dev/null; echo began; {more}; date > made;'
+    " echo ended"
+)
 
 
 class Whole(Desk):
@@ -122,12 +127,12 @@ def make_rig(google: Emulator, folder: Path) -> None:
 @contextmanager
 def whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, knobs: dict[str, Any] | None = None,
-    **more: Any,
+    tls: bool = False, podman: Podman | None = None, **more: Any,
 ) -> Iterator[Whole]:  # fmt: skip
     """A desk, a rig with one commit, and an emulator with the service deployed; nothing stays."""
     folder = tmp_path / "google"
     with runtime(monkeypatch) as run:
-        with emulating(folder, **(knobs or {})) as google:
+        with emulating(folder, tls=tls, podman=podman, **(knobs or {})) as google:
             for name, value in google.environment.items():
                 monkeypatch.setenv(name, value)
             make_rig(google, tmp_path)

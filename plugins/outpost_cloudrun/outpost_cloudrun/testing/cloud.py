@@ -105,6 +105,9 @@ class Cloud:
             operation.message.error.CopyFrom(
                 status_pb2.Status(code=_CODES.get(error.word, 2), message=error.message)
             )
+        except Exception as error:
+            operation.message.error.CopyFrom(status_pb2.Status(code=13, message=str(error)))
+            raise
         finally:
             operation.message.done = True
             operation.finished.set()

@@ -266,7 +266,9 @@ async def emulator(
         settings: first values of `Knobs`.
     """
     with contextlib.ExitStack() as stack:
-        running = await asyncio.to_thread(stack.enter_context, emulating(folder, tls=tls, podman=podman, **settings))
+        running = await asyncio.to_thread(
+            stack.enter_context, emulating(folder, tls=tls, podman=podman, **settings)
+        )
         try:
             yield running
         finally:

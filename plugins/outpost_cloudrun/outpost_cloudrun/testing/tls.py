@@ -78,8 +78,9 @@ class TlsFronts:
         log.touch()
         argv = [
             program, f"--frontend=127.0.0.1,{port}", f"--backend=127.0.0.1,{behind};;proto=h2",
-            "--no-ocsp", "--workers=1", "--errorlog-file=/dev/stderr", "--log-level=WARN",
-            f"--backend-read-timeout={_SILENCE}", f"--frontend-http2-idle-timeout={_SILENCE}",
+            "--backend-connections-per-host=1000", "--no-ocsp", "--workers=1",
+            "--errorlog-file=/dev/stderr", "--log-level=WARN",
+            f"--backend-read-timeout={_SILENCE}", f"--frontend-http2-read-timeout={_SILENCE}",
             "--conf=/dev/null", str(self._key), str(self.certificate),
         ]  # fmt: skip
         self._boxes[behind] = await Box.start(argv, {}, self.folder, log, 0)

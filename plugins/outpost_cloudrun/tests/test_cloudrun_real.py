@@ -1,0 +1,85 @@
+"""The real layer: TLS and HTTP/2 by nghttpx, and containers with limits, a freezer and an OOM."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from peers import containers as peer
+from wholekit import Whole, whole
+
+from outpost_cloudrun.testing.podman import Podman
+from outpost_core.types import State
+
+pytestmark = [pytest.mark.containers, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def image() -> peer.Image:
+    return peer.image()
+
+
+@pytest.fixture(scope="module")
+def boxes() -> Iterator[peer.Containers]:
+    with peer.containers() as made:
+        yield made
+
+
+@pytest.fixture
+def desk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: peer.Image, boxes: peer.Containers
+) -> Iterator[Whole]:
+    podman = Podman(image=image.id, env=boxes.env)
+    with whole(tmp_path, monkeypatch, tls=True, podman=podman, memory=512 << 20) as made:
+        yield made
+    assert peer.podman(boxes.env, "ps", "--all", "--quiet").stdout == ""
+
+
+def test_the_main_job_through_tls_and_a_container(desk: Whole) -> None:
+    assert desk.google.front("worker").startswith("https://")
+    desk.spawn(desk.order("gt-1"))
+    result = desk.result("gt-1.1")
+    assert (result.state, result.reason) == (State.DONE, "ok"), result
+    assert desk.branch("gt-1") == result.commit
+    assert desk.log("gt-1.1") == b"began\nended\n"
+    posts = desk.google.journal.entries("request", method="POST")
+    assert {each.about["version"] for each in posts} == {"2"}
+
+
+def test_a_front_that_restarts_with_goaway_is_not_noticed(desk: Whole) -> None:
+    desk.spawn(desk.order("gt-1", "sleep 3"))
+    desk.google.restart_front("worker", hard=False)
+    assert desk.result("gt-1.1").state is State.DONE
+    assert desk.log("gt-1.1") == b"began\nended\n"
+
+
+def test_a_front_that_is_cut_is_found_again(desk: Whole) -> None:
+    desk.spawn(desk.order("gt-1", "sleep 3"))
+    desk.google.restart_front("worker", hard=True)
+    assert desk.result("gt-1.1").state is State.DONE
+    assert desk.log("gt-1.1") == b"began\nended\n"
+
+
+def test_without_a_request_the_kernel_freezes_the_container(
+    desk: Whole, boxes: peer.Containers
+) -> None:
+    desk.spawn(desk.order("gt-1"))
+    assert desk.result("gt-1.1").state is State.DONE
+    desk.google.journal.wait("instance.frozen")
+    (id_,) = peer.podman(boxes.env, "ps", "--quiet", "--no-trunc").stdout.split()
+    freezer = peer.Container(boxes.env, id_).cgroup("freezer") / "freezer.state"
+    end = time.monotonic() + 60
+    while freezer.read_text() != "FROZEN\n":
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    desk.spawn(desk.order("gt-2"))
+    assert desk.result("gt-2.1").state is State.DONE
+
+
+def test_an_agent_that_eats_the_memory_takes_its_container_along(desk: Whole) -> None:
+    eat = "python3 -c 'x = [bytearray(1 << 24) for _ in range(100)]'"
+    desk.spawn(desk.order("gt-1", f"sleep 1; {eat}"))
+    [ended] = desk.google.journal.wait("instance.ended", memory=True)
+    assert ended.about["memory"] is True
