@@ -26,7 +26,7 @@ PATIENCE = 60.0
 
 
 def options(url: str, **more: Any) -> CloudRunOptions:
-    return CloudRunOptions(url=url, auth="none", warm_for=0.0, **more)  # type: ignore[arg-type]
+    return CloudRunOptions(**{"url": url, "auth": "none", "warm_for": 0.0, **more})
 
 
 def keepers(run: str) -> list[int]:

@@ -79,15 +79,15 @@ class Affinity:
 
     def learn(self, answer: httpx.Response) -> None:
         """Take over what the front says in an answer."""
-        kept = dict(part.split("=", 1) for part in self.cookie.split("; ") if "=" in part)
         for line in answer.headers.get_list("set-cookie"):
             pair = line.partition(";")[0].strip()
-            if _COOKIE.fullmatch(pair):
-                name, _, value = pair.partition("=")
-                kept[name] = value
-        cookie = "; ".join(f"{name}={value}" for name, value in kept.items())
-        if len(cookie) <= _LONGEST_COOKIE:
-            self.cookie = cookie
+            if not _COOKIE.fullmatch(pair):
+                continue
+            name = pair.partition("=")[0]
+            others = [one for one in self.cookie.split("; ") if one.partition("=")[0] != name]
+            cookie = "; ".join([*filter(None, others), pair])
+            if len(cookie) <= _LONGEST_COOKIE:
+                self.cookie = cookie
 
 
 def open_client(

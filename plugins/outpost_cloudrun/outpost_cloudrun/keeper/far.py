@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -140,9 +141,11 @@ class Far:
         path = f"/work/{quote(worker)}?force={'true' if force else 'false'}"
         content = await self._ask("DELETE", path, body, cookie, _PATIENCE)
         try:
-            return wire.from_json(Cleaned, json.loads(content))
+            told = wire.from_json(Cleaned, json.loads(content))
         except (ValueError, UsageError, RecursionError):
             raise UnreachableError(f"{self._name} answered something odd to a clean") from None
+        rescued = None if told.rescued is None else border.line(told.rescued)
+        return replace(told, rescued=rescued, detail=border.line(told.detail))
 
     async def bundle(self, worker: str, cookie: str) -> AsyncIterator[bytes]:
         """Yield the bundle of a worker's unpushed work.
@@ -154,8 +157,15 @@ class Far:
         path = f"/work/{quote(worker)}/rescue"
         response = await self._open("GET", path, None, cookie, _PATIENCE)
         try:
-            async for piece in response.aiter_raw():
+            pieces = response.aiter_raw()
+            while True:
+                async with asyncio.timeout(_PATIENCE):
+                    piece = await anext(pieces, b"")
+                if not piece:
+                    return
                 yield piece
+        except TimeoutError:
+            raise UnreachableError(f"nothing more of a bundle came for {_PATIENCE:g} s") from None
         except httpx.HTTPError as error:
             raise UnreachableError(f"a bundle broke off: {_said(error)}") from None
         finally:

@@ -29,6 +29,7 @@ from outpost_core.errors import (
     SpawnRefusedError,
     UnreachableError,
 )
+from outpost_core.names import checkpoint_ref
 from outpost_core.types import Json, Result, State
 from outpost_shared.backoff import Backoff, reaching_again
 from outpost_shared.log import Logger
@@ -50,7 +51,8 @@ class Patience:
         lease: seconds without a sign of life after which the owner of a claim is dead.
         gone: seconds for which containers have to say that they know nothing of a worker, before
             it is taken for lost: an old and a new one may be there together for a while.
-        rescue: seconds in which unpushed work is brought home.
+        rescue: seconds for which it is tried again to bring unpushed work home.
+        bundle: seconds that one such try may take.
         short: seconds below which a leg counts as one that got nowhere.
     """
 
@@ -60,6 +62,7 @@ class Patience:
     lease: float = LEASE
     gone: float = 30.0
     rescue: float = 120.0
+    bundle: float = 1800.0
     short: float = 300.0
 
 
@@ -168,6 +171,14 @@ class Stream:
                 if unclear.over:
                     error.sent = True
                     raise
+                await unclear.wait()
+            except (OddLineError, HoleError) as error:
+                doubt = True
+                if unclear.over:
+                    raise UnreachableError(
+                        f"what answers does not speak Outpost's protocol: {error}",
+                        hint=f"outpost doctor {self._terms.name}; the container's image may be old",
+                    ) from error
                 await unclear.wait()
             else:
                 return
@@ -386,7 +397,8 @@ class Stream:
         if line.offset is not None and line.data:
             record.put_log(line.offset, line.data)
         if line.moving:
-            said: dict[str, Json] = {"claim": line.claim, "checkpoint": line.checkpoint}
+            own = line.checkpoint if line.checkpoint == self._own_ref() else None
+            said: dict[str, Json] = {"claim": line.claim, "checkpoint": own}
             await asyncio.to_thread(record.remember, **{_MOVED: said})
             return True
         if line.result is not None:
@@ -403,6 +415,8 @@ class Stream:
         checkpoint, said = result.checkpoint, ""
         if checkpoint is not None and not checkpoint.startswith("refs/"):
             checkpoint, said = await self._rescue()
+        elif checkpoint is not None and checkpoint != self._own_ref():
+            checkpoint, said = None, "; the checkpoint that its container names is not its own"
         legs = record.course.get("moves")
         if isinstance(legs, int) and legs:
             times = "once" if legs == 1 else f"{legs} times"
@@ -413,6 +427,10 @@ class Stream:
             message=(result.message + said).removeprefix("; "),
         )
         await self._finish(result)
+
+    def _own_ref(self) -> str:
+        """Return the ref that the worker's unpushed work is under, if it is anywhere."""
+        return checkpoint_ref(self._record.worker, self._record.order.owner)
 
     async def _finish(self, result: Result) -> None:
         """Write the result down, with what it cost by our own account."""
@@ -446,10 +464,12 @@ class Stream:
             try:
                 far = await self._reach()
                 pieces = far.bundle(record.worker, cookie)
-                async with contextlib.aclosing(pieces):  # type: ignore[type-var]
+                async with asyncio.timeout(self._patience.bundle), contextlib.aclosing(pieces):  # type: ignore[type-var]
                     return await rescue.bring_home(record, pieces)
             except OutpostError as error:
                 why = error.message
+            except TimeoutError:
+                why = f"it was still coming after {self._patience.bundle:g} s"
         return None, f"; its unpushed work could not be brought here: {why}"
 
     # --- another container ------------------------------------------------------------------------
