@@ -457,6 +457,30 @@ def test_git_credentials_go_in_the_body_alone(tmp_path: Path) -> None:
         assert not path.is_file() or b"canary" not in path.read_bytes()
 
 
+def test_a_running_worker_is_followed_though_the_command_for_credentials_fails(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, order("gt-1", "true", "https://example.com/rig"))
+    asked = []
+
+    async def logged_out(_: WorkerRecord) -> str:
+        asked.append(1)
+        if len(asked) > 1:
+            raise SpawnRefusedError("git_credentials (gh): it ended with 1")
+        return "canary-token"
+
+    stream, told = world.stream(
+        in_order([world.line()], [world.line(), world.result()]), credentials=logged_out
+    )
+    both(stream)
+    assert [body["git_credentials"] for body in told.bodies] == ["canary-token", ""]
+    assert world.record.result is not None
+    other = World(tmp_path / "other", order("gt-2", "true", "https://example.com/rig"))
+    fresh, _ = other.stream(in_order([other.line()]), credentials=logged_out)
+    with pytest.raises(SpawnRefusedError, match="it ended with 1"):
+        run(fresh.start({}))
+
+
 def test_an_error_of_the_order_is_an_error(world: World) -> None:
     stream, _ = world.stream(in_order(httpx.Response(400)))
     with pytest.raises(OutpostError):

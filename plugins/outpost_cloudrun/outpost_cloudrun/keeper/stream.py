@@ -353,7 +353,7 @@ class Stream:
         record, order = self._record, self._record.order
         known = record.course.get("leg")
         body: dict[str, Json] = {
-            **await self.about(),
+            **await self.about(starting=secrets is not None),
             "context": dict(order.context),
             "digest": record.digest,
             "secrets": dict(secrets or {}),
@@ -369,14 +369,29 @@ class Stream:
             body["timeout_left"] = left
         return body
 
-    async def about(self) -> dict[str, Json]:
-        """Return what a container needs to find the worker's record."""
+    async def about(self, *, starting: bool = False) -> dict[str, Json]:
+        """Return what a container needs to find the worker's record.
+
+        Args:
+            starting: something is to be started with it. Else a command for git's credentials that
+                fails (who called it has logged out, say) keeps nobody from a worker that runs.
+
+        Raises:
+            SpawnRefusedError: that command failed.
+        """
         order = self._record.order
+        try:
+            login = await self._terms.credentials(self._record)
+        except SpawnRefusedError as error:
+            if starting:
+                raise
+            _log.info("%s: %s", self._record.worker, error.message)
+            login = ""
         return {
             "issue_id": order.issue.id,
             "rig_url": order.rig,
             "order": wire.to_json(order),
-            "git_credentials": await self._terms.credentials(self._record),
+            "git_credentials": login,
         }
 
     def _left(self) -> float | None:
