@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import time
@@ -78,6 +79,27 @@ def test_work_that_is_posted_comes_home_as_a_branch(
         assert "".join(line.get("logs", "") for line in lines) == "hello\n"
         assert TOKEN not in container.exec("sh", "-c", "cat /proc/[0-9]*/cmdline").stdout
     assert rig.git("show", f"{lines[-1]['branch']}:notes.txt") == "first line\nmore"
+
+
+def test_an_agent_without_a_fence_finds_no_secret_of_the_container(
+    containers: Containers, plain: Image
+) -> None:
+    """Neither in what the first process began with, nor in the program itself; it is one user."""
+    hidden = {"OUTPOST_TOKEN": TOKEN, "OUTPOST_GIT_CREDENTIALS": "a-password-for-git"}
+    script = (
+        "exec 2>/dev/null; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline | tr '\\0' '\\n' >all;"
+        " for pid in 1 $(pgrep -f outpost_cloudrun.server); do cat /proc/$pid/environ; done"
+        " >>all; base64 -w0 all"
+    )
+    one = farkit.order("gt-1", script)
+    with (
+        served(containers, plain, OUTPOST_FENCE="off", **hidden) as (_, url),
+        client(url, authorization=f"Bearer {TOKEN}") as http,
+    ):
+        told = farkit.post(http, farkit.body(one))
+    seen = base64.b64decode(farkit.log_of(told))
+    assert b"outpost_cloudrun.server" in seen
+    assert [value for value in hidden.values() if value.encode() in seen] == []
 
 
 def test_told_to_end_it_is_gone_in_time(containers: Containers, plain: Image) -> None:
