@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from farkit import PATIENCE, Far, far
 from keeperkit import keepers, runtime
-from peers.githttp import GitHttp, serving
+from peers.githttp import serving
+from rigs import make_rig
 
 
 class Shell:
@@ -57,22 +58,8 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
         runtime(monkeypatch) as run,
         far(tmp_path / "far") as server,
     ):
-        _make_rig(git, tmp_path)
+        make_rig(git, tmp_path)
         yield Shell(tmp_path, server, f"{git.url}/app", run)
-
-
-def _make_rig(git: GitHttp, tmp_path: Path) -> None:
-    bare = git.repository("app")
-    seed = tmp_path / "seed"
-    commands = (
-        ["init", "-q", "-b", "main", str(seed)],
-        ["-C", str(seed), "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-q",
-         "--allow-empty", "-m", "begin"],
-        ["-C", str(seed), "push", "-q", str(bare), "main"],
-        ["-C", str(bare), "symbolic-ref", "HEAD", "refs/heads/main"],
-    )  # fmt: skip
-    for words in commands:
-        subprocess.run(["git", *words], check=True)
 
 
 def test_spawn_wait_logs_status_and_clean(shell: Shell) -> None:

@@ -168,7 +168,7 @@ class WorkerRecord:
             result,
             message=border.lines(result.message),
             log_bytes=held,
-            log_truncated=result.log_truncated or self._seen > held,
+            log_truncated=result.log_truncated or max(self._seen, result.log_bytes or 0) > held,
             finished_at=result.finished_at if result.finished_at is not None else time.time(),
         )
         self._sync_log()

@@ -292,7 +292,7 @@ class Stream:
         self,
         *,
         secrets: Mapping[str, str] | None = None,
-        take_over: str = "",
+        gone: Mapping[str, Json] | None = None,
         leg: int | None = None,
     ) -> Answer:
         """Ask for the worker's stream; return it once a line of the worker itself has come.
@@ -300,7 +300,7 @@ class Stream:
         Args:
             secrets: the values of its secrets: it is started where it is not there. None: it is
                 only to be found.
-            take_over: the claim that is to be taken over.
+            gone: the claim that is to be taken over, and its last sign of life.
             leg: which leg it is started as.
 
         Raises:
@@ -310,7 +310,7 @@ class Stream:
         """
         record = self._record
         far = await self._reach()
-        body = await self._body(secrets, take_over, leg)
+        body = await self._body(secrets, gone or {}, leg)
         cookie, begun = str(record.course.get("cookie") or ""), time.time()
         answer, got = await far.work(body, cookie)
         try:
@@ -348,7 +348,7 @@ class Stream:
             record.accept()
 
     async def _body(
-        self, secrets: Mapping[str, str] | None, take_over: str, leg: int | None
+        self, secrets: Mapping[str, str] | None, gone: Mapping[str, Json], leg: int | None
     ) -> dict[str, Json]:
         record, order = self._record, self._record.order
         known = record.course.get("leg")
@@ -363,8 +363,8 @@ class Stream:
         }
         if secrets is None:
             body["attach"] = True
-        if take_over:
-            body["take_over"] = take_over
+        if claim := gone.get("claim"):
+            body["take_over"], body["seen"] = claim, gone.get("seen") or ""
         if (left := self._left()) is not None:
             body["timeout_left"] = left
         return body
@@ -501,10 +501,10 @@ class Stream:
         if not self._record.accepted:
             await asyncio.to_thread(self._record.accept)
         assert self._watched is not None, "it was told of"
-        claim, _, since = self._watched
+        claim, seen, since = self._watched
         silent = time.monotonic() - since
         if silent > self._patience.lease:
-            said: dict[str, Json] = {"claim": claim, "silent": True}
+            said: dict[str, Json] = {"claim": claim, "seen": seen, "silent": True}
             await asyncio.to_thread(self._record.remember, **{_MOVED: said})
             return
         # each request goes to whichever container the front picks
@@ -519,7 +519,7 @@ class Stream:
         record = self._record
         gone = record.course.get(_MOVED)
         told = gone if isinstance(gone, dict) else {}
-        claim, checkpoint = str(told.get("claim") or ""), told.get("checkpoint")
+        checkpoint = told.get("checkpoint")
         secrets = record.kept_secrets()
         fruitless = _number(record, "fruitless") + 1 if self._leg_was_short() else 0
         left = self._left()
@@ -532,7 +532,7 @@ class Stream:
         ):
             leg = max(_number(record, "leg"), 1) + 1
             record.tell(State.STARTING, "continues from its checkpoint in another container")
-            self._answer = await self._attach(secrets=secrets, take_over=claim, leg=leg)
+            self._answer = await self._attach(secrets=secrets, gone=told, leg=leg)
             await asyncio.to_thread(
                 record.remember,
                 leg=leg,
@@ -543,7 +543,7 @@ class Stream:
             await self._went_on(gone)
         elif told.get("silent"):
             # whoever is asked ends it in the record, so that its owner delivers nothing any more
-            self._answer = await self._attach(take_over=claim)
+            self._answer = await self._attach(gone=told)
             await self._went_on(gone)
         else:
             await self._finish(_terminated(str(checkpoint) if checkpoint else None, record))

@@ -1,0 +1,249 @@
+"""Mode service through the emulator: several containers, a front that picks one, and faults."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from emulkit import IMAGE, deploy, service
+from farkit import order
+from peers.githttp import GitHttp, serving
+from rigs import commits, make_rig
+
+from outpost_cloudrun.keeper.held import Held
+from outpost_cloudrun.keeper.service import ServiceCourse
+from outpost_cloudrun.keeper.stream import Patience
+from outpost_cloudrun.options import CloudRunOptions, Mode
+from outpost_cloudrun.testing.emulator import Emulator, emulating
+from outpost_core.backend import BuildContext
+from outpost_core.errors import SpawnRefusedError
+from outpost_core.types import Order, Result, Secrets, State
+
+PATIENCE = Patience(silent=45, busy=3, doubt=30, lease=4, gone=3, rescue=10, short=0)
+#: Works in two halves, and continues with the second where the first is there.
+_TWO = (
+    'echo run >>"$RUNS"; if [ -e one ]; then echo second; echo 2 >two; exit; fi;'
+    " echo 1 >one; echo first; sleep 300"
+)
+
+
+@pytest.fixture
+def google(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    with emulating(tmp_path / "google", tokens=False, queue=1.0) as made:
+        for name, value in made.environment.items():
+            monkeypatch.setenv(name, value)
+        yield made
+
+
+@pytest.fixture
+def git(tmp_path: Path) -> Iterator[GitHttp]:
+    with serving(tmp_path / "rigs") as made:
+        make_rig(made, tmp_path)
+        yield made
+
+
+class Held1:
+    """A keeper inside of the test, which is less patient than that of commands."""
+
+    def __init__(self, google: Emulator, folder: Path, **more: Any) -> None:
+        self.options = CloudRunOptions(
+            project="proj-1", region="us-central1", service="w", endpoint=google.admin,
+            auth="none", warm_for=0.0, **{"concurrency": 1, **more},
+        )  # type: ignore[arg-type]  # fmt: skip
+        self.context = BuildContext(state_dir=folder / "state" / "burst")
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[Held]:
+        held = Held("burst", self.options, self.context)
+        held._courses[Mode.SERVICE] = ServiceCourse("burst", self.options, self.context, PATIENCE)
+        await held.adopt()
+        try:
+            yield held
+        finally:
+            await held.aclose()
+
+    def run(self, work: Callable[[Held], Awaitable[Any]]) -> Any:
+        async def all_of_it() -> Any:
+            async with self.open() as held:
+                return await asyncio.wait_for(work(held), 120)
+
+        return asyncio.run(all_of_it())
+
+
+async def ended(held: Held, worker: str) -> Result:
+    while True:
+        found = {one.id: one for one in await held.outpost_list()}
+        result = found[worker].result
+        if result is not None:
+            return result
+        await asyncio.sleep(0.1)
+
+
+async def printed(held: Held, worker: str, words: bytes) -> None:
+    async with contextlib.aclosing(held.outpost_logs(worker, 0, True)) as pieces:  # type: ignore[type-var]
+        got = b""
+        async for piece in pieces:
+            got += piece
+            if words in got:
+                return
+    raise AssertionError(f"it printed {got!r}")
+
+
+def work_on(git: GitHttp, folder: Path, script: str, issue: str = "gt-1", **more: Any) -> Order:
+    more.setdefault("checkpoint_every", 0.5)
+    return order(issue, script, f"{git.url}/app", env={"RUNS": str(folder / "runs")}, **more)
+
+
+def runs(folder: Path) -> int:
+    path = folder / "runs"
+    return path.read_text().count("run") if path.exists() else 0
+
+
+def test_a_cold_service_wakes_and_delivers(google: Emulator, git: GitHttp, tmp_path: Path) -> None:
+    deploy(google, service("w", image=IMAGE, most=3, concurrency=1))
+    one = work_on(git, tmp_path, 'echo run >>"$RUNS"; echo hello; echo text >new.txt')
+
+    async def work(held: Held) -> Result:
+        await held.outpost_spawn(one)
+        return await ended(held, one.worker)
+
+    result = Held1(google, tmp_path).run(work)
+    assert (result.state, result.branch) == (State.DONE, "outpost/gt-1"), result
+    assert commits(git)["refs/heads/outpost/gt-1"] == result.commit
+    assert runs(tmp_path) == 1
+    assert result.cost_usd is not None
+    assert 0 < result.cost_usd < 0.01
+
+
+def test_a_post_that_reaches_two_containers_runs_once(
+    google: Emulator, git: GitHttp, tmp_path: Path
+) -> None:
+    deploy(google, service("w", image=IMAGE, most=3, concurrency=1))
+    google.knobs.duplicates = 1
+    google.knobs.affinity = 0.5
+    one = work_on(git, tmp_path, 'echo run >>"$RUNS"; sleep 3; echo text >new.txt')
+
+    async def work(held: Held) -> Result:
+        await held.outpost_spawn(one)
+        return await ended(held, one.worker)
+
+    result = Held1(google, tmp_path).run(work)
+    assert result.state is State.DONE, result
+    assert runs(tmp_path) == 1
+
+
+def test_a_request_that_times_out_is_renewed_at_the_same_container(
+    google: Emulator, git: GitHttp, tmp_path: Path
+) -> None:
+    deploy(google, service("w", image=IMAGE, most=2, concurrency=10, seconds=10))
+    script = 'echo run >>"$RUNS"; for i in $(seq 1 24); do echo n $i; sleep 1; done'
+    one = work_on(git, tmp_path, script)
+
+    async def work(held: Held) -> tuple[Result, bytes]:
+        await held.outpost_spawn(one)
+        result = await ended(held, one.worker)
+        pieces = [piece async for piece in held.outpost_logs(one.worker, 0, False)]
+        return result, b"".join(pieces)
+
+    more = {"request_timeout": 10.0, "billing": "instance", "concurrency": 10}
+    result, log = Held1(google, tmp_path, **more).run(work)
+    assert result.state is State.DONE, result
+    assert log == "".join(f"n {i}\n" for i in range(1, 25)).encode()
+    assert runs(tmp_path) == 1
+
+
+def test_nothing_free_is_a_refusal_at_last(google: Emulator, git: GitHttp, tmp_path: Path) -> None:
+    deploy(google, service("w", image=IMAGE))
+    google.knobs.no_capacity = True
+    one = work_on(git, tmp_path, "true")
+    with pytest.raises(SpawnRefusedError, match="no container is free"):
+        Held1(google, tmp_path).run(lambda held: held.outpost_spawn(one))
+
+
+def test_a_killed_container_is_continued_from_its_checkpoint(
+    google: Emulator, git: GitHttp, tmp_path: Path
+) -> None:
+    deploy(google, service("w", image=IMAGE, most=3, concurrency=1))
+    one = work_on(git, tmp_path, _TWO, timeout=600.0, secrets=Secrets({"KEY": "canary"}))
+
+    async def work(held: Held) -> tuple[Result, bytes]:
+        await held.outpost_spawn(one)
+        await printed(held, one.worker, b"first")
+        end = time.monotonic() + 60
+        while not any(ref.startswith("refs/outpost/") and ref.endswith("gt-1.1")
+                      for ref in commits(git)):  # fmt: skip
+            assert time.monotonic() < end
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(1)
+        await asyncio.to_thread(google.kill_instance, "w")
+        result = await ended(held, one.worker)
+        pieces = [piece async for piece in held.outpost_logs(one.worker, 0, False)]
+        return result, b"".join(pieces)
+
+    result, log = Held1(google, tmp_path, resume=True).run(work)
+    assert result.state is State.DONE, result
+    assert "continued once from its checkpoint" in result.message
+    assert b"first" in log
+    assert log.endswith(b"second\n")
+    assert runs(tmp_path) == 2
+    kept = b"".join(p.read_bytes() for p in (tmp_path / "state").rglob("*") if p.is_file())
+    assert b"canary" not in kept, "the values of secrets are gone with the end"
+
+
+def test_a_killed_container_without_resume_is_a_lost_worker_with_its_checkpoint(
+    google: Emulator, git: GitHttp, tmp_path: Path
+) -> None:
+    deploy(google, service("w", image=IMAGE, most=3, concurrency=1))
+    one = work_on(git, tmp_path, _TWO)
+
+    async def work(held: Held) -> Result:
+        await held.outpost_spawn(one)
+        await printed(held, one.worker, b"first")
+        await asyncio.sleep(2)
+        await asyncio.to_thread(google.kill_instance, "w")
+        return await ended(held, one.worker)
+
+    result = Held1(google, tmp_path).run(work)
+    assert (result.state, result.reason) == (State.LOST, "lost_process"), result
+    assert result.checkpoint == "refs/outpost/gt-1.1"
+    assert runs(tmp_path) == 1
+
+
+def test_a_stop_that_reaches_another_container_ends_it_all_the_same(
+    google: Emulator, git: GitHttp, tmp_path: Path
+) -> None:
+    deploy(google, service("w", image=IMAGE, most=3, least=2, concurrency=10))
+    google.knobs.affinity = 0.0
+    one = work_on(git, tmp_path, 'echo run >>"$RUNS"; echo up; sleep 300')
+
+    async def work(held: Held) -> Result:
+        await held.outpost_spawn(one)
+        await printed(held, one.worker, b"up")
+        await held.outpost_stop(one.worker, 1.0)
+        return await ended(held, one.worker)
+
+    result = Held1(google, tmp_path, concurrency=10).run(work)
+    assert result.state is State.STOPPED, result
+
+
+def test_a_cleaned_worker_leaves_nothing_on_the_rig(
+    google: Emulator, git: GitHttp, tmp_path: Path
+) -> None:
+    deploy(google, service("w", image=IMAGE, most=2, concurrency=1))
+    one = work_on(git, tmp_path, "echo text >new.txt")
+
+    async def work(held: Held) -> Any:
+        await held.outpost_spawn(one)
+        await ended(held, one.worker)
+        cleaned = await held.outpost_clean(one.worker, False)
+        return cleaned, await held.outpost_list()
+
+    cleaned, left = Held1(google, tmp_path).run(work)
+    assert cleaned.removed, cleaned
+    assert left == []
+    assert {ref for ref in commits(git) if not ref.startswith("refs/heads/")} <= {"HEAD"}
