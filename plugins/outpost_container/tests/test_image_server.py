@@ -102,11 +102,25 @@ def test_an_agent_without_a_fence_finds_no_secret_of_the_container(
     assert [value for value in hidden.values() if value.encode() in seen] == []
 
 
-def test_told_to_end_it_is_gone_in_time(containers: Containers, plain: Image) -> None:
+def test_told_to_end_it_saves_the_work_and_is_gone_in_time(
+    containers: Containers, plain: Image, rig: Rig
+) -> None:
     """As Cloud Run takes an instance away: SIGTERM, and ten seconds later SIGKILL."""
-    with served(containers, plain) as (container, _):
+    script = "echo half >>notes.txt; echo begun; trap '' TERM; while :; do sleep 1; done"
+    one = farkit.order("gt-1", script, rig.url)
+    with (
+        served(containers, plain) as (container, url),
+        # httpx' own HTTP/2 drops its streams when the server says that it ends
+        httpx.Client(base_url=url, timeout=PATIENCE) as http,
+        http.stream("POST", "/work", json=farkit.body(one)) as answer,
+    ):
+        lines = (json.loads(line) for line in answer.iter_lines())
+        assert any("begun" in line.get("logs", "") for line in lines)
         began = time.monotonic()
         container.signal("TERM")
+        *_, last = lines
         assert container.wait() == 0, container.logs()
         took = time.monotonic() - began
         assert took < TERM, took
+        assert last["status"] == "moving", last
+    assert rig.git("show", f"{last['checkpoint']}:notes.txt") == "first line\nhalf"
