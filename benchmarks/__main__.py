@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import fence, ledger, logs, loop, prices, ssh, startup, status, workers
+from benchmarks import cloudrun, fence, ledger, logs, loop, prices, ssh, startup, status, workers
 from benchmarks.harness import Row, machine, table
 
 HEADER = """\
@@ -49,6 +49,7 @@ MEASUREMENTS: dict[str, Callable[[], list[Row]]] = {
     "loop": loop.measure,
     "logs": logs.measure,
     "ssh": ssh.measure,
+    "cloudrun": cloudrun.measure,
 }
 
 

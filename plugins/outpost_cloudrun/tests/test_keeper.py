@@ -257,8 +257,8 @@ def test_a_rig_of_this_machine_is_refused(desk: Desk, rig: str) -> None:
 
 
 def test_an_order_that_may_take_too_long_is_refused(desk: Desk) -> None:
-    with pytest.raises(SpawnRefusedError, match="holds a worker for 1h"):
-        desk.spawn(order("gt-1", "true", timeout=7200.0))
+    with pytest.raises(SpawnRefusedError, match="holds a worker for 1d"):
+        desk.spawn(order("gt-1", "true", timeout=2 * 86_400.0))
 
 
 def test_a_service_that_is_not_there_was_certainly_not_asked(desk: Desk, server: Far) -> None:
