@@ -242,6 +242,59 @@ def test_large_files_go_the_same_way(rig: GitRig, server: githttp.GitHttp) -> No
     assert (other.work / "new.bin").read_text() == "large\n"
 
 
+def _hosted(rig: GitRig, server: githttp.GitHttp, name: str, inside: str = "") -> None:
+    """Put a repository on the server, perhaps with a submodule of its own."""
+    path, seed = server.repository(f"{name}.git"), rig.folder / f"{name}-seed"
+    rig.git("init", "-q", "-b", "main", str(seed))
+    (seed / "base").write_text(name)
+    rig.git("add", "-A", cwd=seed)
+    if inside:
+        _link(rig, seed, inside, f"../{inside}.git", server.folder / f"{inside}.git")
+        rig.git("add", ".gitmodules", cwd=seed)
+    rig.git("commit", "-q", "-m", name, cwd=seed)
+    rig.git("push", "-q", str(path), "HEAD:main", cwd=seed)
+
+
+def _link(rig: GitRig, tree: Path, path: str, url: str, source: Path) -> None:
+    """Add a submodule to a working tree without fetching it."""
+    commit = rig.git("rev-parse", "main", cwd=source)
+    with (tree / ".gitmodules").open("a") as file:
+        file.write(f'[submodule "{path}"]\n\tpath = {path}\n\turl = {url}\n')
+    rig.git("update-index", "--add", "--cacheinfo", f"160000,{commit},{path}", cwd=tree)
+
+
+def test_submodules_of_the_same_host_are_there_and_are_pushed(
+    tmp_path: Path, rig: GitRig, server: githttp.GitHttp
+) -> None:
+    url = f"{server.url}/rig.git"
+    _hosted(rig, server, "inner")
+    _hosted(rig, server, "lib", inside="inner")
+    with githttp.serving(tmp_path / "elsewhere", "x", "y") as other:
+        _link(rig, rig.seed, "lib", "../lib.git", server.folder / "lib.git")
+        _link(rig, rig.seed, "far", f"{other.url}/far.git", server.folder / "lib.git")
+        _link(rig, rig.seed, "gone", "../gone.git", server.folder / "lib.git")
+        rig.git("remote", "set-url", "origin", str(rig.path))
+        rig.git("add", ".gitmodules")
+        rig.git("commit", "-q", "-m", "submodules")
+        rig.git("push", "-q", "origin", "HEAD:main")
+        credentials.store(str(root_of(rig)), "gt-1.1", TOKEN, [url])
+        worker = rig.worker(rig=url)
+        worker.prepare()
+        assert other.requests == []
+    assert (worker.work / "lib" / "base").read_text() == "lib"
+    assert (worker.work / "lib" / "inner" / "base").read_text() == "inner"
+    assert list((worker.work / "far").iterdir()) == []
+    assert list((worker.work / "gone").iterdir()) == []
+    assert any("submodule gone is not there" in said for said in worker.reports)
+    assert worker.git("status", "--porcelain") == ""
+    assert worker.git("submodule", "status", "lib")[0] not in "-+U"
+    worker.write("lib/new", "work")
+    assert worker.deliver()["reason"] == "ok"
+    lib = rig.git("rev-parse", "polecat/gt-1", cwd=server.folder / "lib.git")
+    assert rig.git("show", f"{lib}:new", cwd=server.folder / "lib.git") == "work"
+    assert lib in rig.git("ls-tree", "polecat/gt-1", "lib", cwd=rig.path)
+
+
 class TestOnHttp(RecordChecks):
     """The record on a rig that is reached over HTTP with a token."""
 

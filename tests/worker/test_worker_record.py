@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from outpost_worker.record import onrig
 from outpost_worker.record.kinds import Claim, Record, RecordBrokenError, RecordRefusedError
 from outpost_worker.record.onrig import put_commit
 from outpost_worker.record.places import on_rig, on_volume
+from outpost_worker.repository.git import Done
 
 NAME = f"refs/outpost/{OWNER}/records/gt-1.1"
 
@@ -176,3 +178,26 @@ def test_a_ref_that_leads_to_anything_but_a_small_commit_is_broken(
     _plant(rig, told.stdout.strip())
     with pytest.raises(RecordBrokenError, match="too large, or of another kind"):
         record.read("gt-1.1")
+
+
+def test_what_is_fetched_is_bounded(
+    record: Record, rig: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    bounded = onrig._was_bounded
+
+    def note(done: Done) -> bool:
+        seen.append(bounded(done))
+        return seen[-1]
+
+    monkeypatch.setattr(onrig, "_was_bounded", note)
+    _plant(rig, put_commit(str(rig), "large", os.urandom(8 << 20), _length(rig)))
+    with pytest.raises(RecordBrokenError, match="too large, or of another kind"):
+        record.read("gt-1.1")
+    assert seen.pop()
+    seen.clear()
+    monkeypatch.setattr(onrig, "_MOST_MEMORY", 96 << 20)
+    _plant(rig, put_commit(str(rig), "unpacks", bytes(256 << 20), _length(rig)))  # 250 KiB packed
+    with pytest.raises(RecordBrokenError, match="too large, or of another kind"):
+        record.read("gt-1.1")
+    assert seen.pop()

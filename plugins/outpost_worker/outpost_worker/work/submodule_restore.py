@@ -11,8 +11,10 @@ from outpost_worker.folder import files
 from outpost_worker.repository import bundles, index
 from outpost_worker.repository.git import Git, write
 from outpost_worker.work import aside
+from outpost_worker.work.submodule_checkout import make
 from outpost_worker.work.submodule_names import is_ours, named_in
 from outpost_worker.work.submodule_push import resolve
+from outpost_worker.work.target import credentials
 
 TYPE_CHECKING = False  # importing typing would cost as much as three git commands
 if TYPE_CHECKING:
@@ -109,7 +111,7 @@ def _one(git: Git, rig: str, folder: str, path: str, commit: str, bundle: str) -
         raise WorkerError("it has no name of its own", reason="workspace_failed")
     top = os.path.join(folder, "work", path)
     try:
-        sub = _make(own, top, url)
+        sub = make(own, top, url, credentials(url, folder))
         _fill(sub, url, commit, bundle)
         tree = _left_open(sub, commit)
         write(os.path.join(top, ".git"), f"gitdir: {os.path.relpath(own, top)}\n", 0o644)
@@ -123,21 +125,6 @@ def _one(git: Git, rig: str, folder: str, path: str, commit: str, bundle: str) -
         shutil.rmtree(top, ignore_errors=True)
         os.makedirs(top)
         raise
-
-
-def _make(own: str, top: str, url: str) -> Git:
-    for part in ("objects/info", "objects/pack", "refs/heads"):
-        os.makedirs(os.path.join(own, part))
-    quoted = url.replace("\\", "\\\\").replace('"', '\\"')
-    tree = os.path.relpath(top, own).replace("\\", "\\\\").replace('"', '\\"')
-    write(
-        os.path.join(own, "config"),
-        "[core]\n\trepositoryformatversion = 0\n\tbare = false\n"
-        f'\tworktree = "{tree}"\n[remote "origin"]\n\turl = "{quoted}"\n'
-        "\tfetch = +refs/heads/*:refs/remotes/origin/*\n",
-    )
-    write(os.path.join(own, "HEAD"), "ref: refs/heads/none\n")
-    return Git(own, top)
 
 
 def _fill(sub: Git, url: str, commit: str, bundle: str) -> None:

@@ -190,6 +190,10 @@ def prepare(
                 before = submodule_restore.earlier(order, root)
                 if before:
                     submodule_restore.restore(git, rig, folder, root, before, report)
+            if is_login(secrets) and os.path.exists(os.path.join(folder, "work/.gitmodules")):
+                from outpost_worker.work import submodule_checkout
+
+                submodule_checkout.bring(git, split_rig(rig)[0], folder, report)
             special = _after_checkout(git, order, folder, tree, report)
         except OSError as error:
             raise _failed(error) from error
