@@ -34,7 +34,8 @@ def spec(
     Raises:
         GoogleError: a secret is not there.
     """
-    env = {**cloud.surroundings, **variables(cloud, owner, container), **own}
+    given = cloud.knobs.next_env.pop(0) if cloud.knobs.next_env else {}
+    env = {**given, **cloud.surroundings, **variables(cloud, owner, container), **own}
     if port:
         env["PORT"] = str(port)
     limits = container.resources.limits

@@ -87,6 +87,11 @@ class Front:
         if request.method == "POST" and self.cloud.knobs.duplicates > 0:
             self.cloud.knobs.duplicates -= 1
             self.cloud.go(self._again(request, instance))
+        if request.method == "POST" and self.cloud.knobs.kill_on_post > 0:
+            self.cloud.knobs.kill_on_post -= 1
+            assert instance.container is not None
+            instance.container.kill()
+            await instance.container.ended()
         extra: Headers = self._always()
         if self.pool.revision.affinity and cookie != instance.id:
             extra = [*extra, ("set-cookie", f"{_COOKIE}={instance.id}; path=/; HttpOnly")]

@@ -43,6 +43,8 @@ class Knobs:
         task_timeout: instead of the one of each job; None leaves theirs.
         freeze: whether an instance that is billed by request has no CPU between them.
         most_http1: largest body of a request in HTTP/1.1, in bytes.
+        kill_on_post: how many of the next POSTs kill the container that they are handed to.
+        next_env: what the next containers have in their environment besides, one after the other.
         duplicates: how many of the next POSTs reach two instances.
         beyond_max: how many instances more than the maximum there may be for a while.
         no_capacity: no instance is free or started: 429 after the queue.
@@ -76,6 +78,8 @@ class Knobs:
     task_timeout: float | None = None
     freeze: bool = True
     most_http1: int = 32 << 20
+    kill_on_post: int = 0
+    next_env: list[dict[str, str]] = field(default_factory=list)
     duplicates: int = 0
     beyond_max: int = 0
     no_capacity: bool = False
