@@ -53,7 +53,7 @@ class Held1:
     def __init__(self, google: Emulator, folder: Path, **more: Any) -> None:
         self.options = CloudRunOptions(
             project="proj-1", region="us-central1", service="w", endpoint=google.admin,
-            auth="none", warm_for=0.0, **{"concurrency": 1, **more},
+            auth="none", **{"concurrency": 1, "warm_for": 0.0, **more},
         )  # type: ignore[arg-type]  # fmt: skip
         self.context = BuildContext(state_dir=folder / "state" / "burst")
 
@@ -212,6 +212,112 @@ def test_a_killed_container_without_resume_is_a_lost_worker_with_its_checkpoint(
     assert (result.state, result.reason) == (State.LOST, "lost_process"), result
     assert result.checkpoint == "refs/outpost/gt-1.1"
     assert runs(tmp_path) == 1
+
+
+def test_a_container_that_is_taken_away_moves_its_work(
+    google: Emulator, git: GitHttp, tmp_path: Path
+) -> None:
+    """SIGTERM: what was done is pushed, and another container continues at once."""
+    deploy(google, service("w", image=IMAGE, most=3, concurrency=1))
+    one = work_on(git, tmp_path, _TWO, timeout=600.0, checkpoint_every=0.0)
+
+    async def work(held: Held) -> Result:
+        await held.outpost_spawn(one)
+        await printed(held, one.worker, b"first")
+        await asyncio.to_thread(google.end_instance, "w")
+        return await ended(held, one.worker)
+
+    result = Held1(google, tmp_path, resume=True).run(work)
+    assert result.state is State.DONE, result
+    assert "continued once" in result.message
+    assert runs(tmp_path) == 2
+
+
+def test_without_resume_a_container_that_is_taken_away_ends_its_worker(
+    google: Emulator, git: GitHttp, tmp_path: Path
+) -> None:
+    deploy(google, service("w", image=IMAGE, most=3, concurrency=1))
+    one = work_on(git, tmp_path, _TWO, checkpoint_every=0.0)
+
+    async def work(held: Held) -> Result:
+        await held.outpost_spawn(one)
+        await printed(held, one.worker, b"first")
+        await asyncio.to_thread(google.end_instance, "w")
+        return await ended(held, one.worker)
+
+    result = Held1(google, tmp_path).run(work)
+    assert (result.state, result.reason) == (State.STOPPED, "terminated"), result
+    assert result.checkpoint == "refs/outpost/gt-1.1"
+    assert result.checkpoint in commits(git)
+    assert runs(tmp_path) == 1
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_front_that_is_restarted_loses_nothing(
+    google: Emulator, git: GitHttp, tmp_path: Path, hard: bool
+) -> None:
+    deploy(google, service("w", image=IMAGE, most=2, concurrency=10))
+    script = 'echo run >>"$RUNS"; for i in $(seq 1 40); do echo n $i; sleep 0.1; done'
+    one = work_on(git, tmp_path, script)
+
+    async def work(held: Held) -> tuple[Result, bytes]:
+        await held.outpost_spawn(one)
+        await printed(held, one.worker, b"n 5")
+        await asyncio.to_thread(google.restart_front, "w", hard=hard, away=0.5)
+        result = await ended(held, one.worker)
+        return result, b"".join([piece async for piece in held.outpost_logs(one.worker, 0, False)])
+
+    result, log = Held1(google, tmp_path, concurrency=10, billing="instance").run(work)
+    assert result.state is State.DONE, result
+    assert log == "".join(f"n {i}\n" for i in range(1, 41)).encode()
+    assert runs(tmp_path) == 1
+
+
+def test_a_container_is_kept_warm_for_a_while(
+    google: Emulator, git: GitHttp, tmp_path: Path
+) -> None:
+    deploy(google, service("w", image=IMAGE, most=2, concurrency=1))
+    one = work_on(git, tmp_path, "true")
+
+    async def work(held: Held) -> list[int]:
+        await held.outpost_spawn(one)
+        await ended(held, one.worker)
+        under_way = []
+        for _ in range(60):
+            under_way.append(sum(google.instances("w").values()))
+            await asyncio.sleep(0.1)
+        return under_way
+
+    under_way = Held1(google, tmp_path, keep_warm="stream", warm_for=3.0).run(work)
+    assert under_way.count(1) >= 15, "a request is held"
+    assert under_way[-1] == 0, "and not for ever"
+
+
+def test_credentials_that_cannot_be_had_are_a_refusal(
+    google: Emulator, git: GitHttp, tmp_path: Path
+) -> None:
+    deploy(google, service("w", image=IMAGE))
+    one = work_on(git, tmp_path, "true")
+    for command in (("sh", "-c", "echo no key >&2; exit 3"), ("/nonexistent/command",), ("true",)):
+        held = Held1(google, tmp_path, git_credentials=command)
+        with pytest.raises(SpawnRefusedError, match="git_credentials"):
+            held.run(lambda held: held.outpost_spawn(one))
+
+
+def test_a_worker_over_its_time_is_let_go(
+    google: Emulator, git: GitHttp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody reserved money for more of it, whatever its container says."""
+    deploy(google, service("w", image=IMAGE, most=2, concurrency=10))
+    one = work_on(git, tmp_path, "trap '' TERM; sleep 300")
+    monkeypatch.setattr("outpost_cloudrun.price.longest", lambda *_: 3.0)
+
+    async def work(held: Held) -> Result:
+        await held.outpost_spawn(one)
+        return await ended(held, one.worker)
+
+    result = Held1(google, tmp_path, concurrency=10).run(work)
+    assert result.state is State.STOPPED, result
 
 
 def test_a_stop_that_reaches_another_container_ends_it_all_the_same(

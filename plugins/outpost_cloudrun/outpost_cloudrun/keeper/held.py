@@ -217,7 +217,7 @@ class Held(Outpost):
         return self._known.setdefault(order.worker, record)
 
     async def _start(self, record: WorkerRecord, secrets: dict[str, str]) -> None:
-        mode = self.options.mode
+        mode = _mode_of(record, self.options.mode)
         await asyncio.to_thread(record.remember, **{_MODE: mode.value})
         if self.options.resume:  # another leg of it has to be given them again
             record.keep_secrets(secrets)

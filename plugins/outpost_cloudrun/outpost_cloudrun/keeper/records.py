@@ -121,9 +121,14 @@ class WorkerRecord:
             started_at: when the attempt began; None leaves what is known.
             usage: what the agent says that it used; None leaves what is known.
         """
+        with self._writing:
+            if self._result is None and not state.terminal:
+                self._tell(state, detail, started_at, usage)
+
+    def _tell(
+        self, state: State, detail: str, started_at: float | None, usage: Usage | None
+    ) -> None:
         before = self._status
-        if self._result is not None or state.terminal:
-            return
         if plausible.odd_usage(usage):
             usage = None
         now = time.time()
@@ -218,6 +223,11 @@ class WorkerRecord:
             HoleError: bytes before it are missing; nothing was written.
             OSError: the disk said no.
         """
+        with self._writing:
+            if self._result is None:  # else what it says of the log would not be true any more
+                self._put_log(offset, data)
+
+    def _put_log(self, offset: int, data: bytes) -> None:
         if offset > self._seen or offset < 0:
             raise HoleError(self._held, offset)
         end = offset + len(data)

@@ -188,7 +188,7 @@ class ServiceCourse:
 
     def _keep_warm(self) -> None:
         """Hold a request that keeps a container for a while after the last worker."""
-        if self._options.keep_warm is KeepWarm.STREAM and self._warming is None:
+        if self._options.keep_warm == KeepWarm.STREAM and self._warming is None:
             self._warming = asyncio.create_task(self._warm())
 
     def _cool(self) -> None:

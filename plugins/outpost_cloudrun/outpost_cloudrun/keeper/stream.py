@@ -134,6 +134,7 @@ class Stream:
         self._answer: Answer | None = None
         self._watched: tuple[str, str, float] | None = None  # claim, sign of life, since when
         self._unknown_since: float | None = None
+        self._said = ""  # in the log, last
         self._heard_at = 0.0  # by the clock of the wall, for the bill
 
     # --- starting --------------------------------------------------------------------------------
@@ -229,7 +230,9 @@ class Stream:
 
     def _lost(self, error: Exception) -> None:
         why = error.message if isinstance(error, OutpostError) else str(error)
-        _log.info("%s: %s", self._record.worker, why)
+        if why != self._said:  # an outage may last for days
+            _log.info("%s: %s", self._record.worker, why)
+            self._said = why
         self.attached = False
         answered = isinstance(error, ElsewhereError | NotFoundError | OddLineError | HoleError)
         self.trouble = "" if answered else why
@@ -258,8 +261,7 @@ class Stream:
                     return
                 try:
                     fresh = await self._attach()
-                except (OutpostError, OddLineError, HoleError) as error:
-                    _log.info("%s is not renewed yet: %s", self._record.worker, error)
+                except (OutpostError, OddLineError, HoleError):  # the old one still speaks
                     pause = _RENEW_AGAIN
                     continue
                 reader.cancel()
