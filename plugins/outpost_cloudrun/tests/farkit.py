@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -10,17 +11,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from outpost_core import wire
-from outpost_core.types import Agent, Delivery, Issue, Limits, Order, Secrets
+from outpost_core.types import Agent, Delivery, Issue, Limits, Order
+from outpost_testing.gitrig import GitRig
 
 #: Seconds until what has to come is taken for missing.
 PATIENCE = 60.0
+OWNER = "0123456789abcdef"
 
 
 def free_port() -> int:
@@ -165,8 +168,6 @@ def post(client: httpx.Client, said: dict[str, Any], **more: Any) -> list[dict[s
 
 def log_of(told: list[dict[str, Any]], offset: int = 0) -> bytes:
     """The bytes of the log that lines tell, which have to follow each other."""
-    import base64
-
     log = b""
     for line in told:
         assert line["offset"] == offset + len(log), line
@@ -177,4 +178,47 @@ def log_of(told: list[dict[str, Any]], offset: int = 0) -> bytes:
     return log
 
 
-__all__ = ["Agent", "Far", "Secrets", "body", "far", "lines", "log_of", "order", "post"]
+class Fleet:
+    """Instances of one service, each with a state folder of its own."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self.folder = folder
+        self._stack = stack
+        self._count = 0
+
+    def __call__(self, folder: Path | None = None, **env: str) -> Far:
+        self._count += 1
+        where = folder or self.folder / f"instance{self._count}"
+        one = Far(
+            where,
+            **{"OUTPOST_SINGLE_INSTANCE": "", "OUTPOST_BEAT": "0.5", "OUTPOST_LOOK": "0.2", **env},
+        )
+        self._stack.callback(end_workers, one.root)
+        self._stack.callback(one.kill)
+        return one.wait()
+
+
+def work(rig: GitRig, script: str, issue: str = "r-1", url: str = "", **more: Any) -> Order:
+    """An order that leaves one commit, and a line in `ran` each time that it begins."""
+    ran = rig.folder / "ran"
+    whole = f"echo begun >> {ran}; {script}"
+    return order(issue, whole, url or f"file://{rig.path}", owner=OWNER, **more)
+
+
+def runs(rig: GitRig) -> int:
+    ran = rig.folder / "ran"
+    return len(ran.read_text().splitlines()) if ran.exists() else 0
+
+
+def commit(text: str) -> str:
+    """Shell that commits one file."""
+    who = "git -c user.name=a -c user.email=a@a"
+    return f"echo {text} > {text}.txt; git add -A; {who} commit -qm x"
+
+
+def until(what: Callable[[], object], said: object = "") -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < deadline, said
+        time.sleep(0.05)

@@ -13,12 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from farkit import PATIENCE, Far, body, end_workers, lines, log_of, order, post, supervisors
+from farkit import (
+    OWNER,
+    PATIENCE,
+    Far,
+    Fleet,
+    body,
+    commit,
+    end_workers,
+    lines,
+    log_of,
+    order,
+    post,
+    runs,
+    supervisors,
+    until,
+    work,
+)
 
-from outpost_core.types import Order
 from outpost_testing.gitrig import GitRig
-
-OWNER = "0123456789abcdef"
 
 
 @pytest.fixture
@@ -31,50 +44,6 @@ def rig(tmp_path: Path) -> GitRig:
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
     with ExitStack() as stack:
         yield Fleet(tmp_path, stack)
-
-
-class Fleet:
-    """Instances of one service, each with a state folder of its own."""
-
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self.folder = folder
-        self._stack = stack
-        self._count = 0
-
-    def __call__(self, folder: Path | None = None, **env: str) -> Far:
-        self._count += 1
-        where = folder or self.folder / f"instance{self._count}"
-        one = Far(
-            where,
-            **{"OUTPOST_SINGLE_INSTANCE": "", "OUTPOST_BEAT": "0.5", "OUTPOST_LOOK": "0.2", **env},
-        )
-        self._stack.callback(end_workers, one.root)
-        self._stack.callback(one.kill)
-        return one.wait()
-
-
-def work(rig: GitRig, script: str, issue: str = "r-1", **more: Any) -> Order:
-    """An order that leaves one commit, and a line in `ran` each time that it begins."""
-    ran = rig.folder / "ran"
-    whole = f"echo begun >> {ran}; {script}"
-    return order(issue, whole, f"file://{rig.path}", owner=OWNER, **more)
-
-
-def runs(rig: GitRig) -> int:
-    ran = rig.folder / "ran"
-    return len(ran.read_text().splitlines()) if ran.exists() else 0
-
-
-def commit(text: str) -> str:
-    who = "git -c user.name=a -c user.email=a@a"
-    return f"echo {text} > {text}.txt; git add -A; {who} commit -qm x"
-
-
-def until(what: object, said: object = "") -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not what():  # type: ignore[operator]
-        assert time.monotonic() < deadline, said
-        time.sleep(0.05)
 
 
 def refs(rig: GitRig) -> list[str]:

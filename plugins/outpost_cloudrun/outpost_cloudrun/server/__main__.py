@@ -7,6 +7,7 @@ import sys
 
 _USAGE = """\
 usage: python -m outpost_cloudrun.server          serve the work protocol on $PORT
+       python -m outpost_cloudrun.server job      run the order in $OUTPOST_ORDER to its end
        python -m outpost_cloudrun.server --help   say this
 
 See docs/reference/work-protocol.md for the protocol and the environment.
@@ -23,10 +24,12 @@ def main(argv: list[str]) -> int:
             from outpost_cloudrun.server.settings import take
 
             return serve(take(os.environ))
-        if argv[0] == "stands" and len(argv) == 3:
-            from outpost_cloudrun.server.places import stands
+        if argv == ["job"]:
+            from outpost_cloudrun.server.job import body_of, run
+            from outpost_cloudrun.server.settings import take
 
-            return stands(*argv[1:])
+            body = body_of(os.environ)
+            return run(take(os.environ), body)
         wants_help = argv in (["--help"], ["-h"])
         (sys.stdout if wants_help else sys.stderr).write(_USAGE)
         return 0 if wants_help else 2

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from outpost_cloudrun.server.places import CLAIMS
 from outpost_core import wire
 from outpost_core.errors import UsageError
 from outpost_core.types import Result, split_worker_id
 from outpost_shared import faults, jsonfiles, private
+from outpost_worker.folder import files
 from outpost_worker.record.kinds import Claim
+
+#: Below the state folder.
+CLAIMS: Final = "claims"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,18 +77,34 @@ class Claims:
         except (KeyError, TypeError, ValueError, UsageError):
             return None
 
+    def keep_login(self, worker: str, text: str) -> str:
+        """Keep the logins of a rig's URLs for asking its record; return the path, as `Git` has it.
+
+        Args:
+            worker: whose.
+            text: URLs with user and password, as git's credential store has them.
+        """
+        private.make(str(self._folder))
+        files.write(str(self._folder / f"{worker}.login"), f"{text}\n".encode())
+        return str(self._folder / f"{worker}.login")
+
+    def login(self, worker: str) -> str:
+        """Return the path of a login that is kept; "" for none."""
+        path = self._folder / f"{worker}.login"
+        return str(path) if path.exists() else ""
+
     def forget(self, worker: str) -> None:
         """Know nothing of a worker any more."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._folder / f"{worker}.json")  # noqa: PTH108 - as the rest of it
+        for kind in ("json", "login"):
+            (self._folder / f"{worker}.{kind}").unlink(missing_ok=True)
 
     def workers(self) -> list[str]:
         """Return the workers of which something is known."""
         found = []
         with contextlib.suppress(FileNotFoundError):
             for entry in self._folder.iterdir():
-                name = entry.name.removesuffix(".json")
-                with contextlib.suppress(UsageError):
-                    split_worker_id(name)
-                    found.append(name)
+                if entry.suffix == ".json":
+                    with contextlib.suppress(UsageError):
+                        split_worker_id(entry.stem)
+                        found.append(entry.stem)
         return found

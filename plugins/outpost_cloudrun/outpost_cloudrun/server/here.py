@@ -24,6 +24,7 @@ from outpost_worker.folder import files
 from outpost_worker.record.kinds import TAIL, Found, SupersededError
 from outpost_worker.record.segments import KeptLog, LogKeeper
 from outpost_worker.record.standing import REASON as SUPERSEDED
+from outpost_worker.repository import credentials
 from outpost_worker.work.checkpoint import place
 
 #: Reason of a worker that was ended since its machine ends, and goes on elsewhere.
@@ -65,6 +66,7 @@ class Here:
         known: its claim; None likewise.
         status: what is known of it.
         pace: how often its record is asked.
+        final: when this instance ends, the worker has ended.
 
     Attributes:
         settled: the result that stands; None while there is none.
@@ -85,6 +87,8 @@ class Here:
         known: Known | None,
         status: WorkerStatus,
         pace: Pace,
+        *,
+        final: bool = False,
     ) -> None:
         self.settled = known.result if known else None
         self.superseded = False
@@ -99,6 +103,7 @@ class Here:
         self.known = known
         self._first = status
         self._pace = pace
+        self._final = final
         self._watched: Watched | None = None
         self._log = self._keeper()
         self._looked = self._beaten = time.monotonic()
@@ -170,6 +175,9 @@ class Here:
 
     # --- inside ---------------------------------------------------------------------------------
 
+    def _is_moving(self, result: Result) -> bool:
+        return result.reason == TERMINATED and not self._final
+
     def _keeper(self) -> LogKeeper | None:
         kept = self.kept_log()
         if kept is None or self.known is None:
@@ -185,7 +193,7 @@ class Here:
                 changes, status = watched.changes, watched.status
                 if status.result is not None and self.superseded:
                     return
-                if status.result is not None and status.result.reason == TERMINATED:
+                if status.result is not None and self._is_moving(status.result):
                     self.move(status.result)
                     return
                 if status.result is not None:
@@ -286,6 +294,7 @@ class Here:
         self.trouble = ""
         self.known = dataclasses.replace(self.known, result=found.result)
         await asyncio.to_thread(self._claims.write, self.known)
+        await asyncio.to_thread(credentials.remove, str(self._instance.root), self.worker)
         self.settled = found.result
         self.tell()
         return True

@@ -43,7 +43,10 @@ class Instance(FolderOutpost):
 
     def fence(self, order: Order) -> Mapping[str, Any]:  # noqa: ARG002 - it is the same for all
         """Return the fence that the environment asks for."""
-        return self.fence_settings(self._settings.fence)
+        store = self._settings.store
+        return self.fence_settings(
+            self._settings.fence, hide=[store] if store.startswith("/") else []
+        )
 
     def record(self, order: Order) -> Mapping[str, Any] | None:
         """Return the claim that a worker runs by, as it was said before."""

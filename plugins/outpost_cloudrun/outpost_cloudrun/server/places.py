@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Final
 
+from outpost_cloudrun.server import bucketrecord
 from outpost_cloudrun.server.settings import Settings
-from outpost_core.errors import UsageError
-from outpost_core.types import Order
-from outpost_shared import jsonfiles, private
-from outpost_worker.record.kinds import Claim, Record, SupersededError
-from outpost_worker.record.objects import Objects
-from outpost_worker.record.places import on_rig, on_volume, volume_logs
+from outpost_core.types import Order, Result
+from outpost_worker.record import places
+from outpost_worker.record.kinds import Claim, Found, Record
 from outpost_worker.record.segments import KeptLog
-from outpost_worker.record.standing import SUPERSEDED
-
-#: Below the state folder: what is known of each worker that runs by a claim.
-CLAIMS: Final = "claims"
 
 
 class Place:
@@ -26,18 +17,30 @@ class Place:
 
     Args:
         record: who runs it, and how it ended.
-        ask: the command that says whether a claim stands; empty where git says it with the push.
-        objects: where logs are kept; None where they are not.
+        store: `gs://BUCKET` or the path of a volume; "" where the record is on the rig.
+        goal: where its work is pushed to; "" for nowhere.
+        credentials: what git logs in with there, as `Git` has it.
     """
 
-    def __init__(self, record: Record, ask: Sequence[str], objects: Objects | None) -> None:
+    def __init__(self, record: Record, store: str, goal: str, credentials: str) -> None:
         self.record = record
-        self.ask = ask
-        self._objects = objects
+        self.goal = goal
+        self.credentials = credentials
+        self._store = store
+
+    def ask(self, claim: Claim) -> Sequence[str]:
+        """Return the command that says whether a claim stands; empty where git says it itself."""
+        return bucketrecord.command(self._store, claim) if self._store else ()
 
     def log(self, worker: str, owner: str) -> KeptLog | None:
         """Return what is kept of a worker's log; None where logs are not kept."""
-        return None if self._objects is None else KeptLog(self._objects, worker, owner)
+        if not self._store:
+            return None
+        return KeptLog(bucketrecord.logs(self._store), worker, owner)
+
+    def delivered(self, found: Found) -> Result | None:
+        """Return the result of a worker whose machine vanished after its branch was pushed."""
+        return places.delivered(found, self.goal, self.credentials) if self.goal else None
 
 
 def place_of(settings: Settings, order: Order, credentials: str) -> Place | None:
@@ -51,15 +54,12 @@ def place_of(settings: Settings, order: Order, credentials: str) -> Place | None
     Raises:
         UsageError: its rig cannot be one.
     """
-    root = str(settings.root)
-    if settings.volume:
-        ask = [sys.executable, "-I", "-m", "outpost_cloudrun.server", "stands", settings.volume]
-        ask.append(str(settings.root / CLAIMS / f"{order.worker}.json"))
-        logs = volume_logs(settings.volume)
-        return Place(on_volume(settings.volume, order.owner), ask, logs)
-    rig = pushed_to(order)
-    if rig:
-        return Place(on_rig(rig, root, order.owner, credentials), (), None)
+    goal, store = pushed_to(order), settings.store
+    if store:
+        return Place(bucketrecord.records(store, order.owner), store, goal, credentials)
+    if goal:
+        record = places.on_rig(goal, str(settings.root), order.owner, credentials)
+        return Place(record, "", goal, credentials)
     return None
 
 
@@ -67,31 +67,3 @@ def pushed_to(order: Order) -> str:
     """Return where an order's work is pushed to; "" for nowhere."""
     fork = order.delivery.push_url if order.delivery is not None else ""
     return fork or order.rig or ""
-
-
-def stands(volume: str, file: str) -> int:
-    """Say by the exit code whether the claim in a file stands: a supervisor asks before it pushes.
-
-    Args:
-        volume: where the record is.
-        file: what is known of the worker, see `claims`.
-
-    Raises:
-        UsageError: there is no claim in the file.
-        OutpostError: nobody can say.
-    """
-    path = Path(file)
-    private.check(str(path.parent))
-    about = jsonfiles.load(str(path.parent), path.name) or {}
-    try:
-        claim = Claim(**about["claim"])
-    except (KeyError, TypeError):
-        raise UsageError(f"{file} holds no claim") from None
-    try:
-        found = on_volume(volume, claim.owner).read(claim.worker)
-        if found is None or found.claim.id != claim.id or found.result is not None:
-            raise SupersededError("another instance has the worker, or it has ended")
-    except SupersededError as error:
-        sys.stderr.write(f"{error.message}\n")
-        return SUPERSEDED
-    return 0

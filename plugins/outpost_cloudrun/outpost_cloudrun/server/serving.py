@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from granian.server.embed import Server
 
 #: Seconds after a SIGTERM when this process ends at the latest: Cloud Run kills it after 10.
-_LAST: Final = 9.0
+LAST: Final = 9.0
 #: Seconds of these in which checkpoints are pushed, streams get their last lines, and what was
 #: written to them leaves.
-_MOVE: Final = 7.5
+MOVE: Final = 7.5
 _LAST_LINES: Final = 1.0
 _FLUSH: Final = 0.05
 #: Streams of one connection of HTTP/2, and requests of all connections.
@@ -81,7 +81,7 @@ async def _serve(settings: Settings) -> None:
 
     def end() -> None:
         if not ending:
-            loop.call_later(_LAST, os._exit, 0)
+            loop.call_later(LAST, os._exit, 0)
             ending.append(loop.create_task(_end(server, app, taking)))
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -94,7 +94,7 @@ async def _serve(settings: Settings) -> None:
 async def _end(server: Server, app: Application, taking: Taking) -> None:
     """Bring all work away from here, let each stream have its last line, and stop serving."""
     try:
-        await taking.move(_MOVE)
+        await taking.move(MOVE)
         app.ending.set()
         async for _ in every(0.02, within=_LAST_LINES).rounds():
             if not app.streams:

@@ -36,8 +36,8 @@ class Settings:
         agent_env: variables of the environment for agents that are none.
         agent: the preset of orders that name none.
         fence: what keeps agents to their work: `auto`, `required` or `off`.
-        bucket: the bucket for claims, results and logs; "" for none.
-        volume: a folder on a shared volume for the same; "" for none.
+        store: where claims, results and logs are kept: `gs://BUCKET`, perhaps with a folder, or a
+            folder on a shared volume; "" for on the rigs.
         rig_reference: a read-only mirror or bundle of the rig in the container; "" for none.
         single: there is one instance at most, so that no claim is needed.
         service: the service's name; "" outside of Cloud Run.
@@ -57,8 +57,7 @@ class Settings:
     agent_env: Mapping[str, str] = field(default_factory=dict, repr=False)
     agent: str = "claude"
     fence: str = "auto"
-    bucket: str = ""
-    volume: str = ""
+    store: str = ""
     rig_reference: str = ""
     single: bool = False
     service: str = ""
@@ -96,8 +95,7 @@ def take(environ: MutableMapping[str, str]) -> Settings:
         agent_env=_for_agents(environ),
         agent=_one_of(environ, "OUTPOST_AGENT", "claude", sorted(PRESETS)),
         fence=_one_of(environ, "OUTPOST_FENCE", "auto", ("auto", "required", "off")),
-        bucket=environ.get("OUTPOST_BUCKET", ""),
-        volume=environ.get("OUTPOST_VOLUME", ""),
+        store=_store(environ),
         rig_reference=environ.get("OUTPOST_RIG_REFERENCE", ""),
         single=environ.get("OUTPOST_SINGLE_INSTANCE", "") == "1",
         service=environ.get("K_SERVICE", ""),
@@ -105,6 +103,16 @@ def take(environ: MutableMapping[str, str]) -> Settings:
         look=_number(environ, "OUTPOST_LOOK", 3.0, 4.5),
         streams=int(_number(environ, "OUTPOST_STREAMS", 1000, 100_000)),
     )
+
+
+def _store(environ: Mapping[str, str]) -> str:
+    """Return where records and logs are kept: a volume goes first, since it is the nearer one."""
+    if volume := environ.get("OUTPOST_VOLUME", ""):
+        if not volume.startswith("/"):
+            raise UsageError(f"OUTPOST_VOLUME is {volume[:80]!a}, and no absolute path")
+        return volume
+    bucket = environ.get("OUTPOST_BUCKET", "")
+    return f"gs://{bucket.removeprefix('gs://')}" if bucket else ""
 
 
 def _for_agents(environ: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -33,12 +32,13 @@ from outpost_core.errors import (
     UnreachableError,
     UsageError,
 )
-from outpost_core.names import checkpoint_ref
+from outpost_core.names import RIG_CREDENTIAL, checkpoint_ref
 from outpost_core.types import Order, Result, State, WorkerStatus
 from outpost_shared.backoff import every
 from outpost_worker.folder import files
 from outpost_worker.record.kinds import Claim, Found, SupersededError
 from outpost_worker.record.standing import launched
+from outpost_worker.repository import credentials
 from outpost_worker.repository.mirror import asking
 from outpost_worker.run import stop
 from outpost_worker.serving.request import mask
@@ -58,15 +58,19 @@ class Taking:
         settings: of this program.
         instance: this instance.
         watching: looks at the folders.
+        final: the end of this instance is the end of its workers: no other one goes on.
     """
 
-    def __init__(self, settings: Settings, instance: Instance, watching: Watching) -> None:
+    def __init__(
+        self, settings: Settings, instance: Instance, watching: Watching, *, final: bool = False
+    ) -> None:
         self._settings = settings
         self._instance = instance
         self._watching = watching
         self._pace = Pace(
             look=settings.look * 3, beat=settings.look * 10, followed=settings.look * 30
         )
+        self._final = final
         self._claims = Claims(settings.root)
         self._here: dict[str, Here] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -128,6 +132,11 @@ class Taking:
         if here is not None:
             await here.end()
         await asyncio.to_thread(self._claims.forget, worker)
+        await asyncio.to_thread(self._drop_login, worker)
+
+    def _drop_login(self, worker: str) -> None:
+        """Keep no login of a worker that does not run here."""
+        credentials.remove(str(self._instance.root), worker)
 
     def place(self, order: Order, git_credentials: str) -> Place | None:
         """Return where an order's record is; None where nothing outlives this instance."""
@@ -160,7 +169,10 @@ class Taking:
     # --- inside ---------------------------------------------------------------------------------
 
     def _made(self, place: Place | None, known: Known | None, status: WorkerStatus) -> Here:
-        return Here(self._instance, self._watching, self._claims, place, known, status, self._pace)
+        return Here(
+            self._instance, self._watching, self._claims, place, known, status, self._pace,
+            final=self._final,
+        )  # fmt: skip
 
     def _stream(self, here: Here, after: int, offset: int) -> AsyncGenerator[bytes, None]:
         return self._lines(here, self._numbered(after, offset))
@@ -201,13 +213,14 @@ class Taking:
             return await self._without_record(wanted)
         claim, found = await self._claimed(wanted, place, digest)
         if claim is None:
+            await asyncio.to_thread(self._drop_login, order.worker)
             return self._elsewhere(place, found, wanted)
-        delivered = found.delivered if found else None
+        delivered = await asyncio.to_thread(place.delivered, found) if found else None
         if delivered is not None or wanted.attach:
-            result = delivered or await asyncio.to_thread(self._lost, order, wanted)
+            result = delivered or await asyncio.to_thread(self._lost, order, place)
             assert result is not None
             await asyncio.to_thread(place.record.finish, claim, result, b"")
-            await asyncio.to_thread(self._claims.forget, order.worker)
+            await self.forget(order.worker)
             return self._elsewhere(
                 place, await asyncio.to_thread(place.record.read, order.worker), wanted
             )
@@ -343,7 +356,7 @@ class Taking:
         more: dict[str, Any] = {}
         if claim.leg > 1 and wanted.timeout_left is not None:
             more["timeout"] = wanted.timeout_left
-        self._instance.run_by(order.worker, {**launched(claim, place.ask), **more})
+        self._instance.run_by(order.worker, {**launched(claim, place.ask(claim)), **more})
         try:
             status = await self._instance.outpost_spawn(order=order)
         except SpawnRefusedError:
@@ -357,15 +370,15 @@ class Taking:
         here.begin()
         return self._stream(here, wanted.after, wanted.offset)
 
-    def _lost(self, order: Order, wanted: Asked) -> Result:
+    def _lost(self, order: Order, place: Place) -> Result:
         """Return how a worker ended whose instance is gone, with the checkpoint that it left.
 
         Raises:
             UnreachableError: its rig cannot be asked.
         """
-        rig, ref, checkpoint = pushed_to(order), checkpoint_ref(order.worker, order.owner), None
-        if rig:
-            git = asking(rig, self._login(order, wanted.git_credentials))
+        ref, checkpoint = checkpoint_ref(order.worker, order.owner), None
+        if place.goal:
+            git = asking(place.goal, place.credentials)
             done = git.run("ls-remote", "--", git.url, ref, timeout=_ANSWER)
             if done.code:
                 raise UnreachableError(f"the rig of {order.worker} does not answer: {done.text}")
@@ -387,14 +400,32 @@ class Taking:
         return place_of(self._settings, order, self._kept_login(worker))
 
     def _login(self, order: Order, git_credentials: str) -> str:
-        """Keep what git logs in with for an order; return it as `Git` has it."""
-        del git_credentials
+        """Keep what git logs in with for an order; return it as `Git` has it.
+
+        What came with the order goes first, then what its rig's URL held, then the container's.
+
+        Raises:
+            SpawnRefusedError: it is no login.
+        """
+        root, of_rig = str(self._instance.root), order.secrets.get(RIG_CREDENTIAL, "")
+        text = git_credentials or ("" if of_rig else self._settings.git_credentials)
+        if text and order.rig is not None:
+            rigs = [rig for rig in (order.rig, pushed_to(order)) if rig]
+            try:
+                return credentials.store(root, order.worker, text, rigs)
+            except UsageError as error:
+                raise SpawnRefusedError(error.message, hint=error.hint) from error
+        if of_rig:
+            return self._claims.keep_login(order.worker, of_rig)
         return self._kept_login(order.worker)
 
     def _kept_login(self, worker: str) -> str:
-        folder = Path(self._instance.root) / files.WORKERS / worker
-        path = folder / files.CREDENTIALS
-        return str(path) if path.exists() else ""
+        """Return what git logs in with for a worker that is here, or is just being made here."""
+        root = self._instance.root
+        own = root / files.WORKERS / worker / files.CREDENTIALS
+        if found := credentials.of_worker(str(root), worker) or self._claims.login(worker):
+            return found
+        return str(own) if own.exists() else ""
 
 
 def _is_meant(found: Found, wanted: Asked) -> bool:

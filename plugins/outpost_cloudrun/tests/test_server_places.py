@@ -1,0 +1,269 @@
+"""Buckets, volumes and logins of instances; and jobs, which are asked by nobody."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import smallbucket
+from farkit import (
+    OWNER,
+    PATIENCE,
+    Fleet,
+    body,
+    commit,
+    end_workers,
+    lines,
+    log_of,
+    order,
+    post,
+    runs,
+    until,
+    work,
+)
+from peers import githttp
+
+from outpost_core.names import RIG_CREDENTIAL
+from outpost_core.types import Secrets
+from outpost_testing.gitrig import GitRig
+
+TOKEN = "ghs_aVeryLongTokenThatMustNotBeSeen0123456789"
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> GitRig:
+    (tmp_path / "town").mkdir()
+    return GitRig(tmp_path / "town")
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    with ExitStack() as stack:
+        yield Fleet(tmp_path, stack)
+
+
+@pytest.fixture(params=["bucket", "volume"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """What tells an instance where records and logs are kept."""
+    if request.param == "volume":
+        (tmp_path / "volume").mkdir(mode=0o700)
+        yield {"OUTPOST_VOLUME": str(tmp_path / "volume")}
+        return
+    with smallbucket.serving() as bucket:
+        yield {"OUTPOST_BUCKET": "rigs", "STORAGE_EMULATOR_HOST": bucket.host}
+
+
+# --- logs that outlive their instance ------------------------------------------------------------
+
+
+def test_the_log_outlives_its_instance_and_goes_on_in_the_next(
+    rig: GitRig, fleet: Fleet, store: dict[str, str]
+) -> None:
+    one, two, three = fleet(**store), fleet(**store), fleet(**store)
+    script = (
+        "if test -e half.txt; then echo second; " + commit("whole") + "; exit; fi; "
+        "echo half > half.txt; printf 'fir\\303'; sleep 0.3; printf '\\244st\\n'; sleep 1000"
+    )
+    asked = work(rig, script)
+    with one.client() as client, client.stream("POST", "/work", json=body(asked)) as response:
+        told: list[dict[str, Any]] = []
+        coming = lines(response)
+        for line in coming:
+            told.append(line)
+            if "st" in line["logs"]:
+                break
+        one.process.send_signal(signal.SIGTERM)
+        last = [*coming][-1]
+        assert last["status"] == "moving"
+        one.process.wait(PATIENCE)
+    whole = "firäst\nsecond\n".encode()
+    with two.client() as client:
+        # whoever asks knows nothing of the log, and gets it from where it is kept
+        again = post(client, body(asked, take_over=last["claim"], leg=2))
+        assert again[-1]["status"] == "done", again[-1]
+        assert log_of(again) == whole
+        assert again[-1]["result"]["log_bytes"] == len(whole)
+    two.kill()
+    with three.client() as client:
+        for offset in (0, 4, len(whole)):
+            later = post(client, body(asked, attach=True, offset=offset))
+            assert log_of(later, offset) == whole[offset:]
+            assert later[-1]["result"] == again[-1]["result"]
+        said = {"order": body(asked)["order"], "rig_url": asked.rig}
+        assert client.request("DELETE", "/work/r-1.1", json=said).json()["removed"] is True
+        assert client.post("/work", json=body(asked, attach=True)).status_code == 404
+    assert runs(rig) == 2
+
+
+def test_an_order_without_a_rig_is_claimed_where_logs_are(
+    fleet: Fleet, store: dict[str, str]
+) -> None:
+    one, two = fleet(**store), fleet(**store)
+    asked = order("b-1", f"echo ran >> {one.folder}/ran; sleep 1; echo end", owner=OWNER)
+    with one.client() as first, two.client() as second:
+        with first.stream("POST", "/work", json=body(asked)) as response:
+            coming = lines(response)
+            next(coming)
+            told = post(second, body(asked))
+            assert "claimed_by" in told[0]
+            assert log_of(told) == b"end\n"
+            assert [*coming][-1]["result"] == told[-1]["result"]
+    assert (one.folder / "ran").read_text() == "ran\n"
+
+
+def test_a_result_is_told_when_the_bucket_is_back(rig: GitRig, fleet: Fleet) -> None:
+    with smallbucket.serving() as bucket:
+        one = fleet(OUTPOST_BUCKET="rigs", STORAGE_EMULATOR_HOST=bucket.host)
+        go = rig.folder / "go"
+        asked = work(rig, f"while ! test -e {go}; do sleep 0.1; done; echo end")
+        with one.client() as client, client.stream("POST", "/work", json=body(asked)) as response:
+            coming = lines(response)
+            while next(coming)["status"] != "working":
+                pass
+            bucket.failures += [403] * 12
+            go.touch()
+            told = [*coming]
+    assert told[-1]["status"] == "done"
+    assert any("put on record" in line["detail"] for line in told[:-1])
+    assert b"end\n" in log_of([line for line in told if line["logs"]])
+
+
+# --- logins --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["body", "container", "url"])
+def test_git_logs_in_and_no_agent_sees_with_what(tmp_path: Path, fleet: Fleet, way: str) -> None:
+    (tmp_path / "town").mkdir()
+    rig = GitRig(tmp_path / "town")
+    with githttp.serving(tmp_path / "served", "x-access-token", TOKEN) as server:
+        path = server.repository("rig.git")
+        rig.git("push", "-q", "--mirror", str(path), cwd=rig.path)
+        (path / "HEAD").write_text("ref: refs/heads/main\n")
+        url = f"{server.url}/rig.git"
+        script = "env; cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n'; git config -l; " + commit(
+            "a"
+        )
+        more: dict[str, Any] = {}
+        if way == "url":
+            login = f"{server.url.replace('://', f'://x-access-token:{TOKEN}@')}"
+            more["secrets"] = Secrets({RIG_CREDENTIAL: login})
+        asked = work(rig, script, url=url, **more)
+        one = fleet(**({"OUTPOST_GIT_CREDENTIALS": TOKEN} if way == "container" else {}))
+        said = body(asked, **({"git_credentials": TOKEN} if way == "body" else {}))
+        with one.client() as client:
+            told = post(client, said)
+        assert told[-1]["status"] == "done", told[-1]
+        assert TOKEN.encode() not in log_of(told)
+        rig.path = path
+        assert rig.show("outpost/r-1", "a.txt") == "a"
+        assert f"refs/outpost/{OWNER}/records/r-1.1" in rig.git(
+            "for-each-ref", "--format=%(refname)", cwd=path
+        )
+        if way != "url":  # there an agent may push too, as in a clone of that URL
+            kept = [each for each in one.root.rglob("*") if each.is_file()]
+            assert not [each for each in kept if TOKEN.encode() in each.read_bytes()]
+        assert TOKEN not in one.said()
+        bad = body(work(rig, "true", "r-2", url=url), git_credentials="two words")
+        with one.client() as client:
+            assert client.post("/work", json=bad).status_code == 422
+
+
+# --- jobs ----------------------------------------------------------------------------------------
+
+
+def packed(said: dict[str, Any]) -> str:
+    return base64.b64encode(zlib.compress(json.dumps(said).encode())).decode()
+
+
+def job(folder: Path, **env: str) -> subprocess.Popen[str]:
+    (folder / "home").mkdir(parents=True, exist_ok=True)
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    own = {"HOME": str(folder / "home"), "OUTPOST_ROOT": str(folder / "root")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "outpost_cloudrun.server", "job"],
+        env={**kept, **own, **env}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def ended(one: subprocess.Popen[str]) -> tuple[int, str]:
+    said = one.communicate(timeout=PATIENCE)[1]
+    return one.returncode, said
+
+
+def test_a_job_runs_one_order_once_and_says_how_it_ended(
+    rig: GitRig, fleet: Fleet, tmp_path: Path
+) -> None:
+    asked = work(rig, "echo hello; " + commit("one"))
+    text = packed(body(asked))
+    code, said = ended(job(tmp_path / "a", OUTPOST_ORDER=text))
+    assert code == 0, said
+    assert "r-1.1 done" in said
+    assert "hello" not in said
+    assert rig.show("outpost/r-1", "one.txt") == "one"
+    # once more, as Cloud Run may: there is nothing to be done
+    assert ended(job(tmp_path / "b", OUTPOST_ORDER=text))[0] == 0
+    assert runs(rig) == 1
+    with fleet().client() as client:
+        told = post(client, body(asked, attach=True))
+        assert told[-1]["status"] == "done"
+        assert log_of(told) == b"hello\n"
+    failing = work(rig, "exit 3", "r-2")
+    assert ended(job(tmp_path / "c", OUTPOST_ORDER=packed(body(failing))))[0] == 1
+
+
+def test_a_job_that_is_ended_leaves_its_work_and_its_end_on_record(
+    rig: GitRig, fleet: Fleet, tmp_path: Path
+) -> None:
+    asked = work(rig, "echo half > half.txt; sleep 1000")
+    one = job(tmp_path / "a", OUTPOST_ORDER=packed(body(asked)))
+    try:
+        until(lambda: runs(rig) == 1)
+        second = job(tmp_path / "b", OUTPOST_ORDER=packed(body(asked)))
+        code, said = ended(second)
+        assert (code, "is run by" in said) == (1, True)
+        began = time.monotonic()
+        one.send_signal(signal.SIGTERM)
+        assert ended(one)[0] == 1
+        assert time.monotonic() - began < 9.5
+    finally:
+        with suppress(ProcessLookupError):
+            one.kill()
+        end_workers(tmp_path / "a" / "root")
+    with fleet().client() as client:
+        last = post(client, body(asked, attach=True))[-1]
+    assert (last["status"], last["result"]["reason"]) == ("stopped", "terminated")
+    assert rig.show(last["result"]["checkpoint"], "half.txt") == "half"
+
+
+def test_a_job_takes_its_order_from_a_bucket(rig: GitRig, tmp_path: Path) -> None:
+    asked = work(rig, commit("one"))
+    with smallbucket.serving() as bucket:
+        data = zlib.compress(json.dumps(body(asked)).encode())
+        bucket.objects["orders/r-1.1"] = (1, data)
+        env = {"STORAGE_EMULATOR_HOST": bucket.host, "OUTPOST_BUCKET": "rigs"}
+        done = ended(job(tmp_path / "a", OUTPOST_ORDER_OBJECT="gs://rigs/orders/r-1.1", **env))
+        assert done[0] == 0, done
+        missing = ended(job(tmp_path / "a", OUTPOST_ORDER_OBJECT="gs://rigs/orders/r-9", **env))
+        assert missing[0] == 2
+        assert "is not there" in missing[1]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "???", "aGVsbG8=", base64.b64encode(zlib.compress(b"x" * (9 << 20))).decode()]
+)
+def test_a_job_without_an_order_says_so(tmp_path: Path, text: str) -> None:
+    code, said = ended(job(tmp_path / "a", OUTPOST_ORDER=text))
+    assert code == 2
+    assert "order" in said.lower()
+    assert "Traceback" not in said
