@@ -111,27 +111,30 @@ def test_an_order_without_a_rig_is_claimed_where_logs_are(
 ) -> None:
     one, two = fleet(**store), fleet(**store)
     asked = order("b-1", f"echo ran >> {one.folder}/ran; sleep 1; echo end", owner=OWNER)
-    with one.client() as first, two.client() as second:
-        with first.stream("POST", "/work", json=body(asked)) as response:
-            coming = lines(response)
-            next(coming)
-            told = post(second, body(asked))
-            assert "claimed_by" in told[0]
-            assert log_of(told) == b"end\n"
-            assert [*coming][-1]["result"] == told[-1]["result"]
+    with (
+        one.client() as first,
+        two.client() as second,
+        first.stream("POST", "/work", json=body(asked)) as response,
+    ):
+        coming = lines(response)
+        next(coming)
+        told = post(second, body(asked))
+        assert "claimed_by" in told[0]
+        assert log_of(told) == b"end\n"
+        assert [*coming][-1]["result"] == told[-1]["result"]
     assert (one.folder / "ran").read_text() == "ran\n"
 
 
-def test_a_result_is_told_when_the_bucket_is_back(rig: GitRig, fleet: Fleet) -> None:
+def test_a_result_is_told_when_the_bucket_is_back(tmp_path: Path, fleet: Fleet) -> None:
     with smallbucket.serving() as bucket:
         one = fleet(OUTPOST_BUCKET="rigs", STORAGE_EMULATOR_HOST=bucket.host)
-        go = rig.folder / "go"
-        asked = work(rig, f"while ! test -e {go}; do sleep 0.1; done; echo end")
+        go = tmp_path / "go"
+        asked = order("b-2", f"while ! test -e {go}; do sleep 0.1; done; echo end", owner=OWNER)
         with one.client() as client, client.stream("POST", "/work", json=body(asked)) as response:
             coming = lines(response)
             while next(coming)["status"] != "working":
                 pass
-            bucket.failures += [403] * 12
+            bucket.failures += [403] * 5
             go.touch()
             told = [*coming]
     assert told[-1]["status"] == "done"

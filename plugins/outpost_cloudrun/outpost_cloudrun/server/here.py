@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import os
 import time
+from collections.abc import Callable
 from typing import Final
 
 from outpost_cloudrun.server.claims import Claims, Known
@@ -194,6 +195,7 @@ class Here:
                 if status.result is not None and self.superseded:
                     return
                 if status.result is not None and self._is_moving(status.result):
+                    await self._keep_log()
                     self.move(status.result)
                     return
                 if status.result is not None:
@@ -211,7 +213,7 @@ class Here:
     async def _step(self, now: float) -> None:
         """Do what is due."""
         if self._log is not None:
-            await self._try(lambda log=self._log: log.step())
+            await self._try(self._log.step)
         if self.superseded:
             return
         many = _EACH * self._watching.count
@@ -221,15 +223,20 @@ class Here:
         elif now >= self._looked + max(self._pace.look, many):
             await self._ask(beat=False)
 
-    async def _try(self, step: object) -> bool:
+    async def _try(self, step: Callable[[], object]) -> bool:
         """Do something at a place that may be away; whether that worked."""
         try:
-            await asyncio.to_thread(step)  # type: ignore[arg-type]
+            await asyncio.to_thread(step)
         except (OutpostError, OSError) as error:
             self.trouble = str(error).partition("\n")[0]
             return False
         self.trouble = ""
         return True
+
+    async def _keep_log(self) -> bool:
+        """Keep all that is in the log; whether that worked."""
+        log = self._log
+        return log is None or await self._try(lambda: log.step(whole=True))
 
     async def _ask(self, *, beat: bool) -> None:
         """Look whether the claim stands, and whether a stop was asked for."""
@@ -270,9 +277,7 @@ class Here:
         if result.reason == SUPERSEDED:
             await self._supersede()
             return True
-        if self._log is not None and not await self._try(
-            lambda log=self._log: log.step(whole=True)
-        ):
+        if not await self._keep_log():
             self.tell()
             return False
         if result.log_bytes is not None:
