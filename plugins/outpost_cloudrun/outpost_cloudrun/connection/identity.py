@@ -14,6 +14,8 @@ from outpost_core.errors import UnreachableError
 
 #: Seconds of life with which a token is still used where no newer one can be had.
 _LAST: Final = 10.0
+#: Seconds that one token may take: gcloud has 60 for each of two calls.
+_PATIENCE: Final = 150.0
 #: What the access token is kept under; no audience is empty.
 _ACCESS: Final = ""
 
@@ -44,7 +46,8 @@ class Identity:
     def whose(self) -> str:
         """Say whose identity it is, as far as that is known."""
         if self._source is not None:
-            return self._source.whose
+            whose, email = self._source.whose, self.email
+            return f"{email} ({whose})" if email and email not in whose else whose
         return "nobody" if self._chosen else f"auth {self._options.auth}"
 
     @property
@@ -104,6 +107,12 @@ class Identity:
         ask: Callable[[], Token] = (
             source.access_token if audience == _ACCESS else lambda: source.id_token(audience)
         )
-        token = await asyncio.to_thread(ask)
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                token = await asyncio.to_thread(ask)
+        except TimeoutError:
+            raise UnreachableError(
+                f"{source.whose} gave no token within {_PATIENCE:g} s", sent=False
+            ) from None
         self._kept[audience] = token
         return token

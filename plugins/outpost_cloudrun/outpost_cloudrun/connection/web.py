@@ -13,6 +13,8 @@ import httpx
 
 #: Bytes of an answer of a token server.
 _LARGEST: Final = 1 << 20
+#: Seconds for all of it.
+_PATIENCE: Final = 40.0
 
 
 class Web:
@@ -54,6 +56,7 @@ class Web:
                 verify=not self._direct,
                 limits=httpx.Limits(max_keepalive_connections=0),  # it is asked once an hour
             )
+        end = time.monotonic() + _PATIENCE
         with self._client.stream(method, url, headers=headers, content=content) as answer:
             self._note(answer)
             body = bytearray()
@@ -61,6 +64,8 @@ class Web:
                 body += piece
                 if len(body) > _LARGEST:
                     raise httpx.RemoteProtocolError("the answer is too long for a token")
+                if time.monotonic() > end:
+                    raise httpx.ReadTimeout(f"the answer was still coming after {_PATIENCE:g} s")
         return httpx.Response(answer.status_code, headers=answer.headers, content=bytes(body))
 
     def _note(self, answer: httpx.Response) -> None:

@@ -70,7 +70,13 @@ class Way:
         if client is None:
             client = open_client(self._options, url, identity=self._identity)
             self._clients[url] = client
-        return Far(self._name, url, client, whose=self._identity.whose, region=self._options.region)
+        return Far(
+            self._name,
+            url,
+            client,
+            whose=lambda: self._identity.whose,
+            region=self._options.region,
+        )
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
@@ -93,12 +93,18 @@ class Far:
         name: the outpost's name, for messages.
         url: where it is.
         client: asks it; is not closed here.
-        whose: the identity that asks, for messages.
+        whose: returns the identity that asks, for messages.
         region: where it is, for messages.
     """
 
     def __init__(
-        self, name: str, url: str, client: httpx.AsyncClient, *, whose: str = "", region: str = ""
+        self,
+        name: str,
+        url: str,
+        client: httpx.AsyncClient,
+        *,
+        whose: Callable[[], str] = str,
+        region: str = "",
     ) -> None:
         self._name = name
         self.url = url.rstrip("/")
@@ -262,7 +268,7 @@ class Far:
         status = response.status_code
         if told is not None:
             return _by_program(status, told)
-        front = front_error(response, whose=self._whose, region=self._region)
+        front = front_error(response, whose=self._whose(), region=self._region)
         if front is not None:
             return front
         if status == 429:
