@@ -74,12 +74,17 @@ class Whole(Desk):
     def outpost(self, **more: Any) -> CloudRunOutpost:
         return CloudRunOutpost("burst", self.options(**more), self.context)
 
-    def deploy(self, **env: str) -> None:
-        """Deploy the service as `outpost bootstrap` does, with more in its environment."""
+    def deploy(self) -> None:
+        """Deploy the service as `outpost bootstrap` does."""
+        self.deploy_in(REGION)
+
+    def deploy_in(self, region: str) -> None:
+        """Deploy it in a region."""
+        options = self.options(region=region)
 
         async def deploy() -> None:
-            body = specs.service_body(self.options(env=env))
-            async with open_admin(self.options(), None) as admin:
+            body = specs.service_body(options)
+            async with open_admin(options, None) as admin:
                 operation = await admin.patch_service("worker", body)
                 while not operation.done:
                     operation = await admin.operation(operation.name)
