@@ -11,7 +11,7 @@ import pytest
 
 from outpost_core.errors import UnreachableError
 from outpost_worker.record import segments
-from outpost_worker.record.objects import Kept, Objects
+from outpost_worker.record.cells import Kept, Objects
 from outpost_worker.record.places import volume_logs
 from outpost_worker.record.segments import KeptLog, LogKeeper, gap
 

@@ -27,7 +27,13 @@ PACKAGES: Final = (
     *("outpost_ssh.far", "libtmux", "pluggy"),
 )
 #: What of them no machine needs to run workers.
-LEFT_OUT: Final = frozenset(("libtmux/pytest_plugin.py", "libtmux/test"))
+LEFT_OUT: Final = frozenset(
+    (
+        *("libtmux/pytest_plugin.py", "libtmux/test"),
+        # an SSH host stays, so its workers need no record elsewhere
+        *(f"outpost_worker/record/{name}.py" for name in ("places", "segments", "volume")),
+    )
+)
 #: The file that the far side runs.
 ENTRY: Final = "outpost_ssh/far/boot.py"
 #: The same moment for every file, so that the same files are the same zip (DOS time starts 1980).

@@ -20,9 +20,16 @@ from outpost_cloudrun.server.bucket import Bucket, PreconditionError
 from outpost_core.errors import OutpostError
 from outpost_shared import faults
 from outpost_worker.record import standing
-from outpost_worker.record.cells import MOST, Cell, Cells, MovedError
+from outpost_worker.record.cells import (
+    MOST,
+    MOST_OBJECT,
+    Cell,
+    Cells,
+    Kept,
+    MovedError,
+    Objects,
+)
 from outpost_worker.record.kinds import Claim, Record, SupersededError
-from outpost_worker.record.objects import MOST_OBJECT, Kept, Objects
 from outpost_worker.record.stored import StoredRecord
 from outpost_worker.record.volume import VolumeCells, VolumeObjects
 

@@ -1,13 +1,19 @@
-"""A place with values that are exchanged only from the value that was seen (compare and swap)."""
+"""What a place for records has to offer: cells, and objects.
+
+A *cell* has a value that is exchanged only from the value that was seen (compare and swap); records
+are in cells. An *object* is made once and never changes; logs are in objects.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 #: Bytes that a value may have; what is larger is not ours.
 MOST: Final = 1 << 20
+#: Bytes that an object may have.
+MOST_OBJECT: Final = 16 << 20
 
 
 class MovedError(Exception):
@@ -69,4 +75,40 @@ class Cells(Protocol):
 
     def where(self, name: str) -> tuple[str, str]:
         """Return what a person knows a cell by, and the command that removes it; for errors."""
+        ...
+
+
+class Kept(NamedTuple):
+    """An object of a folder: its name there, and its size in bytes."""
+
+    name: str
+    size: int
+
+
+class Objects(Protocol):
+    """Objects in folders. Each call raises `UnreachableError` where the place cannot be asked."""
+
+    def put(self, name: str, data: bytes) -> bool:
+        """Make an object that is not there; whether it was made by this call.
+
+        Raises:
+            RecordRefusedError: the place does not take it.
+        """
+        ...
+
+    def get(self, name: str) -> bytes | None:
+        """Return what is in an object; None where there is none, or none of ours."""
+        ...
+
+    def names(self, folder: str, start: str = "") -> list[Kept]:
+        """Return the objects in a folder, in order.
+
+        Args:
+            folder: without a `/` at its end.
+            start: only those whose name there is this or comes after it.
+        """
+        ...
+
+    def drop(self, name: str) -> None:
+        """Remove an object; fine when it is not there."""
         ...

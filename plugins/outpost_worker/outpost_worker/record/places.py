@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from outpost_core.types import Result
+from outpost_worker.record.cells import Objects
 from outpost_worker.record.kinds import Found, Record
-from outpost_worker.record.objects import Objects
 from outpost_worker.record.onrig import RigCells
 from outpost_worker.record.stored import StoredRecord
 from outpost_worker.record.volume import VolumeCells, VolumeObjects

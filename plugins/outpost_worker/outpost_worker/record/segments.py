@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 from outpost_core.types import split_worker_id
 from outpost_shared import faults
 from outpost_worker.folder import files
-from outpost_worker.record.objects import Objects
+from outpost_worker.record.cells import Objects
 
 #: Bytes of an object that is put at once, and of the largest.
 FULL: Final = 256 << 10

@@ -19,9 +19,8 @@ from typing import Final
 from outpost_core.errors import UnreachableError
 from outpost_shared import faults, plain, private
 from outpost_shared.plain import Broken
-from outpost_worker.record.cells import MOST, Cell, MovedError
+from outpost_worker.record.cells import MOST, MOST_OBJECT, Cell, Kept, MovedError
 from outpost_worker.record.kinds import RecordRefusedError
-from outpost_worker.record.objects import MOST_OBJECT, Kept
 
 #: Values of a cell that stay: whoever still holds an older one was away for so many exchanges.
 _KEPT: Final = 64
