@@ -96,8 +96,8 @@ class Whole(Desk):
         from farkit import order
 
         script = WORK.format(marks=self.marks, more=more)
-        given.setdefault("timeout", 120.0)
-        return order(issue, script, self.rig, owner="ab" * 8, **given)
+        given = {"timeout": 120.0, "rig": self.rig, **given}
+        return order(issue, script, given.pop("rig"), owner="ab" * 8, **given)
 
     @property
     def rig(self) -> str:
