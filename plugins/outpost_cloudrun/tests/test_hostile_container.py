@@ -86,6 +86,28 @@ def test_neither_token_nor_order_follows_a_redirect(served, monkeypatch) -> None
         assert not stranger.peer.clients
 
 
+def test_a_refusal_without_an_end_takes_no_memory(served, monkeypatch) -> None:
+    async def refuse(one: Hostile, call: Call, body: dict[str, Any]) -> None:
+        if one.count("POST /work") > 4:
+            await honest(one, call, body)
+            return
+        call.answer(401, ("content-type", "text/html"))
+        while not call.reset.is_set():
+            await call.send(b"x" * 65536)
+
+    with token_server() as google:
+        for name, value in google.environment.items():
+            monkeypatch.setenv(name, value)
+        with served(refuse, auth="metadata") as (desk, one):
+            for _ in range(2):
+                with pytest.raises(UnreachableError, match="did not take the token"):
+                    desk.spawn(order("gt-1", "true"))
+            desk.spawn(order("gt-1", "true"))
+            assert desk.result("gt-1.1").state is State.DONE
+            assert memory_of(desk) < 100_000
+            assert one.count("POST /work") == 5
+
+
 def test_a_refusal_says_its_text_harmlessly(served) -> None:
     said = {"kind": "refused", "message": "no\x1b[2J\u202e\nroom", "hint": "x\x1b]0;owned\x07"}
 
@@ -449,3 +471,19 @@ def test_a_server_of_something_else_is_an_error_with_a_hint(served) -> None:
         desk.asked(ask)
         until(lambda: one.count("POST /work") >= 2, "it is asked again")
         assert desk.keepers()
+
+
+def test_an_order_that_was_refused_is_not_sent_in_place_of_the_next(served) -> None:
+    async def work(one: Hostile, call: Call, body: dict[str, Any]) -> None:
+        if one.count("POST /work") == 1:
+            call.answer(413, end=True)
+        else:
+            await honest(one, call, body)
+
+    with served(work) as (desk, one):
+        with pytest.raises(SpawnRefusedError):
+            desk.spawn(order("gt-1", "echo the first"))
+        desk.spawn(order("gt-1", "echo the second"))
+        assert desk.result("gt-1.1").state is State.DONE
+        orders = [body["order"]["agent"]["argv"][-1] for _, body in one.asked]
+        assert orders == ["echo the first", "echo the second"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final
 
@@ -28,32 +27,55 @@ _COOKIE: Final = re.compile(
 )
 
 
-class BearerAuth(httpx.Auth):
-    """Shows an ID token; where it is refused, another one, once.
+class _Caller(httpx.AsyncBaseTransport):
+    """Speaks to one server only, and shows it an ID token; where that is refused, another, once.
+
+    It is a transport and no `httpx.Auth`, because httpx reads the whole answer before it repeats a
+    request, and an answer may be endless.
 
     Args:
-        identity: whose tokens.
-        audience: what the token is for.
+        inner: what requests go through.
+        server: the address.
+        identity: whose tokens are shown; None for nobody's.
+        audience: what they are for.
     """
 
-    def __init__(self, identity: Identity, audience: str) -> None:
+    def __init__(
+        self,
+        inner: httpx.AsyncBaseTransport,
+        server: httpx.URL,
+        identity: Identity | None,
+        audience: str,
+    ) -> None:
+        self._inner = inner
+        self._server = server
         self._identity = identity
         self._audience = audience
 
-    async def async_auth_flow(
-        self, request: httpx.Request
-    ) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        """Add the token; after a 401 repeat once with a new one, if the body can be repeated."""
-        token = await self._identity.token(self._audience)
-        _put(request, token)
-        answer = yield request
-        if answer.status_code != 401 or not token:
-            return
-        if not isinstance(request.stream, httpx.ByteStream):  # it was sent, and is gone
-            return
-        new = await self._identity.token(self._audience, fresh=True)
-        _put(request, new)
-        yield request
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request; after a 401 repeat it once with a new token, if its body can be.
+
+        Raises:
+            UsageError: it is for somebody else, who is sent neither tokens nor orders.
+            UnreachableError: there is no token.
+            httpx.TransportError: as of the transport.
+        """
+        if _origin(request.url) != _origin(self._server):
+            said = f"what is for {self._server.host} is not sent to {request.url.host}"
+            raise UsageError(said)
+        if self._identity is None:
+            return await self._inner.handle_async_request(request)
+        _put(request, await self._identity.token(self._audience))
+        answer = await self._inner.handle_async_request(request)
+        if answer.status_code != 401 or not isinstance(request.stream, httpx.ByteStream):
+            return answer
+        await answer.aclose()
+        _put(request, await self._identity.token(self._audience, fresh=True))
+        return await self._inner.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._inner.aclose()
 
 
 class Affinity:
@@ -123,16 +145,9 @@ def open_client(
             f"a token would be sent to {base.host} in the clear",
             hint="write `url: https://…`, or `auth: none` for a service that needs no token",
         )
-
-    async def stay(request: httpx.Request) -> None:
-        if _origin(request.url) != _origin(base):  # neither tokens nor orders are for others
-            raise UsageError(f"what is for {base.host} is not sent to {request.url.host}")
-
     return httpx.AsyncClient(
         base_url=base,
-        event_hooks={"request": [stay]},
-        transport=H2Transport(limits=limits),
-        auth=BearerAuth(who, audience) if needs_token else None,
+        transport=_Caller(H2Transport(limits=limits), base, who if needs_token else None, audience),
         timeout=TIMEOUT,
         headers={"accept-encoding": "identity", "user-agent": "outpost"},
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
@@ -195,8 +210,7 @@ def is_from_container(answer: httpx.Response) -> bool:
 
 
 def _put(request: httpx.Request, token: str) -> None:
-    if token:
-        request.headers["authorization"] = f"Bearer {token}"
+    request.headers["authorization"] = f"Bearer {token}"
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:

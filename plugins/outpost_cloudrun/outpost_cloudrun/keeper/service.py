@@ -211,14 +211,15 @@ class ServiceCourse:
     # --- the far side ----------------------------------------------------------------------------
 
     def _stream(self, record: WorkerRecord) -> Stream:
-        stream = self._streams.get(record.worker)
-        if stream is None:
-            stream = self._streams[record.worker] = Stream(record, self._terms, self._reach)
+        stream = self._streams[record.worker] = self._stream_of(record)
         return stream
 
     def _stream_of(self, record: WorkerRecord) -> Stream:
         """Return the stream of a worker for a question; it is not held for that."""
-        return self._streams.get(record.worker) or Stream(record, self._terms, self._reach)
+        stream = self._streams.get(record.worker)
+        if stream is not None and stream.is_of(record):
+            return stream
+        return Stream(record, self._terms, self._reach)
 
     async def _credentials(self, record: WorkerRecord) -> str:
         return await credentials_of(self._options, self._context.config_dir, record.order.rig)

@@ -137,6 +137,10 @@ class Stream:
         self._said = ""  # in the log, last
         self._heard_at = 0.0  # by the clock of the wall, for the bill
 
+    def is_of(self, record: WorkerRecord) -> bool:
+        """Whether it writes to that record: one that was refused is forgotten, with its stream."""
+        return self._record is record
+
     # --- starting --------------------------------------------------------------------------------
 
     async def start(self, secrets: Mapping[str, str]) -> None:
