@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from farkit import Far, far
+from farkit import far
 from fronts import Front, certificate, front
 from h2peer import Call
 from keeperkit import Desk, order, runtime, until
@@ -51,9 +51,9 @@ class Loop:
 
 
 @contextmanager
-def fronted(program: Far, folder: Path, *options: str) -> Iterator[tuple[Front, Loop]]:
+def fronted(port: int, folder: Path, *options: str) -> Iterator[tuple[Front, Loop]]:
     loop = Loop()
-    made = front(program.port, certificate(folder), *options)
+    made = front(port, certificate(folder), *options)
     try:
         nghttpx = loop.do(made.__aenter__())
         try:
@@ -98,7 +98,7 @@ UNFENCED = {"OUTPOST_FENCE": "off"}
 
 
 def test_a_worker_outlives_restarts_of_the_front(tmp_path, monkeypatch) -> None:
-    with far(tmp_path, **UNFENCED) as program, fronted(program, tmp_path) as (f, loop):
+    with far(tmp_path, **UNFENCED) as program, fronted(program.port, tmp_path) as (f, loop):
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "front.crt"))
         with runtime(monkeypatch) as run:
             talker = Talker(Desk(f.url, tmp_path, run), tmp_path)
@@ -135,7 +135,7 @@ def test_a_worker_outlives_lines_that_are_cut(tmp_path, monkeypatch) -> None:
 def test_a_front_that_ends_quiet_streams_loses_nothing(tmp_path, monkeypatch) -> None:
     """Shorter than a heartbeat: each second the front ends what is quiet."""
     quiet = "--backend-read-timeout=1"
-    with far(tmp_path) as program, fronted(program, tmp_path, quiet) as (f, _):
+    with far(tmp_path) as program, fronted(program.port, tmp_path, quiet) as (f, _):
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "front.crt"))
         with runtime(monkeypatch) as run:
             desk = Desk(f.url, tmp_path, run)
@@ -190,3 +190,55 @@ def test_who_may_not_call_is_told_by_name(tmp_path, monkeypatch) -> None:
             assert "roles/run.invoker" in refused.value.hint
             assert not refused.value.sent
             assert one.count("POST /work") == 1
+
+
+@pytest.mark.slow
+def test_five_hundred_workers_at_once_and_none_is_lost(tmp_path, monkeypatch) -> None:
+    """Five connections of a hundred streams; the front restarts, is killed, and comes back."""
+
+    async def work(one: Hostile, call: Call, body: dict[str, Any]) -> None:
+        name, offset = body["issue_id"], body["offset"]
+        whole = "".join(f"{name} says {n}\n" for n in range(20))
+        begin(call)
+        while offset < len(whole) or not over.is_set():
+            step = min(offset + 20, len(whole) if over.is_set() else len(whole) - 40)
+            await call.send(line(body, logs=whole[offset:step], offset=offset))
+            offset = max(offset, step)
+            await asyncio.sleep(0.25)
+            if call.reset.is_set():
+                return
+        await call.send(line(body, seq=2, logs="", offset=offset, **ended()))
+        call.end()
+
+    async def spawn(outpost: Any) -> None:
+        for at in range(0, len(orders), 100):
+            some = orders[at : at + 100]
+            await asyncio.gather(*(outpost.outpost_spawn(order=one) for one in some))
+
+    over = threading.Event()
+    orders = [order(f"gt-{n}", "true") for n in range(500)]
+    limit = "--frontend-http2-max-concurrent-streams=100"
+    with hostile(work) as one:
+        assert one.peer is not None
+        one.peer.streams = 1000
+        with fronted(one.peer.port, tmp_path, limit) as (f, loop), runtime(monkeypatch) as run:
+            monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "front.crt"))
+            desk = Desk(f.url, tmp_path, run)
+            desk.asked(spawn)
+            f.restart_gracefully()
+            time.sleep(1)
+            loop.do(f.kill())
+            loop.do(f.start())
+            over.set()
+            until(lambda: all(s.result for s in desk.asked(lambda o: o.outpost_list())), "all end")
+            found = desk.asked(lambda o: o.outpost_list())
+            assert {status.state for status in found} == {State.DONE}
+            assert len(found) == 500
+            for n in (0, 99, 250, 499):
+                whole = "".join(f"gt-{n} says {m}\n" for m in range(20))
+                assert desk.log(f"gt-{n}.1").decode() == whole
+            for status in found:
+                name = status.id.removesuffix(".1")
+                wanted = sum(len(f"{name} says {m}\n") for m in range(20))
+                assert status.result is not None
+                assert status.result.log_bytes == wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -306,6 +307,93 @@ async def test_one_who_acts_as_another(elsewhere, tmp_path) -> None:
     with pytest.raises(UnreachableError, match="may not act as runner") as refused:
         await who.token(AUDIENCE, fresh=True)
     assert "roles/iam.serviceAccountTokenCreator" in refused.value.hint
+
+
+def federation(google: TokenServer, folder: Path, **more: str) -> Path:
+    """A file as `gcloud iam workload-identity-pools create-cred-config` writes it."""
+    (folder / "subject").write_text("pipeline-7")
+    pool = "projects/1/locations/global/workloadIdentityPools/ci/providers/git"
+    return written(
+        folder,
+        {
+            "type": "external_account",
+            "audience": f"//iam.googleapis.com/{pool}",
+            "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+            "token_url": f"{google.url}/token",
+            "credential_source": {"file": str(folder / "subject")},
+            **more,
+        },
+    )
+
+
+@looped
+async def test_a_federated_login_acts_as_a_service_account(elsewhere, tmp_path) -> None:
+    target = "runner@p.iam.gserviceaccount.com"
+    acting = elsewhere.acting_url(target)
+    file = federation(elsewhere, tmp_path, service_account_impersonation_url=acting)
+    who = Identity(options(key_file=file))
+    assert verified(elsewhere, await who.token(AUDIENCE))["email"] == target
+    assert elsewhere.check_access(await who.access_token()) == target
+    (tmp_path / "alone").mkdir()
+    alone = Identity(options(key_file=federation(elsewhere, tmp_path / "alone")))
+    assert elsewhere.check_access(await alone.access_token()) == "pipeline-7"
+    with pytest.raises(UnreachableError, match="gives no ID tokens") as refused:
+        await alone.token(AUDIENCE)
+    assert "--service-account" in refused.value.hint
+
+
+@looped
+async def test_a_person_s_own_login_asks_google_s_apis(elsewhere, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(
+        "google.oauth2.credentials._GOOGLE_OAUTH2_TOKEN_ENDPOINT", f"{elsewhere.url}/token"
+    )
+    info = {"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "r"}
+    who = Identity(options(key_file=written(tmp_path, info)))
+    assert elsewhere.check_access(await who.access_token()) == "person@example.com"
+    elsewhere.failures.extend([400] * 5)
+    with pytest.raises(UnreachableError, match="was given no token") as refused:
+        await who.access_token(fresh=True)
+    assert "gcloud auth application-default login" in refused.value.hint
+
+
+@looped
+async def test_a_token_server_that_drips_or_pours_is_left(google, monkeypatch) -> None:
+    import http.server
+    import threading
+
+    from outpost_cloudrun.connection import web
+
+    pours = threading.Event()
+
+    class Drip(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Metadata-Flavor", "Google")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(10_000):
+                    self.wfile.write(b"x" * (65536 if pours.is_set() else 1))
+                    if not pours.is_set():
+                        time.sleep(0.05)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(web, "_PATIENCE", 0.3)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Drip)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.server_port}")
+    try:
+        with pytest.raises(UnreachableError, match="still coming"):
+            await Identity(options()).token(AUDIENCE)
+        pours.set()
+        with pytest.raises(UnreachableError, match="too long"):
+            await Identity(options()).token(AUDIENCE)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @looped

@@ -23,6 +23,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 _KEY_ID: Final = "emulated"
+#: Of a token exchange (RFC 8693, section 2), as a workload identity federation asks for it.
+_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
+_ACCESS_TYPE: Final = "urn:ietf:params:oauth:token-type:access_token"
 _CLOUD: Final = "https://www.googleapis.com/auth/cloud-platform"
 
 
@@ -212,7 +215,10 @@ class TokenServer:
         return 200, json.dumps({"accessToken": self.access_token(email), "expireTime": end})
 
     def _token(self, asked: dict[str, str]) -> tuple[int, str]:
-        """Answer as https://oauth2.googleapis.com/token does (RFC 7523, and refresh tokens)."""
+        """Answer as https://oauth2.googleapis.com/token does (RFC 7523, 8693, refresh tokens)."""
+        if asked.get("grant_type") == _EXCHANGE:
+            token = self._granted(self.access_token(asked["subject_token"]))
+            return 200, json.dumps({**token, "issued_token_type": _ACCESS_TYPE})
         if asked.get("grant_type") == "refresh_token":
             return 200, json.dumps(self._granted(self.access_token("person@example.com")))
         claims = self._verified(asked.get("assertion", ""))
