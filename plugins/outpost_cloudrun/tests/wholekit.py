@@ -22,7 +22,8 @@ from outpost_cloudrun.outpost import CloudRunOutpost
 from outpost_cloudrun.testing.emulator import Emulator, emulating
 from outpost_cloudrun.testing.podman import Podman
 from outpost_core.backend import BuildContext
-from outpost_core.types import Order
+from outpost_core.errors import UnreachableError
+from outpost_core.types import Order, WorkerStatus
 
 PROJECT, REGION, IMAGE = "proj-1", "us-central1", "us-central1-docker.pkg.dev/proj-1/o/worker:1"
 #: What an agent does that runs exactly once: each run is a line of a file (which a container does
@@ -73,6 +74,13 @@ class Whole(Desk):
 
     def outpost(self, **more: Any) -> CloudRunOutpost:
         return CloudRunOutpost("burst", self.options(**more), self.context)
+
+    def status(self, worker: str) -> WorkerStatus | None:
+        """What is said of a worker; None while the outpost cannot be reached."""
+        try:
+            return super().status(worker)
+        except UnreachableError:
+            return None
 
     def deploy(self) -> None:
         """Deploy the service as `outpost bootstrap` does."""
@@ -157,7 +165,8 @@ def whole(
             make_rig(google, tmp_path)
             desk = Whole(google, tmp_path, run, **more)
             google.cloud.surroundings.update(LIVELY)
-            desk.deploy()
+            if more.get("mode", "service") == "service":
+                desk.deploy()
             yield desk
         end = time.monotonic() + 30
         while left := processes_of(folder):

@@ -101,5 +101,8 @@ class Containers(Protocol):
             OSError: it cannot be started.
         """
 
+    def alive(self) -> list[Container]:
+        """Return those that run."""
+
     async def close(self) -> None:
         """End everything that still runs, and leave nothing behind."""

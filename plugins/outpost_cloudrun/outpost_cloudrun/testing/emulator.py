@@ -139,6 +139,23 @@ class Emulator:
 
         self.do(kill)
 
+    def kill_containers(self, owner: str) -> int:
+        """Kill the containers of an execution, as a lost machine would; return how many.
+
+        Args:
+            owner: the last word of its name, or the beginning of that.
+        """
+
+        async def kill() -> int:
+            found = [
+                each for each in self.cloud.containers.alive() if each.spec.id.startswith(owner)
+            ]
+            for each in found:
+                each.kill()
+            return len(found)
+
+        return self.do(kill)
+
     def end_instance(self, service: str, id: str = "") -> None:  # noqa: A002 - their word
         """End a container of a service as scaling does: SIGTERM, SIGKILL after the grace."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from outpost_cloudrun.testing.containers import Ended, Spec
+from outpost_cloudrun.testing.containers import Container, Ended, Spec
 
 #: How often it is looked whether the kernel has killed for want of memory, in seconds.
 _LOOK: Final = 0.1
@@ -176,6 +176,10 @@ class PodmanContainers:
         container = PodmanContainer(spec, id_, self, _cgroups(pid), log)
         self.running.add(container)
         return container
+
+    def alive(self) -> list[Container]:
+        """Return those that run."""
+        return list(self.running)
 
     async def close(self) -> None:
         """Kill whatever still runs, and let the guard go."""

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from outpost_cloudrun.testing.containers import Ended, Mount, Spec
+from outpost_cloudrun.testing.containers import Container, Ended, Mount, Spec
 from outpost_cloudrun.testing.knobs import Image
 
 #: What a container does not share with the machine, but for a program search path.
@@ -134,7 +134,7 @@ class ProcessContainers:
     def __init__(self, folder: Path, image: Callable[[str], Image]) -> None:
         self.folder = folder
         self._image = image
-        self._running: set[ProcessContainer] = set()
+        self.running: set[ProcessContainer] = set()
 
     async def start(self, spec: Spec) -> ProcessContainer:
         """Start one.
@@ -162,8 +162,8 @@ class ProcessContainers:
             log,
             spec.memory,
         )
-        container = ProcessContainer(spec, box, folder, self._running.discard)
-        self._running.add(container)
+        container = ProcessContainer(spec, box, folder, self.running.discard)
+        self.running.add(container)
         return container
 
     def _place(self, mount: Mount, folder: Path) -> Path:
@@ -174,11 +174,15 @@ class ProcessContainers:
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
         return place
 
+    def alive(self) -> list[Container]:
+        """Return those that run."""
+        return list(self.running)
+
     async def close(self) -> None:
         """Kill whatever still runs."""
-        for container in list(self._running):
+        for container in list(self.running):
             container.kill()
-        await asyncio.gather(*(each.ended() for each in list(self._running)))
+        await asyncio.gather(*(each.ended() for each in list(self.running)))
 
 
 def _moved(env: Mapping[str, str], mounts: list[tuple[str, Path]]) -> dict[str, str]:
