@@ -182,6 +182,39 @@ def test_git_logs_in_and_no_agent_sees_with_what(tmp_path: Path, fleet: Fleet, w
             assert client.post("/work", json=bad).status_code == 422
 
 
+def test_a_token_that_ends_before_the_work_does_is_renewed_with_the_stream(
+    tmp_path: Path, fleet: Fleet
+) -> None:
+    (tmp_path / "town").mkdir()
+    rig = GitRig(tmp_path / "town")
+    with githttp.serving(tmp_path / "served", "x-access-token", "the-first-token") as server:
+        path = server.repository("rig.git")
+        rig.git("push", "-q", "--mirror", str(path), cwd=rig.path)
+        (path / "HEAD").write_text("ref: refs/heads/main\n")
+        go = tmp_path / "go"
+        script = f"while [ ! -e {go} ]; do sleep 0.05; done; " + commit("a")
+        asked = work(rig, script, url=f"{server.url}/rig.git")
+        one = fleet()
+        with one.client() as client:
+            first = body(asked, git_credentials="the-first-token")
+            with client.stream("POST", "/work", json=first) as response:
+                told = lines(response)
+                assert next(told)["worker"] == "r-1.1"
+                until(lambda: runs(rig) == 1)
+                server.password = "the-second-token"
+                fresh = body(asked, git_credentials="the-second-token", attach=True)
+                with client.stream("POST", "/work", json=fresh) as renewed:
+                    again = lines(renewed)
+                    next(again)
+                    no_login = body(asked, git_credentials="two words", attach=True)
+                    with client.stream("POST", "/work", json=no_login) as third:
+                        next(lines(third))
+                    go.touch()
+                    last = [*again][-1]
+        assert last["status"] == "done", last
+        assert rig.git("rev-parse", "outpost/r-1", cwd=path) == last["result"]["commit"]
+
+
 # --- jobs ----------------------------------------------------------------------------------------
 
 

@@ -205,6 +205,8 @@ class Taking:
             if not wanted.attach and not self.moving:
                 await self._instance.outpost_spawn(order=order)  # it may not have begun
             here.begin()
+            if wanted.git_credentials and here.settled is None:
+                await asyncio.to_thread(self._renew_login, order, wanted.git_credentials)
             return self._stream(here, wanted.after, wanted.offset)
         if self.moving:
             raise UnreachableError("this instance is going away", sent=False)
@@ -418,6 +420,17 @@ class Taking:
         if of_rig:
             return self._claims.keep_login(order.worker, of_rig)
         return self._kept_login(order.worker)
+
+    def _renew_login(self, order: Order, git_credentials: str) -> None:
+        """Let a worker that is here use what came now: the token of an app lives for an hour.
+
+        What is no login changes nothing; nor does one for a worker that began without any.
+        """
+        root = str(self._instance.root)
+        if credentials.of_worker(root, order.worker):
+            rigs = [rig for rig in (order.rig, pushed_to(order)) if rig]
+            with suppress(UsageError, OSError):
+                credentials.store(root, order.worker, git_credentials, rigs)
 
     def _kept_login(self, worker: str) -> str:
         """Return what git logs in with for a worker that is here, or is just being made here."""
