@@ -193,6 +193,25 @@ def test_who_may_not_call_is_told_by_name(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.slow
+def test_a_worker_outlives_a_line_that_is_half_open(tmp_path, monkeypatch) -> None:
+    """Nobody says that the connection is gone: it is found by its silence, within a minute."""
+    with (
+        far(tmp_path, **UNFENCED) as program,
+        relay("127.0.0.1", program.port) as line_,
+        runtime(monkeypatch) as run,
+    ):
+        talker = Talker(Desk(f"http://127.0.0.1:{line_.port}", tmp_path, run), tmp_path)
+        talker.begin()
+        line_.freeze()
+        had, end = len(talker.desk.log(talker.worker)), time.monotonic() + 150
+        while len(talker.desk.log(talker.worker)) < had + 500:
+            assert time.monotonic() < end
+            time.sleep(1)
+        assert line_.lines == 2
+        talker.end()
+
+
+@pytest.mark.slow
 def test_five_hundred_workers_at_once_and_none_is_lost(tmp_path, monkeypatch) -> None:
     """Five connections of a hundred streams; the front restarts, is killed, and comes back."""
 
