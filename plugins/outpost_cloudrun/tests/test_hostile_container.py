@@ -19,6 +19,8 @@ from liarkit import Hostile, Part, begin, ended, honest, hostile, line, tell
 from outpost_cloudrun.connection.client import open_client
 from outpost_cloudrun.keeper import far as far_module
 from outpost_cloudrun.keeper.far import Far
+from outpost_cloudrun.keeper.records import Records
+from outpost_cloudrun.keeper.runs import Runs
 from outpost_cloudrun.options import Auth, CloudRunOptions
 from outpost_cloudrun.testing.metadata import token_server
 from outpost_core.errors import ConflictError, OutpostError, SpawnRefusedError, UnreachableError
@@ -381,6 +383,35 @@ def test_a_bundle_that_is_none_is_told_and_nothing_of_it_is_kept(served, tmp_pat
         assert result.checkpoint is None
         assert "cannot be used" in result.message
         assert not [*tmp_path.rglob("*.bundle")]
+
+
+def test_a_container_that_ends_each_stream_is_not_asked_all_the_time(served) -> None:
+    async def work(one: Hostile, call: Call, body: dict[str, Any]) -> None:
+        begin(call)
+        await call.send(line(body, instance=f"i{len(one.asked)}"))
+        call.end()
+
+    with served(work) as (desk, one):
+        desk.spawn(order("gt-1", "true"))
+        time.sleep(10)
+        assert 2 <= one.count("POST /work") <= 12
+
+
+def test_a_container_with_many_names_is_paid_for_and_timed_from_its_first(tmp_path) -> None:
+    options = CloudRunOptions(
+        project="my-project-1", region="us-central1", service="worker", billing="request"
+    )
+    record = Records(tmp_path).create(order("gt-1", "true"))
+    runs = Runs(options, tmp_path)
+    begun = time.time() - 1000
+    for n in range(1000):
+        runs.asked(record, f"container-{n}", begun + n, begun + n)
+    assert runs.begun(record) == begun
+    cost, again = runs.cost(record), Runs(options, tmp_path).cost(record)
+    honest = 1000 * (2 * 0.000024 + 4 * 0.0000025)
+    assert cost is not None
+    assert cost == again
+    assert honest * 0.99 <= cost <= honest * 1.3
 
 
 def test_a_flood_of_lines_keeps_no_command_waiting(served) -> None:

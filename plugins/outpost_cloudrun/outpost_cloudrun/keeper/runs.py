@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 #: What of a worker's course holds its runs: container, beginning, end, requests of each.
 _RUNS: Final = "runs"
-#: Runs of one worker that are kept: a leg is one, and each container that it was found in.
+#: Runs of one worker that are kept: a leg is one, and each container that it was found in. Of
+#: more, the first become one: a container may say another name at each request.
 _MOST: Final = 200
 
 
@@ -82,11 +83,13 @@ class Runs:
         return price.bill(self._options, runs, now=now).get(record.worker)
 
     def _keep(self, record: WorkerRecord, runs: list[Run]) -> None:
+        while len(runs) > _MOST:  # the first beginning counts, and gaps are paid rather than lost
+            first, second = runs[0], runs[1]
+            requests = first.requests + second.requests
+            runs[:2] = [_with(first, ended=second.ended or second.begun, requests=requests)]
         if self._known is not None:
             self._known[record.worker] = runs
-        kept: list[Json] = [
-            [run.container, run.begun, run.ended, run.requests] for run in runs[-_MOST:]
-        ]
+        kept: list[Json] = [[run.container, run.begun, run.ended, run.requests] for run in runs]
         record.remember(**{_RUNS: kept})
 
     def _all(self) -> dict[str, list[Run]]:

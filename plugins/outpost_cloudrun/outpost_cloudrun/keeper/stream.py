@@ -72,6 +72,8 @@ _FRUITLESS: Final = 3
 #: its end.
 _RENEW: Final = 0.9
 _RENEW_WITHIN: Final = 60.0
+#: Seconds after which a stream that broke had lasted, so that it is asked for again at once.
+_LASTED: Final = 5.0
 #: Seconds between two tries to renew.
 _RENEW_AGAIN: Final = 2.0
 
@@ -134,6 +136,7 @@ class Stream:
         self._answer: Answer | None = None
         self._watched: tuple[str, str, float] | None = None  # claim, sign of life, since when
         self._unknown_since: float | None = None
+        self._elsewhere = 0  # how often in a row another container was named
         self._said = ""  # in the log, last
         self._heard_at = 0.0  # by the clock of the wall, for the bill
 
@@ -213,8 +216,12 @@ class Stream:
                     if answer is None:
                         answer = await self._attach()
                     self._heard()
-                    again.reset()
-                    await self._read(answer)
+                    attached = time.monotonic()
+                    try:
+                        await self._read(answer)
+                    finally:  # one that ends each stream at once is not asked all the time
+                        if time.monotonic() - attached > _LASTED:
+                            again.reset()
                 except ElsewhereError as error:
                     await self._look_for_owner(error)
                 except NotFoundError as error:
@@ -230,6 +237,7 @@ class Stream:
     def _heard(self) -> None:
         self.attached, self.trouble = True, ""
         self._watched = self._unknown_since = None
+        self._elsewhere = 0
         self._tell_tried()
 
     def _lost(self, error: Exception) -> None:
@@ -514,7 +522,8 @@ class Stream:
             await asyncio.to_thread(self._record.remember, **{_MOVED: said})
             return
         # each request goes to whichever container the front picks
-        await asyncio.sleep(min(0.1 + silent / 10, 5.0))
+        self._elsewhere += 1
+        await asyncio.sleep(min(0.1 + silent / 10 + self._elsewhere / 50, 5.0))
 
     async def _next_leg(self) -> None:
         """Go on in another container, or end a worker whose container is gone.
