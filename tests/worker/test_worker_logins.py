@@ -305,6 +305,7 @@ class TestOnHttp(RecordChecks):
         return on_rig(url, str(rig.root), OWNER, path)
 
 
+@pytest.mark.slow
 def test_of_twenty_instances_one_has_the_worker_over_http(
     rig: GitRig, server: githttp.GitHttp
 ) -> None:

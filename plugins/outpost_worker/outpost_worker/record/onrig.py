@@ -86,14 +86,13 @@ class RigCells:
         pauses = Backoff(0.2, 5.0, jitter=0.5, within=_PATIENCE)
         for _ in pauses.tries():
             there = self._values(names, pauses)
-            missing = {name: value for name, value in there.items() if value not in self._known}
+            known = self._remembered()
+            missing = {name: value for name, value in there.items() if value not in known}
             if missing:
                 self._fetch(missing, pauses)
-            if all(value in self._known for value in there.values()):
-                return {
-                    name: Cell(version=value, data=self._known[value])
-                    for name, value in there.items()
-                }
+                known |= self._remembered()
+            if all(value in known for value in there.values()):
+                return {n: Cell(version=value, data=known[value]) for n, value in there.items()}
         raise self._unreachable("it did not show what stands in its refs")
 
     def swap(self, name: str, before: str, data: bytes) -> str:
@@ -215,9 +214,12 @@ class RigCells:
                     data = _message(git.run("cat-file", "commit", value).out)
                 self._remember(value, data)
         if done.code and _was_bounded(done):
-            for value in wanted.values():
-                if value not in self._known:
-                    self._remember(value, None)
+            for value in set(wanted.values()) - self._remembered().keys():
+                self._remember(value, None)
+
+    def _remembered(self) -> dict[str, bytes | None]:
+        with self._lock:
+            return dict(self._known)
 
     def _remember(self, value: str, data: bytes | None) -> None:
         with self._lock:

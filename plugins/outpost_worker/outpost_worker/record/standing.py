@@ -87,7 +87,6 @@ class Standing:
             WorkerError: `superseded`; `push_failed` where nobody can say.
         """
         argv = ("push", "--porcelain", "--no-recurse-submodules")
-        done = None
         for _ in range(_TRIES):
             if self._about["ask"]:
                 self._ask([*self._about["ask"], refspec])
@@ -102,8 +101,7 @@ class Standing:
                 self._atomic = False
             elif not _was_exchanged(done, ref):
                 return Done(done.code, _without(done.out, ref), done.err)
-        assert done is not None
-        return done
+        raise _unknown("its record is exchanged all the time", "")
 
     def _next(self, git: Git, refspec: str) -> tuple[str, str, str]:
         """Return the record's ref, what it is at, and what it is to be at, made in a repository.
@@ -192,4 +190,4 @@ def _was_exchanged(done: Done, ref: str) -> bool:
 def _without(out: bytes, ref: str) -> bytes:
     """Return what a push has printed without what is said of the record."""
     lines = out.splitlines(keepends=True)
-    return b"".join(line for line in lines if not line.rstrip().find(os.fsencode(ref)) >= 0)
+    return b"".join(line for line in lines if os.fsencode(ref) not in line)
