@@ -1,5 +1,5 @@
 # The two commands: `make demo` and `make test`. Both set up all that they need.
-.PHONY: demo test lint types imports docs wheels image bench check clean
+.PHONY: demo test lint types imports docs wheels image cloudrun-live bench check clean
 PYTHON ?= python3
 export PYTHON
 BIN := .venv/bin
@@ -37,6 +37,10 @@ AGENTS ?= claude codex
 image:  ## build the container of workers with AGENTS in it, called TAG
 	@scripts/setup demo
 	@$(BIN)/outpost image build $(addprefix --agent ,$(AGENTS)) $(if $(TAG),--tag $(TAG))
+
+cloudrun-live:  ## with an account of Google Cloud: prove what only stand-ins have shown
+	@scripts/setup test
+	@$(BIN)/python -m outpost_cloudrun.testing.live
 
 bench:  ## measure, and write docs/benchmarks.md
 	@scripts/setup bench

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from outpost_cloudrun import price
 from outpost_cloudrun.options import CloudRunOptions
 from outpost_cloudrun.price import Run, bill, longest, worst_case
+from outpost_cloudrun.prices import CHECKED
 from outpost_core.errors import SpawnRefusedError
 from outpost_core.types import Agent, Issue, Limits, Order
 
@@ -98,6 +100,27 @@ def test_a_day_of_keeping_warm_costs_what_the_guide_says() -> None:
     assert str(here) == "containers cost nothing there"
     always = price.standing(options(keep_warm="min-instances", billing="instance"))
     assert always * 24 == pytest.approx(3.80, abs=0.01)
+
+
+def test_the_guide_says_these_numbers() -> None:
+    guide = (Path(__file__).parents[3] / "docs/guides/cloudrun.md").read_text()
+    rows = {line.split("|")[1].strip(): line for line in guide.splitlines() if line[:2] == "| "}
+    by_request, by_life = options(), options(mode="job")
+    hours = [price.hour(one).busy for one in (by_request, by_life)]
+    assert rows["an hour of work"].split("|")[2:4] == [f" {usd:.3f} " for usd in hours]
+    five = [one(300), one(300, mode="job")]
+    assert rows["a worker of five minutes"].split("|")[2:4] == [f" {usd:.4f} " for usd in five]
+    assert rows["fifty of them"].split("|")[2:4] == [f" {50 * usd:.2f} " for usd in five]
+    held = options(keep_warm="stream", concurrency=2)
+    day = price.hour(options(keep_warm="stream", concurrency=2, warm_for=DAY)).warm
+    said = f"{price.hour(held).warm:.3f} after each burst; {day:.2f} if held for a day"
+    assert said in rows["`stream`"]
+    kept = [
+        price.standing(options(keep_warm="min-instances", billing=billing)) * 24
+        for billing in ("request", "instance")
+    ]
+    assert f"{kept[0]:.2f} a day, always; {kept[1]:.2f} with" in rows["`min-instances`"]
+    assert f"as of {CHECKED}" in guide
 
 
 # --- workers that share a container ----------------------------------------------------------

@@ -141,6 +141,10 @@ class AdminClient:
             await self._once("PATCH", at, what, body={**body, "name": at}, query=query)
         )
 
+    async def delete_service(self, name: str) -> Operation | None:
+        """Delete a service with its containers; None when there is none."""
+        return await self._delete(f"delete the service {name}", self._at("services", name))
+
     async def allowed(self, kind: str, name: str, permissions: tuple[str, ...]) -> frozenset[str]:
         """Return which of some permissions the caller has on a resource (`testIamPermissions`)."""
         at = f"{self._at(kind, name)}:testIamPermissions"

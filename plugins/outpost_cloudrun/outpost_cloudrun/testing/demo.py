@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import signal
-import socket
-import struct
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,16 +12,12 @@ from typing import Final
 
 from outpost_cloudrun.admin import specs
 from outpost_cloudrun.admin.factory import open_admin
-from outpost_cloudrun.keeper import place
 from outpost_cloudrun.options import Auth, CloudRunOptions
 from outpost_cloudrun.testing.emulator import Emulator, emulating
-from outpost_core.backend import BuildContext
-from outpost_shared import keeping
+from outpost_cloudrun.testing.keepers import end_keeper
 
 _NAME: Final = "cloudrun"
 _IMAGE: Final = "us-central1-docker.pkg.dev/demo-project/outpost/worker:demo"
-#: Seconds in which a keeper that was told to end has ended.
-_ENDS: Final = 15.0
 
 
 @contextmanager
@@ -61,7 +52,7 @@ def processes(folder: Path, remote: Path) -> Iterator[Mapping[str, str]]:
                 "says": _says(google),
             }
         finally:
-            _end_keeper(folder / "state" / "outposts" / _NAME)
+            end_keeper(folder / "state" / "outposts" / _NAME)
 
 
 async def _deploy(options: CloudRunOptions) -> None:
@@ -112,22 +103,3 @@ def _told(environment: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _end_keeper(state: Path) -> None:
-    """End the outpost's keeper, which would wait a while for the next command."""
-    context = BuildContext(state_dir=state)
-    if not state.is_dir():
-        return
-    path = place.socket_of(context)
-    end = time.monotonic() + _ENDS
-    told = False
-    while keeping.is_kept(place.lock_of(context)) and time.monotonic() < end:
-        if path is not None and not told:
-            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as line:
-                line.connect(str(path))
-                size = struct.calcsize("3i")
-                peer = line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-                os.kill(struct.unpack("3i", peer)[0], signal.SIGTERM)
-                told = True
-        time.sleep(0.05)

@@ -1,0 +1,87 @@
+"""What `make cloudrun-live` tries with an account, tried without one: nothing of it stays."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from keeperkit import keepers
+from wholekit import IMAGE, PROJECT, git, whole
+
+from outpost_cloudrun.testing.live import Live, run
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.slow
+def test_all_of_it_in_each_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "live"
+    folder.mkdir()
+    with whole(tmp_path, monkeypatch) as desk:
+        live = Live(
+            folder=folder,
+            pause=10.0,
+            environ={
+                **os.environ,
+                "OUTPOST_LIVE_PROJECT": PROJECT,
+                "OUTPOST_LIVE_IMAGE": IMAGE,
+                "OUTPOST_LIVE_RIG": desk.rig,
+                "OUTPOST_LIVE_AUTH": "metadata",
+                "OUTPOST_LIVE_ENDPOINT": desk.google.admin,
+            },
+        )
+        said: list[str] = []
+        good = run(live, said.append)
+        print("\n".join(said))
+        assert good, said
+        assert len(said) == 1 + 4 * 3
+        assert keepers(desk.run) == []
+        rig = desk.google.folder / "rigs" / "rig.git"
+        left = git(rig, "for-each-ref", "--format=%(refname)")
+        assert left == "refs/heads/main"
+        journal = desk.google.journal
+        assert len(journal.entries("service.deleted")) == 1
+        assert len(journal.entries("job.deleted")) == len(journal.entries("job.created")) == 3
+        assert len(journal.entries("instance.created")) == 3
+        assert len(journal.entries("instance.deleted")) == 3
+
+
+def test_what_is_not_so_is_told_and_what_was_made_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with whole(tmp_path, monkeypatch) as desk:
+        live = Live(
+            folder=tmp_path,
+            environ={
+                **os.environ,
+                "OUTPOST_LIVE_PROJECT": PROJECT,
+                "OUTPOST_LIVE_IMAGE": IMAGE,
+                "OUTPOST_LIVE_RIG": desk.rig,
+                "OUTPOST_LIVE_AUTH": "metadata",
+                "OUTPOST_LIVE_ENDPOINT": desk.google.admin,
+                "OUTPOST_LIVE_MODES": "job",
+            },
+        )
+        monkeypatch.setattr(
+            Live, "trials", lambda self: iter([("wrong", lambda: self.check_done(
+                self.spawn("job", "wrong", "exit 3")))])
+        )  # fmt: skip
+        said: list[str] = []
+        assert not run(live, said.append)
+        assert len(said) == 1
+        assert said[0].startswith("✗ wrong: ")
+        assert "job.deleted" in (desk.google.folder / "journal.ndjson").read_text()
+
+
+def test_without_an_account_nothing_is_tried_and_that_is_said() -> None:
+    environ = {name: value for name, value in os.environ.items() if "LIVE" not in name}
+    done = subprocess.run(
+        ["make", "-s", "cloudrun-live"],
+        cwd=ROOT, env=environ, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Nothing was tried: OUTPOST_LIVE_PROJECT, OUTPOST_LIVE_IMAGE" in done.stderr
+    assert sys.executable.startswith(str(ROOT))
