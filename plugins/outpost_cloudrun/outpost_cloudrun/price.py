@@ -190,13 +190,13 @@ def bill(
 ) -> dict[str, float]:
     """Return what each worker cost, in USD. Workers of one container share its time.
 
-    A worker that has ended has its final share once all runs are known that overlap with it, and
-    whether another one followed it: the time after the last worker of a container is charged to
-    that one, and the warm window to the last worker of all.
+    A share is final when its worker has ended: what is paid for after it counts at its worst then,
+    and those who come within that time do not pay for it again.
 
     Args:
         options: of the outpost.
-        runs: all that were there in that time.
+        runs: all that were there in the time of who is asked for, and for `IDLE` seconds or
+            `warm_for` before it.
         now: until when runs that have not ended are counted.
         lives: beginning and end of containers that are paid for while they exist, where known.
     """
@@ -209,24 +209,27 @@ def bill(
         containers.setdefault(run.container or f"\0{run.worker}", []).append(run)
     busy, last = _busy(options, own), max(found, key=_end, default=None)
     for name, there in containers.items():
-        _share(there, busy, cost)
         if by_requests(options):
+            _share(there, busy, cost)
             _round_up(there, busy, cost)
-            continue
-        # what is left of a minimum instance is paid for by the outpost
-        kept = options.keep_warm == "min-instances" and last in there
-        left = 0.0 if options.mode != "service" or kept else IDLE
-        _charge_life(there, busy, left, (lives or {}).get(name), cost)
+        elif lives is not None and name in lives:
+            _charge_life(there, busy, lives[name], cost)
+        else:
+            # what is left of a minimum instance is paid for by the outpost
+            kept = options.keep_warm == "min-instances" and last in there
+            _charge_tails(there, busy, 0.0 if options.mode != "service" or kept else IDLE, cost)
     if options.keep_warm == "min-instances":
         _share(found, -_idle(options, own), cost)
-    if last is not None:
-        cost[last.worker] += _warm_window(options, own)
+    elif options.keep_warm == "stream":
+        _charge_windows(found, busy, options.warm_for, _warm_window(options, own), cost)
     return {worker: max(0.0, usd) for worker, usd in cost.items()}
 
 
 def _until(run: Run, now: float) -> Run:
+    # it ends later than who has ended now, who therefore was not the last
+    ended = math.nextafter(max(now, run.begun), math.inf)
     return Run(worker=run.worker, container=run.container, begun=run.begun,
-               ended=max(now, run.begun), requests=run.requests)  # fmt: skip
+               ended=ended, requests=run.requests)  # fmt: skip
 
 
 def _share(runs: Sequence[Run], rate: float, cost: dict[str, float]) -> None:
@@ -260,25 +263,53 @@ def _round_up(runs: Sequence[Run], rate: float, cost: dict[str, float]) -> None:
 
 
 def _charge_life(
-    runs: Sequence[Run],
-    rate: float,
-    left: float,
-    life: tuple[float, float] | None,
-    cost: dict[str, float],
+    runs: Sequence[Run], rate: float, life: tuple[float, float], cost: dict[str, float]
 ) -> None:
-    """Charge the time in which a container existed with no worker in it."""
+    """Charge all of a container's life; what no worker was there for, to who was there before."""
+    _share(runs, rate, cost)
     spans = _spans(runs)
-    begun, ended = life or (spans[0][0], spans[-1][1] + left)
+    begun, ended = min(life[0], spans[0][0]), max(life[1], spans[-1][1])
+    cost[spans[0][2].worker] += rate * (spans[0][0] - begun)
     for (_, end, last), following in zip(spans, [*spans[1:], None], strict=True):
-        until = following[0] if following else max(ended, end)
-        if life is None:
-            until = min(until, end + left)
-        cost[last.worker] += rate * max(0.0, until - end)
-    first, final = spans[0], spans[-1]
-    before = max(0.0, first[0] - begun)
-    cost[first[2].worker] += rate * before
-    whole = max(ended, final[1]) - min(begun, first[0])
-    cost[final[2].worker] += rate * max(0.0, SHORTEST_LIFE - whole)
+        cost[last.worker] += rate * ((following[0] if following else ended) - end)
+    cost[spans[-1][2].worker] += rate * max(0.0, SHORTEST_LIFE - (ended - begun))
+
+
+def _charge_tails(runs: Sequence[Run], rate: float, left: float, cost: dict[str, float]) -> None:
+    """Charge a container of which nobody knows when it ended.
+
+    Whoever was there last has paid for `left` seconds more. Who comes within these pays for none
+    of them again, so that each is charged once, and a share is final when its worker has ended.
+    """
+    paid_until = -math.inf
+    for begin, end, last in _spans(runs):
+        there = [run for run in runs if begin <= run.begun and _end(run) <= end]
+        unpaid = [_from(run, paid_until) for run in there if _end(run) > paid_until]
+        _share(unpaid, rate, cost)
+        shortest = SHORTEST_LIFE if paid_until < begin else 0.0
+        until = max(end + left, begin + shortest, paid_until)
+        cost[last.worker] += rate * (until - max(end, paid_until))
+        paid_until = until
+
+
+def _charge_windows(
+    runs: Sequence[Run], rate: float, lasts: float, usd: float, cost: dict[str, float]
+) -> None:
+    """Charge the window in which a stream is held, to the last worker of each burst.
+
+    The first worker of the next burst ends it, and has back what was paid for in vain.
+    """
+    before = -math.inf
+    for begin, end, last in _spans(runs):
+        first = min((run for run in runs if run.begun == begin), key=_end)
+        cost[first.worker] -= rate * min(lasts, max(0.0, before + lasts - begin))
+        cost[last.worker] += usd
+        before = end
+
+
+def _from(run: Run, begun: float) -> Run:
+    return Run(worker=run.worker, container=run.container, begun=max(begun, run.begun),
+               ended=run.ended, requests=run.requests)  # fmt: skip
 
 
 # --- rates -------------------------------------------------------------------------------------

@@ -150,6 +150,16 @@ def test_a_share_is_final_when_its_worker_has_ended() -> None:
     assert early == pytest.approx(later)
 
 
+@pytest.mark.parametrize("begun", [0.0, 50.0, 100.0])
+def test_who_leaves_before_others_pays_for_nothing_that_comes_after(begun: float) -> None:
+    leaving = Run(worker="a", container="c", begun=50.0, ended=200.0)
+    staying = Run(worker="b", container="c", begun=begun)
+    for said in ({"billing": "instance"}, {"keep_warm": "stream"}):
+        found = bill(options(concurrency=2, **said), [leaving, staying], now=200.0)
+        assert found["a"] <= 150 * 0.000058
+        assert found["b"] > price.hour(options(concurrency=2, **said)).warm
+
+
 def test_what_stays_of_a_container_is_charged_to_its_last_worker_at_its_worst() -> None:
     always = options(billing="instance", concurrency=2)
     second = 2 * 0.000018 + 4 * 0.000002
@@ -157,9 +167,13 @@ def test_what_stays_of_a_container_is_charged_to_its_last_worker_at_its_worst() 
         Run(worker="a", container="c", begun=0.0, ended=100.0),
         Run(worker="b", container="c", begun=400.0, ended=500.0),
     ]
+    alone = bill(always, runs[:1], now=100.0)
+    assert alone["a"] == pytest.approx((100 + price.IDLE) * second)
     found = bill(always, runs, now=500.0)
-    assert found["a"] == pytest.approx(400 * second)
-    assert found["b"] == pytest.approx((100 + price.IDLE) * second)
+    assert found["a"] == pytest.approx(alone["a"]), "it was final"
+    assert found["b"] == pytest.approx(400 * second), "of its container, 500 s were paid for"
+    late = [runs[0], Run(worker="b", container="c", begun=3000.0, ended=3100.0)]
+    assert bill(always, late, now=3100.0)["b"] == pytest.approx((100 + price.IDLE) * second)
     known = bill(always, runs, now=600.0, lives={"c": (-10.0, 520.0)})
     assert known["a"] == pytest.approx(410 * second)
     assert known["b"] == pytest.approx(120 * second)
@@ -171,6 +185,16 @@ def test_the_warm_window_is_paid_once_by_the_last_worker() -> None:
     window = price.hour(warm).warm
     assert sum(bill(warm, runs, now=102.0).values()) == pytest.approx(one(102) + window, rel=1e-3)
     assert bill(warm, runs, now=102.0)["w2"] > window
+
+
+def test_a_burst_within_the_window_of_another_pays_for_no_second_of_it_twice() -> None:
+    warm = options(keep_warm="stream", concurrency=2, warm_for=600.0)
+    first = Run(worker="a", container="c", begun=0.0, ended=100.0)
+    second = Run(worker="b", container="c", begun=200.0, ended=1000.0)
+    found = bill(warm, [first, second], now=1000.0)
+    assert found["a"] == bill(warm, [first], now=100.0)["a"]
+    held = 1000 + 600  # from the beginning to the end of the last window
+    assert sum(found.values()) == pytest.approx(held * 0.000058, rel=1e-3)
 
 
 def test_a_worker_that_moved_pays_for_each_container() -> None:

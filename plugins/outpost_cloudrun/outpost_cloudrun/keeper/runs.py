@@ -73,7 +73,7 @@ class Runs:
             self._keep(record, mine)
         known = self._all()
         known[record.worker] = mine
-        since = mine[0].begun
+        since = mine[0].begun - max(price.IDLE, self._options.warm_for)
         runs = [
             run
             for one in known.values()
