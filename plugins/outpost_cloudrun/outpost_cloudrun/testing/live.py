@@ -33,9 +33,9 @@ from typing import Any, Final
 from outpost_cloudrun import price
 from outpost_cloudrun.admin.factory import open_admin
 from outpost_cloudrun.connection.identity import Identity
-from outpost_cloudrun.options import CloudRunOptions
+from outpost_cloudrun.options import Auth, Billing, CloudRunOptions, Mode
 from outpost_cloudrun.testing.keepers import end_keeper, signal_keeper
-from outpost_manager.config import load_config
+from outpost_core.options import option_fields
 
 _NEEDED: Final = ("OUTPOST_LIVE_PROJECT", "OUTPOST_LIVE_IMAGE", "OUTPOST_LIVE_RIG")
 _SCRIPT: Final = 'echo began; {more}; echo "$OUTPOST_ISSUE" > "$OUTPOST_ISSUE.txt"; echo ended'
@@ -82,34 +82,40 @@ class Live:
         """The configuration."""
         return self.folder / "outposts.yaml"
 
-    def write(self) -> None:
-        """Write the configuration: an outpost for each mode."""
-        said: dict[str, Any] = {
-            "type": "cloudrun",
-            "project": self.environ["OUTPOST_LIVE_PROJECT"],
-            "region": self.environ.get("OUTPOST_LIVE_REGION", "us-central1"),
-            "service": self.word,
-            "image": self.environ["OUTPOST_LIVE_IMAGE"],
-            "cpu": 1,
-            "memory": "2GiB",
-            "cost_cap_hourly": _CAP,
-            "git_credentials": shlex.split(self.environ.get("OUTPOST_LIVE_GIT_CREDENTIALS", "")),
-            "auth": self.environ.get("OUTPOST_LIVE_AUTH", "auto"),
-            "endpoint": self.environ.get("OUTPOST_LIVE_ENDPOINT", ""),
-        }
-        own = {"service": {"billing": "instance", "request_timeout": f"{self.pause / 2:g}s"}}
-        outposts = [{"name": m, "mode": m, **said, **own.get(m, {})} for m in self.modes]
-        # JSON is YAML
-        self.config.write_text(json.dumps({"outposts": outposts}, indent=1))
-
     def options(self, mode: str) -> CloudRunOptions:
         """Return the options of one outpost."""
-        from outpost_cloudrun.plugin import outpost_backends
+        service = mode == "service"
+        return CloudRunOptions(
+            mode=Mode(mode),
+            project=self.environ["OUTPOST_LIVE_PROJECT"],
+            region=self.environ.get("OUTPOST_LIVE_REGION", "us-central1"),
+            service=self.word,
+            image=self.environ["OUTPOST_LIVE_IMAGE"],
+            cpu=1.0,
+            memory=2 << 30,
+            billing=Billing.INSTANCE if service else Billing.REQUEST,
+            request_timeout=self.pause / 2 if service else 3600.0,
+            cost_cap_hourly=_CAP,
+            git_credentials=tuple(
+                shlex.split(self.environ.get("OUTPOST_LIVE_GIT_CREDENTIALS", ""))
+            ),
+            auth=Auth(self.environ.get("OUTPOST_LIVE_AUTH", "auto")),
+            endpoint=self.environ.get("OUTPOST_LIVE_ENDPOINT", ""),
+        )
 
-        for entry in load_config(self.config, {"cloudrun": outpost_backends()}).outposts:
-            if entry.name == mode and isinstance(entry.options, CloudRunOptions):
-                return entry.options
-        raise UnprovedError(f"there is no outpost {mode}")
+    def write(self) -> None:
+        """Write the configuration: an outpost for each mode."""
+        outposts = []
+        for mode in self.modes:
+            own = self.options(mode)
+            said = {
+                field.name: field.show(getattr(own, field.name))
+                for field in option_fields(CloudRunOptions)
+                if getattr(own, field.name) != field.default
+            }
+            outposts.append({"name": mode, "type": "cloudrun", **said})
+        # JSON is YAML
+        self.config.write_text(json.dumps({"outposts": outposts}, indent=1))
 
     # --- the command line -----------------------------------------------------------------------
 
