@@ -210,14 +210,15 @@ def bill(
     busy, last = _busy(options, own), max(found, key=_end, default=None)
     for name, there in containers.items():
         if by_requests(options):
-            _share(there, busy, cost)
+            _share(there, busy, cost, options.concurrency)
             _round_up(there, busy, cost)
         elif lives is not None and name in lives:
             _charge_life(there, busy, lives[name], cost)
         else:
             # what is left of a minimum instance is paid for by the outpost
             kept = options.keep_warm == "min-instances" and last in there
-            _charge_tails(there, busy, 0.0 if options.mode != "service" or kept else IDLE, cost)
+            left = 0.0 if options.mode != "service" or kept else IDLE
+            _charge_tails(there, busy, left, cost, options.concurrency)
     if options.keep_warm == "min-instances":
         _share(found, -_idle(options, own), cost)
     elif options.keep_warm == "stream":
@@ -232,14 +233,19 @@ def _until(run: Run, now: float) -> Run:
                ended=ended, requests=run.requests)  # fmt: skip
 
 
-def _share(runs: Sequence[Run], rate: float, cost: dict[str, float]) -> None:
-    """Charge the time in which there is at least one run, each moment to all that are there."""
+def _share(
+    runs: Sequence[Run], rate: float, cost: dict[str, float], most: float = math.inf
+) -> None:
+    """Charge the time in which there is at least one run, each moment to all that are there.
+
+    Which container it was is what containers say, so no more than `most` can have shared one.
+    """
     changes = sorted([(run.begun, 1) for run in runs] + [(_end(run), -1) for run in runs])
     paid, there, before = 0.0, 0, 0.0
     paid_until: dict[float, float] = {}  # by one that would have been there from the beginning
     for moment, change in changes:
         if there:
-            paid += rate * (moment - before) / there
+            paid += rate * (moment - before) / min(there, most)
         there, before, paid_until[moment] = there + change, moment, paid
     for run in runs:
         cost[run.worker] += paid_until[_end(run)] - paid_until[run.begun]
@@ -275,7 +281,9 @@ def _charge_life(
     cost[spans[-1][2].worker] += rate * max(0.0, SHORTEST_LIFE - (ended - begun))
 
 
-def _charge_tails(runs: Sequence[Run], rate: float, left: float, cost: dict[str, float]) -> None:
+def _charge_tails(
+    runs: Sequence[Run], rate: float, left: float, cost: dict[str, float], most: float
+) -> None:
     """Charge a container of which nobody knows when it ended.
 
     Whoever was there last has paid for `left` seconds more. Who comes within these pays for none
@@ -285,7 +293,7 @@ def _charge_tails(runs: Sequence[Run], rate: float, left: float, cost: dict[str,
     for begin, end, last in _spans(runs):
         there = [run for run in runs if begin <= run.begun and _end(run) <= end]
         unpaid = [_from(run, paid_until) for run in there if _end(run) > paid_until]
-        _share(unpaid, rate, cost)
+        _share(unpaid, rate, cost, most)
         shortest = SHORTEST_LIFE if paid_until < begin else 0.0
         until = max(end + left, begin + shortest, paid_until)
         cost[last.worker] += rate * (until - max(end, paid_until))

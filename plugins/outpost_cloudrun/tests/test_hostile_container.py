@@ -16,6 +16,7 @@ from h2peer import Call, H2Peer, frame
 from keeperkit import Desk, order, runtime, until
 from liarkit import Hostile, Part, begin, ended, honest, hostile, line, tell
 
+from outpost_cloudrun import price
 from outpost_cloudrun.connection.client import open_client
 from outpost_cloudrun.keeper import far as far_module
 from outpost_cloudrun.keeper.far import Far
@@ -412,6 +413,23 @@ def test_a_container_with_many_names_is_paid_for_and_timed_from_its_first(tmp_pa
     assert cost is not None
     assert cost == again
     assert honest * 0.99 <= cost <= honest * 1.3
+
+
+def test_containers_that_say_one_name_do_not_share_a_bill() -> None:
+    options = CloudRunOptions(
+        project="my-project-1", region="us-central1", service="worker", concurrency=2
+    )
+    now = 1_000_000.0
+    lies = [
+        price.Run(worker=f"gt-{n}.1", container="same", begun=now - 300, ended=now)
+        for n in range(10)
+    ]
+    truth = [
+        price.Run(worker=run.worker, container=str(n // 2), begun=run.begun, ended=now)
+        for n, run in enumerate(lies)
+    ]
+    told, real = (sum(price.bill(options, runs, now=now).values()) for runs in (lies, truth))
+    assert told == pytest.approx(real, rel=0.01)
 
 
 def test_a_flood_of_lines_keeps_no_command_waiting(served) -> None:

@@ -180,7 +180,7 @@ def test_what_stays_of_a_container_is_charged_to_its_last_worker_at_its_worst() 
 
 
 def test_the_warm_window_is_paid_once_by_the_last_worker() -> None:
-    warm = options(keep_warm="stream", concurrency=2, warm_for=600.0)
+    warm = options(keep_warm="stream", concurrency=3, warm_for=600.0)
     runs = [Run(worker=f"w{n}", container="c", begun=n, ended=100.0 + n) for n in range(3)]
     window = price.hour(warm).warm
     assert sum(bill(warm, runs, now=102.0).values()) == pytest.approx(one(102) + window, rel=1e-3)
@@ -207,8 +207,8 @@ def test_a_worker_that_moved_pays_for_each_container() -> None:
 
 def test_shares_add_up_and_nobody_pays_more_than_alone() -> None:
     random = Random(7)
-    for said in ({"concurrency": 4}, {"concurrency": 4, "billing": "instance"},
-                 {"concurrency": 4, "keep_warm": "min-instances"}):  # fmt: skip
+    for said in ({"concurrency": 12}, {"concurrency": 12, "billing": "instance"},
+                 {"concurrency": 12, "keep_warm": "min-instances"}):  # fmt: skip
         own = options(**said)
         for _ in range(50):
             runs = []
