@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -37,6 +38,7 @@ class CloudRunOutpost(HeadlessStdioOutpost):
 
     def __init__(self, name: str, options: CloudRunOptions, context: BuildContext) -> None:
         super().__init__(name, options.located(context.config_dir), context)
+        self._since = time.time()  # a keeper with older options makes way
         if options.mode is Mode.JOB:  # an order's secrets would be seen by who may look at jobs
             self.capabilities = CAPABILITIES - {"secrets"}
 
@@ -46,7 +48,7 @@ class CloudRunOutpost(HeadlessStdioOutpost):
         Raises:
             UnreachableError: there is none, and none can be started.
         """
-        return await find.connect(self.name, self.options, self.context)
+        return await find.connect(self.name, self.options, self.context, self._since)
 
     def kept_under(self) -> Path | None:
         """Return the folder that bundles of unpushed work are brought to."""

@@ -19,6 +19,7 @@ from keeperkit import PATIENCE, Desk, desk_at, until
 
 from outpost_cloudrun.keeper import find, place
 from outpost_cloudrun.options import Auth, CloudRunOptions, KeepWarm
+from outpost_cloudrun.outpost import CloudRunOutpost
 from outpost_core import wire
 from outpost_core.errors import ConflictError, SpawnRefusedError, UnreachableError
 from outpost_core.types import Secrets, State
@@ -136,8 +137,8 @@ from outpost_core import wire
 from outpost_core.backend import BuildContext
 from outpost_core.types import Order, Secrets
 from dataclasses import replace
-from outpost_cloudrun.outpost import CloudRunOutpost
 from outpost_cloudrun.options import CloudRunOptions
+from outpost_cloudrun.outpost import CloudRunOutpost
 order = wire.from_json(Order, json.loads(sys.argv[3]))
 order = replace(order, secrets=Secrets({name: "canary" for name in order.secrets}))
 async def work():
@@ -214,6 +215,23 @@ def test_other_options_have_another_keeper_and_nothing_is_lost(desk: Desk, tmp_p
     assert desk.log("gt-1.1", follow=True) == _NUMBERED
     assert desk.result("gt-1.1").state is State.DONE
     assert runs(tmp_path) == 1
+
+
+def test_a_program_with_older_options_is_served_by_the_newer_keeper(desk: Desk) -> None:
+    """Else `outpost logs -f` and the next command would have it replaced in turns."""
+
+    async def both(old: CloudRunOutpost) -> int:
+        await old.outpost_spawn(order=order("gt-1", "sleep 30"))
+        new = desk.outpost(cpu=1.0)
+        await new.outpost_list()
+        (pid,) = desk.keepers()
+        for one in (old, new, old, new):
+            assert len(await one.outpost_list()) == 1
+            assert desk.keepers() == [pid]
+        await new.outpost_close()
+        return pid
+
+    assert desk.asked(both)
 
 
 def test_a_term_ends_it_and_workers_keep_running(desk: Desk, tmp_path: Path) -> None:
@@ -293,7 +311,7 @@ def test_what_it_is_told_is_understood(tmp_path: Path, desk: Desk) -> None:
         auth=Auth.SERVICE_ACCOUNT, key_file=tmp_path / "key", memory=1 << 30,
         keep_warm=KeepWarm.STREAM,
     )  # fmt: skip
-    said = json.loads(json.dumps(place.describe("burst", more, desk.context)))
+    said = json.loads(json.dumps(place.describe("burst", more, desk.context, 5.0)))
     name, understood, context = place.understand(said)
     assert (name, understood) == ("burst", more)
     assert context.state_dir == desk.context.state_dir

@@ -64,7 +64,8 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
 
 def test_spawn_wait_logs_status_and_clean(shell: Shell) -> None:
     assert keepers(shell.run) == []
-    shell.outpost("list")
+    for words in (["list"], ["config", "check"], ["explain", "x-1", "--no-rig", "--", "true"]):
+        shell.outpost(*words)
     assert keepers(shell.run) == [], "an outpost that was never used has no process"
     work = "echo begin; sleep 1; echo text >new.txt; echo end"
     shell.outpost("spawn", "gt-1", "--rig", shell.rig, "--on", "burst", "--", "sh", "-c", work)
@@ -104,12 +105,15 @@ def test_a_rig_of_this_machine_goes_elsewhere(shell: Shell) -> None:
     assert keepers(shell.run) == []
 
 
-def test_work_that_no_rig_takes_comes_home(shell: Shell) -> None:
+@pytest.mark.parametrize("fault", ["", "keeper.rescued"])
+def test_work_that_no_rig_takes_comes_home(shell: Shell, fault: str) -> None:
     """Nothing of it is anywhere but in the container, which will be gone."""
+    shell.env["OUTPOST_FAULT"] = fault
     bare = shell.folder / "rigs" / "app"
     work = "echo up; while [ ! -e go ]; do sleep 0.1; done; echo precious >new.txt"
     work = work.replace("go ]", f"{shell.folder}/go ]")
     shell.outpost("spawn", "gt-4", "--rig", shell.rig, "--on", "burst", "--", "sh", "-c", work)
+    shell.env["OUTPOST_FAULT"] = ""
     end = time.monotonic() + PATIENCE
     while "up" not in shell.outpost("logs", "gt-4.1"):
         assert time.monotonic() < end, "it never began"
@@ -121,6 +125,7 @@ def test_work_that_no_rig_takes_comes_home(shell: Shell) -> None:
     bundle = Path(worker["checkpoint"])
     rescued = shell.folder / "state" / "outposts" / "burst" / "rescued"
     assert bundle.parent == rescued
+    assert [*rescued.iterdir()] == [bundle]
     assert bundle.stat().st_mode & 0o077 == 0
     look = shell.folder / "look"
     subprocess.run(["git", "clone", "-q", str(bare), str(look)], check=True)

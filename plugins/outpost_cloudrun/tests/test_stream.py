@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +40,9 @@ Script = Callable[[dict[str, Any]], "Lines | httpx.Response | Exception"]
 class Told:
     """A far side that answers by a script, and remembers what it was asked."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, ahead: float = 0.0) -> None:
         self.script = script
+        self.ahead = ahead
         self.bodies: list[dict[str, Any]] = []
         self.cookies: list[str] = []
 
@@ -66,7 +70,9 @@ class Told:
                 else:
                     yield one if isinstance(one, bytes) else json.dumps(one).encode() + b"\n"
 
-        return httpx.Response(200, content=content(), headers={"set-cookie": "GAESA=abc; Path=/"})
+        date = format_datetime(datetime.fromtimestamp(time.time() + self.ahead, UTC), usegmt=True)
+        headers = {"set-cookie": "GAESA=abc; Path=/", "date": date}
+        return httpx.Response(200, content=content(), headers=headers)
 
 
 class World:
@@ -86,8 +92,8 @@ class World:
     def elsewhere(self, seen: str, claim: str = "c1") -> dict[str, Any]:
         return self.line(claimed_by="i2", claim=claim, seen=seen)
 
-    def stream(self, script: Script, **terms: Any) -> tuple[Stream, Told]:
-        told = Told(script)
+    def stream(self, script: Script, ahead: float = 0.0, **terms: Any) -> tuple[Stream, Told]:
+        told = Told(script, ahead)
         client = httpx.AsyncClient(transport=httpx.MockTransport(told))
         far = Far("burst", URL, client)
 
@@ -442,6 +448,18 @@ def test_a_log_without_an_end_is_cut_at_its_cap(tmp_path: Path) -> None:
     assert world.record.log_size < 100_000
     assert world.record.result is not None
     assert world.record.result.log_truncated
+
+
+@pytest.mark.parametrize("ahead", [0.0, 1.5, 86400.0, -5 * 86400.0])
+def test_moments_are_told_by_our_clock(world: World, ahead: float) -> None:
+    now = time.time()
+    moments = {"started_at": now + ahead - 10, "finished_at": now + ahead}
+    stream, _ = world.stream(in_order([world.line(), world.result(**moments)]), ahead)
+    both(stream)
+    result = world.record.result
+    assert result is not None
+    assert result.started_at == pytest.approx(now - 10, abs=3)
+    assert result.finished_at == pytest.approx(now, abs=3)
 
 
 def test_git_credentials_go_in_the_body_alone(tmp_path: Path) -> None:

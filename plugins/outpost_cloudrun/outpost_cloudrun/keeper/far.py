@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -40,6 +42,8 @@ _CONNECT: Final = 10.0
 BEGIN: Final = 300.0
 #: Seconds for an answer to a question that needs no work.
 _PATIENCE: Final = 60.0
+#: Seconds that the clocks may differ before moments are told by ours.
+_SAME_TIME: Final = 3.0
 #: Bytes of an answer that is no stream.
 _MOST: Final = 1 << 20
 _TIMEOUT: Final = httpx.Timeout(connect=_CONNECT, read=None, write=60.0, pool=_CONNECT)
@@ -57,6 +61,8 @@ class Answer:
     """
 
     def __init__(self, response: httpx.Response) -> None:
+        #: Seconds that the clock over there is ahead of ours, where that is worth mentioning.
+        self.skew = _skew(response.headers.get("date", ""))
         self._response = response
         self._lines = lines.split(response.aiter_raw())
 
@@ -315,6 +321,15 @@ def _by_program(status: int, told: OutpostError) -> OutpostError:
         return SpawnRefusedError(told.message, hint=told.hint)
     sent = told.sent if isinstance(told, UnreachableError) else True
     return UnreachableError(told.message, hint=told.hint, sent=sent)
+
+
+def _skew(date: str) -> float:
+    """Return how far a clock is ahead of ours, by the date that it says to the second."""
+    try:
+        skew = parsedate_to_datetime(date).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+    return skew if abs(skew) > _SAME_TIME else 0.0
 
 
 def _said(error: BaseException) -> str:

@@ -15,10 +15,12 @@ from outpost_shared import access, keeping, private
 from outpost_shared.backoff import Backoff
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from outpost_cloudrun.options import CloudRunOptions
     from outpost_core.backend import BuildContext
+    from outpost_core.types import Json
 
 #: Seconds in which a keeper is there: it imports little, but a machine may be busy, and one that
 #: makes way for another has to close its streams first.
@@ -38,11 +40,20 @@ _fault_told = False
 MAKES_WAY: Final = "the keeper makes way for another one"
 
 
-async def connect(name: str, options: CloudRunOptions, context: BuildContext) -> Client:
+async def connect(
+    name: str, options: CloudRunOptions, context: BuildContext, since: float
+) -> Client:
     """Return a channel to the keeper of an outpost, which is started when there is none.
 
-    One that runs with other options, or another version, is told to make way; it hands over what
-    it holds by what is written down.
+    One that runs with older options, or another version, is told to make way; it hands over what
+    it holds by what is written down. One with newer options stays: a program that has run for
+    long and one that has just begun would have it replaced in turns.
+
+    Args:
+        name: the outpost's name.
+        options: its options.
+        context: where it keeps its files.
+        since: when the options were read, in seconds since the epoch.
 
     Raises:
         UnreachableError: there is none and none can be started, and why; `sent` is False.
@@ -53,7 +64,7 @@ async def connect(name: str, options: CloudRunOptions, context: BuildContext) ->
         private.claim(state)
     except OSError as error:
         raise _refused(name, state, error) from error
-    way = place.way_to(name, options, context)
+    way = place.way_to(name, options, context, since)
     path = way.socket
     if path is None:
         raise UnreachableError(
@@ -66,7 +77,7 @@ async def connect(name: str, options: CloudRunOptions, context: BuildContext) ->
     why = ""
     async for _ in wait.rounds():
         try:
-            return await _greet(name, path, str(way.said["generation"]))
+            return await _greet(name, path, {key: way.said[key] for key in place.HELLO})
         except (FileNotFoundError, ConnectionError):
             if time.monotonic() - started >= _STARTS and not keeping.is_kept(way.lock):
                 why = await asyncio.to_thread(_start, way)
@@ -106,7 +117,7 @@ def _start(way: place.Way) -> str:
     return ""
 
 
-async def _greet(name: str, path: Path, generation: str) -> Client:
+async def _greet(name: str, path: Path, hello: Mapping[str, Json]) -> Client:
     """Connect to a socket and say hello.
 
     Raises:
@@ -123,7 +134,7 @@ async def _greet(name: str, path: Path, generation: str) -> Client:
         reader,
         writer,
         name=name,
-        options={"generation": generation},
+        options=hello,
         timeout=_GREETING,
     )
 

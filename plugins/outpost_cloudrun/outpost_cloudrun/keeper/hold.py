@@ -45,13 +45,17 @@ class Keeper:
 
     Args:
         held: the outpost.
-        generation: word for what it was told; a command with another one replaces it.
+        generation: word for what it was told; a command with a newer one replaces it.
+        since: when what it was told was read.
         path: the socket.
         linger: seconds for which it stays when nothing runs.
     """
 
-    def __init__(self, held: Held, generation: str, path: Path, linger: float) -> None:
+    def __init__(
+        self, held: Held, generation: str, since: float, path: Path, linger: float
+    ) -> None:
         self._held = held
+        self._since = since
         self._generation = generation
         self._path = path
         self._linger = max(linger, _SHORTEST)
@@ -115,13 +119,15 @@ class Keeper:
             self._used_at = time.monotonic()
 
     def _build(self, name: str, options: Mapping[str, Json]) -> Outpost:
-        """Return what is served to a command that has the same configuration.
+        """Return what is served to a command.
 
         Raises:
-            UnreachableError: it has another one; this keeper ends.
+            UnreachableError: it has a newer configuration; this keeper ends.
         """
         del name
-        if options.get("generation") != self._generation:
+        since = options.get("since")
+        newer = isinstance(since, int | float) and since > self._since
+        if newer and options.get("generation") != self._generation:
             _log.info("a command has another configuration: the keeper makes way")
             self.end()
         if self._over.is_set():
@@ -144,7 +150,8 @@ def main() -> None:
 
     async def keep() -> None:
         held = Held(name, options, context)
-        keeper = Keeper(held, str(said["generation"]), path, options.warm_for)
+        known = str(said["generation"]), float(said["since"])
+        keeper = Keeper(held, *known, path, options.warm_for)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, keeper.end)
         await keeper.run()

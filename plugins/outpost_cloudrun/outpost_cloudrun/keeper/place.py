@@ -43,11 +43,23 @@ def socket_of(context: BuildContext) -> Path | None:
     return keeping.socket_of({"cloudrun": str(context.state_dir.resolve())})
 
 
-def describe(name: str, options: CloudRunOptions, context: BuildContext) -> dict[str, Json]:
+#: What of it a command says in its hello.
+HELLO: Final = ("generation", "since")
+
+
+def describe(
+    name: str, options: CloudRunOptions, context: BuildContext, since: float
+) -> dict[str, Json]:
     """Return all that a keeper has to know, as JSON; goes over its standard input alone.
 
     The environment is among it: the command that prints git's credentials and gcloud need what the
     user has set, and here nobody else can read it.
+
+    Args:
+        name: the outpost's name.
+        options: its options.
+        context: where it keeps its files.
+        since: when the options were read.
     """
     base = context.config_dir
     said: dict[str, Json] = {
@@ -59,7 +71,8 @@ def describe(name: str, options: CloudRunOptions, context: BuildContext) -> dict
         "state": str(context.state_dir.absolute()),
         "base": None if base is None else str(base.absolute()),
     }
-    return {**said, "generation": _generation(said), "environment": dict(os.environ)}
+    known: dict[str, Json] = {"generation": _generation(said), "since": since}
+    return {**said, **known, "environment": dict(os.environ)}
 
 
 def understand(said: Mapping[str, Any]) -> tuple[str, CloudRunOptions, BuildContext]:
@@ -113,8 +126,7 @@ class Way:
     socket: Path | None
 
 
-def way_to(name: str, options: CloudRunOptions, context: BuildContext) -> Way:
-    """Return how the keeper of an outpost is found; opens nothing."""
-    return Way(
-        said=describe(name, options, context), lock=lock_of(context), socket=socket_of(context)
-    )
+def way_to(name: str, options: CloudRunOptions, context: BuildContext, since: float) -> Way:
+    """Return how the keeper of an outpost is found; opens nothing. See `describe`."""
+    said = describe(name, options, context, since)
+    return Way(said=said, lock=lock_of(context), socket=socket_of(context))

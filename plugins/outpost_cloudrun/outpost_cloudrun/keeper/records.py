@@ -36,6 +36,8 @@ _LOG: Final = "output.log"
 _ROOM: Final = 64 * 1024
 #: Bytes that are read of a log at once.
 _PIECE: Final = 1 << 18
+#: Seconds between two writes of details: a container may say another one with each line.
+_OFTEN: Final = 1.0
 #: Longest detail of a worker, in characters.
 _DETAIL: Final = 500
 
@@ -76,6 +78,7 @@ class WorkerRecord:
         self._course: dict[str, Json] = jsonfiles.load(str(folder), _COURSE) or {}
         self._result = self._read_result()
         self._status = self._read_status()
+        self._stored = self._status  # what the file says
         self._stop = self._read_stop()
         self._news = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -143,11 +146,13 @@ class WorkerRecord:
             updated_at=now,
         )
         self._status = told
-        if (told.state, told.detail, told.started_at, told.usage) != (
-            before.state, before.detail, before.started_at, before.usage
-        ):  # fmt: skip
+        known = self._stored
+        if (told.state, told.started_at) != (known.state, known.started_at) or (
+            (told.detail, told.usage) != (known.detail, known.usage)
+            and now - (known.updated_at or 0.0) >= _OFTEN
+        ):
             self._store(_STATUS, told)
-            self._changed()
+            self._stored = told
 
     def finish(self, result: Result) -> Result:
         """Write down how it ended, once, and return the result that stands.

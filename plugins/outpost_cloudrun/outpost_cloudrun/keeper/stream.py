@@ -137,6 +137,7 @@ class Stream:
         self._watched: tuple[str, str, float] | None = None  # claim, sign of life, since when
         self._unknown_since: float | None = None
         self._elsewhere = 0  # how often in a row another container was named
+        self._skew = 0.0  # seconds that its clock is ahead of ours
         self._said = ""  # in the log, last
         self._heard_at = 0.0  # by the clock of the wall, for the bill
 
@@ -336,6 +337,7 @@ class Stream:
                 self._watch(first)
                 raise ElsewhereError(f"it runs in another container ({first.claimed_by})")
             self._check(first)
+            self._skew = answer.skew
             await asyncio.to_thread(self._accept, got, first.instance, begun)
             await self._take(first)
         except BaseException:
@@ -453,6 +455,8 @@ class Stream:
         result = replace(
             result,
             checkpoint=checkpoint,
+            started_at=self._here(result.started_at),
+            finished_at=self._here(result.finished_at),
             message=(result.message + said).removeprefix("; "),
         )
         await self._finish(result)
@@ -460,6 +464,10 @@ class Stream:
     def _own_ref(self) -> str:
         """Return the ref that the worker's unpushed work is under, if it is anywhere."""
         return checkpoint_ref(self._record.worker, self._record.order.owner)
+
+    def _here(self, moment: float | None) -> float | None:
+        """Return a moment as our clock would have shown it."""
+        return None if moment is None else max(moment - self._skew, 0.0)
 
     async def _finish(self, result: Result) -> None:
         """Write the result down, with what it cost by our own account."""
