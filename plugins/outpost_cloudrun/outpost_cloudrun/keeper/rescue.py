@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from outpost_cloudrun.keeper.records import WorkerRecord
-from outpost_core.errors import NotFoundError, UnreachableError
+from outpost_core.errors import UnreachableError
 from outpost_core.names import checkpoint_ref
 from outpost_shared import border, faults, plain, private, programs
 from outpost_worker.repository import bundles
@@ -40,6 +40,7 @@ async def bring_home(record: WorkerRecord, pieces: AsyncIterator[bytes]) -> tupl
         besides, as an addition to a sentence.
 
     Raises:
+        NotFoundError: the container that answers has none.
         UnreachableError: it did not come whole, or cannot be written.
     """
     root = record.folder.parent.parent
@@ -54,8 +55,6 @@ async def bring_home(record: WorkerRecord, pieces: AsyncIterator[bytes]) -> tupl
         kept = await asyncio.to_thread(
             bundles.keep, str(root), str(staged), record.worker, record.order.owner
         )
-    except NotFoundError:
-        return None, "; its container says that there is no bundle of its unpushed work"
     except OSError as error:
         raise UnreachableError(f"a bundle cannot be written: {error.strerror}") from error
     finally:

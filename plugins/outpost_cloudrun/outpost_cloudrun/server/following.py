@@ -107,7 +107,7 @@ class Following:
             return dataclasses.replace(
                 status, state=result.state, detail=result.reason, result=result
             )
-        if here.at_once and here.moved is None:
+        if here.moved is None and (here.at_once or here.unrecorded):
             return status
         detail = "its end is being put on record"
         if here.trouble:

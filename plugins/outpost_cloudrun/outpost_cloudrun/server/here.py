@@ -54,6 +54,7 @@ class Pace:
     look: float
     beat: float
     followed: float
+    unrecorded: float
 
 
 class Here:
@@ -72,6 +73,7 @@ class Here:
     Attributes:
         settled: the result that stands; None while there is none.
         superseded: another instance has it, so that nothing of it counts here.
+        unrecorded: its record does not take its end; whoever follows it is told all the same.
         trouble: why its record could not be asked; "" while it can.
         followers: how many streams follow it.
         moved: this instance ends, and with it this worker's leg; its checkpoint, "" for none;
@@ -93,6 +95,7 @@ class Here:
     ) -> None:
         self.settled = known.result if known else None
         self.superseded = False
+        self.unrecorded = False
         self.trouble = ""
         self.followers = 0
         self.moved: str | None = None
@@ -109,6 +112,7 @@ class Here:
         self._log = self._keeper()
         self._looked = self._beaten = time.monotonic()
         self._stopping = False
+        self._refused: float | None = None  # since when its record does not take its end
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -200,6 +204,10 @@ class Here:
                     return
                 if status.result is not None:
                     if not await self._settle(status.result):
+                        self._refused = self._refused or time.monotonic()
+                        if time.monotonic() - self._refused >= self._pace.unrecorded:
+                            self.unrecorded = True
+                            self.tell()
                         await again.wait()
                     continue
                 wait = _KEEP if self._log else min(self._pace.look, _KEEP * 5)

@@ -67,9 +67,8 @@ class Taking:
         self._settings = settings
         self._instance = instance
         self._watching = watching
-        self._pace = Pace(
-            look=settings.look * 3, beat=settings.look * 10, followed=settings.look * 30
-        )
+        look = settings.look
+        self._pace = Pace(look=look * 3, beat=look * 10, followed=look * 30, unrecorded=look * 20)
         self._final = final
         self._claims = Claims(settings.root)
         self._here: dict[str, Here] = {}
@@ -450,4 +449,5 @@ def _is_told(here: Here, status: WorkerStatus) -> bool:
     """Whether how a worker ends here is known to whoever follows it."""
     if here.known is None:
         return status.result is not None
-    return here.settled is not None or here.moved is not None or here.superseded
+    told = here.settled is not None or here.moved is not None
+    return told or here.superseded or here.unrecorded

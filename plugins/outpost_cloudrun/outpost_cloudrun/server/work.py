@@ -128,7 +128,8 @@ class Work:
         if here is not None and here.known is not None and here.place is not None:
             record = here.place.record
             if here.settled is None and not here.superseded and not force:
-                return json_response(wire.to_json(Cleaned(removed=False, detail=_NOT_ENDED)))
+                why = f"its end is not on record: {here.trouble}" if here.unrecorded else _NOT_ENDED
+                return json_response(wire.to_json(Cleaned(removed=False, detail=why)))
         cleaned = await self._instance.outpost_clean(worker=worker, force=force)
         if cleaned.removed and record is not None:
             found = await asyncio.to_thread(record.read, worker)
