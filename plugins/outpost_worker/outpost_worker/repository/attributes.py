@@ -23,6 +23,10 @@ _LARGEST = 100 << 20
 #: is not one: git leaves a file alone then whose blob has such line ends.
 _CONVERT = ("text", "crlf", "ident")
 _CONVERT_TO = ("eol=", "filter=", "working-tree-encoding=", "text=", "crlf=")
+#: With these, a checkout leaves the pointers of git-lfs as they are.
+POINTERS = (
+    *("-c", "filter.lfs.smudge=", "-c", "filter.lfs.process=", "-c", "filter.lfs.required=false"),
+)
 #: What a shell has to read: whether such a command's program is there is not ours to say.
 _SHELL = frozenset("|&;<>()$`\\\n")
 

@@ -13,7 +13,7 @@ import shutil
 
 from outpost_core.errors import UsageError, WorkerError
 from outpost_core.names import check_rig, redact, split_rig
-from outpost_worker.repository import index
+from outpost_worker.repository import attributes, index
 from outpost_worker.repository.git import Git, write
 from outpost_worker.work.submodule_names import is_ours, named_in
 from outpost_worker.work.submodule_push import resolve
@@ -34,7 +34,8 @@ def bring(
 ) -> None:
     """Check out the submodules of a repository that are at its own host, and theirs.
 
-    What cannot be fetched is reported, and its folder stays empty, as in a plain clone.
+    What cannot be fetched is reported, and its folder stays empty, as in a plain clone. Large files
+    of git-lfs are pointers in them.
 
     Args:
         git: the repository, checked out.
@@ -129,5 +130,6 @@ def _check_out(own: str, top: str, url: str, commit: str, login: str) -> Git:
     os.makedirs(top, exist_ok=True)
     write(os.path.join(top, ".git"), f"gitdir: {os.path.relpath(own, top)}\n", 0o644)
     write(os.path.join(own, "HEAD"), commit + "\n")
-    sub.must("read-tree", "--reset", "-u", commit, doing="check out", reason="workspace_failed")
+    checkout = (*attributes.POINTERS, "read-tree", "--reset", "-u", commit)
+    sub.must(*checkout, doing="check out", reason="workspace_failed")
     return sub

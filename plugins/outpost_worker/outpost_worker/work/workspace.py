@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 
 _HEADS = "refs/heads/"
 _SHA256 = "objectformat = sha256"
-#: With these, a checkout leaves the pointers of git-lfs as they are (`lfs.py` fetches the files).
-_POINTERS = (
-    *("-c", "filter.lfs.smudge=", "-c", "filter.lfs.process=", "-c", "filter.lfs.required=false"),
-)
 
 
 def repository(order: Mapping[str, Any] | None, folder: str) -> Own:
@@ -182,7 +178,7 @@ def prepare(
         point_branch(git.git_dir, branch, start)
         report("checking out")
         checkout = ("read-tree", "--reset", "-u", tree)
-        git.must(*_POINTERS, *checkout, doing="check out", reason="workspace_failed")
+        git.must(*attributes.POINTERS, *checkout, doing="check out", reason="workspace_failed")
         try:
             if order["attempt"] > 1:
                 from outpost_worker.work import submodule_restore
