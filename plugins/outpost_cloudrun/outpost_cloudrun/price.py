@@ -64,10 +64,10 @@ class Hour:
     def __str__(self) -> str:
         if self.is_free:
             return "containers cost nothing there"
-        text = f"a container that works costs {self.busy:.3f} USD an hour (tier {self.tier}"
-        text += f", prices of {CHECKED}), and nothing to do costs {self.standing:.3f} USD an hour"
-        if self.standing:
-            text += f" ({self.standing * 24:.2f} USD a day)"
+        text = f"a container that works costs {self.busy:.3f} USD an hour (tier {self.tier},"
+        text += f" prices of {CHECKED}), and without work "
+        text += "nothing" if not self.standing else f"{self.standing:.3f} USD an hour"
+        text += f" ({self.standing * 24:.2f} USD a day)" if self.standing else ""
         return text + (f"; {self.warm:.3f} USD after each burst to stay warm" if self.warm else "")
 
 

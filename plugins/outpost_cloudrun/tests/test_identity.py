@@ -428,7 +428,7 @@ def test_metadata_is_looked_for_only_where_nothing_else_is(google, tmp_path, mon
     monkeypatch.delenv("GCE_METADATA_HOST")  # only its number answers, as a probe finds it
     source = choose(options())
     assert source is not None
-    assert source.whose == "the metadata server"
+    assert source.whose == "this machine's service account"
     monkeypatch.setenv("GCE_METADATA_IP", "127.0.0.1:1")
     fake_gcloud(tmp_path, google, "ada@example.com")
     source = choose(options())

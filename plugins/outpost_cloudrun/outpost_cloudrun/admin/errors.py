@@ -173,6 +173,11 @@ def _hint(found: Trouble, project: str, region: str) -> str:
             f"a quota of {project} in {region} is used up: it comes back within a minute, or ask"
             " for more under IAM & Admin › Quotas"
         )
+    if found.status == 400 and "/secrets/" in f"{found.message} {found.fields}":
+        return (
+            "make the secret (gcloud secrets create), give the container's account"
+            " roles/secretmanager.secretAccessor on it, or correct `secrets`"
+        )
     if found.status == 400:
         return "correct the option that it names"
     if found.status >= 500:

@@ -51,7 +51,7 @@ class MetadataSource:
     See https://cloud.google.com/compute/docs/access/authenticate-workloads.
     """
 
-    whose = "the metadata server"
+    whose = "this machine's service account"
 
     def __init__(self, *, patience: float = 10.0) -> None:
         self._web = Web(direct=True, patience=patience)
@@ -83,7 +83,7 @@ class MetadataSource:
             answer = self._web.ask(url, headers=_FLAVOR)
         except httpx.HTTPError as error:
             raise UnreachableError(
-                f"{self.whose} of this machine does not answer: {clean(str(error))}",
+                f"the metadata server of this machine does not answer: {clean(str(error))}",
                 hint="`auth: metadata` is for machines of Google; elsewhere use"
                 " `auth: gcloud`, or `auth: service-account` with `key_file:`",
                 sent=False,
@@ -95,7 +95,8 @@ class MetadataSource:
             )  # fmt: skip
         if answer.status_code != 200 or answer.headers.get("metadata-flavor") != "Google":
             raise UnreachableError(
-                f"{self.whose} answered {answer.status_code} when asked for a token", sent=False
+                f"the metadata server answered {answer.status_code} when asked for a token",
+                sent=False,
             )
         return answer.text
 
