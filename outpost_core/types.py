@@ -85,6 +85,7 @@ REASONS: Final[Mapping[str, str]] = {
     " pushed; they are kept, see checkpoint",
     "verify_failed": "the push was answered, but the remote does not show the commit",
     "stopped": "a stop was asked for",
+    "superseded": "another machine has taken the worker over, so nothing was pushed from this one",
     "terminated": "the supervisor was told to end by its system (SIGTERM)",
     "disk_full": "no space was left on the worker's disk",
     "lost_process": "the supervisor vanished without a result",

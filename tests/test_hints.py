@@ -8,9 +8,10 @@ import click
 import pytest
 
 from outpost_agents.presets import PRESETS
+from outpost_cloudrun.keeper import endings
 from outpost_core.types import REASONS, Result, State, Worker
 from outpost_manager.cli.app import cli
-from outpost_manager.hints import HINTS, next_step
+from outpost_manager.hints import BACKENDS, HINTS, next_step
 
 #: Ends that are as they were asked for.
 WELL = {"ok", "nothing_to_commit", "stopped", "terminated"}
@@ -28,7 +29,11 @@ def test_each_reason_that_is_bad_has_a_hint_and_no_other() -> None:
     assert HINTS.keys() == REASONS.keys() - WELL
 
 
-@pytest.mark.parametrize("reason", sorted(HINTS))
+def test_reasons_of_our_backends_have_hints() -> None:
+    assert {endings.CANCELLED, endings.DELETED, endings.OUT_OF_MEMORY} == BACKENDS.keys()
+
+
+@pytest.mark.parametrize("reason", sorted({*HINTS, *BACKENDS}))
 def test_every_command_in_a_hint_exists_and_nothing_is_left_to_fill_in(reason: str) -> None:
     step = next_step(worker(reason), PRESETS)
     assert "{" not in step

@@ -49,11 +49,21 @@ HINTS: Final[Mapping[str, str]] = {
     "verify_failed": "look for a hook or a mirror at the remote that moves branches",
     "disk_full": "make room at {outpost}, with outpost clean for instance; then"
     " outpost retry {issue}",
+    "superseded": "the machine that took it over says how it ended; else outpost retry {issue}",
     "lost_process": "outpost retry {issue}",
     "never_started": "outpost retry {issue}",
     "broken": "nothing of it is run any more; look at its files before outpost clean --force"
     " {worker}",
     "internal": "outpost logs {worker}; please report it with the message above",
+}
+
+
+#: The same for reasons that backends of ours add.
+BACKENDS: Final[Mapping[str, str]] = {
+    "cloudrun_out_of_memory": "give {outpost} more `memory`, fewer workers a container"
+    " (`concurrency`), or a `disk` for its clones; then outpost retry {issue}",
+    "cloudrun_cancelled": "somebody cancelled it at Google; outpost retry {issue}",
+    "cloudrun_deleted": "somebody deleted it at Google; outpost retry {issue}",
 }
 
 
@@ -69,7 +79,8 @@ def next_step(worker: Worker, presets: Mapping[str, AgentPreset]) -> str:
         return ""
     preset = presets.get(worker.agent)
     login = preset.login if preset is not None else ""
-    text = HINTS.get(result.reason, "outpost logs {worker}")
+    known = {**BACKENDS, **HINTS}
+    text = known.get(result.reason, "outpost logs {worker}")
     values = {
         "worker": worker.id,
         "issue": worker.issue,
