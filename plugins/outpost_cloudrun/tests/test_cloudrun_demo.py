@@ -15,6 +15,8 @@ import pytest
 from keeperkit import keepers, until
 from test_emulator_admin import processes_of
 
+from outpost_core import __version__
+
 OUTPOST = [sys.executable, "-c", "from outpost_manager.cli import main; main()"]
 
 
@@ -86,3 +88,24 @@ def test_what_is_missing_for_it_is_named(own_tmp: Path) -> None:
     assert done.returncode == 2
     assert "pip install 'outpost-cloudrun[testing,server]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.containers
+@pytest.mark.slow
+def test_the_demo_in_real_containers(own_tmp: Path) -> None:
+    from peers import containers as peer
+
+    image = peer.image()
+    with peer.containers() as boxes:
+        env = {**os.environ, **boxes.env}
+        words = [*OUTPOST, "demo", "--cloudrun-containers"]
+        missing = subprocess.run(words, capture_output=True, text=True, timeout=100, env=env)
+        assert missing.returncode == 2
+        assert "outpost image build" in missing.stderr
+        peer.podman(boxes.env, "tag", image.id, f"outpost-worker:{__version__}")
+        done = subprocess.run(words, capture_output=True, text=True, timeout=250, env=env)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "containers are podman's" in done.stderr
+        assert "demo-1.1 done at cloudrun" in done.stdout
+        assert peer.podman(boxes.env, "ps", "--all", "--quiet").stdout == ""
+    assert left(own_tmp) == []

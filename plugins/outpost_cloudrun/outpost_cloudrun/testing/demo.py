@@ -1,9 +1,10 @@
-"""`outpost demo --cloudrun`: a Cloud Run of this machine, without an account."""
+"""`outpost demo --cloudrun`, `--cloudrun-containers`: a Cloud Run of this machine, no account."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from outpost_cloudrun.admin.factory import open_admin
 from outpost_cloudrun.options import Auth, CloudRunOptions
 from outpost_cloudrun.testing.emulator import Emulator, emulating
 from outpost_cloudrun.testing.keepers import end_keeper
+from outpost_cloudrun.testing.podman import Podman
+from outpost_core import __version__
+from outpost_core.errors import UsageError
 
 _NAME: Final = "cloudrun"
 _IMAGE: Final = "us-central1-docker.pkg.dev/demo-project/outpost/worker:demo"
@@ -32,7 +36,36 @@ def processes(folder: Path, remote: Path) -> Iterator[Mapping[str, str]]:
         `config`, the text of a configuration; `rig`, the repository's address for workers there;
         `says`, what there is to say of it.
     """
-    with emulating(folder / "google") as google, _told(google.environment):
+    with _place(folder, remote, None) as told:
+        yield told
+
+
+@contextmanager
+def containers(folder: Path, remote: Path) -> Iterator[Mapping[str, str]]:
+    """The same with containers of podman, of the image that `outpost image build` makes.
+
+    Raises:
+        UsageError: there is no podman, or no such image.
+    """
+    image = f"outpost-worker:{__version__}"
+    if shutil.which("podman") is None:
+        raise UsageError(
+            "podman is not installed",
+            hint="sudo apt-get install podman, or outpost demo --cloudrun, which needs none",
+        )
+    found = subprocess.run(["podman", "image", "exists", image], check=False, capture_output=True)
+    if found.returncode:
+        raise UsageError(
+            f"podman has no image {image}",
+            hint="outpost image build --engine podman, or outpost demo --cloudrun, without one",
+        )
+    with _place(folder, remote, Podman(image=image)) as told:
+        yield told
+
+
+@contextmanager
+def _place(folder: Path, remote: Path, podman: Podman | None) -> Iterator[Mapping[str, str]]:
+    with emulating(folder / "google", podman=podman) as google, _told(google.environment):
         rigs = google.folder / "rigs"
         rigs.mkdir(exist_ok=True)
         (rigs / remote.name).symlink_to(remote)
@@ -49,7 +82,7 @@ def processes(folder: Path, remote: Path) -> Iterator[Mapping[str, str]]:
             yield {
                 "config": _config(options),
                 "rig": google.rigs.url(remote.stem),
-                "says": _says(google),
+                "says": _says(google, "processes" if podman is None else "podman's"),
             }
         finally:
             end_keeper(folder / "state" / "outposts" / _NAME)
@@ -82,9 +115,9 @@ def _config(options: CloudRunOptions) -> str:
     return f"outposts:\n  - {{{told}}}\n"
 
 
-def _says(google: Emulator) -> str:
+def _says(google: Emulator, what: str) -> str:
     return (
-        "A Cloud Run of this machine, without an account; containers are processes:\n"
+        f"A Cloud Run of this machine, without an account; containers are {what}:\n"
         f"  Admin API {google.admin}, service worker at {google.front('worker')}\n"
         f"  what it does stands in {google.folder / 'journal.ndjson'}"
     )
