@@ -34,6 +34,7 @@ from farkit import (
 )
 from peers import githttp
 
+from outpost_cloudrun.server import bucketrecord
 from outpost_core.names import RIG_CREDENTIAL
 from outpost_core.types import Secrets
 from outpost_testing.gitrig import GitRig
@@ -104,6 +105,8 @@ def test_the_log_outlives_its_instance_and_goes_on_in_the_next(
         assert client.request("DELETE", "/work/r-1.1", json=said).json()["removed"] is True
         assert client.post("/work", json=body(asked, attach=True)).status_code == 404
     assert runs(rig) == 2
+    place = store.get("OUTPOST_VOLUME") or f"gs://{store['OUTPOST_BUCKET']}"
+    assert bucketrecord.logs(place, store).names(f"{OWNER}/logs/r-1.1") == []
 
 
 def test_an_order_without_a_rig_is_claimed_where_logs_are(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from outpost_cloudrun.server import asked, health
 from outpost_cloudrun.server.instance import Instance
+from outpost_cloudrun.server.places import Place
 from outpost_cloudrun.server.settings import Settings
 from outpost_cloudrun.server.taking import Taking
 from outpost_cloudrun.server.web import Request, Response, Router, json_response
@@ -17,7 +18,6 @@ from outpost_core.errors import NotFoundError, UsageError
 from outpost_core.types import Cleaned, Order
 from outpost_shared.protocol import frame
 from outpost_worker.folder import files
-from outpost_worker.record.kinds import Record
 from outpost_worker.repository import bundles
 from outpost_worker.serving.request import Params, number, word
 
@@ -88,12 +88,12 @@ class Work:
         if here is not None and not here.superseded:
             await self._instance.outpost_stop(worker=worker, grace=grace)
             return json_response({"worker": worker, "grace": grace}, 202)
-        record = await self._record(worker, params)
-        found = None if record is None else await asyncio.to_thread(record.read, worker)
-        if record is None or found is None:
+        place, _ = await self._place(worker, params)
+        found = None if place is None else await asyncio.to_thread(place.record.read, worker)
+        if place is None or found is None:
             raise NotFoundError(f"{worker} is not here, and no record of it is known")
         if found.result is None:
-            await asyncio.to_thread(record.ask_stop, worker, grace)
+            await asyncio.to_thread(place.record.ask_stop, worker, grace)
         return json_response({"worker": worker, "grace": grace, "elsewhere": True}, 202)
 
     async def logs(self, request: Request, worker: str) -> Response:
@@ -117,44 +117,45 @@ class Work:
         return Response(body=_file(bundle), type="application/x-git-bundle")
 
     async def remove(self, request: Request, worker: str) -> Response:
-        """Remove what an ended worker left, here and in its record, after its work was rescued."""
+        """Remove what an ended worker left, here and elsewhere, after its work was rescued."""
         params = asked.json_object(request.body or b"{}")
         force = _flag(request, "force")
-        record = await self._record(worker, params)
+        place, owner = await self._place(worker, params)
         try:
             here = await self._taking.here(worker)
         except NotFoundError:
             here = None
         if here is not None and here.known is not None and here.place is not None:
-            record = here.place.record
+            place, owner = here.place, here.known.claim.owner
             if here.settled is None and not here.superseded and not force:
                 why = f"its end is not on record: {here.trouble}" if here.unrecorded else _NOT_ENDED
                 return json_response(wire.to_json(Cleaned(removed=False, detail=why)))
         cleaned = await self._instance.outpost_clean(worker=worker, force=force)
-        if cleaned.removed and record is not None:
-            found = await asyncio.to_thread(record.read, worker)
+        if cleaned.removed and place is not None:
+            found = await asyncio.to_thread(place.record.read, worker)
             if found is not None and found.result is None and not force:
                 return json_response(wire.to_json(Cleaned(removed=False, detail=_NOT_ENDED)))
-            await asyncio.to_thread(record.forget, worker)
+            if (log := place.log(worker, owner)) is not None:
+                await asyncio.to_thread(log.forget)
+            await asyncio.to_thread(place.record.forget, worker)
         if cleaned.removed:
             await self._taking.forget(worker)
         return json_response(wire.to_json(cleaned))
 
-    async def _record(self, worker: str, params: Params) -> Record | None:
-        """Return where the record of a worker is, as a caller says that; None where he does not.
+    async def _place(self, worker: str, params: Params) -> tuple[Place | None, str]:
+        """Return where a worker is kept, and whose it is, as a caller says; None where he does not.
 
         Raises:
             UsageError: what he says is no order, or one of another worker.
         """
         if params.get("order") is None:
-            return None
+            return None, ""
         order = wire.from_json(Order, params["order"])
         asked.check(order)
         if order.worker != worker:
             raise UsageError(f"the `order` of the request is not that of {worker[:120]!a}")
         credentials = word(params, "git_credentials", "") or ""
-        place = await asyncio.to_thread(self._taking.place, order, credentials)
-        return None if place is None else place.record
+        return await asyncio.to_thread(self._taking.place, order, credentials), order.owner
 
     async def health(self, request: Request) -> Response:
         """Say how this instance is."""
