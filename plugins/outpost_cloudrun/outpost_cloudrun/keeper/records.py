@@ -22,8 +22,10 @@ from typing import Any, Final
 
 from outpost_core import wire
 from outpost_core.errors import ConflictError, NotFoundError, OutpostError, UsageError
+from outpost_core.names import checkpoint_ref
 from outpost_core.types import Json, Order, Result, State, Usage, WorkerStatus, split_worker_id
 from outpost_shared import border, faults, jsonfiles, plausible, private
+from outpost_worker.repository import bundles
 
 _ORDER: Final = "order.json"
 _STATUS: Final = "status.json"
@@ -174,9 +176,14 @@ class WorkerRecord:
             result = Result(
                 state=State.LOST, reason=border.BROKEN, message=f"its result is odd: {what}"
             )
+        checkpoint, message = result.checkpoint, result.message
+        if checkpoint is not None and not self._is_own(checkpoint):
+            checkpoint = None
+            message += "; the checkpoint that its container names is not its own"
         result = replace(
             result,
-            message=border.lines(result.message),
+            checkpoint=checkpoint,
+            message=border.lines(message.removeprefix("; ")),
             log_bytes=held,
             log_truncated=result.log_truncated or max(self._seen, result.log_bytes or 0) > held,
             finished_at=result.finished_at if result.finished_at is not None else time.time(),
@@ -189,6 +196,11 @@ class WorkerRecord:
         faults.point("keeper.finished")
         self._changed()
         return result
+
+    def _is_own(self, checkpoint: str) -> bool:
+        """Whether a checkpoint is the worker's ref, or a bundle that was brought here."""
+        brought = Path(checkpoint).parent == self.folder.parent.parent / bundles.RESCUED
+        return brought or checkpoint == checkpoint_ref(self.worker, self.order.owner)
 
     @property
     def news(self) -> asyncio.Event:

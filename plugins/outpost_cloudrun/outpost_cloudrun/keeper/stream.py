@@ -29,7 +29,6 @@ from outpost_core.errors import (
     SpawnRefusedError,
     UnreachableError,
 )
-from outpost_core.names import checkpoint_ref
 from outpost_core.types import Json, Result, State
 from outpost_shared.backoff import Backoff, reaching_again
 from outpost_shared.log import Logger
@@ -428,8 +427,7 @@ class Stream:
         if line.offset is not None and line.data:
             record.put_log(line.offset, line.data)
         if line.moving:
-            own = line.checkpoint if line.checkpoint == self._own_ref() else None
-            said: dict[str, Json] = {"claim": line.claim, "checkpoint": own}
+            said: dict[str, Json] = {"claim": line.claim, "checkpoint": line.checkpoint}
             await asyncio.to_thread(record.remember, **{_MOVED: said})
             return True
         if line.result is not None:
@@ -446,8 +444,6 @@ class Stream:
         checkpoint, said = result.checkpoint, ""
         if checkpoint is not None and not checkpoint.startswith("refs/"):
             checkpoint, said = await self._rescue()
-        elif checkpoint is not None and checkpoint != self._own_ref():
-            checkpoint, said = None, "; the checkpoint that its container names is not its own"
         legs = record.course.get("moves")
         if isinstance(legs, int) and legs:
             times = "once" if legs == 1 else f"{legs} times"
@@ -460,10 +456,6 @@ class Stream:
             message=(result.message + said).removeprefix("; "),
         )
         await self._finish(result)
-
-    def _own_ref(self) -> str:
-        """Return the ref that the worker's unpushed work is under, if it is anywhere."""
-        return checkpoint_ref(self._record.worker, self._record.order.owner)
 
     def _here(self, moment: float | None) -> float | None:
         """Return a moment as our clock would have shown it."""
