@@ -28,7 +28,7 @@ _REGION: Final = re.compile(r"[a-z]{2,20}-[a-z]{2,20}[0-9]{1,2}")
 _SERVICE: Final = re.compile(r"[a-z](?:[a-z0-9-]{0,47}[a-z0-9])?")
 #: An image's reference: no scheme, and nothing that an option begins with.
 _IMAGE: Final = re.compile(r"(?!.*://)[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,499}", re.ASCII)
-_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](?:/[A-Za-z0-9_-]{1,63}){0,8}")
 _NFS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}:/[!-~]{0,500}", re.ASCII)
 _EMAIL: Final = re.compile(r"[A-Za-z0-9._-]{1,100}@[A-Za-z0-9.-]{1,200}\.gserviceaccount\.com")
 _SECRET: Final = re.compile(
@@ -249,7 +249,7 @@ def _check_storage(options: Settings) -> None:
             hint="take one of them out",
         )
     if options.bucket:
-        hint = "write the name alone, such as my-bucket"
+        hint = "write the name alone, such as my-bucket, or with a folder: my-bucket/outpost"
         _fits(_BUCKET, "bucket", options.bucket, hint)
     if options.volume:
         hint = "write SERVER:/PATH of an NFS share, such as 10.0.0.2:/share"

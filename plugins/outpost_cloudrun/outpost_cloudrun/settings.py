@@ -95,7 +95,7 @@ class Settings(OutpostOptions):
     )
     bucket: str = option(
         "bucket of Cloud Storage for claims, results and logs, so that logs outlive the container",
-        default="", metavar="NAME",
+        default="", metavar="NAME[/FOLDER]",
     )  # fmt: skip
     volume: str = option("NFS share for the same", default="", metavar="SERVER:/PATH")
     rig_reference: str = option(

@@ -227,7 +227,7 @@ def _volumes(options: CloudRunOptions) -> list[tuple[dict[str, Any], dict[str, A
         nfs = {"server": server, "path": path}
         found.append(({"name": "volume", "nfs": nfs}, _mount("volume", VOLUME)))
     if options.bucket and options.rig_reference.startswith(f"{BUCKET}/"):
-        gcs = {"bucket": options.bucket, "readOnly": True}
+        gcs = {"bucket": options.bucket.partition("/")[0], "readOnly": True}
         found.append(({"name": "bucket", "gcs": gcs}, _mount("bucket", BUCKET)))
     return found
 
