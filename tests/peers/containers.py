@@ -35,6 +35,7 @@ PATIENCE: Final = 60.0
 #: How long images of older states of the code are kept.
 _KEPT: Final = "24h"
 _BUILD_LIMIT: Final = 900.0
+_CGROUPS: Final = Path("/sys/fs/cgroup")
 
 # Waits until the test program has ended, and takes away what it left.
 _GUARD: Final = """
@@ -154,31 +155,39 @@ class Container:
         return code
 
     def cgroup(self, controller: str) -> Path:
-        """Return the folder of its control group, of one controller.
+        """Return the folder of its control group, of one controller where each has its own.
 
         Raises:
-            MissingError: this machine has unified control groups alone.
+            MissingError: this machine has no such controller.
         """
         for line in Path(f"/proc/{self.state()['Pid']}/cgroup").read_text().splitlines():
             _, names, path = line.split(":", 2)
             if controller in names.split(","):
-                return Path("/sys/fs/cgroup", controller, path.lstrip("/"))
-        raise MissingError(f"this machine has no controller {controller} of its own")
+                return _CGROUPS / controller / path.lstrip("/")
+            if not names and (_CGROUPS / "cgroup.controllers").exists():
+                return _CGROUPS / path.lstrip("/")
+        raise MissingError(f"this machine has no controller {controller}")
 
     def freeze(self) -> None:
         """Take its CPU away, as Cloud Run does between requests."""
-        self._freezer("FROZEN")
+        self._freezer(frozen=True)
 
     def thaw(self) -> None:
         """Give it its CPU back."""
-        self._freezer("THAWED")
+        self._freezer(frozen=False)
 
-    def _freezer(self, word: str) -> None:
-        file = self.cgroup("freezer") / "freezer.state"
-        file.write_text(word)
+    def _freezer(self, *, frozen: bool) -> None:
+        group = self.cgroup("freezer")
+        unified = (group / "cgroup.freeze").exists()
+        if unified:
+            (group / "cgroup.freeze").write_text(str(int(frozen)))
+        else:
+            (group / "freezer.state").write_text("FROZEN" if frozen else "THAWED")
+        told = group / ("cgroup.events" if unified else "freezer.state")
+        word = f"frozen {int(frozen)}" if unified else ("FROZEN" if frozen else "THAWED")
         deadline = time.monotonic() + PATIENCE
-        while file.read_text().strip() != word:
-            assert time.monotonic() < deadline, file.read_text()
+        while word not in told.read_text():
+            assert time.monotonic() < deadline, told.read_text()
             time.sleep(0.001)
 
     def remove(self) -> None:
