@@ -39,9 +39,11 @@ def test_nothing_is_left_when_the_test_program_is_ended(number: signal.Signals) 
     process.wait()
     process.stdout.close()
     folder = Path(conf).parent
+    gone = (Path(f"/proc/{pid}"), Path(f"/proc/{conmon}"), folder)
     deadline = time.monotonic() + PATIENCE
-    while any(path.exists() for path in (Path(f"/proc/{pid}"), Path(f"/proc/{conmon}"), folder)):
-        assert time.monotonic() < deadline
+    while left := [path for path in gone if path.exists()]:
+        told = [path.read_text() for one in left for path in one.glob("cmdline")]
+        assert time.monotonic() < deadline, (left, told, [*folder.rglob("*")][:50])
         time.sleep(0.05)
     assert str(folder) not in Path("/proc/self/mountinfo").read_text()
 

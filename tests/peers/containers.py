@@ -37,12 +37,24 @@ _KEPT: Final = "24h"
 _BUILD_LIMIT: Final = 900.0
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 
-# Waits until the test program has ended, and takes away what it left.
+# Waits until the test program has ended, and takes away what it left. Where podman was killed in
+# the middle of something, or its own cleaner is at work just then, it has to be asked again.
 _GUARD: Final = """
-import shutil, subprocess, sys
+import shutil, subprocess, sys, time
+folder = sys.argv[1]
 sys.stdin.buffer.read()
-subprocess.run(["podman", "rm", "--force", "--all", "--time", "0"], capture_output=True)
-shutil.rmtree(sys.argv[1], ignore_errors=True)
+deadline = time.monotonic() + 60
+while time.monotonic() < deadline:
+    subprocess.run(["podman", "rm", "--force", "--all", "--time", "0"], capture_output=True)
+    left = subprocess.run(["podman", "ps", "--all", "--quiet"], capture_output=True)
+    if left.returncode == 0 and not left.stdout.strip():
+        break
+    time.sleep(0.2)
+with open("/proc/self/mountinfo") as file:
+    mounts = [line.split()[4] for line in file]
+for place in reversed([one for one in mounts if one.startswith(folder + "/")]):
+    subprocess.run(["umount", "--lazy", place], capture_output=True)
+shutil.rmtree(folder, ignore_errors=True)
 """
 
 
@@ -96,7 +108,7 @@ def image(*agents: str, node_modules: Path | None = None) -> Image:
         tag = f"localhost/outpost-test:{'-'.join([*agents, digest])}"
         if found := _inspect(env, tag):
             return Image(found["Id"], tag, 0.0, found["Size"])
-        podman(env, "image", "prune", "--all", "--force", "--filter", f"until={_KEPT}", check=False)
+        _forget_old(env)
         words = [word for agent in agents for word in ("--agent", agent)]
         words += ["--agents-from", str(node_modules)] if agents and node_modules else []
         built = build(env, "--tag", tag, *words)
@@ -274,6 +286,16 @@ def _settings(folder: Path) -> dict[str, str]:
         "CONTAINERS_CONF": str(folder / "containers.conf"),
         "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"),
     }
+
+
+def _forget_old(env: Mapping[str, str]) -> None:
+    """Take away images of older states of the code, and what their builds left; never the base."""
+    old = ("--filter", f"until={_KEPT}")
+    ours = ("--filter", "reference=localhost/outpost-test")
+    found = podman(env, "images", "--quiet", *ours, *old, check=False).stdout.split()
+    if found:
+        podman(env, "rmi", "--force", *found, check=False)
+    podman(env, "image", "prune", "--force", *old, check=False)
 
 
 def _inspect(env: Mapping[str, str], tag: str) -> Any:
