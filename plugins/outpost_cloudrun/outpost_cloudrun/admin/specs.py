@@ -167,7 +167,7 @@ def _container(
         )
     container: dict[str, Any] = {
         "image": options.image,
-        "env": _env(options, env),
+        "env": _env(options, env, serving=serving),
         "resources": {"limits": {"cpu": cpu(options.cpu), "memory": memory(options.memory)}},
     }
     if serving:
@@ -177,12 +177,14 @@ def _container(
     return container
 
 
-def _env(options: CloudRunOptions, more: Mapping[str, str]) -> list[dict[str, Any]]:
+def _env(
+    options: CloudRunOptions, more: Mapping[str, str], *, serving: bool
+) -> list[dict[str, Any]]:
     """Return the variables, sorted by name, so that the same options are the same body."""
     values: dict[str, str] = {}
     if options.bucket:
         values["OUTPOST_BUCKET"] = options.bucket
-    if options.volume:
+    if options.volume and serving:  # nobody near sees what a job leaves there
         values["OUTPOST_VOLUME"] = VOLUME
     if options.disk is not None:
         values["OUTPOST_ROOT"] = f"{DISK}/state"

@@ -28,7 +28,8 @@ def course_of(mode: Mode, name: str, options: CloudRunOptions, context: BuildCon
     from outpost_cloudrun.connection.identity import Identity
 
     identity = Identity(options)
-    admin = admin_client(options, None if options.auth is Auth.NONE else identity)
+    tokens = None if options.auth is Auth.NONE else identity
+    admin = admin_client(options, tokens)
     if mode is Mode.INSTANCE:
         from outpost_cloudrun.keeper.client import Way
         from outpost_cloudrun.keeper.instance import InstanceCourse
@@ -37,4 +38,5 @@ def course_of(mode: Mode, name: str, options: CloudRunOptions, context: BuildCon
     from outpost_cloudrun.keeper.job import JobCourse
     from outpost_cloudrun.keeper.witness import Witness
 
-    return JobCourse(options, admin, Witness(context.state_dir.absolute()))
+    witness = Witness(context.state_dir.absolute(), options.bucket, tokens)
+    return JobCourse(options, admin, witness)

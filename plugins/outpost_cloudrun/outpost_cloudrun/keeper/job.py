@@ -211,6 +211,7 @@ class JobCourse:
             record.tell(State.STARTING, _waiting(execution.condition("Completed").message))
         else:
             record.tell(State.WORKING, "in its container", started_at=execution.started)
+            await self._fetch_log(record)
 
     async def _look_at_job(self, record: WorkerRecord, name: str) -> None:
         """See what there is of a worker that has no execution."""
@@ -283,6 +284,7 @@ class JobCourse:
     async def _finish(self, record: WorkerRecord, found: Found, job: str) -> None:
         assert found.result is not None
         faults.point("job.settled")
+        await self._fetch_log(record)
         self._put_tail(record, found.result, found.tail)
         await self._tidy(job)
         faults.point("job.removed")
@@ -296,6 +298,14 @@ class JobCourse:
             return None
         run = price.Run(worker=record.worker, begun=began, ended=max(began, ended), requests=0)
         return price.bill(self._options, [run], now=time.time())[record.worker]
+
+    async def _fetch_log(self, record: WorkerRecord) -> None:
+        """Write down what of the log is kept in a bucket and not here yet."""
+        try:
+            while piece := await self._witness.log(record.order, record.log_wanted):
+                await asyncio.to_thread(record.put_log, record.log_wanted, piece)
+        except RecordRefusedError as error:
+            record.tell(record.status.state, f"its log cannot be read: {error.message}")
 
     @staticmethod
     def _put_tail(record: WorkerRecord, result: Result, tail: bytes) -> None:

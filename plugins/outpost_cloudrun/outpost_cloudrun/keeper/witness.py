@@ -12,17 +12,20 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from outpost_core.errors import SpawnRefusedError, UnreachableError
+from outpost_cloudrun.server import bucketrecord
+from outpost_core.errors import OutpostError, SpawnRefusedError, UnreachableError
 from outpost_core.names import checkpoint_ref
 from outpost_shared import private
 from outpost_worker.record.kinds import Claim, Found, Record, SupersededError
-from outpost_worker.record.places import on_rig
+from outpost_worker.record.places import delivered, on_rig
+from outpost_worker.record.segments import KeptLog
 from outpost_worker.repository.mirror import asking
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from outpost_cloudrun.admin.client import Tokens
     from outpost_core.types import Order, Result
 
 T = TypeVar("T")
@@ -40,13 +43,16 @@ class Witness:
 
     Args:
         root: the outpost's own state folder.
-        place: returns where the record of an order is; None for its rig, which is asked with the
-            git of this user.
+        bucket: where records and logs are; "" for records on the rig, which is asked with the git
+            of this user.
+        tokens: whose access tokens the bucket is asked with; None for none.
     """
 
-    def __init__(self, root: Path, place: Callable[[Order], Record] | None = None) -> None:
+    def __init__(self, root: Path, bucket: str = "", tokens: Tokens | None = None) -> None:
         self._root = root / "records"
-        self._place = place or self._on_rig
+        self._bucket = f"gs://{bucket}" if bucket else ""
+        self._tokens = tokens
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="record")
 
     def close(self) -> None:
@@ -59,7 +65,7 @@ class Witness:
         Raises:
             SpawnRefusedError: it has none.
         """
-        if self._place == self._on_rig and order.rig is None:
+        if not self._bucket and order.rig is None:
             raise SpawnRefusedError(
                 "an order without a rig has nowhere to leave its result here",
                 hint="configure a `bucket`, or give the order a --rig",
@@ -101,7 +107,9 @@ class Witness:
                 worker=order.worker, digest=digest, owner=order.owner,
                 instance=os.urandom(8).hex(), leg=leg,
             )  # fmt: skip
-            said = found.delivered or result if found is not None else result
+            said = result
+            if found is not None and (rig := _pushed_to(order)):
+                said = delivered(found, rig) or result
             try:
                 stands = place.take_over(ours, found.seen) if found else place.claim(ours)
                 if stands.id == ours.id:
@@ -139,14 +147,52 @@ class Witness:
         """
         await self._thread(lambda: self._place(order).forget(order.worker))
 
-    def _on_rig(self, order: Order) -> Record:
+    async def log(self, order: Order, offset: int) -> bytes:
+        """Return the next bytes of a worker's log that are kept; b"" for none yet.
+
+        Args:
+            order: its order.
+            offset: of the first byte.
+
+        Raises:
+            UnreachableError: the bucket cannot be asked.
+            RecordRefusedError: it lets us not.
+        """
+        if not self._bucket:
+            return b""
+
+        def read() -> bytes:
+            objects = bucketrecord.logs(self._bucket, None, self._access)
+            return KeptLog(objects, order.worker, order.owner).read(offset)
+
+        return await self._thread(read)
+
+    def _access(self, fresh: bool) -> str:
+        """Return an access token, on a thread that may wait for it.
+
+        Raises:
+            OSError: there is none.
+        """
+        if self._tokens is None:
+            return ""
+        assert self._loop is not None, "somebody asked for something"
+        asked = asyncio.run_coroutine_threadsafe(self._tokens.access_token(fresh), self._loop)
+        try:
+            return asked.result(_ANSWER)
+        except (OutpostError, TimeoutError) as error:
+            raise OSError(str(error) or "no token in time") from error
+
+    def _place(self, order: Order) -> Record:
+        if self._bucket:
+            return bucketrecord.records(self._bucket, order.owner, None, self._access)
         rig = _pushed_to(order)
         assert rig is not None, "orders without a rig were refused"
         private.make(str(self._root))
         return on_rig(rig, str(self._root), order.owner)
 
     async def _thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        self._loop = asyncio.get_running_loop()
+        return await self._loop.run_in_executor(self._threads, work)
 
 
 def _pushed_to(order: Order) -> str | None:

@@ -17,7 +17,7 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
@@ -59,12 +59,18 @@ class Bucket:
     Args:
         name: `NAME`, `NAME/FOLDER`, or the same behind `gs://`.
         environ: where the variables above are looked for; None for the process's own.
+        access: gives access tokens, a new one where it is told so; None: the metadata server does.
 
     Raises:
         UsageError: that is no name of a bucket.
     """
 
-    def __init__(self, name: str, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        environ: Mapping[str, str] | None = None,
+        access: Callable[[bool], str] | None = None,
+    ) -> None:
         environ = os.environ if environ is None else environ
         bucket, _, folder = name.removeprefix("gs://").strip("/").partition("/")
         if not 3 <= len(bucket) <= 222 or not all(c.isalnum() or c in "-_." for c in bucket):
@@ -77,6 +83,7 @@ class Bucket:
         self._at = urlsplit(whole if emulator else _HOST)
         self._metadata = environ.get("GCE_METADATA_HOST") or _METADATA
         self._context = ssl.create_default_context() if self._at.scheme == "https" else None
+        self._given = access
         self._lock = threading.Lock()
         self._token = ("", 0.0)  # and the moment (monotonic) after which another is asked for
 
@@ -223,11 +230,13 @@ class Bucket:
         return HTTPConnection(host, port, timeout=_TIMEOUT)
 
     def _access(self, *, fresh: bool) -> str:
-        """Return the machine's access token.
+        """Return an access token: the machine's, where nobody gives another one.
 
         Raises:
             OSError, HTTPException, ValueError: there is none.
         """
+        if self._given is not None:
+            return self._given(fresh)
         with self._lock:
             token, until = self._token
             if token and not fresh and time.monotonic() < until:

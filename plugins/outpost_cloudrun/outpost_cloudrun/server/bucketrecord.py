@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Final
 
@@ -110,23 +110,37 @@ class BucketObjects:
         self._bucket.delete(name)
 
 
-def records(place: str, owner: str = "", environ: Mapping[str, str] | None = None) -> Record:
+def records(
+    place: str,
+    owner: str = "",
+    environ: Mapping[str, str] | None = None,
+    access: Callable[[bool], str] | None = None,
+) -> Record:
     """Return the records at a place.
 
     Args:
         place: `gs://BUCKET`, perhaps with a folder, or the path of a volume.
         owner: id of the ledger that ordered the workers.
         environ: see `Bucket`.
+        access: likewise.
 
     Raises:
         UsageError: it is no place.
     """
-    return _stored(place, owner, environ)
+    return _stored(place, owner, environ, access)
 
 
-def logs(place: str, environ: Mapping[str, str] | None = None) -> Objects:
+def logs(
+    place: str,
+    environ: Mapping[str, str] | None = None,
+    access: Callable[[bool], str] | None = None,
+) -> Objects:
     """Return where logs are kept at a place; see `records`."""
-    return BucketObjects(Bucket(place, environ)) if place.startswith(_GS) else VolumeObjects(place)
+    return (
+        BucketObjects(Bucket(place, environ, access))
+        if place.startswith(_GS)
+        else VolumeObjects(place)
+    )
 
 
 def command(place: str, claim: Claim, environ: Mapping[str, str] | None = None) -> list[str]:
@@ -170,9 +184,14 @@ def main(place: str, said: str, hosts: str, push: str = "") -> int:
     return 0
 
 
-def _stored(place: str, owner: str, environ: Mapping[str, str] | None) -> StoredRecord:
+def _stored(
+    place: str,
+    owner: str,
+    environ: Mapping[str, str] | None,
+    access: Callable[[bool], str] | None = None,
+) -> StoredRecord:
     bucket = place.startswith(_GS)
-    cells: Cells = BucketCells(Bucket(place, environ)) if bucket else VolumeCells(place)
+    cells: Cells = BucketCells(Bucket(place, environ, access)) if bucket else VolumeCells(place)
     return StoredRecord(cells, owner)
 
 

@@ -1,0 +1,79 @@
+"""Modes job and instance keep what every outpost must keep.
+
+Through the emulator of Google's side, with the real program in its containers, which are processes
+of this machine. The line is cut by letting nothing in the region answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from emulkit import IMAGE
+from keeperkit import runtime
+
+from outpost_cloudrun.options import Auth, CloudRunOptions, Mode
+from outpost_cloudrun.testing.emulator import Emulator, emulating
+from outpost_testing import OutpostSuite, Target
+from outpost_testing.registry import all_checks
+
+REGION = "us-central1"
+
+
+@pytest.fixture(scope="module")
+def google(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    folder = tmp_path_factory.mktemp("google")
+    with emulating(folder, tokens=False, grace=3.0) as running:
+        yield running
+
+
+@pytest.fixture
+def kept(google: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    for name, value in google.environment.items():
+        monkeypatch.setenv(name, value)
+    with runtime(monkeypatch) as run:
+        yield run
+
+
+def make_target(google: Emulator, mode: Mode, state: Path, **more: Any) -> Target:
+    given: dict[str, Any] = {
+        "project": "proj-1", "region": REGION, "service": "worker", "image": IMAGE,
+        "endpoint": google.admin, "auth": Auth.NONE, "mode": mode, "warm_for": 0.0, **more,
+    }  # fmt: skip
+    return Target(
+        type="cloudrun",
+        provider="outpost_cloudrun.plugin",
+        options=CloudRunOptions(**given),
+        state=state,
+        cut=lambda: google.knobs.regions_away.add(REGION),
+        restore=lambda: google.knobs.regions_away.discard(REGION),
+    )
+
+
+class TestJob(OutpostSuite):
+    @pytest.fixture
+    def target(self, google: Emulator, kept: str, tmp_path: Path) -> Target:
+        google.knobs.regions_away.clear()
+        return make_target(google, Mode.JOB, tmp_path, bucket="outpost")
+
+
+class TestInstance(OutpostSuite):
+    @pytest.fixture
+    def target(self, google: Emulator, kept: str, tmp_path: Path) -> Target:
+        google.knobs.regions_away.clear()
+        return make_target(google, Mode.INSTANCE, tmp_path)
+
+
+def test_only_what_a_container_cannot_have_is_passed_over(google: Emulator, tmp_path: Path) -> None:
+    lacking = {
+        mode: {
+            what
+            for one in all_checks()
+            for what in one.needs - make_target(google, mode, tmp_path).capabilities
+        }
+        for mode in (Mode.JOB, Mode.INSTANCE)
+    }
+    never = {"interactive", "nudge", "peek", "mail", "inbox", "local_rig"}
+    assert lacking == {Mode.JOB: {*never, "secrets"}, Mode.INSTANCE: never}
