@@ -49,6 +49,10 @@ def make_target(google: Emulator, mode: Mode, state: Path, **more: Any) -> Targe
         state=state,
         cut=lambda: google.knobs.regions_away.add(REGION),
         restore=lambda: google.knobs.regions_away.discard(REGION),
+        timeout=3600.0,
+        within=60.0,
+        spawns=6,  # each is a container with a program of its own
+        listed=10,
     )
 
 

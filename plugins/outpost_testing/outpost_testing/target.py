@@ -48,6 +48,8 @@ class Target:
         restore: undoes `cut`.
         fault_points: points of `faults` that must be passed. Others may be: a check of a point
             that is not passed demands the same, with nothing killed.
+        timeout: the wall-clock limit of orders that say none, for an outpost that takes no order
+            without one; None for no limit.
         within: seconds that a short worker may take from spawn to result.
         spawns: how many workers the scale checks start at once.
         listed: how many workers an outpost has when its list is looked at.
@@ -68,6 +70,7 @@ class Target:
     cut: Callable[[], None] | None = None
     restore: Callable[[], None] | None = None
     fault_points: tuple[str, ...] = faults.NEAR
+    timeout: float | None = None
     within: float = 20.0
     spawns: int = 50
     listed: int = 200

@@ -104,10 +104,13 @@ class Trial:
     def order(self, *argv: str, issue: str | None = None, **fields: Any) -> Order:
         """Return an order with this argv and a new issue, unless one is given."""
         number = len(self._workers)
-        fields.setdefault("limits", Limits(grace=1.0))
+        limits = fields.pop("limits", Limits(grace=1.0))
+        if limits.timeout is None:
+            limits = replace(limits, timeout=self.target.timeout)
         order = Order(
             issue=Issue(id=issue or f"{self._prefix}-{number}"),
             agent=Agent(argv=argv, interactive=bool(fields.pop("interactive", False))),
+            limits=limits,
             **fields,
         )
         self._workers.add(order.worker)
