@@ -16,6 +16,7 @@ from keeperkit import runtime
 
 from outpost_cloudrun.options import Auth, CloudRunOptions, Mode
 from outpost_cloudrun.testing.emulator import Emulator, emulating
+from outpost_cloudrun.testing.knobs import Image
 from outpost_testing import OutpostSuite, Target
 from outpost_testing.registry import all_checks
 
@@ -25,7 +26,8 @@ REGION = "us-central1"
 @pytest.fixture(scope="module")
 def google(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     folder = tmp_path_factory.mktemp("google")
-    with emulating(folder, tokens=False, grace=3.0) as running:
+    images = {IMAGE: Image(env={"OUTPOST_LOOK": "0.3"})}  # a stop is seen at once
+    with emulating(folder, tokens=False, images=images) as running:
         yield running
 
 
@@ -42,12 +44,18 @@ def make_target(google: Emulator, mode: Mode, state: Path, **more: Any) -> Targe
         "project": "proj-1", "region": REGION, "service": "worker", "image": IMAGE,
         "endpoint": google.admin, "auth": Auth.NONE, "mode": mode, "warm_for": 0.0, **more,
     }  # fmt: skip
+    given.setdefault("env", {"OUTPOST_FENCE": "off"})  # one machine stands for all containers
+
+    def cut() -> None:
+        google.knobs.regions_away.add(REGION)
+        google.do(google.cut_instances)
+
     return Target(
         type="cloudrun",
         provider="outpost_cloudrun.plugin",
         options=CloudRunOptions(**given),
         state=state,
-        cut=lambda: google.knobs.regions_away.add(REGION),
+        cut=cut,
         restore=lambda: google.knobs.regions_away.discard(REGION),
         timeout=3600.0,
         within=60.0,
@@ -80,4 +88,5 @@ def test_only_what_a_container_cannot_have_is_passed_over(google: Emulator, tmp_
         for mode in (Mode.JOB, Mode.INSTANCE)
     }
     never = {"interactive", "nudge", "peek", "mail", "inbox", "local_rig"}
+    never |= {"facts"}
     assert lacking == {Mode.JOB: {*never, "secrets"}, Mode.INSTANCE: never}

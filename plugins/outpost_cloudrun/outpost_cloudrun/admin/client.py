@@ -98,13 +98,21 @@ class AdminClient:
         """Close the connections."""
         await self._http.aclose()
 
-    async def reach(self, kind: str) -> None:
+    async def reach(self, kind: str, *, once: bool = False) -> None:
         """Look whether things of a kind can be seen: the API is on, and the caller may.
 
         Args:
             kind: `services`, `jobs` or `instances`.
+            once: the question is not repeated.
         """
-        await self._read(f"look at {kind}", f"{self.parent}/{kind}", {"pageSize": "1"})
+        at, what, query = f"{self.parent}/{kind}", f"look at {kind}", {"pageSize": "1"}
+        if not once:
+            await self._read(what, at, query)
+            return
+        try:
+            await self._call("GET", at, what, query=query)
+        except _ComeAgainError as again:
+            raise again.error from None
 
     # --- services ---------------------------------------------------------------------------
 

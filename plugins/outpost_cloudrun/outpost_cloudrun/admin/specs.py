@@ -24,6 +24,8 @@ VOLUME: Final = "/outpost/volume"
 BUCKET: Final = "/outpost/bucket"
 #: The port that the container listens on; the name makes Google speak HTTP/2 to it.
 PORT: Final = 8080
+#: Secrets of the container's own program.
+_OWN_SECRETS: Final = frozenset(("OUTPOST_GIT_CREDENTIALS", "OUTPOST_TOKEN"))
 #: Longest time of a job's task, in seconds.
 LONGEST_TASK: Final = 168 * 3600
 
@@ -190,8 +192,8 @@ def _env(
         values["OUTPOST_ROOT"] = f"{DISK}/state"
     if options.rig_reference:
         values["OUTPOST_RIG_REFERENCE"] = options.rig_reference
-    if options.audience:
-        values["OUTPOST_AUDIENCE"] = options.audience
+    if options.secrets:  # agents get these; the program's own it takes by itself
+        values["OUTPOST_SECRETS"] = ",".join(sorted(options.secrets.keys() - _OWN_SECRETS))
     values |= {**options.env, **more}
     made: dict[str, dict[str, Any]] = {
         name: {"name": name, "value": value} for name, value in values.items()

@@ -56,6 +56,8 @@ WATCH: Final = 20.0
 _LAST_WORDS: Final = 5.0
 #: Seconds before its time is over at which a worker is told to end.
 _LET_GO: Final = 60.0
+#: Seconds for which it is waited until a try to hear a worker has ended.
+_TRIED: Final = 3.0
 #: Seconds for which a rig is asked for unpushed work.
 _RIG: Final = 60.0
 #: What of a worker's course holds its result while its instance is being removed.
@@ -125,9 +127,13 @@ class InstanceCourse:
     async def unreached(self, running: Sequence[WorkerRecord]) -> str:
         """Return why none of some workers can be heard; "" when one can."""
         streams = [self._streams[one.worker] for one in running if one.worker in self._streams]
-        if not streams or any(stream.attached or not stream.trouble for stream in streams):
+        if any(stream.attached for stream in streams) or not streams:
             return ""
-        return streams[0].trouble
+        first = streams[0]
+        with suppress(TimeoutError):
+            await asyncio.wait_for(first.tried.wait(), _TRIED)
+        heard = any(stream.attached or not stream.trouble for stream in streams)
+        return "" if heard else first.trouble
 
     # --- start ------------------------------------------------------------------------------------
 

@@ -48,6 +48,11 @@ if TYPE_CHECKING:
 MOST_IN_ENV: Final = 24 << 10
 #: Seconds for which a job that was created is watched before its start counts as taken.
 _FIRST_LOOK: Final = 20.0
+#: Seconds for which it is believed that Google answers, and that one question at it may take.
+_FRESH: Final = 2.0
+_QUICK: Final = 3.0
+#: Seconds, besides the grace, that a container has to read the word of a stop and to end.
+HEARD: Final = 30.0
 #: Seconds until a removed job must be gone.
 _REMOVAL: Final = 60.0
 
@@ -66,6 +71,7 @@ class JobCourse:
         self._admin = admin
         self._witness = witness
         self._hurry: dict[str, asyncio.Event] = {}
+        self._asked = 0.0  # when Google was last seen to answer (monotonic)
         self._trouble: dict[str, str] = {}  # worker → why it cannot be looked at
 
     async def aclose(self) -> None:
@@ -88,7 +94,19 @@ class JobCourse:
     async def unreached(self, running: Sequence[WorkerRecord]) -> str:
         """Return why none of some workers can be looked at; "" when one can."""
         whys = [self._trouble.get(record.worker, "") for record in running]
-        return whys[0] if all(whys) else ""
+        if all(whys):
+            return whys[0]
+        if time.monotonic() - self._asked < _FRESH:
+            return ""
+        try:
+            async with asyncio.timeout(_QUICK):
+                await self._admin.reach("jobs", once=True)
+        except OutpostError as error:
+            return error.message
+        except TimeoutError:
+            return "Google does not answer"
+        self._asked = time.monotonic()
+        return ""
 
     # --- start ------------------------------------------------------------------------------------
 
@@ -289,6 +307,8 @@ class JobCourse:
         await self._tidy(job)
         faults.point("job.removed")
         result = replace(found.result, cost_usd=self._cost(record))
+        if record.stop_grace is not None and result.reason == "terminated":
+            result = replace(result, reason="stopped")  # its execution was cancelled from here
         await asyncio.to_thread(record.finish, result)
 
     def _cost(self, record: WorkerRecord) -> float | None:
@@ -330,15 +350,37 @@ class JobCourse:
 
     # --- stop and remove --------------------------------------------------------------------------
 
-    async def stop(self, record: WorkerRecord, grace: float) -> None:  # noqa: ARG002 - Google's
-        """Cancel the execution: its container gets SIGTERM, and SIGKILL 10 s later."""
+    async def stop(self, record: WorkerRecord, grace: float) -> None:
+        """Leave word in the worker's record; where that does not help in time, cancel.
+
+        A container that reads the word ends its agent with the grace that is asked for. One whose
+        execution is cancelled gets SIGTERM, and SIGKILL 10 s later, whatever was asked for.
+        """
         name = self._name(record)
+        now = time.time()
+        asked = record.course.get("stop_at")
+        if not isinstance(asked, float) and await self._is_told(record, grace):
+            await asyncio.to_thread(record.remember, stop_at=now)
+            return
+        if isinstance(asked, float) and 0 <= now - asked < grace + HEARD:
+            return
         cancelled = await self._admin.cancel_execution(name, f"{name}-{names.TOKEN}")
         faults.point("job.cancelled")
         if cancelled is None:
             await self._stop_unstarted(record, name)
         if hurry := self._hurry.get(record.worker):
             hurry.set()
+
+    async def _is_told(self, record: WorkerRecord, grace: float) -> bool:
+        """Leave word for a container that has the worker; False where that cannot be done."""
+        try:
+            found = await self._witness.found(record.order)
+            if found is None or found.result is not None:
+                return False
+            await self._witness.ask_stop(record.order, grace)
+        except (UnreachableError, RecordRefusedError):
+            return False
+        return True
 
     async def _stop_unstarted(self, record: WorkerRecord, name: str) -> None:
         """See to it that nothing begins of a worker that has no execution."""

@@ -138,6 +138,15 @@ class Witness:
 
         return await self._thread(look)
 
+    async def ask_stop(self, order: Order, grace: float) -> None:
+        """Leave word that a worker is to end; whoever has it looks for that every few seconds.
+
+        Raises:
+            UnreachableError: its record cannot be asked.
+            RecordRefusedError: its place does not take that.
+        """
+        await self._thread(lambda: self._place(order).ask_stop(order.worker, grace))
+
     async def forget(self, order: Order) -> None:
         """Remove the record of a worker.
 

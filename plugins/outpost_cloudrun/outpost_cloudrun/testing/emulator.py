@@ -167,6 +167,12 @@ class Emulator:
 
         self.do(end)
 
+    async def cut_instances(self) -> None:
+        """Cut all connections to Cloud Run instances, whose containers run on; see `do`."""
+        for server in self._api.instances.servers():
+            await server.shut(hard=True)
+            await server.open()
+
     def restart_front(self, service: str, *, hard: bool, away: float = 0.0) -> None:
         """Restart the front of a service: all connections end.
 

@@ -148,6 +148,10 @@ class Instances:
 
         return cloud.begin(parent_of(call.name), instance, deleted)
 
+    def servers(self) -> list[Server]:
+        """Return the addresses of all of them."""
+        return [running.server for running in self._running.values()]
+
     def kill(self, name: str) -> None:
         """Kill a container, as a machine that is lost does."""
         self._running[name].kill()
