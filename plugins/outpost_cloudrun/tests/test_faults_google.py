@@ -50,6 +50,54 @@ def test_a_front_that_is_away_for_a_while_costs_no_byte(desk: Whole) -> None:
     assert desk.log("gt-1.1") == TICKED
 
 
+def test_a_line_that_is_half_open_is_found_and_costs_no_byte(desk: Whole) -> None:
+    desk.spawn(desk.order("gt-1", TICKS))
+    begun(desk, "gt-1")
+    desk.google.freeze_instance("worker")  # the connection stands, and nothing comes
+    time.sleep(9.0)  # longer than a silence is borne
+    desk.google.freeze_instance("worker", frozen=False)
+    done(desk, "gt-1")
+    assert desk.log("gt-1.1") == TICKED
+
+
+def test_a_region_that_is_away_for_a_while_costs_no_byte(desk: Whole) -> None:
+    desk.spawn(desk.order("gt-1", TICKS))
+    begun(desk, "gt-1")
+    desk.google.knobs.regions_away.add("us-central1")
+    time.sleep(6.0)  # the agent ends meanwhile
+    desk.google.knobs.regions_away.clear()
+    done(desk, "gt-1")
+    assert desk.log("gt-1.1") == TICKED
+
+
+def test_secrets_and_logins_arrive_and_are_seen_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = "projects/proj-1/secrets/key"
+    with whole(
+        tmp_path, monkeypatch, git_credentials=("printf", "git-t0ken"),
+        secrets={"MODEL_KEY": f"{kept}:latest"}, deployed=False,
+    ) as desk:  # fmt: skip
+        desk.google.cloud.secrets[kept] = ["old", "model-k3y"]
+        desk.google.rigs.token = "git-t0ken"
+        desk.deploy()
+        desk.spawn(desk.order("gt-1", 'echo "it is $MODEL_KEY"; [ ${#MODEL_KEY} -eq 9 ] || exit 1'))
+        done(desk, "gt-1")
+        assert b"model-k3y" not in desk.log("gt-1.1")
+        assert desk.google.journal.entries("git", status=401), "the host asks for a login"
+        places = [desk.google.folder, desk.folder / "state"]
+        assert [one for place in places for one in holding(place, "model-k3y", "git-t0ken")] == []
+
+
+def holding(folder: Path, *words: str) -> list[Path]:
+    """Files in which one of some words stands."""
+    return [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and any(word.encode() in path.read_bytes() for word in words)
+    ]
+
+
 def test_requests_that_time_out_and_tokens_that_expire_are_renewed_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,7 +151,7 @@ def make_rig(google: Emulator, folder: Path) -> None:
 @contextmanager
 def whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, knobs: dict[str, Any] | None = None,
-    tls: bool = False, podman: Podman | None = None, **more: Any,
+    tls: bool = False, podman: Podman | None = None, deployed: bool = True, **more: Any,
 ) -> Iterator[Whole]:  # fmt: skip
     """A desk, a rig with one commit, and an emulator with the service deployed; nothing stays."""
     folder = tmp_path / "google"
@@ -165,7 +165,7 @@ def whole(
             make_rig(google, tmp_path)
             desk = Whole(google, tmp_path, run, **more)
             google.cloud.surroundings.update(LIVELY)
-            if more.get("mode", "service") == "service":
+            if deployed and more.get("mode", "service") == "service":
                 desk.deploy()
             yield desk
         end = time.monotonic() + 30

@@ -156,6 +156,21 @@ class Emulator:
 
         return self.do(kill)
 
+    def freeze_instance(self, service: str, *, frozen: bool = True) -> None:
+        """Take all CPU from the containers of a service while requests are under way, or give it.
+
+        Args:
+            service: its short name.
+            frozen: False: give it back.
+        """
+
+        async def freeze() -> None:
+            for each in list(self._front(service).pool.instances):
+                if each.container is not None:
+                    (each.container.freeze if frozen else each.container.thaw)()
+
+        self.do(freeze)
+
     def end_instance(self, service: str, id: str = "") -> None:  # noqa: A002 - their word
         """End a container of a service as scaling does: SIGTERM, SIGKILL after the grace."""
 

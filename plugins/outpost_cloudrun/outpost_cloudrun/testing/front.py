@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
 from email.utils import formatdate
 from http.cookies import CookieError, SimpleCookie
@@ -11,7 +10,7 @@ from typing import Final
 
 import httpx
 
-from outpost_cloudrun.testing import tokens
+from outpost_cloudrun.testing import borders, tokens
 from outpost_cloudrun.testing.cloud import Cloud, last, region_of
 from outpost_cloudrun.testing.exchanges import Headers, Reply, Request, answer
 from outpost_cloudrun.testing.forward import relay
@@ -20,8 +19,6 @@ from outpost_cloudrun.testing.pool import Instance, NoInstanceError, Pool
 
 #: The cookie of session affinity.
 _COOKIE: Final = "GAESA"
-#: Paths that the front keeps for itself (cloud.google.com/run/docs/known-issues).
-_RESERVED: Final = re.compile(r"/(_ah/.*|eventlog|[a-z]+z)$")
 
 
 class Front:
@@ -40,8 +37,9 @@ class Front:
         self.cloud = cloud
         self.name = name
         self.pool = pool
-        self.server = Server(self._handle, most_http1=cloud.knobs.most_http1)
+        self.server = Server(self._handle)
         self._audiences = audiences
+        cloud.go(borders.cut_while_away(cloud, name, self.server))
 
     async def close(self) -> None:
         """End, with all containers."""
@@ -50,12 +48,10 @@ class Front:
 
     async def _handle(self, request: Request, reply: Reply) -> None:
         cloud = self.cloud
-        if region_of(self.name) in cloud.knobs.regions_away:
-            raise ConnectionResetError("the region is away")
-        if _RESERVED.match(request.target.partition("?")[0]):
-            gone = tokens.page(404, "Not Found", "The requested URL was not found on this server.")
-            self._note(request, 404, "")
-            await answer(reply, 404, gone.body, [*gone.headers, *self._always()])
+        refused = borders.refuse(cloud, self.name, request)
+        if refused is not None:
+            self._note(request, refused.status, "")
+            await answer(reply, refused.status, refused.body, [*refused.headers, *self._always()])
             return
         audiences = self._audiences()
         if audiences is not None and cloud.knobs.tokens:

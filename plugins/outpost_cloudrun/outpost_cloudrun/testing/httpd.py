@@ -20,15 +20,11 @@ class Server:
 
     Args:
         handler: answers each request. An exception of it breaks the answer off.
-        most_http1: largest body of a request in HTTP/1.1, in bytes; a larger one gets 413.
         streams: how many requests at once a connection of HTTP/2 may have.
     """
 
-    def __init__(
-        self, handler: Handler, *, most_http1: int = MOST_BODY, streams: int = 100
-    ) -> None:
+    def __init__(self, handler: Handler, *, streams: int = 100) -> None:
         self.handler = handler
-        self.most_http1 = most_http1
         self.streams = streams
         self.links: set[Link] = set()
         self.port = 0
@@ -74,7 +70,7 @@ class Server:
     def _speak(self, link: Link, two: bool) -> Wire:
         if two:
             return Http2(link, self._begin, streams=self.streams)
-        return Http1(link, self._begin, most=self.most_http1)
+        return Http1(link, self._begin, most=MOST_BODY)
 
     def _begin(self, request: Request, reply: Reply) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(self._answer(request, reply))

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from google.cloud import run_v2
 
-from outpost_cloudrun.testing import ports, rules, tokens
+from outpost_cloudrun.testing import borders, ports, rules, tokens
 from outpost_cloudrun.testing.cloud import (
     FAILED,
     RECONCILING,
@@ -169,11 +169,12 @@ class _Running:
     def __init__(self, cloud: Cloud, instance: Any, policy: str) -> None:
         self.cloud = cloud
         self.instance = instance
-        self.server = Server(self._handle, most_http1=cloud.knobs.most_http1)
+        self.server = Server(self._handle)
         self._policy = policy
         self._container: Container | None = None
         self._line: Line | None = None
         self._stopping = False
+        cloud.go(borders.cut_while_away(cloud, instance.name, self.server))
 
     async def start(self) -> None:
         """Start the container, and wait until it listens.
@@ -277,12 +278,14 @@ class _Running:
 
     async def _handle(self, request: Request, reply: Reply) -> None:
         cloud = self.cloud
-        if region_of(self.instance.name) in cloud.knobs.regions_away:
-            raise ConnectionResetError("the region is away")
         always = [
             ("date", formatdate(cloud.tokens.now(), usegmt=True)),
             ("server", "Google Frontend"),
         ]
+        refusal = borders.refuse(cloud, self.instance.name, request)
+        if refusal is not None:
+            await answer(reply, refusal.status, refusal.body, [*refusal.headers, *always])
+            return
         if cloud.knobs.tokens and not self.instance.invoker_iam_disabled:
             refusal = tokens.check(cloud, request, set(self.instance.urls))
             if refusal is not None:
