@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import signal
 import threading
@@ -12,6 +14,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from farkit import (
     OWNER,
@@ -21,6 +24,7 @@ from farkit import (
     body,
     commit,
     end_workers,
+    far,
     lines,
     log_of,
     order,
@@ -31,6 +35,7 @@ from farkit import (
     work,
 )
 
+from outpost_cloudrun.connection.transport import H2Transport
 from outpost_testing.gitrig import GitRig
 
 
@@ -368,3 +373,50 @@ def test_work_that_no_rig_took_is_handed_out_as_a_bundle(rig: GitRig, fleet: Fle
         rig.git("fetch", "-q", str(bundle), "refs/outpost/*:refs/got/*", cwd=rig.path)
         assert any("one.txt" in rig.files(ref) for ref in refs(rig) if ref.startswith("refs/got/"))
         assert client.get("/work/r-9.1/rescue").status_code == 404
+
+
+def test_sigterm_is_heard_behind_hundreds_of_streams(tmp_path: Path) -> None:
+    """Each gets its last line; also when hundreds have just gone, all at once."""
+    with far(tmp_path / "a") as one:
+        asked = order("s-1", "echo first; sleep 1000")
+
+        async def run() -> list[dict[str, Any]]:
+            told: list[dict[str, Any]] = []
+            ready = asyncio.Semaphore(0)
+            transport = H2Transport()
+
+            async def follow(client: httpx.AsyncClient) -> None:
+                async with client.stream("POST", "/work", json=body(asked)) as response:
+                    async for line in response.aiter_lines():
+                        said = json.loads(line)
+                        if said["logs"]:
+                            ready.release()
+                told.append(said)
+
+            patience = httpx.Timeout(PATIENCE)
+            async with httpx.AsyncClient(
+                base_url=one.url, transport=transport, timeout=patience
+            ) as client:
+                tasks = [asyncio.create_task(follow(client)) for _ in range(300)]
+                for _ in tasks:
+                    await ready.acquire()
+                one.process.send_signal(signal.SIGTERM)
+                await asyncio.gather(*tasks)
+            return told
+
+        told = asyncio.run(run())
+        assert one.process.wait(PATIENCE) == 0
+        assert len(told) == 300
+        assert {line["status"] for line in told} == {"moving"}
+    with far(tmp_path / "b") as two:
+
+        async def leave() -> None:
+            async with httpx.AsyncClient(base_url=two.url, transport=H2Transport()) as client:
+                streams = [client.stream("GET", "/warm", timeout=PATIENCE) for _ in range(500)]
+                await asyncio.gather(*[stream.__aenter__() for stream in streams])
+
+        asyncio.run(leave())
+        began = time.monotonic()
+        two.process.send_signal(signal.SIGTERM)
+        assert two.process.wait(PATIENCE) == 0
+        assert time.monotonic() - began < 9.5

@@ -10,7 +10,6 @@ import base64
 import binascii
 import json
 import os
-import signal
 import sys
 import zlib
 from collections.abc import MutableMapping
@@ -22,6 +21,7 @@ from outpost_cloudrun.server.bucket import Bucket
 from outpost_cloudrun.server.instance import Instance
 from outpost_cloudrun.server.serving import LAST, MOVE
 from outpost_cloudrun.server.settings import Settings
+from outpost_cloudrun.server.signals import on_end
 from outpost_cloudrun.server.taking import Taking
 from outpost_cloudrun.server.watching import Watching
 from outpost_cloudrun.server.web import MOST_BODY
@@ -96,8 +96,7 @@ async def _run(settings: Settings, body: bytes) -> int:
             loop.call_later(LAST, os._exit, 1)
             ending.append(loop.create_task(taking.move(MOVE)))
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end)
+    on_end(end)
     stream = await taking.take(wanted)
     ours: bool | None = None
     last = ""

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-import signal
 import sys
 import traceback
 from typing import TYPE_CHECKING, Final
 
 from outpost_cloudrun.server.instance import Instance
 from outpost_cloudrun.server.settings import Settings
+from outpost_cloudrun.server.signals import on_end
 from outpost_cloudrun.server.taking import Taking
 from outpost_cloudrun.server.watching import Watching
 from outpost_cloudrun.server.web import MOST_HEADERS, Application
@@ -84,8 +84,7 @@ async def _serve(settings: Settings) -> None:
             loop.call_later(LAST, os._exit, 0)
             ending.append(loop.create_task(_end(server, app, taking)))
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end)
+    on_end(end)
     resuming = loop.create_task(taking.resume())
     await server.serve()
     resuming.cancel()
