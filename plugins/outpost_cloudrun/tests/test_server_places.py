@@ -306,3 +306,30 @@ def test_a_job_without_an_order_says_so(tmp_path: Path, text: str) -> None:
     assert code == 2
     assert "order" in said.lower()
     assert "Traceback" not in said
+
+
+def test_what_ends_without_a_parent_is_collected() -> None:
+    """By a process that others are handed to, as the first one of a container is."""
+    program = """
+import asyncio, ctypes, subprocess, sys, time
+from outpost_cloudrun.server import orphans
+ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+subprocess.run(["sh", "-c", "sh -c 'exit 3' & sh -c 'exit 4' & wait $!; true"])
+subprocess.run(["sh", "-c", "sleep 0.1 & sleep 0.1 &"])
+own = subprocess.Popen(["sh", "-c", "exit 7"])
+async def run():
+    task = asyncio.create_task(orphans.collect(0.2))
+    end = time.monotonic() + 30
+    while True:
+        await asyncio.sleep(0.05)
+        code = own.poll()
+        if code is not None and not orphans.ended() and time.monotonic() > end - 29:
+            break
+        assert time.monotonic() < end, orphans.ended()
+    print("code", code)
+asyncio.run(run())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "code 7\n"

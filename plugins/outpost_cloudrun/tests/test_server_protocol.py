@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -402,3 +403,16 @@ def test_the_program_says_how_it_is_used_and_what_is_wrong() -> None:
     assert bad.returncode == 2
     assert "PORT is 'many'" in bad.stderr
     assert "Traceback" not in bad.stderr
+
+
+def test_the_reference_names_every_path_variable_and_key() -> None:
+    checkout = Path(__file__).parents[3]
+    page = (checkout / "docs" / "reference" / "work-protocol.md").read_text()
+    server = checkout / "plugins" / "outpost_cloudrun" / "outpost_cloudrun" / "server"
+    text = "\n".join(path.read_text() for path in server.glob("*.py"))
+    for method, path in re.findall(r'router\.add\("(\w+)", "([^"]+)"', text):
+        assert f"`{method} {path.replace('{worker}', '{id}')}" in page, (method, path)
+    for name in {*re.findall(r'"(OUTPOST_[A-Z_]+)"', text)} - {"OUTPOST_LOOK", "OUTPOST_BEAT"}:
+        assert name.endswith("_") or name in page, name
+    for key in re.findall(r'_?(?:whole|maybe|short|flag|word)\(params, "(\w+)"', text):
+        assert f"`{key}`" in page or f'"{key}"' in page, key

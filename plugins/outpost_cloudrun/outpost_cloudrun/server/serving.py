@@ -13,6 +13,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Final
 
+from outpost_cloudrun.server import orphans
 from outpost_cloudrun.server.instance import Instance
 from outpost_cloudrun.server.settings import Settings
 from outpost_cloudrun.server.signals import on_end
@@ -85,9 +86,12 @@ async def _serve(settings: Settings) -> None:
             ending.append(loop.create_task(_end(server, app, taking)))
 
     on_end(end)
-    resuming = loop.create_task(taking.resume())
+    besides = [loop.create_task(taking.resume())]
+    if os.getpid() == 1:
+        besides.append(loop.create_task(orphans.collect()))
     await server.serve()
-    resuming.cancel()
+    for task in besides:
+        task.cancel()
 
 
 async def _end(server: Server, app: Application, taking: Taking) -> None:
