@@ -293,6 +293,29 @@ def test_a_container_is_kept_warm_for_a_while(
     assert under_way[-1] == 0, "and not for ever"
 
 
+def test_git_logs_in_with_what_the_users_command_prints(google: Emulator, tmp_path: Path) -> None:
+    deploy(google, service("w", image=IMAGE, most=2, concurrency=1))
+    with serving(tmp_path / "locked", "x-access-token", "canary-9f2c") as locked:
+        make_rig(locked, tmp_path)
+        one = work_on(locked, tmp_path, "env; echo text >new.txt")
+        command = ("sh", "-c", "echo $OUTPOST_RIG >asked; echo canary-9f2c")
+
+        async def work(held: Held) -> tuple[Result, bytes]:
+            await held.outpost_spawn(one)
+            result = await ended(held, one.worker)
+            pieces = [piece async for piece in held.outpost_logs(one.worker, 0, False)]
+            return result, b"".join(pieces)
+
+        held = Held1(google, tmp_path, git_credentials=command)
+        held.context = BuildContext(state_dir=held.context.state_dir, config_dir=tmp_path)
+        result, log = held.run(work)
+        assert (result.state, result.branch) == (State.DONE, "outpost/gt-1"), result
+        assert (tmp_path / "asked").read_text() == f"{locked.url}/app\n"
+    assert b"canary" not in log
+    for path in (tmp_path / "state").rglob("*"):
+        assert not path.is_file() or b"canary" not in path.read_bytes()
+
+
 def test_credentials_that_cannot_be_had_are_a_refusal(
     google: Emulator, git: GitHttp, tmp_path: Path
 ) -> None:
