@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from farkit import Far, order
 
-from outpost_cloudrun.options import CloudRunOptions
+from outpost_cloudrun.options import Auth, CloudRunOptions
 from outpost_cloudrun.outpost import CloudRunOutpost
 from outpost_core.backend import BuildContext
 from outpost_core.types import Order, Result, WorkerStatus
@@ -26,7 +26,7 @@ PATIENCE = 60.0
 
 
 def options(url: str, **more: Any) -> CloudRunOptions:
-    return CloudRunOptions(**{"url": url, "auth": "none", "warm_for": 0.0, **more})
+    return CloudRunOptions(**{"url": url, "auth": Auth.NONE, "warm_for": 0.0, **more})
 
 
 def keepers(run: str) -> list[int]:

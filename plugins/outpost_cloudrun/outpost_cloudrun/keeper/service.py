@@ -39,6 +39,8 @@ _log = Logger("cloudrun.service")
 
 #: Seconds that a container has to end a worker that is over its time, before its request ends.
 _LET_GO: Final = 60.0
+#: Turns of the event loop after which a stream has heard of what came before a question.
+_TURNS: Final = 20
 #: Seconds for which it is waited until a try to hear a worker has ended.
 _TRIED: Final = 3.0
 
@@ -128,6 +130,8 @@ class ServiceCourse:
 
     async def unreached(self, running: Sequence[WorkerRecord]) -> str:
         """Return why none of the running workers can be heard; see `Course`."""
+        for _ in range(_TURNS):  # the end of a line that has come in already is seen first
+            await asyncio.sleep(0)
         streams = [self._streams[one.worker] for one in running if one.worker in self._streams]
         if any(stream.attached for stream in streams) or not streams:
             return ""
