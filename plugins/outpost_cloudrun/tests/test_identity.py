@@ -396,6 +396,37 @@ async def test_a_token_server_that_drips_or_pours_is_left(google, monkeypatch) -
         server.server_close()
 
 
+def test_what_a_token_says_of_itself_is_never_more_than_a_day() -> None:
+    import base64
+
+    from hypothesis import given, settings
+    from hypothesis import strategies as some
+
+    from outpost_cloudrun.connection import tokens
+
+    odd = some.one_of(
+        some.none(), some.booleans(), some.integers(), some.floats(), some.text(),
+        some.just(10**400), some.lists(some.integers()),
+    )  # fmt: skip
+
+    @settings(max_examples=500, deadline=None)
+    @given(issued=odd, ends=odd, skew=some.one_of(some.none(), some.floats(-1e9, 1e9)))
+    def look(issued: object, ends: object, skew: float | None) -> None:
+        claims = json.dumps({"iat": issued, "exp": ends}).encode()
+        value = f"eyJh.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.c2ln"
+        if len(value) > 16_000:
+            return
+        now = time.monotonic()
+        token = tokens.identity(value, skew=skew, whose="somebody")
+        assert now <= token.end <= now + 86_401
+        assert value not in repr(token)
+
+    look()
+    for text in ("", "a b", "x" * 20_000, "a\nb", "\x00" * 20, "é" * 20):
+        with pytest.raises(UnreachableError, match="not a token"):
+            tokens.identity(text, skew=None, whose="somebody")
+
+
 @looped
 async def test_tokens_are_in_no_log_and_no_repr(google, caplog, tmp_path) -> None:
     async def handler(call: Call) -> None:

@@ -289,8 +289,8 @@ def _load_access(info: dict[str, Any]) -> Any:
 
 def _access_of(text: str, whose: str, names: tuple[str, str]) -> Token:
     found = _json(text, whose)
-    life = found.get(names[1])
-    seconds = float(life) if isinstance(life, int | float) else tokens.USUAL
+    life = tokens.number(found.get(names[1]))
+    seconds = tokens.USUAL if life is None else life
     return tokens.access(str(found.get(names[0])), seconds, whose=whose)
 
 

@@ -21,6 +21,8 @@ USUAL: Final = 3600.0
 _PRINTABLE: Final = re.compile(r"[\x21-\x7e]{8,16384}")
 #: Seconds that a clock may be wrong before it is taken for wrong.
 _TOLERANCE: Final = 300.0
+#: No clock shows that (2100), and no token lives as long.
+_LATEST: Final = 4_102_444_800
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ def identity(value: str, *, skew: float | None, whose: str) -> Token:
     """
     now = time.monotonic()
     claims = read_claims(_checked(value, whose))
-    issued, ends = claims.get("iat"), claims.get("exp")
-    if not isinstance(ends, int | float) or not isinstance(issued, int | float):
+    issued, ends = number(claims.get("iat")), number(claims.get("exp"))
+    if issued is None or ends is None:
         return Token(value, now + USUAL, now)
     here = time.time() + (skew or 0.0)
     life = ends - here
@@ -74,6 +76,11 @@ def identity(value: str, *, skew: float | None, whose: str) -> Token:
         # Our clock is wrong, so nothing can be told but how long it lives altogether.
         life = ends - issued
     return Token(value, now + max(0.0, min(life, 86_400.0)), now)
+
+
+def number(said: object) -> float | None:
+    """Return a number of seconds that can be; None for anything else."""
+    return float(said) if isinstance(said, int | float) and 0 <= said < _LATEST else None
 
 
 def read_claims(value: str) -> dict[str, object]:

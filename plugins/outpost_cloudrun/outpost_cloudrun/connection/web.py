@@ -71,7 +71,7 @@ class Web:
     def _note(self, answer: httpx.Response) -> None:
         try:
             there = parsedate_to_datetime(answer.headers["date"]).timestamp()
-        except (KeyError, ValueError, TypeError):
+        except (KeyError, ValueError, TypeError, OverflowError):
             return
         self.skew = there - time.time()
 
