@@ -86,7 +86,7 @@ def test_what_is_missing_for_it_is_named(own_tmp: Path) -> None:
         [*OUTPOST, "demo", "--cloudrun"], capture_output=True, text=True, timeout=60, env=env
     )
     assert done.returncode == 2
-    assert "pip install 'outpost-cloudrun[testing,server]'" in done.stderr
+    assert "pip install './plugins/outpost_cloudrun[testing,server]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

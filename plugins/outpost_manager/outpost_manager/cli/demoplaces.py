@@ -16,6 +16,7 @@ import click
 
 from outpost_core.errors import OutpostError, UsageError
 from outpost_manager.cli.session import Command
+from outpost_manager.plugins.advice import with_extras
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,7 +57,7 @@ def stage(name: str, folder: Path, remote: Path) -> AbstractContextManager[Mappi
                 package = entry.dist.name if entry.dist is not None else entry.value
                 raise UsageError(
                     f"outpost demo --{name} needs more than is installed: {error}",
-                    hint=f"pip install '{package}[testing,server]'",
+                    hint=with_extras(package, "testing,server"),
                 ) from error
             return make(folder, remote)
     raise OutpostError(f"there is no place {name}")

@@ -25,14 +25,22 @@ _OWN_TYPES: Final = frozenset({"cloudrun", "exec", "local", "ssh"})
 _PLANNED_TYPES: Final = frozenset({"k8s"})
 
 
-def from_clone(package: str) -> str:
+def from_clone(package: str, extras: str = "") -> str:
     """Return the command that installs a package of Outpost itself.
 
     Args:
         package: the name without `outpost-`.
+        extras: names of extras, with commas between.
     """
     folder = "." if package == "core" else f"./plugins/outpost_{package}"
-    return f"in a clone of Outpost: pip install {folder}"
+    what = f"'{folder}[{extras}]'" if extras else folder
+    return f"in a clone of Outpost: pip install {what}"
+
+
+def with_extras(package: str, extras: str) -> str:
+    """Return the command that installs a package with extras, from where it comes."""
+    own = package.removeprefix("outpost-")
+    return from_clone(own, extras) if own in _OWN else f"pip install '{package}[{extras}]'"
 
 
 def install_again(report: PluginReport) -> str:
