@@ -333,3 +333,35 @@ asyncio.run(run())
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout == "code 7\n"
+
+
+@pytest.mark.parametrize("kind", ["mirror", "bundle", "missing", "odd"])
+def test_a_reference_of_the_rig_saves_the_download(tmp_path: Path, fleet: Fleet, kind: str) -> None:
+    (tmp_path / "town").mkdir()
+    rig = GitRig(tmp_path / "town")
+    noise = os.urandom(1 << 20).hex()
+    rig.commit({"large.txt": noise})
+    reference = tmp_path / "reference"
+    if kind == "mirror":
+        rig.git("clone", "-q", "--mirror", str(rig.path), str(reference), cwd=tmp_path)
+    elif kind == "bundle":
+        rig.git("bundle", "create", "-q", str(reference), "--all", cwd=rig.path)
+    elif kind == "odd":
+        reference.write_text("nothing of the kind")
+    rig.commit({"new.txt": "later"})
+    with githttp.serving(tmp_path / "served") as server:
+        path = server.repository("rig.git")
+        rig.git("push", "-q", "--mirror", str(path), cwd=rig.path)
+        (path / "HEAD").write_text("ref: refs/heads/main\n")
+        asked = work(rig, "cat new.txt; echo; wc -c < large.txt", url=f"{server.url}/rig.git")
+        one = fleet(OUTPOST_RIG_REFERENCE=str(reference))
+        with one.client() as client:
+            told = post(client, body(asked))
+        assert told[-1]["status"] == "done", told[-1]
+        assert log_of(told).split() == [b"later", str(len(noise)).encode()]
+    packs = [each.stat().st_size for each in (one.root / "rigs").rglob("*.pack")]
+    if kind in ("mirror", "bundle"):
+        assert min(packs) < 50_000  # what came from the rig itself
+        assert "not used" not in one.said()
+    else:
+        assert "OUTPOST_RIG_REFERENCE is not used" in one.said()

@@ -7,6 +7,7 @@ for the one claim that stands.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
@@ -38,7 +39,7 @@ from outpost_shared.backoff import every
 from outpost_worker.folder import files
 from outpost_worker.record.kinds import Claim, Found, SupersededError
 from outpost_worker.record.standing import launched
-from outpost_worker.repository import credentials
+from outpost_worker.repository import credentials, reference
 from outpost_worker.repository.mirror import asking
 from outpost_worker.run import stop
 from outpost_worker.serving.request import mask
@@ -357,6 +358,8 @@ class Taking:
         more: dict[str, Any] = {}
         if claim.leg > 1 and wanted.timeout_left is not None:
             more["timeout"] = wanted.timeout_left
+        if self._settings.rig_reference and order.rig:
+            await asyncio.to_thread(self._begin_mirror, order.rig)
         self._instance.run_by(order.worker, {**launched(claim, place.ask(claim)), **more})
         try:
             status = await self._instance.outpost_spawn(order=order)
@@ -370,6 +373,12 @@ class Taking:
         here = self._here[order.worker] = self._made(place, known, status)
         here.begin()
         return self._stream(here, wanted.after, wanted.offset)
+
+    def _begin_mirror(self, rig: str) -> None:
+        """Let the first worker of a rig find what the container has of it; else it clones."""
+        root, place = str(self._instance.root), self._settings.rig_reference
+        if why := reference.begin(root, rig, place, lambda _: None):
+            sys.stderr.write(f"outpost: OUTPOST_RIG_REFERENCE is not used: {why}\n")
 
     def _lost(self, order: Order, place: Place) -> Result:
         """Return how a worker ended whose instance is gone, with the checkpoint that it left.
