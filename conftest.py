@@ -17,11 +17,14 @@ EVERYTHING = any(os.environ.get(name, "") not in ("", "0") for name in ("OUTPOST
 MARKS = {
     "agents_path": "agents",
     "bd_path": "beads",
+    "boxes": "containers",
     "containers": "containers",
     "net": "network",
     "w": "network",
     "with_agents": "agents",
 }
+#: Seconds that a test may take that may have to wait until an image is built.
+BUILD = 900
 #: How dear a test with this mark is, beside one of a common file.
 DEAR = {"slow": 30, "containers": 20, "network": 20, "agents": 10, "docs": 10, "beads": 5}
 
@@ -63,6 +66,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     for fixture, mark in MARKS.items():
         if fixture in fixtures:
             item.add_marker(mark)
+    if item.get_closest_marker("containers"):
+        item.add_marker(pytest.mark.timeout(BUILD))
     item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 

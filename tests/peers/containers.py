@@ -24,6 +24,9 @@ from outpost_container.folder import lay_out
 from peers import MissingError
 
 CHECKOUT: Final = Path(__file__).parents[2]
+AGENTS: Final = Path(
+    os.environ.get("OUTPOST_AGENTS_DIR") or CHECKOUT / ".cache" / "agents"
+).absolute()
 #: What a container of a worker may at the most; as Kubernetes' restricted profile has it, and more.
 CONFINED: Final = (
     "--read-only", "--tmpfs", "/tmp:mode=1777", "--memory", "512m", "--memory-swap", "512m",
@@ -113,6 +116,15 @@ def image(*agents: str, node_modules: Path | None = None) -> Image:
         words += ["--agents-from", str(node_modules)] if agents and node_modules else []
         built = build(env, "--tag", tag, *words)
         return Image(built["id"], tag, built["seconds"], built["size"])
+
+
+def prepare() -> None:
+    """Build the images that tests use, before any of them has to wait for that."""
+    modules = AGENTS / "node_modules"
+    with contextlib.suppress(MissingError):
+        image()
+        if (modules / "@openai").is_dir():
+            image("claude", "codex", node_modules=modules)
 
 
 def build(env: Mapping[str, str], *words: str) -> dict[str, Any]:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from peers import MissingError
 from peers import containers as peer
-
-CHECKOUT = Path(__file__).parents[3]
-AGENTS = Path(os.environ.get("OUTPOST_AGENTS_DIR") or CHECKOUT / ".cache" / "agents").absolute()
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +18,7 @@ def plain() -> peer.Image:
 @pytest.fixture(scope="session")
 def with_agents() -> peer.Image:
     """The image with the real Claude Code and Codex."""
-    installed = AGENTS / "node_modules"
+    installed = peer.AGENTS / "node_modules"
     if not (installed / "@openai").is_dir():
         raise MissingError("the real agents are not installed: .ci/install-agents installs them")
     return peer.image("claude", "codex", node_modules=installed)
