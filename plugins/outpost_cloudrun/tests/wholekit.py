@@ -34,15 +34,17 @@ WORK = (
 )
 
 
-#: Makes keepers less patient: Python runs it first in each of them (site(3)).
+#: Makes keepers less patient: Python runs it before anything else (see its module `site`).
 HASTE = """
-from outpost_cloudrun.keeper import stream
-stream.Patience.__init__.__kwdefaults__.update({patience!r})
+import sys
+if "outpost_cloudrun.keeper.hold" in sys.orig_argv:
+    from outpost_cloudrun.keeper import stream
+    stream.Patience.__init__.__kwdefaults__.update({patience!r})
 """
 #: How patient they are then, in seconds.
 PATIENCE = {"silent": 6.0, "busy": 6.0, "doubt": 20.0, "lease": 12.0, "gone": 6.0, "short": 0.0}
 #: What makes a container say sooner that it lives, and look more often.
-LIVELY = {"OUTPOST_BEAT": "1", "OUTPOST_LOOK": "0.3"}
+LIVELY = {"OUTPOST_BEAT": "1", "OUTPOST_LOOK": "0.2"}
 
 
 class Whole(Desk):
