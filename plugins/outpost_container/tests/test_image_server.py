@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,3 +125,19 @@ def test_told_to_end_it_saves_the_work_and_is_gone_in_time(
         assert took < TERM, took
         assert last["status"] == "moving", last
     assert rig.git("show", f"{last['checkpoint']}:notes.txt") == "first line\nhalf"
+
+
+@pytest.mark.parametrize(("script", "code"), [("echo more >>notes.txt", 0), ("exit 3", 1)])
+def test_as_a_job_it_carries_out_one_order_and_ends(
+    containers: Containers, plain: Image, rig: Rig, script: str, code: int
+) -> None:
+    """With `args: [job]`, as a job of Cloud Run begins it."""
+    said = farkit.body(farkit.order("gt-1", script, rig.url))
+    packed = base64.b64encode(zlib.compress(json.dumps(said).encode())).decode()
+    container = containers.start(plain.id, "job", environ={"OUTPOST_ORDER": packed})
+    try:
+        assert container.wait() == code, container.logs()
+    finally:
+        container.remove()
+    heads = rig.git("for-each-ref", "--format=%(refname:short)", "refs/heads").split()
+    assert heads == (["main", "outpost/gt-1"] if code == 0 else ["main"])
