@@ -42,7 +42,8 @@ def test_the_cap_is_never_passed(tmp_path: Path) -> None:
     before = time.time()
     first = crowd(tmp_path, *NEAR)
     assert first["ended"] + first["killed"] == CALLERS
-    assert first["killed"] >= CALLERS // 4, "crashes happened"
+    # whoever finds the cap reached has nothing that he could be killed at
+    assert first["killed"] >= 5, "crashes happened"
     second = crowd(tmp_path)
     assert second == {"most": second["most"], "ended": CALLERS, "killed": 0}
     assert max(first["most"], second["most"]) <= crowd_caller.CAP

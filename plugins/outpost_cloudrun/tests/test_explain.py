@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -19,11 +20,28 @@ from outpost_manager.cli.session import Session
 PLACE = "type: cloudrun, project: my-gcp-project, region: us-central1"
 
 
+class Empty(BaseHTTPRequestHandler):
+    """A Google without jobs: more is not asked before an order is placed."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @pytest.fixture
 def address() -> Iterator[str]:
-    """Somebody who listens: more is not asked before an order is placed."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Empty) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
 
 
 def outpost(folder: Path, config: str, *words: str) -> Any:
@@ -49,7 +67,8 @@ def test_explain_shows_what_each_would_cost_and_who_cannot_hold_it(
     config = (
         "outposts:\n"
         f"  - {{name: burst, {PLACE}, service: w, url: '{address}', cost_cap_hourly: 5}}\n"
-        f"  - {{name: long, {PLACE}, service: l, mode: job, image: x, endpoint: '{address}'}}\n"
+        f"  - {{name: long, {PLACE}, service: l, mode: job, image: x, auth: none,"
+        f" endpoint: '{address}'}}\n"
         f"  - {{name: mine, type: cloudrun, url: '{address}'}}\n"
     )
     second = {"burst": 0.000058, "long": 0.000044}
