@@ -117,7 +117,7 @@ class Engine:
         iid = context.with_name(f"{context.name}.id")
         argv = [self._path, "build", "--tag", tag, "--iidfile", str(iid)]
         argv += ["--file", str(context / "Containerfile")]
-        if self.name == "podman":  # whose own default leaves out STOPSIGNAL and the like
+        if self.name == "podman":  # the older of its two formats, which every registry takes
             argv += ["--format", "docker"]
         argv += [f"--platform={platform}"] if platform else []
         argv += [] if cache else ["--no-cache"]

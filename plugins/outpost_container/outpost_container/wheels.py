@@ -79,9 +79,11 @@ def requirements() -> list[str]:
             matched = _REQUIREMENT.match(requirement)
             if matched is None or matched[1].replace("_", "-") in FAR:
                 continue
-            extra = f"extra == '{SERVER[1]}'" in marker.replace('"', "'")
-            if extra if name == SERVER[0] else not marker:
-                found.add(requirement)
+            if name == SERVER[0]:
+                if f"extra == '{SERVER[1]}'" in marker.replace('"', "'"):
+                    found.add(requirement)
+            elif "extra ==" not in marker:
+                found.add(line.strip())  # pip knows what to make of its marker
     return sorted(found)
 
 
