@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -96,3 +98,30 @@ def test_an_order_that_would_pass_the_cap_goes_elsewhere(tmp_path: Path, address
     assert reason == "hourly cap: $0.05 of $0.15 used, this needs $0.12"
     (listed,) = outpost(tmp_path, config, "list")["outposts"]
     assert (listed["spent_usd"], listed["cost_cap_hourly"]) == (pytest.approx(0.054), 0.15)
+
+
+def test_a_list_asks_nobody_and_loads_nothing_heavy(tmp_path: Path) -> None:
+    file = tmp_path / "outposts.yaml"
+    file.write_text(
+        f"outposts:\n  - {{name: burst, {PLACE}, service: w, keep_warm: min-instances}}\n"
+    )
+    code = (
+        "import sys\n"
+        "from outpost_manager.cli.app import cli\n"
+        "from outpost_manager.cli.session import Session\n"
+        "from outpost_core.discovery import Plugins\n"
+        "for words in (['--help'], ['list']):\n"
+        f"    words = ['--config', {str(file)!r}, *words]\n"
+        "    try:\n"
+        "        cli.main(words, obj=Session(Plugins.load()))\n"
+        "    except SystemExit as end:\n"
+        "        assert not end.code\n"
+        "print([m for m in ('httpx', 'h2', 'google', 'granian', 'cryptography')"
+        " if m in sys.modules])\n"
+    )
+    env = {**os.environ, "HOME": str(tmp_path), "OUTPOST_STATE": str(tmp_path / "state")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "$0.0540 an hour without a worker" in done.stdout
