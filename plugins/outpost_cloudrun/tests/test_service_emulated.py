@@ -17,7 +17,7 @@ from rigs import commits, make_rig
 
 from outpost_cloudrun.keeper.held import Held
 from outpost_cloudrun.keeper.service import ServiceCourse
-from outpost_cloudrun.keeper.stream import Patience
+from outpost_cloudrun.keeper.terms import Patience
 from outpost_cloudrun.options import CloudRunOptions, Mode
 from outpost_cloudrun.testing.emulator import Emulator, emulating
 from outpost_core.backend import BuildContext

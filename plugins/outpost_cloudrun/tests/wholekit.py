@@ -38,8 +38,8 @@ WORK = (
 HASTE = """
 import sys
 if "outpost_cloudrun.keeper.hold" in sys.orig_argv:
-    from outpost_cloudrun.keeper import stream
-    stream.Patience.__init__.__kwdefaults__.update({patience!r})
+    from outpost_cloudrun.keeper import terms
+    terms.Patience.__init__.__kwdefaults__.update({patience!r})
 """
 #: How patient they are then, in seconds.
 PATIENCE = {"silent": 6.0, "busy": 6.0, "doubt": 20.0, "lease": 12.0, "gone": 6.0, "short": 0.0}

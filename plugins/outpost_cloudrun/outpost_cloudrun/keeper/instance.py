@@ -20,7 +20,8 @@ from outpost_cloudrun.keeper import endings
 from outpost_cloudrun.keeper.client import Way
 from outpost_cloudrun.keeper.credentials import credentials_of
 from outpost_cloudrun.keeper.runs import Runs
-from outpost_cloudrun.keeper.stream import Patience, Stream, Terms
+from outpost_cloudrun.keeper.stream import Stream
+from outpost_cloudrun.keeper.terms import Patience, Terms
 from outpost_cloudrun.keeper.witness import Witness
 from outpost_core import wire
 from outpost_core.errors import (

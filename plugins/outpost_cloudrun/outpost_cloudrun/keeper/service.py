@@ -17,7 +17,8 @@ from outpost_cloudrun.keeper.client import Way
 from outpost_cloudrun.keeper.credentials import credentials_of
 from outpost_cloudrun.keeper.knock import knock
 from outpost_cloudrun.keeper.runs import Runs
-from outpost_cloudrun.keeper.stream import Patience, Stream, Terms
+from outpost_cloudrun.keeper.stream import Stream
+from outpost_cloudrun.keeper.terms import Patience, Terms
 from outpost_cloudrun.options import KeepWarm
 from outpost_core.errors import (
     NotFoundError,
