@@ -23,7 +23,7 @@ from outpost_cloudrun.options import Auth, CloudRunOptions, Mode
 from outpost_cloudrun.testing.emulator import Emulator, emulating
 from outpost_cloudrun.testing.knobs import Image
 from outpost_core.backend import BuildContext
-from outpost_core.errors import ConflictError, NotFoundError, SpawnRefusedError
+from outpost_core.errors import ConflictError, NotFoundError, SpawnRefusedError, UsageError
 from outpost_core.types import Order, Result, State
 
 HERE = Path(__file__).parent
@@ -189,6 +189,15 @@ def test_a_container_that_never_listens_is_refused_and_removed(
     google.knobs.images[IMAGE] = Image(entrypoint=(sys.executable, "-c", "raise SystemExit(3)"))
     case = case_of(google, tmp_path, "true")
     with pytest.raises(SpawnRefusedError):
+        case.start()
+    assert not google.cloud.instances
+
+
+def test_an_order_that_the_program_refuses_leaves_no_instance_behind(
+    google: Emulator, tmp_path: Path
+) -> None:
+    case = case_of(google, tmp_path, "true", env={"A\0": "b"})
+    with pytest.raises((SpawnRefusedError, UsageError)):
         case.start()
     assert not google.cloud.instances
 

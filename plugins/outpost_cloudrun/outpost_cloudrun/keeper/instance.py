@@ -152,10 +152,18 @@ class InstanceCourse:
         except (NotFoundError, UsageError) as error:
             raise SpawnRefusedError(error.message, hint=error.hint) from error
         faults.point("instance.created")
-        if made is None:
-            await self._adopt(record, name)
-        await self._ready(record, name)
-        await self._stream(record).start(secrets)
+        try:
+            if made is None:
+                await self._adopt(record, name)
+            await self._ready(record, name)
+            await self._stream(record).start(secrets, first=made is not None)
+        except SpawnRefusedError as error:  # nothing that nobody knows of is paid for
+            if not await self._removed(name):
+                raise UnreachableError(f"{error.message}; {name} is being removed") from error
+            raise
+        except UnreachableError as error:
+            error.sent = True  # the instance is there, whatever became of the question
+            raise
 
     async def _adopt(self, record: WorkerRecord, name: str) -> None:
         try:

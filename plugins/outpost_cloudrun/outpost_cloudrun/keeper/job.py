@@ -122,7 +122,11 @@ class JobCourse:
         faults.point("job.created")
         record.tell(State.QUEUED, "its job is created")
         if made is None:
-            await self._adopt(record, name)
+            try:
+                await self._adopt(record, name)
+            except UnreachableError as error:
+                error.sent = True  # a job is there, whatever became of the question
+                raise
         else:
             with suppress(UnreachableError):  # its job is there: what comes of it is followed
                 await self._admin.wait(made, _FIRST_LOOK)

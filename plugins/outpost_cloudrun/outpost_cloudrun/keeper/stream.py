@@ -91,8 +91,12 @@ class Stream:
 
     # --- starting --------------------------------------------------------------------------------
 
-    async def start(self, secrets: Mapping[str, str]) -> None:
+    async def start(self, secrets: Mapping[str, str], *, first: bool = False) -> None:
         """Have the worker started, or found; returns with the first line that tells of it.
+
+        Args:
+            secrets: the values of its secrets.
+            first: its container was made just now, so that nothing was asked of it before.
 
         Raises:
             SpawnRefusedError: it was certainly not started.
@@ -100,7 +104,7 @@ class Stream:
             UnreachableError: nothing is known, unless it says `sent=False`.
         """
         record = self._record
-        doubt = record.course.get("asked") is True
+        doubt = record.course.get("asked") is True and not first
         busy = Backoff(0.5, 10.0, jitter=0.3, within=self._patience.busy)
         unclear = Backoff(0.3, 5.0, jitter=0.3, within=self._patience.doubt)
         while True:
