@@ -1,5 +1,5 @@
 # The two commands: `make demo` and `make test`. Both set up all that they need.
-.PHONY: demo test cloudrun-live lint types imports docs wheels image cloudrun-live bench check clean
+.PHONY: demo test lint types imports docs wheels image cloudrun-live bench check clean
 PYTHON ?= python3
 export PYTHON
 BIN := .venv/bin
@@ -11,10 +11,6 @@ demo:  ## run the main job for real against a throw-away repository, and show wh
 test:  ## the whole test suite
 	@scripts/setup test
 	@scripts/test $(ARGS)
-
-cloudrun-live:  ## what an emulator cannot show, at Google with your account; see scripts/cloudrun-live
-	@scripts/setup demo
-	@OUTPOST=$(BIN)/outpost scripts/cloudrun-live
 
 lint:
 	@scripts/setup test
