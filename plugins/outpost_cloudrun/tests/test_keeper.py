@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -15,12 +16,14 @@ from typing import Any
 
 import pytest
 from farkit import Far, far, order
-from keeperkit import PATIENCE, Desk, desk_at, until
+from keeperkit import PATIENCE, Desk, desk_at, options, until
 
 from outpost_cloudrun.keeper import find, place
-from outpost_cloudrun.options import Auth, CloudRunOptions, KeepWarm
+from outpost_cloudrun.keeper.held import Held
+from outpost_cloudrun.options import Auth, CloudRunOptions, KeepWarm, Mode
 from outpost_cloudrun.outpost import CloudRunOutpost
 from outpost_core import wire
+from outpost_core.backend import BuildContext
 from outpost_core.errors import ConflictError, SpawnRefusedError, UnreachableError
 from outpost_core.types import Secrets, State
 from outpost_shared import faults
@@ -278,6 +281,45 @@ def test_a_rig_of_this_machine_is_refused(desk: Desk, rig: str) -> None:
 def test_an_order_that_may_take_too_long_is_refused(desk: Desk) -> None:
     with pytest.raises(SpawnRefusedError, match="holds a worker for 1d"):
         desk.spawn(order("gt-1", "true", timeout=2 * 86_400.0))
+
+
+def test_a_refusal_that_nobody_waited_for_is_told_to_who_asks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command was gone; the values of secrets are not kept for what will not be."""
+    held = Held("burst", options("http://127.0.0.1:1", resume=True), _context(tmp_path))
+    one = order("gt-1", "true", secrets=Secrets({"KEY": "canary-51ab"}))
+
+    class Refuses:
+        async def start(self, record: object, secrets: object) -> None:
+            await asyncio.sleep(0.2)
+            raise SpawnRefusedError("no", hint="do that")
+
+        async def aclose(self) -> None:
+            pass
+
+    held._courses[Mode.SERVICE] = Refuses()  # type: ignore[assignment]
+
+    async def work() -> None:
+        spawn = asyncio.create_task(held.outpost_spawn(one))
+        await asyncio.sleep(0.05)
+        spawn.cancel()
+        while held.busy:
+            await asyncio.sleep(0.02)
+        (status,) = await held.outpost_list()
+        assert status.state is State.QUEUED, "whoever ordered it repeats the spawn"
+        for path in tmp_path.rglob("*"):
+            assert not path.is_file() or b"canary" not in path.read_bytes()
+        with pytest.raises(SpawnRefusedError, match="no"):
+            await held.outpost_spawn(one)
+        assert await held.outpost_list() == []
+        await held.aclose()
+
+    asyncio.run(work())
+
+
+def _context(folder: Path) -> BuildContext:
+    return BuildContext(state_dir=folder / "state" / "burst")
 
 
 def test_a_service_that_is_not_there_was_certainly_not_asked(desk: Desk, server: Far) -> None:

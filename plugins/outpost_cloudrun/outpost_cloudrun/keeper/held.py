@@ -226,6 +226,7 @@ class Held(Outpost):
         except (SpawnRefusedError, ConflictError, UsageError) as error:
             if record.accepted or record.result is not None:
                 raise
+            record.forget_secrets()
             said: dict[str, Json] = {"message": error.message, "hint": error.hint}
             await asyncio.to_thread(record.remember, **{_REFUSED: said})
             raise
