@@ -202,6 +202,7 @@ def test_sigterm_moves_the_work_to_another_instance(rig: GitRig, fleet: Fleet) -
     assert rig.files("outpost/r-1") == ["README", "half.txt", "whole.txt"]
     assert runs(rig) == 2
     assert not supervisors(one.root)
+    assert one.said() == two.said() == ""  # no warning of the server below, no traceback
 
 
 def test_sigterm_says_what_was_not_pushed(rig: GitRig, fleet: Fleet) -> None:
@@ -265,6 +266,10 @@ def test_an_instance_that_died_is_taken_over_and_a_frozen_one_delivers_nothing(
         until(lambda: not [p for p in supervisors(one.root) if p != one.process.pid])
         again = post(client, body(asked))
         assert again[-1]["result"] == rest[-1]["result"]
+        assert client.get("/work").json()["workers"] == []
+    with two.client() as client:
+        (mine,) = client.get("/work").json()["workers"]
+        assert mine["result"] == rest[-1]["result"]
     assert rig.tip("outpost/r-1") == tip
     assert runs(rig) == 2
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from outpost_cloudrun.server.here import TERMINATED, Here
+from outpost_cloudrun.server.here import Here
 from outpost_cloudrun.server.instance import Instance
 from outpost_cloudrun.server.lines import PIECE, Numbered, pieces
 from outpost_cloudrun.server.watching import Watched, Watching
@@ -64,7 +64,7 @@ class Following:
         while watched.status is not None and not here.superseded:
             changes, status = watched.changes, watched.status
             ended = status.result is not None
-            status = self._as_shown(status)
+            status = here.as_shown(status)
             if shown != (about := _shown(status)) and (status.result is None or first):
                 shown = about
                 more = self._claim() if first else {}
@@ -94,25 +94,6 @@ class Following:
     def _claim(self) -> dict[str, Json]:
         known = self._here.known
         return {} if known is None else {"claim": known.claim.id, "leg": known.claim.leg}
-
-    def _as_shown(self, status: WorkerStatus) -> WorkerStatus:
-        """Return the status that may be told: an end only once it stands."""
-        here = self._here
-        if status.result is None:
-            return status
-        if here.at_once and status.result.reason == TERMINATED and here.moved is None:
-            here.move(status.result)
-        if here.moved is None and here.settled is not None:
-            result = here.settled
-            return dataclasses.replace(
-                status, state=result.state, detail=result.reason, result=result
-            )
-        if here.moved is None and (here.at_once or here.unrecorded):
-            return status
-        detail = "its end is being put on record"
-        if here.trouble:
-            detail += f", which does not work yet: {here.trouble}"
-        return dataclasses.replace(status, state=State.WORKING, detail=detail[:500], result=None)
 
     def _say(self, status: WorkerStatus, data: bytes = b"", /, **more: Json) -> bytes:
         self._said = time.monotonic()

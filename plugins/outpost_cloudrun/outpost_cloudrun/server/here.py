@@ -19,7 +19,7 @@ from outpost_cloudrun.server.places import Place
 from outpost_cloudrun.server.watching import Watched, Watching
 from outpost_core.errors import OutpostError
 from outpost_core.names import REFS
-from outpost_core.types import Result, WorkerStatus
+from outpost_core.types import Result, State, WorkerStatus
 from outpost_shared.backoff import Backoff
 from outpost_worker.folder import files
 from outpost_worker.record.kinds import TAIL, Found, SupersededError
@@ -135,6 +135,24 @@ class Here:
         if self.place is None or self.known is None:
             return None
         return self.place.log(self.worker, self.known.claim.owner)
+
+    def as_shown(self, status: WorkerStatus) -> WorkerStatus:
+        """Return its status as it may be told: an end only once it stands."""
+        if status.result is None:
+            return status
+        if self.at_once and status.result.reason == TERMINATED and self.moved is None:
+            self.move(status.result)
+        if self.moved is None and self.settled is not None:
+            result = self.settled
+            return dataclasses.replace(
+                status, state=result.state, detail=result.reason, result=result
+            )
+        if self.moved is None and (self.at_once or self.unrecorded):
+            return status
+        detail = "its end is being put on record"
+        if self.trouble:
+            detail += f", which does not work yet: {self.trouble}"
+        return dataclasses.replace(status, state=State.WORKING, detail=detail[:500], result=None)
 
     def begin(self) -> None:
         """Keep its claim alive, and its end, from now on."""

@@ -126,6 +126,22 @@ class Taking:
                 mask(error, wanted.order.secrets)
                 raise
 
+    async def list(self) -> list[WorkerStatus]:
+        """Return the workers of this instance, each as its stream tells it.
+
+        One whose leg here is over is none of them: another instance has it, or will.
+        """
+        found = []
+        for status in await self._instance.outpost_list():
+            try:
+                here = await self.here(status.id)
+            except NotFoundError:  # removed at this moment
+                continue
+            shown = here.as_shown(status)
+            if not here.superseded and here.moved is None:
+                found.append(shown)
+        return found
+
     async def forget(self, worker: str) -> None:
         """Know nothing of a worker any more whose files are gone."""
         here = self._here.pop(worker, None)
