@@ -134,7 +134,7 @@ def test_a_job_that_will_never_begin_is_refused_and_removed(google: Google, case
     [
         ({"secrets": Secrets({"KEY": "v"})}, "Secret Manager"),
         ({"limits": Limits(timeout=169 * 3600.0)}, "mode: instance"),
-        ({"prompt": "".join(f"{n:x}" for n in range(40_000))}, "mode: service"),
+        ({"prompt": "".join(f"{n:x}" for n in range(40_000))}, "bucket"),
     ],
 )
 def test_what_a_job_cannot_do_is_refused_before_anything_is_sent(
@@ -195,6 +195,23 @@ def test_an_end_without_a_result_is_told_by_google_and_stands(
     assert found is not None
     assert found.result is not None
     assert found.result.reason == reason
+
+
+def test_a_container_that_ends_before_it_claims_has_not_begun(google: Google, case: Case) -> None:
+    record = case.start()
+    google.end(case.job, exit_code=2)
+    result = case.follow(record)
+    assert (result.state, result.reason) == (State.FAILED, "never_started")
+    assert result.agent_began is False
+
+
+def test_what_would_be_an_option_of_git_is_refused_before_anything_is_sent(
+    google: Google, tmp_path: Path
+) -> None:
+    case = Case(google, tmp_path / "state", order(Path("ext::sh -c true")))
+    with pytest.raises(SpawnRefusedError, match="cannot be a rig"):
+        case.start()
+    assert google.calls == []
 
 
 def test_a_cancelled_execution_that_left_a_result_keeps_it(google: Google, case: Case) -> None:

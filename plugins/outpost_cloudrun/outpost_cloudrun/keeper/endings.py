@@ -68,7 +68,7 @@ class Ending:
 
 
 def of_execution(
-    execution: Execution, tasks: Sequence[Task], memory: str, *, asked: bool
+    execution: Execution, tasks: Sequence[Task], memory: str, *, asked: bool, claimed: bool
 ) -> Ending:
     """Return how an execution ended.
 
@@ -77,6 +77,7 @@ def of_execution(
         tasks: its tasks: one.
         memory: what its container had, for people.
         asked: its end was asked for from here.
+        claimed: its container had claimed the worker.
     """
     last = execution.condition("Completed")
     task = tasks[0] if tasks else None
@@ -93,7 +94,10 @@ def of_execution(
     if _is_late(words) or _is_late(task.message if task is not None else ""):
         message = f"Google ended it at the time limit of its job: {words}"
         return Ending(state=State.FAILED, reason="timeout", message=message)
-    return _of_container(code, number, words, memory)
+    ending = _of_container(code, number, words, memory)
+    if not claimed and ending.reason == "lost_process":  # nothing runs without a claim
+        return never_began(f"{ending.message.removeprefix('its container ')}, and never claimed it")
+    return ending
 
 
 def of_instance(condition: Condition, memory: str, *, asked: bool) -> Ending:

@@ -12,6 +12,7 @@ near side reads with the git of its user. A 503 while looking says nothing.
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -53,6 +54,8 @@ _FRESH: Final = 2.0
 _QUICK: Final = 3.0
 #: Seconds, besides the grace, that a container has to read the word of a stop and to end.
 HEARD: Final = 30.0
+#: Seconds for which the rig of an ended worker is asked for unpushed work.
+_RIG: Final = 600.0
 #: Seconds until a removed job must be gone.
 _REMOVAL: Final = 60.0
 
@@ -113,7 +116,8 @@ class JobCourse:
     async def start(self, record: WorkerRecord, secrets: Mapping[str, str]) -> None:
         """Create the job of a worker, or find it; see `Course`."""
         order, name = record.order, self._name(record)
-        body = self._body(order, record.digest, secrets)
+        self._check(order, secrets)
+        body = await self._body(order, record.digest)
         await asyncio.to_thread(record.remember, asked=True)
         try:
             made = await self._admin.create_job(name, body)
@@ -133,19 +137,22 @@ class JobCourse:
         await self._refuse_if_hopeless(name)
         await asyncio.to_thread(record.accept)
 
-    def _body(self, order: Order, digest: str, secrets: Mapping[str, str]) -> dict[str, object]:
-        self._check(order, secrets)
+    async def _body(self, order: Order, digest: str) -> dict[str, object]:
         packed = packed_order(order)
-        if len(packed) > MOST_IN_ENV:
-            raise SpawnRefusedError(
-                f"the order of {order.worker} has {len(packed)} bytes, more than a job's"
-                f" environment takes ({MOST_IN_ENV})",
-                hint="shorten the issue's text, or use `mode: service`",
-            )
+        text = base64.b64encode(packed).decode("ascii")
+        env = {"OUTPOST_ORDER": text}
+        if len(text) > MOST_IN_ENV:
+            if not self._witness.keeps_orders:
+                raise SpawnRefusedError(
+                    f"the order of {order.worker} has {len(text)} bytes, more than a job's"
+                    f" environment takes ({MOST_IN_ENV})",
+                    hint="configure a `bucket`, shorten the issue's text, or use `mode: service`",
+                )
+            env = {"OUTPOST_ORDER_OBJECT": await self._witness.keep_order(order, digest, packed)}
         labels = names.worker_labels(order.worker, order.owner, digest)
         timeout = price.longest(self._options, order)
         try:
-            return specs.job_body(self._options, {"OUTPOST_ORDER": packed}, labels, timeout)
+            return specs.job_body(self._options, env, labels, timeout)
         except UsageError as error:
             raise SpawnRefusedError(error.message, hint=error.hint) from error
 
@@ -272,7 +279,7 @@ class JobCourse:
             tasks = await self._admin.tasks(name, execution.short)
             ending = endings.of_execution(
                 execution, tasks, specs.memory(self._options.memory),
-                asked=record.stop_grace is not None,
+                asked=record.stop_grace is not None, claimed=found is not None,
             )  # fmt: skip
         if ending is not None:
             await self._settle(record, ending, job=name)
@@ -290,7 +297,7 @@ class JobCourse:
         """Finish a worker that left no result; one that it did leave stands."""
         began, ended = (record.course.get(name) for name in ("began", "ended"))
         result = ending.result(
-            checkpoint=await self._witness.checkpoint(record.order),
+            checkpoint=None if ending.began is False else await self._checkpoint(record),
             started=began if isinstance(began, float) else None,
             ended=ended if isinstance(ended, float) else None,
         )
@@ -302,6 +309,19 @@ class JobCourse:
             await asyncio.to_thread(record.finish, result)
             return
         await self._finish(record, found, job)
+
+    async def _checkpoint(self, record: WorkerRecord) -> str | None:
+        """Return the ref with unpushed work; None also where its rig has not answered for long."""
+        since = record.course.get("rig_at")
+        if not isinstance(since, float):
+            since = time.time()
+            await asyncio.to_thread(record.remember, rig_at=since)
+        try:
+            return await self._witness.checkpoint(record.order)
+        except UnreachableError:
+            if time.time() - since < _RIG:
+                raise
+            return None
 
     async def _finish(self, record: WorkerRecord, found: Found, job: str) -> None:
         assert found.result is not None

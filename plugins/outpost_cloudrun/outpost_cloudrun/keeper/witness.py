@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from outpost_cloudrun.server import bucketrecord
-from outpost_core.errors import OutpostError, SpawnRefusedError, UnreachableError
-from outpost_core.names import checkpoint_ref
+from outpost_cloudrun.server.bucket import Bucket, PreconditionError
+from outpost_core import wire
+from outpost_core.errors import OutpostError, SpawnRefusedError, UnreachableError, UsageError
+from outpost_core.names import check_rig, checkpoint_ref
 from outpost_shared import private
 from outpost_worker.record.kinds import Claim, Found, Record, SupersededError
 from outpost_worker.record.places import delivered, on_rig
@@ -70,6 +73,37 @@ class Witness:
                 "an order without a rig has nowhere to leave its result here",
                 hint="configure a `bucket`, or give the order a --rig",
             )
+        try:
+            for rig in filter(None, (order.rig, _pushed_to(order))):
+                check_rig(rig)
+        except UsageError as error:
+            raise SpawnRefusedError(error.message, hint=error.hint) from error
+
+    @property
+    def keeps_orders(self) -> bool:
+        """Whether there is a place for orders that are too large for an environment."""
+        return bool(self._bucket)
+
+    async def keep_order(self, order: Order, digest: str, packed: bytes) -> str:
+        """Keep an order for its job; return the address of the object.
+
+        Args:
+            order: the order.
+            digest: its digest: the object is never another order's.
+            packed: as its container reads it.
+
+        Raises:
+            UnreachableError: the bucket cannot be asked.
+            RecordRefusedError: it does not take it.
+        """
+        name = _order_object(order, digest)
+
+        def put() -> None:
+            with suppress(PreconditionError):  # it was put before
+                Bucket(self._bucket, None, self._access).insert(name, packed, "0")
+
+        await self._thread(put)
+        return f"{self._bucket}/{name}"
 
     async def found(self, order: Order) -> Found | None:
         """Return what the record of a worker says; None for nothing.
@@ -155,6 +189,9 @@ class Witness:
             RecordRefusedError: its place keeps it.
         """
         await self._thread(lambda: self._place(order).forget(order.worker))
+        if self._bucket:
+            bucket = Bucket(self._bucket, None, self._access)
+            await self._thread(lambda: bucket.delete(_order_object(order, wire.digest(order))))
 
     async def log(self, order: Order, offset: int) -> bytes:
         """Return the next bytes of a worker's log that are kept; b"" for none yet.
@@ -202,6 +239,11 @@ class Witness:
     async def _thread(self, work: Callable[[], T]) -> T:
         self._loop = asyncio.get_running_loop()
         return await self._loop.run_in_executor(self._threads, work)
+
+
+def _order_object(order: Order, digest: str) -> str:
+    folder = f"{order.owner}/orders" if order.owner else "orders"
+    return f"{folder}/{order.worker}-{digest[:32]}"
 
 
 def _pushed_to(order: Order) -> str | None:
