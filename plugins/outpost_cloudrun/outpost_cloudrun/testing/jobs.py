@@ -279,6 +279,7 @@ class _Run:
         if self._cancelled.is_set() or self.over.is_set():
             return
         self._cancelled.set()
+        self.execution.conditions[0].execution_reason = _CANCELLING
         self._cloud.journal.write("execution.cancelled", name=self.execution.name)
         for container in list(self._containers):
             self._cloud.go(self._end(container))
