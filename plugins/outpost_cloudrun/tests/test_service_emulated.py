@@ -18,7 +18,7 @@ from rigs import commits, make_rig
 from outpost_cloudrun.keeper.held import Held
 from outpost_cloudrun.keeper.service import ServiceCourse
 from outpost_cloudrun.keeper.terms import Patience
-from outpost_cloudrun.options import CloudRunOptions, Mode
+from outpost_cloudrun.options import Auth, CloudRunOptions, Mode
 from outpost_cloudrun.testing.emulator import Emulator, emulating
 from outpost_core.backend import BuildContext
 from outpost_core.errors import SpawnRefusedError
@@ -53,7 +53,7 @@ class Held1:
     def __init__(self, google: Emulator, folder: Path, **more: Any) -> None:
         self.options = CloudRunOptions(
             project="proj-1", region="us-central1", service="w", endpoint=google.admin,
-            auth="none", **{"concurrency": 1, "warm_for": 0.0, **more},
+            auth=Auth.NONE, **{"concurrency": 1, "warm_for": 0.0, **more},
         )  # type: ignore[arg-type]  # fmt: skip
         self.context = BuildContext(state_dir=folder / "state" / "burst")
 
