@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import sys
 import time
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from outpost_cloudrun.server.claims import Claims, Known
@@ -209,6 +212,17 @@ class Here:
         return LogKeeper(kept, self.known.claim.leg, self.known.base, str(path))
 
     async def _run(self) -> None:
+        """Keep the claim and the end, whatever goes wrong on the way: nobody else does it."""
+        pauses = Backoff(1.0, 60.0)
+        while True:
+            try:
+                return await self._keep()
+            except Exception as error:  # noqa: BLE001 - told, and tried again
+                sys.stderr.write(traceback.format_exc())
+                self.trouble = f"{type(error).__name__}: {error}"
+                await pauses.wait()
+
+    async def _keep(self) -> None:
         again = Backoff(0.5, 15.0, jitter=0.3)
         with self._watching.follow(self.worker, self._first) as watched:
             self._watched = watched
@@ -324,7 +338,8 @@ class Here:
             return False
         self.trouble = ""
         self.known = dataclasses.replace(self.known, result=found.result)
-        await asyncio.to_thread(self._claims.write, self.known)
+        with suppress(OSError):  # a full disk: the record is what counts
+            await asyncio.to_thread(self._claims.write, self.known)
         await asyncio.to_thread(credentials.remove, str(self._instance.root), self.worker)
         self.settled = found.result
         self.tell()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -126,16 +126,15 @@ class Taking:
                 mask(error, wanted.order.secrets)
                 raise
 
-    async def list(self) -> list[WorkerStatus]:
+    async def workers(self) -> list[WorkerStatus]:
         """Return the workers of this instance, each as its stream tells it.
 
         One whose leg here is over is none of them: another instance has it, or will.
         """
         found = []
         for status in await self._instance.outpost_list():
-            try:
-                here = await self.here(status.id)
-            except NotFoundError:  # removed at this moment
+            here = await self._found(status.id)
+            if here is None:
                 continue
             shown = here.as_shown(status)
             if not here.superseded and here.moved is None:
@@ -167,16 +166,31 @@ class Taking:
         self.moving = True
         end = time.monotonic() + within
         workers = [one.id for one in await self._instance.outpost_list() if one.result is None]
-        for worker in workers:
-            await asyncio.to_thread(self._terminate, worker)
-        heres = [await self.here(worker) for worker in workers]
+        await asyncio.gather(*(asyncio.to_thread(self._terminate, one) for one in workers))
+        heres = [here for worker in workers if (here := await self._found(worker)) is not None]
         async for _ in every(0.05, within=end - time.monotonic()).rounds():
-            statuses = [self._instance.status_of(worker) for worker in workers]
-            if all(map(_is_told, heres, statuses)):
+            ends = await asyncio.to_thread(self._ends, heres)
+            if all(map(_is_told, heres, ends)):
                 return
-        for here, status in zip(heres, statuses, strict=True):
+        for here, result in zip(heres, ends, strict=True):
             if here.settled is None and here.moved is None and not here.superseded:
-                here.move(status.result)
+                here.move(result)
+
+    async def _found(self, worker: str) -> Here | None:
+        try:
+            return await self.here(worker)
+        except OutpostError:  # it was removed at this moment
+            return None
+
+    def _ends(self, heres: Sequence[Here]) -> Sequence[Result | None]:
+        """Return how each worker has ended here; None for one that has not, or is gone."""
+        ends: list[Result | None] = []
+        for here in heres:
+            try:
+                ends.append(self._instance.status_of(here.worker).result)
+            except OutpostError:
+                ends.append(None)
+        return ends
 
     def _terminate(self, worker: str) -> None:
         with suppress(OutpostError, OSError):
@@ -388,6 +402,8 @@ class Taking:
             self._instance.run_by(order.worker, None)
         here = self._here[order.worker] = self._made(place, known, status)
         here.begin()
+        if self.moving:  # since it was claimed
+            await asyncio.to_thread(self._terminate, order.worker)
         return self._stream(here, wanted.after, wanted.offset)
 
     def _begin_mirror(self, rig: str) -> None:
@@ -470,9 +486,9 @@ def _is_meant(found: Found, wanted: Asked) -> bool:
     return found.claim.id == wanted.take_over and wanted.seen in ("", found.seen)
 
 
-def _is_told(here: Here, status: WorkerStatus) -> bool:
+def _is_told(here: Here, result: Result | None) -> bool:
     """Whether how a worker ends here is known to whoever follows it."""
     if here.known is None:
-        return status.result is not None
+        return result is not None
     told = here.settled is not None or here.moved is not None
     return told or here.superseded or here.unrecorded

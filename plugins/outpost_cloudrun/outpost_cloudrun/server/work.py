@@ -68,7 +68,7 @@ class Work:
     async def list(self, request: Request) -> Response:
         """List the workers of this instance."""
         del request
-        workers = await self._taking.list()
+        workers = await self._taking.workers()
         told = [wire.to_json(status) for status in workers]
         return json_response({"instance": self._instance.id, "workers": told})
 
