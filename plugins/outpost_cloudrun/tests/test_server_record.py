@@ -36,6 +36,7 @@ from farkit import (
 )
 
 from outpost_cloudrun.connection.transport import H2Transport
+from outpost_cloudrun.server.here import Here
 from outpost_testing.gitrig import GitRig
 
 
@@ -425,3 +426,22 @@ def test_sigterm_is_heard_behind_hundreds_of_streams(tmp_path: Path) -> None:
         two.process.send_signal(signal.SIGTERM)
         assert two.process.wait(PATIENCE) == 0
         assert time.monotonic() - began < 9.5
+
+
+def test_a_claim_is_kept_alive_whatever_goes_wrong(capfd: pytest.CaptureFixture[str]) -> None:
+    tries = []
+
+    class Odd(Here):
+        def __init__(self) -> None:
+            self.trouble = ""
+
+        async def _keep(self) -> None:
+            tries.append(1)
+            if len(tries) == 1:
+                raise RuntimeError("a defect")
+
+    odd = Odd()
+    asyncio.run(odd._run())
+    assert len(tries) == 2
+    assert odd.trouble == "RuntimeError: a defect"
+    assert "a defect" in capfd.readouterr().err
