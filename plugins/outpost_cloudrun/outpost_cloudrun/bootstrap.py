@@ -50,7 +50,7 @@ async def bootstrap(
             name="service", state="skipped",
             detail=f"whoever runs {options.url} deploys it: there is no `project`",
         )  # fmt: skip
-        async for step in _container(options, options.url, Identity(options), agents):
+        async for step in _container(name, options, options.url, Identity(options), agents):
             yield step
         return
     identity = Identity(options)
@@ -259,12 +259,12 @@ async def _usable(
             )  # fmt: skip
             return
         yield Step(name="invoke", state="ok", detail=f"{identity.whose} may call it")
-    async for step in _container(options, options.url or service.url, identity, agents):
-        yield replace(step, hint=step.hint.replace("NAME", name))
+    async for step in _container(name, options, options.url or service.url, identity, agents):
+        yield step
 
 
 async def _container(
-    options: CloudRunOptions, url: str, identity: Identity, agents: Sequence[str]
+    name: str, options: CloudRunOptions, url: str, identity: Identity, agents: Sequence[str]
 ) -> AsyncIterator[Step]:
     yield Step(name="container", state="doing")
     try:
@@ -278,7 +278,7 @@ async def _container(
             name="container", state="failed",
             detail=f"its image speaks version {said.protocol} of the protocol, this Outpost"
             f" {health.PROTOCOL}",
-            hint="outpost image build, push it, and outpost bootstrap NAME again",
+            hint=f"outpost image build, push it, and outpost bootstrap {name} again",
         )  # fmt: skip
         return
     yield Step(name="container", state="ok", detail=f"Outpost {said.version} answers")

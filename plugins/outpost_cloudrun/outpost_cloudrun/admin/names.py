@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Final
 
 #: Longest name of a service, an instance, and of a job of ours.
@@ -59,7 +60,6 @@ def label(text: str) -> str:
     return f"{plain[: _LABEL - _HASH - 1]}-{said}"
 
 
-def same_digest(labels: dict[str, str] | object, digest: str) -> bool:
+def same_digest(labels: Mapping[str, str], digest: str) -> bool:
     """Whether labels are of the order with that digest."""
-    said = labels.get(DIGEST) if isinstance(labels, dict) else None
-    return said == label(digest)[:_SHOWN]
+    return labels.get(DIGEST) == label(digest)[:_SHOWN]

@@ -172,7 +172,7 @@ class InstanceCourse:
             raise UnreachableError(
                 f"the instance {name} was there and is not", hint="it is tried again"
             ) from None
-        if not names.same_digest(dict(instance.labels), record.digest):
+        if not names.same_digest(instance.labels, record.digest):
             raise ConflictError(
                 f"the instance {name} is {record.worker} with another order, or a service",
                 hint=f"outpost spawn --again, or: gcloud beta run instances delete {name}"

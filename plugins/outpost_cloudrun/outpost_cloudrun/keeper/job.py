@@ -180,7 +180,7 @@ class JobCourse:
             raise UnreachableError(
                 f"the job {name} was there and is not", hint="it is tried again"
             ) from None
-        if not names.same_digest(dict(job.labels), record.digest):
+        if not names.same_digest(job.labels, record.digest):
             raise ConflictError(
                 f"the job {name} is {record.worker} with another order",
                 hint=f"outpost spawn --again, or: gcloud run jobs delete {name}"
