@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from admincase import bare_rig
 from emulkit import IMAGE
 from farkit import order
 
@@ -19,6 +20,7 @@ from outpost_cloudrun.keeper.client import Way
 from outpost_cloudrun.keeper.instance import InstanceCourse
 from outpost_cloudrun.keeper.records import Records, WorkerRecord
 from outpost_cloudrun.keeper.terms import Patience
+from outpost_cloudrun.keeper.witness import Witness
 from outpost_cloudrun.options import Auth, CloudRunOptions, Mode
 from outpost_cloudrun.testing.emulator import Emulator, emulating
 from outpost_cloudrun.testing.knobs import Image
@@ -60,6 +62,7 @@ class Case:
             admin = admin_client(self.options, None, patience=2.0)
             course = InstanceCourse(
                 "burst", self.options, self.context, admin, Way("burst", self.options),
+                Witness(self.context.state_dir),
                 patience=PATIENCE, watch=0.3,
             )  # fmt: skip
             try:
@@ -171,6 +174,32 @@ def test_an_instance_that_ends_without_a_word_is_told(
     else:  # SIGTERM: the program says that it moves, or nothing any more
         assert record.result.state in (State.STOPPED, State.LOST), said
     assert not google.cloud.instances
+
+
+def test_an_instance_that_is_killed_has_its_end_on_record_until_it_is_cleaned(
+    google: Emulator, tmp_path: Path
+) -> None:
+    rig = bare_rig(tmp_path / "rig.git")
+    given = order("gt-1", "echo on; sleep 300", str(rig), timeout=600.0)
+    case = Case(google.admin, tmp_path / "near", given)
+    record = case.start()
+    ((name, _),) = google.cloud.instances.items()
+
+    async def work(course: InstanceCourse) -> None:
+        following = asyncio.create_task(course.follow(record))
+        while record.status.state is not State.WORKING:
+            await asyncio.sleep(0.05)
+        await asyncio.to_thread(google.kill_instance, name.rpartition("/")[2])
+        await following
+
+    case.run(work)
+    assert record.result is not None
+    assert record.result.reason in ("cloudrun_out_of_memory", "workspace_failed")
+    assert case.run(lambda course: course.remove(record, force=False)).removed
+    refs = subprocess.run(
+        ["git", "-C", rig, "for-each-ref"], capture_output=True, text=True, check=True
+    )
+    assert refs.stdout == ""
 
 
 def test_an_image_that_is_missing_is_refused_and_nothing_is_left(

@@ -30,13 +30,14 @@ def course_of(mode: Mode, name: str, options: CloudRunOptions, context: BuildCon
     identity = Identity(options)
     tokens = None if options.auth is Auth.NONE else identity
     admin = admin_client(options, tokens)
+    from outpost_cloudrun.keeper.witness import Witness
+
+    witness = Witness(context.state_dir.absolute(), options.bucket, tokens)
     if mode is Mode.INSTANCE:
         from outpost_cloudrun.keeper.client import Way
         from outpost_cloudrun.keeper.instance import InstanceCourse
 
-        return InstanceCourse(name, options, context, admin, Way(name, options))
+        return InstanceCourse(name, options, context, admin, Way(name, options), witness)
     from outpost_cloudrun.keeper.job import JobCourse
-    from outpost_cloudrun.keeper.witness import Witness
 
-    witness = Witness(context.state_dir.absolute(), options.bucket, tokens)
     return JobCourse(options, admin, witness)

@@ -22,7 +22,6 @@ from outpost_cloudrun.keeper.credentials import credentials_of
 from outpost_cloudrun.keeper.runs import Runs
 from outpost_cloudrun.keeper.stream import Stream
 from outpost_cloudrun.keeper.terms import Patience, Terms
-from outpost_cloudrun.keeper.witness import Witness
 from outpost_core import wire
 from outpost_core.errors import (
     ConflictError,
@@ -36,6 +35,7 @@ from outpost_core.types import Cleaned, Facts, Health, Result, State
 from outpost_shared import faults
 from outpost_shared.backoff import Backoff, reaching_again
 from outpost_shared.log import Logger
+from outpost_worker.record.kinds import RecordRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from outpost_cloudrun.admin.client import AdminClient
     from outpost_cloudrun.keeper.far import Far
     from outpost_cloudrun.keeper.records import WorkerRecord
+    from outpost_cloudrun.keeper.witness import Witness
     from outpost_cloudrun.options import CloudRunOptions
     from outpost_core.backend import BuildContext
 
@@ -74,6 +75,7 @@ class InstanceCourse:
         context: what paths are relative to.
         admin: the Admin API; closed with this.
         way: reaches the programs in the instances; closed with this.
+        witness: reads the records of workers; closed with this.
         patience: how long what is waited for.
         watch: seconds between two looks at an instance.
     """
@@ -85,6 +87,7 @@ class InstanceCourse:
         context: BuildContext,
         admin: AdminClient,
         way: Way,
+        witness: Witness,
         *,
         patience: Patience | None = None,
         watch: float = WATCH,
@@ -104,7 +107,7 @@ class InstanceCourse:
             patience=patience or Patience(),
             finish=self._finish,
         )
-        self._witness = Witness(context.state_dir.absolute())
+        self._witness = witness
         self._streams: dict[str, Stream] = {}
 
     async def aclose(self) -> None:
@@ -254,8 +257,22 @@ class InstanceCourse:
                     started=record.status.started_at,
                     ended=None,
                 )
-                await self._finish(record, result)
+                await self._finish(record, await self._settled(record, result))
             return
+
+    async def _settled(self, record: WorkerRecord, result: Result) -> Result:
+        """Return how a worker ended: as its record says, which this side writes where it is open.
+
+        A record that does not answer in time says nothing; what Google says is the result then.
+        """
+        if not self._witness.has_place(record.order):
+            return result
+        pauses = Backoff(1.0, 10.0, within=_RIG)
+        async for _ in pauses.rounds():
+            with suppress(UnreachableError, RecordRefusedError):
+                found = await self._witness.settle(record.order, record.digest, result)
+                return found.result or result
+        return result
 
     async def _checkpoint(self, record: WorkerRecord) -> str | None:
         """Return the ref with unpushed work, where the rig says so while it is waited for."""
@@ -333,8 +350,13 @@ class InstanceCourse:
         name = self._name_of(record)
         if not await self._removed(name):
             raise UnreachableError(f"the instance {name} is not removed yet", hint="try again")
+        detail = ""
+        try:
+            await self._witness.forget(record.order)
+        except RecordRefusedError as error:
+            detail = error.message
         checkpoint = record.result.checkpoint if record.result is not None else None
-        return Cleaned(removed=True, rescued=checkpoint)
+        return Cleaned(removed=True, rescued=checkpoint, detail=detail)
 
     async def _removed(self, name: str) -> bool:
         """Remove an instance, and see whether it is gone."""

@@ -62,13 +62,17 @@ class Witness:
         """Let go of the threads; what runs in them ends by itself."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def has_place(self, order: Order) -> bool:
+        """Whether a worker of an order has a record that can be seen from here."""
+        return bool(self._bucket) or _pushed_to(order) is not None
+
     def check(self, order: Order) -> None:
         """Refuse an order that has no place for a record.
 
         Raises:
             SpawnRefusedError: it has none.
         """
-        if not self._bucket and order.rig is None:
+        if not self.has_place(order):
             raise SpawnRefusedError(
                 "an order without a rig has nowhere to leave its result here",
                 hint="configure a `bucket`, or give the order a --rig",
@@ -182,16 +186,24 @@ class Witness:
         await self._thread(lambda: self._place(order).ask_stop(order.worker, grace))
 
     async def forget(self, order: Order) -> None:
-        """Remove the record of a worker.
+        """Remove the record of a worker, and what is kept of its log.
 
         Raises:
             UnreachableError: it cannot be asked.
             RecordRefusedError: its place keeps it.
         """
-        await self._thread(lambda: self._place(order).forget(order.worker))
-        if self._bucket:
-            bucket = Bucket(self._bucket, None, self._access)
-            await self._thread(lambda: bucket.delete(_order_object(order, wire.digest(order))))
+        if not self.has_place(order):
+            return
+
+        def forget() -> None:
+            if self._bucket:
+                objects = bucketrecord.logs(self._bucket, None, self._access)
+                KeptLog(objects, order.worker, order.owner).forget()
+                bucket = Bucket(self._bucket, None, self._access)
+                bucket.delete(_order_object(order, wire.digest(order)))
+            self._place(order).forget(order.worker)
+
+        await self._thread(forget)
 
     async def log(self, order: Order, offset: int) -> bytes:
         """Return the next bytes of a worker's log that are kept; b"" for none yet.
