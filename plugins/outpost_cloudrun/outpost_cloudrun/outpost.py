@@ -12,7 +12,7 @@ from outpost_cloudrun import price
 from outpost_cloudrun.capabilities import CAPABILITIES
 from outpost_cloudrun.keeper import find
 from outpost_cloudrun.keeper.knock import knock
-from outpost_cloudrun.options import Auth, CloudRunOptions, Mode
+from outpost_cloudrun.options import CloudRunOptions, Mode
 from outpost_core.backend import BuildContext
 from outpost_core.hookspecs import hookimpl
 from outpost_core.types import Finding, Health, Order, Step, WorkerStatus
@@ -80,26 +80,8 @@ class CloudRunOutpost(HeadlessStdioOutpost):
         if find.is_kept(self.context):
             return await super().outpost_ping()
         options = self.options
-        if options.mode is not Mode.SERVICE:
-            return await self._ping_google()
         google = options.endpoint or f"https://{options.region}-run.googleapis.com"
         return await knock(self.name, options.url or google)
-
-    async def _ping_google(self) -> Health:
-        """Ask Google whether jobs or instances can be seen: there is no service to knock at."""
-        from outpost_cloudrun.admin.factory import open_admin
-        from outpost_cloudrun.connection.identity import Identity
-        from outpost_core.errors import OutpostError
-
-        options = self.options
-        tokens = None if options.auth is Auth.NONE else Identity(options)
-        kind = f"{options.mode.value}s"
-        try:
-            async with open_admin(options, tokens, patience=1.0) as admin:
-                await admin.reach(kind)
-        except OutpostError as error:
-            return Health(ok=False, detail=error.message, hint=error.hint)
-        return Health(ok=True, detail=f"{kind} in {options.region} can be seen")
 
     @hookimpl
     async def outpost_doctor(self, rig: str | None) -> Sequence[Finding]:

@@ -49,6 +49,12 @@ def make_target(google: Emulator, mode: Mode, state: Path, **more: Any) -> Targe
     def cut() -> None:
         google.knobs.regions_away.add(REGION)
         google.do(google.cut_instances)
+        google.do(google.shut_admin)
+
+    def restore() -> None:
+        if REGION in google.knobs.regions_away:
+            google.knobs.regions_away.discard(REGION)
+            google.do(google.open_admin)
 
     return Target(
         type="cloudrun",
@@ -56,7 +62,7 @@ def make_target(google: Emulator, mode: Mode, state: Path, **more: Any) -> Targe
         options=CloudRunOptions(**given),
         state=state,
         cut=cut,
-        restore=lambda: google.knobs.regions_away.discard(REGION),
+        restore=restore,
         timeout=3600.0,
         within=60.0,
         spawns=6,  # each is a container with a program of its own
@@ -67,14 +73,12 @@ def make_target(google: Emulator, mode: Mode, state: Path, **more: Any) -> Targe
 class TestJob(OutpostSuite):
     @pytest.fixture
     def target(self, google: Emulator, kept: str, tmp_path: Path) -> Target:
-        google.knobs.regions_away.clear()
         return make_target(google, Mode.JOB, tmp_path, bucket="outpost")
 
 
 class TestInstance(OutpostSuite):
     @pytest.fixture
     def target(self, google: Emulator, kept: str, tmp_path: Path) -> Target:
-        google.knobs.regions_away.clear()
         return make_target(google, Mode.INSTANCE, tmp_path)
 
 

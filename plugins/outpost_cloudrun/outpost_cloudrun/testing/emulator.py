@@ -182,6 +182,14 @@ class Emulator:
 
         self.do(end)
 
+    async def shut_admin(self) -> None:
+        """Let nobody listen where the Admin API is, until `open_admin`; see `do`."""
+        await self._api.server.shut(hard=True)
+
+    async def open_admin(self) -> None:
+        """Undo `shut_admin`."""
+        await self._api.server.open()
+
     async def cut_instances(self) -> None:
         """Cut all connections to Cloud Run instances, whose containers run on; see `do`."""
         for server in self._api.instances.servers():
