@@ -1,59 +1,30 @@
 """A small Google for the tests of the admin room: routes and messages are the vendor's own.
 
-Every request is parsed into the message of `google-cloud-run`, so that a wrong field, type, enum,
-verb or query is refused here as it is there. Jobs and instances are records that a test moves.
+Requests are read and refused as by the emulator. Jobs and instances are no programs here, but
+records that a test moves.
 """
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
-from google.cloud import run_v2
-from google.iam.v1 import iam_policy_pb2
 from google.protobuf import json_format
+
+from outpost_cloudrun.testing import rules, schema
+from outpost_cloudrun.testing.errors import GoogleError
 
 PROJECT, REGION = "proj-1", "us-central1"
 PARENT = f"projects/{PROJECT}/locations/{REGION}"
-#: Fields that the API's schema of 2026-10-31 (`run.v2.json`) has, and the package does not yet.
-NEWER = {"restartPolicy": {"ALWAYS", "ON_FAILURE", "NEVER"}}
-_KINDS = ("jobs", "services", "executions", "tasks", "instances")
-_LABEL = re.compile(r"[a-z][a-z0-9_-]{0,62}=[a-z0-9_-]{0,63}")
-
-
-def _routes() -> Iterator[tuple[str, re.Pattern[str], str | None, str, Any]]:
-    for kind in _KINDS:
-        base = importlib.import_module(f"google.cloud.run_v2.services.{kind}.transports.rest_base")
-        found = next(
-            c for n, c in inspect.getmembers(base, inspect.isclass)
-            if n.startswith("_Base") and n.endswith("RestTransport")
-        )  # fmt: skip
-        for name, member in vars(found).items():
-            if not (inspect.isclass(member) and hasattr(member, "_get_http_options")):
-                continue
-            rpc = name.removeprefix("_Base")
-            request = getattr(run_v2, rpc + "Request", None)
-            for option in member._get_http_options() if request else ():
-                pattern = re.sub(
-                    r"\{([\w.]+)=([^}]+)\}",
-                    lambda m: f"(?P<{m[1].replace('.', '__')}>{m[2].replace('*', '[^/:]+')})",
-                    option["uri"],
-                )
-                method = option["method"].upper()
-                yield method, re.compile(pattern + "$"), option.get("body"), rpc, request
-
-
-ROUTES = list(_routes())
+#: What a request is about.
+HOLDERS = {"service", "job", "instance"}
 
 
 class RefusedError(Exception):
@@ -65,77 +36,22 @@ class RefusedError(Exception):
         self.body = {"error": {"code": status, "status": word, "message": message, **more}}
 
 
+def named(thing: dict[str, Any]) -> dict[str, Any]:
+    """Return the name of a thing, which is in the path of its request."""
+    return {key: value for key, value in thing.items() if key == "name"}
+
+
 def parse(method: str, url: str, body: bytes) -> tuple[str, dict[str, Any]]:
     """Return the method's name and its request, which Google's own messages have taken."""
-    at = urlsplit(url)
-    if method == "POST" and at.path.endswith(":testIamPermissions"):
-        said = json.loads(body)
-        json_format.ParseDict(
-            {**said, "resource": at.path}, iam_policy_pb2.TestIamPermissionsRequest()
-        )
-        return "TestIamPermissions", said
-    if "/operations/" in at.path:
-        name, _, verb = at.path.removeprefix("/v2/").partition(":")
-        assert (method, verb) in (("GET", ""), ("POST", "wait")), (method, url)
-        assert set(json.loads(body or b"{}")) <= {"timeout"}
-        return "WaitOperation" if verb else "GetOperation", {"name": name}
-    for verb, pattern, holder, rpc, request in ROUTES:
-        hit = pattern.match(at.path) if verb == method else None
-        if hit is None:
-            continue
-        said = json.loads(body or b"{}")
-        document: dict[str, Any] = (
-            {} if holder is None else said if holder == "*" else {holder: said}
-        )
-        for key, value in [*parse_qsl(at.query), *hit.groupdict().items()]:
-            if key.startswith("$"):  # what Google's own client says of the answer's form
-                continue
-            inner = document
-            *path, last = key.replace("__", ".").split(".")
-            for part in path:
-                inner = inner.setdefault(part, {})
-            inner[last] = value == "true" if value in ("true", "false") else value
-        json_format.ParseDict(_known(document), request.pb(request()))
-        _rules(document)
-        return rpc, document
-    raise RefusedError(404, "NOT_FOUND", f"no method {method} {at.path}")
-
-
-def _known(document: Any) -> Any:
-    """Return a request without what is newer than the package; its values are checked here."""
-    if isinstance(document, list):
-        return [_known(each) for each in document]
-    if not isinstance(document, dict):
-        return document
-    known = {}
-    for key, value in document.items():
-        if key in NEWER:
-            assert value in NEWER[key], (key, value)
-        elif not (key == "medium" and value == "DISK"):
-            known[key] = _known(value)
-    return known
-
-
-def _rules(document: dict[str, Any]) -> None:
-    """Refuse what the messages cannot: what is required, and which values are allowed."""
-    job, instance = document.get("job"), document.get("instance")
-    holder = job or instance or document.get("service") or {}
-    for key, value in holder.get("labels", {}).items():
-        if not _LABEL.fullmatch(f"{key}={value}"):
-            raise RefusedError(400, "INVALID_ARGUMENT", f"label {key}={value}")
-    template = holder.get("template", {})
-    inner = template.get("template", template) if job else instance or template
-    for container in inner.get("containers", ()):
-        if not container.get("image"):
-            raise RefusedError(400, "INVALID_ARGUMENT", "containers[0].image: required")
-    if job:
-        token = job.get("startExecutionToken", "")
-        if len(document["jobId"]) + len(token) >= 63:
-            raise RefusedError(400, "INVALID_ARGUMENT", "job name and token are too long")
-        if not 1 <= float(inner.get("timeout", "600s")[:-1]) <= 168 * 3600:
-            raise RefusedError(400, "INVALID_ARGUMENT", "template.timeout")
-    if instance and len(document["instanceId"]) > 49:
-        raise RefusedError(400, "INVALID_ARGUMENT", "instance_id")
+    call = schema.parse(method, url, body)
+    document: dict[str, Any] = json_format.MessageToDict(call.message)
+    for kind in HOLDERS & document.keys():  # as it was said: a message forgets a `false`
+        document[kind] = {**json.loads(body), **named(document[kind])}
+    if call.name == "CreateJob":
+        rules.check_job(document["jobId"], call.message.job)
+    elif call.name == "CreateInstance":
+        rules.check_instance(document["instanceId"], call.message.instance)
+    return call.name, document
 
 
 def now() -> str:
@@ -224,8 +140,8 @@ class Google:
                 said = getattr(self, f"_{_snake(name)}")(request)
             except RefusedError as refused:
                 return refused.status, refused.body
-            except json_format.ParseError as error:
-                return 400, RefusedError(400, "INVALID_ARGUMENT", str(error)).body
+            except GoogleError as error:
+                return error.code, json.loads(error.body())
             return None if cut else (200, said)
 
     # --- what a test moves --------------------------------------------------------------------
