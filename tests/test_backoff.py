@@ -121,12 +121,17 @@ def test_nobody_writes_a_loop_of_pauses_of_his_own() -> None:
         "outpost_worker/repository/git.py",  # `OUTPOST_GIT_RETRY` tells the pauses
         "outpost_worker/recovery/recover.py",  # ends holders of a lock again and again
         "outpost_worker/run/supervise.py",  # starts in milliseconds, and imports no more
+        "outpost_cloudrun/server/elsewhere.py",  # tells what another instance does
+        "outpost_cloudrun/server/orphans.py",  # collects what has ended twice
+        "outpost_cloudrun/server/work.py",  # signs of life
     }
     found = set()
     for package in sorted(ROOT.glob("plugins/*/outpost_*")):
         if package.name in ("outpost_testing", "outpost_shared"):
             continue
         for path in package.rglob("*.py"):
+            if path.parent.name == "testing":  # an emulator beats time as what it emulates
+                continue
             source = path.read_text("utf-8")
             if "from outpost_shared.backoff import" in source:
                 continue  # it may cut a pause, or tell of it, before it waits

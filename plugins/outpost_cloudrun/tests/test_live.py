@@ -78,7 +78,11 @@ def test_what_is_not_so_is_told_and_what_was_made_is_removed(
 
 def test_without_an_account_nothing_is_tried_and_that_is_said() -> None:
     made = subprocess.run(
-        ["make", "-n", "cloudrun-live"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "-n", "--no-print-directory", "cloudrun-live"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert made.stdout.rstrip().endswith("python -m outpost_cloudrun.testing.live")
     environ = {name: value for name, value in os.environ.items() if "LIVE" not in name}

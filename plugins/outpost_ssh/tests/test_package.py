@@ -135,7 +135,7 @@ def test_hardly_a_file_is_sent_that_nobody_there_imports() -> None:
     """Whole packages travel, so what belongs to the near side must not be put into one of them."""
     files = package.package().files
     idle = {path for path in files.keys() - reached().keys() if not path.startswith("libtmux/")}
-    assert len(package.LEFT_OUT) < 6
+    assert len(package.LEFT_OUT) < 7
     assert len(idle) < 30, sorted(idle)
     assert sum(len(files[path]) for path in idle) < sum(map(len, files.values())) / 10
 
