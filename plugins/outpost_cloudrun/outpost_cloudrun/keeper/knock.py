@@ -35,7 +35,7 @@ async def knock(name: str, url: str) -> Health:
     except TimeoutError:
         why = "no answer"
     except socket.gaierror as error:
-        why = error.strerror
+        why = error.strerror or str(error)
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else str(error)
     except ValueError as error:
