@@ -43,7 +43,7 @@ _CGROUPS: Final = Path("/sys/fs/cgroup")
 # Waits until the test program has ended, and takes away what it left. Where podman was killed in
 # the middle of something, or its own cleaner is at work just then, it has to be asked again.
 _GUARD: Final = """
-import shutil, subprocess, sys, time
+import os, shutil, subprocess, sys, time
 folder = sys.argv[1]
 sys.stdin.buffer.read()
 deadline = time.monotonic() + 60
@@ -53,11 +53,13 @@ while time.monotonic() < deadline:
     if left.returncode == 0 and not left.stdout.strip():
         break
     time.sleep(0.2)
-with open("/proc/self/mountinfo") as file:
-    mounts = [line.split()[4] for line in file]
-for place in reversed([one for one in mounts if one.startswith(folder + "/")]):
-    subprocess.run(["umount", "--lazy", place], capture_output=True)
-shutil.rmtree(folder, ignore_errors=True)
+while os.path.exists(folder) and time.monotonic() < deadline:
+    with open("/proc/self/mountinfo") as file:
+        mounts = [line.split()[4] for line in file]
+    for place in reversed([one for one in mounts if one.startswith(folder + "/")]):
+        subprocess.run(["umount", "--lazy", place], capture_output=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    time.sleep(0.3)
 """
 
 
