@@ -14,7 +14,7 @@ from outpost_cloudrun.server.settings import Settings
 from outpost_cloudrun.server.taking import Taking
 from outpost_cloudrun.server.web import Request, Response, Router, json_response
 from outpost_core import wire
-from outpost_core.errors import NotFoundError, UsageError
+from outpost_core.errors import ConflictError, NotFoundError, UsageError
 from outpost_core.types import Cleaned, Order
 from outpost_shared.protocol import frame
 from outpost_worker.folder import files
@@ -81,6 +81,7 @@ class Work:
         """Ask a worker to end, wherever it is."""
         params = asked.json_object(request.body or b"{}")
         grace = number(params, "grace", 1e9, _GRACE)
+        await self._check_owner(worker, params)
         try:
             here = await self._taking.here(worker)
         except NotFoundError:
@@ -120,6 +121,7 @@ class Work:
         """Remove what an ended worker left, here and elsewhere, after its work was rescued."""
         params = asked.json_object(request.body or b"{}")
         force = _flag(request, "force")
+        await self._check_owner(worker, params)
         place, owner = await self._place(worker, params)
         try:
             here = await self._taking.here(worker)
@@ -141,6 +143,26 @@ class Work:
         if cleaned.removed:
             await self._taking.forget(worker)
         return json_response(wire.to_json(cleaned))
+
+    async def _check_owner(self, worker: str, params: Params) -> None:
+        """Refuse to touch a worker of the same id that another machine has ordered.
+
+        Raises:
+            ConflictError: the worker that is here is of another order than the caller says.
+            UsageError: what he says is no order.
+        """
+        if params.get("order") is None:
+            return
+        try:
+            status = await asyncio.to_thread(self._instance.status_of, worker)
+        except NotFoundError:
+            return
+        if status.digest not in ("", wire.digest(wire.from_json(Order, params["order"]))):
+            raise ConflictError(
+                f"the {worker} that is in this container was ordered by somebody else, and yours"
+                " is not here",
+                hint="try again: another container may answer, or the other one has ended",
+            )
 
     async def _place(self, worker: str, params: Params) -> tuple[Place | None, str]:
         """Return where a worker is kept, and whose it is, as a caller says; None where he does not.
