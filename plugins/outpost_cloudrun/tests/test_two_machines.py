@@ -19,8 +19,7 @@ def test_neither_stops_or_removes_what_the_other_has_ordered(tmp_path: Path) -> 
     with ExitStack() as stack:
         one = Fleet(tmp_path, stack)()
         mine = work(rig, f"sleep 3; {commit('one')}")
-        yours = {**body(dataclasses.replace(mine, agent=dataclasses.replace(
-            mine.agent, argv=("true",)), owner=OTHER)), "grace": 0}  # fmt: skip
+        yours = {**body(dataclasses.replace(mine, owner=OTHER)), "grace": 0}
         with one.client() as client:
             with client.stream("POST", "/work", json=body(mine)) as response:
                 told = lines(response)

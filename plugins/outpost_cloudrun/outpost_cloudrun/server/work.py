@@ -154,10 +154,14 @@ class Work:
         if params.get("order") is None:
             return
         try:
+            here = await self._taking.here(worker)
             status = await asyncio.to_thread(self._instance.status_of, worker)
         except NotFoundError:
             return
-        if status.digest not in ("", wire.digest(wire.from_json(Order, params["order"]))):
+        order = wire.from_json(Order, params["order"])
+        owner = order.owner if here.known is None else here.known.claim.owner
+        # the same order of two machines has one digest: whose it is stands in the claim
+        if owner != order.owner or status.digest not in ("", wire.digest(order)):
             raise ConflictError(
                 f"the {worker} that is in this container was ordered by somebody else, and yours"
                 " is not here",
