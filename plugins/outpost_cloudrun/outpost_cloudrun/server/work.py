@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from outpost_cloudrun.server import asked, health
+from outpost_cloudrun.server.here import Here
 from outpost_cloudrun.server.instance import Instance
 from outpost_cloudrun.server.places import Place
 from outpost_cloudrun.server.settings import Settings
@@ -81,11 +82,7 @@ class Work:
         """Ask a worker to end, wherever it is."""
         params = asked.json_object(request.body or b"{}")
         grace = number(params, "grace", 1e9, _GRACE)
-        await self._check_owner(worker, params)
-        try:
-            here = await self._taking.here(worker)
-        except NotFoundError:
-            here = None
+        here = await self._here(worker, params)
         if here is not None and not here.superseded:
             await self._instance.outpost_stop(worker=worker, grace=grace)
             return json_response({"worker": worker, "grace": grace}, 202)
@@ -121,12 +118,8 @@ class Work:
         """Remove what an ended worker left, here and elsewhere, after its work was rescued."""
         params = asked.json_object(request.body or b"{}")
         force = _flag(request, "force")
-        await self._check_owner(worker, params)
+        here = await self._here(worker, params)
         place, owner = await self._place(worker, params)
-        try:
-            here = await self._taking.here(worker)
-        except NotFoundError:
-            here = None
         if here is not None and here.known is not None and here.place is not None:
             place, owner = here.place, here.known.claim.owner
             if here.settled is None and not here.superseded and not force:
@@ -144,20 +137,21 @@ class Work:
             await self._taking.forget(worker)
         return json_response(wire.to_json(cleaned))
 
-    async def _check_owner(self, worker: str, params: Params) -> None:
-        """Refuse to touch a worker of the same id that another machine has ordered.
+    async def _here(self, worker: str, params: Params) -> Here | None:
+        """Return a worker of this instance, None where it is not here.
 
         Raises:
-            ConflictError: the worker that is here is of another order than the caller says.
+            ConflictError: the worker that is here is of another order than the caller says, or
+                another machine has ordered it.
             UsageError: what he says is no order.
         """
-        if params.get("order") is None:
-            return
         try:
             here = await self._taking.here(worker)
             status = await asyncio.to_thread(self._instance.status_of, worker)
         except NotFoundError:
-            return
+            return None
+        if params.get("order") is None:
+            return here
         order = wire.from_json(Order, params["order"])
         owner = order.owner if here.known is None else here.known.claim.owner
         # the same order of two machines has one digest: whose it is stands in the claim
@@ -167,6 +161,7 @@ class Work:
                 " is not here",
                 hint="try again: another container may answer, or the other one has ended",
             )
+        return here
 
     async def _place(self, worker: str, params: Params) -> tuple[Place | None, str]:
         """Return where a worker is kept, and whose it is, as a caller says; None where he does not.

@@ -40,7 +40,7 @@ class TlsFronts:
         self._key = folder / "front.key"
         self._boxes: dict[int, Box] = {}
         self._ports: dict[int, int] = {}
-        _make(self._key, self.certificate)
+        make_certificate(self._key, self.certificate)
 
     async def publish(self, server: Server) -> str:
         """Put a proxy before a server, and return its address.
@@ -91,14 +91,20 @@ class TlsFronts:
             await asyncio.sleep(0.02)
 
 
-def _make(key_file: Path, certificate: Path) -> None:
-    """Make a certificate for 127.0.0.1 that is its own authority."""
+def make_certificate(key_file: Path, certificate: Path, *hosts: str) -> None:
+    """Make a certificate for 127.0.0.1 that is its own authority.
+
+    Args:
+        key_file: where its key is written, for the user alone.
+        certificate: where it is written.
+        hosts: further names that it is for.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "front of the emulator")])
     now = dt.datetime.now(dt.UTC)
     names: list[x509.GeneralName] = [
         x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
-        x509.DNSName("localhost"),
+        *(x509.DNSName(host) for host in ("localhost", *hosts)),
     ]
     made = (
         x509.CertificateBuilder()
