@@ -13,6 +13,8 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeVar
 
+from outpost_cloudrun.testing.accepting import cut, stop_listening
+
 T = TypeVar("T")
 
 Way = Literal["up", "down"]
@@ -67,6 +69,7 @@ class Relay:
         self._accepting = True
         self._passed: dict[Way, int] = {"up": 0, "down": 0}
         self._open: set[_Line] = set()
+        self._transports: list[asyncio.BaseTransport] = []
         self._gates: dict[Way, asyncio.Event] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -121,12 +124,12 @@ class Relay:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _close(self) -> None:
-        self._server.close()
-        await self._cut()
+        await stop_listening(self._server)
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await cut(self._transports)
 
     async def _cut(self) -> int:
         count = len(self._open)
@@ -150,6 +153,7 @@ class Relay:
                 writer.write_eof()
 
     async def _take(self, reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
+        self._transports.append(near.transport)
         if not self._accepting:
             _Line(near, near).abort()
             return
@@ -158,6 +162,7 @@ class Relay:
         except OSError:
             _Line(near, near).abort()
             return
+        self._transports.append(far.transport)
         line = _Line(near, far)
         self._open.add(line)
         self.lines += 1

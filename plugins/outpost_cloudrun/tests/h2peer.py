@@ -16,6 +16,8 @@ import h2.events
 import h2.exceptions
 import h2.settings
 
+from outpost_cloudrun.testing.accepting import cut, stop_listening
+
 
 def looped(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     """Run a test in a loop of its own."""
@@ -248,11 +250,10 @@ async def h2peer(
     try:
         yield peer
     finally:
-        server.close()
+        await stop_listening(server)
+        await cut(client.transport for client in peer.clients)
         for task in list(peer.tasks):
             task.cancel()
-        for client in peer.clients:
-            client.transport.abort()
         await asyncio.gather(*peer.tasks, return_exceptions=True)
         for client in peer.clients:
             await client.lost.wait()

@@ -14,6 +14,7 @@ from h2peer import Call, h2peer, looped
 
 from outpost_cloudrun.connection.proxy import proxy_for
 from outpost_cloudrun.connection.transport import H2Transport, NotSentError
+from outpost_cloudrun.testing.accepting import cut, stop_listening
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +31,12 @@ class ConnectProxy:
         self.says = b"HTTP/1.1 200 Connection established\r\n\r\n"
         self.asked: list[str] = []
         self.tasks: set[asyncio.Task[None]] = set()
+        self.transports: list[asyncio.BaseTransport] = []
         self.port = 0
 
     async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.tasks.add(asyncio.current_task())  # type: ignore[arg-type]
+        self.transports.append(writer.transport)
         with contextlib.closing(writer):
             head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             self.asked.append(head[0])
@@ -44,6 +47,7 @@ class ConnectProxy:
             if b" 200 " not in self.says:
                 return
             far_reader, far = await asyncio.open_connection("127.0.0.1", self.target)
+            self.transports.append(far.transport)
             with contextlib.closing(far), contextlib.suppress(OSError):
                 await asyncio.gather(pump(reader, far), pump(far_reader, writer))
 
@@ -63,10 +67,11 @@ async def connect_proxy(target: int) -> AsyncIterator[ConnectProxy]:
     try:
         yield proxy
     finally:
-        server.close()
+        await stop_listening(server)
         for task in proxy.tasks:
             task.cancel()
         await asyncio.gather(*proxy.tasks, return_exceptions=True)
+        await cut(proxy.transports)
 
 
 async def echo(call: Call) -> None:

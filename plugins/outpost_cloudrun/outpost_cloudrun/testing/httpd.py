@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from outpost_cloudrun.testing.accepting import cut, stop_listening
 from outpost_cloudrun.testing.exchanges import MOST_BODY, Handler, Reply, Request
 from outpost_cloudrun.testing.http1 import Http1
 from outpost_cloudrun.testing.http2 import Http2
@@ -52,12 +53,12 @@ class Server:
             hard: cut all connections; else they get GOAWAY, and what is under way goes on.
         """
         if self._listener is not None:
-            self._listener.close()
-            self._listener = None
-        for link in list(self.links):
-            if hard:
-                link.sever()
-            else:
+            listener, self._listener = self._listener, None
+            await stop_listening(listener)
+        if hard:
+            await cut([link.transport for link in self.links])
+        else:
+            for link in list(self.links):
                 link.drain()
 
     async def close(self) -> None:
