@@ -1,0 +1,1 @@
+"""The Kubernetes backend: one Job a worker."""

@@ -1,0 +1,1 @@
+"""The API server, spoken to in dicts: requests, watches, logs, programs in pods."""

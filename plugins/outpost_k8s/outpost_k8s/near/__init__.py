@@ -1,0 +1,1 @@
+"""What this side knows and keeps of workers."""

@@ -1,0 +1,1 @@
+"""What is written at the cluster, as dicts made by pure functions."""
