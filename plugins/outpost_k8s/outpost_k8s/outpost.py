@@ -35,7 +35,8 @@ class K8sOutpost(Outpost):
     @hookimpl
     async def outpost_logs(self, worker: str, offset: int, follow: bool) -> AsyncIterator[bytes]:
         """Yield a worker's output."""
-        for piece in ():
+        pieces: list[bytes] = []
+        for piece in pieces:
             yield piece
 
     @hookimpl
