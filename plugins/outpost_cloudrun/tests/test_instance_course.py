@@ -137,6 +137,27 @@ def test_a_stop_ends_the_worker_and_its_instance(google: Emulator, tmp_path: Pat
     assert not google.cloud.instances
 
 
+def test_a_line_that_was_cut_just_before_a_question_is_not_taken_for_one_that_is_heard(
+    google: Emulator, tmp_path: Path
+) -> None:
+    case = case_of(google, tmp_path, "sleep 300")
+    record = case.start()
+
+    async def work(course: InstanceCourse) -> str:
+        following = asyncio.create_task(course.follow(record))
+        while not course._stream(record).attached:
+            await asyncio.sleep(0.01)
+        google.knobs.regions_away.add("us-central1")
+        google.do(google.cut_instances)  # blocks this loop, which hears of nothing meanwhile
+        try:
+            return await course.unreached([record])
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    assert case.run(work)
+
+
 def test_a_stop_before_the_worker_began_leaves_nothing(google: Emulator, tmp_path: Path) -> None:
     case = case_of(google, tmp_path, "true")
     record = case.record()

@@ -49,13 +49,14 @@ def test_twenty_dead_hosts_are_told_by_their_cause_and_do_not_wait_for_each_othe
                 assert "within 1s" in error.message
 
     with contextlib.ExitStack() as stack:
-        ports = {f"127.0.1.{n}": stack.enter_context(deaf(f"127.0.1.{n}")) for n in range(1, 21)}
+        ports = {n: stack.enter_context(deaf(f"127.0.1.{n}")) for n in range(1, 21)}
         entries = [
-            {"name": f"d{port}", "type": "ssh", "host": host, "port": port, "user": "somebody",
-             "config": os.devnull, "connect_timeout": "1s"}
-            for host, port in ports.items()
+            {"name": f"d{n}", "type": "ssh", "host": f"127.0.1.{n}", "port": port,
+             "user": "somebody", "config": os.devnull, "connect_timeout": "1s"}
+            for n, port in ports.items()  # two of them may be the same number
         ]  # fmt: skip
-        path.write_text(json.dumps({"outposts": entries, "defaults": {"answer_timeout": "6s"}}))
+        # one after the other they would take twenty seconds
+        path.write_text(json.dumps({"outposts": entries, "defaults": {"answer_timeout": "15s"}}))
         asyncio.run(work())
 
 

@@ -22,6 +22,7 @@ from outpost_cloudrun.keeper.credentials import credentials_of
 from outpost_cloudrun.keeper.runs import Runs
 from outpost_cloudrun.keeper.stream import Stream
 from outpost_cloudrun.keeper.terms import Patience, Terms
+from outpost_cloudrun.keeper.unheard import why_unheard
 from outpost_core import wire
 from outpost_core.errors import (
     ConflictError,
@@ -58,8 +59,6 @@ WATCH: Final = 20.0
 _LAST_WORDS: Final = 5.0
 #: Seconds before its time is over at which a worker is told to end.
 _LET_GO: Final = 60.0
-#: Seconds for which it is waited until a try to hear a worker has ended.
-_TRIED: Final = 3.0
 #: Seconds for which a rig is asked for unpushed work.
 _RIG: Final = 60.0
 #: What of a worker's course holds its result while its instance is being removed.
@@ -129,15 +128,8 @@ class InstanceCourse:
         return Facts(cpus=self._options.cpu, memory=self._options.memory)
 
     async def unreached(self, running: Sequence[WorkerRecord]) -> str:
-        """Return why none of some workers can be heard; "" when one can."""
-        streams = [self._streams[one.worker] for one in running if one.worker in self._streams]
-        if any(stream.attached for stream in streams) or not streams:
-            return ""
-        first = streams[0]
-        with suppress(TimeoutError):
-            await asyncio.wait_for(first.tried.wait(), _TRIED)
-        heard = any(stream.attached or not stream.trouble for stream in streams)
-        return "" if heard else first.trouble
+        """Return why none of the running workers can be heard; see `Course`."""
+        return await why_unheard(self._streams, running)
 
     # --- start ------------------------------------------------------------------------------------
 

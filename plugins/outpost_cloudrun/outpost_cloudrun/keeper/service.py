@@ -19,6 +19,7 @@ from outpost_cloudrun.keeper.knock import knock
 from outpost_cloudrun.keeper.runs import Runs
 from outpost_cloudrun.keeper.stream import Stream
 from outpost_cloudrun.keeper.terms import Patience, Terms
+from outpost_cloudrun.keeper.unheard import why_unheard
 from outpost_cloudrun.options import KeepWarm
 from outpost_core.errors import (
     NotFoundError,
@@ -40,10 +41,6 @@ _log = Logger("cloudrun.service")
 
 #: Seconds that a container has to end a worker that is over its time, before its request ends.
 _LET_GO: Final = 60.0
-#: Turns of the event loop after which a stream has heard of what came before a question.
-_TURNS: Final = 20
-#: Seconds for which it is waited until a try to hear a worker has ended.
-_TRIED: Final = 3.0
 
 
 class ServiceCourse:
@@ -131,16 +128,7 @@ class ServiceCourse:
 
     async def unreached(self, running: Sequence[WorkerRecord]) -> str:
         """Return why none of the running workers can be heard; see `Course`."""
-        for _ in range(_TURNS):  # the end of a line that has come in already is seen first
-            await asyncio.sleep(0)
-        streams = [self._streams[one.worker] for one in running if one.worker in self._streams]
-        if any(stream.attached for stream in streams) or not streams:
-            return ""
-        first = streams[0]
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(first.tried.wait(), _TRIED)
-        heard = any(stream.attached or not stream.trouble for stream in streams)
-        return "" if heard else first.trouble
+        return await why_unheard(self._streams, running)
 
     async def facts(self, programs: Sequence[str]) -> Facts:
         """Ask a container for its programs; it is started where none is there."""
