@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +44,20 @@ class CloudRunOptions(Settings):
             return self
         whole = (base or Path.cwd()) / self.key_file.expanduser()
         return self if whole == self.key_file else replace(self, key_file=whole)
+
+    def as_started(self, **then: object) -> CloudRunOptions:
+        """Return these options with others that held when a worker was started.
+
+        They are not checked again: what was valid then, and what is valid now, need not go together
+        in a file.
+
+        Args:
+            then: options by name.
+        """
+        options = copy.copy(self)
+        for name, value in then.items():
+            object.__setattr__(options, name, value)
+        return options
 
     def standing_cost(self) -> float:
         """Return the USD an hour that a minimum instance costs with nothing to do."""

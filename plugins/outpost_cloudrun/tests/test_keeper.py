@@ -20,7 +20,8 @@ from keeperkit import PATIENCE, Desk, desk_at, options, until
 
 from outpost_cloudrun.keeper import find, place
 from outpost_cloudrun.keeper.held import Held
-from outpost_cloudrun.options import Auth, CloudRunOptions, KeepWarm, Mode
+from outpost_cloudrun.keeper.site import Site
+from outpost_cloudrun.options import Auth, CloudRunOptions, KeepWarm
 from outpost_cloudrun.outpost import CloudRunOutpost
 from outpost_core import wire
 from outpost_core.backend import BuildContext
@@ -298,7 +299,7 @@ def test_a_refusal_that_nobody_waited_for_is_told_to_who_asks_again(
         async def aclose(self) -> None:
             pass
 
-    held._courses[Mode.SERVICE] = Refuses()  # type: ignore[assignment]
+    held._courses[Site.of(held.options)] = Refuses()  # type: ignore[assignment]
 
     async def work() -> None:
         spawn = asyncio.create_task(held.outpost_spawn(one))

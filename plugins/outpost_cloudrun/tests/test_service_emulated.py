@@ -17,8 +17,9 @@ from rigs import commits, make_rig
 
 from outpost_cloudrun.keeper.held import Held
 from outpost_cloudrun.keeper.service import ServiceCourse
+from outpost_cloudrun.keeper.site import Site
 from outpost_cloudrun.keeper.terms import Patience
-from outpost_cloudrun.options import Auth, CloudRunOptions, Mode
+from outpost_cloudrun.options import Auth, CloudRunOptions
 from outpost_cloudrun.testing.emulator import Emulator, emulating
 from outpost_core.backend import BuildContext
 from outpost_core.errors import SpawnRefusedError
@@ -60,7 +61,9 @@ class Held1:
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[Held]:
         held = Held("burst", self.options, self.context)
-        held._courses[Mode.SERVICE] = ServiceCourse("burst", self.options, self.context, PATIENCE)
+        held._courses[Site.of(self.options)] = ServiceCourse(
+            "burst", self.options, self.context, PATIENCE
+        )
         await held.adopt()
         try:
             yield held

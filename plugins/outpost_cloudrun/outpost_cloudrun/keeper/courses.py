@@ -11,16 +11,15 @@ if TYPE_CHECKING:
     from outpost_core.backend import BuildContext
 
 
-def course_of(mode: Mode, name: str, options: CloudRunOptions, context: BuildContext) -> Course:
-    """Return the course of a mode; opens nothing.
+def course_of(name: str, options: CloudRunOptions, context: BuildContext) -> Course:
+    """Return the course of the workers that some options have started; opens nothing.
 
     Args:
-        mode: the mode.
         name: the outpost's name.
-        options: its options.
+        options: its options when they were started, see `Site`.
         context: where it keeps its files, and what paths are relative to.
     """
-    if mode is Mode.SERVICE:
+    if options.mode is Mode.SERVICE:
         from outpost_cloudrun.keeper.service import ServiceCourse
 
         return ServiceCourse(name, options, context)
@@ -33,7 +32,7 @@ def course_of(mode: Mode, name: str, options: CloudRunOptions, context: BuildCon
     from outpost_cloudrun.keeper.witness import Witness
 
     witness = Witness(context.state_dir.absolute(), options.bucket, tokens)
-    if mode is Mode.INSTANCE:
+    if options.mode is Mode.INSTANCE:
         from outpost_cloudrun.keeper.client import Way
         from outpost_cloudrun.keeper.instance import InstanceCourse
 

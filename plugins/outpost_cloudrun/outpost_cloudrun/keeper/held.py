@@ -17,7 +17,8 @@ from outpost_cloudrun import price
 from outpost_cloudrun.capabilities import CAPABILITIES
 from outpost_cloudrun.keeper.courses import course_of
 from outpost_cloudrun.keeper.records import Records, WorkerRecord
-from outpost_cloudrun.options import CloudRunOptions, Mode
+from outpost_cloudrun.keeper.site import Site
+from outpost_cloudrun.options import CloudRunOptions
 from outpost_core.backend import BuildContext, Outpost
 from outpost_core.errors import (
     ConflictError,
@@ -49,7 +50,8 @@ _log = Logger("cloudrun.keeper")
 SERVED: Final = CAPABILITIES - {"price", "doctor", "bootstrap"}
 #: What the course of a record has said when it was refused and nobody waited for that.
 _REFUSED: Final = "refused"
-#: Which mode a worker was started in: the configuration may say another one by now.
+#: Where a worker was started; its mode was all that keepers have remembered of that at first.
+_SITE: Final = "site"
 _MODE: Final = "mode"
 
 
@@ -72,7 +74,7 @@ class Held(Outpost):
         self._known: dict[str, WorkerRecord] = {}
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._courses: dict[Mode, Course] = {}
+        self._courses: dict[Site, Course] = {}
 
     # --- for the process -------------------------------------------------------------------------
 
@@ -81,6 +83,7 @@ class Held(Outpost):
         await asyncio.to_thread(self._records.tidy)
         for record in await asyncio.to_thread(lambda: [*self._records.all()]):
             self._known[record.worker] = record
+            await self._note_site(record)
             if record.accepted:
                 self._follow(record)
             if record.stop_grace is not None:
@@ -149,8 +152,8 @@ class Held(Outpost):
         Raises:
             UnreachableError: workers run, and none of them can be heard.
         """
-        for mode, course in [*self._courses.items()]:
-            running = [one for one in self._known.values() if self._is_at(one, mode)]
+        for site, course in [*self._courses.items()]:
+            running = [one for one in self._known.values() if self._is_at(one, site)]
             if running and (why := await course.unreached(running)):
                 raise UnreachableError(
                     f"{self.name} cannot be reached: {why}", hint=f"outpost doctor {self.name}"
@@ -159,7 +162,7 @@ class Held(Outpost):
 
     async def outpost_ping(self) -> Health:
         """Say whether a worker could be started now; wakes no container."""
-        return await self._course(self.options.mode).ping()
+        return await self._course(Site.of(self.options)).ping()
 
     async def outpost_logs(self, worker: str, offset: int, follow: bool) -> AsyncIterator[bytes]:
         """Yield the worker's output from byte `offset` on, as it is written down here.
@@ -202,7 +205,7 @@ class Held(Outpost):
 
     async def outpost_facts(self, programs: Sequence[str]) -> Facts:
         """Say how much a container has, and where it has agents' programs."""
-        return await self._course(self.options.mode).facts(programs)
+        return await self._course(Site.of(self.options)).facts(programs)
 
     # --- starting --------------------------------------------------------------------------------
 
@@ -217,12 +220,12 @@ class Held(Outpost):
         return self._known.setdefault(order.worker, record)
 
     async def _start(self, record: WorkerRecord, secrets: dict[str, str]) -> None:
-        mode = _mode_of(record, self.options.mode)
-        await asyncio.to_thread(record.remember, **{_MODE: mode.value})
+        if record.course.get("asked") is not True:  # it is nowhere else yet
+            await asyncio.to_thread(record.remember, **{_SITE: Site.of(self.options).written})
         if self.options.resume:  # another leg of it has to be given them again
             record.keep_secrets(secrets)
         try:
-            await self._course(mode).start(record, secrets)
+            await self._course_of(record).start(record, secrets)
         except (SpawnRefusedError, ConflictError, UsageError) as error:
             if record.accepted or record.result is not None:
                 raise
@@ -325,27 +328,28 @@ class Held(Outpost):
             )
         return record
 
-    def _course(self, mode: Mode) -> Course:
-        course = self._courses.get(mode)
+    def _course(self, site: Site) -> Course:
+        course = self._courses.get(site)
         if course is None:
-            course = course_of(mode, self.name, self.options, self.context)
-            self._courses[mode] = course
+            course = course_of(self.name, site.options(self.options), self.context)
+            self._courses[site] = course
         return course
 
     def _course_of(self, record: WorkerRecord) -> Course:
-        return self._course(_mode_of(record, self.options.mode))
+        return self._course(self._site_of(record))
 
-    def _is_at(self, record: WorkerRecord, mode: Mode) -> bool:
-        runs = record.accepted and record.result is None
-        return runs and _mode_of(record, self.options.mode) is mode
+    def _site_of(self, record: WorkerRecord) -> Site:
+        said = record.course.get(_SITE) or {_MODE: record.course.get(_MODE)}
+        return Site.read(said, self.options) or Site.of(self.options)
 
+    async def _note_site(self, record: WorkerRecord) -> None:
+        """Write down where a worker is whose keeper of before has not."""
+        if record.result is None and _SITE not in record.course:
+            site = self._site_of(record)
+            await asyncio.to_thread(record.remember, **{_SITE: site.written, _MODE: None})
 
-def _mode_of(record: WorkerRecord, default: Mode) -> Mode:
-    said = record.course.get(_MODE)
-    try:
-        return Mode(said) if isinstance(said, str) else default
-    except ValueError:
-        return default
+    def _is_at(self, record: WorkerRecord, site: Site) -> bool:
+        return record.accepted and record.result is None and self._site_of(record) == site
 
 
 def _refuse_paths(order: Order) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from outpost_cloudrun import price
 from outpost_cloudrun.admin import names, specs
 from outpost_cloudrun.keeper import endings
+from outpost_cloudrun.keeper.admincourse import AdminCourse
 from outpost_cloudrun.keeper.client import Way
 from outpost_cloudrun.keeper.credentials import credentials_of
 from outpost_cloudrun.keeper.runs import Runs
@@ -25,14 +26,13 @@ from outpost_cloudrun.keeper.terms import Patience, Terms
 from outpost_cloudrun.keeper.unheard import why_unheard
 from outpost_core import wire
 from outpost_core.errors import (
-    ConflictError,
     NotFoundError,
     OutpostError,
     SpawnRefusedError,
     UnreachableError,
     UsageError,
 )
-from outpost_core.types import Cleaned, Facts, Health, Result, State
+from outpost_core.types import Result, State
 from outpost_shared import faults
 from outpost_shared.backoff import Backoff, reaching_again
 from outpost_shared.log import Logger
@@ -41,7 +41,7 @@ from outpost_worker.record.kinds import RecordRefusedError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from outpost_cloudrun.admin.answers import Instance
+    from outpost_cloudrun.admin.answers import Instance, Operation
     from outpost_cloudrun.admin.client import AdminClient
     from outpost_cloudrun.keeper.far import Far
     from outpost_cloudrun.keeper.records import WorkerRecord
@@ -65,7 +65,7 @@ _RIG: Final = 60.0
 _HARVEST: Final = "harvest"
 
 
-class InstanceCourse:
+class InstanceCourse(AdminCourse):
     """Workers as instances; see `Course`.
 
     Args:
@@ -79,6 +79,10 @@ class InstanceCourse:
         watch: seconds between two looks at an instance.
     """
 
+    kind = "instance"
+    deleted_by = "gcloud beta run instances delete"
+    asks_rig_for = 60.0
+
     def __init__(
         self,
         name: str,
@@ -91,10 +95,9 @@ class InstanceCourse:
         patience: Patience | None = None,
         watch: float = WATCH,
     ) -> None:
-        self._name = name
-        self._options = options
+        super().__init__(options, admin, witness)
+        self._outpost = name
         self._context = context
-        self._admin = admin
         self._way = way
         self._watch = watch
         self._terms = Terms(
@@ -106,26 +109,12 @@ class InstanceCourse:
             patience=patience or Patience(),
             finish=self._finish,
         )
-        self._witness = witness
         self._streams: dict[str, Stream] = {}
 
     async def aclose(self) -> None:
         """Let go of connections; workers keep running."""
-        self._witness.close()
         await self._way.aclose()
-        await self._admin.aclose()
-
-    async def ping(self) -> Health:
-        """Say whether an instance could be created now, as far as looking tells."""
-        try:
-            await self._admin.reach("instances")
-        except OutpostError as error:
-            return Health(ok=False, detail=error.message, hint=error.hint)
-        return Health(ok=True, detail=f"instances in {self._options.region}")
-
-    async def facts(self, programs: Sequence[str]) -> Facts:  # noqa: ARG002 - only a container knows
-        """Say how much a container has."""
-        return Facts(cpus=self._options.cpu, memory=self._options.memory)
+        await super().aclose()
 
     async def unreached(self, running: Sequence[WorkerRecord]) -> str:
         """Return why none of the running workers can be heard; see `Course`."""
@@ -135,7 +124,7 @@ class InstanceCourse:
 
     async def start(self, record: WorkerRecord, secrets: Mapping[str, str]) -> None:
         """Create the instance of a worker, or find it, and have the worker started in it."""
-        name = self._name_of(record)
+        name = self._name(record)
         price.longest(self._options, record.order)
         labels = names.worker_labels(record.worker, record.order.owner, record.digest)
         await asyncio.to_thread(record.remember, asked=True)
@@ -153,26 +142,12 @@ class InstanceCourse:
             await self._ready(record, name)
             await self._stream(record).start(secrets, first=made is not None)
         except SpawnRefusedError as error:  # nothing that nobody knows of is paid for
-            if not await self._removed(name):
+            if not await self._is_removed(name):
                 raise UnreachableError(f"{error.message}; {name} is being removed") from error
             raise
         except UnreachableError as error:
             error.sent = True  # the instance is there, whatever became of the question
             raise
-
-    async def _adopt(self, record: WorkerRecord, name: str) -> None:
-        try:
-            instance = await self._admin.instance(name)
-        except NotFoundError:
-            raise UnreachableError(
-                f"the instance {name} was there and is not", hint="it is tried again"
-            ) from None
-        if not names.same_digest(instance.labels, record.digest):
-            raise ConflictError(
-                f"the instance {name} is {record.worker} with another order, or a service",
-                hint=f"outpost spawn --again, or: gcloud beta run instances delete {name}"
-                f" --region {self._options.region}",
-            )
 
     async def _ready(self, record: WorkerRecord, name: str) -> str:
         """Wait until an instance can be reached; return its address."""
@@ -184,16 +159,16 @@ class InstanceCourse:
                 raise UnreachableError(f"the instance {name} is gone", hint="try again") from None
             if failure := instance.failure:
                 ending = endings.of_instance(failure, self._memory, asked=False)
-                await self._removed(name)
-                raise SpawnRefusedError(ending.message, hint=f"outpost doctor {self._name}")
+                await self._is_removed(name)
+                raise SpawnRefusedError(ending.message, hint=f"outpost doctor {self._outpost}")
             if instance.url and _is_ready(instance):
                 await asyncio.to_thread(record.remember, url=instance.url)
                 return instance.url
             record.tell(State.QUEUED, "waits for its instance")
-        await self._removed(name)
+        await self._is_removed(name)
         raise SpawnRefusedError(
             f"the instance {name} was not ready after {READY:.0f} s, and is removed",
-            hint=f"outpost doctor {self._name}",
+            hint=f"outpost doctor {self._outpost}",
         )
 
     # --- follow -----------------------------------------------------------------------------------
@@ -222,7 +197,7 @@ class InstanceCourse:
 
     async def _watch_it(self, record: WorkerRecord) -> None:
         """End a worker whose instance has ended without a word."""
-        name, trouble = self._name_of(record), reaching_again()
+        name, trouble = self._name(record), reaching_again()
         while record.result is None:
             await asyncio.sleep(self._watch)
             asked = record.stop_grace is not None
@@ -266,14 +241,6 @@ class InstanceCourse:
                 return found.result or result
         return result
 
-    async def _checkpoint(self, record: WorkerRecord) -> str | None:
-        """Return the ref with unpushed work, where the rig says so while it is waited for."""
-        pauses = Backoff(1.0, 10.0, within=_RIG)
-        async for _ in pauses.rounds():
-            with suppress(UnreachableError):
-                return await self._witness.checkpoint(record.order)
-        return None
-
     async def _end_overdue(self, record: WorkerRecord) -> None:
         """Let a worker go that is there for longer than anybody reserved money for."""
         begun = self._terms.runs.begun(record) or time.time()
@@ -296,10 +263,10 @@ class InstanceCourse:
         if _HARVEST not in record.course:
             await asyncio.to_thread(record.remember, **{_HARVEST: wire.to_json(result)})
         faults.point("instance.harvested")
-        name, again = self._name_of(record), reaching_again()
+        name, again = self._name(record), reaching_again()
         while True:
             try:
-                if await self._removed(name):
+                if await self._is_removed(name):
                     break
                 why = "it is still there"
             except OutpostError as error:
@@ -314,7 +281,7 @@ class InstanceCourse:
 
     async def stop(self, record: WorkerRecord, grace: float) -> None:
         """Ask the program in the instance; one that has not begun is removed."""
-        name = self._name_of(record)
+        name = self._name(record)
         try:
             instance = await self._admin.instance(name)
         except NotFoundError:
@@ -322,7 +289,7 @@ class InstanceCourse:
                 return  # whoever follows it finds out how it ended
             raise
         if not record.accepted:
-            if not await self._removed(name):
+            if not await self._is_removed(name):
                 raise UnreachableError(f"the instance {name} is being removed", hint="try again")
             raise NotFoundError(f"{record.worker} has no instance any more")
         if instance.failure is not None:
@@ -337,30 +304,11 @@ class InstanceCourse:
             await self._admin.stop_instance(name)
         faults.point("instance.stopped")
 
-    async def remove(self, record: WorkerRecord, *, force: bool) -> Cleaned:  # noqa: ARG002
-        """See that nothing of an ended worker is left; see `Course`."""
-        name = self._name_of(record)
-        if not await self._removed(name):
-            raise UnreachableError(f"the instance {name} is not removed yet", hint="try again")
-        detail = ""
-        try:
-            await self._witness.forget(record.order)
-        except RecordRefusedError as error:
-            detail = error.message
-        checkpoint = record.result.checkpoint if record.result is not None else None
-        return Cleaned(removed=True, rescued=checkpoint, detail=detail)
+    async def _found(self, name: str) -> Instance:
+        return await self._admin.instance(name)
 
-    async def _removed(self, name: str) -> bool:
-        """Remove an instance, and see whether it is gone."""
-        operation = await self._admin.delete_instance(name)
-        if operation is not None:
-            with suppress(UnreachableError):
-                await self._admin.wait(operation, 60.0)
-        try:
-            await self._admin.instance(name)
-        except NotFoundError:
-            return True
-        return False
+    async def _delete(self, name: str) -> Operation | None:
+        return await self._admin.delete_instance(name)
 
     # --- the far side -----------------------------------------------------------------------------
 
@@ -376,20 +324,13 @@ class InstanceCourse:
         async def reach() -> Far:
             url = record.course.get("url")
             if not isinstance(url, str):
-                url = await self._ready(record, self._name_of(record))
+                url = await self._ready(record, self._name(record))
             return self._way.to(url)
 
         return self._streams.get(record.worker) or Stream(record, self._terms, reach)
 
     async def _credentials(self, record: WorkerRecord) -> str:
         return await credentials_of(self._options, self._context.config_dir, record.order.rig)
-
-    @property
-    def _memory(self) -> str:
-        return specs.memory(self._options.memory)
-
-    def _name_of(self, record: WorkerRecord) -> str:
-        return names.worker_name(self._options.service, record.worker, record.order.owner)
 
 
 def _is_ready(instance: Instance) -> bool:

@@ -20,18 +20,17 @@ from typing import TYPE_CHECKING, Final
 
 from outpost_cloudrun import price
 from outpost_cloudrun.admin import names, specs
-from outpost_cloudrun.admin.client import AdminClient
 from outpost_cloudrun.keeper import endings
+from outpost_cloudrun.keeper.admincourse import AdminCourse
 from outpost_cloudrun.keeper.workbody import packed_order
 from outpost_core.errors import (
-    ConflictError,
     NotFoundError,
     OutpostError,
     SpawnRefusedError,
     UnreachableError,
     UsageError,
 )
-from outpost_core.types import Cleaned, Facts, Health, Result, State
+from outpost_core.types import Result, State
 from outpost_shared import faults
 from outpost_shared.backoff import Backoff, reaching_again
 from outpost_worker.record.kinds import Found, RecordRefusedError
@@ -39,7 +38,8 @@ from outpost_worker.record.kinds import Found, RecordRefusedError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from outpost_cloudrun.admin.answers import Execution
+    from outpost_cloudrun.admin.answers import Execution, Job, Operation
+    from outpost_cloudrun.admin.client import AdminClient
     from outpost_cloudrun.keeper.records import WorkerRecord
     from outpost_cloudrun.keeper.witness import Witness
     from outpost_cloudrun.options import CloudRunOptions
@@ -54,45 +54,20 @@ _FRESH: Final = 2.0
 _QUICK: Final = 3.0
 #: Seconds, besides the grace, that a container has to read the word of a stop and to end.
 HEARD: Final = 30.0
-#: Seconds for which the rig of an ended worker is asked for unpushed work.
-_RIG: Final = 600.0
-#: Seconds until a removed job must be gone.
-_REMOVAL: Final = 60.0
 
 
-class JobCourse:
-    """Workers as jobs; see `Course`.
+class JobCourse(AdminCourse):
+    """Workers as jobs; see `AdminCourse`."""
 
-    Args:
-        options: of the outpost.
-        admin: the Admin API; closed with this.
-        witness: reads the records of workers; closed with this.
-    """
+    kind = "job"
+    deleted_by = "gcloud run jobs delete"
+    asks_rig_for = 600.0
 
     def __init__(self, options: CloudRunOptions, admin: AdminClient, witness: Witness) -> None:
-        self._options = options
-        self._admin = admin
-        self._witness = witness
+        super().__init__(options, admin, witness)
         self._hurry: dict[str, asyncio.Event] = {}
         self._asked = 0.0  # when Google was last seen to answer (monotonic)
         self._trouble: dict[str, str] = {}  # worker → why it cannot be looked at
-
-    async def aclose(self) -> None:
-        """Let go of connections; workers keep running."""
-        self._witness.close()
-        await self._admin.aclose()
-
-    async def ping(self) -> Health:
-        """Say whether a job could be created now, as far as looking tells."""
-        try:
-            await self._admin.reach("jobs")
-        except OutpostError as error:
-            return Health(ok=False, detail=error.message, hint=error.hint)
-        return Health(ok=True, detail=f"jobs in {self._options.region}")
-
-    async def facts(self, programs: Sequence[str]) -> Facts:  # noqa: ARG002 - only a container knows
-        """Say how much a container has."""
-        return Facts(cpus=self._options.cpu, memory=self._options.memory)
 
     async def unreached(self, running: Sequence[WorkerRecord]) -> str:
         """Return why none of some workers can be looked at; "" when one can."""
@@ -170,21 +145,6 @@ class JobCourse:
                 " see it",
                 hint="put it into Secret Manager, and write"
                 " secrets: {OUTPOST_GIT_CREDENTIALS: projects/P/secrets/S:latest}",
-            )
-
-    async def _adopt(self, record: WorkerRecord, name: str) -> None:
-        """Make sure that the job that is there already is this worker's."""
-        try:
-            job = await self._admin.job(name)
-        except NotFoundError:
-            raise UnreachableError(
-                f"the job {name} was there and is not", hint="it is tried again"
-            ) from None
-        if not names.same_digest(job.labels, record.digest):
-            raise ConflictError(
-                f"the job {name} is {record.worker} with another order",
-                hint=f"outpost spawn --again, or: gcloud run jobs delete {name}"
-                f" --region {self._options.region}",
             )
 
     async def _refuse_if_hopeless(self, name: str) -> None:
@@ -274,11 +234,11 @@ class JobCourse:
         times = {"began": execution.started, "ended": execution.completed}
         await asyncio.to_thread(record.remember, **times)
         ending = None
-        found = await self._found(record)
+        found = await self._on_record(record)
         if found is None or found.result is None:
             tasks = await self._admin.tasks(name, execution.short)
             ending = endings.of_execution(
-                execution, tasks, specs.memory(self._options.memory),
+                execution, tasks, self._memory,
                 asked=record.stop_grace is not None, claimed=found is not None,
             )  # fmt: skip
         if ending is not None:
@@ -287,7 +247,7 @@ class JobCourse:
             assert found is not None
             await self._finish(record, found, name)
 
-    async def _found(self, record: WorkerRecord) -> Found | None:
+    async def _on_record(self, record: WorkerRecord) -> Found | None:
         try:
             return await self._witness.found(record.order)
         except RecordRefusedError:  # something else stands there: it says nothing
@@ -309,19 +269,6 @@ class JobCourse:
             await asyncio.to_thread(record.finish, result)
             return
         await self._finish(record, found, job)
-
-    async def _checkpoint(self, record: WorkerRecord) -> str | None:
-        """Return the ref with unpushed work; None also where its rig has not answered for long."""
-        since = record.course.get("rig_at")
-        if not isinstance(since, float):
-            since = time.time()
-            await asyncio.to_thread(record.remember, rig_at=since)
-        try:
-            return await self._witness.checkpoint(record.order)
-        except UnreachableError:
-            if time.time() - since < _RIG:
-                raise
-            return None
 
     async def _finish(self, record: WorkerRecord, found: Found, job: str) -> None:
         assert found.result is not None
@@ -421,34 +368,11 @@ class JobCourse:
         if not (job.executions or job.latest):
             await self._is_removed(name)
 
-    async def remove(self, record: WorkerRecord, *, force: bool) -> Cleaned:  # noqa: ARG002
-        """Remove the job of an ended worker, then its record; see `Course`."""
-        name = self._name(record)
-        if not await self._is_removed(name):
-            raise UnreachableError(f"the job {name} is not removed yet", hint="try again")
-        detail = ""
-        try:
-            await self._witness.forget(record.order)
-        except RecordRefusedError as error:
-            detail = error.message
-        result = record.result
-        rescued = result.checkpoint if result is not None else None
-        return Cleaned(removed=True, rescued=rescued, detail=detail)
+    async def _found(self, name: str) -> Job:
+        return await self._admin.job(name)
 
-    async def _is_removed(self, name: str) -> bool:
-        """Remove a job, and see whether it is gone."""
-        operation = await self._admin.delete_job(name)
-        if operation is not None:
-            with suppress(UnreachableError):
-                await self._admin.wait(operation, _REMOVAL)
-        try:
-            await self._admin.job(name)
-        except NotFoundError:
-            return True
-        return False
-
-    def _name(self, record: WorkerRecord) -> str:
-        return names.worker_name(self._options.service, record.worker, record.order.owner)
+    async def _delete(self, name: str) -> Operation | None:
+        return await self._admin.delete_job(name)
 
 
 def _waiting(said: str) -> str:
