@@ -17,9 +17,8 @@ from dataclasses import asdict
 from typing import Final
 
 from outpost_cloudrun.server.bucket import Bucket, PreconditionError
-from outpost_core.errors import OutpostError
 from outpost_shared import faults
-from outpost_worker.record import standing
+from outpost_worker.record import ask
 from outpost_worker.record.cells import (
     MOST,
     MOST_OBJECT,
@@ -29,7 +28,7 @@ from outpost_worker.record.cells import (
     MovedError,
     Objects,
 )
-from outpost_worker.record.kinds import Claim, Record, SupersededError
+from outpost_worker.record.kinds import Claim, Record
 from outpost_worker.record.stored import StoredRecord
 from outpost_worker.record.volume import VolumeCells, VolumeObjects
 
@@ -168,20 +167,7 @@ def main(place: str, said: str, hosts: str, push: str = "") -> int:
         hosts: that of what leads to the bucket.
         push: the commit and the ref of a push that is about to begin; "" for none.
     """
-    try:
-        claim = Claim(**json.loads(said))
-        record = _stored(place, claim.owner, json.loads(hosts))
-        if push:
-            record.note_push(claim, push)
-        else:
-            record.standing(claim)
-    except SupersededError as error:
-        print(error.message, file=sys.stderr)
-        return standing.SUPERSEDED
-    except (OutpostError, TypeError, ValueError) as error:
-        print(getattr(error, "message", "") or str(error), file=sys.stderr)
-        return 1
-    return 0
+    return ask.answer(said, push, lambda claim: _stored(place, claim.owner, json.loads(hosts)))
 
 
 def _stored(

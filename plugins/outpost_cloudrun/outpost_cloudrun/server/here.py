@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 import sys
 import time
 import traceback
@@ -16,7 +15,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from outpost_cloudrun.server.claims import Claims, Known
 from outpost_cloudrun.server.instance import Instance
 from outpost_cloudrun.server.places import Place
 from outpost_cloudrun.server.watching import Watched, Watching
@@ -25,7 +23,8 @@ from outpost_core.names import REFS
 from outpost_core.types import Result, State, WorkerStatus
 from outpost_shared.backoff import Backoff
 from outpost_worker.folder import files
-from outpost_worker.record.kinds import TAIL, Found, SupersededError
+from outpost_worker.record.claims import Claims, Known
+from outpost_worker.record.holding import Holding
 from outpost_worker.record.segments import KeptLog, LogKeeper
 from outpost_worker.record.standing import REASON as SUPERSEDED
 from outpost_worker.repository import credentials
@@ -112,7 +111,8 @@ class Here:
         self._pace = pace
         self._final = final
         self._watched: Watched | None = None
-        self._log = self._keeper()
+        self._holding = self._held()
+        self._log = self._holding.log if self._holding else None
         self._looked = self._beaten = time.monotonic()
         self._stopping = False
         self._refused: float | None = None  # since when its record does not take its end
@@ -204,12 +204,13 @@ class Here:
     def _is_moving(self, result: Result) -> bool:
         return result.reason == TERMINATED and not self._final
 
-    def _keeper(self) -> LogKeeper | None:
-        kept = self.kept_log()
-        if kept is None or self.known is None:
+    def _held(self) -> Holding | None:
+        if self.place is None or self.known is None:
             return None
-        path = self._instance.root / files.WORKERS / self.worker / files.LOG
-        return LogKeeper(kept, self.known.claim.leg, self.known.base, str(path))
+        folder, known, kept = self._instance.root / files.WORKERS / self.worker, self.known, None
+        if (log := self.kept_log()) is not None:
+            kept = LogKeeper(log, known.claim.leg, known.base, str(folder / files.LOG))
+        return Holding(self.place.record, known.claim, str(folder), kept, known.base)
 
     async def _run(self) -> None:
         """Keep the claim and the end, whatever goes wrong on the way: nobody else does it."""
@@ -280,24 +281,17 @@ class Here:
 
     async def _ask(self, *, beat: bool) -> None:
         """Look whether the claim stands, and whether a stop was asked for."""
-        assert self.place is not None
-        assert self.known is not None
-        claim, record = self.known.claim, self.place.record
+        assert self._holding is not None
         self._looked = time.monotonic()
         try:
-            found: Found | None
-            if beat:
-                found = await asyncio.to_thread(record.beat, claim)
-                self._beaten = time.monotonic()
-            else:
-                found = await asyncio.to_thread(record.read, self.worker)
-        except SupersededError:
-            found = None
+            found = await asyncio.to_thread(self._holding.ask, beat=beat)
         except OutpostError as error:
             self.trouble = error.message
             return
         self.trouble = ""
-        if found is None or found.claim.id != claim.id or found.result is not None:
+        if beat:
+            self._beaten = time.monotonic()
+        if found is None:
             await self._supersede()
         elif found.stop is not None and not self._stopping:
             self._stopping = True
@@ -311,49 +305,25 @@ class Here:
 
     async def _settle(self, result: Result) -> bool:
         """Put the end on record, and read it back; False where it has to be tried again."""
-        assert self.place is not None
+        assert self._holding is not None
         assert self.known is not None
-        claim, record = self.known.claim, self.place.record
         if result.reason == SUPERSEDED:
             await self._supersede()
             return True
-        if not await self._keep_log():
-            self.tell()
-            return False
-        if result.log_bytes is not None:
-            result = dataclasses.replace(result, log_bytes=self.base + result.log_bytes)
         try:
-            tail = await asyncio.to_thread(self._tail)
-            await asyncio.to_thread(record.finish, claim, result, tail)
-            found = await asyncio.to_thread(record.read, self.worker)
-        except SupersededError:
-            await self._supersede()
-            return True
+            stands = await asyncio.to_thread(self._holding.finish, result)
         except (OutpostError, OSError) as error:
             self.trouble = str(error).partition("\n")[0]
             self.tell()
             return False
-        if found is None or found.result is None:
-            self.trouble = "its record does not show how it ended"
-            return False
+        if stands is None:
+            await self._supersede()
+            return True
         self.trouble = ""
-        self.known = dataclasses.replace(self.known, result=found.result)
+        self.known = dataclasses.replace(self.known, result=stands)
         with suppress(OSError):  # a full disk: the record is what counts
             await asyncio.to_thread(self._claims.write, self.known)
         await asyncio.to_thread(credentials.remove, str(self._instance.root), self.worker)
-        self.settled = found.result
+        self.settled = stands
         self.tell()
         return True
-
-    def _tail(self) -> bytes:
-        """Return the end of the log that is here."""
-        path = self._instance.root / files.WORKERS / self.worker / files.LOG
-        try:
-            fd = files.open_plain(str(path))
-        except FileNotFoundError:
-            return b""
-        try:
-            size = os.fstat(fd).st_size
-            return os.pread(fd, TAIL, max(size - TAIL, 0))
-        finally:
-            os.close(fd)

@@ -21,11 +21,11 @@ from outpost_cloudrun.server.bucket import Bucket
 from outpost_cloudrun.server.instance import Instance
 from outpost_cloudrun.server.serving import LAST, MOVE
 from outpost_cloudrun.server.settings import Settings
-from outpost_cloudrun.server.signals import on_end
 from outpost_cloudrun.server.taking import Taking
 from outpost_cloudrun.server.watching import Watching
 from outpost_cloudrun.server.web import MOST_BODY
 from outpost_core.errors import UsageError
+from outpost_worker.serving.signals import on_end
 
 ORDER: Final = "OUTPOST_ORDER"
 ORDER_OBJECT: Final = "OUTPOST_ORDER_OBJECT"

@@ -54,16 +54,10 @@ def place_of(settings: Settings, order: Order, credentials: str) -> Place | None
     Raises:
         UsageError: its rig cannot be one.
     """
-    goal, store = pushed_to(order), settings.store
+    goal, store = places.pushed_to(order), settings.store
     if store:
         return Place(bucketrecord.records(store, order.owner), store, goal, credentials)
     if goal:
         record = places.on_rig(goal, str(settings.root), order.owner, credentials)
         return Place(record, "", goal, credentials)
     return None
-
-
-def pushed_to(order: Order) -> str:
-    """Return where an order's work is pushed to; "" for nowhere."""
-    fork = order.delivery.push_url if order.delivery is not None else ""
-    return fork or order.rig or ""

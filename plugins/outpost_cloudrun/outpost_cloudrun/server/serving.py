@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Final
 from outpost_cloudrun.server import orphans
 from outpost_cloudrun.server.instance import Instance
 from outpost_cloudrun.server.settings import Settings
-from outpost_cloudrun.server.signals import on_end
 from outpost_cloudrun.server.taking import Taking
 from outpost_cloudrun.server.watching import Watching
 from outpost_cloudrun.server.web import MOST_HEADERS, Application
 from outpost_cloudrun.server.work import Work
 from outpost_shared.backoff import every
+from outpost_worker.serving.signals import on_end
 
 if TYPE_CHECKING:
     from granian.server.embed import Server

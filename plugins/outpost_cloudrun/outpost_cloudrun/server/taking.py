@@ -16,12 +16,11 @@ from weakref import WeakValueDictionary
 
 from outpost_cloudrun.server import elsewhere
 from outpost_cloudrun.server.asked import Asked
-from outpost_cloudrun.server.claims import Claims, Known
 from outpost_cloudrun.server.following import Following
 from outpost_cloudrun.server.here import TERMINATED, Here, Pace
 from outpost_cloudrun.server.instance import Instance
 from outpost_cloudrun.server.lines import Numbered
-from outpost_cloudrun.server.places import Place, place_of, pushed_to
+from outpost_cloudrun.server.places import Place, place_of
 from outpost_cloudrun.server.settings import Settings
 from outpost_cloudrun.server.watching import Watching
 from outpost_core import wire
@@ -37,7 +36,9 @@ from outpost_core.names import RIG_CREDENTIAL, checkpoint_ref
 from outpost_core.types import Order, Result, State, WorkerStatus
 from outpost_shared.backoff import every
 from outpost_worker.folder import files
+from outpost_worker.record.claims import Claims, Known
 from outpost_worker.record.kinds import Claim, Found, SupersededError
+from outpost_worker.record.places import pushed_to
 from outpost_worker.record.standing import launched
 from outpost_worker.repository import credentials, reference
 from outpost_worker.repository.mirror import asking

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outpost_core.types import Result
+from outpost_core.types import Order, Result
 from outpost_worker.record.cells import Objects
 from outpost_worker.record.kinds import Found, Record
 from outpost_worker.record.onrig import RigCells
@@ -39,6 +39,12 @@ def on_volume(path: str, owner: str = "") -> Record:
 def volume_logs(path: str) -> Objects:
     """Return where logs are kept on a mounted volume; see `on_volume` and `segments`."""
     return VolumeObjects(path)
+
+
+def pushed_to(order: Order) -> str:
+    """Return where an order's work is pushed to; "" for nowhere."""
+    fork = order.delivery.push_url if order.delivery is not None else ""
+    return fork or order.rig or ""
 
 
 def delivered(found: Found, rig: str, credentials: str = "") -> Result | None:

@@ -39,7 +39,7 @@ def hide(names: Iterable[str]) -> None:
 def _environment() -> tuple[int, int] | None:
     """Return where the first environment is, and how long; None when nobody says."""
     try:
-        with open("/proc/self/stat", "rb") as file:  # noqa: PTH123 - a file of the system
+        with open("/proc/self/stat", "rb") as file:
             words = file.read().rpartition(b")")[2].split()
     except OSError:
         return None
