@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,6 +29,12 @@ MARKS = {
 BUILD = 900
 #: How dear a test with this mark is, beside one of a common file.
 DEAR = {"slow": 30, "containers": 20, "network": 20, "agents": 10, "docs": 10, "beads": 5}
+
+#: Where the ids of the tests that failed are written, one a line, when all have run; for
+#: `scripts/again`. Neither xdist's processes nor what tests start may write there.
+FAILED = os.environ.pop("OUTPOST_TEST_FAILED", "")
+_failed: dict[str, None] = {}
+_uncollected: list[str] = []
 
 # How long one example takes says how loaded the machine is, not whether the code is right.
 settings.register_profile("outpost", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -105,6 +112,26 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"left out, where every test must run: {error}"
     return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note what failed, be it while it was set up or torn down."""
+    if report.failed:
+        file = report.nodeid.partition("::")[0]
+        test, at, group = report.nodeid.rpartition("@")  # xdist appends the group
+        _failed[test if at and group.startswith(file) else report.nodeid] = None
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """Note which tests could not even be found."""
+    if report.failed:
+        _uncollected.append(report.nodeid)
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """Write down what failed, unless the run was broken off: then nobody knows of the rest."""
+    if FAILED and exitstatus == pytest.ExitCode.TESTS_FAILED and not _uncollected:
+        Path(FAILED).write_text("".join(f"{each}\n" for each in _failed))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -79,3 +79,86 @@ def test_the_dearest_groups_come_first_and_a_files_tests_stay_together(tmp_path:
     said = run(tmp_path, "-v", "-W", "ignore")
     order = [line.split("::")[1].split()[0] for line in said.splitlines() if " PASSED" in line]
     assert order == ["test_long", "test_short", "test_net", "test_one", "test_two"], said
+
+
+FLAKY = """
+import pytest
+
+@pytest.fixture
+def late():
+    raise TimeoutError("not in time")
+
+def test_set_up(late):
+    pass
+
+@pytest.mark.parametrize("word", ["a@b"])
+def test_one(word):
+    assert word == "c"
+
+def test_two():
+    pass
+"""
+
+
+def test_what_failed_is_written_down_by_its_own_id(tmp_path: Path) -> None:
+    folder = tmp_path / "tests"
+    folder.mkdir()
+    (folder / "test_it.py").write_text(FLAKY)
+    (folder / "test_well.py").write_text("def test_well(): pass\n")
+    failed = tmp_path / "failed"
+    for words in ((), ("-n", "2", "--dist", "loadgroup")):
+        said = run(folder, *words, OUTPOST_TEST_FAILED=str(failed))
+        ids = set(failed.read_text().splitlines())
+        assert ids == {"test_it.py::test_set_up", "test_it.py::test_one[a@b]"}, said
+        failed.unlink()
+
+
+def test_a_run_that_was_broken_off_or_is_well_writes_nothing_down(tmp_path: Path) -> None:
+    folder = tmp_path / "tests"
+    folder.mkdir()
+    failed = tmp_path / "failed"
+    wrong = "def test_wrong():\n    assert False\n"
+    (folder / "test_a.py").write_text(wrong)
+    (folder / "test_b.py").write_text("def test_b():\n    raise KeyboardInterrupt\n")
+    assert "1 failed" in run(folder, OUTPOST_TEST_FAILED=str(failed))
+    assert not failed.exists()
+    (folder / "test_b.py").write_text("raise ValueError\n")
+    for words in ((), ("-n", "2", "--dist", "loadgroup"), ("--continue-on-collection-errors",)):
+        assert " error" in run(folder, *words, OUTPOST_TEST_FAILED=str(failed))
+        assert not failed.exists()
+    (folder / "test_b.py").unlink()
+    (folder / "test_a.py").write_text(wrong.replace("False", "True"))
+    assert "1 passed" in run(folder, OUTPOST_TEST_FAILED=str(failed))
+    assert not failed.exists()
+
+
+def again(failed: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [ROOT / "scripts" / "again", failed],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_what_passes_alone_is_named_and_what_fails_again_fails(tmp_path: Path) -> None:
+    tests = tmp_path / "test_it.py"
+    tests.write_text("def test_late(): pass\n\ndef test_wrong():\n    assert False\n")
+    failed = tmp_path / "failed"
+    failed.write_text(f"{tests}::test_late\n")
+    done = again(failed)
+    assert done.returncode == 0, done.stdout
+    assert f"passed alone, failed under load: {tests}::test_late\n" in done.stdout
+    failed.write_text(f"{tests}::test_wrong\n{tests}::test_late\n")
+    done = again(failed)
+    assert done.returncode == 1
+    last = done.stdout.splitlines()[-2:]
+    assert last[0] == f"failed again: {tests}::test_wrong"
+    assert last[1] == f"passed alone, failed under load: {tests}::test_late"
+    failed.write_text(f"{tests}::test_late\n" * 4)
+    done = again(failed)
+    assert done.returncode == 1
+    assert "more than 3" in done.stdout
+    failed.unlink()
+    assert again(failed).returncode == 1
