@@ -13,6 +13,7 @@ import functools
 import os
 import signal
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -271,33 +272,66 @@ class Lab(Cluster):
 
     @contextlib.contextmanager
     def throttled(self, user: User, namespace: str) -> Iterator[None]:
-        """Have a user told 429 for whatever they ask; needs `Options(flow_control=True)`."""
+        """Have a user told 429 for whatever they ask; needs `Options(flow_control=True)`.
+
+        A level without a share still lets one request pass at a time: another one, which a webhook
+        holds up, is that one.
+        """
+        over, holder = threading.Event(), self._holder(namespace)
+
+        def hold(_: dict[str, Any]) -> dict[str, Any]:
+            over.wait(25)
+            return {"allowed": True}
+
+        def ask() -> None:
+            while not over.wait(0.05):
+                with contextlib.suppress(ApiError):
+                    here = f"/api/v1/namespaces/{namespace}/configmaps"
+                    holder.api.post(here, {"metadata": {"generateName": "held-"}})
+
+        thread = threading.Thread(target=ask)
+        rule = {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}
+        created = [{**rule, "operations": ["CREATE"]}]
+        hooked = self.webhook(hold, namespace, created, timeoutSeconds=30)
+        with hooked, self._level(f"none-{user.name}", namespace, [user, holder]):
+            thread.start()
+            try:
+                user.api.refused(429)
+                yield
+            finally:
+                over.set()
+                thread.join()
+
+    def _holder(self, namespace: str) -> User:
+        rules = [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]}]
+        return self.user(namespace, rules)
+
+    @contextlib.contextmanager
+    def _level(self, name: str, namespace: str, users: Sequence[User]) -> Iterator[None]:
+        """Have a level of priority without a share, for all that some users ask."""
         place = "/apis/flowcontrol.apiserver.k8s.io/v1"
-        name = f"none-{user.name}"
         limited = {"nominalConcurrencyShares": 0, "lendablePercent": 0,
                    "borrowingLimitPercent": 0, "limitResponse": {"type": "Reject"}}  # fmt: skip
-        account = {"namespace": namespace, "name": user.name}
-        self.admin.post(
-            f"{place}/prioritylevelconfigurations",
-            {"metadata": {"name": name}, "spec": {"type": "Limited", "limited": limited}},
-        )
         everything = {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"],
                       "clusterScope": True, "namespaces": ["*"]}  # fmt: skip
+        accounts = [{"namespace": namespace, "name": user.name} for user in users]
         rule = {
-            "subjects": [{"kind": "ServiceAccount", "serviceAccount": account}],
+            "subjects": [{"kind": "ServiceAccount", "serviceAccount": one} for one in accounts],
             "resourceRules": [everything],
             "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
         }
         spec = {"priorityLevelConfiguration": {"name": name}, "matchingPrecedence": 2}
-        self.admin.post(
-            f"{place}/flowschemas", {"metadata": {"name": name}, "spec": {**spec, "rules": [rule]}}
-        )
+        objects = {
+            "prioritylevelconfigurations": {"type": "Limited", "limited": limited},
+            "flowschemas": {**spec, "rules": [rule]},
+        }
+        for resource, said in objects.items():
+            self.admin.post(f"{place}/{resource}", {"metadata": {"name": name}, "spec": said})
         try:
-            user.api.refused(429)
             yield
         finally:
-            self.admin.delete(f"{place}/flowschemas/{name}")
-            self.admin.delete(f"{place}/prioritylevelconfigurations/{name}")
+            for resource in objects:
+                self.admin.delete(f"{place}/{resource}/{name}")
 
     def _wait_for_api(self) -> None:
         deadline = time.monotonic() + PATIENCE
