@@ -19,6 +19,7 @@ from outpost_core import hookspecs
 from outpost_core.discovery import Plugins
 from outpost_core.options import OptionField, option_fields
 from outpost_core.types import REASONS
+from outpost_k8s.near.codes import REASONS as KUBERNETES
 from outpost_manager.cli.app import SECTIONS, cli
 from outpost_manager.config.model import AgentOptions, Defaults
 from outpost_manager.config.read import PRICE_FIELDS
@@ -198,12 +199,24 @@ def reasons() -> str:
     lines = [NOTE, "# Reasons", "The `reason` of a result says why a worker ended as it did.\n"]
     lines.append("| reason | meaning | what to do next |\n| --- | --- | --- |")
     for code, text in REASONS.items():
-        hint = HINTS.get(code, "").replace("{login}", "").replace("{install}", "install it there")
-        for word in ("worker", "issue", "outpost"):
-            hint = hint.replace("{" + word + "}", word.upper())
-        lines.append(f"| `{code}` | {text} | {hint} |")
+        lines.append(f"| `{code}` | {text} | {_plain_hint(HINTS.get(code, ''))} |")
     lines.append("\nBackends may add their own. Exit codes are with the [command line](cli.md).\n")
-    return "\n".join(lines)
+    lines.append(
+        "## Kubernetes\nWhat a cluster says of a worker that waits, or of one that left no"
+    )
+    lines.append("result of its own.\n")
+    lines.append("| reason | meaning | what to do next |\n| --- | --- | --- |")
+    for code, reason in KUBERNETES.items():
+        lines.append(f"| `{code}` | {reason.words} | {_plain_hint(reason.hint)} |")
+    return "\n".join([*lines, ""])
+
+
+def _plain_hint(hint: str) -> str:
+    """Return a hint as the reference shows it."""
+    hint = hint.replace("{login}", "").replace("{install}", "install it there")
+    for word in ("worker", "issue", "outpost"):
+        hint = hint.replace("{" + word + "}", word.upper())
+    return hint
 
 
 def hooks() -> str:

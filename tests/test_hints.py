@@ -10,6 +10,7 @@ import pytest
 from outpost_agents.presets import PRESETS
 from outpost_cloudrun.keeper import endings
 from outpost_core.types import REASONS, Result, State, Worker
+from outpost_k8s.near import codes as kubernetes
 from outpost_manager.cli.app import cli
 from outpost_manager.hints import BACKENDS, HINTS, next_step
 
@@ -30,7 +31,14 @@ def test_each_reason_that_is_bad_has_a_hint_and_no_other() -> None:
 
 
 def test_reasons_of_our_backends_have_hints() -> None:
-    assert {endings.CANCELLED, endings.DELETED, endings.OUT_OF_MEMORY} == BACKENDS.keys()
+    cloudrun = {endings.CANCELLED, endings.DELETED, endings.OUT_OF_MEMORY}
+    assert {*cloudrun, *kubernetes.REASONS} == BACKENDS.keys()
+
+
+def test_the_hints_of_kubernetes_are_told_the_same_while_a_worker_waits() -> None:
+    assert {code: BACKENDS[code] for code in kubernetes.REASONS} == {
+        code: reason.hint for code, reason in kubernetes.REASONS.items()
+    }
 
 
 @pytest.mark.parametrize("reason", sorted({*HINTS, *BACKENDS}))
@@ -52,4 +60,4 @@ def test_hints_name_what_the_agent_needs() -> None:
     archive = next_step(worker("filter_missing", checkpoint="/r/x.1.unfiltered.tar"), PRESETS)
     assert archive.endswith("tar -tf /r/x.1.unfiltered.tar")
     assert "--again" not in archive, "what is in an archive alone is not taken up"
-    assert next_step(worker("k8s_evicted"), PRESETS) == "outpost logs x.1"
+    assert next_step(worker("acme_evicted"), PRESETS) == "outpost logs x.1"

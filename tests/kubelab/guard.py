@@ -23,12 +23,12 @@ def main() -> None:
     keeper = [sys.executable, "-S", "-m", "kubelab.keeper", str(plan.folder)]
     spaces = ["unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--mount-proc", "--fork",
               "--kill-child=KILL"]  # fmt: skip
-    apart = plan.options.apart and is_root()
+    root = is_root()
     process = subprocess.Popen(
-        [*spaces, *keeper] if apart else keeper, stdin=subprocess.PIPE, text=True
+        [*spaces, *keeper] if root else keeper, stdin=subprocess.PIPE, text=True
     )
     try:
-        if apart:
+        if root:
             plan = _connect(plan, _child(process))
             _groups(plan)
         else:

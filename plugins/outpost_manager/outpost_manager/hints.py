@@ -64,6 +64,36 @@ BACKENDS: Final[Mapping[str, str]] = {
     " (`concurrency`), or a `disk` for its clones; then outpost retry {issue}",
     "cloudrun_cancelled": "somebody cancelled it at Google; outpost retry {issue}",
     "cloudrun_deleted": "somebody deleted it at Google; outpost retry {issue}",
+    "k8s_unschedulable": "ask for less (`cpu`, `memory`, `ephemeral_storage`), let {outpost} use"
+    " more nodes (`node_selector`, `tolerations`), or add some",
+    "k8s_gated": "whoever sets the gate (a policy, a queue) removes it",
+    "k8s_queued": "its queue has no room now: kubectl get clusterqueues says how much it has",
+    "k8s_suspended": "whoever suspended it resumes it: kubectl edit job, `suspend: false`",
+    "k8s_quota": "raise the quota, ask for less (`cpu`, `memory`, `ephemeral_storage`), or lower"
+    " `max_workers`",
+    "k8s_admission": "outpost doctor {outpost}; change the policy, or what it refuses with"
+    " `pod_template`",
+    "k8s_image_pull": "outpost doctor {outpost} looks at `image` and `image_pull_secrets`",
+    "k8s_config_missing": "create it in the namespace, or change `secrets`, `git_secret` or"
+    " `pod_template`",
+    "k8s_volume": "look at the claims: kubectl get pvc; outpost bootstrap {outpost} makes those"
+    " of `volume` and `rig_cache`",
+    "k8s_start_failed": "outpost doctor {outpost} looks at the image and the runtime class",
+    "k8s_init_failed": "it comes from `pod_template` or from a webhook; the message says how it"
+    " ended",
+    "k8s_oom_killed": "give {outpost} more `memory`; then outpost retry {issue}",
+    "k8s_disk_full": "give {outpost} more `ephemeral_storage`; then outpost retry {issue}",
+    "k8s_evicted": "outpost retry {issue}; kubectl describe node says what its node lacked",
+    "k8s_preempted": "outpost retry {issue}; `priority_class` makes it more important",
+    "k8s_node_lost": "outpost retry {issue}",
+    "k8s_node_shutdown": "outpost retry {issue}",
+    "k8s_node_refused": "outpost retry {issue}",
+    "k8s_deadline": "--timeout gives a worker more time; then outpost retry {issue}",
+    "k8s_deleted": "outpost retry {issue}",
+    "k8s_namespace_terminating": "give {outpost} another `namespace`, or make it again: outpost"
+    " bootstrap {outpost}",
+    "k8s_unknown": "outpost retry {issue}",
+    "k8s_elsewhere": "the machine that has it says how it ended; else outpost retry {issue}",
 }
 
 
