@@ -8,10 +8,14 @@ import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 from peers import MissingError
+
+if TYPE_CHECKING:
+    from peers.kubelab import Cluster
 
 #: Whether what a test needs must be there; `.ci/run` says so, and CI systems do.
 EVERYTHING = any(os.environ.get(name, "") not in ("", "0") for name in ("OUTPOST_TEST_ALL", "CI"))
@@ -20,15 +24,24 @@ MARKS = {
     "agents_path": "agents",
     "bd_path": "beads",
     "boxes": "containers",
+    "cluster": "kube",
     "containers": "containers",
     "net": "network",
     "w": "network",
     "with_agents": "agents",
 }
-#: Seconds that a test may take that may have to wait until an image is built.
+#: Seconds that a test may take that may have to wait until an image or the lab is built.
 BUILD = 900
 #: How dear a test with this mark is, beside one of a common file.
-DEAR = {"slow": 30, "containers": 20, "network": 20, "agents": 10, "docs": 10, "beads": 5}
+DEAR = {
+    "slow": 30,
+    "kube": 25,
+    "containers": 20,
+    "network": 20,
+    "agents": 10,
+    "docs": 10,
+    "beads": 5,
+}
 
 #: Where the ids of the tests that failed are written, one a line, when all have run; for
 #: `scripts/again`. Neither xdist's processes nor what tests start may write there.
@@ -81,7 +94,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     for fixture, mark in MARKS.items():
         if fixture in fixtures:
             item.add_marker(mark)
-    if item.get_closest_marker("containers"):
+    if item.get_closest_marker("containers") or item.get_closest_marker("kube"):
         item.add_marker(pytest.mark.timeout(BUILD))
     item.add_marker(pytest.mark.xdist_group(_group(item)))
 
@@ -142,3 +155,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             f"{left} tests were left out, for the reasons above: as root, after `scripts/setup "
             "test`, all of them run, and with OUTPOST_TEST_ALL=1 one that cannot fails."
         )
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Have a real Kubernetes cluster, one for the whole test run: see `peers.kubelab`."""
+    from peers.kubelab import lab
+
+    with lab() as shared:
+        yield shared

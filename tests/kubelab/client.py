@@ -8,9 +8,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
+from kubelab import images
 from kubelab.plan import Options, Plan
 
 CHECKOUT: Final = Path(__file__).parents[2]
@@ -62,7 +64,7 @@ def start(folder: Path, options: Options, *, leased: bool, programs: Path) -> "C
         raise LabError(f"{error}\n{log.read_text(errors='replace')[-2000:]}") from None
     finally:
         log.unlink()
-    guard.returncode = 0  # it stays, and whoever ends last waits for it
+    client.guard = guard
     return client
 
 
@@ -101,7 +103,7 @@ class Client:
 
     def __init__(self, folder: Path, *, hold: bool = False) -> None:
         self.folder = folder
-        self._hold = hold
+        self.guard: subprocess.Popen[bytes] | None = None
         self._socket = socket.socket(socket.AF_UNIX)
         try:
             self._socket.settimeout(_CALL)
@@ -125,6 +127,8 @@ class Client:
         with contextlib.suppress(OSError):
             self._file.close()
         self._socket.close()
+        if self.guard is not None:
+            self.guard.returncode = 0  # it may stay: it is not this process that ends the lab
 
     def call(self, do: str, **words: Any) -> Any:
         """Ask the keeper something.
@@ -158,10 +162,16 @@ class Client:
             raise LabError(f"{' '.join(argv)} ended with {code}: {printed}")
         return str(printed)
 
+    def load(self, tag: str, env: Mapping[str, str]) -> None:
+        """Let pods have an image of the podman with these variables; see `images.load`."""
+        images.load(self.plan, self.run, tag, env)
+
     def down(self) -> None:
         """End the lab, and return when nothing of it is left."""
         with contextlib.suppress(LabError):
             self.call("down")
+        if self.guard is not None:
+            self.guard.wait()
         self.close()
         deadline = time.monotonic() + PATIENCE
         while self.folder.exists():

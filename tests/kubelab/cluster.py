@@ -40,7 +40,7 @@ def prepare(plan: Plan, run: Callable[..., tuple[int, str]], start: Callable[[st
     )
     names = [f"kwok-{number}" for number in range(plan.options.fake_nodes)]
     for name in names + [NODE] * plan.has_node:
-        _until(f"node {name}", lambda name=name: _is_ready(call("GET", f"/api/v1/nodes/{name}")))
+        _until(f"node {name}", lambda name=name: is_ready(call("GET", f"/api/v1/nodes/{name}")))
 
 
 def ctr_argv(plan: Plan) -> list[str]:
@@ -66,6 +66,14 @@ def compact(plan: Plan) -> None:
     """Make etcd forget all but the newest state of everything."""
     now = _etcd(plan, "range", {"key": "AA=="})["header"]["revision"]
     _etcd(plan, "compaction", {"revision": now, "physical": True})
+
+
+def is_ready(node: dict[str, Any]) -> bool:
+    """Whether pods may be put on a node."""
+    conditions = {one["type"]: one["status"] for one in node["status"].get("conditions", [])}
+    taints = [one["key"] for one in node["spec"].get("taints", [])]
+    waits = any(key.startswith("node.kubernetes.io/") for key in taints)
+    return conditions.get("Ready") == "True" and not waits
 
 
 def caller(plan: Plan) -> Callable[..., Any]:
@@ -96,13 +104,6 @@ def _etcd(plan: Plan, what: str, body: dict[str, Any]) -> dict[str, Any]:
     with opener.open(request, timeout=30) as response:
         answer: dict[str, Any] = json.load(response)
     return answer
-
-
-def _is_ready(node: dict[str, Any]) -> bool:
-    conditions = {one["type"]: one["status"] for one in node["status"].get("conditions", [])}
-    taints = [one["key"] for one in node["spec"].get("taints", [])]
-    waits = any(key.startswith("node.kubernetes.io/") for key in taints)
-    return conditions.get("Ready") == "True" and not waits
 
 
 def _until(what: str, asks: Callable[[], Any]) -> None:

@@ -23,12 +23,12 @@ def main() -> None:
     keeper = [sys.executable, "-S", "-m", "kubelab.keeper", str(plan.folder)]
     spaces = ["unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--mount-proc", "--fork",
               "--kill-child=KILL"]  # fmt: skip
-    root = is_root()
+    apart = plan.options.apart and is_root()
     process = subprocess.Popen(
-        [*spaces, *keeper] if root else keeper, stdin=subprocess.PIPE, text=True
+        [*spaces, *keeper] if apart else keeper, stdin=subprocess.PIPE, text=True
     )
     try:
-        if root:
+        if apart:
             plan = _connect(plan, _child(process))
             _groups(plan)
         else:

@@ -8,6 +8,7 @@ outlives it; else its parts are told by the kernel to end with it.
 import contextlib
 import ctypes
 import json
+import math
 import os
 import signal
 import socket
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kubelab import cluster, parts
-from kubelab.plan import SERVICES, Plan
+from kubelab.plan import COVERED, SERVICES, Plan
 
 #: Seconds until a leased lab that nobody holds ends: at its start, and after its last holder.
 FIRST_HOLD: Final = 60.0
@@ -43,7 +44,7 @@ class Keeper:
         self._plan = plan
         self._changed = threading.Condition()
         self._pids: dict[str, int] = {}
-        self._wanted: set[str] = set()
+        self._wanted: dict[str, float] = {}  # part → not to be started before
         self._ended: dict[int, int] = {}
         self._restarts: dict[str, int] = {}
         self._holders = 0
@@ -58,12 +59,24 @@ class Keeper:
         deadline = time.monotonic() + FIRST_HOLD
         with self._changed:
             while True:
-                self._changed.wait(0.2)
+                self._start_wanted()
+                self._changed.wait(0.1)
                 now = time.monotonic()
                 if self._holders or not self._plan.leased:
                     deadline = now + LAST_HOLD if self._holders else now + FIRST_HOLD
                 elif now > deadline:
                     return
+
+    def _start_wanted(self) -> None:
+        """Start what is wanted and does not run.
+
+        This thread alone does that: where the kernel ends children with their parent, it means
+        the thread that started them.
+        """
+        for part in self._plan.parts:
+            if part not in self._pids and self._wanted.get(part, math.inf) <= time.monotonic():
+                self._pids[part] = self._spawn(part)
+                self._changed.notify_all()
 
     def _begin(self) -> None:
         try:
@@ -79,15 +92,15 @@ class Keeper:
     def start(self, part: str) -> None:
         """Start a part, and start it again whenever it ends by itself."""
         with self._changed:
-            self._wanted.add(part)
-            if part not in self._pids:
-                self._pids[part] = self._spawn(part)
+            self._wanted[part] = 0.0
             self._changed.notify_all()
+            while part in self._wanted and part not in self._pids:
+                self._changed.wait()
 
     def kill(self, part: str, number: int = signal.SIGKILL) -> None:
         """End a part, and leave it ended; returns once it is gone."""
         with self._changed:
-            self._wanted.discard(part)
+            self._wanted.pop(part, None)
             pid = self._pids.get(part)
             if pid is None:
                 return
@@ -104,9 +117,10 @@ class Keeper:
     def lose_node(self) -> None:
         """End all that belongs to the node, as when its power fails: kubelet, containers, all."""
         with self._changed:
-            self._wanted -= {"kubelet", "containerd"}
-            keep = {os.getpid(), *(self._pids[one] for one in self._pids if one != "kubelet"
-                                   and one != "containerd")}  # fmt: skip
+            for part in ("kubelet", "containerd"):
+                self._wanted.pop(part, None)
+            node = ("kubelet", "containerd")
+            keep = {os.getpid(), *(pid for part, pid in self._pids.items() if part not in node)}
             for entry in Path("/proc").iterdir():
                 if entry.name.isdigit() and int(entry.name) not in keep:
                     with contextlib.suppress(ProcessLookupError):
@@ -156,15 +170,10 @@ class Keeper:
                     del self._pids[part]
                     if part in self._wanted:
                         self._restarts[part] = self._restarts.get(part, 0) + 1
-                        threading.Timer(_RESTART, self._again, (part,)).start()
+                        self._wanted[part] = time.monotonic() + _RESTART
                 if not dead:
                     self._ended[pid] = status
                 self._changed.notify_all()
-
-    def _again(self, part: str) -> None:
-        with self._changed:
-            if part in self._wanted and part not in self._pids:
-                self._pids[part] = self._spawn(part)
 
     def _listen(self) -> None:
         aside = f"{self._plan.control}.new"
@@ -241,13 +250,25 @@ def _settle_in(plan: Plan) -> None:
     run("ip", "link", "set", "eth0", "up")
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     run("mount", "--make-rshared", "/")  # a kubelet's volumes have to reach the containers
-    Path("/run/netns").mkdir(exist_ok=True)
-    run("mount", "-t", "tmpfs", "tmpfs", "/run/netns")
+    _cover(plan, run)
     for name, value in _TUNABLES.items():
         shown = plan.folder / name.replace("/", "-")
         shown.write_text(value + "\n")
         if Path("/proc/sys", name).exists():
             run("mount", "--bind", str(shown), f"/proc/sys/{name}")
+
+
+def _cover(plan: Plan, run: Callable[..., None]) -> None:
+    """Let what the parts write to fixed places of the machine's be seen in the lab alone."""
+    memory = plan.folder / "covers"
+    memory.mkdir()
+    run("mount", "-t", "tmpfs", "tmpfs", str(memory))
+    for place in COVERED:
+        upper, work = (memory / f"{place.strip('/').replace('/', '-')}-{name}" for name in "uw")
+        upper.mkdir()
+        work.mkdir()
+        layers = f"lowerdir={place},upperdir={upper},workdir={work}"
+        run("mount", "-t", "overlay", "overlay", "-o", layers, place)
 
 
 def main() -> None:

@@ -154,6 +154,8 @@ disabled_plugins = [{others}]
 
 def _kubelet(plan: Plan) -> list[str]:
     keys, folder = plan.keys, plan.folder
+    # there is no name server; a test may be one
+    resolv = _write(plan, "resolv.conf", f"nameserver {plan.host_address}\n")
     config = _write(plan, "kubelet.yaml", f"""apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 address: {plan.address}
@@ -191,6 +193,7 @@ nodeLeaseDurationSeconds: {min(40, plan.options.node_grace)}
 syncFrequency: 10s
 serializeImagePulls: false
 maxPods: 100
+resolvConf: {resolv}
 """)  # fmt: skip
     return [
         plan.program, "kubelet", f"--config={config}", f"--kubeconfig={keys}/kubelet.kubeconfig",

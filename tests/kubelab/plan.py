@@ -15,6 +15,8 @@ SERVICES: Final = "10.96.0"
 NODE: Final = "node-1"
 #: What pods select to run on the real kubelet; nodes of kwok have `kwok`, and a taint.
 KIND: Final = "kubelab/node"
+#: Where parts write whatever they are told; a lab has its own view of these.
+COVERED: Final = ("/run", "/var/lib", "/var/log")
 #: The parts that together are a cluster's control plane, in the order in which they start.
 CONTROL_PLANE: Final = ("etcd", "apiserver", "manager", "scheduler")
 _PORTS: Final = ("etcd", "etcd_peer", "apiserver", "manager", "scheduler", "kwok")
@@ -26,7 +28,8 @@ class Options:
 
     Attributes:
         fake_nodes: how many nodes kwok plays from the start.
-        real_node: whether there is a real kubelet; never without root.
+        apart: whether it has namespaces of its own; never without root.
+        real_node: whether there is a real kubelet; never without namespaces.
         flow_control: whether priority and fairness is on, with the API server's own limits.
         node_grace: seconds without a word from a node until it counts as lost.
         evict_after: seconds until pods of a lost node are deleted, where they do not say.
@@ -34,6 +37,7 @@ class Options:
     """
 
     fake_nodes: int = 2
+    apart: bool = True
     real_node: bool = True
     flow_control: bool = False
     node_grace: int = 40

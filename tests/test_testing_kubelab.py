@@ -1,0 +1,323 @@
+"""The Kubernetes lab of the tests: what it offers works, and nothing of it stays."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peers import containers, kubelab
+from peers.kubehook import mutate, refuse
+from peers.kubelab import ON_KWOK, ApiError, Cluster, Lab, Options, own_lab
+
+pytestmark = pytest.mark.kube
+
+CHECKOUT = Path(__file__).parents[1]
+JOBS = "/apis/batch/v1/namespaces/{}/jobs"
+PODS = "/api/v1/namespaces/{}/pods"
+MAPS = "/api/v1/namespaces/{}/configmaps"
+#: Where a kubelet, containerd, runc or their plugins leave things, were a lab not to cover it.
+TRACES = ("/run/containerd", "/run/runc", "/run/netns", "/var/lib/kubelet", "/var/lib/cni",
+          "/var/log/containers", "/var/log/pods", "/sys/fs/cgroup")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def mine() -> Iterator[Lab]:
+    """A lab that tests may break."""
+    with own_lab(Options(node_grace=8, flow_control=True)) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def image() -> Any:
+    return containers.image()
+
+
+def job(image: str, *argv: str, **pod: Any) -> dict[str, Any]:
+    container = {"name": "w", "image": image, "imagePullPolicy": "Never", "command": list(argv)}
+    spec = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, **pod}
+    template = {"spec": {**spec, "containers": [container]}}
+    return {"metadata": {"name": "j"}, "spec": {"backoffLimit": 0, "template": template}}
+
+
+def ended(job: dict[str, Any]) -> bool:
+    conditions = job.get("status", {}).get("conditions", [])
+    return any(one["type"] in ("Complete", "Failed") for one in conditions)
+
+
+def only_pod(cluster: Cluster, namespace: str) -> dict[str, Any]:
+    [pod] = cluster.admin.until(PODS.format(namespace), lambda pods: pods["items"])["items"]
+    found: dict[str, Any] = pod
+    return found
+
+
+def phase(cluster: Cluster, namespace: str, name: str) -> None:
+    cluster.admin.until(
+        PODS.format(namespace),
+        lambda pods: [one["status"]["phase"] for one in pods["items"]] == [name],
+    )
+
+
+def test_a_pod_runs_and_reaches_this_machine(cluster: Cluster, image: Any) -> None:
+    tag = cluster.load_image(image.tag, containers.base())
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"from this machine")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer((cluster.host_address, 0), Handler)
+    url = f"http://{cluster.host_address}:{server.server_address[1]}/"
+    script = f"import urllib.request as r; print(r.urlopen({url!r}).read().decode())"
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        with cluster.namespace() as namespace:
+            path = JOBS.format(namespace)
+            cluster.admin.post(path, job(tag, "python3", "-c", script))
+            cluster.admin.until(f"{path}/j", ended)
+            pod = only_pod(cluster, namespace)["metadata"]["name"]
+            printed = cluster.admin.get(f"{PODS.format(namespace)}/{pod}/log")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert printed == "from this machine\n"
+
+
+def test_kwok_plays_pods(cluster: Cluster) -> None:
+    with cluster.namespace() as namespace:
+        path = JOBS.format(namespace)
+        many = job("none", **ON_KWOK)
+        many["spec"] |= {"completions": 20, "parallelism": 20}
+        cluster.admin.post(path, many)
+        assert cluster.admin.until(f"{path}/j", ended)["status"]["succeeded"] == 20
+
+
+def test_a_user_may_what_they_may(cluster: Cluster) -> None:
+    rules = [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list"]}]
+    with cluster.namespace() as namespace, cluster.namespace() as other:
+        user = cluster.user(namespace, rules)
+        assert user.api.get(MAPS.format(namespace))["kind"] == "ConfigMapList"
+        for path in (PODS.format(namespace), MAPS.format(other)):
+            with pytest.raises(ApiError, match="forbidden"):
+                user.api.get(path)
+        assert user.token in user.kubeconfig.read_text()
+        assert user.kubeconfig.stat().st_mode & 0o077 == 0
+        user.revoke()
+
+
+def test_a_webhook_refuses_and_changes(mine: Lab) -> None:
+    def decide(request: dict[str, Any]) -> dict[str, Any]:
+        if request.get("name") == "bad":
+            return refuse("not here")
+        return mutate({"op": "add", "path": "/data", "value": {"seen": "yes"}})
+
+    rules = [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
+              "resources": ["configmaps"]}]  # fmt: skip
+    with mine.namespace() as namespace, mine.webhook(decide, namespace, rules) as hook:
+        path = MAPS.format(namespace)
+        mine.admin.until(path, lambda _: _is_changed(mine, path))
+        with pytest.raises(ApiError, match="not here"):
+            mine.admin.post(path, {"metadata": {"name": "bad"}})
+        assert hook.asked
+
+
+def _is_changed(lab: Lab, path: str) -> bool:
+    """Whether the API server knows of the webhook; it looks for new ones now and then."""
+    made = lab.admin.post(path, {"metadata": {"generateName": "m-"}})
+    return bool(made.get("data") == {"seen": "yes"})
+
+
+def test_a_user_is_throttled(mine: Lab) -> None:
+    with mine.namespace() as namespace:
+        user = mine.user(namespace)
+        with mine.throttled(user, namespace), pytest.raises(ApiError, match="429"):
+            user.api.get("/api")
+        mine.admin.get("/api")
+
+
+def test_the_api_server_is_killed_and_comes_back(mine: Lab) -> None:
+    mine.kill("apiserver")
+    with pytest.raises(OSError, match="refused"):
+        mine.admin.get("/readyz")
+    assert mine.client.status()["parts"]["apiserver"] == 0
+    mine.start("apiserver")
+    assert mine.admin.get("/readyz") == "ok"
+
+
+def test_the_api_server_is_stopped_and_goes_on(mine: Lab) -> None:
+    mine.stop("apiserver")
+    try:
+        with pytest.raises(TimeoutError):
+            next(mine.admin.watch("/api/v1/pods", seconds=0.5))
+    finally:
+        mine.cont("apiserver")
+    assert mine.admin.get("/readyz") == "ok"
+
+
+def test_the_cable_is_pulled(mine: Lab) -> None:
+    mine.cut()
+    try:
+        with pytest.raises(OSError, match=r"timed out|No route"):
+            next(mine.admin.watch("/api/v1/pods", seconds=0.5))
+    finally:
+        mine.restore()
+    assert mine.admin.get("/readyz") == "ok"
+
+
+def test_the_past_is_forgotten(mine: Lab) -> None:
+    with mine.namespace() as namespace:
+        path = MAPS.format(namespace)
+        old = mine.admin.get(path)["metadata"]["resourceVersion"]
+        for _ in range(3):
+            mine.admin.post(path, {"metadata": {"generateName": "m-"}})
+        mine.compact()
+        told: dict[str, Any] = {}
+        try:
+            told = next(mine.admin.watch(path, resourceVersion=old))["object"]
+        except ApiError as error:
+            told = error.body
+        assert told["code"] == 410
+
+
+def test_a_pod_goes_on_while_the_kubelet_is_away(mine: Lab, image: Any) -> None:
+    tag = mine.load_image(image.tag, containers.base())
+    with mine.namespace() as namespace:
+        path = JOBS.format(namespace)
+        script = "import time; [time.sleep(0.1) for _ in range(30)]; print('went on')"
+        mine.admin.post(path, job(tag, "python3", "-c", script))
+        phase(mine, namespace, "Running")
+        mine.kill("kubelet")
+        mine.start("kubelet")
+        assert mine.admin.until(f"{path}/j", ended)["status"]["succeeded"] == 1
+
+
+def test_a_node_is_lost_and_comes_back(mine: Lab, image: Any) -> None:
+    tag = mine.load_image(image.tag, containers.base())
+    node = f"/api/v1/nodes/{kubelab.NODE}"
+    with mine.namespace() as namespace:
+        path = JOBS.format(namespace)
+        mine.admin.post(path, job(tag, "sleep", "1000"))
+        phase(mine, namespace, "Running")
+        mine.lose_node()
+        mine.admin.until(node, lambda found: not kubelab.cluster.is_ready(found))
+        mine.start("containerd")
+        mine.start("kubelet")
+        mine.admin.until(node, kubelab.cluster.is_ready)
+        assert mine.admin.until(f"{path}/j", ended)["status"]["failed"] == 1
+
+
+def test_one_without_namespaces_is_at_loopback() -> None:
+    with own_lab(Options(apart=False)) as lab:
+        assert lab.server.startswith("https://127.0.0.1:")
+        assert not lab.has_node
+        with lab.namespace() as namespace:
+            path = JOBS.format(namespace)
+            lab.admin.post(path, job("none", **ON_KWOK))
+            lab.admin.until(f"{path}/j", ended)
+        pids = [pid for pid in lab.client.status()["parts"].values() if pid]
+        assert len(pids) == 5
+    assert not [pid for pid in pids if _lives(pid)]
+
+
+SHARED = """
+import sys, time
+from peers.kubelab import lab
+with lab() as cluster:
+    print(cluster.server, cluster.client.folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_processes_of_one_run_share_one_and_nothing_is_left() -> None:
+    before = _traces()
+    env = {**os.environ, "PYTHONPATH": str(CHECKOUT / "tests"), "PYTEST_XDIST_TESTRUNUID": "r1"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARED], env=env, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    told = []
+    for process in both:
+        assert process.stdout is not None
+        told.append(process.stdout.readline().split())
+    assert told[0] == told[1] != []
+    folder = Path(told[0][1])
+    inside = _traces()
+    both[0].send_signal(signal.SIGKILL)
+    both[0].communicate()
+    assert folder.exists()
+    both[1].send_signal(signal.SIGKILL)
+    both[1].communicate()
+    deadline = time.monotonic() + kubelab.PATIENCE
+    while folder.exists() or _traces() & (inside - before):
+        assert time.monotonic() < deadline, (folder, _traces() & (inside - before))
+        time.sleep(0.05)
+    assert inside - before  # there was something to see
+
+
+def test_the_command_for_people(tmp_path: Path) -> None:
+    env = {**os.environ, "OUTPOST_KUBELAB_RUN": str(tmp_path)}
+
+    def run(*words: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [CHECKOUT / "scripts" / "kube-lab", *words], env=env, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == code, (done.stdout, done.stderr)
+        return done.stdout + done.stderr
+
+    assert "kube-lab up" in run("status", code=1)
+    told = run("up", "--no-real-node", "--fake-nodes", "1")
+    try:
+        assert run("env").strip() in told
+        assert run("env") == f"export KUBECONFIG={tmp_path}/default/keys/admin.kubeconfig\n"
+        assert run("up") in told  # another one is not started
+        assert "apiserver    runs" in run("status")
+    finally:
+        run("down")
+    assert not list(tmp_path.iterdir())
+
+
+def _lives(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    return False
+
+
+def _traces() -> set[str]:
+    """Return what is on this machine that a lab could have left."""
+    found = {path.name for path in Path("/sys/class/net").iterdir()}
+    found |= {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+    for root in TRACES:
+        top = Path(root)
+        if not top.exists():
+            continue
+        found.add(root)
+        depth = 3 if root.startswith("/sys") else 9
+        for folder, folders, files in os.walk(top):
+            if len(Path(folder).relative_to(top).parts) >= depth - 1:
+                folders.clear()
+            found |= {os.path.join(folder, name) for name in folders}
+            found |= set() if root.startswith("/sys") else {os.path.join(folder, n) for n in files}
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdigit() and "kubelab" in (process / "cmdline").read_text():
+                found.add(f"process {process.name}")
+    return found
