@@ -1,0 +1,410 @@
+"""One API server, in dicts: asked with bounds and deadlines, again where that is harmless."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+from outpost_core.errors import UnreachableError
+from outpost_k8s.api import config
+from outpost_k8s.api.errors import AbsentError, ApiError, ExpiredError, UnavailableError
+from outpost_k8s.api.paths import path
+from outpost_k8s.api.transport import JSON, Transport
+from outpost_shared import border
+from outpost_shared.backoff import Backoff
+
+if TYPE_CHECKING:
+    from outpost_k8s.options import K8sOptions
+
+#: A thing as the API server tells it, or a part of it.
+Object: TypeAlias = dict[str, Any]
+
+#: Seconds that one request may take, and that it is asked again for.
+TOTAL: Final = 60.0
+PATIENCE: Final = 20.0
+#: Seconds for which a server that takes no connection is tried again: it may be restarting, or one
+#: of several; who comes with a question is not held up for longer.
+_CLOSED: Final = 2.0
+#: Longest answer, in bytes: a page of 500 pods of 20 KiB has 10 MiB.
+LONGEST: Final = 128 << 20
+#: Pages of one list, so that a server cannot keep us for ever.
+_MOST_PAGES: Final = 2000
+_METADATA: Final = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,{JSON}"
+_PATCHES: Final = {
+    "merge": "application/merge-patch+json",
+    "json": "application/json-patch+json",
+    "strategic": "application/strategic-merge-patch+json",
+    "apply": "application/apply-patch+yaml",
+}
+#: Who owns the fields that a server-side apply sets, and made what was created.
+MANAGER: Final = "outpost"
+Patch: TypeAlias = Literal["merge", "apply", "json", "strategic"]
+
+
+class Cluster:
+    """The API server of one cluster. Connects when it is first asked; close it at the end.
+
+    Args:
+        place: which cluster, and who we are there (`config.find`).
+        outpost: the outpost's name, for messages and hints.
+        kubeconfig: the file that was configured, to be read again when a login has run out.
+        use_proxy: heed HTTPS_PROXY and NO_PROXY.
+        patience: seconds for which a question is asked again.
+
+    Attributes:
+        namespace: where our things are.
+        server: URL of the API server.
+        context: name of the context, or `in-cluster`.
+        peer: its name in messages.
+    """
+
+    def __init__(
+        self,
+        place: config.Place,
+        *,
+        outpost: str = "",
+        kubeconfig: Path | None = None,
+        use_proxy: bool = True,
+        patience: float = PATIENCE,
+    ) -> None:
+        self.place = place
+        self.namespace = place.namespace
+        self.server = place.server
+        self.context = place.context
+        shown = border.line(place.context, 80)
+        self.peer = f"{outpost} (cluster {shown})" if outpost else f"the cluster {shown}"
+        self._patience = patience
+        self._transport = Transport(
+            place, self.peer, outpost=outpost, kubeconfig=kubeconfig, use_proxy=use_proxy
+        )
+
+    @classmethod
+    def of(cls, options: K8sOptions, name: str) -> Cluster:
+        """Return the cluster that an outpost's options mean.
+
+        Args:
+            options: of the outpost.
+            name: its name.
+
+        Raises:
+            UsageError: there is no such kubeconfig or context.
+        """
+        place = config.find(
+            kubeconfig=options.kubeconfig, context=options.context, namespace=options.namespace
+        )
+        return cls(place, outpost=name, kubeconfig=options.kubeconfig, use_proxy=options.use_proxy)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._transport.aclose()
+
+    @property
+    def heard(self) -> float:
+        """`time.monotonic()` of the last answer of the server; 0 when there was none yet."""
+        return self._transport.heard
+
+    # --- verbs --------------------------------------------------------------------------------
+
+    async def get(self, path: str) -> Object:
+        """Return one thing.
+
+        Args:
+            path: its address (`paths.path`).
+
+        Raises:
+            AbsentError: there is none.
+            ApiError, UnavailableError: as all verbs.
+        """
+        return await self._ask("GET", path)
+
+    async def items(
+        self,
+        path: str,
+        *,
+        labels: str = "",
+        fields: str = "",
+        metadata_only: bool = False,
+        page: int = 500,
+    ) -> AsyncIterator[Object]:
+        """Yield all things of a kind, a page at a time; each once.
+
+        Args:
+            path: address of the kind.
+            labels: label selector.
+            fields: field selector.
+            metadata_only: leave spec and status at the server.
+            page: things of one request.
+        """
+        pages = self.pages(
+            path, labels=labels, fields=fields, metadata_only=metadata_only, page=page
+        )
+        async for _, found in pages:
+            for item in found:
+                yield item
+
+    async def pages(
+        self,
+        path: str,
+        *,
+        labels: str = "",
+        fields: str = "",
+        metadata_only: bool = False,
+        page: int = 500,
+    ) -> AsyncIterator[tuple[Object, list[Object]]]:
+        """Yield metadata and things of each page; see `items`.
+
+        When the server has forgotten the moment that the first pages are of, the rest is of now:
+        what was told once is not told again.
+        """
+        accept = _METADATA if metadata_only else JSON
+        asked = [("limit", str(page)), ("labelSelector", labels), ("fieldSelector", fields)]
+        query = [(key, value) for key, value in asked if value]
+        proceed, seen, again = "", set[str](), False
+        for _ in range(_MOST_PAGES):
+            more = [("continue", proceed)] if proceed else []
+            try:
+                answer = await self._ask("GET", path, query=[*query, *more], accept=accept)
+            except ExpiredError as error:
+                if not proceed:
+                    raise
+                proceed, again = error.proceed, True
+                continue
+            metadata, found = answer.get("metadata"), answer.get("items")
+            if not isinstance(metadata, dict) or not isinstance(found, list):
+                raise self._strange(f"GET {path}", "no list")
+            fresh = [item for item in found if _uid(item) not in seen] if again else found
+            seen.update(map(_uid, fresh))
+            yield metadata, fresh
+            proceed = str(metadata.get("continue") or "")
+            if not proceed:
+                return
+        raise self._strange(f"GET {path}", f"a list of more than {_MOST_PAGES} pages")
+
+    async def create(self, path: str, body: Mapping[str, Any], *, dry_run: bool = False) -> Object:
+        """Create a thing; asked again when no answer came, since its name is its own.
+
+        Args:
+            path: address of its kind.
+            body: the thing.
+            dry_run: only say what would come of it.
+
+        Raises:
+            ExistsError: the name is taken, maybe by an earlier try whose answer was lost.
+            RefusedError: it certainly was not made.
+        """
+        query = [("fieldManager", MANAGER), *_dry(dry_run)]
+        return await self._ask("POST", path, query=query, body=body)
+
+    async def patch(
+        self,
+        path: str,
+        body: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        *,
+        kind: Patch = "merge",
+        force: bool = False,
+        dry_run: bool = False,
+    ) -> Object:
+        """Change a thing; asked again when no answer came, unless it is a list of operations.
+
+        Args:
+            path: its address; with a subresource, only that is changed.
+            body: what is to be different; with `json` the operations.
+            kind: how it is meant; `apply` also creates it.
+            force: with `apply`, take fields from whoever owns them.
+            dry_run: only say what would come of it.
+
+        Raises:
+            AbsentError: there is none.
+            ChangedError: it is not as `resourceVersion` or `uid` of the body say, or with `apply`
+                somebody else owns a field.
+        """
+        query = [("fieldManager", MANAGER), *_dry(dry_run)]
+        if kind == "apply":
+            query.append(("force", "true" if force else "false"))
+        return await self._ask(
+            "PATCH", path, query=query, body=body, content=_PATCHES[kind], harmless=kind != "json"
+        )
+
+    async def delete(
+        self,
+        path: str,
+        *,
+        uid: str = "",
+        version: str = "",
+        propagation: str = "Background",
+        grace: float | None = None,
+        dry_run: bool = False,
+    ) -> bool:
+        """Delete a thing; return whether it was there.
+
+        Args:
+            path: its address.
+            uid: only if it is this one; without it, it is not asked again when no answer came.
+            version: only if it is as it was at this version.
+            propagation: what comes of what it owns.
+            grace: seconds that a pod has to end; None for its own.
+            dry_run: only say what would come of it.
+
+        Raises:
+            ChangedError: it is another one by now.
+        """
+        options: Object = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": propagation,
+        }
+        only = {"uid": uid, "resourceVersion": version}
+        if only := {key: value for key, value in only.items() if value}:
+            options["preconditions"] = only
+        if grace is not None:
+            options["gracePeriodSeconds"] = max(0, round(grace))
+        if dry_run:
+            options["dryRun"] = ["All"]
+        try:
+            await self._ask("DELETE", path, body=options, harmless=bool(only))
+        except AbsentError:
+            return False
+        return True
+
+    # --- about the cluster --------------------------------------------------------------------
+
+    async def may(
+        self,
+        verb: str,
+        resource: str,
+        subresource: str = "",
+        group: str = "",
+        namespace: str | None = None,
+    ) -> bool:
+        """Whether we may do something.
+
+        Args:
+            verb: such as `create`.
+            resource: plural name.
+            subresource: such as `exec`.
+            group: API group, such as `batch`; "" for the core one.
+            namespace: None for ours; "" for what belongs to the whole cluster.
+        """
+        what = {
+            "verb": verb, "resource": resource, "subresource": subresource, "group": group,
+            "namespace": self.namespace if namespace is None else namespace,
+        }  # fmt: skip
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": what},
+        }
+        answer = await self._ask("POST", path("selfsubjectaccessreviews"), body=body)
+        status = answer.get("status")
+        return isinstance(status, dict) and status.get("allowed") is True
+
+    async def version(self) -> str:
+        """Return the server's version, such as `v1.36.3`."""
+        answer = await self._ask("GET", "/version")
+        return border.line(str(answer.get("gitVersion") or ""), 60)
+
+    async def serves(self, group: str) -> str:
+        """Return group and version that the server prefers; "" when the group is not there.
+
+        Args:
+            group: such as `kueue.x-k8s.io`.
+        """
+        try:
+            answer = await self._ask("GET", f"/apis/{group}")
+        except AbsentError:
+            return ""
+        preferred = answer.get("preferredVersion")
+        said = preferred.get("groupVersion") if isinstance(preferred, dict) else None
+        return border.line(str(said or ""), 100)
+
+    # --- inside -------------------------------------------------------------------------------
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        body: Any = None,
+        accept: str = JSON,
+        content: str = JSON,
+        harmless: bool = True,
+    ) -> Object:
+        """Ask until there is an answer, as long as that is harmless and not for too long."""
+        backoff = Backoff(0.2, 5.0, jitter=0.5, within=self._patience)
+        closed = Backoff(0.2, 1.0, jitter=0.5, within=min(_CLOSED, self._patience))
+        arrived = False
+        while True:
+            try:
+                async with asyncio.timeout(TOTAL):
+                    return await self._once(method, path, query, body, accept, content)
+            except AbsentError:
+                if method == "DELETE" and arrived:  # it was our earlier try that removed it
+                    return {}
+                raise
+            except TimeoutError:
+                failed = UnavailableError(
+                    f"{self.peer} did not answer within {TOTAL:g} s", hint="try again"
+                )
+            except UnavailableError as error:
+                failed = error
+            arrived = arrived or failed.sent
+            failed.sent = arrived
+            pauses = closed if failed.status == 0 and not arrived else backoff
+            if pauses.over or (arrived and not harmless):
+                raise failed
+            pause = max(pauses.pause(), failed.wait)
+            if failed.wait > self._patience:
+                raise failed
+            await asyncio.sleep(pause)
+
+    async def _once(
+        self,
+        method: str,
+        path: str,
+        query: Sequence[tuple[str, str]],
+        body: Any,
+        accept: str,
+        content: str,
+    ) -> Object:
+        asked = self._transport.request(
+            method, path, query=query, body=body, accept=accept, content=content
+        )
+        parts, size = [], 0
+        async with asked as response:
+            async for data in response.content.iter_any():
+                parts.append(data)
+                size += len(data)
+                if size > LONGEST:
+                    response.close()
+                    raise self._strange(f"{method} {path}", f"more than {LONGEST >> 20} MiB")
+        try:
+            answer = json.loads(b"".join(parts))
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            begun = border.line(b"".join(parts)[:200].decode("utf-8", "replace"), 100)
+            raise self._strange(f"{method} {path}", f"what is no JSON object: {begun!r}")
+        return answer
+
+    def _strange(self, asked: str, what: str) -> UnreachableError:
+        return UnavailableError(
+            f"{self.peer} answered {what} to {asked}",
+            hint=f"see whether {self.server} is the API server",
+        )
+
+
+def _uid(item: object) -> str:
+    """Return by what a thing is told from the others of its list."""
+    metadata = item.get("metadata") if isinstance(item, dict) else None
+    return str(metadata.get("uid") or metadata.get("name")) if isinstance(metadata, dict) else ""
+
+
+def _dry(dry_run: bool) -> list[tuple[str, str]]:
+    return [("dryRun", "All")] if dry_run else []
+
+
+__all__ = ["ApiError", "Cluster", "Object", "path"]

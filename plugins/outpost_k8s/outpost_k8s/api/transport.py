@@ -1,0 +1,373 @@
+"""Requests to one API server, over the official client's connection pool.
+
+No model of the official client is used: bodies are dicts, so that a field which it does not know
+(yet) is no error, and nothing of its 200 megabytes of classes is imported.
+
+What this adds: a dead line is seen (the kernel asks whether the other side is there), a login that
+has run out is renewed once, and what goes wrong is an error that names the thing and the cause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import aiohttp
+
+from outpost_core import __version__
+from outpost_core.errors import OutpostError, UnreachableError
+from outpost_k8s.api import config
+from outpost_k8s.api.config import Credentials, Place
+from outpost_k8s.api.errors import ApiError, UnavailableError, told
+from outpost_shared import border
+
+#: Seconds until a connection stands.
+CONNECT: Final = 10.0
+#: Seconds without a byte of an answer.
+IDLE: Final = 30.0
+#: A connection that is silent for so many seconds is asked whether the other side is there, again
+#: each so many seconds, and is dead after so many questions: 30 s in all. Load balancers, too,
+#: forget a line that is silent for minutes.
+_KEEPALIVE: Final = (15, 5, 3)
+#: Connections at once: each that is followed, watched or attached to holds one.
+_CONNECTIONS: Final = 200
+#: Seconds before their end at which credentials are renewed.
+_EARLY: Final = 30.0
+#: Longest body of an error that is read, in bytes.
+_ERROR: Final = 64 << 10
+JSON: Final = "application/json"
+
+
+class Transport:
+    """The connections to one API server, opened when they are needed.
+
+    Args:
+        place: the cluster.
+        peer: its name in messages.
+        outpost: the outpost's name, for hints.
+        kubeconfig: the file that the place came from, as it was configured.
+        use_proxy: heed HTTPS_PROXY and NO_PROXY.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        peer: str,
+        *,
+        outpost: str = "",
+        kubeconfig: Path | None = None,
+        use_proxy: bool = True,
+    ) -> None:
+        self.place = place
+        self.peer = peer
+        self.heard = 0.0  # time.monotonic() of the last answer
+        self._outpost = outpost
+        self._kubeconfig = kubeconfig
+        self._use_proxy = use_proxy
+        self._rest: Any = None  # RESTClientObject of the official client
+        self._credentials: Credentials | None = None
+        self._logins = 0
+        self._logging_in = asyncio.Lock()
+        self._before: Any = None  # of the login before
+
+    # --- requests -----------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        body: Any = None,
+        accept: str = JSON,
+        content: str = JSON,
+        idle: float | None = IDLE,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Ask, and give the answer; a login that has run out is renewed once.
+
+        Args:
+            method: GET, POST, PATCH or DELETE.
+            path: with a slash at its beginning.
+            query: names and values.
+            body: what is sent as JSON.
+            accept: the type of the answer.
+            content: the type of the body.
+            idle: seconds without a byte after which the line is taken for dead; None for never.
+
+        Raises:
+            ApiError: the answer is none of success.
+            UnavailableError: there was none; `sent` says whether the request may have arrived.
+        """
+        timeout = aiohttp.ClientTimeout(sock_connect=CONNECT, connect=CONNECT * 3, sock_read=idle)
+        url = self.place.server + path
+        if query:
+            url += "?" + urlencode(query, quote_via=quote)
+        asked = f"{method} {path}"
+        for last in (False, True):
+            rest, headers, login = await self._ready()
+            headers |= {"Accept": accept, "Content-Type": content}
+            try:
+                answer = await rest.request(
+                    method, url, headers=headers, body=body, _request_timeout=timeout
+                )
+            except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+                raise self.broken(error, sending=True) from error
+            response: aiohttp.ClientResponse = answer.response
+            self.heard = time.monotonic()
+            if response.status == 401 and not last and await self._renewed(login):
+                response.close()
+                continue
+            break
+        async with response:
+            try:
+                if response.status >= 300 or response.history:
+                    raise await self._told(asked, response)
+                yield response
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                raise self.broken(error) from error
+
+    @asynccontextmanager
+    async def websocket(
+        self, path: str, query: Sequence[tuple[str, str]], protocols: Sequence[str]
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse[bool]]:
+        """Open a WebSocket; it is closed with the block.
+
+        Args:
+            path: as of `request`.
+            query: as of `request`.
+            protocols: that we speak, the best first.
+
+        Raises:
+            ApiError: the server refuses, with its words.
+            UnavailableError: there was no answer; nothing was begun.
+        """
+        question = urlencode(query, quote_via=quote)
+        url = f"{self.place.server}{path}?{question}"
+        for last in (False, True):
+            rest, headers, login = await self._ready()
+            try:
+                async with asyncio.timeout(CONNECT * 3):
+                    socket_ = await self._session(rest).ws_connect(
+                        url.replace("http", "ws", 1),
+                        headers=headers,
+                        protocols=protocols,
+                        autoping=False,
+                        autoclose=False,
+                        timeout=aiohttp.ClientWSTimeout(ws_close=5.0),
+                        proxy=rest.proxy,
+                        server_hostname=rest.configuration.tls_server_name,
+                    )
+            except aiohttp.WSServerHandshakeError as error:
+                if error.status == 401 and not last and await self._renewed(login):
+                    continue
+                raise await self._refused(path, query, error) from error
+            except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+                raise self.broken(error, sending=True) from error
+            break
+        self.heard = time.monotonic()
+        try:
+            yield socket_
+        finally:
+            await socket_.close()
+
+    async def _refused(
+        self, path: str, query: Sequence[tuple[str, str]], error: aiohttp.WSServerHandshakeError
+    ) -> ApiError:
+        """Return why a WebSocket was refused: its words come only with a request without one."""
+        try:
+            async with self.request("GET", path, query=query):
+                pass
+        except ApiError as said:
+            if said.status not in (400, 426) or "upgrade" not in said.message.lower():
+                return said
+        return told(
+            self.peer, f"POST {path}", error.status, error.message.encode(), outpost=self._outpost,
+            login=self.place.how, headers=error.headers,
+        )  # fmt: skip
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        clients = [rest for rest in (self._before, self._rest) if rest is not None]
+        self._before = self._rest = self._credentials = None
+        for rest in clients:
+            await rest.close()
+
+    # --- login --------------------------------------------------------------------------------
+
+    async def _ready(self) -> tuple[Any, dict[str, str], int]:
+        """Return the client, the headers of a request, and the number of this login."""
+        credentials = self._credentials
+        if credentials is None or _over(credentials):
+            async with self._logging_in:
+                credentials = self._credentials
+                if credentials is None or _over(credentials):
+                    credentials = await self._log_in()
+        headers = dict(credentials.headers)
+        key = await credentials.configuration.get_api_key_with_prefix("BearerToken")
+        if key:
+            headers["Authorization"] = key
+        headers["User-Agent"] = f"outpost/{__version__}"
+        return self._rest, headers, self._logins
+
+    async def _renewed(self, login: int) -> bool:
+        """Log in again, unless that was done since; return whether another try makes sense."""
+        async with self._logging_in:
+            if login != self._logins:
+                return True
+            before = self._credentials
+            self.place = config.again(self.place, self._kubeconfig)
+            fresh = await self._log_in()
+            return before is None or (before.token, before.line) != (fresh.token, fresh.line)
+
+    async def _log_in(self) -> Credentials:
+        answer = await config.log_in(self.place)
+        before = self._credentials
+        with config.credentials(self.place, answer) as credentials:
+            if before is None or before.line != credentials.line:  # more than the token is new
+                try:
+                    rest = _client(credentials, self._use_proxy)
+                except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+                    raise self._no_certificate(error) from error
+                await self._replace(rest)
+        self._credentials = credentials
+        self._logins += 1
+        return credentials
+
+    async def _replace(self, rest: Any) -> None:
+        """Use other connections from now on; what runs on those of before may end in peace."""
+        if self._before is not None:
+            await self._before.close()
+        self._before, self._rest = self._rest, rest
+
+    def _no_certificate(self, error: Exception) -> UnreachableError:
+        said = border.line(str(error), 200)
+        return UnreachableError(
+            f"the certificates of {self.place.user!r} for {self.peer} cannot be used: {said}",
+            hint="let your cluster's tool write the kubeconfig anew",
+            sent=False,
+        )
+
+    @staticmethod
+    def _session(rest: Any) -> aiohttp.ClientSession:
+        if rest.pool_manager is None:
+            rest.pool_manager = rest._create_pool_manager()  # noqa: SLF001 - as its own WsApiClient
+        session: aiohttp.ClientSession = rest.pool_manager
+        return session
+
+    # --- what goes wrong ----------------------------------------------------------------------
+
+    async def _told(self, asked: str, response: aiohttp.ClientResponse) -> ApiError:
+        body = b""
+        with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+            while len(body) < _ERROR and (data := await response.content.read(_ERROR)):
+                body += data
+        if response.history:
+            return ApiError(
+                f"{self.peer} sends us elsewhere: {border.line(str(response.url), 200)}",
+                hint="set the API server's own URL in the kubeconfig",
+                status=response.status,
+            )
+        return told(
+            self.peer, asked, response.status, body, outpost=self._outpost,
+            login=self.place.how, headers=response.headers,
+        )  # fmt: skip
+
+    def broken(self, error: Exception, *, sending: bool = False) -> OutpostError:
+        """Return what a failed connection means.
+
+        Args:
+            error: what the connection's library says.
+            sending: the answer had not begun.
+        """
+        why, hint, sent = _cause(error)
+        return UnavailableError(
+            f"{self.peer} at {self.place.server} {why}", hint=hint, sent=sent or not sending
+        )
+
+
+def _over(credentials: Credentials) -> bool:
+    return credentials.expires is not None and time.time() > credentials.expires - _EARLY
+
+
+def _client(credentials: Credentials, use_proxy: bool) -> Any:
+    """Return the official client of these credentials; certificates are read here."""
+    configuration: Any = credentials.configuration
+    configuration.connection_pool_maxsize = _CONNECTIONS
+    configuration.client_session_kwargs = {
+        "trust_env": use_proxy,
+        "cookie_jar": aiohttp.DummyCookieJar(),
+    }
+    return _rest_class()(configuration)
+
+
+@functools.cache
+def _rest_class() -> Any:
+    """Return the official client with connections that notice a dead line."""
+    from kubernetes.aio.client.rest import RESTClientObject
+
+    class Rest(RESTClientObject):
+        def _create_connector(self) -> aiohttp.TCPConnector:
+            return aiohttp.TCPConnector(
+                limit=self.maxsize, ssl=self.ssl_context, socket_factory=_socket
+            )
+
+    return Rest
+
+
+def _socket(address: tuple[Any, ...]) -> socket.socket:
+    """Make a socket whose dead line the kernel notices."""
+    family, kind, proto, *_ = address
+    made = socket.socket(family=family, type=kind, proto=proto)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    idle, every, count = _KEEPALIVE
+    for name, value in (
+        ("TCP_KEEPIDLE", idle), ("TCP_KEEPALIVE", idle), ("TCP_KEEPINTVL", every),
+        ("TCP_KEEPCNT", count), ("TCP_USER_TIMEOUT", (idle + every * count) * 1000),
+    ):  # fmt: skip
+        option = getattr(socket, name, None)  # each system has some of them
+        if option is not None:
+            with contextlib.suppress(OSError):
+                made.setsockopt(socket.IPPROTO_TCP, option, value)
+    made.setblocking(False)
+    return made
+
+
+def _cause(error: Exception) -> tuple[str, str, bool]:
+    """Return what went wrong, the next step, and whether the request may have arrived."""
+    said = border.line(str(error), 200)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "is not known by its name", "see `server` in the kubeconfig, and the network", False
+    if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
+        return (f"is not reached through the proxy: {said}",
+                "see HTTPS_PROXY and NO_PROXY, or set `use_proxy: false`", False)  # fmt: skip
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return (f"shows a certificate that is not trusted: {border.line(_verify(error), 200)}",
+                "let your cluster's tool write the kubeconfig anew", False)  # fmt: skip
+    if isinstance(error, aiohttp.ClientSSLError):
+        return (f"cannot be spoken to by TLS: {said}", "see `server` in the kubeconfig", False)
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return f"did not take a connection within {CONNECT:g} s", "see the network", False
+    if isinstance(error, aiohttp.ClientConnectorError):
+        reason = error.os_error.strerror or said
+        return (f"takes no connection: {border.line(reason, 200).lower()}",
+                "see whether the cluster runs", False)  # fmt: skip
+    if isinstance(error, TimeoutError):
+        return "gives no answer", "it stands still, or the network does; try again", True
+    if isinstance(error, aiohttp.InvalidURL):
+        return "has no URL that can be used", "see `server` in the kubeconfig", False
+    return f"broke the connection: {said or type(error).__name__}", "try again", True
+
+
+def _verify(error: aiohttp.ClientConnectorCertificateError) -> str:
+    cause = error.certificate_error
+    return getattr(cause, "verify_message", "") if isinstance(cause, ssl.SSLError) else str(cause)
