@@ -17,7 +17,8 @@ class OutpostOptions:
 
     Fields become keys of `outposts.yaml`, flags of `outpost add TYPE` and rows of the
     configuration reference. Supported types: str, int, float, bool, `Path`, `tuple[str, ...]`,
-    `dict[str, str]`, `StrEnum`s, each also `| None`; `option()` adds help and checks.
+    `dict[str, str]`, `StrEnum`s, each also `| None`, and `object` for what JSON can say; `option()`
+    adds help and checks.
     """
 
     max_workers: int | None = field(

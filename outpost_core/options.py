@@ -23,8 +23,8 @@ class OptionField:
 
     Args:
         name: the key in YAML; the flag is `--name` with dashes.
-        type: `str`, `int`, `float`, `bool`, `Path`, `tuple` (of text), `dict` (of text) or a
-            `StrEnum`.
+        type: `str`, `int`, `float`, `bool`, `Path`, `tuple` (of text), `dict` (of text), `object`
+            (whatever YAML says, as JSON) or a `StrEnum`.
         optional: None is a value too.
         required: it has no default.
         default: its default, None when required.
@@ -88,6 +88,7 @@ _EXPECTS: Final[dict[type, str]] = {
     Path: "a path",
     tuple: "a list of words",
     dict: "a map of words to words",
+    object: "a value of YAML",
 }
 
 
@@ -113,7 +114,7 @@ def _describe(options: type, f: dataclasses.Field[Any], hint: Any) -> OptionFiel
         raise PluginError(
             f"the option {f.name!r} of {options.__module__}.{options.__qualname__} has the type"
             f" {hint}, which options cannot have",
-            hint="use str, int, float, bool, Path, tuple[str, ...], dict[str, str] or a StrEnum",
+            hint="str, int, float, bool, Path, tuple[str, ...], dict[str, str], StrEnum or object",
         )
     required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     made = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default

@@ -42,10 +42,11 @@ class K8sOptions(OutpostOptions):
     tolerations: tuple[str, ...] = option(
         "taints that workers bear: KEY[=VALUE][:EFFECT]", default=(), metavar="TAINT"
     )
-    priority_class: dict[str, str] = option(
-        "priority class of the pods, by priority of the issue (P0 to P4; `default` for the rest)",
-        default={},
-    )
+    priority_class: object = option(
+        "priority class of the pods: one name, or a map of names by the issue's priority (P0 to P4;"
+        " `default` for the rest)",
+        default="", metavar="NAME",
+    )  # fmt: skip
     queue: str = option("LocalQueue of Kueue that the Jobs wait in", default="", metavar="NAME")
     volume: str = option(
         "claim of a volume for claims, results, logs and work that no remote took, so that they"
@@ -57,8 +58,8 @@ class K8sOptions(OutpostOptions):
         default="", metavar="CLAIM[/FOLDER]",
     )  # fmt: skip
     secrets: dict[str, str] = option(
-        "environment variable of the agent, and the key of a Secret of the namespace that it gets:"
-        " SECRET/KEY",
+        "environment variable of the agent, and the Secret of the namespace that it gets:"
+        " SECRET/KEY, or SECRET alone where the key is called like the variable",
         default={},
     )
     env: dict[str, str] = option("environment variables of the agent", default={})
@@ -70,9 +71,9 @@ class K8sOptions(OutpostOptions):
     git_secret: str = option(
         "the same from a Secret of the namespace: SECRET/KEY", default="", metavar="SECRET/KEY"
     )
-    pod_template: Path | None = option(
-        "file with a partial pod (YAML), merged strategically into the pods", default=None,
-        metavar="FILE",
+    pod_template: object = option(
+        "a part of a pod (`spec:`, `metadata:`), merged strategically into those of workers",
+        default=None, metavar="JSON",
     )  # fmt: skip
     network_policy: bool = option(
         "bootstrap makes a NetworkPolicy: workers reach DNS, git hosts and models alone",
@@ -80,9 +81,10 @@ class K8sOptions(OutpostOptions):
     )
     ttl: float = option("how long an ended Job stays at the cluster",
                         default=7 * 86400.0, unit="duration", min=0)  # fmt: skip
-    linger: float = option(
-        "how long a pod whose work no remote took waits for it to be fetched",
-        default=86400.0, unit="duration", min=0,
+    linger: float | None = option(
+        "how long a pod whose work no remote took waits for it to be fetched, unless there is a"
+        " `volume`; without it 24h, or 1h where an hour has a price, since each worker reserves it",
+        default=None, unit="duration", min=0,
     )  # fmt: skip
     patience: float = option(
         "how long a pod may wait for a node before the worker is taken back, so that another"
@@ -91,5 +93,7 @@ class K8sOptions(OutpostOptions):
     )  # fmt: skip
     labels: dict[str, str] = option("labels of what is made at the cluster", default={})
     price_per_hour: float | None = option("USD that an hour of a worker costs", default=None, min=0)
-    prices: dict[str, str] = option("USD by what a worker asks for: cpu_hour, gib_hour", default={})
+    prices: dict[str, str] = option(
+        "USD by what a worker asks for: cpu_hour, gib_hour, storage_gib_hour", default={}
+    )
     use_proxy: bool = option("heed HTTPS_PROXY and NO_PROXY", default=True)

@@ -1,1 +1,1 @@
-"""What is written at the cluster, as dicts made by pure functions."""
+"""What is made at the cluster, as the API takes it: pure functions that return dicts."""

@@ -13,7 +13,7 @@ from outpost_core.errors import UsageError
 from outpost_manager.cli import dialogue
 from outpost_manager.cli.outposts import missing_type
 from outpost_manager.cli.session import Command, Group, Session, current
-from outpost_manager.cli.values import assignments
+from outpost_manager.cli.values import assignments, json_or_text
 from outpost_manager.offloop import at_once
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _metavar(field: OptionField) -> str:
     if field.unit:
         return {"duration": "DURATION", "bytes": "SIZE"}[field.unit]
     kinds = {str: "TEXT", Path: "PATH", int: "N", float: "NUMBER", tuple: "WORD", dict: "K=V"}
-    return kinds[field.type]
+    return kinds.get(field.type, "JSON")
 
 
 def _values(fields: Sequence[OptionField], said: dict[str, Any]) -> dict[str, Any]:
@@ -162,6 +162,8 @@ def _values(fields: Sequence[OptionField], said: dict[str, Any]) -> dict[str, An
             continue
         if field.type is dict:
             value = assignments(value, f"--{field.name.replace('_', '-')}")
+        elif field.type is object:
+            value = json_or_text(value)
         values[field.name] = list(value) if field.type is tuple else value
     return values
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from outpost_core.nearest import suggest
 from outpost_core.options import OptionField
 from outpost_core.units import parse_bytes, parse_duration
+from outpost_manager.config.yamlnodes import plain
 
 if TYPE_CHECKING:
     from outpost_manager.config.yamlnodes import Node
@@ -43,6 +44,8 @@ def convert(option: OptionField, node: Node) -> Any:
         if option.optional:
             return None
         raise OptionError(f"{option.name} has no value; {option.expects} was expected", node)
+    if option.type is object:
+        return plain(node)
     if option.type is tuple:
         items = node.items if node.kind == "list" else (node,)
         return tuple(_word(option, item) for item in items)
