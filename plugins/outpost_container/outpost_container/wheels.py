@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 #: What runs in the container, in the order in which each stands on those before it.
 FAR: Final = (
     "outpost-core", "outpost-shared", "outpost-agents", "outpost-worker", "outpost-cloudrun",
+    "outpost-k8s",
 )  # fmt: skip
-#: The one whose near side stays away: of what it asks for, the extra of its server alone is needed.
-SERVER: Final = ("outpost-cloudrun", "server")
+#: Those whose near side stays away: of what they ask for, one extra alone is needed; "" for none.
+PROGRAMS: Final = {"outpost-cloudrun": "server", "outpost-k8s": ""}
 #: DOS time starts here; the same moment for every file.
 _MOMENT: Final = (1980, 1, 1, 0, 0, 0)
 #: Of what an installation says of a distribution, what belongs to the distribution.
@@ -79,8 +80,8 @@ def requirements() -> list[str]:
             matched = _REQUIREMENT.match(requirement)
             if matched is None or matched[1].replace("_", "-") in FAR:
                 continue
-            if name == SERVER[0]:
-                if f"extra == '{SERVER[1]}'" in marker.replace('"', "'"):
+            if (extra := PROGRAMS.get(name)) is not None:
+                if extra and f"extra == '{extra}'" in marker.replace('"', "'"):
                     found.add(requirement)
             elif "extra ==" not in marker:
                 found.add(line.strip())  # pip knows what to make of its marker

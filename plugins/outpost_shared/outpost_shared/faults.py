@@ -123,6 +123,14 @@ SERVER = (
     "server.noted",  # the claim that is to be made is written down; nobody has claimed anything
     "server.settled",  # the record says how the worker ended, and that is noted here
 )
+#: The program in a pod, besides those, and what serves it to whoever execs into the pod.
+POD = (
+    "pod.brought",  # the repository is here, and that is noted; nothing was claimed
+    "pod.stop_noted",  # a stop is noted; nobody was told
+    "pod.kept",  # work that no remote took is on the volume; the record does not say so yet
+    "pod.told",  # the termination message is written
+    "pod.collected",  # it is noted that the work was fetched; the pod is still there
+)
 #: The keeper of a Cloud Run outpost, which holds its workers' streams between commands.
 KEEPER = (
     "keeper.recorded",  # the order is in the state folder; nobody was asked to start it

@@ -1,1 +1,1 @@
-"""In the pod: runs one order to its end, and is served through exec. Imports nothing near."""
+"""The far side: the program in the pod, which runs one order to its end."""
