@@ -136,7 +136,7 @@ class SshOutpost(StdioOutpost):
 
     def _hello(self) -> dict[str, Json]:
         """Return what the far server is to know; read by `outpost_ssh.far.serve.FarOptions`."""
-        from outpost_ssh import rigs
+        from outpost_exec import rigs
 
         options = self.options
         return {
@@ -205,7 +205,7 @@ class SshOutpost(StdioOutpost):
             UnreachableError: nothing is known, unless it says `sent=False`.
         """
         if order.rig is not None:
-            from outpost_ssh import rigs
+            from outpost_exec import rigs
 
             await rigs.prepare(self, order)
             status = await rigs.spawned(self, await super().outpost_spawn(order))
@@ -215,7 +215,7 @@ class SshOutpost(StdioOutpost):
     @hookimpl
     async def outpost_list(self) -> Sequence[WorkerStatus]:
         """Return all workers; work for repositories of this machine is brought home first."""
-        from outpost_ssh import rigs
+        from outpost_exec import rigs
 
         found = await rigs.bring_home(self, await super().outpost_list())
         return [self._by_our_clock(status) for status in found] if self._skew else found
@@ -223,7 +223,7 @@ class SshOutpost(StdioOutpost):
     @hookimpl
     async def outpost_clean(self, worker: str, force: bool) -> Cleaned:
         """Remove an ended worker's files there, and fetch what that has rescued."""
-        from outpost_ssh import rigs
+        from outpost_exec import rigs
 
         await rigs.before_clean(self, worker)
         return await rigs.after_clean(self, worker, await super().outpost_clean(worker, force))
@@ -271,7 +271,7 @@ class SshOutpost(StdioOutpost):
     @hookimpl
     async def outpost_close(self) -> None:
         """Let go of the channel and of the connection; workers keep running."""
-        from outpost_ssh import rigs
+        from outpost_exec import rigs
 
         await rigs.close(self)
         await super().outpost_close()

@@ -20,9 +20,11 @@ from outpost_core.backend import BuildContext
 from outpost_core.errors import UsageError
 from outpost_core.hookspecs import hookimpl
 from outpost_local.options import Fence, LocalOptions, Mode
+from outpost_local.outpost import LocalOutpost
 from outpost_shared import faults, programs
-from outpost_ssh.far import login, rigs
-from outpost_ssh.far.hosting import HostingOutpost
+from outpost_ssh.far import login
+from outpost_worker.hosting import methods
+from outpost_worker.hosting.outpost import Hosting
 from outpost_worker.serving import server
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ class FarOptions:
     fault: str = ""
 
 
-class FarOutpost(HostingOutpost):
+class FarOutpost(Hosting, LocalOutpost):
     """The workers of a far machine's login, on that machine."""
 
     type = "ssh-far"
@@ -83,6 +85,7 @@ class FarOutpost(HostingOutpost):
         if any(shutil.which(program) is None for program in _NEEDED):
             self._take(login.environment(os.environ), options)
         super().__init__(name, options, context)
+        self.disk_floor = options.disk_floor
 
     @hookimpl
     async def outpost_spawn(self, order: Order) -> WorkerStatus:
@@ -171,4 +174,4 @@ def state_root(environ: Mapping[str, str]) -> Path:
 
 def main() -> int:
     """Serve until the near side hangs up; workers keep running."""
-    return server.main(build, server=f"outpost-ssh {__version__}", extra=rigs.METHODS)
+    return server.main(build, server=f"outpost-ssh {__version__}", extra=methods.METHODS)

@@ -19,13 +19,13 @@ from outpost_core import wire
 from outpost_core.errors import NotFoundError, OutpostError
 from outpost_core.names import owner_of
 from outpost_core.types import Cleaned, Json, State, WorkerStatus
+from outpost_exec.rigs.fetching import Fetching
+from outpost_exec.rigs.localrig import GitError, LocalRig, RefRefusedError
+from outpost_exec.rigs.notes import CLEANING, HOME, WAITING, Note, Notes, name_of
 from outpost_shared import faults, private
 from outpost_shared.backoff import Retries
-from outpost_ssh.far.hosting import WAITS
-from outpost_ssh.far.sentrefs import check_oid
-from outpost_ssh.rigs.fetching import Fetching
-from outpost_ssh.rigs.localrig import GitError, LocalRig, RefRefusedError
-from outpost_ssh.rigs.notes import CLEANING, HOME, WAITING, Note, Notes, name_of
+from outpost_worker.hosting.outpost import WAITS
+from outpost_worker.hosting.sentrefs import check_oid
 
 if TYPE_CHECKING:
     from outpost_exec.stdio.remote import StdioOutpost

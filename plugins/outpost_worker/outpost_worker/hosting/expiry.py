@@ -15,8 +15,8 @@ from typing import Final
 
 from outpost_core.errors import OutpostError
 from outpost_shared import private
-from outpost_ssh.far.hosted import Hosted
 from outpost_worker.folder import files
+from outpost_worker.hosting.copies import Hosted
 from outpost_worker.repository import bundles
 from outpost_worker.repository.git import read
 from outpost_worker.repository.hosted import HOSTED

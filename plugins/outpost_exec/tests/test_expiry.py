@@ -10,8 +10,8 @@ from pathlib import Path
 from rigkit import DEADLINE, Laptop, PipeOutpost, at_laptop
 
 from outpost_core.types import State, WorkerStatus
-from outpost_ssh.far import expiry
-from outpost_ssh.far.hosted import Hosted
+from outpost_worker.hosting import expiry
+from outpost_worker.hosting.copies import Hosted
 
 
 def _age(laptop: Laptop, days: float = 31.0) -> Path:

@@ -1,4 +1,4 @@
-"""The local outpost of a machine that holds copies of other machines' repositories.
+"""The outpost of a machine that holds copies of other machines' repositories.
 
 A worker whose rig is such a copy is shown as ended when its work is home, not before.
 """
@@ -12,19 +12,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from outpost_core.backend import BuildContext
 from outpost_core.errors import NotFoundError
 from outpost_core.hookspecs import hookimpl
 from outpost_core.names import owner_of
 from outpost_core.types import Cleaned, Order, Result, State, WorkerStatus
-from outpost_local.options import LocalOptions
-from outpost_local.outpost import LocalOutpost
 from outpost_shared import plausible
-from outpost_ssh.far import expiry
-from outpost_ssh.far.hosted import Hosted
-from outpost_ssh.far.sentrefs import key_of, local_path
 from outpost_worker.folder import files, status
+from outpost_worker.hosting import expiry
+from outpost_worker.hosting.copies import Hosted
+from outpost_worker.hosting.sentrefs import key_of, local_path
 from outpost_worker.repository.hosted import HOSTED
+from outpost_worker.serving.folderoutpost import FolderOutpost
 
 #: What a worker is shown as that has ended and whose work is not home yet.
 WAITS: Final = "waits to be fetched"
@@ -33,14 +31,20 @@ WAITS: Final = "waits to be fetched"
 HOME: Final = "home.json"
 
 
-class HostingOutpost(LocalOutpost):
-    """The local outpost, for workers whose rig may be a copy of one on another machine."""
+class Hosting(FolderOutpost):
+    """An outpost over a folder, for workers whose rig may be a copy of one on another machine.
+
+    What else such an outpost is comes after it: `class Far(Hosting, LocalOutpost)`. Its server
+    has `methods.METHODS` besides those of every outpost.
+    """
 
     #: Identity of the near program's state, from its hello; "" for one that hosts nothing here.
     controller: str = ""
+    #: Bytes of disk that an upload leaves free.
+    disk_floor: int = 0
 
-    def __init__(self, name: str, options: LocalOptions, context: BuildContext) -> None:
-        super().__init__(name, options, context)
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
         # ended workers that are shown as such, so that their files are not read again
         self._shown: dict[str, tuple[tuple[str, float | None], WorkerStatus]] = {}
         self._sweeping: asyncio.Task[None] | None = None

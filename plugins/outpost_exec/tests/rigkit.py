@@ -24,9 +24,9 @@ from outpost_core.types import (
     Order,
     WorkerStatus,
 )
+from outpost_exec import rigs
 from outpost_exec.stdio.client import Client
 from outpost_exec.stdio.remote import StdioOutpost
-from outpost_ssh import rigs
 from outpost_testing import waiting
 from outpost_testing.gitrig import GitRig
 
@@ -36,16 +36,14 @@ DEADLINE = 60.0
 _SERVER = """
 import sys
 from pathlib import Path
-from outpost_core.backend import BuildContext
+from outpost_core.backend import BuildContext, OutpostOptions
 from outpost_worker.serving import server
-from outpost_local.options import LocalOptions, Mode
-from outpost_ssh.far.hosting import HostingOutpost
-from outpost_ssh.far.rigs import METHODS
+from outpost_worker.hosting.outpost import Hosting
+from outpost_worker.hosting.methods import METHODS
 
 def build(name, options):
-    local = LocalOptions(mode=Mode.PROCESS, disk_floor=int(options["disk_floor"]))
-    made = HostingOutpost(name, local, BuildContext(state_dir=Path(options["root"])))
-    made.controller = options["controller"]
+    made = Hosting(name, OutpostOptions(), BuildContext(state_dir=Path(options["root"])))
+    made.controller, made.disk_floor = options["controller"], int(options["disk_floor"])
     return made
 
 sys.exit(server.main(build, server="rigs", extra=METHODS))

@@ -14,8 +14,8 @@ from rigkit import Laptop, at_laptop
 
 from outpost_core.errors import SpawnRefusedError, UnreachableError
 from outpost_core.types import State
+from outpost_exec.rigs import retrieval
 from outpost_shared.progress import reporting
-from outpost_ssh.rigs import retrieval
 
 HOLD = "while :; do sleep 0.1; done"
 
@@ -463,7 +463,7 @@ def test_what_a_clean_rescued_before_a_crash_comes_home_with_the_next_list(tmp_p
         order = laptop.order("echo new >new.txt")
         await laptop.run(outpost, order)
         (laptop.far / "workers" / order.worker / "work" / "late.txt").write_text("late\n")
-        from outpost_ssh import rigs
+        from outpost_exec import rigs
 
         await rigs.before_clean(outpost, order.worker)
         cleaned = await super(type(outpost), outpost).outpost_clean(order.worker, False)

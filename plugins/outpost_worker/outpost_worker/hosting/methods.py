@@ -1,7 +1,7 @@
 """The far side of rigs that are paths of the machine that orders.
 
-Such a repository is kept here as a copy (`hosted.py`); a worker works on the copy, and its
-result is held back (`hosting.py`) until the near side has seen the work in its own repository.
+Such a repository is kept here as a copy (`copies.py`); a worker works on the copy, and its
+result is held back (`outpost.py`) until the near side has seen the work in its own repository.
 All requests can be repeated: what is uploaded is named by its content and continues where it
 stopped, and what was written once is found again.
 
@@ -48,11 +48,11 @@ from outpost_core.types import Json, split_worker_id
 from outpost_shared import faults, private
 from outpost_shared.backoff import every
 from outpost_shared.protocol import data_of
-from outpost_ssh.far.expiry import INCOMING, OUTGOING, sweep_stale
-from outpost_ssh.far.hosted import Hosted, MissingError
-from outpost_ssh.far.hosting import HostingOutpost, copy_of, note_home
-from outpost_ssh.far.sentrefs import check_oid, told
 from outpost_worker.folder import files, status
+from outpost_worker.hosting.copies import Hosted, MissingError
+from outpost_worker.hosting.expiry import INCOMING, OUTGOING, sweep_stale
+from outpost_worker.hosting.outpost import Hosting, copy_of, note_home
+from outpost_worker.hosting.sentrefs import check_oid, told
 from outpost_worker.repository.hosted import HOSTED
 from outpost_worker.serving.methods import Answer
 
@@ -70,7 +70,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 # --- the copy follows the repository ----------------------------------------------------------
 
 
-async def refs(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
+async def refs(outpost: Hosting, params: Mapping[str, Json]) -> Json:
     """Say whether a copy is equal to what its owner has, and what it holds."""
     hosted = Hosted(outpost.root, params.get("key"))
     digest, after = told(params, "digest", str), str(params.get("after") or "")
@@ -82,7 +82,7 @@ async def refs(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
     return {"same": False, "tips": [*tips[:_PAGE]], "next": more, "shallow": shallow}
 
 
-async def put(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
+async def put(outpost: Hosting, params: Mapping[str, Json]) -> Json:
     """Take one chunk of an upload; answers how much of it is there now."""
     file = _upload(outpost, params)
     size, offset = _count(params, "size"), _count(params, "offset")
@@ -97,7 +97,7 @@ async def put(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
     return {"offset": there}
 
 
-def _append(outpost: HostingOutpost, file: Path, offset: int, data: bytes, size: int) -> int:
+def _append(outpost: Hosting, file: Path, offset: int, data: bytes, size: int) -> int:
     """Append a chunk where it is the next one; returns the size that there is."""
     import fcntl
 
@@ -112,7 +112,7 @@ def _append(outpost: HostingOutpost, file: Path, offset: int, data: bytes, size:
         if there == 0:
             sweep_stale(file.parent)
             # twice: the pack as it came, and in the copy
-            free = shutil.disk_usage(file.parent).free - outpost.options.disk_floor
+            free = shutil.disk_usage(file.parent).free - outpost.disk_floor
             if free < 2 * size + min(_RESERVE, size):
                 file.unlink()
                 raise _no_room(file, f"{2 * size} bytes are needed, {max(free, 0)} are free")
@@ -136,7 +136,7 @@ def _no_room(file: Path, why: str) -> SpawnRefusedError:
     )
 
 
-async def take(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
+async def take(outpost: Hosting, params: Mapping[str, Json]) -> Json:
     """Let a copy become what was uploaded; `missing` says on what it builds that is not there."""
     hosted, file = Hosted(outpost.root, params.get("key")), _upload(outpost, params)
     digest = str(told(params, "digest", str))
@@ -167,14 +167,14 @@ def _take(hosted: Hosted, file: Path, wanted: str) -> None:
         file.unlink(missing_ok=True)
 
 
-def _upload(outpost: HostingOutpost, params: Mapping[str, Json]) -> Path:
+def _upload(outpost: Hosting, params: Mapping[str, Json]) -> Path:
     hosted, digest = Hosted(outpost.root, params.get("key")), params.get("sha256")
     if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
         raise UsageError(f"{ascii(digest)[:80]} is not a SHA-256")
     return outpost.root / HOSTED / INCOMING / f"{hosted.key}.{digest}"
 
 
-async def there(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
+async def there(outpost: Hosting, params: Mapping[str, Json]) -> Json:
     """Say whether there is a worker of that id, so that its spawn is not refused any more."""
     try:
         return (await asyncio.to_thread(outpost.folder_of, _worker(params))).is_dir()
@@ -185,7 +185,7 @@ async def there(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
 # --- the work goes home -----------------------------------------------------------------------
 
 
-async def want(outpost: HostingOutpost, params: Mapping[str, Json]) -> Answer:
+async def want(outpost: Hosting, params: Mapping[str, Json]) -> Answer:
     """Say what is to be fetched of a worker; a small pack comes along at once.
 
     With `key`, the worker may be cleaned already: then it is what its checkpoint there holds. With
@@ -194,7 +194,7 @@ async def want(outpost: HostingOutpost, params: Mapping[str, Json]) -> Answer:
     return await asyncio.to_thread(_want, outpost, _worker(params), params)
 
 
-def _want(outpost: HostingOutpost, worker: str, params: Mapping[str, Json]) -> Answer:
+def _want(outpost: Hosting, worker: str, params: Mapping[str, Json]) -> Answer:
     key, whole = params.get("key"), bool(params.get("whole"))
     branch = commit = checkpoint = None
     try:
@@ -272,7 +272,7 @@ def _pack(
     return about
 
 
-async def get(outpost: HostingOutpost, params: Mapping[str, Json]) -> Answer:
+async def get(outpost: Hosting, params: Mapping[str, Json]) -> Answer:
     """Return one chunk of what `want` told."""
     digest, offset = params.get("sha256"), _count(params, "offset")
     if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
@@ -285,7 +285,7 @@ async def get(outpost: HostingOutpost, params: Mapping[str, Json]) -> Answer:
     return {"data": data}
 
 
-async def large(outpost: HostingOutpost, params: Mapping[str, Json]) -> Answer:
+async def large(outpost: Hosting, params: Mapping[str, Json]) -> Answer:
     """Return one chunk of an object of git-lfs that a worker brought into the copy."""
     from outpost_worker.work import lfs
 
@@ -305,7 +305,7 @@ async def large(outpost: HostingOutpost, params: Mapping[str, Json]) -> Answer:
     return {"data": data}
 
 
-async def large_take(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
+async def large_take(outpost: Hosting, params: Mapping[str, Json]) -> Json:
     """Let a copy have an object of git-lfs that was uploaded; says whether it has it."""
     file = _upload(outpost, {**params, "sha256": params.get("oid")})
     hosted = Hosted(outpost.root, params.get("key"))
@@ -330,12 +330,12 @@ def _read(file: Path, offset: int) -> bytes:
         return os.pread(stream.fileno(), CHUNK, offset)
 
 
-async def home(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
+async def home(outpost: Hosting, params: Mapping[str, Json]) -> Json:
     """Take it down that a worker's work is in the repository at home; show how it ended."""
     return await asyncio.to_thread(_home, outpost, params)
 
 
-def _home(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
+def _home(outpost: Hosting, params: Mapping[str, Json]) -> Json:
     worker = _worker(params)
     try:
         folder = outpost.folder_of(worker)
@@ -376,7 +376,7 @@ def _home(outpost: HostingOutpost, params: Mapping[str, Json]) -> Json:
     return wire.to_json(outpost.show(worker))
 
 
-def _hosted_of(outpost: HostingOutpost, folder: Path) -> Hosted:
+def _hosted_of(outpost: Hosting, folder: Path) -> Hosted:
     copy = copy_of(folder)
     if copy is None:
         raise UsageError(f"the rig of {folder.name} is no copy of another machine's")
@@ -397,7 +397,7 @@ def _ref(worker: str, params: Mapping[str, Json]) -> str:
     return ref
 
 
-def _outgoing(outpost: HostingOutpost, worker: str) -> Path:
+def _outgoing(outpost: Hosting, worker: str) -> Path:
     return outpost.root / HOSTED / OUTGOING / worker
 
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.errors import OutpostError
 from outpost_core.types import Json
+from outpost_exec.rigs.localrig import GitError, LocalRig, git
+from outpost_exec.rigs.notes import Note
 from outpost_shared import faults, private
 from outpost_shared.protocol import data_of
-from outpost_ssh.far.sentrefs import check_oid
-from outpost_ssh.rigs.localrig import GitError, LocalRig, git
-from outpost_ssh.rigs.notes import Note
+from outpost_worker.hosting.sentrefs import check_oid
 
 if TYPE_CHECKING:
     from outpost_exec.stdio.remote import StdioOutpost

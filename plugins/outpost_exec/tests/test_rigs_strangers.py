@@ -16,9 +16,9 @@ from rigkit import Laptop, at_laptop
 
 from outpost_core.errors import OutpostError, SpawnRefusedError, UsageError
 from outpost_core.types import Json, State
-from outpost_ssh.far.hosted import Hosted
-from outpost_ssh.rigs import localrig
-from outpost_ssh.rigs.notes import Notes
+from outpost_exec.rigs import localrig
+from outpost_exec.rigs.notes import Notes
+from outpost_worker.hosting.copies import Hosted
 from outpost_worker.repository import hosted as copies
 
 HOLD = "while [ ! -e {go} ]; do sleep 0.05; done; echo new >new.txt"

@@ -5,8 +5,8 @@ which rig the worker's work belongs to. After a list, `bring_home` fetches what 
 brings it into the rig; only then does the outpost show such a worker as ended. In between, this
 machine may be away for as long as it likes.
 
-All of it goes through `StdioOutpost.call`, in frames of the control channel; `far/rigs.py` is the
-other half and says what is asked.
+All of it goes through `StdioOutpost.call`, in frames of the control channel, whatever carries them;
+`outpost_worker.hosting.methods` is the other half and says what is asked.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from outpost_core import wire
 from outpost_core.errors import OutpostError, SpawnRefusedError, UnreachableError
 from outpost_core.names import redact
 from outpost_core.types import Cleaned, Json, Order, WorkerStatus
+from outpost_exec.rigs.localrig import GitError, LocalRig, digest_of
+from outpost_exec.rigs.retrieval import Retrieval
 from outpost_shared import faults, private
 from outpost_shared.backoff import every
 from outpost_shared.progress import report
-from outpost_ssh.far.sentrefs import SentRefs, check_oid, key_of, local_path
-from outpost_ssh.rigs.localrig import GitError, LocalRig, digest_of
-from outpost_ssh.rigs.retrieval import Retrieval
 from outpost_worker.folder import files
+from outpost_worker.hosting.sentrefs import SentRefs, check_oid, key_of, local_path
 
 if TYPE_CHECKING:
     from outpost_exec.stdio.remote import StdioOutpost

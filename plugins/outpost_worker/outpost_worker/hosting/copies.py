@@ -24,8 +24,8 @@ from outpost_core.errors import SpawnRefusedError, UsageError, WorkerError
 from outpost_shared import faults, private
 from outpost_shared.backoff import every
 from outpost_shared.programs import git_env
-from outpost_ssh.far.sentrefs import LONGEST_HEAD, OWN, SentRefs, check_oid
 from outpost_worker.folder import files, guarded
+from outpost_worker.hosting.sentrefs import LONGEST_HEAD, OWN, SentRefs, check_oid
 from outpost_worker.repository import hosted, store
 from outpost_worker.repository.git import Git, write
 from outpost_worker.repository.hosted import HOSTED, KNOWN

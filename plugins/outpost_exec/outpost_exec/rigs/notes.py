@@ -18,8 +18,8 @@ from outpost_core.errors import OutpostError, UsageError
 from outpost_core.names import check_branch, checkpoint_ref, owner_of
 from outpost_core.types import Order, WorkerStatus
 from outpost_shared import private
-from outpost_ssh.far.sentrefs import check_oid
 from outpost_worker.folder import files
+from outpost_worker.hosting.sentrefs import check_oid
 
 #: Places of notes: not home yet; home, and not cleaned yet; being cleaned.
 WAITING: Final = "waiting"

@@ -24,7 +24,7 @@ from outpost_core.errors import OutpostError
 from outpost_core.names import redact
 from outpost_shared import children, private
 from outpost_shared.programs import git_env
-from outpost_ssh.far.sentrefs import OWN, SentRefs
+from outpost_worker.hosting.sentrefs import OWN, SentRefs
 from outpost_worker.repository.git import read
 
 _SETTINGS: Final = (
