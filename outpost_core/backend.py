@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 from outpost_core.errors import PluginError, UnsupportedError
+from outpost_core.types import Order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +99,13 @@ class BuildContext:
         config_dir: folder of `outposts.yaml`, to resolve relative paths; None without a file.
         trusts: whether the user has trusted a file of a folder that was only found, as it is now
             (`outpost trust`); what such a folder says counts for nothing before.
+        ordered: finds the order of a worker in the ledger, for an outpost that knows nothing of it.
     """
 
     state_dir: Path
     config_dir: Path | None = None
     trusts: Callable[[Path], bool] = field(default=lambda _: False, repr=False, compare=False)
+    ordered: Callable[[str], Awaitable[Order | None]] | None = field(default=None, compare=False)
 
 
 class Dialogue(Protocol):

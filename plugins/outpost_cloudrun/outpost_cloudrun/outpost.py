@@ -12,10 +12,12 @@ from outpost_cloudrun import price
 from outpost_cloudrun.capabilities import CAPABILITIES
 from outpost_cloudrun.keeper import find
 from outpost_cloudrun.keeper.knock import knock
+from outpost_cloudrun.keeper.place import CLEAN
 from outpost_cloudrun.options import CloudRunOptions, Mode
+from outpost_core import wire
 from outpost_core.backend import BuildContext
 from outpost_core.hookspecs import hookimpl
-from outpost_core.types import Finding, Health, Order, Step, WorkerStatus
+from outpost_core.types import Cleaned, Finding, Health, Order, Step, WorkerStatus
 from outpost_exec.stdio.client import Client
 from outpost_exec.stdio.remote import HeadlessStdioOutpost
 
@@ -82,6 +84,16 @@ class CloudRunOutpost(HeadlessStdioOutpost):
         options = self.options
         google = options.endpoint or f"https://{options.region}-run.googleapis.com"
         return await knock(self.name, options.url or google)
+
+    @hookimpl
+    async def outpost_clean(self, worker: str, force: bool) -> Cleaned:
+        """Remove what is left of an ended worker; by its order also where nothing is known here."""
+        ordered = self.context.ordered
+        order = await ordered(worker) if ordered is not None else None
+        if order is None:
+            return await super().outpost_clean(worker, force)
+        answer = await self.call(CLEAN, {"order": wire.to_json(order), "force": force})
+        return self._read(Cleaned, answer, CLEAN)
 
     @hookimpl
     async def outpost_doctor(self, rig: str | None) -> Sequence[Finding]:

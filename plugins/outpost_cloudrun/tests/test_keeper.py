@@ -159,7 +159,8 @@ asyncio.run(work())
 
 
 @pytest.mark.parametrize(
-    "point", [one for one in faults.KEEPER if one not in ("keeper.rescued", "keeper.discarded")]
+    "point",
+    [p for p in faults.KEEPER if p[7:] not in ("rescued", "discarded", "recalled")],
 )
 def test_killed_at_a_write_it_is_one_worker(desk: Desk, tmp_path: Path, point: str) -> None:
     stops = point == "keeper.stop_noted"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -147,3 +149,17 @@ def test_work_that_no_rig_takes_comes_home(shell: Shell, fault: str) -> None:
     assert b"records" not in subprocess.run(records, capture_output=True, check=True).stdout
     assert bundle.exists(), "it outlives the worker"
     assert "new.txt" in shell.outpost("diff", "gt-4.1")
+
+
+def test_a_state_folder_that_is_gone_lets_clean_find_what_runs_by_its_order(shell: Shell) -> None:
+    work = f"echo on; exec sleep 616{os.getpid()}"
+    shell.outpost("spawn", "gt-1", "--rig", shell.rig, "--on", "burst", "--", "sh", "-c", work)
+    until(lambda: "on" in shell.outpost("logs", "gt-1.1"), "it runs")
+    for pid in keepers(shell.run):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not keepers(shell.run), "it was killed")
+    shutil.rmtree(shell.folder / "state" / "outposts" / "burst")
+    until(lambda: "lost" in shell.outpost("workers", "--all"), "nobody knows it")
+    until(lambda: "cleaned" in shell.outpost("clean", "gt-1.1", code=None), "it is found and ended")
+    ran = subprocess.run(["pgrep", "-f", f"sleep 616{os.getpid()}"], check=False)
+    assert ran.returncode == 1, "no agent runs with nobody watching"

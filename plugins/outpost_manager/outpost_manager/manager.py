@@ -125,7 +125,7 @@ class Manager:
         self.config = config
         self.plugins = plugins
         self.state = state
-        self.fleet = Fleet(config=config, plugins=plugins, state_dir=state)
+        self.fleet = Fleet(config=config, plugins=plugins, state_dir=state, ordered=self._ordered)
         #: the newest errors of observers and other plugins, in this process
         self.observer_errors: deque[str] = deque(maxlen=100)
         self._environ = environ
@@ -239,6 +239,9 @@ class Manager:
         if self._ledger is None:
             self._ledger = AsyncLedger(self._open_ledger)
         return self._ledger
+
+    async def _ordered(self, worker: str) -> Order | None:
+        return await self.ledger.order(worker)
 
     def _open_ledger(self) -> Ledger:
         ledger = Ledger(self.state)

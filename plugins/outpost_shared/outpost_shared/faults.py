@@ -140,6 +140,7 @@ KEEPER = (
     "keeper.rescued",  # unpushed work is in a bundle here; the worker has no result yet
     "keeper.finished",  # the result is here; nothing is removed elsewhere
     "keeper.discarded",  # what is known of a worker is in the trash, whole
+    "keeper.recalled",  # an order of which nothing was known is here; nobody was asked of it
 )
 
 #: Workers that are jobs of Cloud Run, in the process that keeps them.

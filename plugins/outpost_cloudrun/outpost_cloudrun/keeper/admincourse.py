@@ -82,6 +82,16 @@ class AdminCourse(ABC):
         """Say how much a container has."""
         return Facts(cpus=self._options.cpu, memory=self._options.memory)
 
+    async def find(self, record: WorkerRecord) -> bool:
+        """Look whether something was made for a worker; see `Course`."""
+        name = self._name(record)
+        try:
+            made = await self._found(name)
+        except NotFoundError:
+            return False
+        self._check(made, record, name)
+        return True
+
     async def remove(self, record: WorkerRecord, *, force: bool) -> Cleaned:  # noqa: ARG002
         """See that nothing of an ended worker is left, then forget its record; see `Course`."""
         name = self._name(record)
@@ -121,6 +131,14 @@ class AdminCourse(ABC):
             raise UnreachableError(
                 f"the {self.kind} {name} was there and is not", hint="it is tried again"
             ) from None
+        self._check(made, record, name)
+
+    def _check(self, made: Made, record: WorkerRecord, name: str) -> None:
+        """Make sure that what is there under a name is a worker's.
+
+        Raises:
+            ConflictError: it is somebody else's.
+        """
         if not names.same_digest(made.labels, record.digest):
             raise ConflictError(
                 f"the {self.kind} {name} is {record.worker} with another order, or another thing",

@@ -58,6 +58,14 @@ class Course(Protocol):
             UnreachableError: nobody could be asked.
         """
 
+    async def find(self, record: WorkerRecord) -> bool:
+        """Look whether a worker is there of which nothing was written down; starts none.
+
+        Raises:
+            ConflictError: what is there under its name is another order's.
+            UnreachableError: nobody could be asked.
+        """
+
     async def unreached(self, running: Sequence[WorkerRecord]) -> str:
         """Return why none of the workers that run can be heard; "" while one can, or may be.
 

@@ -38,6 +38,7 @@ from outpost_core.types import (
     State,
     WorkerStatus,
 )
+from outpost_shared import faults
 from outpost_shared.backoff import Backoff, reaching_again
 from outpost_shared.log import Logger
 
@@ -50,6 +51,10 @@ _log = Logger("cloudrun.keeper")
 SERVED: Final = CAPABILITIES - {"price", "doctor", "bootstrap"}
 #: What the course of a record has said when it was refused and nobody waited for that.
 _REFUSED: Final = "refused"
+#: What of a worker's course says that it was looked for when nothing was known of it.
+_RECALLED: Final = "recalled"
+#: Seconds for which the end of such a one is waited for: less than a command waits for an answer.
+_ENDS: Final = 60.0
 #: Where a worker was started; its mode was all that keepers have remembered of that at first.
 _SITE: Final = "site"
 _MODE: Final = "mode"
@@ -202,6 +207,51 @@ class Held(Outpost):
         if cleaned.removed:
             await self._forget(record)
         return cleaned
+
+    async def clean_ordered(self, order: Order, force: bool) -> Cleaned:
+        """Remove what is left of an ended worker, there and here; it need not be known here.
+
+        The state folder may be gone, and with it what was known. What was made for the order is
+        looked for then where orders go now, and what still runs there is taken up and stopped: its
+        end is waited for, for a while.
+
+        Raises:
+            ConflictError: what is there is another order's.
+            UnreachableError: nobody could be asked whether something is there.
+        """
+        record = self._known.get(order.worker)
+        if record is None or (_RECALLED in record.course and not record.accepted):
+            record = record or await self._create(order)
+            try:
+                await self._recall(record)
+            except OutpostError as error:
+                await self._forget(record)
+                if force:
+                    said = f"whether something of it is left was not found out: {error.message}"
+                    return Cleaned(removed=True, detail=said)
+                raise
+            if record.result is None:
+                said = "it was still there and is being stopped"
+                return Cleaned(removed=False, detail=f"{said}; outpost clean {record.worker} again")
+        return await self.outpost_clean(order.worker, force)
+
+    async def _recall(self, record: WorkerRecord) -> None:
+        """Find a worker of which nothing was known here, and see to its end."""
+        notes: dict[str, Json] = {_SITE: Site.of(self.options).written, _RECALLED: True}
+        await asyncio.to_thread(record.remember, **notes, asked=True)
+        faults.point("keeper.recalled")
+        is_there = await self._course_of(record).find(record)
+        if not is_there and record.result is None:
+            await asyncio.to_thread(record.finish, _gone())
+        await asyncio.to_thread(record.accept)
+        if record.result is None:
+            await asyncio.to_thread(record.ask_stop, record.order.limits.grace)
+            self._follow(record)
+            self._see_to_stop(record)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ENDS):
+                    while (news := record.news) and record.result is None:
+                        await news.wait()
 
     async def outpost_facts(self, programs: Sequence[str]) -> Facts:
         """Say how much a container has, and where it has agents' programs."""
@@ -380,6 +430,14 @@ def _never_began() -> Result:
         message="it was stopped before it was started",
         cost_usd=0.0,
         agent_began=False,
+    )
+
+
+def _gone() -> Result:
+    return Result(
+        state=State.LOST,
+        reason="lost_process",
+        message="nothing of it was known here, and nothing of it is there",
     )
 
 

@@ -19,13 +19,14 @@ from typing import Final
 from outpost_cloudrun.keeper import place
 from outpost_cloudrun.keeper.find import MAKES_WAY
 from outpost_cloudrun.keeper.held import Held
-from outpost_core import __version__
+from outpost_core import __version__, wire
 from outpost_core.backend import Outpost
 from outpost_core.errors import UnreachableError
-from outpost_core.types import Json
+from outpost_core.types import Json, Order
 from outpost_shared import keeping, private
 from outpost_shared.log import Logger
 from outpost_shared.protocol import FrameError
+from outpost_worker.serving.request import Params, flag
 from outpost_worker.serving.server import serve
 
 _log = Logger("cloudrun.keeper")
@@ -110,7 +111,11 @@ class Keeper:
             if keeping.is_ours(writer.get_extra_info("socket")):
                 with contextlib.suppress(FrameError, asyncio.CancelledError):
                     await serve(
-                        self._build, reader, writer, server=f"outpost-cloudrun {__version__}"
+                        self._build,
+                        reader,
+                        writer,
+                        server=f"outpost-cloudrun {__version__}",
+                        extra={place.CLEAN: _clean},
                     )
         finally:
             with contextlib.suppress(Exception):
@@ -133,6 +138,12 @@ class Keeper:
         if self._over.is_set():
             raise UnreachableError(MAKES_WAY, sent=False)
         return self._held
+
+
+async def _clean(held: Outpost, params: Params) -> Json:
+    assert isinstance(held, Held), "nothing else is served"
+    order = wire.from_json(Order, params.get("order"))
+    return wire.to_json(await held.clean_ordered(order, flag(params, "force")))
 
 
 def main() -> None:

@@ -91,7 +91,7 @@ class JobCourse(AdminCourse):
     async def start(self, record: WorkerRecord, secrets: Mapping[str, str]) -> None:
         """Create the job of a worker, or find it; see `Course`."""
         order, name = record.order, self._name(record)
-        self._check(order, secrets)
+        self._refuse_impossible(order, secrets)
         body = await self._body(order, record.digest)
         await asyncio.to_thread(record.remember, asked=True)
         try:
@@ -131,7 +131,7 @@ class JobCourse(AdminCourse):
         except UsageError as error:
             raise SpawnRefusedError(error.message, hint=error.hint) from error
 
-    def _check(self, order: Order, secrets: Mapping[str, str]) -> None:
+    def _refuse_impossible(self, order: Order, secrets: Mapping[str, str]) -> None:
         """Refuse what a job cannot do, before anything is sent."""
         self._witness.check(order)
         if secrets or order.secrets:

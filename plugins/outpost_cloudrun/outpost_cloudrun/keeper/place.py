@@ -43,6 +43,9 @@ def socket_of(context: BuildContext) -> Path | None:
     return keeping.socket_of({"cloudrun": str(context.state_dir.resolve())})
 
 
+#: Method of a keeper: as `clean`, by the whole order, so that what a keeper does not know can be
+#: looked for. `order`, `force`.
+CLEAN: Final = "x-clean"
 #: What of it a command says in its hello.
 HELLO: Final = ("generation", "since")
 

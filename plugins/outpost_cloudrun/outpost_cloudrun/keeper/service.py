@@ -126,6 +126,10 @@ class ServiceCourse:
             return Cleaned(removed=cleaned.removed, rescued=here, detail=cleaned.detail)
         return cleaned
 
+    async def find(self, record: WorkerRecord) -> bool:
+        """Ask a container, which may have to be started; see `Course`."""
+        return await self._stream_of(record).find()
+
     async def unreached(self, running: Sequence[WorkerRecord]) -> str:
         """Return why none of the running workers can be heard; see `Course`."""
         return await why_unheard(self._streams, running)

@@ -150,6 +150,24 @@ class Stream:
         await asyncio.to_thread(self._record.remember, asked=None)
         return SpawnRefusedError(error.message, hint=error.hint)
 
+    async def find(self) -> bool:
+        """Look whether some container has the worker, or its record; nothing is started.
+
+        Raises:
+            ConflictError: it is there with another order.
+            UnreachableError: nobody could be asked, or said something that is understood.
+        """
+        try:
+            answer = await self._attach()
+        except NotFoundError:
+            return False
+        except ElsewhereError:
+            return True
+        except (OddLineError, HoleError, SpawnRefusedError) as error:
+            raise UnreachableError(f"it cannot be looked for: {error}") from error
+        await answer.aclose()
+        return True
+
     # --- following -------------------------------------------------------------------------------
 
     async def follow(self) -> None:

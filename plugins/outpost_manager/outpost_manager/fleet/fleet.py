@@ -9,6 +9,7 @@ import time
 from collections.abc import (
     AsyncGenerator,
     Awaitable,
+    Callable,
     Collection,
     Iterable,
     Iterator,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     import asyncio  # at run time where it is used: describing outposts is quicker without
 
     from outpost_core.discovery import Plugins
-    from outpost_core.types import Health, WorkerStatus
+    from outpost_core.types import Health, Order, WorkerStatus
     from outpost_manager.config.model import Config, OutpostConfig
 
 T = TypeVar("T")
@@ -64,6 +65,7 @@ class Fleet:
         config: the configuration.
         plugins: where backends come from and outposts are registered.
         state_dir: the state folder.
+        ordered: finds the order of a worker in the ledger.
 
     Attributes:
         nameless: what is wrong with what an outpost told last as workers that can be none.
@@ -72,6 +74,7 @@ class Fleet:
     config: Config
     plugins: Plugins
     state_dir: Path
+    ordered: Callable[[str], Awaitable[Order | None]] | None = None
     nameless: dict[str, list[str]] = field(default_factory=dict, init=False)
     _leaving: dict[str, OutpostConfig] = field(default_factory=dict, init=False)
     _retired: Retired = field(default_factory=Retired, init=False)
@@ -213,6 +216,7 @@ class Fleet:
             state_dir=self.state_dir / "outposts" / entry.name,
             config_dir=path.parent if path else None,
             trusts=_trusts,
+            ordered=self.ordered,
         )
         home = self.plugins.homes.get(entry.type)
         try:
