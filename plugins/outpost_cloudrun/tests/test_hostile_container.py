@@ -496,7 +496,9 @@ def test_a_bundle_that_stops_coming_is_given_up(monkeypatch) -> None:
         options = CloudRunOptions(auth=Auth.NONE, url=url)
         got = b""
         async with open_client(options, url) as client:
-            async for piece in Far("burst", url, client).bundle("gt-1.1", ""):
+            async for piece in Far("burst", url, client).bundle(
+                "gt-1.1", "", owner="", digest="ab"
+            ):
                 got += piece
         return got
 

@@ -106,6 +106,54 @@ def test_the_result_is_on_record_before_it_is_told(rig: GitRig, fleet: Fleet) ->
     assert runs(rig) == 1
 
 
+def hold_first_claim(rig: GitRig, folder: Path) -> None:
+    """Have the first push of a record wait for `go` in a folder; it says that it does: `held`."""
+    rig.hook(
+        "update",
+        f"""case "$1" in refs/outpost/*/records/*) ;; *) exit 0;; esac
+mkdir {folder}/held 2>/dev/null || exit 0
+while [ ! -e {folder}/go ]; do sleep 0.05; done""",
+    )
+
+
+@pytest.mark.parametrize("asked_of", ["the same container", "another one"])
+def test_a_stop_is_not_lost_on_a_worker_whose_claim_is_just_being_pushed(
+    rig: GitRig, fleet: Fleet, tmp_path: Path, asked_of: str
+) -> None:
+    hold_first_claim(rig, tmp_path)
+    one = fleet()
+    other = one if asked_of == "the same container" else fleet()
+    asked = body(work(rig, "sleep 30"))
+    with one.client() as client, other.client() as caller, ThreadPoolExecutor() as pool:
+        with pytest.raises(httpx.TimeoutException):  # as a keeper that is told to stop it
+            client.post("/work", json=asked, timeout=0.1)
+        until(lambda: (tmp_path / "held").exists())
+        stop = pool.submit(caller.post, "/work/r-1.1/stop", json={**asked, "grace": 0})
+        if other is one:
+            time.sleep(0.5)  # it waits for who is just making the worker
+            assert not stop.done()
+        else:
+            assert stop.result(PATIENCE).json()["elsewhere"]
+        (tmp_path / "go").touch()
+        assert stop.result(PATIENCE).status_code == 202
+        told = post(caller, {**asked, "attach": True})
+        assert told[-1]["status"] == "stopped"
+        assert told[-1]["result"]["agent_began"] is False
+        again = post(client, asked)
+        assert again[-1]["status"] == "stopped"
+    assert runs(rig) == 0
+
+
+def test_a_stop_of_a_worker_that_nobody_can_claim_finds_nothing(rig: GitRig, fleet: Fleet) -> None:
+    rig.hook("update", 'case "$1" in refs/outpost/*) echo "no such refs here" >&2; exit 1;; esac')
+    one = fleet(OUTPOST_GIT_RETRY="0")
+    with one.client() as client:
+        answer = client.post("/work/r-1.1/stop", json=body(work(rig, "true")))
+        assert answer.status_code == 404
+        assert "no such refs here" in answer.text
+        assert client.post("/work/r-1.1/stop", json={"grace": 0}).status_code == 404
+
+
 def test_an_order_that_cannot_be_claimed_is_refused(fleet: Fleet) -> None:
     one = fleet()
     asked = order("r-2", f"touch {one.folder}/ran")
@@ -245,7 +293,8 @@ def test_an_instance_that_died_is_taken_over_and_a_frozen_one_delivers_nothing(
         until(lambda: rig.tip(ref), "a checkpoint")
         frozen = [one.process.pid, *supervisors(one.root)]
         for pid in frozen:
-            os.kill(pid, signal.SIGSTOP)
+            with suppress(ProcessLookupError):  # a git that has just ended
+                os.kill(pid, signal.SIGSTOP)
     with (
         two.client() as client,
         client.stream(
@@ -257,7 +306,8 @@ def test_an_instance_that_died_is_taken_over_and_a_frozen_one_delivers_nothing(
             pass
         until(lambda: runs(rig) == 2)
         for pid in frozen:
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
         go.touch()
         rest = [*told]
     assert rest[-1]["status"] == "done", rest[-1]

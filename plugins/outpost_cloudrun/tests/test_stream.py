@@ -242,6 +242,10 @@ def test_another_order_of_that_id_is_a_conflict(world: World) -> None:
     stream, _ = world.stream(in_order(httpx.Response(409, json=said)))
     with pytest.raises(ConflictError):
         run(stream.start({}))
+    stream, _ = world.stream(in_order(httpx.ReadError("reset"), httpx.Response(409, json=said)))
+    with pytest.raises(UnreachableError, match="another; whether an earlier request has started"):
+        run(stream.start({}))
+    assert world.record.course.get("asked") is True
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 
@@ -159,14 +159,24 @@ class Far:
         rescued = None if told.rescued is None else border.line(told.rescued)
         return replace(told, rescued=rescued, detail=border.line(told.detail))
 
-    async def bundle(self, worker: str, cookie: str) -> AsyncIterator[bytes]:
+    async def bundle(
+        self, worker: str, cookie: str, *, owner: str, digest: str
+    ) -> AsyncIterator[bytes]:
         """Yield the bundle of a worker's unpushed work.
+
+        Args:
+            worker: its id.
+            cookie: see `work`.
+            owner: the id of the ledger that has ordered it; "" for none.
+            digest: identity of its order.
 
         Raises:
             NotFoundError: there is none.
+            ConflictError: the worker that answers is another machine's.
             OutpostError: as of `work`.
         """
-        path = f"/work/{quote(worker)}/rescue"
+        whose = urlencode({"owner": owner, "digest": digest})
+        path = f"/work/{quote(worker)}/rescue?{whose}"
         response = await self._open("GET", path, None, cookie, _PATIENCE)
         try:
             pieces = response.aiter_raw()

@@ -116,7 +116,7 @@ class Stream:
                 if busy.over:
                     raise await self._refused(error, doubt) from error
                 await busy.wait()
-            except (SpawnRefusedError, NotFoundError) as error:
+            except (SpawnRefusedError, ConflictError, NotFoundError) as error:
                 raise await self._refused(error, doubt) from error
             except ElsewhereError:  # it runs, wherever that is
                 return
@@ -148,6 +148,8 @@ class Stream:
                 hint=error.hint,
             )
         await asyncio.to_thread(self._record.remember, asked=None)
+        if isinstance(error, ConflictError):
+            return error
         return SpawnRefusedError(error.message, hint=error.hint)
 
     async def find(self) -> bool:
@@ -459,7 +461,9 @@ class Stream:
         async for _ in again.rounds():
             try:
                 far = await self._reach()
-                pieces = far.bundle(record.worker, cookie)
+                pieces = far.bundle(
+                    record.worker, cookie, owner=record.order.owner, digest=record.digest
+                )
                 async with asyncio.timeout(self._patience.bundle), contextlib.aclosing(pieces):  # type: ignore[type-var]
                     return await rescue.bring_home(record, pieces)
             except OutpostError as error:

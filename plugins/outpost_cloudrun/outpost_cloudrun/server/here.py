@@ -18,7 +18,7 @@ from typing import Final
 from outpost_cloudrun.server.instance import Instance
 from outpost_cloudrun.server.places import Place
 from outpost_cloudrun.server.watching import Watched, Watching
-from outpost_core.errors import OutpostError
+from outpost_core.errors import ConflictError, OutpostError
 from outpost_core.names import REFS
 from outpost_core.types import Result, State, WorkerStatus
 from outpost_shared.backoff import Backoff
@@ -57,6 +57,15 @@ class Pace:
     beat: float
     followed: float
     unrecorded: float
+
+
+def not_yours(worker: str) -> ConflictError:
+    """Return what a caller is told whose worker is not the one that is here."""
+    return ConflictError(
+        f"the {worker} that is in this container was ordered by somebody else, and yours is not"
+        " here",
+        hint="try again: another container may answer, or the other one has ended",
+    )
 
 
 class Here:
@@ -132,6 +141,24 @@ class Here:
     def at_once(self) -> bool:
         """Whether its end counts as soon as it is in its folder."""
         return self.known is None
+
+    def check_owner(self, owner: str) -> None:
+        """Refuse a caller whose worker this is not; blocks.
+
+        The same order of two machines has one digest, and one place in this container.
+
+        Args:
+            owner: the id of the ledger that he has ordered it by; "" for none.
+
+        Raises:
+            ConflictError: another machine has ordered the worker that is here.
+        """
+        if self.known is not None:
+            mine = self.known.claim.owner
+        else:
+            mine = self._instance.order_of(self.worker).get("owner") or ""
+        if owner != mine:
+            raise not_yours(self.worker)
 
     def kept_log(self) -> KeptLog | None:
         """Return what is kept of its log elsewhere; None where logs are not kept."""

@@ -116,16 +116,19 @@ class Taking:
             SpawnRefusedError: it was certainly not started.
             UnreachableError: nobody knows.
         """
-        worker = wanted.order.worker
-        lock = self._locks.get(worker)
-        if lock is None:
-            lock = self._locks[worker] = asyncio.Lock()
-        async with lock:
+        async with self.lock(wanted.order.worker):
             try:
                 return await self._take(wanted)
             except OutpostError as error:
                 mask(error, wanted.order.secrets)
                 raise
+
+    def lock(self, worker: str) -> asyncio.Lock:
+        """Return what is held while a worker is made, stopped or removed here."""
+        lock = self._locks.get(worker)
+        if lock is None:
+            lock = self._locks[worker] = asyncio.Lock()
+        return lock
 
     async def workers(self) -> list[WorkerStatus]:
         """Return the workers of this instance, each as its stream tells it.
@@ -148,9 +151,9 @@ class Taking:
         if here is not None:
             await here.end()
         await asyncio.to_thread(self._claims.forget, worker)
-        await asyncio.to_thread(self._drop_login, worker)
+        await asyncio.to_thread(self.drop_login, worker)
 
-    def _drop_login(self, worker: str) -> None:
+    def drop_login(self, worker: str) -> None:
         """Keep no login of a worker that does not run here."""
         credentials.remove(str(self._instance.root), worker)
 
@@ -231,6 +234,8 @@ class Taking:
             here = await self.here(order.worker)
         except NotFoundError:
             here = None
+        if here is not None:
+            await self._check_owner(here, wanted)
         if here is not None and not self._is_over(here, wanted):
             await asyncio.to_thread(self._instance.find, order)
             if not wanted.attach and not self.moving:
@@ -246,7 +251,7 @@ class Taking:
             return await self._without_record(wanted)
         claim, found = await self._claimed(wanted, place, digest)
         if claim is None:
-            await asyncio.to_thread(self._drop_login, order.worker)
+            await asyncio.to_thread(self.drop_login, order.worker)
             return self._elsewhere(place, found, wanted)
         delivered = await asyncio.to_thread(place.delivered, found) if found else None
         if delivered is not None or wanted.attach:
@@ -258,6 +263,20 @@ class Taking:
                 place, await asyncio.to_thread(place.record.read, order.worker), wanted
             )
         return await self._spawn(wanted, place, claim)
+
+    async def _check_owner(self, here: Here, wanted: Asked) -> None:
+        """Refuse who asks for a worker of his own where that of another machine is.
+
+        Raises:
+            ConflictError: it cannot be started here.
+            UnreachableError: it is said to run, or to have run, in another container.
+        """
+        try:
+            await asyncio.to_thread(here.check_owner, wanted.order.owner)
+        except ConflictError as error:
+            if wanted.attach or wanted.take_over:
+                raise UnreachableError(error.message, hint=error.hint, sent=False) from error
+            raise
 
     def _is_over(self, here: Here, wanted: Asked) -> bool:
         """Whether the leg that was here has ended, and the record says who goes on."""
@@ -295,7 +314,9 @@ class Taking:
         order, record = wanted.order, place.record
         found = None
         known = await asyncio.to_thread(self._claims.read, order.worker)
-        ours = known.claim if known and known.claim.digest == digest else None
+        ours = known.claim if known else None
+        if ours is not None and (ours.digest, ours.owner) != (digest, order.owner):
+            ours = None
         if wanted.take_over or wanted.attach:
             found = await asyncio.to_thread(record.read, order.worker)
             self._check_digest(found, digest)

@@ -8,14 +8,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from outpost_cloudrun.server import asked, health
-from outpost_cloudrun.server.here import Here
+from outpost_cloudrun.server.here import Here, not_yours
 from outpost_cloudrun.server.instance import Instance
 from outpost_cloudrun.server.places import Place
 from outpost_cloudrun.server.settings import Settings
+from outpost_cloudrun.server.stopping import leave_word
 from outpost_cloudrun.server.taking import Taking
 from outpost_cloudrun.server.web import Request, Response, Router, json_response
 from outpost_core import wire
-from outpost_core.errors import ConflictError, NotFoundError, UsageError
+from outpost_core.errors import NotFoundError, UsageError
 from outpost_core.types import Cleaned, Order
 from outpost_shared.protocol import frame
 from outpost_worker.folder import files
@@ -82,16 +83,19 @@ class Work:
         """Ask a worker to end, wherever it is."""
         params = asked.json_object(request.body or b"{}")
         grace = number(params, "grace", 1e9, _GRACE)
-        here = await self._here(worker, params)
-        if here is not None and not here.superseded:
-            await self._instance.outpost_stop(worker=worker, grace=grace)
-            return json_response({"worker": worker, "grace": grace}, 202)
-        place, _ = await self._place(worker, params)
-        found = None if place is None else await asyncio.to_thread(place.record.read, worker)
-        if place is None or found is None:
-            raise NotFoundError(f"{worker} is not here, and no record of it is known")
-        if found.result is None:
-            await asyncio.to_thread(place.record.ask_stop, worker, grace)
+        async with self._taking.lock(worker):  # whoever is just being made can be stopped then
+            here = await self._here(worker, params)
+            if here is not None and not here.superseded:
+                await self._instance.outpost_stop(worker=worker, grace=grace)
+                return json_response({"worker": worker, "grace": grace}, 202)
+            place, order = await self._place(worker, params)
+            if place is None or order is None:
+                raise NotFoundError(f"{worker} is not here, and no record of it is known")
+            try:
+                await asyncio.to_thread(leave_word, place.record, order, self._instance.id, grace)
+            finally:
+                if here is None:
+                    await asyncio.to_thread(self._taking.drop_login, worker)
         return json_response({"worker": worker, "grace": grace, "elsewhere": True}, 202)
 
     async def logs(self, request: Request, worker: str) -> Response:
@@ -102,9 +106,14 @@ class Work:
         return Response(body=body, type="application/octet-stream")
 
     async def rescue(self, request: Request, worker: str) -> Response:
-        """Send the bundle of a worker's work that no rig took."""
-        del request
+        """Send the bundle of a worker's work that no rig took, to whoever has ordered it."""
+        here = await self._taking.here(worker)
         status = await asyncio.to_thread(self._instance.status_of, worker)
+        owner, digest = request.query.get("owner"), request.query.get("digest")
+        if owner is not None:
+            await asyncio.to_thread(here.check_owner, owner)
+        if digest is not None and status.digest != digest:
+            raise not_yours(worker)
         kept = status.result.checkpoint if status.result else None
         bundle = self._instance.folder_of(worker) / bundles.NAME
         if not kept or kept != str(bundle) or not bundle.is_file():
@@ -118,8 +127,13 @@ class Work:
         """Remove what an ended worker left, here and elsewhere, after its work was rescued."""
         params = asked.json_object(request.body or b"{}")
         force = _flag(request, "force")
+        async with self._taking.lock(worker):
+            return await self._removed(worker, params, force=force)
+
+    async def _removed(self, worker: str, params: Params, *, force: bool) -> Response:
         here = await self._here(worker, params)
-        place, owner = await self._place(worker, params)
+        place, order = await self._place(worker, params)
+        owner = order.owner if order is not None else ""
         if here is not None and here.known is not None and here.place is not None:
             place, owner = here.place, here.known.claim.owner
             if here.settled is None and not here.superseded and not force:
@@ -153,30 +167,25 @@ class Work:
         if params.get("order") is None:
             return here
         order = wire.from_json(Order, params["order"])
-        owner = order.owner if here.known is None else here.known.claim.owner
-        # the same order of two machines has one digest: whose it is stands in the claim
-        if owner != order.owner or status.digest not in ("", wire.digest(order)):
-            raise ConflictError(
-                f"the {worker} that is in this container was ordered by somebody else, and yours"
-                " is not here",
-                hint="try again: another container may answer, or the other one has ended",
-            )
+        await asyncio.to_thread(here.check_owner, order.owner)
+        if status.digest not in ("", wire.digest(order)):
+            raise not_yours(worker)
         return here
 
-    async def _place(self, worker: str, params: Params) -> tuple[Place | None, str]:
-        """Return where a worker is kept, and whose it is, as a caller says; None where he does not.
+    async def _place(self, worker: str, params: Params) -> tuple[Place | None, Order | None]:
+        """Return where a worker is kept, and its order, as a caller says; None where he does not.
 
         Raises:
             UsageError: what he says is no order, or one of another worker.
         """
         if params.get("order") is None:
-            return None, ""
+            return None, None
         order = wire.from_json(Order, params["order"])
         asked.check(order)
         if order.worker != worker:
             raise UsageError(f"the `order` of the request is not that of {worker[:120]!a}")
         credentials = word(params, "git_credentials", "") or ""
-        return await asyncio.to_thread(self._taking.place, order, credentials), order.owner
+        return await asyncio.to_thread(self._taking.place, order, credentials), order
 
     async def health(self, request: Request) -> Response:
         """Say how this instance is."""
