@@ -163,7 +163,7 @@ def test_the_file_tells_the_line(tmp_path: Path) -> None:
     file.write_text(f"outposts:\n  - name: burst\n    type: cloudrun\n{place}    cpu: 3\n")
     with pytest.raises(ConfigError) as caught:
         load_config(file, {"cloudrun": outpost_backends()})
-    assert caught.value.line == 2
+    assert caught.value.line == 7  # that of the option which is mistaken
     assert "cpu: 4" in caught.value.hint
 
 

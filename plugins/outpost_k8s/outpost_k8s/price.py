@@ -14,7 +14,7 @@ from outpost_core.nearest import suggest
 
 if TYPE_CHECKING:
     from outpost_core.types import Order
-    from outpost_k8s.options import K8sOptions
+    from outpost_k8s.settings import Settings
 
 _GIB: Final = 1 << 30
 _HOUR: Final = 3600.0
@@ -32,7 +32,7 @@ WORDS: Final = ("cpu_hour", "gib_hour", "storage_gib_hour")
 _MOST: Final = 10_000.0
 
 
-def size(options: K8sOptions, order: Order | None) -> tuple[float, int]:
+def size(options: Settings, order: Order | None) -> tuple[float, int]:
     """Return cores and bytes of memory that a worker gets: what its order wants goes first."""
     limits = order.limits if order is not None else None
     cpu = limits.cpu if limits is not None and limits.cpu else options.cpu
@@ -40,7 +40,7 @@ def size(options: K8sOptions, order: Order | None) -> tuple[float, int]:
     return cpu, memory
 
 
-def hourly(options: K8sOptions, order: Order | None = None) -> float:
+def hourly(options: Settings, order: Order | None = None) -> float:
     """Return the USD that an hour of a worker costs; 0 where nobody said.
 
     Args:
@@ -58,12 +58,12 @@ def hourly(options: K8sOptions, order: Order | None = None) -> float:
     return sum(_usd(word, text) * counts[word] for word, text in options.prices.items())
 
 
-def is_priced(options: K8sOptions) -> bool:
+def is_priced(options: Settings) -> bool:
     """Whether somebody has said what a worker costs."""
     return options.price_per_hour is not None or bool(options.prices)
 
 
-def linger(options: K8sOptions) -> float:
+def linger(options: Settings) -> float:
     """Return for how many seconds a pod waits for work that no remote took to be fetched.
 
     None of them where there is a volume that takes it.
@@ -75,7 +75,7 @@ def linger(options: K8sOptions) -> float:
     return LINGER_PRICED if is_priced(options) else LINGER
 
 
-def longest(options: K8sOptions, order: Order) -> float:
+def longest(options: Settings, order: Order) -> float:
     """Return for how many seconds a worker's Job may be there; then the cluster ends it.
 
     From its start, or for one that waits in a queue from its admission: waiting for a node, the
@@ -87,12 +87,12 @@ def longest(options: K8sOptions, order: Order) -> float:
     return math.ceil(waiting + timeout + AROUND + limits.grace + linger(options))
 
 
-def worst_case(options: K8sOptions, order: Order) -> float:
+def worst_case(options: Settings, order: Order) -> float:
     """Return the most that an order can cost there, in USD."""
     return hourly(options, order) * longest(options, order) / _HOUR
 
 
-def cost(options: K8sOptions, seconds: float, order: Order | None = None) -> float:
+def cost(options: Settings, seconds: float, order: Order | None = None) -> float:
     """Return what a worker cost that was there for so many seconds, in USD."""
     return hourly(options, order) * max(seconds, 0.0) / _HOUR
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 from outpost_core import wire
 from outpost_core.errors import SpawnRefusedError, UsageError
 from outpost_k8s import price
-from outpost_k8s.objects import names, podtemplate, quantities, told
+from outpost_k8s.objects import mirrors, names, podtemplate, quantities, told
 from outpost_k8s.objects.tolerations import toleration
 
 if TYPE_CHECKING:
     from outpost_core.types import Order
-    from outpost_k8s.options import K8sOptions
+    from outpost_k8s.settings import Settings
 
 #: Where volumes are in the container.
 DISK: Final = "/outpost/disk"
@@ -39,7 +39,7 @@ LAST_CHECKPOINT: Final = 60
 MOST_SECRET: Final = 1 << 20
 
 
-def job(options: K8sOptions, order: Order, *, hosted: bool) -> dict[str, Any]:
+def job(options: Settings, order: Order, *, hosted: bool) -> dict[str, Any]:
     """Return the Job that runs an order once.
 
     Args:
@@ -51,11 +51,6 @@ def job(options: K8sOptions, order: Order, *, hosted: bool) -> dict[str, Any]:
         SpawnRefusedError: it cannot be said to a cluster.
         UsageError: `pod_template` undoes something.
     """
-    if not options.image:
-        raise SpawnRefusedError(
-            "the outpost has no `image`",
-            hint="`outpost image build` makes one; push it, and write its name as `image`",
-        )
     labels = worker_labels(options, order.worker)
     identity = {names.ID: order.worker, names.DIGEST: wire.digest(order), names.OWNER: order.owner}
     template: dict[str, Any] = {
@@ -102,7 +97,7 @@ def job(options: K8sOptions, order: Order, *, hosted: bool) -> dict[str, Any]:
     return made
 
 
-def secret(options: K8sOptions, order: Order, git_credentials: str = "") -> dict[str, Any]:
+def secret(options: Settings, order: Order, git_credentials: str = "") -> dict[str, Any]:
     """Return the Secret that the order travels in; it is called like the Job.
 
     Args:
@@ -167,7 +162,7 @@ def spec_hash(job: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def worker_labels(options: K8sOptions, worker: str) -> dict[str, str]:
+def worker_labels(options: Settings, worker: str) -> dict[str, str]:
     """Return the labels of all that is made for a worker."""
     return {
         **options.labels,
@@ -183,7 +178,7 @@ def secret_key(said: str, variable: str = "") -> tuple[str, str]:
     return name, key or variable
 
 
-def priority_class(options: K8sOptions, priority: int) -> str:
+def priority_class(options: Settings, priority: int) -> str:
     """Return the priority class for an issue's priority; "" for the cluster's default."""
     said = options.priority_class
     if isinstance(said, Mapping):
@@ -191,7 +186,7 @@ def priority_class(options: K8sOptions, priority: int) -> str:
     return str(said or "")
 
 
-def _pod(options: K8sOptions, order: Order, *, hosted: bool) -> dict[str, Any]:
+def _pod(options: Settings, order: Order, *, hosted: bool) -> dict[str, Any]:
     volumes, mounts = _volumes(options, order)
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
@@ -221,7 +216,7 @@ def _pod(options: K8sOptions, order: Order, *, hosted: bool) -> dict[str, Any]:
 
 
 def _container(
-    options: K8sOptions, order: Order, mounts: list[dict[str, Any]], *, hosted: bool
+    options: Settings, order: Order, mounts: list[dict[str, Any]], *, hosted: bool
 ) -> dict[str, Any]:
     cpu, memory = price.size(options, order)
     sizes = {
@@ -233,7 +228,7 @@ def _container(
         "name": names.CONTAINER,
         "image": options.image,
         "command": list(PROGRAM),
-        "env": _env(options, hosted=hosted),
+        "env": _env(options, order, hosted=hosted),
         "resources": {"requests": sizes, "limits": dict(sizes)},
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -250,7 +245,7 @@ def _container(
     return container
 
 
-def _env(options: K8sOptions, *, hosted: bool) -> list[dict[str, Any]]:
+def _env(options: Settings, order: Order, *, hosted: bool) -> list[dict[str, Any]]:
     """Return the variables, sorted by name, so that the same options are the same object."""
     values = {
         **options.env,
@@ -261,9 +256,10 @@ def _env(options: K8sOptions, *, hosted: bool) -> list[dict[str, Any]]:
         values["OUTPOST_HOSTED"] = "1"
     if options.volume:
         values["OUTPOST_VOLUME"] = VOLUME
-    if options.rig_cache:
-        folder = options.rig_cache.partition("/")[2]
-        values["OUTPOST_RIG_REFERENCE"] = f"{RIGS}/{folder}".rstrip("/")
+    if options.rig_cache and not hosted:
+        mirror = mirrors.mirror(options.rig_cache.partition("/")[2], order.rig)
+        if mirror:
+            values["OUTPOST_RIG_REFERENCE"] = f"{RIGS}/{mirror}"
     made: dict[str, dict[str, Any]] = {
         name: {"name": name, "value": _literal(value)} for name, value in values.items()
     }
@@ -281,9 +277,7 @@ def _literal(value: str) -> str:
     return value.replace("$", "$$")
 
 
-def _volumes(
-    options: K8sOptions, order: Order
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _volumes(options: Settings, order: Order) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the volumes, and where they are in the container."""
     found: list[tuple[dict[str, Any], str, bool]] = []
     limit = {"sizeLimit": quantities.size(options.ephemeral_storage)}

@@ -172,7 +172,9 @@ class _Reader:
         except PluginError as error:
             return None, options_problem(kind, error)
         except OutpostError as error:
-            raise self.error(f"{where}: {error.message}", node, hint=error.hint) from None
+            # what is about one option begins with its name
+            about = node.get(error.message.partition(" ")[0].rstrip(":")) or node
+            raise self.error(f"{where}: {error.message}", about, hint=error.hint) from None
         except ValueError as error:
             raise self.error(f"{where}: {error}", node) from None
         except Exception as error:  # noqa: BLE001 - a defect of its package breaks nobody else
