@@ -12,6 +12,7 @@ from outpost_core.errors import UnreachableError
 from outpost_k8s.api import config
 from outpost_k8s.api.errors import AbsentError, ApiError, ExpiredError, UnavailableError
 from outpost_k8s.api.paths import path
+from outpost_k8s.api.process import Process
 from outpost_k8s.api.transport import JSON, Transport
 from outpost_shared import border
 from outpost_shared.backoff import Backoff
@@ -268,6 +269,35 @@ class Cluster:
         except AbsentError:
             return False
         return True
+
+    # --- pods ---------------------------------------------------------------------------------
+
+    async def exec(
+        self,
+        pod: str,
+        argv: Sequence[str],
+        *,
+        stdin: bool = True,
+        tty: bool = False,
+        container: str = "worker",
+    ) -> Process:
+        """Start a program in a pod of our namespace; close it in any case.
+
+        Args:
+            pod: name of the pod.
+            argv: program and arguments.
+            stdin: it gets input.
+            tty: it gets a terminal.
+            container: in which container.
+
+        Raises:
+            AbsentError: there is no such pod.
+            ApiError: it cannot be, for example since the container does not run.
+        """
+        address = path("pods", self.namespace, pod, "exec")
+        return await Process.start(
+            self._transport, address, argv, container=container, stdin=stdin, tty=tty
+        )
 
     # --- about the cluster --------------------------------------------------------------------
 
