@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -256,6 +257,25 @@ def test_a_socket_that_was_tidied_away_is_made_again(desk: Desk) -> None:
     path.unlink()
     assert desk.status("gt-1.1") is not None
     assert desk.keepers() == pids
+
+
+def test_one_whose_state_folder_is_gone_makes_way(desk: Desk) -> None:
+    """It would write nowhere, and take the socket from the next one again and again."""
+    desk.spawn(order("gt-1", "sleep 30"))
+    (first,) = desk.keepers()
+    shutil.rmtree(desk.context.state_dir)
+    until(lambda: desk.keepers() == [], "it ends")
+    assert not desk.context.state_dir.exists(), "and leaves nothing there"
+    assert desk.spawn(order("gt-2", "sleep 30")).id == "gt-2.1"
+    (second,) = desk.keepers()
+    assert second != first
+    desk.context.state_dir.rename(desk.context.state_dir.with_name("away"))
+    desk.spawn(order("gt-3", "sleep 30"))
+    until(lambda: second not in desk.keepers(), "it ends, though another one is there already")
+    (third,) = desk.keepers()
+    found = desk.asked(lambda o: o.outpost_list())
+    assert [one.id for one in found] == ["gt-3.1"]
+    assert desk.keepers() == [third]
 
 
 def test_the_same_id_with_another_order_is_a_conflict(desk: Desk) -> None:

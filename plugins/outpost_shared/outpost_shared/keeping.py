@@ -80,13 +80,32 @@ def lock(path: Path) -> int | None:
     Raises:
         OSError: the lock cannot be made.
     """
-    fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    return fd
+    while True:
+        fd = os.open(_lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        if is_held(path, fd):
+            return fd
+        os.close(fd)  # somebody has removed the file in between
+
+
+def is_held(path: Path, fd: int) -> bool:
+    """Whether a lock that was taken still is the one of its socket.
+
+    Where its file was removed, another keeper can take a new one: whoever has the old one ends.
+
+    Args:
+        path: of the socket.
+        fd: what `lock` returned.
+    """
+    return is_at(_lock_of(path), os.fstat(fd))
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_suffix(".lock")
 
 
 def is_kept(path: Path) -> bool:
@@ -184,7 +203,7 @@ def listen(path: Path) -> socket.socket:
 
 
 def is_at(path: Path, mine: os.stat_result) -> bool:
-    """Whether what is found at a path is still the socket that was made there."""
+    """Whether what is found at a path is still the file that was made there."""
     try:
         return os.path.samestat(path.stat(), mine)
     except OSError:

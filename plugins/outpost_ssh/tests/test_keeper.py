@@ -171,6 +171,15 @@ def test_it_ends_with_its_host(desk: Desk) -> None:
     assert not desk.socket().exists()
 
 
+def test_it_ends_when_its_lock_was_tidied_away(desk: Desk) -> None:
+    """Whoever comes then is free to start another one."""
+    pid = desk.started()
+    desk.socket().with_suffix(".lock").unlink()
+    until(lambda: pid not in desk.keepers(), "it stays")
+    until(desk.ask, "another one is used")
+    assert len(desk.keepers()) == 1
+
+
 def test_a_term_ends_it_and_takes_the_socket_along(desk: Desk) -> None:
     os.kill(desk.started(), signal.SIGTERM)
     until(lambda: not desk.keepers(), "it stays")

@@ -12,7 +12,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -49,16 +50,24 @@ class Keeper:
         generation: word for what it was told; a command with a newer one replaces it.
         since: when what it was told was read.
         path: the socket.
+        is_keeper: whether this process still has the outpost's lock.
         linger: seconds for which it stays when nothing runs.
     """
 
     def __init__(
-        self, held: Held, generation: str, since: float, path: Path, linger: float
+        self,
+        held: Held,
+        generation: str,
+        since: float,
+        path: Path,
+        is_keeper: Callable[[], bool],
+        linger: float,
     ) -> None:
         self._held = held
         self._since = since
         self._generation = generation
         self._path = path
+        self._is_keeper = is_keeper
         self._linger = max(linger, _SHORTEST)
         self._sessions: set[asyncio.Task[None]] = set()
         self._used_at = time.monotonic()
@@ -73,6 +82,8 @@ class Keeper:
             while not self._over.is_set() and self._is_wanted():
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._over.wait(), _LOOK)
+                if self._is_replaceable():
+                    break
                 if not keeping.is_at(self._path, mine):  # somebody has tidied the folder
                     mine = await self._listen()
         finally:
@@ -88,6 +99,14 @@ class Keeper:
     def end(self) -> None:
         """End soon; what is held is taken up by the next one."""
         self._over.set()
+
+    def _is_replaceable(self) -> bool:
+        """Whether the lock is gone with the state folder, so that another one can be the keeper."""
+        if self._is_keeper():
+            return False
+        _log.warning("the state folder was removed: the keeper ends")
+        self.end()
+        return True
 
     async def _listen(self) -> os.stat_result:
         if self._server is not None:
@@ -127,9 +146,11 @@ class Keeper:
         """Return what is served to a command.
 
         Raises:
-            UnreachableError: it has a newer configuration; this keeper ends.
+            UnreachableError: it has a newer configuration, or the state folder is another one by
+                now; this keeper ends.
         """
         del name
+        self._is_replaceable()
         since = options.get("since")
         newer = isinstance(since, int | float) and since > self._since
         if newer and options.get("generation") != self._generation:
@@ -153,7 +174,8 @@ def main() -> None:
     path = place.socket_of(context)
     os.umask(0o077)
     private.claim(str(context.state_dir))
-    if path is None or keeping.lock(place.lock_of(context)) is None:
+    at = place.lock_of(context)
+    if path is None or (lock := keeping.lock(at)) is None:
         return  # else the lock is held to the end of this program
     told = {str(key): str(value) for key, value in said["environment"].items()}
     os.environ.update({key: value for key, value in told.items() if key != "OUTPOST_FAULT"})
@@ -162,7 +184,7 @@ def main() -> None:
     async def keep() -> None:
         held = Held(name, options, context)
         known = str(said["generation"]), float(said["since"])
-        keeper = Keeper(held, *known, path, options.warm_for)
+        keeper = Keeper(held, *known, path, partial(keeping.is_held, at, lock), options.warm_for)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, keeper.end)
         await keeper.run()

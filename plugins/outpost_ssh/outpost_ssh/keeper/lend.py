@@ -40,11 +40,13 @@ class Keeper:
         options: how the host is reached, and how long it is kept.
         base: the folder that relative paths are relative to.
         path: where callers find it.
+        lock: what `keeping.lock` has returned for that.
     """
 
-    def __init__(self, options: SshOptions, base: Path | None, path: Path) -> None:
+    def __init__(self, options: SshOptions, base: Path | None, path: Path, lock: int) -> None:
         self._options = options
         self._path = path
+        self._lock = lock
         self._host = RemoteHost(options.host, options, base)
         self._spare: asyncssh.SSHClientProcess[bytes] | None = None
         self._spare_at = 0.0
@@ -80,7 +82,7 @@ class Keeper:
     def _is_wanted(self, mine: os.stat_result) -> bool:
         if self._callers:
             return True
-        if not keeping.is_at(self._path, mine):
+        if not (keeping.is_at(self._path, mine) and keeping.is_held(self._path, self._lock)):
             return False
         return time.monotonic() - self._used_at < self._options.keep
 
@@ -173,12 +175,13 @@ def main() -> None:
     path = place.socket_of(said)
     if path is None:
         return
-    if keeping.lock(path) is None:  # else it is held to the end of this program
+    lock = keeping.lock(path)
+    if lock is None:  # else it is held to the end of this program
         return
     options, base = place.understand(said)
 
     async def keep() -> None:
-        keeper = asyncio.ensure_future(Keeper(options, base, path).run())
+        keeper = asyncio.ensure_future(Keeper(options, base, path, lock).run())
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, keeper.cancel)
         with contextlib.suppress(OutpostError, OSError, asyncio.CancelledError):
