@@ -18,7 +18,7 @@ from outpost_shared import border
 from outpost_shared.backoff import Backoff
 
 if TYPE_CHECKING:
-    from outpost_k8s.options import K8sOptions
+    from outpost_k8s.settings import Settings
 
 #: A thing as the API server tells it, or a part of it.
 Object: TypeAlias = dict[str, Any]
@@ -83,7 +83,7 @@ class Cluster:
         )
 
     @classmethod
-    def of(cls, options: K8sOptions, name: str) -> Cluster:
+    def of(cls, options: Settings, name: str) -> Cluster:
         """Return the cluster that an outpost's options mean.
 
         Args:
