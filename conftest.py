@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import signal
 import sys
@@ -32,6 +33,8 @@ MARKS = {
 }
 #: Seconds that a test may take that may have to wait until an image or the lab is built.
 BUILD = 900
+#: Which part of the others is done before tests that need a cluster begin.
+LATE = 0.6
 #: How dear a test with this mark is, beside one of a common file.
 DEAR = {
     "slow": 30,
@@ -100,13 +103,25 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the dearest groups first, so that no core is idle at the end."""
+    """Run the dearest groups first, so that no core is idle at the end.
+
+    Those that need a cluster come when most others are done: it may still be built.
+    """
     cost: dict[str, float] = {}
+    late: set[str] = set()
     for item in items:
         marks = [DEAR.get(mark.name, 0) for mark in item.iter_markers()]
         more = 5 if "check" in getattr(getattr(item, "callspec", None), "params", {}) else 1
         cost[_group(item)] = cost.get(_group(item), 0) + max([more, *marks])
-    items.sort(key=lambda item: (-cost[_group(item)], _group(item)))
+        if item.get_closest_marker("kube"):
+            late.add(_group(item))
+    order = sorted(cost, key=lambda group: (-cost[group], group))
+    first = [group for group in order if group not in late]
+    done = itertools.accumulate(cost[group] for group in first)
+    wait = sum(so_far < LATE * sum(cost[group] for group in first) for so_far in done)
+    order = [*first[:wait], *(group for group in order if group in late), *first[wait:]]
+    place = {group: number for number, group in enumerate(order)}
+    items.sort(key=lambda item: place[_group(item)])
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,32 +3,44 @@
 import argparse
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Final
 
 from kubelab.client import Client, LabError, start, tools
+from kubelab.cluster import ctr_argv
 from kubelab.plan import Options
 
-_USAGE: Final = """\
-up      start a cluster, and print how programs find it
-down    end it; nothing is left of it
-status  say whether it runs
-env     print the line that tells a shell where it is: eval "$(scripts/kube-lab env)"
-load    load an image from an archive that docker or podman saved
-"""
+_COMMANDS: Final = {
+    "up": "start a cluster, and print how programs find it",
+    "down": "end it; nothing is left of it",
+    "status": "say whether it runs",
+    "env": 'print the line that tells a shell where it is: eval "$(scripts/kube-lab env)"',
+    "load": "let pods have an image of this machine's podman or docker, or of an archive that one "
+    "of them saved; with imagePullPolicy IfNotPresent or Never",
+    "kubectl": "look at it with kubectl",
+}
 
 
 def main() -> None:
     """Do what the command line says."""
+    named = argparse.ArgumentParser(add_help=False)
+    named.add_argument("--name", default=argparse.SUPPRESS, help="one of several (default)")
     parser = argparse.ArgumentParser(
-        prog="kube-lab", description=_USAGE, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="kube-lab", parents=[named], description="A Kubernetes cluster on this machine."
     )
-    parser.add_argument("do", choices=("up", "down", "status", "env", "load"))
-    parser.add_argument("archive", nargs="?", help="for load")
-    parser.add_argument("--name", default="default", help="one of several labs (default: default)")
-    parser.add_argument("--fake-nodes", type=int, default=2, help="nodes that kwok plays (2)")
-    parser.add_argument("--no-real-node", action="store_true", help="no kubelet and containerd")
+    parser.set_defaults(name="default")
+    commands = parser.add_subparsers(dest="do", required=True, metavar="COMMAND")
+    adds = {
+        do: commands.add_parser(do, parents=[named] if do != "kubectl" else [], help=text)
+        for do, text in _COMMANDS.items()
+    }
+    adds["up"].add_argument("--fake-nodes", type=int, default=2, help="that kwok plays (2)")
+    adds["up"].add_argument("--no-real-node", action="store_true", help="no kubelet")
+    adds["load"].add_argument("image")
+    adds["kubectl"].add_argument("words", nargs=argparse.REMAINDER, metavar="…")
     asked = parser.parse_args()
     try:
         _do(asked)
@@ -45,20 +57,21 @@ def _do(asked: argparse.Namespace) -> None:
             options = Options(fake_nodes=asked.fake_nodes, real_node=not asked.no_real_node)
             client = start(folder, options, leased=False, programs=tools())
         _tell(client)
-    elif asked.do == "status":
-        for part, pid in client.status()["parts"].items() if client else ():
-            print(f"{part:<12} {'runs' if pid else 'does not run'}")
-        if client is None:
-            sys.exit("no lab runs; scripts/kube-lab up")
     elif asked.do == "down":
         if client is not None:
             client.down()
     elif client is None:
-        sys.exit("kube-lab: no lab runs; scripts/kube-lab up")
+        raise LabError("no lab runs; scripts/kube-lab up starts one")
+    elif asked.do == "status":
+        for part, pid in client.status()["parts"].items():
+            print(f"{part:<12} {'runs' if pid else 'does not run'}")
     elif asked.do == "env":
         print(f"export KUBECONFIG={client.plan.kubeconfig}")
+    elif asked.do == "load":
+        _load(client, asked.image)
     else:
-        _load(client, asked.archive)
+        env = {**os.environ, "KUBECONFIG": str(client.plan.kubeconfig)}
+        os.execve(client.plan.program, [client.plan.program, "kubectl", *asked.words], env)
 
 
 def _tell(client: Client) -> None:
@@ -69,17 +82,37 @@ def _tell(client: Client) -> None:
     print(f"export KUBECONFIG={plan.kubeconfig}")
 
 
-def _load(client: Client, archive: str | None) -> None:
-    from kubelab.cluster import ctr_argv
+def _load(client: Client, image: str) -> None:
+    if not client.plan.has_node:
+        raise LabError("load: this lab has no real node, so nothing would run it")
+    with tempfile.TemporaryDirectory() as work:
+        archive = Path(image).absolute()
+        if not archive.is_file():
+            archive = Path(work) / "image.tar"
+            _save(image, archive)
+        print(client.run(*ctr_argv(client.plan), "images", "import", str(archive)), end="")
 
-    if archive is None or not Path(archive).is_file():
-        raise LabError("load: name an archive that docker or podman saved")
-    print(client.run(*ctr_argv(client.plan), "images", "import", os.path.abspath(archive)), end="")
+
+def _save(image: str, archive: Path) -> None:
+    told = []
+    for engine in ("podman", "docker"):
+        if shutil.which(engine):
+            done = subprocess.run(
+                [engine, "save", "-o", archive, image], capture_output=True, text=True, check=False
+            )
+            if done.returncode == 0:
+                return
+            told.append(f"{engine}: {done.stderr.strip()}")
+    raise LabError("\n".join([f"load: there is no image or archive {image}", *told]))
 
 
 def _folder(name: str) -> Path:
-    base = os.environ.get("OUTPOST_KUBELAB_RUN") or f"/tmp/kubelab-{os.geteuid()}"
-    return Path(base) / name
+    """Return the folder of a lab, below one that is nobody else's."""
+    base = Path(os.environ.get("OUTPOST_KUBELAB_RUN") or f"/tmp/kubelab-{os.geteuid()}")
+    base.mkdir(mode=0o700, exist_ok=True)
+    if base.is_symlink() or base.stat().st_uid != os.geteuid():
+        raise LabError(f"{base} is somebody else's; OUTPOST_KUBELAB_RUN names another folder")
+    return base / name
 
 
 def _connect(folder: Path) -> Client | None:

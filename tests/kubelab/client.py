@@ -31,9 +31,9 @@ def tools() -> Path:
     Raises:
         LabError: they cannot be had here.
     """
-    built = subprocess.run([CHECKOUT / ".ci" / "kubelab"], stdout=subprocess.PIPE, text=True)
+    built = subprocess.run([CHECKOUT / ".ci" / "kubelab"], capture_output=True, text=True)
     if built.returncode:
-        raise LabError("the programs of the lab could not be built; see above")
+        raise LabError(f"its programs could not be built: {built.stderr.strip()[-1000:]}")
     return Path(built.stdout.strip())
 
 

@@ -1,4 +1,7 @@
-"""Packs a static program as an image for containers: pauseimage.py PROGRAM ARCHIVE."""
+"""Packs the pause program as an image for containers: pauseimage.py PROGRAM ARCHITECTURE.
+
+It takes the program's place, as PROGRAM.tar.
+"""
 
 import hashlib
 import io
@@ -12,23 +15,24 @@ from kubelab.parts import PAUSE
 
 def main() -> None:
     """Write an archive as `docker save` does, of one layer with one file."""
-    program, archive = map(Path, sys.argv[1:])
+    program, architecture = Path(sys.argv[1]), sys.argv[2]
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         _add(tar, "pause", program.read_bytes(), mode=0o755)
     layer = buffer.getvalue()
     config = json.dumps(
         {
-            "architecture": "amd64", "os": "linux", "config": {"Entrypoint": ["/pause"]},
+            "architecture": architecture, "os": "linux", "config": {"Entrypoint": ["/pause"]},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{_digest(layer)}"]},
         }
     ).encode()  # fmt: skip
     name = f"{_digest(config)}.json"
     manifest = [{"Config": name, "RepoTags": [PAUSE], "Layers": ["layer.tar"]}]
-    with tarfile.open(archive, "w") as tar:
+    with tarfile.open(program.with_suffix(".tar"), "w") as tar:
         _add(tar, name, config)
         _add(tar, "layer.tar", layer)
         _add(tar, "manifest.json", json.dumps(manifest).encode())
+    program.unlink()
 
 
 def _digest(data: bytes) -> str:

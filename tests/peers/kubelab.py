@@ -403,9 +403,23 @@ def _shared() -> Lab:
 
 def _start(folder: Path, options: Options) -> Client:
     try:
-        return client.start(folder, options, leased=True, programs=client.tools())
+        return client.start(folder, options, leased=True, programs=_tools())
     except LabError as error:
         raise MissingError(f"there is no Kubernetes lab: {error}") from error
+
+
+_missing: list[LabError] = []
+
+
+def _tools() -> Path:
+    """Return the programs of labs; where they cannot be built, that is tried once."""
+    if _missing:
+        raise _missing[0]
+    try:
+        return client.tools()
+    except LabError as error:
+        _missing.append(error)
+        raise
 
 
 @functools.cache

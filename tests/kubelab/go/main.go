@@ -1,8 +1,8 @@
 // Command kubelab is a whole Kubernetes cluster in one program, for the tests of Outpost.
 //
 // The first argument says which of its parts to be: etcd, kube-apiserver, kube-controller-manager,
-// kube-scheduler, kubelet or kwok (which plays nodes by the thousand). The others are that part's own.
-// One program instead of six: they share most of their code, and it is compiled and linked once.
+// kube-scheduler, kubelet or kwok (which plays nodes by the thousand); or kubectl, to look at it. The
+// other arguments are that part's own. One program instead of seven: they share most of their code, and it is compiled and linked once.
 package main
 
 import (
@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.etcd.io/etcd/server/v3/etcdmain"
 	"k8s.io/component-base/cli"
+	kubectl "k8s.io/kubectl/pkg/cmd"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	manager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
@@ -41,6 +42,8 @@ func main() {
 		run(scheduler.NewSchedulerCommand())
 	case "kubelet":
 		run(kubelet.NewKubeletCommand(context.Background()))
+	case "kubectl":
+		run(kubectl.NewDefaultKubectlCommand())
 	case "kwok":
 		playNodes()
 	default:
