@@ -110,6 +110,8 @@ RIG = (
     "rig.homed",  # they are in the rig; the other machine has not been told
     "rig.told",  # the worker is shown as done; the note is still there
 )
+#: The same, where that other machine is gone for good.
+GONE = ("rig.given_up",)  # nothing is waited for any more; how the worker ended is not written
 #: The same, on the machine of the worker.
 HOSTED = (
     "hosted.indexed",  # the objects are there, no ref was moved

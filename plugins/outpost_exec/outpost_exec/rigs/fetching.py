@@ -26,8 +26,30 @@ if TYPE_CHECKING:
 #: Bytes of one chunk, as the outpost cuts them, and how many are asked for at once.
 _CHUNK: Final = 512 * 1024
 _WINDOW: Final = 4
+#: Below the notes: packs and repositories aside; a lock for each note.
+_INCOMING: Final = "incoming"
+LOCKS: Final = "locks"
 #: Bytes of this machine's disk that no download takes.
 _SPARE: Final = 64 << 20
+
+
+def _aside(folder: Path, name: str) -> Path:
+    return folder / _INCOMING / f"{name}.git"
+
+
+def tidy(folder: Path, name: str, *, locked: bool = False) -> None:
+    """Remove what was fetched for a note, and its lock.
+
+    Args:
+        folder: where the notes are.
+        name: of the note.
+        locked: leave the lock: others may still have something to do with the note.
+    """
+    shutil.rmtree(_aside(folder, name), ignore_errors=True)
+    for left in (folder / _INCOMING).glob(f"{name}.*.pack"):
+        left.unlink(missing_ok=True)
+    if not locked:
+        (folder / LOCKS / name).unlink(missing_ok=True)
 
 
 class Fetching:
@@ -46,13 +68,7 @@ class Fetching:
 
     def aside(self, name: str) -> Path:
         """Return where the repository aside is for a note."""
-        return self._folder / "incoming" / f"{name}.git"
-
-    def tidy(self, name: str) -> None:
-        """Remove what was fetched for a note."""
-        shutil.rmtree(self.aside(name), ignore_errors=True)
-        for left in (self._folder / "incoming").glob(f"{name}.*.pack"):
-            left.unlink(missing_ok=True)
+        return _aside(self._folder, name)
 
     async def fetch(self, rig: LocalRig, note: Note, asked: dict[str, Json]) -> dict[str, Any]:
         """Have what is asked for in a repository aside of the rig; return what it is.
@@ -117,7 +133,7 @@ class Fetching:
             return None
         if not (isinstance(digest, str) and type(size) is int and 0 <= size < 1 << 50):
             raise OutpostError(f"{self._outpost.name} answered nonsense")
-        folder = self._folder / "incoming"
+        folder = self._folder / _INCOMING
         private.make(str(folder))
         name = hashlib.sha256(digest.encode()).hexdigest()[:16]
         file = folder / f"{note.name}.{name}.pack"

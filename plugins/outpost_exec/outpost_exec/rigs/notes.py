@@ -90,10 +90,13 @@ class Notes:
 
     Args:
         folder: where they are.
+        only: id of the only worker whose notes are seen; "" for all. Where each worker has a
+            machine of its own, none of them knows what the notes of the others mean.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, only: str = "") -> None:
         self._folder = folder
+        self._only = only
 
     def _path(self, place: str, name: str) -> Path:
         return self._folder / place / f"{name}.json"
@@ -130,7 +133,8 @@ class Notes:
             found = os.listdir(self._folder / place)  # noqa: PTH208 - names are all that is needed
         except FileNotFoundError:
             return []
-        return [name[:-5] for name in found if name.endswith(".json") and name[0] != "."]
+        names = [name[:-5] for name in found if name.endswith(".json") and name[0] != "."]
+        return [name for name in names if self._only in ("", name.rpartition(".")[0])]
 
     def of(self, place: str, worker: str) -> list[str]:
         """Return the names of a worker's notes in a place."""

@@ -19,7 +19,7 @@ from outpost_core import wire
 from outpost_core.errors import NotFoundError, OutpostError
 from outpost_core.names import owner_of
 from outpost_core.types import Cleaned, Json, State, WorkerStatus
-from outpost_exec.rigs.fetching import Fetching
+from outpost_exec.rigs.fetching import LOCKS, Fetching, tidy
 from outpost_exec.rigs.localrig import GitError, LocalRig, RefRefusedError
 from outpost_exec.rigs.notes import CLEANING, HOME, WAITING, Note, Notes, name_of
 from outpost_shared import faults, private
@@ -53,7 +53,7 @@ class Retrieval:
     def __init__(self, outpost: StdioOutpost, folder: Path, key: Callable[[str], str]) -> None:
         self._outpost = outpost
         self._folder = folder
-        self.notes = Notes(folder)
+        self.notes = Notes(folder, outpost.only_worker)
         self._key = key
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._tasks: dict[str, asyncio.Task[WorkerStatus | None]] = {}
@@ -215,7 +215,7 @@ class Retrieval:
             if checkpoint and checkpoint != known:
                 self.notes.keep(note, checkpoint)
                 await home.keep(self._fetching.aside(name), checkpoint, ref, note.kept)
-            self._fetching.tidy(name)
+            tidy(self._folder, name, locked=True)
 
     async def _rescued(self, name: str) -> None:
         """Fetch the checkpoint that cleaning a worker has left at the outpost."""
@@ -247,13 +247,12 @@ class Retrieval:
 
     def _done(self, name: str) -> None:
         """Remove what was needed; while its note is there, all programs meet at the same lock."""
-        self._fetching.tidy(name)
-        (self._folder / "locks" / name).unlink(missing_ok=True)
+        tidy(self._folder, name)
 
     @contextlib.contextmanager
     def _mine(self, name: str) -> Iterator[bool]:
         """Hold a worker's lock; False when another program is at it."""
-        folder = self._folder / "locks"
+        folder = self._folder / LOCKS
         private.make(str(folder))
         fd = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

@@ -51,6 +51,9 @@ class HeadlessStdioOutpost(Caller):
     with `call`, and override a hook, marked with `@hookimpl` again.
     """
 
+    #: Id of the only worker that the server's machine ever has; "" for one that has any number.
+    only_worker: str = ""
+
     def __init__(self, name: str, options: OutpostOptions, context: BuildContext) -> None:
         super().__init__(name, options, context)
         self._followers = 0
