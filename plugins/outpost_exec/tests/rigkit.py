@@ -80,12 +80,12 @@ class PipeOutpost(StdioOutpost):
         self.lines -= 1
         if self.away or self.lines < 0:
             raise UnreachableError("far is away", sent=False)
-        env = {k: v for k, v in os.environ.items() if k != "OUTPOST_FAULT"}
+        argv, env = self.server()
         if self.fault:
             env["OUTPOST_FAULT"] = self.fault
             self.fault = ""
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", _SERVER),
+            *argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=env,
@@ -101,6 +101,11 @@ class PipeOutpost(StdioOutpost):
         return await Client.start(
             "far", child.stdout, child.stdin, name="far", options=options, timeout=20
         )
+
+    def server(self) -> tuple[list[str], dict[str, str]]:
+        """Return the command of the far machine's program, and its environment."""
+        env = {k: v for k, v in os.environ.items() if k != "OUTPOST_FAULT"}
+        return [sys.executable, "-c", _SERVER], env
 
     async def call(
         self, method: str, params: Mapping[str, Json] | None = None, *, repeat: bool = True

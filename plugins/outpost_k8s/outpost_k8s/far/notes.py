@@ -53,9 +53,10 @@ class Notes:
         said = {**self.state(), **about, "phase": phase, "since": time.time()}
         jsonfiles.store(self._folder, _STATE, said)
 
-    def brought(self) -> bool:
-        """Whether the repository is here."""
-        return self._load(_BROUGHT) is not None
+    def brought(self) -> str | None:
+        """Return whose the repository is that was brought; None before it is here."""
+        said = self._load(_BROUGHT)
+        return None if said is None else str(said.get("controller", ""))
 
     def stop(self) -> float | None:
         """Return the grace in seconds of a stop that was asked for; None for none."""
@@ -75,9 +76,16 @@ class Notes:
         """Return what `run` has said last; empty before it has said anything."""
         return self._load(_STATE) or {}
 
-    def note_brought(self) -> None:
-        """Write down that the repository is here. Raises as `say` does."""
-        self._note(_BROUGHT, {})
+    def note_brought(self, controller: str) -> None:
+        """Write down that the repository is here.
+
+        Args:
+            controller: whose it is, see `Hosting.controller`.
+
+        Raises:
+            OSError: as `say`.
+        """
+        self._note(_BROUGHT, {"controller": controller})
         faults.point("pod.brought")
 
     def note_stop(self, grace: float) -> None:

@@ -155,12 +155,13 @@ class Pod:
     async def _brought(self) -> None:
         """Wait until the repository is here that the worker starts from."""
         end = time.monotonic() + BRING_PATIENCE
-        while not self._notes.brought():
+        while (controller := self._notes.brought()) is None:
             self._check_wanted()
             if time.monotonic() > end:
                 why = "its repository was not brought from the machine that ordered it"
                 raise _NotBegunError(self._not_begun(NOT_BROUGHT, UsageError(why)))
             await self._pause()
+        self._workers.controller = controller
 
     async def _claimed(self, ordered: podorder.Ordered) -> Result | None:
         """Claim the worker for this pod; returns the result that stands already, if there is one.

@@ -16,6 +16,7 @@ from outpost_k8s.far.notes import Notes
 from outpost_k8s.far.settings import Settings
 from outpost_shared import programs
 from outpost_worker.folder import files, status
+from outpost_worker.hosting.outpost import Hosting
 from outpost_worker.serving.folderoutpost import FolderOutpost
 
 #: What a worker is shown as that has no folder yet, by what `run` is at.
@@ -25,7 +26,7 @@ _BEFORE = {
 }
 
 
-class PodWorkers(FolderOutpost):
+class PodWorkers(Hosting):
     """The one worker of a pod.
 
     Args:
@@ -67,12 +68,12 @@ class PodWorkers(FolderOutpost):
             files.store(str(folder), files.SECRETS, both)
 
     def status_of(self, worker: str) -> WorkerStatus:
-        """Return the status of the worker as it may be reported.
+        """Return how the worker is, whether its work was fetched or not.
 
         Raises:
             NotFoundError: it has no folder yet.
         """
-        return self.adjust_status(status.read(self.folder_of(worker)))
+        return FolderOutpost.adjust_status(self, status.read(self.folder_of(worker)))
 
     # --- what is asked by `serve` ---------------------------------------------------------------
 
@@ -110,7 +111,8 @@ class AskedWorkers(PodWorkers):
 
         Raises:
             ConflictError: this pod has another order.
-            SpawnRefusedError: this pod has another worker, or does not say which.
+            SpawnRefusedError: this pod has another worker, or does not say which; or the
+                repository is not here.
         """
         said = self.notes.state()
         if said.get("worker") != order.worker:
@@ -120,9 +122,11 @@ class AskedWorkers(PodWorkers):
                 f"worker {order.worker} is there already, with another order",
                 hint="use --again for a further attempt, or the very same order to adopt it",
             )
-        self.notes.note_brought()
+        if self._settings.hosted and self.rig_here(order) is None:
+            raise SpawnRefusedError(f"the repository of {order.worker} was not brought")
+        self.notes.note_brought(self.controller)
         try:
-            return self.status_of(order.worker)
+            return self.show(order.worker)
         except NotFoundError:
             return WorkerStatus(
                 id=order.worker, state=State.QUEUED, digest=str(said["digest"]), detail="begins"
