@@ -41,18 +41,10 @@ async def bootstrap(
 
     Args:
         name: the outpost's name.
-        options: its options.
+        options: its options; they name a project.
         agents: names of presets that the image has to have the programs of.
         dry_run: change nothing; yield what would be done.
     """
-    if not options.project:
-        yield Step(
-            name="service", state="skipped",
-            detail=f"whoever runs {options.url} deploys it: there is no `project`",
-        )  # fmt: skip
-        async for step in _container(name, options, options.url, Identity(options), agents):
-            yield step
-        return
     identity = Identity(options)
     admin = admin_client(options, None if options.auth is Auth.NONE else identity)
     try:

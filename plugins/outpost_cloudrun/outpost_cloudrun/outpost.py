@@ -17,7 +17,7 @@ from outpost_cloudrun.options import CloudRunOptions, Mode
 from outpost_core import wire
 from outpost_core.backend import BuildContext
 from outpost_core.hookspecs import hookimpl
-from outpost_core.types import Cleaned, Finding, Health, Order, Step, WorkerStatus
+from outpost_core.types import Cleaned, Facts, Finding, Health, Order, Step, WorkerStatus
 from outpost_exec.stdio.client import Client
 from outpost_exec.stdio.remote import HeadlessStdioOutpost
 
@@ -43,6 +43,8 @@ class CloudRunOutpost(HeadlessStdioOutpost):
         self._since = time.time()  # a keeper with older options makes way
         if options.mode is not Mode.SERVICE:  # only a container knows its programs
             self.capabilities = CAPABILITIES - {"facts"}
+        if not options.project:  # whoever runs its container has deployed it
+            self.capabilities -= {"bootstrap"}
         if options.mode is Mode.JOB:  # an order's secrets would be seen by who may look at jobs
             self.capabilities -= {"secrets"}
 
@@ -94,6 +96,19 @@ class CloudRunOutpost(HeadlessStdioOutpost):
             return await super().outpost_clean(worker, force)
         answer = await self.call(CLEAN, {"order": wire.to_json(order), "force": force})
         return self._read(Cleaned, answer, CLEAN)
+
+    @hookimpl
+    async def outpost_facts(self, programs: Sequence[str]) -> Facts:
+        """Ask a container for its programs; no keeper is started for that."""
+        if find.is_kept(self.context):
+            return await super().outpost_facts(programs)
+        from outpost_cloudrun.keeper.courses import course_of
+
+        course = course_of(self.name, self.options, self.context)
+        try:
+            return await course.facts(programs)
+        finally:
+            await course.aclose()
 
     @hookimpl
     async def outpost_doctor(self, rig: str | None) -> Sequence[Finding]:

@@ -15,8 +15,10 @@ from outpost_cloudrun import bootstrap, doctor
 from outpost_cloudrun.admin import changes, specs
 from outpost_cloudrun.admin.factory import open_admin
 from outpost_cloudrun.options import Auth, CloudRunOptions, KeepWarm, Mode
+from outpost_cloudrun.outpost import CloudRunOutpost
 from outpost_cloudrun.testing.emulator import Emulator, emulating
 from outpost_cloudrun.testing.knobs import Image
+from outpost_core.backend import BuildContext
 from outpost_core.types import Finding, Step
 
 
@@ -177,11 +179,12 @@ def test_modes_without_a_service_are_tried_and_nothing_is_made(
     assert not google.cloud.instances
 
 
-def test_a_service_of_somebody_else_is_only_asked(google: Emulator) -> None:
+def test_a_service_of_somebody_else_is_only_asked(google: Emulator, tmp_path: Path) -> None:
     boot(options(google))
     url = google.front("worker")
     said = CloudRunOptions(url=url, auth=Auth.METADATA)
-    assert states(boot(said)) == [("service", "skipped"), ("container", "ok")]
+    mine = CloudRunOutpost("mine", said, BuildContext(state_dir=tmp_path))
+    assert "bootstrap" not in mine.capabilities, "there is nothing to deploy"
     assert finding(look(said), "container").ok
 
 

@@ -77,6 +77,27 @@ def test_a_demo_that_is_broken_off_leaves_nothing(own_tmp: Path) -> None:
     until(lambda: left(own_tmp) == [], "it was broken off")
 
 
+def test_a_demo_that_is_killed_leaves_nothing(own_tmp: Path) -> None:
+    running = subprocess.Popen(
+        [*OUTPOST, "demo", "--cloudrun"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    assert running.stderr is not None
+    for line in running.stderr:
+        if "starting at cloudrun" in line:
+            break
+    until(lambda: keepers(str(own_tmp)), "it has one")
+    running.kill()
+    running.wait(60)
+    running.stderr.close()
+    until(lambda: not keepers(str(own_tmp)), "its keeper")
+    until(lambda: not list(own_tmp.glob("outpost-demo-*")), "its folder")
+    until(lambda: left(own_tmp) == [], "it was killed")
+    waiting = ["pgrep", "-f", f"outpost_cloudrun.testing.afterwards {own_tmp}/"]
+    until(lambda: subprocess.run(waiting, stdout=subprocess.DEVNULL).returncode, "it clears up")
+    assert list(own_tmp.glob("outpost-demo-*")) == []
+
+
 def test_what_is_missing_for_it_is_named(own_tmp: Path) -> None:
     hidden = own_tmp / "google"
     hidden.mkdir()

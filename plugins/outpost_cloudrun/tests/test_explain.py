@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from outpost_cloudrun.keeper import find
+from outpost_core.backend import BuildContext
 from outpost_core.discovery import Plugins
 from outpost_manager.cli.app import cli
 from outpost_manager.cli.session import Session
@@ -86,6 +88,38 @@ def test_explain_shows_what_each_would_cost_and_who_cannot_hold_it(
     assert (rank, cost) == (None, None)
     assert reason.startswith("the order may take 2h, and a service that is paid for by requests")
     assert "mode: job for 168h" in reason
+
+
+def test_explain_asks_for_an_agent_without_starting_anything(tmp_path: Path, address: str) -> None:
+    config = f"outposts:\n  - {{name: mine, type: cloudrun, auth: none, url: '{address}'}}\n"
+    wanted = ("gt-1", "--title", "x", "--no-rig", "--max-agent-cost", "1", "--agent", "claude")
+    (why,) = outpost(tmp_path, config, "explain", *wanted)["explanations"]
+    assert [verdict["reason"] for verdict in why["verdicts"]] == ["claude is not installed there"]
+    context = BuildContext(state_dir=tmp_path / "state" / "outposts" / "mine")
+    assert not find.is_kept(context)
+    (refused,) = outpost(tmp_path, config, "spawn", *wanted)["refused"]
+    assert "claude is not installed there" in refused["error"]["message"]
+    assert "for mine it has to be in the image" in refused["error"]["hint"]
+    assert "outpost image build --agent claude" in refused["error"]["hint"]
+    assert "npm" not in refused["error"]["hint"]
+
+
+@pytest.mark.parametrize(
+    ("more", "step"),
+    [(("--url", "http://127.0.0.1:1"), "doctor"), (("--project", "my-gcp-project"), "bootstrap")],
+)
+def test_the_next_step_after_add_is_one_that_has_something_to_do(
+    tmp_path: Path, more: tuple[str, ...], step: str
+) -> None:
+    if step == "bootstrap":
+        more = (*more, "--region", "us-central1", "--service", "w")
+    env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "OUTPOST_STATE": f"{tmp_path}/state"}
+    words = ("--config", f"{tmp_path}/outposts.yaml", "add", "cloudrun", "mine", *more)
+    said = CliRunner().invoke(
+        cli, [*words, "--cost-cap-hourly", "5"], obj=Session(Plugins.load()), env=env
+    )
+    assert said.exit_code == 0, said.output
+    assert f"→ outpost {step} mine" in said.output
 
 
 def test_an_order_that_would_pass_the_cap_goes_elsewhere(tmp_path: Path, address: str) -> None:

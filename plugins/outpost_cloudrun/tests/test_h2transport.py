@@ -150,8 +150,9 @@ async def test_nobody_there_is_not_sent() -> None:
     async with h2peer(echo) as peer:
         url = peer.url
     async with client_of() as client:
-        with pytest.raises(NotSentError, match=r"no connection to 127\.0\.0\.1"):
+        with pytest.raises(NotSentError, match=r"no connection to 127\.0\.0\.1") as refused:
             await client.get(url)
+        assert str(refused.value).endswith(": Connection refused")
 
 
 @looped

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.types import State
@@ -125,3 +125,27 @@ def next_step(worker: Worker, presets: Mapping[str, AgentPreset]) -> str:
     elif result.checkpoint:
         text += "; the same command with --again continues from what is kept"
     return text
+
+
+def missing_agent(
+    agent: str, preset: AgentPreset | None, machines: Collection[str], images: Collection[str]
+) -> str:
+    """Return what a person can do about an agent that outposts do not have.
+
+    Args:
+        agent: its name.
+        preset: how it is installed; None where nobody knows.
+        machines: outposts where it can be installed.
+        images: outposts whose workers run in a container of an image: it has to be in there.
+    """
+    steps = []
+    if machines:
+        by_hand = f": {preset.install}" if preset is not None and preset.install else ""
+        steps.append(f"install it there{by_hand}; `outpost bootstrap NAME` does that where it can")
+    if images:
+        names = ", ".join(sorted(images))
+        steps.append(
+            f"for {names} it has to be in the image: outpost image build --agent {agent}, and push"
+            " it"
+        )
+    return "; ".join(steps)

@@ -528,11 +528,15 @@ class Manager:
                 " outpost show says where the work is"
             )
             return
-        if f"{order.agent.argv[0]} is not installed there" not in error.message:
-            return
-        preset = self.agents().get(order.agent.name)
-        by_hand = f": {preset.install}" if preset is not None and preset.install else ""
-        error.hint = f"install it there{by_hand}; `outpost bootstrap NAME` does that where it can"
+        said = f": {order.agent.argv[0]} is not installed there"
+        lines = [line.strip() for line in error.message.splitlines()]
+        lacking = {line.removesuffix(said) for line in lines if line.endswith(said)}
+        if lacking:
+            from outpost_manager.hints import missing_agent
+
+            images = {one.name for one in self.config.outposts if hasattr(one.options, "image")}
+            preset = self.agents().get(order.agent.name)
+            error.hint = missing_agent(order.agent.name, preset, lacking - images, lacking & images)
 
     async def explain(self, order: Order, *, on: str | None = None) -> Explanation:
         """Say where an order would go and why, after asking every outpost; changes nothing.

@@ -21,6 +21,7 @@ from outpost_cloudrun.connection.exchange import Exchange
 from outpost_cloudrun.connection.faults import NotSentError
 from outpost_cloudrun.connection.frames import FrameError, GoAway, OtherProtocolError, Splitter
 from outpost_cloudrun.connection.limits import Limits
+from outpost_cloudrun.connection.plainly import plainly
 from outpost_shared.harmless import clean
 
 # At DEBUG it writes every block of headers, and with it our tokens.
@@ -245,7 +246,7 @@ class Line(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
-        self._fail(httpx.ReadError, f"the connection was lost: {exc}" if exc else "")
+        self._fail(httpx.ReadError, f"the connection was lost: {plainly(exc)}" if exc else "")
         if self._timer is not None:
             self._timer.cancel()
         if not self.closed.done():

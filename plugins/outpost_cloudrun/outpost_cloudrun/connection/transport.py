@@ -19,6 +19,7 @@ from outpost_cloudrun.connection.exchange import AnswerBody
 from outpost_cloudrun.connection.faults import NotSentError, was_sent
 from outpost_cloudrun.connection.limits import Limits, Timeouts
 from outpost_cloudrun.connection.line import Line, SpeaksHttp1Error
+from outpost_cloudrun.connection.plainly import plainly
 from outpost_cloudrun.connection.pool import Pool
 from outpost_cloudrun.connection.proxy import connect_through, proxy_for
 
@@ -160,7 +161,7 @@ class H2Transport(httpx.AsyncBaseTransport):
             ) from None
         except OSError as error:
             line.abort()
-            raise NotSentError(f"no connection to {origin.where}: {error}") from error
+            raise NotSentError(f"no connection to {origin.where}: {plainly(error)}") from error
         except BaseException:
             line.abort()
             raise

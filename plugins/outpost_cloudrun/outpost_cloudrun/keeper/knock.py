@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 from typing import Final
 from urllib.parse import urlsplit
 
+from outpost_cloudrun.connection.plainly import plainly
 from outpost_core.types import Health
 
 #: Seconds for a connection.
@@ -34,10 +34,8 @@ async def knock(name: str, url: str) -> Health:
             await writer.wait_closed()
     except TimeoutError:
         why = "no answer"
-    except socket.gaierror as error:
-        why = error.strerror or str(error)
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
+        why = plainly(error)
     except ValueError as error:
         why = str(error)
     if why:

@@ -14,6 +14,7 @@ from typing import Final
 from outpost_cloudrun.admin import specs
 from outpost_cloudrun.admin.factory import open_admin
 from outpost_cloudrun.options import Auth, CloudRunOptions
+from outpost_cloudrun.testing.afterwards import cleared_up
 from outpost_cloudrun.testing.emulator import Emulator, emulating
 from outpost_cloudrun.testing.keepers import end_keeper
 from outpost_cloudrun.testing.podman import Podman
@@ -65,7 +66,12 @@ def containers(folder: Path, remote: Path) -> Iterator[Mapping[str, str]]:
 
 @contextmanager
 def _place(folder: Path, remote: Path, podman: Podman | None) -> Iterator[Mapping[str, str]]:
-    with emulating(folder / "google", podman=podman) as google, _told(google.environment):
+    state = folder / "state" / "outposts" / _NAME
+    with (
+        cleared_up(folder, state),
+        emulating(folder / "google", podman=podman) as google,
+        _told(google.environment),
+    ):
         rigs = google.folder / "rigs"
         rigs.mkdir(exist_ok=True)
         (rigs / remote.name).symlink_to(remote)
@@ -85,7 +91,7 @@ def _place(folder: Path, remote: Path, podman: Podman | None) -> Iterator[Mappin
                 "says": _says(google, "processes" if podman is None else "podman's"),
             }
         finally:
-            end_keeper(folder / "state" / "outposts" / _NAME)
+            end_keeper(state)
 
 
 async def _deploy(options: CloudRunOptions) -> None:

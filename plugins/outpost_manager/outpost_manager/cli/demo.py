@@ -84,7 +84,8 @@ def demo(session: Session, keep: bool, place: str | None = None) -> None:
     """
     if shutil.which("git") is None:
         raise UsageError("git is not installed", hint="sudo apt-get install git")
-    folder = Path(tempfile.mkdtemp(prefix="outpost-demo-"))
+    # what clears up behind a demo that was killed goes by the name
+    folder = Path(tempfile.mkdtemp(prefix="outpost-demo-kept-" if keep else "outpost-demo-"))
     try:
         outcome = _run(session, folder, place)
     finally:
