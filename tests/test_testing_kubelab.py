@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.server
 import os
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peers import containers, kubelab
+import yaml
+from peers import MissingError, containers, kubelab
 from peers.kubehook import mutate, refuse
 from peers.kubelab import ON_KWOK, ApiError, Cluster, Lab, Options, own_lab
 
@@ -232,6 +234,26 @@ def test_one_without_namespaces_is_at_loopback() -> None:
         pids = [pid for pid in lab.client.status()["parts"].values() if pid]
         assert len(pids) == 5
     assert not [pid for pid in pids if _lives(pid)]
+
+
+def test_another_cluster_does(mine: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = yaml.safe_load(mine.kubeconfig.read_text())
+    for of in (read["clusters"][0]["cluster"], read["users"][0]["user"]):
+        for key in ("certificate-authority", "client-certificate", "client-key"):
+            if path := of.pop(key, None):  # as kind and k3s have them
+                of[f"{key}-data"] = base64.b64encode(Path(path).read_bytes()).decode()
+    (tmp_path / "config").write_text(yaml.safe_dump(read))
+    monkeypatch.setenv("OUTPOST_TEST_KUBECONFIG", str(tmp_path / "config"))
+    monkeypatch.setenv("OUTPOST_TEST_IMAGE", "registry.example/worker:1")
+    with kubelab.lab() as other, other.namespace() as namespace:
+        assert other.server == mine.server
+        assert other.host_address == mine.host_address
+        assert other.load_image("worker", {}) == "registry.example/worker:1"
+        mine.admin.until(MAPS.format(namespace), lambda maps: maps["items"])
+        with pytest.raises(MissingError, match="kwok"):
+            other.kwok_nodes(1)
+        with pytest.raises(ApiError, match="forbidden"):
+            other.user(namespace).api.get(PODS.format(namespace))
 
 
 SHARED = """
