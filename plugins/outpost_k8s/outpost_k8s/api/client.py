@@ -1,36 +1,23 @@
-"""One API server, in dicts: asked with bounds and deadlines, again where that is harmless."""
+"""One API server, in dicts: all that is asked of it."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from outpost_core.errors import UnreachableError
-from outpost_k8s.api import config
-from outpost_k8s.api.errors import AbsentError, ApiError, ExpiredError, UnavailableError
+from outpost_k8s.api import config, streams
+from outpost_k8s.api.asking import PATIENCE, Asking, Object
+from outpost_k8s.api.errors import AbsentError, ExpiredError
 from outpost_k8s.api.paths import path
 from outpost_k8s.api.process import Process
 from outpost_k8s.api.transport import JSON, Transport
 from outpost_shared import border
-from outpost_shared.backoff import Backoff
 
 if TYPE_CHECKING:
     from outpost_k8s.settings import Settings
 
-#: A thing as the API server tells it, or a part of it.
-Object: TypeAlias = dict[str, Any]
-
-#: Seconds that one request may take, and that it is asked again for.
-TOTAL: Final = 60.0
-PATIENCE: Final = 20.0
-#: Seconds for which a server that takes no connection is tried again: it may be restarting, or one
-#: of several; who comes with a question is not held up for longer.
-_CLOSED: Final = 2.0
-#: Longest answer, in bytes: a page of 500 pods of 20 KiB has 10 MiB.
-LONGEST: Final = 128 << 20
 #: Pages of one list, so that a server cannot keep us for ever.
 _MOST_PAGES: Final = 2000
 _METADATA: Final = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,{JSON}"
@@ -77,10 +64,10 @@ class Cluster:
         self.context = place.context
         shown = border.line(place.context, 80)
         self.peer = f"{outpost} (cluster {shown})" if outpost else f"the cluster {shown}"
-        self._patience = patience
         self._transport = Transport(
             place, self.peer, outpost=outpost, kubeconfig=kubeconfig, use_proxy=use_proxy
         )
+        self._asking = Asking(self._transport, patience)
 
     @classmethod
     def of(cls, options: Settings, name: str) -> Cluster:
@@ -119,7 +106,7 @@ class Cluster:
             AbsentError: there is none.
             ApiError, UnavailableError: as all verbs.
         """
-        return await self._ask("GET", path)
+        return await self._asking.ask("GET", path)
 
     async def items(
         self,
@@ -129,7 +116,7 @@ class Cluster:
         fields: str = "",
         metadata_only: bool = False,
         page: int = 500,
-    ) -> AsyncIterator[Object]:
+    ) -> AsyncGenerator[Object, None]:
         """Yield all things of a kind, a page at a time; each once.
 
         Args:
@@ -154,7 +141,7 @@ class Cluster:
         fields: str = "",
         metadata_only: bool = False,
         page: int = 500,
-    ) -> AsyncIterator[tuple[Object, list[Object]]]:
+    ) -> AsyncGenerator[tuple[Object, list[Object]], None]:
         """Yield metadata and things of each page; see `items`.
 
         When the server has forgotten the moment that the first pages are of, the rest is of now:
@@ -167,7 +154,7 @@ class Cluster:
         for _ in range(_MOST_PAGES):
             more = [("continue", proceed)] if proceed else []
             try:
-                answer = await self._ask("GET", path, query=[*query, *more], accept=accept)
+                answer = await self._asking.ask("GET", path, query=[*query, *more], accept=accept)
             except ExpiredError as error:
                 if not proceed:
                     raise
@@ -175,14 +162,14 @@ class Cluster:
                 continue
             metadata, found = answer.get("metadata"), answer.get("items")
             if not isinstance(metadata, dict) or not isinstance(found, list):
-                raise self._strange(f"GET {path}", "no list")
+                raise self._asking.strange(f"GET {path}", "no list")
             fresh = [item for item in found if _uid(item) not in seen] if again else found
             seen.update(map(_uid, fresh))
             yield metadata, fresh
             proceed = str(metadata.get("continue") or "")
             if not proceed:
                 return
-        raise self._strange(f"GET {path}", f"a list of more than {_MOST_PAGES} pages")
+        raise self._asking.strange(f"GET {path}", f"a list of more than {_MOST_PAGES} pages")
 
     async def create(self, path: str, body: Mapping[str, Any], *, dry_run: bool = False) -> Object:
         """Create a thing; asked again when no answer came, since its name is its own.
@@ -197,7 +184,7 @@ class Cluster:
             RefusedError: it certainly was not made.
         """
         query = [("fieldManager", MANAGER), *_dry(dry_run)]
-        return await self._ask("POST", path, query=query, body=body)
+        return await self._asking.ask("POST", path, query=query, body=body)
 
     async def patch(
         self,
@@ -225,7 +212,7 @@ class Cluster:
         query = [("fieldManager", MANAGER), *_dry(dry_run)]
         if kind == "apply":
             query.append(("force", "true" if force else "false"))
-        return await self._ask(
+        return await self._asking.ask(
             "PATCH", path, query=query, body=body, content=_PATCHES[kind], harmless=kind != "json"
         )
 
@@ -265,7 +252,7 @@ class Cluster:
         if dry_run:
             options["dryRun"] = ["All"]
         try:
-            await self._ask("DELETE", path, body=options, harmless=bool(only))
+            await self._asking.ask("DELETE", path, body=options, harmless=bool(only))
         except AbsentError:
             return False
         return True
@@ -299,6 +286,91 @@ class Cluster:
             self._transport, address, argv, container=container, stdin=stdin, tty=tty
         )
 
+    async def log(
+        self,
+        pod: str,
+        *,
+        container: str = "worker",
+        since: float | str = "",
+        tail: int | None = None,
+        follow: bool = False,
+        limit: int | None = None,
+        timestamps: bool = False,
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the log of a container of our namespace, as it is at the node.
+
+        It ends where the log does; with `follow` it may also end when the node begins a new file:
+        ask again while the container runs.
+
+        Args:
+            pod: name of the pod.
+            container: which container.
+            since: seconds back from now, or a moment as of `timestamps`.
+            tail: begin so many lines before the end.
+            follow: go on as it grows.
+            limit: bytes at most.
+            timestamps: begin each line with its moment (RFC 3339, nanoseconds).
+
+        Raises:
+            AbsentError: there is no such pod.
+            ApiError: it has no log, for example since it waits for its image.
+            UnavailableError: the line broke, or the server stands still.
+        """
+        asked: list[tuple[str, object]] = [
+            ("container", container),
+            ("sinceTime", since if isinstance(since, str) else ""),
+            ("sinceSeconds", max(1, round(since)) if isinstance(since, float | int) else ""),
+            ("tailLines", tail if tail is not None else ""),
+            ("limitBytes", limit if limit is not None else ""),
+            ("follow", "true" if follow else ""),
+            ("timestamps", "true" if timestamps else ""),
+        ]
+        query = [(name, str(value)) for name, value in asked if value != ""]
+        address = path("pods", self.namespace, pod, "log")
+        pieces = streams.chunks(self._transport, address, query, accept="*/*")
+        async with aclosing(pieces):
+            async for piece in pieces:
+                yield piece
+
+    # --- watching -----------------------------------------------------------------------------
+
+    async def watch(
+        self,
+        path: str,
+        version: str,
+        *,
+        labels: str = "",
+        metadata_only: bool = False,
+        seconds: float = 300.0,
+    ) -> AsyncGenerator[tuple[str, Object], None]:
+        """Yield kind (ADDED, MODIFIED, DELETED, BOOKMARK) and thing of each change.
+
+        `watch.Reflector` does all that is to be done around it.
+
+        Args:
+            path: address of the kind.
+            version: changes after this one (`resourceVersion` of a list).
+            labels: label selector.
+            metadata_only: leave spec and status at the server.
+            seconds: after which the server ends it.
+
+        Raises:
+            ExpiredError: that version is no longer kept.
+            UnavailableError: the line broke, or the server stands still.
+        """
+        query = [
+            ("watch", "true"),
+            ("resourceVersion", version),
+            ("allowWatchBookmarks", "true"),
+            ("timeoutSeconds", str(max(1, round(seconds)))),
+            *([("labelSelector", labels)] if labels else []),
+        ]
+        accept = _METADATA.replace("MetadataList", "Metadata") if metadata_only else JSON
+        events = streams.events(self._transport, path, query, accept=accept)
+        async with aclosing(events):
+            async for event in events:
+                yield event
+
     # --- about the cluster --------------------------------------------------------------------
 
     async def may(
@@ -327,13 +399,13 @@ class Cluster:
             "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": what},
         }
-        answer = await self._ask("POST", path("selfsubjectaccessreviews"), body=body)
+        answer = await self._asking.ask("POST", path("selfsubjectaccessreviews"), body=body)
         status = answer.get("status")
         return isinstance(status, dict) and status.get("allowed") is True
 
     async def version(self) -> str:
         """Return the server's version, such as `v1.36.3`."""
-        answer = await self._ask("GET", "/version")
+        answer = await self._asking.ask("GET", "/version")
         return border.line(str(answer.get("gitVersion") or ""), 60)
 
     async def serves(self, group: str) -> str:
@@ -343,88 +415,12 @@ class Cluster:
             group: such as `kueue.x-k8s.io`.
         """
         try:
-            answer = await self._ask("GET", f"/apis/{group}")
+            answer = await self._asking.ask("GET", f"/apis/{group}")
         except AbsentError:
             return ""
         preferred = answer.get("preferredVersion")
         said = preferred.get("groupVersion") if isinstance(preferred, dict) else None
         return border.line(str(said or ""), 100)
-
-    # --- inside -------------------------------------------------------------------------------
-
-    async def _ask(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Sequence[tuple[str, str]] = (),
-        body: Any = None,
-        accept: str = JSON,
-        content: str = JSON,
-        harmless: bool = True,
-    ) -> Object:
-        """Ask until there is an answer, as long as that is harmless and not for too long."""
-        backoff = Backoff(0.2, 5.0, jitter=0.5, within=self._patience)
-        closed = Backoff(0.2, 1.0, jitter=0.5, within=min(_CLOSED, self._patience))
-        arrived = False
-        while True:
-            try:
-                async with asyncio.timeout(TOTAL):
-                    return await self._once(method, path, query, body, accept, content)
-            except AbsentError:
-                if method == "DELETE" and arrived:  # it was our earlier try that removed it
-                    return {}
-                raise
-            except TimeoutError:
-                failed = UnavailableError(
-                    f"{self.peer} did not answer within {TOTAL:g} s", hint="try again"
-                )
-            except UnavailableError as error:
-                failed = error
-            arrived = arrived or failed.sent
-            failed.sent = arrived
-            pauses = closed if failed.status == 0 and not arrived else backoff
-            if pauses.over or (arrived and not harmless):
-                raise failed
-            pause = max(pauses.pause(), failed.wait)
-            if failed.wait > self._patience:
-                raise failed
-            await asyncio.sleep(pause)
-
-    async def _once(
-        self,
-        method: str,
-        path: str,
-        query: Sequence[tuple[str, str]],
-        body: Any,
-        accept: str,
-        content: str,
-    ) -> Object:
-        asked = self._transport.request(
-            method, path, query=query, body=body, accept=accept, content=content
-        )
-        parts, size = [], 0
-        async with asked as response:
-            async for data in response.content.iter_any():
-                parts.append(data)
-                size += len(data)
-                if size > LONGEST:
-                    response.close()
-                    raise self._strange(f"{method} {path}", f"more than {LONGEST >> 20} MiB")
-        try:
-            answer = json.loads(b"".join(parts))
-        except (ValueError, RecursionError):
-            answer = None
-        if not isinstance(answer, dict):
-            begun = border.line(b"".join(parts)[:200].decode("utf-8", "replace"), 100)
-            raise self._strange(f"{method} {path}", f"what is no JSON object: {begun!r}")
-        return answer
-
-    def _strange(self, asked: str, what: str) -> UnreachableError:
-        return UnavailableError(
-            f"{self.peer} answered {what} to {asked}",
-            hint=f"see whether {self.server} is the API server",
-        )
 
 
 def _uid(item: object) -> str:
@@ -435,6 +431,3 @@ def _uid(item: object) -> str:
 
 def _dry(dry_run: bool) -> list[tuple[str, str]]:
     return [("dryRun", "All")] if dry_run else []
-
-
-__all__ = ["ApiError", "Cluster", "Object", "path"]

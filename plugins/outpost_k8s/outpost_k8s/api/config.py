@@ -1,28 +1,19 @@
-"""Which cluster is meant, and how it is logged in to: kubeconfigs, or the pod that this runs in.
+"""Which cluster is meant, and who we are there: kubeconfigs, or the pod that this runs in.
 
-`find` reads files and decides; it starts and asks nobody. `credentials` hands the decision to the
-official client, after plug-ins of the kubeconfig were run for what they know.
+Files are read here; nothing is started, and nobody is asked.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from outpost_core.errors import UnreachableError, UsageError
+from outpost_core.errors import UsageError
 from outpost_core.nearest import suggest
-from outpost_k8s.api import execplugin
 from outpost_shared import border
-
-if TYPE_CHECKING:
-    from kubernetes.aio.client.configuration import Configuration
 
 #: Where a pod finds the account that it runs as.
 ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -140,6 +131,14 @@ def contexts(kubeconfig: Path | None = None, env: Mapping[str, str] | None = Non
         return []
     merged, current = _merged(files)
     return sorted(merged["contexts"], key=lambda name: (name != current, name))
+
+
+def again(place: Place, kubeconfig: Path | None, env: Mapping[str, str] | None = None) -> Place:
+    """Read the same place anew: somebody may have logged in meanwhile."""
+    if place.context == IN_CLUSTER:
+        return place
+    fresh = find(kubeconfig=kubeconfig, context=place.context, env=env)
+    return replace(fresh, namespace=place.namespace)
 
 
 def _files(kubeconfig: Path | None, env: Mapping[str, str]) -> list[Path]:
@@ -282,194 +281,3 @@ def _pod(context: str, namespace: str, env: Mapping[str, str]) -> Place:
         namespace=namespace or (own.read_text().strip() if own.is_file() else "default"),
         user="service account",
     )
-
-
-# --- logging in -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Credentials:
-    """What a connection needs.
-
-    Args:
-        configuration: the official client's own.
-        token: that goes with each request, or "".
-        line: all that connections depend on; when it changes, new ones are needed.
-        headers: that go with each request: who we want to act as.
-        expires: when the credentials end, seconds since the epoch; None when that is not known.
-    """
-
-    configuration: Configuration
-    token: str = field(default="", repr=False)
-    line: tuple[object, ...] = field(default=(), repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    expires: float | None = None
-
-
-@contextmanager
-def credentials(place: Place, answer: execplugin.Answer | None) -> Iterator[Credentials]:
-    """Make the official client's configuration of a place; files in it exist within the block.
-
-    Args:
-        place: the cluster.
-        answer: of the kubeconfig's plug-in, where it has one.
-
-    Raises:
-        UsageError: the kubeconfig asks for what is not there.
-    """
-    from kubernetes.aio.client.configuration import Configuration
-
-    configuration: Any = Configuration()
-    # Python's stricter look at certificates refuses those of clusters that every other client takes
-    configuration.disable_strict_ssl_verification = True
-    with tempfile.TemporaryDirectory(prefix="outpost-k8s-") as folder:
-        if place.context == IN_CLUSTER:
-            _load_pod(configuration)
-        else:
-            login = _login(place, answer)
-            _load(configuration, place, _in_files(login, Path(folder)))
-        yield Credentials(
-            configuration=configuration,
-            token=configuration.api_key.get("BearerToken", ""),
-            line=_line(configuration),
-            headers=_acting_as(place.login),
-            expires=answer.expires if answer is not None else None,
-        )
-
-
-def _line(configuration: Any) -> tuple[object, ...]:
-    """Return what a connection depends on; files by what is in them."""
-    files = (configuration.cert_file, configuration.key_file, configuration.ssl_ca_cert)
-    names = ("host", "verify_ssl", "tls_server_name", "proxy", "ca_cert_data")
-    try:
-        contents = [Path(file).read_bytes() if file else b"" for file in files]
-    except OSError as error:
-        raise UsageError(
-            f"{error.filename}, which the kubeconfig names, cannot be read: {error.strerror}",
-            hint="let your cluster's tool write the kubeconfig anew",
-        ) from error
-    return (*contents, *(getattr(configuration, name) for name in names))
-
-
-def _load_pod(configuration: Any) -> None:
-    from kubernetes.aio.config import incluster_config
-    from kubernetes.aio.config.config_exception import ConfigException
-
-    load: Any = incluster_config.load_incluster_config
-    try:
-        load(client_configuration=configuration)
-    except (ConfigException, OSError) as error:
-        raise UnreachableError(
-            f"the service account of this pod cannot be used: {error}",
-            hint="see `automountServiceAccountToken` of the pod",
-            sent=False,
-        ) from error
-
-
-def _load(configuration: Any, place: Place, login: Mapping[str, Any]) -> None:
-    """Fill the official client's configuration.
-
-    Its own loader for kubeconfigs is asynchronous for plug-ins and tokens alone, which are no part
-    of this one any more; these are the fields that it would set.
-    """
-    cluster = place.cluster
-    configuration.host = place.server
-    configuration.verify_ssl = not place.insecure
-    configuration.tls_server_name = cluster.get("tls-server-name")
-    configuration.proxy = cluster.get("proxy-url")
-    configuration.ssl_ca_cert = cluster.get("certificate-authority")
-    if authority := cluster.get("certificate-authority-data"):
-        configuration.ssl_ca_cert = None
-        configuration.ca_cert_data = _decoded(authority, "certificate-authority-data").decode()
-    configuration.cert_file = login.get("client-certificate")
-    configuration.key_file = login.get("client-key")
-    if token := login.get("token"):
-        configuration.api_key["BearerToken"] = f"Bearer {token}"
-    elif "username" in login and "password" in login:
-        pair = f"{login['username']}:{login['password']}".encode()
-        configuration.api_key["BearerToken"] = f"Basic {base64.b64encode(pair).decode()}"
-
-
-def _login(place: Place, answer: execplugin.Answer | None) -> dict[str, Any]:
-    """Return the user of a place, with what is only told by files and plug-ins."""
-    login = dict(place.login)
-    where = f"user {place.user!r} of {', '.join(place.files)}"
-    if answer is not None:
-        login.update(answer.login)
-    elif "auth-provider" in login:
-        login["token"] = _provided(login["auth-provider"], where)
-    if not login.get("token") and (path := login.get("tokenFile")):
-        try:
-            login["token"] = Path(path).read_text().strip()
-        except (OSError, ValueError) as error:
-            raise UsageError(
-                f"the token of {where} cannot be read: {error}", hint="log in again"
-            ) from error
-    return login
-
-
-def _provided(provider: object, where: str) -> str:
-    """Return the token that an old login provider has left in the kubeconfig."""
-    said = provider if isinstance(provider, Mapping) else {}
-    name, config = said.get("name"), said.get("config")
-    token = config.get("id-token") if isinstance(config, Mapping) else None
-    if name == "oidc" and isinstance(token, str):
-        return token
-    raise UsageError(
-        f"{where} logs in by `auth-provider` {border.line(str(name), 40)!r}, which Kubernetes has"
-        " given up",
-        hint="let your cluster's tool write the kubeconfig anew, so that it names a plug-in (exec)",
-    )
-
-
-def _in_files(login: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Put what the TLS library takes from files only into files that nobody else can read."""
-    for key in ("client-certificate", "client-key"):
-        if data := login.get(f"{key}-data"):
-            path = folder / key
-            path.touch(0o600)
-            path.write_bytes(_decoded(data, f"{key}-data"))
-            login[key] = str(path)
-    return login
-
-
-def _decoded(data: object, what: str) -> bytes:
-    try:
-        return base64.b64decode(str(data), validate=False)
-    except binascii.Error as error:
-        raise UsageError(f"`{what}` of the kubeconfig is no base64: {error}") from None
-
-
-def _acting_as(login: Mapping[str, Any]) -> dict[str, str]:
-    """Return the headers of who acts as somebody else (`as` of a user in a kubeconfig)."""
-    headers = {}
-    for key, header in (("as", "Impersonate-User"), ("as-uid", "Impersonate-Uid")):
-        if login.get(key):
-            headers[header] = str(login[key])
-    if login.get("as-groups") or login.get("as-user-extra"):
-        raise UsageError(
-            "a user that acts with the groups of another (`as-groups`, `as-user-extra`) is not"
-            " supported",
-            hint="name a user of its own for Outpost in the kubeconfig",
-        )
-    return headers
-
-
-async def log_in(place: Place) -> execplugin.Answer | None:
-    """Run the kubeconfig's plug-in, where it has one.
-
-    Raises:
-        UnreachableError: it cannot be run, failed, or said nothing that can be used.
-    """
-    plugin = place.login.get("exec")
-    if not isinstance(plugin, Mapping):
-        return None
-    return await execplugin.run(plugin, place.user, place.server, place.cluster)
-
-
-def again(place: Place, kubeconfig: Path | None, env: Mapping[str, str] | None = None) -> Place:
-    """Read the same place anew: somebody may have logged in meanwhile."""
-    if place.context == IN_CLUSTER:
-        return place
-    fresh = find(kubeconfig=kubeconfig, context=place.context, env=env)
-    return replace(fresh, namespace=place.namespace)

@@ -25,9 +25,10 @@ import aiohttp
 
 from outpost_core import __version__
 from outpost_core.errors import OutpostError, UnreachableError
-from outpost_k8s.api import config
-from outpost_k8s.api.config import Credentials, Place
+from outpost_k8s.api import config, login
+from outpost_k8s.api.config import Place
 from outpost_k8s.api.errors import ApiError, UnavailableError, told
+from outpost_k8s.api.login import Credentials
 from outpost_shared import border
 
 #: Seconds until a connection stands.
@@ -114,7 +115,7 @@ class Transport:
             url += "?" + urlencode(query, quote_via=quote)
         asked = f"{method} {path}"
         for last in (False, True):
-            rest, headers, login = await self._ready()
+            rest, headers, number = await self._ready()
             headers |= {"Accept": accept, "Content-Type": content}
             try:
                 answer = await rest.request(
@@ -124,7 +125,7 @@ class Transport:
                 raise self.broken(error, sending=True) from error
             response: aiohttp.ClientResponse = answer.response
             self.heard = time.monotonic()
-            if response.status == 401 and not last and await self._renewed(login):
+            if response.status == 401 and not last and await self._renewed(number):
                 response.close()
                 continue
             break
@@ -154,7 +155,7 @@ class Transport:
         question = urlencode(query, quote_via=quote)
         url = f"{self.place.server}{path}?{question}"
         for last in (False, True):
-            rest, headers, login = await self._ready()
+            rest, headers, number = await self._ready()
             try:
                 async with asyncio.timeout(CONNECT * 3):
                     socket_ = await self._session(rest).ws_connect(
@@ -168,7 +169,7 @@ class Transport:
                         server_hostname=rest.configuration.tls_server_name,
                     )
             except aiohttp.WSServerHandshakeError as error:
-                if error.status == 401 and not last and await self._renewed(login):
+                if error.status == 401 and not last and await self._renewed(number):
                     continue
                 raise await self._refused(path, query, error) from error
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
@@ -219,10 +220,10 @@ class Transport:
         headers["User-Agent"] = f"outpost/{__version__}"
         return self._rest, headers, self._logins
 
-    async def _renewed(self, login: int) -> bool:
+    async def _renewed(self, number: int) -> bool:
         """Log in again, unless that was done since; return whether another try makes sense."""
         async with self._logging_in:
-            if login != self._logins:
+            if number != self._logins:
                 return True
             before = self._credentials
             self.place = config.again(self.place, self._kubeconfig)
@@ -230,9 +231,9 @@ class Transport:
             return before is None or (before.token, before.line) != (fresh.token, fresh.line)
 
     async def _log_in(self) -> Credentials:
-        answer = await config.log_in(self.place)
+        answer = await login.log_in(self.place)
         before = self._credentials
-        with config.credentials(self.place, answer) as credentials:
+        with login.credentials(self.place, answer) as credentials:
             if before is None or before.line != credentials.line:  # more than the token is new
                 try:
                     rest = _client(credentials, self._use_proxy)
