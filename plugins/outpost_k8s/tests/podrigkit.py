@@ -51,7 +51,7 @@ class Cluster(Laptop):
 
     def pod(self, order: Order, **env: str) -> Pod:
         """Start a pod for an order whose rig travels."""
-        made = Pod(self.folder / "pods" / order.worker, order, OUTPOST_HOSTED="1", **env)
+        made = Pod(self.folder / "pods" / order.worker, order, **{"OUTPOST_HOSTED": "1", **env})
         self.pods[order.worker] = made
         return made.start()
 

@@ -112,6 +112,11 @@ RIG = (
 )
 #: The same, where that other machine is gone for good.
 GONE = ("rig.given_up",)  # nothing is waited for any more; how the worker ended is not written
+#: The same, for the files with work that no remote took.
+RESCUE = (
+    "rescue.fetched",  # all of them are here, where nobody looks for them
+    "rescue.kept",  # they are where they stay; no result says so, the other machine was not told
+)
 #: The same, on the machine of the worker.
 HOSTED = (
     "hosted.indexed",  # the objects are there, no ref was moved
