@@ -128,12 +128,14 @@ class Pod:
         end_all(self.root)
 
     @contextlib.asynccontextmanager
-    async def asked(self) -> AsyncIterator[ExecOutpost]:
+    async def asked(
+        self, capabilities: tuple[str, ...] = CAPABILITIES
+    ) -> AsyncIterator[ExecOutpost]:
         """Have the pod as who execs into it has it."""
         variables = [f"{name}={value}" for name, value in self.env.items()]
         options = ExecOptions(
             command=("env", "-i", *variables, sys.executable, "-m", "outpost_k8s.far", "serve"),
-            capabilities=CAPABILITIES,
+            capabilities=capabilities,
             start_timeout=PATIENCE,
         )
         context = BuildContext(state_dir=self.folder / "near", config_dir=self.folder)

@@ -8,34 +8,23 @@ work with it. Every method can be called by any number of programs at once.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import dataclasses
 import os
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from outpost_agents.dialogs import question
 from outpost_agents.presets import PRESETS
 from outpost_core.agents import logged_in
 from outpost_core.backend import BuildContext
-from outpost_core.errors import OutpostError, UnsupportedError, UsageError
 from outpost_core.hookspecs import hookimpl
-from outpost_core.types import Facts, Finding, Health, Message, Order, Step, WorkerStatus
-from outpost_local import console, fencing, resources
+from outpost_core.types import Facts, Finding, Health, Message, Order, Step
+from outpost_local import fencing, resources
 from outpost_local.options import CAPABILITIES, Fence, LocalOptions, Mode
-from outpost_local.starting import (
-    Starter,
-    interactive,
-    is_without_terminal,
-    terminal_gone,
-    without_terminal,
-)
 from outpost_local.tmux import Tmux
 from outpost_shared import paths, programs, terminfo
-from outpost_worker.folder import files, status
-from outpost_worker.serving.folderoutpost import FolderOutpost
+from outpost_shared.viewer import attach
+from outpost_worker.console.outpost import Console
 from outpost_worker.system import fitness
 
 if TYPE_CHECKING:
@@ -43,7 +32,7 @@ if TYPE_CHECKING:
     from outpost_local.mail import Mailbox
 
 
-class LocalOutpost(FolderOutpost):
+class LocalOutpost(Console):
     """Workers on this machine.
 
     Args:
@@ -56,14 +45,20 @@ class LocalOutpost(FolderOutpost):
     options: LocalOptions
 
     def __init__(self, name: str, options: LocalOptions, context: BuildContext) -> None:
-        super().__init__(name, options, context, root=_resolve(options.state_path, context))
+        root = _resolve(options.state_path, context) or context.state_dir.absolute()
         tmux = options.mode is Mode.TMUX or (
             options.mode is Mode.AUTO and shutil.which("tmux") is not None
         )
+        super().__init__(
+            name,
+            options,
+            context,
+            root=root,
+            tmux=Tmux(root) if tmux else None,
+            tmux_only=options.mode is not Mode.AUTO,
+        )
         self.capabilities = CAPABILITIES if tmux else CAPABILITIES - {"attach"}
         self._agent_env = self._make_agent_env(context)
-        self._tmux = Tmux(self._root) if tmux else None
-        self._starter = Starter(self._root, options.mode, self._tmux, self._detached, self.withdraw)
         self._tmux_version = ""
         self._fence_here: dict[str, Any] = {}  # what was found out of it, once
 
@@ -85,22 +80,12 @@ class LocalOutpost(FolderOutpost):
 
     # --- what it is as an outpost over a folder -------------------------------------------------
 
-    def start_all(self, folders: Sequence[Path]) -> Sequence[Exception | None]:
-        """Start supervisors: in tmux, or as detached processes."""
-        return self._starter.start(folders)
-
     def admit(self, order: Order) -> None:
         """Refuse a worker for which memory, disk or the fence is short."""
         resources.check(self.root, self.options.memory_floor, self.options.disk_floor)
         if self.options.fence is Fence.REQUIRED:
             self._fence_here = self._fence_here or fencing.probe()
             fencing.require(self._fence_here, order.worker, self.name)
-
-    def prepare(self, order: Order, folder: Path) -> None:
-        """Have a headless worker work without a terminal: it never needs one."""
-        if not order.agent.interactive:
-            with contextlib.suppress(OSError):  # then it gets one
-                without_terminal(folder)
 
     def agent_env(self) -> Mapping[str, str]:
         """Return the environment of every agent here."""
@@ -112,15 +97,6 @@ class LocalOutpost(FolderOutpost):
         return self.fence_settings(
             own.fence.value, write=own.fence_write, hide=own.fence_hide, show=own.fence_show
         )
-
-    def adjust_status(self, found: WorkerStatus) -> WorkerStatus:
-        """Say besides when the terminal of a worker is gone."""
-        if found.result is not None or found.started_at is None:
-            return super().adjust_status(found)
-        if terminal_gone(self._root / files.WORKERS / found.id):
-            detail = f"{found.detail}; terminal gone" if found.detail else "terminal gone"
-            return dataclasses.replace(found, detail=detail)
-        return found
 
     # --- hooks ------------------------------------------------------------------------------------
 
@@ -150,47 +126,7 @@ class LocalOutpost(FolderOutpost):
             UsageError: the caller has no terminal.
             OutpostError: what `viewer` raises.
         """
-        return await console.attach(worker, await self.viewer(worker))
-
-    @hookimpl
-    async def outpost_nudge(self, worker: str, text: str) -> None:
-        """Type `text` and Enter into an interactive worker.
-
-        Raises:
-            NotFoundError: there is no such worker.
-            UnsupportedError: it is headless.
-            UsageError: it has ended.
-            OutpostError: it does not listen.
-        """
-        folder = self.folder_of(worker)
-        console.check_interactive(worker, interactive(folder))
-        self._check_running(worker, folder)
-        if self._tmux and not is_without_terminal(folder):
-            screen = await asyncio.to_thread(self._tmux.capture, worker, 50)
-            if asked := question(screen or ""):
-                raise OutpostError(
-                    f"{worker} shows a dialog, and a line of text does not answer it: {asked}",
-                    hint=f"outpost attach {worker}",
-                )
-        await console.nudge(worker, folder, text)
-
-    @hookimpl
-    async def outpost_peek(self, worker: str, lines: int) -> str:
-        """Return the last lines of an interactive worker's screen, else those of its log.
-
-        Raises:
-            NotFoundError: there is no such worker.
-        """
-        folder = self.folder_of(worker)
-        if self._tmux and interactive(folder) and not is_without_terminal(folder):
-            screen = await asyncio.to_thread(self._tmux.capture, worker, lines)
-            if screen is not None:
-                return screen
-        kept = files.load_text(str(folder), files.SCREEN) if interactive(folder) else ""
-        if kept:  # it has ended
-            shown = kept.splitlines()[-lines:]
-            return "\n".join(map(console.plain, shown)) + "\n"
-        return await asyncio.to_thread(console.tail, folder / files.LOG, lines)
+        return await attach(worker, await self.viewer(worker))
 
     @hookimpl
     async def outpost_mail(self, message: Message) -> None:
@@ -248,43 +184,12 @@ class LocalOutpost(FolderOutpost):
         ):
             yield step
 
-    async def viewer(self, worker: str) -> list[str]:
-        """Return the command that shows the worker's tmux session; headless ones read-only.
-
-        Raises:
-            NotFoundError: there is no such worker.
-            UnsupportedError: it runs without tmux.
-            UsageError: it has ended.
-            OutpostError: its terminal is gone.
-        """
-        folder = self.folder_of(worker)
-        self._check_running(worker, folder)
-        typed = interactive(folder)
-        if self._tmux is None or (typed and is_without_terminal(folder)):
-            raise UnsupportedError(
-                f"{worker} runs without tmux, so there is nothing to attach to",
-                hint=f"outpost logs -f {worker}",
-            )
-        if not typed:
-            await asyncio.to_thread(self._starter.show, folder)
-        elif not await asyncio.to_thread(self._tmux.has, worker):
-            raise OutpostError(
-                f"the terminal of {worker} is gone (its tmux session ended); the work continues",
-                hint=f"outpost logs -f {worker}",
-            )
-        return self._tmux.attach_argv(worker, read_only=not typed)
-
     # --- inside ------------------------------------------------------------------------------
 
     def _mailbox(self) -> Mailbox:
         from outpost_local.mail import Mailbox
 
         return Mailbox(self.root, _resolve(self.options.town_path, self.context), self._agent_env)
-
-    def _check_running(self, worker: str, folder: Path) -> None:
-        state = self.adjust_status(status.read(folder)).state
-        if state.terminal:
-            raise UsageError(f"{worker} has ended ({state})", hint=f"outpost logs {worker}")
 
 
 def _resolve(path: Path | None, context: BuildContext) -> Path | None:

@@ -9,7 +9,8 @@ import threading
 import pytest
 
 from outpost_core.errors import OutpostError, UsageError
-from outpost_local import console
+from outpost_shared import viewer
+from outpost_worker.console import nudging as console
 
 
 @pytest.mark.parametrize(
@@ -94,4 +95,4 @@ def test_attach_needs_a_terminal(monkeypatch, tmp_path):
     with (tmp_path / "file").open("w+") as file:
         monkeypatch.setattr("sys.stdin", file)
         with pytest.raises(UsageError, match="needs a terminal"):
-            asyncio.run(console.attach("gt-1.1", ["/bin/true"]))
+            asyncio.run(viewer.attach("gt-1.1", ["/bin/true"]))

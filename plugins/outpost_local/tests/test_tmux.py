@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from outpost_local import tmux as tmux_module
-from outpost_local.tmux import Tmux, escape, session_name
+from outpost_local.tmux import Tmux
+from outpost_worker.console import tmux as tmux_module
+from outpost_worker.console.tmux import escape, session_name
 from outpost_worker.system import sockets
 
 HOSTILE = [
@@ -71,7 +72,10 @@ def test_escape_is_undone_by_tmux_only_at_the_end():
     assert escape("") == ""
 
 
-def test_session_names_are_one_to_one_and_exact(tmux, tmux_place):
+@pytest.mark.parametrize("kind", [Tmux, tmux_module.Tmux])
+def test_session_names_are_one_to_one_and_exact(tmux_place, kind):
+    tmux_place.root.mkdir()
+    tmux = kind(tmux_place.root)
     ids = ["gt-1.1", "gt-1.10", "gt_1.1", "gt.1.1", "gt-1.1.1", "a" * 96 + ".999999", "GT-1.1"]
     assert tmux.start({worker: ["/bin/sleep", "60"] for worker in ids}, {}, nothing_begun) == {}
     try:
@@ -83,6 +87,7 @@ def test_session_names_are_one_to_one_and_exact(tmux, tmux_place):
         assert not tmux.has("gt-1.1")  # though gt-1.10 begins with it
         assert tmux.has("gt-1.10")
         assert tmux.capture("gt-1.1", 5) is None
+        assert tmux.capture("gt-1.10", 5) == ""
     finally:
         tmux_place.tmux("kill-server")
 

@@ -32,7 +32,7 @@ LEFT_OUT: Final = frozenset(
         *("libtmux/pytest_plugin.py", "libtmux/test"),
         # an SSH host stays, so its workers need no record elsewhere
         *(f"outpost_worker/record/{name}.py" for name in ("places", "segments", "volume")),
-        "outpost_worker/repository/reference.py",  # what an image or a volume has of a rig
+        "outpost_worker/container",
     )
 )
 #: The file that the far side runs.

@@ -18,7 +18,7 @@ from typing import Final
 
 from outpost_cloudrun.server.bucket import Bucket, PreconditionError
 from outpost_shared import faults
-from outpost_worker.record import ask
+from outpost_worker.container import ask
 from outpost_worker.record.cells import (
     MOST,
     MOST_OBJECT,

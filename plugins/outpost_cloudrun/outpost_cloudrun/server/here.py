@@ -22,9 +22,9 @@ from outpost_core.errors import ConflictError, OutpostError
 from outpost_core.names import REFS
 from outpost_core.types import Result, State, WorkerStatus
 from outpost_shared.backoff import Backoff
+from outpost_worker.container.claims import Claims, Known
+from outpost_worker.container.holding import Holding
 from outpost_worker.folder import files
-from outpost_worker.record.claims import Claims, Known
-from outpost_worker.record.holding import Holding
 from outpost_worker.record.segments import KeptLog, LogKeeper
 from outpost_worker.record.standing import REASON as SUPERSEDED
 from outpost_worker.repository import credentials

@@ -25,7 +25,7 @@ from outpost_cloudrun.server.taking import Taking
 from outpost_cloudrun.server.watching import Watching
 from outpost_cloudrun.server.web import MOST_BODY
 from outpost_core.errors import UsageError
-from outpost_worker.serving.signals import on_end
+from outpost_worker.container.signals import on_end
 
 ORDER: Final = "OUTPOST_ORDER"
 ORDER_OBJECT: Final = "OUTPOST_ORDER_OBJECT"

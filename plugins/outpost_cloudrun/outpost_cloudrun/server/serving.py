@@ -21,7 +21,7 @@ from outpost_cloudrun.server.watching import Watching
 from outpost_cloudrun.server.web import MOST_HEADERS, Application
 from outpost_cloudrun.server.work import Work
 from outpost_shared.backoff import every
-from outpost_worker.serving.signals import on_end
+from outpost_worker.container.signals import on_end
 
 if TYPE_CHECKING:
     from granian.server.embed import Server

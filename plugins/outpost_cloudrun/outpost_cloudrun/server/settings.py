@@ -13,7 +13,7 @@ from outpost_core.errors import UsageError
 from outpost_core.types import Secrets, check_env_name
 from outpost_shared import paths, private
 from outpost_shared.access import NotPrivateError
-from outpost_worker.system.hiding import hide
+from outpost_worker.container.hiding import hide
 
 #: Variables that are a secret of this program, and no business of an agent.
 _OWN_SECRETS: Final = ("OUTPOST_TOKEN", "OUTPOST_GIT_CREDENTIALS")

@@ -35,12 +35,13 @@ from outpost_core.errors import (
 from outpost_core.names import RIG_CREDENTIAL, checkpoint_ref
 from outpost_core.types import Order, Result, State, WorkerStatus
 from outpost_shared.backoff import every
+from outpost_worker.container import reference
+from outpost_worker.container.claims import Claims, Known
 from outpost_worker.folder import files
-from outpost_worker.record.claims import Claims, Known
 from outpost_worker.record.kinds import Claim, Found, SupersededError
 from outpost_worker.record.places import pushed_to
 from outpost_worker.record.standing import launched
-from outpost_worker.repository import credentials, reference
+from outpost_worker.repository import credentials
 from outpost_worker.repository.mirror import asking
 from outpost_worker.run import stop
 from outpost_worker.serving.request import mask

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from outpost_core.errors import OutpostError
-from outpost_worker.record.holding import Holding
+from outpost_worker.container.holding import Holding
 from outpost_worker.record.kinds import BEAT_EVERY
 
 #: Seconds between two looks whether there is log to keep.

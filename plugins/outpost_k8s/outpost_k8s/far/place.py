@@ -7,9 +7,10 @@ from pathlib import Path
 from outpost_core.names import RIG_CREDENTIAL, split_rig
 from outpost_core.types import Order
 from outpost_k8s.far.settings import Settings
+from outpost_worker.container import ask
+from outpost_worker.container.claims import Claims
 from outpost_worker.folder import files
-from outpost_worker.record import ask, places
-from outpost_worker.record.claims import Claims
+from outpost_worker.record import places
 from outpost_worker.record.kinds import Claim, Record
 from outpost_worker.record.segments import KeptLog, LogKeeper
 from outpost_worker.repository import credentials

@@ -32,15 +32,16 @@ from outpost_k8s.far.notes import Notes
 from outpost_k8s.far.settings import Settings
 from outpost_k8s.far.workers import PodWorkers
 from outpost_shared.backoff import Backoff
+from outpost_worker.container import reference
+from outpost_worker.container.claims import Claims, Known
+from outpost_worker.container.holding import Holding
+from outpost_worker.container.signals import on_end
 from outpost_worker.folder import files, outcome
-from outpost_worker.record.claims import Claims, Known
-from outpost_worker.record.holding import Holding
 from outpost_worker.record.kinds import Claim, Record
 from outpost_worker.record.standing import REASON as SUPERSEDED
 from outpost_worker.record.standing import launched
-from outpost_worker.repository import credentials, reference
+from outpost_worker.repository import credentials
 from outpost_worker.run import stop
-from outpost_worker.serving.signals import on_end
 
 T = TypeVar("T")
 

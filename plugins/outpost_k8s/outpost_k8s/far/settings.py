@@ -12,7 +12,7 @@ from outpost_core.errors import UsageError
 from outpost_core.types import Secrets, check_env_name
 from outpost_shared import private
 from outpost_shared.access import NotPrivateError
-from outpost_worker.system.hiding import hide
+from outpost_worker.container.hiding import hide
 
 #: Where the Job mounts what it mounts; each can be elsewhere in tests.
 _ORDER: Final = "/outpost/order"

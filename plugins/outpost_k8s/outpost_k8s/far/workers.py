@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from outpost_core.types import Order, State, WorkerStatus
 from outpost_k8s.far.notes import Notes
 from outpost_k8s.far.settings import Settings
 from outpost_shared import programs
+from outpost_worker.console.outpost import Console
+from outpost_worker.console.tmux import Tmux
 from outpost_worker.folder import files, status
 from outpost_worker.hosting.outpost import Hosting
+from outpost_worker.serving.capabilities import FOLDER_CAPABILITIES
 from outpost_worker.serving.folderoutpost import FolderOutpost
 
 #: What a worker is shown as that has no folder yet, by what `run` is at.
@@ -26,7 +30,7 @@ _BEFORE = {
 }
 
 
-class PodWorkers(Hosting):
+class PodWorkers(Hosting, Console):
     """The one worker of a pod.
 
     Args:
@@ -35,10 +39,12 @@ class PodWorkers(Hosting):
     """
 
     type = "k8s-pod"
+    capabilities = FOLDER_CAPABILITIES | {"attach", "nudge", "peek"}
 
     def __init__(self, name: str, settings: Settings) -> None:
         context = BuildContext(state_dir=settings.root)
-        super().__init__(name, OutpostOptions(), context, root=settings.root)
+        tmux = Tmux(settings.root) if shutil.which("tmux") else None
+        super().__init__(name, OutpostOptions(), context, root=settings.root, tmux=tmux)
         self.notes = Notes(settings.root)
         self._settings = settings
         self._record: Mapping[str, Any] | None = None
@@ -63,6 +69,7 @@ class PodWorkers(Hosting):
 
     def prepare(self, order: Order, folder: Path) -> None:
         """Give the agent the pod's own secrets, besides those of its order, which win."""
+        super().prepare(order, folder)
         if self._settings.secrets:
             both = {**self._settings.secrets, **order.secrets}
             files.store(str(folder), files.SECRETS, both)

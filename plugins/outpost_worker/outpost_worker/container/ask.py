@@ -1,9 +1,9 @@
 """The command by which a supervisor asks for its claim where records are on a volume.
 
-    python -I -m outpost_worker.record.ask PATH CLAIM [COMMIT:REF]
+    python -I -m outpost_worker.container.ask PATH CLAIM [COMMIT:REF]
 
 says with code 0 that a claim stands, with 3 that it does not, and with 1 that nobody can say; with
-a push, it leaves word of that (`standing`).
+a push, it leaves word of that (`record.standing`).
 """
 
 from __future__ import annotations

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from outpost_core.errors import OutpostError
-from outpost_local.options import Mode
-from outpost_local.tmux import Tmux, TmuxError
 from outpost_shared import programs
+from outpost_worker.console.tmux import Tmux, TmuxError
 from outpost_worker.folder import files, publish, status
 from outpost_worker.recovery.attend import fault
 from outpost_worker.system.detached import Detached
@@ -29,8 +28,8 @@ class Starter:
 
     Args:
         root: its state folder.
-        mode: whether detached processes will do where tmux fails.
         tmux: its tmux; None for detached processes only.
+        tmux_only: nothing is started where tmux fails; else detached processes will do.
         detached: its detached processes.
         withdraw: takes back a worker that could not be started, and returns its refusal.
     """
@@ -38,13 +37,14 @@ class Starter:
     def __init__(
         self,
         root: Path,
-        mode: Mode,
         tmux: Tmux | None,
         detached: Detached,
         withdraw: Callable[[Path, str], Exception | None],
+        *,
+        tmux_only: bool = False,
     ) -> None:
         self._root = root
-        self._mode = mode
+        self._tmux_only = tmux_only
         self._tmux = tmux
         self._detached = detached
         self._warm = Warm(str(root), detached.start)
@@ -67,7 +67,7 @@ class Starter:
             (plain if without else typed).append(folder)
         if self._tmux is not None:
             failed = self._start_in_tmux(typed)
-            if self._mode is Mode.AUTO:
+            if not self._tmux_only:
                 plain += failed
                 failed = {}
             elif plain and (why := self._tmux.why_not()):

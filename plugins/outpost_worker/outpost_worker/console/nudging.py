@@ -1,4 +1,4 @@
-"""A person at a worker: attach (as in the core), nudge and peek."""
+"""What a person sees of a worker without attaching, and types to it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from typing import Final
 
 from outpost_core.errors import OutpostError, UnsupportedError
 from outpost_shared.backoff import every
-from outpost_shared.viewer import attach, check_terminal
 from outpost_worker.folder import files
 from outpost_worker.run.screen import CONTROLS, plain
-
-__all__ = ["attach", "check_interactive", "check_terminal", "nudge", "plain", "tail"]
 
 #: Between a text and its Enter: programs that see both at once take them for a pasted line.
 ENTER_PAUSE: Final = 0.3
