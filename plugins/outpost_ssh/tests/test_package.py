@@ -107,7 +107,6 @@ def reached() -> dict[str, bytes]:
     todo = [
         package.ENTRY,
         "outpost_worker/boot.py",
-        "outpost_ssh/far/view.py",
     ]
     while todo:
         path = todo.pop()

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from outpost_ssh import attach
-from outpost_ssh.far import view
-from outpost_ssh.terminal import Traces
+from outpost_exec import attach
+from outpost_exec.attach import view
+from outpost_exec.attach.terminal import Traces
 
 
 def asked(request: object) -> tuple[int, str]:
@@ -27,7 +27,7 @@ def asked(request: object) -> tuple[int, str]:
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", loader], stdin=slave, stdout=slave, stderr=slave
     )
-    os.write(master, attach.source() + line + b"\n\n")  # its mark counts as seen
+    os.write(master, attach.source().encode() + b"\n" + line + b"\n\n")  # its mark counts as seen
     code = process.wait(20)
     os.close(slave)
     said = b""

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 #: Goes, with the nonce, before the program's first byte: what comes earlier is a login's noise.
 MARK = "\x02outpost-view "
 END = "\x03"
-#: What the near side may say of its terminal besides its type.
-FROM_NEAR = ("COLORTERM", "LC_CTYPE")
 #: Exit code for a line that is not what it should be.
 REFUSED = 64
 
@@ -88,8 +86,9 @@ def prepare(environ: "os._Environ[str]", env: "dict[str, str]") -> None:
         # Left by whoever started sshd from within a tmux: ours would refuse to nest.
         if name.startswith("TMUX") and name != "TMUX_TMPDIR":
             del environ[name]
-    if env.get("COLORTERM"):
-        environ["COLORTERM"] = env["COLORTERM"]
+    for name in ("TERM", "COLORTERM"):
+        if env.get(name):
+            environ[name] = env[name]
     # The first that is set counts; without UTF-8 in it, tmux would show `_` for every accent.
     spoken = environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG") or ""
     if env.get("LC_CTYPE") and not re.search("utf-?8", spoken, re.IGNORECASE):
