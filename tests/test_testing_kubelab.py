@@ -20,6 +20,7 @@ import yaml
 from peers import MissingError, containers, kubelab
 from peers.kubehook import mutate, refuse
 from peers.kubelab import ON_KWOK, ApiError, Cluster, Lab, Options, own_lab
+from peers.kubequeue import QUEUE
 
 pytestmark = pytest.mark.kube
 
@@ -150,6 +151,32 @@ def test_a_user_is_throttled(mine: Lab) -> None:
         with mine.throttled(user, namespace), pytest.raises(ApiError, match="429"):
             user.api.get("/api")
         mine.admin.get("/api")
+
+
+def test_jobs_wait_in_a_queue(mine: Lab) -> None:
+    with mine.namespace() as namespace, mine.kueue(namespace, slots=0) as queue:
+        path = JOBS.format(namespace)
+        waits = job("none", nodeSelector={"none": "such"})
+        waits["metadata"]["labels"] = {QUEUE: queue.name}
+        waits["spec"]["suspend"] = True
+        mine.admin.post(path, waits)
+        workload = f"/apis/kueue.x-k8s.io/v1beta1/namespaces/{namespace}/workloads/job-j"
+
+        def is_admitted(found: dict[str, Any], status: str) -> bool:
+            conditions = found.get("status", {}).get("conditions", [])
+            return {"Admitted": status}.items() <= {
+                one["type"]: one["status"] for one in conditions
+            }.items()
+
+        found = mine.admin.until(workload, lambda found: is_admitted(found, "False"))
+        assert "insufficient unused quota" in str(found["status"])
+        queue.slots = 1
+        mine.admin.until(workload, lambda found: is_admitted(found, "True"))
+        mine.admin.until(f"{path}/j", lambda found: found["status"].get("active") == 1)
+        queue.evict("j")
+        mine.admin.until(f"{path}/j", lambda found: found["spec"]["suspend"])
+        found = mine.admin.until(workload, lambda found: is_admitted(found, "False"))
+        assert "Preempted" in str(found["status"])
 
 
 def test_the_api_server_is_killed_and_comes_back(mine: Lab) -> None:

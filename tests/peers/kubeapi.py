@@ -143,7 +143,7 @@ class Api:
         self, method: str, path: str, body: Any = None, *,
         query: dict[str, Any] | None = None, content: str = "application/json",
     ) -> Any:  # fmt: skip
-        """Ask anything."""
+        """Ask anything; a body of bytes is sent as it is."""
         connection, response = self._ask(method, path, body, query, content)
         try:
             read = response.read()
@@ -220,7 +220,7 @@ class Api:
             headers["Authorization"] = f"Bearer {self.target.token}"
         if query:
             path = f"{path}?{urlencode(query)}"
-        data = None if body is None else json.dumps(body)
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body)
         try:
             connection.request(method, path, data, headers)
             return connection, connection.getresponse()

@@ -27,6 +27,7 @@ from kubelab.plan import KIND, NODE, Options
 from peers import MissingError
 from peers.kubeapi import Api, ApiError, Target, from_kubeconfig
 from peers.kubehook import Decide, Hook
+from peers.kubequeue import Queue, define
 
 __all__ = ["KIND", "NODE", "Api", "ApiError", "Cluster", "Lab", "Options", "lab", "own_lab"]
 
@@ -269,6 +270,20 @@ class Lab(Cluster):
                 yield hook
             finally:
                 self.admin.delete(f"{path}/{name}")
+
+    @contextlib.contextmanager
+    def kueue(self, namespace: str, name: str = "queue", slots: int = 1) -> Iterator[Queue]:
+        """Have a queue of Kueue, by a stand-in; its kinds stay in the cluster.
+
+        Args:
+            namespace: where the LocalQueue is.
+            name: of the LocalQueue.
+            slots: how many Jobs may run at once.
+        """
+        with _locked(self.plan.folder):
+            define(self.admin, self.plan.tools / "kueue")
+        with Queue(self.admin, namespace, name, slots) as queue:
+            yield queue
 
     @contextlib.contextmanager
     def throttled(self, user: User, namespace: str) -> Iterator[None]:
