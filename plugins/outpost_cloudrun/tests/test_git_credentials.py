@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from outpost_cloudrun.keeper import credentials
 from outpost_cloudrun.options import CloudRunOptions
 from outpost_core.errors import SpawnRefusedError
+from outpost_exec import gitlogin
 
 RIG = "https://github.com/a/b"
 
@@ -19,7 +19,7 @@ def asked(tmp_path: Path, script: str, rig: str | None = RIG) -> str:
     """Return what the command is taken to print."""
     argv = (sys.executable, "-c", script)
     options = CloudRunOptions(url="https://x.example", git_credentials=argv)
-    return asyncio.run(credentials.credentials_of(options, tmp_path, rig))
+    return asyncio.run(gitlogin.git_login(options.git_credentials, tmp_path, rig))
 
 
 def test_it_knows_the_repository_and_runs_in_the_folder_of_the_configuration(
@@ -29,7 +29,7 @@ def test_it_knows_the_repository_and_runs_in_the_folder_of_the_configuration(
     assert asked(tmp_path, script) == f"{RIG.replace('/', '_')}-{tmp_path}\n".replace("://", ":__")
     assert asked(tmp_path, script, rig=None) == ""
     none = CloudRunOptions(url="https://x.example")
-    assert asyncio.run(credentials.credentials_of(none, tmp_path, RIG)) == ""
+    assert asyncio.run(gitlogin.git_login(none.git_credentials, tmp_path, RIG)) == ""
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,9 @@ def test_what_is_no_login_starts_nothing_and_is_not_shown(
 def test_a_command_that_hangs_or_is_missing_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(credentials, "_PATIENCE", 0.2)
+    monkeypatch.setattr(gitlogin, "_PATIENCE", 0.2)
     with pytest.raises(SpawnRefusedError, match=r"it took over 0\.2 s"):
         asked(tmp_path, "import time; time.sleep(60)")
     options = CloudRunOptions(url="https://x.example", git_credentials=("/no/such/program",))
     with pytest.raises(SpawnRefusedError, match="/no/such/program"):
-        asyncio.run(credentials.credentials_of(options, tmp_path, RIG))
+        asyncio.run(gitlogin.git_login(options.git_credentials, tmp_path, RIG))

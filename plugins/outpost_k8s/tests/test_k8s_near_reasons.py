@@ -261,5 +261,6 @@ def test_every_code_is_in_the_table_and_used() -> None:
     used |= {reason for _, reason, _ in [*WAITS.values(), *ENDS.values()]}
     used |= {reason for _, reason in waiting._CREATE_ERRORS}
     assert used - {"", "lost_process"} <= REASONS.keys()
-    assert REASONS.keys() - used == {"k8s_unknown", "k8s_elsewhere"}
+    by_pods = {"k8s_work_lost", "k8s_no_order", "k8s_not_claimed", "k8s_rig_not_brought"}
+    assert REASONS.keys() - used == {"k8s_unknown", "k8s_elsewhere", *by_pods}
     assert seen.moment({"at": "2026-11-28T18:25:36.123456Z"}, "at") == 1795890336.123456

@@ -93,6 +93,11 @@ BACKENDS: Final[Mapping[str, str]] = {
     "k8s_namespace_terminating": "give {outpost} another `namespace`, or make it again: outpost"
     " bootstrap {outpost}",
     "k8s_unknown": "outpost retry {issue}",
+    "k8s_work_lost": "outpost retry {issue}; a `volume` keeps such work",
+    "k8s_no_order": "outpost doctor {outpost}; then outpost retry {issue}",
+    "k8s_not_claimed": "see that pods can push to the repository: outpost doctor {outpost} --rig"
+    " RIG",
+    "k8s_rig_not_brought": "outpost retry {issue}, and let `outpost spawn` come to its end",
     "k8s_elsewhere": "the machine that has it says how it ended; else outpost retry {issue}",
 }
 

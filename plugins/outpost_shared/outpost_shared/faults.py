@@ -166,6 +166,21 @@ INSTANCES = (
     "instance.stopped",  # the program in it was asked; nobody has seen the end
 )
 
+#: Workers that are Jobs of Kubernetes, in the program that orders, lists and removes them.
+KUBE = (
+    "kube.secret_created",  # the order is in a Secret that nothing owns; there is no Job
+    "kube.job_created",  # the Job is there and begins by itself; nothing is noted here
+    "kube.secret_owned",  # the Secret goes with the Job
+    "kube.accepted",  # it is noted here that the Job is there; the caller has not been answered
+    "kube.stop_noted",  # a stop stands at the Job; nobody in the pod was told
+    "kube.ending_noted",  # it is written down that a worker is taken back; its Job is there
+    "kube.rescued",  # unpushed work is in a bundle here; its pod still waits for it to be fetched
+    "kube.harvested",  # the result is here; the Job is still there
+    "kube.log_kept",  # the output is here
+    "kube.job_deleted",  # the Job is being deleted; nobody has seen it gone
+    "kube.forgotten",  # what is kept here is in the trash, whole
+)
+
 _armed = os.environ.get("OUTPOST_FAULT", "")
 
 #: Processes that die first at a fault: a forked stage takes its supervisor along.

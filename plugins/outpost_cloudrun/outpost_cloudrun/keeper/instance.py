@@ -19,7 +19,6 @@ from outpost_cloudrun.admin import names, specs
 from outpost_cloudrun.keeper import endings
 from outpost_cloudrun.keeper.admincourse import AdminCourse
 from outpost_cloudrun.keeper.client import Way
-from outpost_cloudrun.keeper.credentials import credentials_of
 from outpost_cloudrun.keeper.runs import Runs
 from outpost_cloudrun.keeper.stream import Stream
 from outpost_cloudrun.keeper.terms import Patience, Terms
@@ -33,6 +32,7 @@ from outpost_core.errors import (
     UsageError,
 )
 from outpost_core.types import Result, State
+from outpost_exec.gitlogin import git_login
 from outpost_shared import faults
 from outpost_shared.backoff import Backoff, reaching_again
 from outpost_shared.log import Logger
@@ -330,7 +330,8 @@ class InstanceCourse(AdminCourse):
         return self._streams.get(record.worker) or Stream(record, self._terms, reach)
 
     async def _credentials(self, record: WorkerRecord) -> str:
-        return await credentials_of(self._options, self._context.config_dir, record.order.rig)
+        argv = self._options.git_credentials
+        return await git_login(argv, self._context.config_dir, record.order.rig)
 
 
 def _is_ready(instance: Instance) -> bool:

@@ -1,16 +1,13 @@
 """Unpushed work of a container brought home, before the container is gone.
 
 What no rig took is in a bundle over there, and nowhere else. It counts as rescued once git has
-read it here: every object of it, with those of the rig that it builds on.
+read it here (`outpost_exec.received`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import subprocess
-import tempfile
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,14 +15,12 @@ from typing import Final
 
 from outpost_cloudrun.keeper.records import WorkerRecord
 from outpost_core.errors import UnreachableError
-from outpost_core.names import checkpoint_ref
-from outpost_shared import border, faults, plain, private, programs
+from outpost_exec import received
+from outpost_shared import faults, plain, private
 from outpost_worker.repository import bundles
 
 #: Bytes of a bundle that are taken: more than any repository that an agent can clone into memory.
 _MOST: Final = 16 << 30
-#: Seconds for one command of git.
-_GIT: Final = 600.0
 
 
 async def bring_home(record: WorkerRecord, pieces: AsyncIterator[bytes]) -> tuple[str | None, str]:
@@ -49,7 +44,7 @@ async def bring_home(record: WorkerRecord, pieces: AsyncIterator[bytes]) -> tupl
     staged = staging / f"{uuid.uuid4().hex}.bundle"
     try:
         await _write(staged, pieces)
-        why, doubt = await asyncio.to_thread(_check, record, staged)
+        why, doubt = await asyncio.to_thread(received.check, str(staged), record.order)
         if why:
             return None, f"; what it sent as its unpushed work cannot be used: {why}"
         kept = await asyncio.to_thread(
@@ -75,50 +70,3 @@ async def _write(path: Path, pieces: AsyncIterator[bytes]) -> None:
         await asyncio.to_thread(os.fsync, fd)
     finally:
         os.close(fd)
-
-
-def _check(record: WorkerRecord, path: Path) -> tuple[str, str]:
-    """Return why a bundle cannot be used, and what could not be made sure of; "" for nothing."""
-    order = record.order
-    head = bundles.Head(str(path))
-    ref = checkpoint_ref(record.worker, order.owner)
-    if [*head.refs] != [ref]:
-        return f"it does not hold {ref}", ""
-    scratch = tempfile.mkdtemp(prefix="outpost-bundle-")
-    try:
-        _git(scratch, "init", "--quiet", "--bare", ".")
-        missing = [commit for commit in head.needs if not _fetch(scratch, order.rig or "", commit)]
-        if missing:
-            doubt = "it builds on commits that could not be had from the rig to look at it"
-            return "", f"; the bundle was kept unread: {doubt}"
-        _git(scratch, "bundle", "verify", "--quiet", str(path))
-        _git(scratch, "fetch", "--quiet", str(path), f"{ref}:refs/heads/kept")
-        commit = _git(scratch, "rev-parse", "refs/heads/kept^{tree}")
-    except subprocess.CalledProcessError as error:
-        return border.line(error.stderr or "git cannot read it", 300), ""
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return "", f"; the bundle was kept unread: {type(error).__name__}"
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return ("", "") if commit else ("it holds no commit", "")
-
-
-def _fetch(folder: str, rig: str, commit: str) -> bool:
-    """Whether a commit that a bundle builds on could be had from the rig."""
-    try:
-        _git(folder, "fetch", "--quiet", "--no-tags", rig, commit, remote=True)
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError):
-        return False
-    return True
-
-
-def _git(folder: str, *argv: str, remote: bool = False) -> str:
-    env = programs.git_env(os.environ, remote=remote)
-    if not remote:
-        env["GIT_ALLOW_PROTOCOL"] = "file"  # the bundle is a file
-    done = subprocess.run(
-        ["git", "-c", "core.fsmonitor=false", "-c", "transfer.fsckObjects=false", *argv],
-        cwd=folder, env=env, capture_output=True, text=True, errors="replace", check=True,
-        timeout=_GIT, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    return done.stdout.strip()

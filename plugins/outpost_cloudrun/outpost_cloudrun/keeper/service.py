@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 
 from outpost_cloudrun import price
 from outpost_cloudrun.keeper.client import Way
-from outpost_cloudrun.keeper.credentials import credentials_of
 from outpost_cloudrun.keeper.knock import knock
 from outpost_cloudrun.keeper.runs import Runs
 from outpost_cloudrun.keeper.stream import Stream
@@ -28,6 +27,7 @@ from outpost_core.errors import (
     UnreachableError,
 )
 from outpost_core.types import Cleaned, Facts, Health
+from outpost_exec.gitlogin import git_login
 from outpost_shared.backoff import reaching_again
 from outpost_shared.log import Logger
 
@@ -219,7 +219,8 @@ class ServiceCourse:
         return Stream(record, self._terms, self._reach)
 
     async def _credentials(self, record: WorkerRecord) -> str:
-        return await credentials_of(self._options, self._context.config_dir, record.order.rig)
+        argv = self._options.git_credentials
+        return await git_login(argv, self._context.config_dir, record.order.rig)
 
     async def _reach(self) -> Far:
         """Return the program at the service's address.

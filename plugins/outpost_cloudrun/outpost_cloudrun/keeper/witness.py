@@ -8,7 +8,6 @@ stands once for everybody: a container that still runs finds itself superseded a
 from __future__ import annotations
 
 import asyncio
-import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -16,13 +15,13 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from outpost_cloudrun.server import bucketrecord
 from outpost_cloudrun.server.bucket import Bucket, PreconditionError
 from outpost_core import wire
-from outpost_core.errors import OutpostError, SpawnRefusedError, UnreachableError, UsageError
-from outpost_core.names import check_rig, checkpoint_ref
+from outpost_core.errors import OutpostError, SpawnRefusedError, UsageError
+from outpost_core.names import check_rig
 from outpost_shared import private
-from outpost_worker.record.kinds import Claim, Found, Record, SupersededError
-from outpost_worker.record.places import delivered, on_rig
+from outpost_worker.record.kinds import Found, Record
+from outpost_worker.record.places import on_rig, pushed_to
 from outpost_worker.record.segments import KeptLog
-from outpost_worker.repository.mirror import asking
+from outpost_worker.record.settling import checkpoint_on, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,9 +34,7 @@ T = TypeVar("T")
 
 #: Records that are asked at once; git is a process each.
 _AT_ONCE: Final = 8
-#: How often a record is looked at again that others change meanwhile.
-_TRIES: Final = 8
-#: Seconds that a rig has to say where its refs are.
+#: Seconds until an access token must be there.
 _ANSWER: Final = 60.0
 
 
@@ -64,7 +61,7 @@ class Witness:
 
     def has_place(self, order: Order) -> bool:
         """Whether a worker of an order has a record that can be seen from here."""
-        return bool(self._bucket) or _pushed_to(order) is not None
+        return bool(self._bucket or pushed_to(order))
 
     def check(self, order: Order) -> None:
         """Refuse an order that has no place for a record.
@@ -78,7 +75,7 @@ class Witness:
                 hint="configure a `bucket`, or give the order a --rig",
             )
         try:
-            for rig in filter(None, (order.rig, _pushed_to(order))):
+            for rig in filter(None, (order.rig, pushed_to(order))):
                 check_rig(rig)
         except UsageError as error:
             raise SpawnRefusedError(error.message, hint=error.hint) from error
@@ -132,29 +129,7 @@ class Witness:
             UnreachableError: the record cannot be asked.
             RecordRefusedError: its place does not take that.
         """
-        return await self._thread(lambda: self._settled(order, digest, result))
-
-    def _settled(self, order: Order, digest: str, result: Result) -> Found:
-        place = self._place(order)
-        for _ in range(_TRIES):
-            found = place.read(order.worker)
-            if found is not None and found.result is not None:
-                return found
-            leg = found.claim.leg + 1 if found is not None else 1
-            ours = Claim(
-                worker=order.worker, digest=digest, owner=order.owner,
-                instance=os.urandom(8).hex(), leg=leg,
-            )  # fmt: skip
-            said = result
-            if found is not None and (rig := _pushed_to(order)):
-                said = delivered(found, rig) or result
-            try:
-                stands = place.take_over(ours, found.seen) if found else place.claim(ours)
-                if stands.id == ours.id:
-                    place.finish(ours, said, b"")
-            except SupersededError:
-                continue
-        raise UnreachableError(f"the record of {order.worker} changes all the time")
+        return await self._thread(lambda: settle(self._place(order), order, digest, result))
 
     async def checkpoint(self, order: Order) -> str | None:
         """Return the ref with unpushed work of a worker, when its rig has it.
@@ -162,19 +137,10 @@ class Witness:
         Raises:
             UnreachableError: the rig cannot be asked.
         """
-        rig = _pushed_to(order)
-        if rig is None:
+        rig = pushed_to(order)
+        if not rig:
             return None
-        ref = checkpoint_ref(order.worker, order.owner)
-
-        def look() -> str | None:
-            git = asking(rig, "")
-            done = git.run("ls-remote", "--", git.url, ref, timeout=_ANSWER)
-            if done.code:
-                raise UnreachableError(f"the rig of {order.worker} does not answer: {done.text}")
-            return ref if done.text.partition("\t")[2].strip() == ref else None
-
-        return await self._thread(look)
+        return await self._thread(lambda: checkpoint_on(rig, order))
 
     async def ask_stop(self, order: Order, grace: float) -> None:
         """Leave word that a worker is to end; whoever has it looks for that every few seconds.
@@ -243,8 +209,8 @@ class Witness:
     def _place(self, order: Order) -> Record:
         if self._bucket:
             return bucketrecord.records(self._bucket, order.owner, None, self._access)
-        rig = _pushed_to(order)
-        assert rig is not None, "orders without a rig were refused"
+        rig = pushed_to(order)
+        assert rig, "orders without a rig were refused"
         private.make(str(self._root))
         return on_rig(rig, str(self._root), order.owner)
 
@@ -256,9 +222,3 @@ class Witness:
 def _order_object(order: Order, digest: str) -> str:
     folder = f"{order.owner}/orders" if order.owner else "orders"
     return f"{folder}/{order.worker}-{digest[:32]}"
-
-
-def _pushed_to(order: Order) -> str | None:
-    """Return where the work of an order is pushed to."""
-    fork = order.delivery.push_url if order.delivery is not None else ""
-    return fork or order.rig

@@ -111,6 +111,22 @@ REASONS: Final[dict[str, Reason]] = {
         "the cluster does not know how its container ended",
         "outpost retry {issue}",
     ),
+    "k8s_work_lost": Reason(
+        "its pod ended before its work came to the repository of this machine",
+        "outpost retry {issue}; a `volume` keeps such work",
+    ),
+    "k8s_no_order": Reason(
+        "its pod could not read its order",
+        "outpost doctor {outpost}; then outpost retry {issue}",
+    ),
+    "k8s_not_claimed": Reason(
+        "its record could not be written, so nothing was run",
+        "see that pods can push to the repository: outpost doctor {outpost} --rig RIG",
+    ),
+    "k8s_rig_not_brought": Reason(
+        "its repository was not brought from the machine that ordered it",
+        "outpost retry {issue}, and let `outpost spawn` come to its end",
+    ),
     "k8s_elsewhere": Reason(
         "another pod had claimed it, so this one ran nothing",
         "the machine that has it says how it ended; else outpost retry {issue}",

@@ -129,8 +129,14 @@ def terminated(pod: Object | None) -> Object:
 
 
 def has_ended(pod: Object | None) -> bool:
-    """Whether nothing of a pod runs, or ever will."""
-    return text(pod, "status", "phase") in ("Succeeded", "Failed")
+    """Whether nothing of a worker runs in its pod, or ever will.
+
+    A container that has left word of how its worker ended has said all that there will be, some
+    time before its pod is told to have ended.
+    """
+    if text(pod, "status", "phase") in ("Succeeded", "Failed"):
+        return True
+    return text(terminated(pod), "message").startswith('{"')
 
 
 def is_running(pod: Object | None) -> bool:

@@ -6,14 +6,11 @@ import asyncio
 import os
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from outpost_core.errors import SpawnRefusedError, UsageError
 from outpost_shared import border
 from outpost_worker.repository.credentials import understood
-
-if TYPE_CHECKING:
-    from outpost_cloudrun.options import CloudRunOptions
 
 #: Seconds for the command; one that asks a server for a token takes a few.
 _PATIENCE: Final = 60.0
@@ -21,20 +18,20 @@ _PATIENCE: Final = 60.0
 _MOST: Final = 64 * 1024
 
 
-async def credentials_of(options: CloudRunOptions, base: Path | None, rig: str | None) -> str:
+async def git_login(argv: tuple[str, ...], base: Path | None, rig: str | None) -> str:
     """Return what the configured command prints; "" where none is, or nothing is to be cloned.
 
     Args:
-        options: the outpost's.
+        argv: the outpost's option `git_credentials`.
         base: the folder that the command runs in; None for the user's home.
         rig: the repository, which the command finds in `OUTPOST_RIG`.
 
     Raises:
         SpawnRefusedError: it failed, or printed nothing that git can log in with.
     """
-    if not options.git_credentials or rig is None:
+    if not argv or rig is None:
         return ""
-    return await asyncio.to_thread(_run, options.git_credentials, base, rig)
+    return await asyncio.to_thread(_run, argv, base, rig)
 
 
 def _run(argv: tuple[str, ...], base: Path | None, rig: str) -> str:

@@ -1,0 +1,276 @@
+"""Stops, and what removes workers from the cluster: each step can be the last, and is repeated.
+
+What was never begun is taken away whole: it is written down here first how it counts, then its Job
+is deleted by its uid, and once it is seen to be gone the result stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from outpost_core.errors import ConflictError, NotFoundError, OutpostError, UnreachableError
+from outpost_core.types import Cleaned, Result, State
+from outpost_k8s.near import look, seen
+from outpost_k8s.near.pod import NoPodError
+from outpost_k8s.near.reasons import explain
+from outpost_k8s.objects import names
+from outpost_shared import faults
+from outpost_shared.backoff import Backoff
+from outpost_worker.record.kinds import RecordRefusedError
+
+if TYPE_CHECKING:
+    from outpost_k8s.near.codes import Why
+    from outpost_k8s.near.desk import Desk
+    from outpost_k8s.near.harvest import Harvest
+    from outpost_k8s.near.kept import Kept
+    from outpost_k8s.near.look import Look, Seen
+    from outpost_k8s.near.pod import Pods
+    from outpost_k8s.near.seen import Object
+
+#: Seconds for a stop to reach the program in the pod.
+_REACH: Final = 15.0
+#: Seconds that a pod has to push its work, beside the agent's grace (`objects.job`).
+_PUSH: Final = 60.0
+#: Seconds until a deleted Job must be gone.
+_GONE: Final = 30.0
+#: Seconds without an owner after which a Secret is one of a spawn that was never finished.
+ORPHANED: Final = 3600.0
+
+
+class Ending:
+    """Ends workers and removes them.
+
+    Args:
+        desk: of the outpost.
+        pods: the channels into its pods.
+        look: asks its cluster.
+        harvest: brings home how they ended.
+    """
+
+    def __init__(self, desk: Desk, pods: Pods, look: Look, harvest: Harvest) -> None:
+        self._desk = desk
+        self._pods = pods
+        self._look = look
+        self._harvest = harvest
+
+    # --- stop -----------------------------------------------------------------------------------
+
+    async def stop(self, worker: str, grace: float) -> None:
+        """Have a worker end; returns once that is durable at the cluster.
+
+        Args:
+            worker: its id; an unknown or ended one is fine.
+            grace: seconds between TERM and KILL.
+
+        Raises:
+            UnreachableError: the cluster cannot be asked.
+        """
+        kept = self._desk.keeping.of(worker)
+        if kept.result is not None:
+            return
+        job = await self._look.job(worker)
+        if job is None or look.has_ended(job):
+            return
+        if seen.annotation(job, names.STOP) == "" or grace < _asked(job):
+            body = {"metadata": {"uid": seen.uid(job), "annotations": {names.STOP: f"{grace:g}"}}}
+            with contextlib.suppress(NotFoundError, ConflictError):  # gone meanwhile
+                await self._desk.cluster().patch(self._desk.path("jobs", seen.name(job)), body)
+        kept.watch(stop=grace)
+        faults.point("kube.stop_noted")
+        pod = look.pod_of(job, await self._look.pods(worker))
+        if pod is None or not (seen.is_running(pod) or seen.has_ended(pod)):
+            why = explain(job, pod)
+            result = Result(
+                state=State.STOPPED, reason="stopped", message="stopped before it began",
+                agent_began=why.began,
+            )  # fmt: skip
+            await self.take_back(kept, job, pod, result)
+        elif seen.is_running(pod):
+            await self._stop_running(worker, pod, grace)
+
+    async def _stop_running(self, worker: str, pod: Object, grace: float) -> None:
+        """Tell the program in the pod; where it cannot be told, have the cluster end the pod."""
+        try:
+            async with asyncio.timeout(_REACH):
+                await self._pods.of(worker, pod).outpost_stop(worker=worker, grace=grace)
+            return
+        except NoPodError:
+            return
+        except (OutpostError, TimeoutError):
+            pass
+        with contextlib.suppress(ConflictError):
+            await self._desk.cluster().delete(
+                self._desk.path("pods", seen.name(pod)), uid=seen.uid(pod), grace=grace + _PUSH
+            )
+
+    # --- what never began -------------------------------------------------------------------------
+
+    async def take_back(self, kept: Kept, job: Object, pod: Object | None, result: Result) -> bool:
+        """Remove the Job of a worker that has not begun; return whether it is seen to be gone.
+
+        Args:
+            kept: what is kept of the worker.
+            job: its Job.
+            pod: its pod, where it has one.
+            result: how it counts then.
+
+        Raises:
+            UnreachableError: the cluster cannot be asked.
+        """
+        cluster, path = self._desk.cluster(), self._desk.path
+        if kept.result is None:
+            await asyncio.to_thread(kept.note_ending, seen.uid(job), result)
+        if pod is not None and not seen.text(pod, "spec", "nodeName"):
+            # as it was seen: a pod that has got a node meanwhile stays
+            version = seen.text(pod, "metadata", "resourceVersion")
+            try:
+                await cluster.delete(
+                    path("pods", seen.name(pod)), uid=seen.uid(pod), version=version, grace=0
+                )
+            except ConflictError:
+                return False
+        with contextlib.suppress(ConflictError):
+            await cluster.delete(path("jobs", seen.name(job)), uid=seen.uid(job))
+        faults.point("kube.job_deleted")
+        return await self._is_gone(kept.worker, seen.uid(job))
+
+    async def taken_back(self, kept: Kept, one: Seen) -> Result | str | None:
+        """Return how a worker counts whose Job is being taken back; None where none is.
+
+        Args:
+            kept: what is kept of it.
+            one: what is at the cluster of it.
+        """
+        ending = kept.ending_result()
+        if ending is None:
+            return None
+        if one.job is not None and not seen.is_going(one.job):
+            return None  # it was not deleted, or is another one by now
+        if one.pod is not None and not seen.has_ended(one.pod):
+            if seen.is_running(one.pod):
+                return None  # it had begun after all
+            return "it is being taken back"
+        if one.job is not None:
+            return "it is being taken back"
+        if seen.terminated(one.pod):
+            return None  # it had begun, and says itself how it ended
+        why = _why(ending, one)
+        return await self._harvest.end(kept, one, why)
+
+    async def _is_gone(self, worker: str, uid: str) -> bool:
+        """Wait until a Job is seen to be gone."""
+        pauses = Backoff(0.1, 2.0, within=_GONE)
+        async for _ in pauses.rounds():
+            job = await self._look.job(worker)
+            if job is None or seen.uid(job) != uid:
+                return True
+        return False
+
+    # --- clean ----------------------------------------------------------------------------------
+
+    async def clean(self, worker: str, *, force: bool) -> Cleaned:
+        """Remove an ended worker, here and at the cluster, once all of it is here.
+
+        Args:
+            worker: its id; an unknown one counts as removed.
+            force: also when it cannot be said how it ended, or its work cannot be had.
+
+        Raises:
+            UnreachableError: the cluster cannot be asked.
+        """
+        kept = self._desk.keeping.of(worker)
+        one = await self._look.one(worker)
+        if kept.result is None and (one.job is not None or one.pod is not None or kept.exists):
+            why = explain(one.job, one.pod, one.events)
+            if not why.state.terminal:
+                detail = why.detail or why.state.value
+                return Cleaned(removed=False, detail=f"it has not ended: {detail}")
+            ended = await self._harvest.end(kept, one, why)
+            if isinstance(ended, str) and not force:
+                return Cleaned(removed=False, detail=ended)
+        result, order = kept.result, kept.order
+        await self._pods.leave(worker)
+        if one.job is not None and not await self._removed(worker, one.job):
+            raise UnreachableError(f"the Job of {worker} is not removed yet", hint="try again")
+        detail = await self._forget_secret(worker)
+        if order is not None and result is not None and self._harvest.has_record(kept, order):
+            try:
+                await self._desk.witness.forget(order)
+            except (UnreachableError, RecordRefusedError) as error:
+                detail = error.message
+        if kept.hosted:
+            from outpost_exec import rigs
+
+            await asyncio.to_thread(rigs.forget, self._desk.context.state_dir, worker)
+        await asyncio.to_thread(self._desk.keeping.forget, kept)
+        rescued = result.checkpoint if result is not None else None
+        return Cleaned(removed=True, rescued=rescued, detail=detail)
+
+    async def _removed(self, worker: str, job: Object) -> bool:
+        with contextlib.suppress(ConflictError):
+            await self._desk.cluster().delete(
+                self._desk.path("jobs", seen.name(job)), uid=seen.uid(job)
+            )
+        faults.point("kube.job_deleted")
+        return await self._is_gone(worker, seen.uid(job))
+
+    async def _forget_secret(self, worker: str) -> str:
+        """Remove a worker's Secret; its Job may not have come to own it. Returns what is to say."""
+        cluster, path = self._desk.cluster(), self._desk.path("secrets", names.job_name(worker))
+        try:
+            found = await cluster.get(path)
+            if look.worker_of(found) == worker:
+                await cluster.delete(path, uid=seen.uid(found))
+        except (NotFoundError, ConflictError):
+            pass
+        except UnreachableError as error:
+            return f"its Secret may still be there: {error.message}"
+        return ""
+
+    # --- Secrets without a Job --------------------------------------------------------------------
+
+    async def sweep(self, owners: set[str], jobs: set[str]) -> int:
+        """Remove Secrets of spawns that were never finished; return how many.
+
+        Args:
+            owners: ids of the ledgers of this machine: others see to their own.
+            jobs: names of the Jobs that are there.
+        """
+        cluster, path = self._desk.cluster(), self._desk.path
+        now = await self._desk.cluster_now()
+        if now is None:
+            return 0
+        removed = 0
+        async for secret in cluster.items(
+            path("secrets"), labels=names.SELECTOR, metadata_only=True
+        ):
+            old = now - (seen.created(secret) or now) > ORPHANED
+            mine = seen.annotation(secret, names.OWNER) in owners
+            owned = seen.parts(secret, "metadata", "ownerReferences")
+            if not (old and mine) or owned or seen.name(secret) in jobs:
+                continue
+            if await self._look.job(look.worker_of(secret)) is None:
+                with contextlib.suppress(ConflictError):
+                    await cluster.delete(path("secrets", seen.name(secret)), uid=seen.uid(secret))
+                    removed += 1
+        return removed
+
+
+def _asked(job: Object) -> float:
+    """Return the grace of a stop that was asked for before."""
+    try:
+        return float(seen.annotation(job, names.STOP))
+    except ValueError:
+        return 0.0
+
+
+def _why(result: Result, one: Seen) -> Why:
+    """Return how a worker counts that was taken back, as what the cluster tells."""
+    told = explain(one.job, one.pod)
+    return replace(
+        told, state=result.state, reason=result.reason, message=result.message,
+        began=result.agent_began,
+    )  # fmt: skip

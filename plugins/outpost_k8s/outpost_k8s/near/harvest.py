@@ -1,0 +1,276 @@
+"""How a worker ended is brought here, before its pod or its Job is gone.
+
+The result is the pod's own word, where it left one; else what stands on its record; else what the
+cluster tells, which is then put on the record so that it stands for everybody. Its output follows:
+what the container printed, at exact offsets (the pod says how many bytes its log has), or the end
+of it that the record has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from outpost_core.errors import NotFoundError, OutpostError, UnreachableError
+from outpost_core.names import checkpoint_ref
+from outpost_core.types import Json, Order, Result
+from outpost_k8s import price
+from outpost_k8s.near import said, seen
+from outpost_k8s.objects import names, told
+from outpost_shared import plain
+from outpost_worker.record.kinds import LEASE, RecordRefusedError
+from outpost_worker.record.places import pushed_to
+from outpost_worker.repository import bundles
+
+if TYPE_CHECKING:
+    from outpost_k8s.near.codes import Why
+    from outpost_k8s.near.desk import Desk
+    from outpost_k8s.near.kept import Kept
+    from outpost_k8s.near.look import Seen
+    from outpost_k8s.near.said import Said
+    from outpost_k8s.near.seen import Object
+
+#: Bytes of a log beyond what the order allows: the line that says that it was cut.
+_ROOM: Final = 64 << 10
+#: Most bytes of the log of a worker whose order is not known.
+_MOST: Final = 256 << 20
+#: Where the volume is in pods.
+_VOLUME: Final = "/outpost/volume/"
+#: What a kubelet answers in place of a log that it has no more.
+_NO_LOG: Final = b"unable to retrieve container logs for "
+
+
+class Harvest:
+    """Brings home how workers ended.
+
+    Args:
+        desk: of the outpost.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._tails: dict[str, bytes] = {}
+
+    # --- the result -----------------------------------------------------------------------------
+
+    async def end(self, kept: Kept, one: Seen, why: Why) -> Result | str:
+        """Return how a worker ended, which is kept here then; or why nobody can say that yet.
+
+        Args:
+            kept: what is kept of it.
+            one: what is at the cluster of it: nothing of it runs, or will.
+            why: how it counts where it left no result.
+        """
+        if kept.result is not None:
+            return kept.result
+        order = told.order_of(one.job) if one.job is not None else None
+        order = order or kept.order
+        word = said.said_by(one.pod)
+        if word is not None and word.result is not None:
+            result = word.result
+        else:
+            found = await self._on_record(kept, one, why, order, word)
+            if isinstance(found, str):
+                return found
+            result = found
+        result = self._checked(result, order, one)
+        if kept.hosted and not kept.ending:
+            result = await self._home(kept, result)
+        return await asyncio.to_thread(kept.finish, result)
+
+    async def _home(self, kept: Kept, result: Result) -> Result:
+        """Return the result of a worker whose rig is of this machine, as far as it is true here."""
+        from outpost_exec import rigs
+
+        return await rigs.settle(
+            self._desk.context.state_dir, kept.worker, result, reason="k8s_work_lost",
+            why="its pod ended before its work was fetched",
+        )  # fmt: skip
+
+    async def _on_record(
+        self, kept: Kept, one: Seen, why: Why, order: Order | None, word: Said | None
+    ) -> Result | str:
+        """Return what stands on a worker's record, or will from now on; or why nobody can say."""
+        result = why.result()
+        if word is not None and word.elsewhere:
+            message = "another pod had claimed it, so this one ran nothing"
+            result = replace(result, reason="k8s_elsewhere", message=message, exit_code=None)
+        if order is None or not self.has_record(kept, order):
+            return result
+        digest = kept.digest or seen.annotation(one.job, names.DIGEST)
+        witness = self._desk.witness
+        try:
+            found = await witness.found(order)
+            if found is not None and found.result is not None:
+                self._tails[one.worker] = found.tail
+                return found.result
+            if found is not None and (other := _other(found.claim.instance, one, word)):
+                watched = kept.watch(**_silence(kept.watched(), found.seen))
+                if time.time() - float(watched["silent_since"]) <= LEASE:
+                    return f"another pod has it ({other[:8]}…)"
+            if found is not None:
+                result = replace(result, checkpoint=await witness.checkpoint(order))
+            stands = await witness.settle(order, digest, result)
+        except RecordRefusedError as error:  # no pod can have it then, either
+            message = f"{result.message}; its record says nothing: {error.message}"
+            return replace(result, message=message)
+        except UnreachableError as error:
+            return f"it has ended, and its record cannot be asked: {error.message}"
+        return stands.result or result
+
+    def has_record(self, kept: Kept, order: Order) -> bool:
+        """Whether a worker has a record that can be seen from here: on a rig with an address."""
+        rig = pushed_to(order)
+        return bool(rig) and not (
+            self._desk.options.volume or kept.hosted or rig.startswith(("/", "file:"))
+        )
+
+    def _checked(self, result: Result, order: Order | None, one: Seen) -> Result:
+        """Return a result with what only this side knows, and without what cannot be meant."""
+        checkpoint, message = result.checkpoint, result.message
+        if checkpoint is not None and order is not None and not self._is_own(checkpoint, order):
+            if checkpoint.startswith("/"):
+                message += "; its unpushed work was in its pod, and is gone with it"
+            else:
+                message += "; the checkpoint that its pod names is not its own"
+            checkpoint = None
+        return replace(
+            result, message=message, checkpoint=checkpoint, cost_usd=self.cost(one, order)
+        )
+
+    def _is_own(self, checkpoint: str, order: Order) -> bool:
+        if checkpoint == checkpoint_ref(order.worker, order.owner):
+            return True
+        if self._desk.options.volume and checkpoint.startswith(_VOLUME):
+            return "/../" not in checkpoint
+        rescued = self._desk.context.state_dir.absolute() / bundles.RESCUED
+        return Path(checkpoint).parent == rescued
+
+    def cost(self, one: Seen, order: Order | None, until: float | None = None) -> float | None:
+        """Return what a worker cost, by the cluster's clocks alone; None where they do not say.
+
+        Args:
+            one: what is at the cluster of it.
+            order: its order, for its size.
+            until: when it ended, where its pod does not say so.
+        """
+        begun = seen.moment(one.pod, "status", "startTime")
+        ended = seen.moment(seen.terminated(one.pod), "finishedAt")
+        if one.pod is None:  # what the Job tells is a little more
+            begun = seen.moment(one.job, "status", "startTime")
+            done = seen.condition(one.job, "Complete") or seen.condition(one.job, "Failed")
+            ended = seen.moment(done, "lastTransitionTime")
+        ended = ended or until
+        if begun is None or ended is None:
+            return None
+        return price.cost(self._desk.options, ended - begun, order)
+
+    # --- its output -----------------------------------------------------------------------------
+
+    async def log(self, kept: Kept, one: Seen) -> None:
+        """Keep the output of a worker that has ended; once.
+
+        Raises:
+            UnreachableError: the cluster cannot be asked for it.
+        """
+        if kept.has_log or kept.result is None:
+            return
+        word = said.said_by(one.pod)
+        order = kept.order
+        most = (order.limits.log_bytes + _ROOM) if order is not None else _MOST
+        with kept.staged_log() as staged:
+            got = 0
+            if one.pod is not None:
+                got = await self._printed(staged.fd, one.pod, most)
+            size = word.log_bytes if word is not None else kept.result.log_bytes
+            missing = await self._mend(staged.fd, got, word, size, one.worker)
+            staged.keep(missing)
+
+    async def _printed(self, fd: int, pod: Object, most: int) -> int:
+        """Write what the container printed; return how many bytes that are."""
+        got = 0
+        pieces = self._desk.cluster().log(seen.name(pod), limit=most + 1)
+        try:
+            async with contextlib.aclosing(pieces):
+                async for piece in pieces:
+                    if not got and piece.startswith(_NO_LOG):
+                        return 0
+                    plain.write_all(fd, piece)
+                    got += len(piece)
+        except NotFoundError:
+            os.ftruncate(fd, 0)
+            return 0
+        except UnreachableError:
+            raise
+        except OutpostError:  # it has none: its container never began, or is gone
+            os.ftruncate(fd, 0)
+            return 0
+        return min(got, most)
+
+    async def _mend(
+        self, fd: int, got: int, word: Said | None, size: int | None, worker: str
+    ) -> int:
+        """Make what was printed the log; return how many bytes of its beginning are missing.
+
+        Args:
+            fd: what was printed, or the end of that: the kubelet has rotated the rest away.
+            got: how many bytes that are.
+            word: the pod's last word; None where it left none.
+            size: bytes of the log; None where nobody knows.
+            worker: the worker's id.
+        """
+        printed = word.printed if word is not None else None
+        if got and word is not None and printed is not None:
+            whole = printed + word.newline
+            if word.newline and got <= whole:
+                os.ftruncate(fd, got - 1)
+                got -= 1
+            missing = max(printed - got, 0)
+            beyond = (word.log_bytes or 0) - printed
+            tail = self._tails.get(worker, b"")
+            if 0 < beyond <= len(tail):
+                os.pwrite(fd, tail[-beyond:], got)
+            elif beyond > 0:
+                text = f"\n[outpost: {beyond} bytes of output after this were not printed]\n"
+                os.pwrite(fd, text.encode(), got)
+            return missing
+        if got:
+            return 0
+        tail = await self._tail(worker)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, tail, 0)
+        return max((size or len(tail)) - len(tail), 0)
+
+    async def _tail(self, worker: str) -> bytes:
+        """Return the end of a worker's log that its record has."""
+        if worker not in self._tails:
+            kept = self._desk.keeping.of(worker)
+            order = kept.order
+            if order is not None and self.has_record(kept, order):
+                with contextlib.suppress(OutpostError):
+                    found = await self._desk.witness.found(order)
+                    self._tails[worker] = found.tail if found is not None else b""
+        return self._tails.pop(worker, b"")
+
+
+def _other(instance: str, one: Seen, word: Said | None) -> str:
+    """Return the instance of a claim that another pod has; "" where this worker's pod has it."""
+    if word is not None and word.elsewhere:
+        return instance or word.elsewhere
+    if one.pod is None or not instance:
+        return ""  # the pod that had it is gone for good
+    mine = seen.uid(one.pod).replace("-", "").lower()
+    return "" if instance == mine else instance
+
+
+def _silence(watched: dict[str, Any], word: str) -> dict[str, Json]:
+    """Return since when a record has said the same, by our own clock."""
+    now, since = time.time(), watched.get("silent_since")
+    if watched.get("silent") == word and isinstance(since, float) and since <= now:
+        return {"silent": word, "silent_since": since}
+    return {"silent": word, "silent_since": now}

@@ -1,0 +1,414 @@
+"""How all workers of an outpost are: a list of Jobs, one of pods that live, and what is kept here.
+
+Ended workers whose end is kept here need nothing of the cluster. What has ended since the last look
+is brought home, as far as that goes in the time that a list has. Pods that run are asked for what
+only they know, a few at each look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from outpost_core.errors import OutpostError
+from outpost_core.types import Order, Result, State, WorkerStatus
+from outpost_k8s.near import look, seen
+from outpost_k8s.near.look import Seen
+from outpost_k8s.near.reasons import explain
+from outpost_k8s.objects import names, told
+from outpost_shared import border
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable
+
+    from outpost_k8s.near.codes import Why
+    from outpost_k8s.near.collecting import Collecting
+    from outpost_k8s.near.desk import Desk
+    from outpost_k8s.near.ending import Ending
+    from outpost_k8s.near.harvest import Harvest
+    from outpost_k8s.near.kept import Kept
+    from outpost_k8s.near.look import Look
+    from outpost_k8s.near.pod import Pods
+    from outpost_k8s.near.seen import Object
+
+#: Pods that one list asks, seconds that it waits for them, and for which their answers are new.
+ASKED: Final = 16
+_ANSWER: Final = 4.0
+_NEW: Final = 5.0
+#: Seconds that a list waits for what has ended to come home; the rest comes behind, or next time.
+_HARVEST: Final = 8.0
+#: Seconds that it waits for their output.
+_LOGS: Final = 3.0
+#: How many come home at once.
+_AT_ONCE: Final = 8
+#: Longest detail of a worker, in characters.
+_DETAIL: Final = 500
+#: Seconds between two looks for Secrets of spawns that were never finished.
+_SWEEP: Final = 3600.0
+
+
+class Listing:
+    """Says how workers are.
+
+    Args:
+        desk: of the outpost.
+        pods: the channels into its pods.
+        look: asks its cluster.
+        harvest: brings home how workers ended.
+        ending: takes back what waits for too long.
+        collecting: fetches the work of pods that wait for that.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        pods: Pods,
+        look: Look,
+        harvest: Harvest,
+        ending: Ending,
+        collecting: Collecting,
+    ) -> None:
+        self._desk = desk
+        self._pods = pods
+        self._look = look
+        self._harvest = harvest
+        self._ending = ending
+        self._collecting = collecting
+        self._told: dict[str, WorkerStatus] = {}
+        self._answers: dict[str, tuple[float, WorkerStatus]] = {}
+        self._behind: dict[str, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._swept = 0.0
+
+    async def aclose(self) -> None:
+        """Break off what comes home behind; it is taken up again by the next list."""
+        tasks = [*self._behind.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- all of them ----------------------------------------------------------------------------
+
+    async def all(self) -> list[WorkerStatus]:
+        """Return the status of each worker; the same object where nothing has changed.
+
+        Raises:
+            UnreachableError: the cluster cannot be asked.
+        """
+        jobs = await self._look.jobs()
+        kept = await asyncio.to_thread(self._all_kept)
+        live = await self._look.live_pods()
+        statuses: dict[str, WorkerStatus] = {}
+        open_: list[Seen] = []
+        for worker in [*jobs, *(name for name in kept if name not in jobs)]:
+            mine = kept.get(worker)
+            if mine is not None and mine.result is not None:
+                statuses[worker] = self._ended(mine, mine.result, jobs.get(worker))
+            elif worker in jobs:
+                job = jobs[worker]
+                open_.append(Seen(worker, job, look.pod_of(job, live.get(worker, []))))
+            elif mine is not None and mine.server != self._desk.address():
+                statuses[worker] = _of_another_place(mine, self._desk.address())
+            else:
+                open_.append(Seen(worker, None, look.pod_of(None, live.get(worker, []))))
+        await self._find(open_)
+        await self._look.complete(open_)
+        answers = await self._ask(open_)
+        found = await self._settled(open_, answers)
+        statuses |= {worker: status for worker, status in found.items() if status is not None}
+        mine = [self._desk.keeping.of(one.worker) for one in open_]
+        await self._logs([*kept.values(), *mine], jobs)
+        await self._tidy(jobs, kept.values())
+        return self._same(statuses)
+
+    async def one(self, worker: str, one: Seen) -> WorkerStatus | None:
+        """Return the status of one worker, by what is at the cluster of it."""
+        kept = self._desk.keeping.of(worker)
+        if kept.result is not None:
+            return self._ended(kept, kept.result, one.job)
+        return await self._status(kept, one, None)
+
+    def _all_kept(self) -> dict[str, Kept]:
+        return {one.worker: one for one in self._desk.keeping.all()}
+
+    def _same(self, statuses: dict[str, WorkerStatus]) -> list[WorkerStatus]:
+        before, self._told = self._told, {}
+        for worker, status in sorted(statuses.items()):
+            known = before.get(worker)
+            self._told[worker] = known if known == status and known is not None else status
+        return [*self._told.values()]
+
+    async def _find(self, open_: list[Seen]) -> None:
+        """Find what the two lists did not show: pods that have ended, Jobs that came meanwhile."""
+        gone = [one for one in open_ if one.job is None]
+        for one in gone:  # the second answer in a row that lacks it, or shows it after all
+            one.job = await self._look.job(one.worker)
+        wanted = [
+            one for one in open_ if one.pod is None and (one.job is None or _had_pod(one.job))
+        ]
+        pods = await self._look.ended_pods(one.worker for one in wanted)
+        for one in wanted:
+            one.pod = look.pod_of(one.job, pods.get(one.worker, []))
+
+    # --- one of them ------------------------------------------------------------------------------
+
+    async def _settled(
+        self, open_: list[Seen], answers: dict[str, WorkerStatus]
+    ) -> dict[str, WorkerStatus | None]:
+        """Return the status of each worker, as far as that is known in time."""
+        found: dict[str, WorkerStatus | None] = {}
+
+        async def settle(one: Seen) -> None:
+            async with self._slots:
+                kept = self._desk.keeping.of(one.worker)
+                found[one.worker] = await self._status(kept, one, answers.get(one.worker))
+
+        tasks = []
+        for one in open_:
+            if one.worker in self._behind:
+                found[one.worker] = self._slow(one)
+                continue
+            task = self._start(one.worker, settle(one))
+            tasks.append(task)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_HARVEST)
+        for one in open_:
+            if one.worker not in found:
+                found[one.worker] = self._slow(one)
+        return found
+
+    def _slow(self, one: Seen) -> WorkerStatus:
+        """Return the status of a worker about which something is still being found out."""
+        why = explain(one.job, one.pod, one.events)
+        if why.state.terminal:
+            why = replace(why, state=State.WORKING, detail="it has ended, and is brought home")
+        return self._plain(one, why)
+
+    def _start(self, worker: str, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._behind[worker] = task
+
+        def over(done: asyncio.Task[None]) -> None:
+            self._behind.pop(worker, None)
+            _ = done.cancelled() or done.exception()  # seen; the next list tries it again
+
+        task.add_done_callback(over)
+        return task
+
+    async def _status(
+        self, kept: Kept, one: Seen, answer: WorkerStatus | None
+    ) -> WorkerStatus | None:
+        """Return the status of a worker that has no result here yet; None for none of ours."""
+        try:
+            back = await self._ending.taken_back(kept, one)
+            if back is not None:
+                return self._of_end(kept, one, back)
+            why = explain(
+                one.job, one.pod, one.events, workload=one.workload, position=one.position
+            )
+            if why.state.terminal:
+                if one.job is None and not kept.exists:
+                    return None  # another machine's, which has removed it
+                why = _as_asked(why, kept, one)
+                return self._of_end(kept, one, await self._harvest.end(kept, one, why))
+            if answer is not None and not seen.is_going(one.pod):
+                return await self._of_answer(kept, one, why, answer)
+            if await self._is_late(why):
+                return await self._late(kept, one, why)
+        except OutpostError as error:  # of this worker; the others are told of
+            why = replace(explain(one.job, one.pod), detail=border.line(error.message, _DETAIL))
+            if why.state.terminal:
+                why = replace(why, state=State.WORKING)
+        return self._plain(one, why)
+
+    def _of_end(self, kept: Kept, one: Seen, end: Result | str) -> WorkerStatus:
+        if isinstance(end, str):
+            why = replace(explain(one.job, one.pod, one.events), state=State.WORKING, detail=end)
+            return self._plain(one, why)
+        return self._ended(kept, end, one.job)
+
+    async def _of_answer(
+        self, kept: Kept, one: Seen, why: Why, answer: WorkerStatus
+    ) -> WorkerStatus:
+        """Return the status of a worker whose pod has answered."""
+        if answer.result is not None:
+            end = await self._collecting.collect(kept, one, answer)
+            if isinstance(end, Result):
+                return self._ended(kept, end, one.job)
+            return replace(self._plain(one, replace(why, detail=end)), tree=answer.tree)
+        return replace(
+            answer, id=one.worker, digest=_digest(kept, one),
+            detail=border.line(answer.detail, _DETAIL),
+            started_at=answer.started_at or why.started,
+        )  # fmt: skip
+
+    def _plain(self, one: Seen, why: Why) -> WorkerStatus:
+        detail = why.detail
+        if why.reason and why.hint and not why.state.terminal:
+            detail = f"{detail}; {why.hint.replace('{outpost}', self._desk.name)}"
+        if seen.annotation(one.job, names.STOP) and why.state is State.WORKING and not detail:
+            detail = "is being stopped"
+        return WorkerStatus(
+            id=one.worker,
+            state=why.state,
+            digest=_digest(self._desk.keeping.of(one.worker), one),
+            detail=border.line(detail, _DETAIL),
+            started_at=why.started,
+            updated_at=why.started or why.since,
+        )
+
+    def _ended(self, kept: Kept, result: Result, job: Object | None) -> WorkerStatus:
+        known = self._told.get(kept.worker)
+        if known is not None and known.result is result:
+            return known
+        return WorkerStatus(
+            id=kept.worker,
+            state=result.state,
+            digest=kept.digest or seen.annotation(job, names.DIGEST),
+            detail=result.reason,
+            started_at=result.started_at,
+            updated_at=result.finished_at,
+            result=result,
+            fence=result.fence,
+        )
+
+    # --- patience -------------------------------------------------------------------------------
+
+    async def _is_late(self, why: Why) -> bool:
+        """Whether a worker waits for longer than it may."""
+        patience = self._desk.options.patience
+        if not patience or why.since is None or why.state is not State.STARTING:
+            return False
+        now = await self._desk.cluster_now()
+        return now is not None and now - why.since > patience
+
+    async def _late(self, kept: Kept, one: Seen, why: Why) -> WorkerStatus:
+        """Take a worker back that has not begun in time, so that another outpost can have it."""
+        assert one.job is not None or one.pod is not None
+        reason = why.reason or "k8s_unschedulable"
+        hint = why.hint.replace("{outpost}", self._desk.name)
+        message = f"it did not begin within {self._desk.options.patience:g} s: {why.detail}"
+        result = Result(
+            state=State.FAILED, reason=reason, message=message + (f"; {hint}" if hint else ""),
+            agent_began=why.began,
+        )  # fmt: skip
+        if one.job is not None and await self._ending.take_back(kept, one.job, one.pod, result):
+            after = Seen(one.worker, None, look.pod_of(None, await self._look.pods(one.worker)))
+            back = await self._ending.taken_back(kept, after)
+            if back is not None:
+                return self._of_end(kept, after, back)
+        return self._plain(one, replace(why, detail=f"{why.detail}; it is being taken back"))
+
+    # --- what pods say --------------------------------------------------------------------------
+
+    async def _ask(self, open_: list[Seen]) -> dict[str, WorkerStatus]:
+        """Ask pods that run how their workers are; return what is known of that."""
+        now = time.monotonic()
+        running = {
+            one.worker: one
+            for one in open_
+            if one.job is not None
+            and seen.is_running(one.pod)
+            and explain(one.job, one.pod).detail == ""
+        }
+        self._answers = {w: known for w, known in self._answers.items() if w in running}
+        due = [
+            one for one in running.values()
+            if now - self._answers.get(one.worker, (-_NEW, None))[0] >= _NEW
+        ]  # fmt: skip
+        random.shuffle(due)
+        due.sort(key=lambda one: (not _matters(one), self._answers.get(one.worker, (0.0,))[0]))
+        tasks = [asyncio.create_task(self._answer(one)) for one in due[:ASKED]]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=_ANSWER)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+        return {worker: status for worker, (_, status) in self._answers.items()}
+
+    async def _answer(self, one: Seen) -> None:
+        assert one.pod is not None
+        with contextlib.suppress(OutpostError):
+            for status in await self._pods.of(one.worker, one.pod).outpost_list():
+                if status.id == one.worker:
+                    self._answers[one.worker] = (time.monotonic(), status)
+
+    # --- behind -----------------------------------------------------------------------------------
+
+    async def _logs(self, kept: list[Kept], jobs: dict[str, Object]) -> None:
+        """Have the output of ended workers come here, while it is at the cluster.
+
+        A command that ends soon has some time for it; what takes longer comes when it is asked for,
+        or before its worker is removed.
+        """
+        coming = []
+        for one in kept:
+            name = f"{one.worker} log"
+            if one.worker not in jobs or one.order is None or name in self._behind:
+                continue
+            if one.result is not None and not one.has_log:
+                coming.append(self._start(name, self._log(one, jobs[one.worker])))
+        if coming:
+            await asyncio.wait(coming, timeout=_LOGS)
+
+    async def _log(self, kept: Kept, job: Object) -> None:
+        async with self._slots:
+            pod = look.pod_of(job, await self._look.pods(kept.worker))
+            await self._harvest.log(kept, Seen(kept.worker, job, pod))
+
+    async def _tidy(self, jobs: dict[str, Object], kept: Iterable[Kept]) -> None:
+        """Now and then, remove what spawns have left that were never finished."""
+        now = time.monotonic()
+        if self._swept and now - self._swept < _SWEEP:
+            return
+        self._swept = now
+        orders = [one.order for one in kept]
+        owners = {order.owner for order in orders if order is not None and order.owner}
+        if owners:
+            with contextlib.suppress(OutpostError):
+                await self._ending.sweep(owners, {seen.name(job) for job in jobs.values()})
+
+
+def _had_pod(job: Object) -> bool:
+    """Whether a Job has or had a pod, by its counters; only then is one looked for."""
+    status = seen.part(job, "status")
+    counted = any(
+        seen.number(status, name) for name in ("active", "failed", "succeeded", "terminating")
+    )
+    return counted or look.has_ended(job) or bool(seen.part(status, "uncountedTerminatedPods"))
+
+
+def _matters(one: Seen) -> bool:
+    """Whether only its pod can say what a worker does: it is asked first."""
+    order: Order | None = told.order_of(one.job) if one.job is not None else None
+    hosted = seen.annotation(one.job, names.HOSTED) == "true"
+    return hosted or (order is not None and order.agent.interactive)
+
+
+def _digest(kept: Kept, one: Seen) -> str:
+    thing = one.job if one.job is not None else one.pod
+    return seen.annotation(thing, names.DIGEST) or kept.digest
+
+
+def _as_asked(why: Why, kept: Kept, one: Seen) -> Why:
+    """Return the end of a worker that somebody has asked to stop, as that."""
+    asked = seen.annotation(one.job, names.STOP) or kept.watched().get("stop") is not None
+    if not asked or why.reason not in ("k8s_deleted", "lost_process"):
+        return why
+    return replace(
+        why, state=State.STOPPED, reason="stopped", detail="stopped",
+        message="stopped, as was asked; its pod left no result",
+    )  # fmt: skip
+
+
+def _of_another_place(kept: Kept, address: str) -> WorkerStatus:
+    detail = f"it was ordered at {kept.server}, and this outpost is {address} now"
+    return WorkerStatus(
+        id=kept.worker, state=State.WORKING, digest=kept.digest,
+        detail=border.line(detail, _DETAIL),
+    )  # fmt: skip

@@ -1,0 +1,183 @@
+"""A worker is put at the cluster: its Secret, then its Job, each created or found.
+
+::
+
+    Secret of that name ──▶ Job of that name ──▶ Secret owned by the Job ──▶ noted here
+
+Killed anywhere, or with an answer lost, the same again leads to the same worker: the names are made
+from its id, and whoever is second finds what the first has made. Nothing runs before the Job is
+there; a Secret without one is removed an hour later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from outpost_core import wire
+from outpost_core.errors import (
+    ConflictError,
+    NotFoundError,
+    OutpostError,
+    SpawnRefusedError,
+    UnreachableError,
+)
+from outpost_k8s.near import seen
+from outpost_k8s.objects import job as objects
+from outpost_k8s.objects import names
+from outpost_shared import faults
+
+if TYPE_CHECKING:
+    from outpost_core.types import Json, Order
+    from outpost_k8s.near.desk import Desk
+    from outpost_k8s.near.seen import Object
+
+
+class Placing:
+    """Puts workers at the cluster of one outpost.
+
+    Args:
+        desk: of the outpost.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def place(self, order: Order, git_credentials: str, *, hosted: bool) -> Object:
+        """Create or adopt the Job of an order; return it.
+
+        Args:
+            order: what is to be done.
+            git_credentials: what git at the worker logs in with; "" for nothing.
+            hosted: its repository is on this machine, and travels.
+
+        Raises:
+            ConflictError: the worker is there with another order.
+            SpawnRefusedError: it was certainly not started.
+            UnreachableError: nothing is known, unless it says `sent=False`.
+        """
+        desk, options = self._desk, self._desk.options
+        body = objects.job(options, order, hosted=hosted)
+        secret = objects.secret(options, order, git_credentials)
+        desk.keeping.claim()
+        made = await self._have_secret(secret)
+        faults.point("kube.secret_created")
+        job = await self._have_job(order, body, made)
+        faults.point("kube.job_created")
+        try:
+            await self._own(made, job)
+        except UnreachableError as error:
+            error.sent = True  # the Job is there, whatever became of the question
+            raise
+        faults.point("kube.secret_owned")
+        order_told: Json = json.loads(body["metadata"]["annotations"][names.ORDER])
+        desk.keeping.of(order.worker).accept(
+            digest=wire.digest(order), uid=seen.uid(job), server=desk.address(), hosted=hosted,
+            order=order_told,
+        )  # fmt: skip
+        return job
+
+    # --- the Secret -----------------------------------------------------------------------------
+
+    async def _have_secret(self, body: dict[str, Any]) -> Object:
+        """Create the Secret, or find the one of an earlier try and bring it up to date."""
+        cluster, path = self._desk.cluster(), self._desk.path
+        name = body["metadata"]["name"]
+        try:
+            return await cluster.create(path("secrets"), body)
+        except ConflictError:
+            pass
+        except UnreachableError as error:
+            error.sent = False  # no Job was asked for
+            raise
+        try:
+            found = await cluster.get(path("secrets", name))
+            self._check(found, body, "Secret")
+            # values of secrets and logins may be others by now; the order is the same
+            only = {"metadata": {"uid": seen.uid(found)}, "data": body["data"]}
+            return await cluster.patch(path("secrets", name), only)
+        except (NotFoundError, UnreachableError) as error:
+            raise UnreachableError(error.message, hint=error.hint, sent=False) from error
+
+    # --- the Job --------------------------------------------------------------------------------
+
+    async def _have_job(self, order: Order, body: dict[str, Any], secret: Object) -> Object:
+        cluster, path = self._desk.cluster(), self._desk.path
+        try:
+            return await cluster.create(path("jobs"), body)
+        except ConflictError:
+            pass
+        except SpawnRefusedError:
+            await self._drop(secret)
+            raise
+        except UnreachableError as error:
+            if not error.sent:
+                raise
+            return await self._answered_by_name(body, error)
+        try:
+            found = await cluster.get(path("jobs", body["metadata"]["name"]))
+        except NotFoundError as error:
+            raise UnreachableError(
+                f"the Job of {order.worker} was there and is not", hint="it is tried again"
+            ) from error
+        self._check(found, body, "Job")
+        if seen.is_going(found):
+            raise UnreachableError(
+                f"the Job of {order.worker} is being removed at the cluster",
+                hint="it is tried again",
+            )
+        return found
+
+    async def _answered_by_name(self, body: dict[str, Any], error: UnreachableError) -> Object:
+        """Return the Job whose creation was not answered, when it is there.
+
+        Raises:
+            UnreachableError: it is not, or not yet.
+        """
+        try:
+            found = await self._desk.cluster().get(
+                self._desk.path("jobs", body["metadata"]["name"])
+            )
+        except OutpostError:
+            raise error from None
+        self._check(found, body, "Job")
+        return found
+
+    def _check(self, found: Object, body: dict[str, Any], kind: str) -> None:
+        """Make sure that what is there under a worker's name is the same order's.
+
+        Raises:
+            ConflictError: it is not.
+        """
+        wanted = body["metadata"]["annotations"]
+        name = body["metadata"]["name"]
+        if seen.annotation(found, names.DIGEST) == wanted[names.DIGEST]:
+            return
+        raise ConflictError(
+            f"the {kind} {name} at {self._desk.name} is {wanted[names.ID]} with another order",
+            hint=f"outpost show {wanted[names.ID]}; outpost spawn --again for another attempt, or:"
+            f" kubectl delete {kind.lower()} {name} -n {self._desk.cluster().namespace}",
+        )
+
+    async def _own(self, secret: Object, job: Object) -> None:
+        """Let the Secret go with the Job."""
+        uid = seen.uid(job)
+        if any(
+            seen.text(owner, "uid") == uid
+            for owner in seen.parts(secret, "metadata", "ownerReferences")
+        ):
+            return
+        with contextlib.suppress(NotFoundError):  # somebody has removed it: the pod says so
+            await self._desk.cluster().patch(
+                self._desk.path("secrets", seen.name(secret)), objects.owned(secret, uid)
+            )
+
+    async def _drop(self, secret: Object) -> None:
+        """Remove the Secret of a worker whose Job is refused, unless another one owns it."""
+        if seen.parts(secret, "metadata", "ownerReferences"):
+            return
+        with contextlib.suppress(OutpostError):
+            await self._desk.cluster().delete(
+                self._desk.path("secrets", seen.name(secret)), uid=seen.uid(secret)
+            )

@@ -1,0 +1,75 @@
+"""The Kubernetes outpost keeps what every outpost must keep, on a real kubelet.
+
+Workers are in pods, so the kit sees neither their files nor their processes. What cuts the outpost
+off is the cluster's own cable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peers import containers
+from peers.kubelab import Lab, Options, own_lab
+
+from outpost_k8s.options import K8sOptions
+from outpost_shared import faults
+from outpost_testing import OutpostSuite, Target
+from outpost_testing.registry import all_checks
+
+pytestmark = pytest.mark.kube
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """A cluster of its own, since checks cut it off."""
+    with own_lab(Options(fake_nodes=0)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def image(lab: Lab) -> str:
+    """The image of workers, at the cluster's node."""
+    tag: str = lab.load_image(containers.image().tag, containers.base())
+    return tag
+
+
+def make_target(lab: Lab, image: str, namespace: str, state: Path, **more: Any) -> Target:
+    values: dict[str, Any] = {
+        "type": "k8s",
+        "provider": "outpost_k8s.plugin",
+        "options": K8sOptions(
+            kubeconfig=lab.kubeconfig,
+            namespace=namespace,
+            image=image,
+            image_pull_policy="Never",
+            cpu=0.01,
+            memory=64 << 20,
+            ephemeral_storage=64 << 20,
+        ),
+        "state": state,
+        "shared": False,
+        "cut": lab.cut,
+        "restore": lab.restore,
+        "fault_points": faults.NEAR,
+        "within": 60.0,
+        "spawns": 12,
+        "listed": 40,
+        **more,
+    }
+    return Target(**values)
+
+
+class TestKubernetes(OutpostSuite):
+    @pytest.fixture
+    def target(self, lab: Lab, image: str, tmp_path: Path) -> Iterator[Target]:
+        with lab.namespace() as namespace:
+            yield make_target(lab, image, namespace, tmp_path)
+
+
+def test_only_what_a_pod_cannot_have_is_passed_over(lab: Lab, image: str, tmp_path: Path) -> None:
+    target = make_target(lab, image, "default", tmp_path)
+    lacking = {what for one in all_checks() for what in one.needs - target.capabilities}
+    assert lacking == {"mail", "inbox", "shared"}
