@@ -120,8 +120,8 @@ class Listing:
         answers = await self._ask(open_)
         found = await self._settled(open_, answers)
         statuses |= {worker: status for worker, status in found.items() if status is not None}
-        mine = [self._desk.keeping.of(one.worker) for one in open_]
-        await self._logs([*kept.values(), *mine], jobs)
+        seen_now = [self._desk.keeping.of(one.worker) for one in open_]
+        await self._logs([*kept.values(), *seen_now], jobs)
         await self._tidy(jobs, kept.values())
         return self._same(statuses)
 
