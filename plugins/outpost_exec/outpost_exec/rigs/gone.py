@@ -35,24 +35,27 @@ async def settle(folder: Path, worker: str, result: Result, reason: str, why: st
         UsageError: its machine named a commit that can be none.
     """
     notes = Notes(folder, worker)
-    found = dataclasses.replace(result, checkpoint=None)  # until one is seen here
-    gone = bool(result.commit) or owner_of(result.checkpoint, worker) is not None
+    missing = bool(result.commit) or owner_of(result.checkpoint, worker) is not None
+    # no ref counts before it is seen here
+    found = dataclasses.replace(result, checkpoint=None) if missing else result
     for place in _PLACES:
         for name in notes.names(place):
             note = notes.read(place, name)
             rig = LocalRig.at(note.home or note.rig) if note is not None else None
-            if note is not None and rig is not None and gone:
-                found, gone = await _seen(rig, note, found)
+            if note is not None and rig is not None:
+                found, missing = await _seen(rig, note, result)
             if place == WAITING:
                 notes.move(name, WAITING, HOME)
                 faults.point("rig.given_up")
                 tidy(folder, name)
-    if not gone:
-        return found if found.checkpoint or owner_of(result.checkpoint, worker) else result
     kept = f"; its last checkpoint is in {found.checkpoint}" if found.checkpoint else ""
-    return dataclasses.replace(
-        found, state=State.LOST, reason=reason, message=f"{why}{kept}", branch=None, commit=None
-    )
+    if missing:
+        return dataclasses.replace(
+            found, state=State.LOST, reason=reason, message=f"{why}{kept}", branch=None, commit=None
+        )
+    if found.checkpoint and not result.checkpoint:
+        return dataclasses.replace(found, message=f"{found.message}{kept}".removeprefix("; "))
+    return found
 
 
 def forget(folder: Path, worker: str) -> None:
@@ -72,11 +75,15 @@ def forget(folder: Path, worker: str) -> None:
 async def _seen(rig: LocalRig, note: Note, result: Result) -> tuple[Result, bool]:
     """Return a result with what of it is in the rig, and whether something of it is not."""
     there = await rig.git("rev-parse", "--quiet", "--verify", note.ref)
-    checkpoint = note.ref if not there.code else None
-    whole = dataclasses.replace(result, checkpoint=checkpoint)
-    if not result.commit:  # a checkpoint is all that there was; an earlier one is not that one
-        return whole, checkpoint is None or there.text in note.kept
-    for branch in note.branches(check_oid(result.commit), result.branch or ""):
-        if await rig.holds(branch, result.commit):
-            return dataclasses.replace(whole, branch=branch), False
-    return whole, True
+    own = owner_of(result.checkpoint, note.worker) is not None
+    if result.commit:
+        whole = dataclasses.replace(result, checkpoint=None if there.code else note.ref)
+        for branch in note.branches(check_oid(result.commit), result.branch or ""):
+            if await rig.holds(branch, result.commit):
+                return dataclasses.replace(whole, branch=branch), False
+        return whole, True
+    if result.state is State.DONE or (result.checkpoint and not own):
+        return result, False  # there is nothing to be seen, or it is elsewhere
+    # an earlier checkpoint is not the one that it ended with
+    whole = dataclasses.replace(result, checkpoint=None if there.code else note.ref)
+    return whole, own and (there.code != 0 or there.text in note.kept)
