@@ -49,11 +49,11 @@ class Cluster(Laptop):
         super().__init__(folder)
         self.pods: dict[str, Pod] = {}
 
-    def pod(self, order: Order, **env: str) -> Pod:
-        """Start a pod for an order whose rig travels."""
+    def pod(self, order: Order, *, begins: bool = True, **env: str) -> Pod:
+        """Start a pod for an order whose rig travels; or have one whose program begins later."""
         made = Pod(self.folder / "pods" / order.worker, order, **{"OUTPOST_HOSTED": "1", **env})
         self.pods[order.worker] = made
-        return made.start()
+        return made.start() if begins else made
 
     def into(self, pod: Pod, **options: Any) -> PodPipe:
         """Return a fresh object for a pod, as another program here would have."""

@@ -10,12 +10,18 @@ from typing import Any
 
 from outpost_core import wire
 from outpost_core.backend import BuildContext, OutpostOptions
-from outpost_core.errors import ConflictError, NotFoundError, SpawnRefusedError
+from outpost_core.errors import (
+    ConflictError,
+    NotFoundError,
+    SpawnRefusedError,
+    UnreachableError,
+)
 from outpost_core.hookspecs import hookimpl
 from outpost_core.types import Order, State, WorkerStatus
 from outpost_k8s.far.notes import Notes
 from outpost_k8s.far.settings import Settings
 from outpost_shared import programs
+from outpost_shared.backoff import every
 from outpost_worker.console.outpost import Console
 from outpost_worker.console.tmux import Tmux
 from outpost_worker.folder import files, status
@@ -23,6 +29,8 @@ from outpost_worker.hosting.outpost import Hosting
 from outpost_worker.serving.capabilities import FOLDER_CAPABILITIES
 from outpost_worker.serving.folderoutpost import FolderOutpost
 
+#: Seconds that are waited for the pod's program to say which worker it has.
+_BEGINNING = 20.0
 #: What a worker is shown as that has no folder yet, by what `run` is at.
 _BEFORE = {
     "waiting": "waits for its repository",
@@ -118,10 +126,14 @@ class AskedWorkers(PodWorkers):
 
         Raises:
             ConflictError: this pod has another order.
-            SpawnRefusedError: this pod has another worker, or does not say which; or the
-                repository is not here.
+            SpawnRefusedError: this pod has another worker, or the repository is not here.
+            UnreachableError: the pod's own program does not say yet which worker it has.
         """
-        said = self.notes.state()
+        async for _ in every(0.05, within=_BEGINNING).rounds():
+            if said := self.notes.state():
+                break
+        else:
+            raise UnreachableError("the pod's program has not begun yet", sent=False)
         if said.get("worker") != order.worker:
             raise SpawnRefusedError(f"this pod does not run {order.worker}")
         if said.get("digest") != wire.digest(order):
