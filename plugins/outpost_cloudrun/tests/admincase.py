@@ -12,8 +12,9 @@ from admingoogle import PROJECT, REGION, Google
 
 from outpost_cloudrun.admin.factory import admin_client
 from outpost_cloudrun.keeper.job import JobCourse
-from outpost_cloudrun.keeper.records import Records, WorkerRecord
+from outpost_cloudrun.keeper.records import Records
 from outpost_cloudrun.keeper.witness import Witness
+from outpost_cloudrun.keeper.workerrecord import WorkerRecord
 from outpost_cloudrun.options import CloudRunOptions
 from outpost_core.types import Agent, Delivery, Issue, Limits, Order, Result
 from outpost_worker.record.kinds import Claim, Record

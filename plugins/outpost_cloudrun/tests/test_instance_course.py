@@ -18,9 +18,10 @@ from farkit import order
 from outpost_cloudrun.admin.factory import admin_client
 from outpost_cloudrun.keeper.client import Way
 from outpost_cloudrun.keeper.instance import InstanceCourse
-from outpost_cloudrun.keeper.records import Records, WorkerRecord
+from outpost_cloudrun.keeper.records import Records
 from outpost_cloudrun.keeper.terms import Patience
 from outpost_cloudrun.keeper.witness import Witness
+from outpost_cloudrun.keeper.workerrecord import WorkerRecord
 from outpost_cloudrun.options import Auth, CloudRunOptions, Mode
 from outpost_cloudrun.testing.emulator import Emulator, emulating
 from outpost_cloudrun.testing.knobs import Image

@@ -17,8 +17,9 @@ from farkit import order
 
 from outpost_cloudrun.admin.factory import admin_client
 from outpost_cloudrun.keeper.job import JobCourse
-from outpost_cloudrun.keeper.records import Records, WorkerRecord
+from outpost_cloudrun.keeper.records import Records
 from outpost_cloudrun.keeper.witness import Witness
+from outpost_cloudrun.keeper.workerrecord import WorkerRecord
 from outpost_cloudrun.options import Auth, CloudRunOptions, Mode
 from outpost_cloudrun.testing.emulator import Emulator, emulating
 from outpost_cloudrun.testing.knobs import Image

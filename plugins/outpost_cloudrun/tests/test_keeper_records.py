@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from outpost_cloudrun.keeper.records import HoleError, Records, WorkerRecord
+from outpost_cloudrun.keeper.output import HoleError
+from outpost_cloudrun.keeper.records import Records
+from outpost_cloudrun.keeper.workerrecord import WorkerRecord
 from outpost_core.errors import ConflictError, NotFoundError
 from outpost_core.types import Agent, Issue, Limits, Order, Result, Secrets, State, Usage
 

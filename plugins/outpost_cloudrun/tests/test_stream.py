@@ -16,10 +16,11 @@ import pytest
 from farkit import order
 
 from outpost_cloudrun.keeper.far import Far
-from outpost_cloudrun.keeper.records import Records, WorkerRecord
+from outpost_cloudrun.keeper.records import Records
 from outpost_cloudrun.keeper.runs import Runs
 from outpost_cloudrun.keeper.stream import Stream
 from outpost_cloudrun.keeper.terms import Patience, Terms
+from outpost_cloudrun.keeper.workerrecord import WorkerRecord
 from outpost_cloudrun.options import CloudRunOptions
 from outpost_core import wire
 from outpost_core.errors import (

@@ -8,12 +8,12 @@ say, or somebody else's.
 from __future__ import annotations
 
 import asyncio
-import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from outpost_cloudrun.admin import names, specs
+from outpost_cloudrun.keeper import steady
 from outpost_core.errors import (
     ConflictError,
     NotFoundError,
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from outpost_cloudrun.admin.answers import Operation
     from outpost_cloudrun.admin.client import AdminClient
-    from outpost_cloudrun.keeper.records import WorkerRecord
     from outpost_cloudrun.keeper.witness import Witness
+    from outpost_cloudrun.keeper.workerrecord import WorkerRecord
     from outpost_cloudrun.options import CloudRunOptions
 
 #: Seconds until what was removed must be gone.
@@ -165,12 +165,12 @@ class AdminCourse(ABC):
         """
         since = record.course.get("rig_at")
         if not isinstance(since, float):
-            since = time.time()
+            since = steady.now()
             await asyncio.to_thread(record.remember, rig_at=since)
         try:
             return await self._witness.checkpoint(record.order)
         except UnreachableError:
-            if 0 <= time.time() - since < self.asks_rig_for:
+            if 0 <= steady.now() - since < self.asks_rig_for:
                 raise
             return None
 

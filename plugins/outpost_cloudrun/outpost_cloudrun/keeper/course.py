@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from outpost_cloudrun.keeper.records import WorkerRecord
+from outpost_cloudrun.keeper.workerrecord import WorkerRecord
 from outpost_core.types import Cleaned, Facts, Health
 
 

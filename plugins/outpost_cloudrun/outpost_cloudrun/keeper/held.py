@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from outpost_cloudrun import price
 from outpost_cloudrun.capabilities import CAPABILITIES
+from outpost_cloudrun.keeper import disk
 from outpost_cloudrun.keeper.courses import course_of
-from outpost_cloudrun.keeper.records import Records, WorkerRecord
+from outpost_cloudrun.keeper.disk import NotWrittenError
+from outpost_cloudrun.keeper.records import Records
 from outpost_cloudrun.keeper.site import Site
+from outpost_cloudrun.keeper.workerrecord import WorkerRecord
 from outpost_cloudrun.options import CloudRunOptions
 from outpost_core.backend import BuildContext, Outpost
 from outpost_core.errors import (
@@ -187,11 +190,17 @@ class Held(Outpost):
             await news.wait()
 
     async def outpost_stop(self, worker: str, grace: float) -> None:
-        """Write down that the worker is to end; it is asked until it has."""
+        """Write down that the worker is to end; it is asked until it has.
+
+        On a full disk it is asked all the same, for as long as this keeper lives.
+        """
         record = self._known.get(worker)
         if record is None or record.result is not None:
             return
-        await asyncio.to_thread(record.ask_stop, grace)
+        try:
+            await asyncio.to_thread(record.ask_stop, grace)
+        except NotWrittenError as error:
+            _log.warning("the stop of %s: %s", worker, error.message)
         self._see_to_stop(record)
 
     async def outpost_clean(self, worker: str, force: bool) -> Cleaned:
@@ -262,14 +271,24 @@ class Held(Outpost):
     async def _create(self, order: Order) -> WorkerRecord:
         try:
             record = await asyncio.to_thread(self._records.create, order)
+        except NotWrittenError as error:
+            raise SpawnRefusedError(error.message, hint=error.hint) from error
         except OSError as error:
             raise SpawnRefusedError(
-                f"{order.worker} cannot be written down: {error.filename}: {error.strerror}",
+                f"{order.worker} cannot be written down: {disk.said(error)}",
                 hint=f"outpost doctor {self.name}",
             ) from error
         return self._known.setdefault(order.worker, record)
 
     async def _start(self, record: WorkerRecord, secrets: dict[str, str]) -> None:
+        try:
+            await self._started(record, secrets)
+        except NotWrittenError as error:
+            if record.course.get("asked") is not True:  # nobody was: it may be started elsewhere
+                raise SpawnRefusedError(error.message, hint=error.hint) from error
+            raise UnreachableError(error.message, hint=error.hint) from error
+
+    async def _started(self, record: WorkerRecord, secrets: dict[str, str]) -> None:
         if record.course.get("asked") is not True:  # it is nowhere else yet
             await asyncio.to_thread(record.remember, **{_SITE: Site.of(self.options).written})
         if self.options.resume:  # another leg of it has to be given them again
@@ -281,7 +300,8 @@ class Held(Outpost):
                 raise
             record.forget_secrets()
             said: dict[str, Json] = {"message": error.message, "hint": error.hint}
-            await asyncio.to_thread(record.remember, **{_REFUSED: said})
+            with contextlib.suppress(NotWrittenError):
+                await asyncio.to_thread(record.remember, **{_REFUSED: said})
             raise
         if not record.accepted:
             await asyncio.to_thread(record.accept)
@@ -317,12 +337,17 @@ class Held(Outpost):
             try:
                 await self._course_of(record).follow(record)
             except OutpostError as error:
-                record.tell(record.status.state, error.message)
-                _log.warning("%s cannot be followed: %s", record.worker, error.message)
+                why = error.message
+            except OSError as error:
+                why = disk.said(error)
             except Exception as error:  # noqa: BLE001 - one worker's trouble is not the others'
-                _log.warning("%s: %s: %s", record.worker, type(error).__name__, error, error=error)
-            if record.result is None:
-                await again.wait()
+                why = type(error).__name__
+                _log.warning("%s: %s: %s", record.worker, why, error, error=error)
+            else:
+                continue
+            record.tell(record.status.state, f"it cannot be followed: {why}")
+            _log.warning("%s cannot be followed: %s", record.worker, why)
+            await again.wait()
 
     def _see_to_stop(self, record: WorkerRecord) -> None:
         if record.result is None:
@@ -340,22 +365,29 @@ class Held(Outpost):
             if record.result is not None:
                 return
             try:
-                if not record.accepted and record.course.get("asked") is not True:
-                    raise NotFoundError("nobody was asked to start it")
-                await self._course_of(record).stop(record, record.stop_grace or 0.0)
-                if not record.accepted:
-                    await asyncio.to_thread(record.accept)
-                    self._follow(record)
-            except NotFoundError:
-                if record.accepted:
-                    _log.info("%s is to stop and is not found", worker)
-                else:
-                    await asyncio.to_thread(record.finish, _never_began())
-                    return
+                await self._ask_to_end(record)
             except OutpostError as error:
                 _log.info("%s cannot be stopped yet: %s", worker, error.message)
+            except OSError as error:
+                _log.warning("%s cannot be stopped yet: %s", worker, disk.said(error))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), again.pause())
+
+    async def _ask_to_end(self, record: WorkerRecord) -> None:
+        """Ask for a worker's end, once."""
+        try:
+            if not record.accepted and record.course.get("asked") is not True:
+                raise NotFoundError("nobody was asked to start it")
+            await self._course_of(record).stop(record, record.stop_grace or 0.0)
+        except NotFoundError:
+            if record.accepted:
+                _log.info("%s is to stop and is not found", record.worker)
+            else:
+                await asyncio.to_thread(record.finish, _never_began())
+            return
+        if not record.accepted:
+            await asyncio.to_thread(record.accept)
+            self._follow(record)
 
     def _task(self, kind: str, record: WorkerRecord, work: Coroutine[Any, Any, None]) -> None:
         key = (kind, record.worker)
@@ -396,7 +428,8 @@ class Held(Outpost):
         """Write down where a worker is whose keeper of before has not."""
         if record.result is None and _SITE not in record.course:
             site = self._site_of(record)
-            await asyncio.to_thread(record.remember, **{_SITE: site.written, _MODE: None})
+            with contextlib.suppress(NotWrittenError):
+                await asyncio.to_thread(record.remember, **{_SITE: site.written, _MODE: None})
 
     def _is_at(self, record: WorkerRecord, site: Site) -> bool:
         return record.accepted and record.result is None and self._site_of(record) == site

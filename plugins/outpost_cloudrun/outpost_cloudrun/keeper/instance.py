@@ -9,7 +9,6 @@ once a result is here it is removed first, and only then the worker counts as en
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -19,6 +18,7 @@ from outpost_cloudrun.admin import names, specs
 from outpost_cloudrun.keeper import endings
 from outpost_cloudrun.keeper.admincourse import AdminCourse
 from outpost_cloudrun.keeper.client import Way
+from outpost_cloudrun.keeper.overdue import end_overdue, until_result
 from outpost_cloudrun.keeper.runs import Runs
 from outpost_cloudrun.keeper.stream import Stream
 from outpost_cloudrun.keeper.terms import Patience, Terms
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from outpost_cloudrun.admin.answers import Instance, Operation
     from outpost_cloudrun.admin.client import AdminClient
     from outpost_cloudrun.keeper.far import Far
-    from outpost_cloudrun.keeper.records import WorkerRecord
     from outpost_cloudrun.keeper.witness import Witness
+    from outpost_cloudrun.keeper.workerrecord import WorkerRecord
     from outpost_cloudrun.options import CloudRunOptions
     from outpost_core.backend import BuildContext
 
@@ -57,8 +57,6 @@ READY: Final = 600.0
 WATCH: Final = 20.0
 #: Seconds for which a stream may still bring the result of an instance that has stopped.
 _LAST_WORDS: Final = 5.0
-#: Seconds before its time is over at which a worker is told to end.
-_LET_GO: Final = 60.0
 #: Seconds for which a rig is asked for unpushed work.
 _RIG: Final = 60.0
 #: What of a worker's course holds its result while its instance is being removed.
@@ -178,21 +176,21 @@ class InstanceCourse(AdminCourse):
         if (harvest := record.course.get(_HARVEST)) is not None:
             await self._finish(record, wire.from_json(Result, harvest))
             return
-        tasks = [
-            asyncio.create_task(self._stream(record).follow()),
-            asyncio.create_task(self._watch_it(record)),
-            asyncio.create_task(self._end_overdue(record)),
-        ]
+        stream = self._stream(record)
+        begun = self._terms.runs.begun(record)
+
+        async def let_go() -> None:
+            if _HARVEST not in record.course:
+                await stream.let_go()
+
         try:
-            while record.result is None:
-                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
-                tasks = [task for task in tasks if task not in done]
+            await until_result(
+                record,
+                stream.follow(),
+                self._watch_it(record),
+                end_overdue(record, self._options, begun, self.stop, let_go),
+            )
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             self._streams.pop(record.worker, None)
 
     async def _watch_it(self, record: WorkerRecord) -> None:
@@ -240,21 +238,6 @@ class InstanceCourse(AdminCourse):
                 found = await self._witness.settle(record.order, record.digest, result)
                 return found.result or result
         return result
-
-    async def _end_overdue(self, record: WorkerRecord) -> None:
-        """Let a worker go that is there for longer than anybody reserved money for."""
-        begun = self._terms.runs.begun(record) or time.time()
-        try:
-            limit = price.longest(self._options, record.order)
-        except SpawnRefusedError:  # the options were others when it was taken
-            return
-        await asyncio.sleep(max(begun + limit - _LET_GO - time.time(), 0.0))
-        _log.warning("%s is over its time", record.worker)
-        with suppress(OutpostError):
-            await self.stop(record, 0.0)
-        await asyncio.sleep(_LET_GO)
-        if _HARVEST not in record.course:
-            await self._stream(record).let_go()
 
     async def _finish(self, record: WorkerRecord, result: Result) -> None:
         """Write a result down, once nothing of its instance is paid for any more."""

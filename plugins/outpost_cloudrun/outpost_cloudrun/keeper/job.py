@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from outpost_cloudrun import price
 from outpost_cloudrun.admin import names, specs
-from outpost_cloudrun.keeper import endings
+from outpost_cloudrun.keeper import endings, steady
 from outpost_cloudrun.keeper.admincourse import AdminCourse
 from outpost_cloudrun.keeper.workbody import packed_order
 from outpost_core.errors import (
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
     from outpost_cloudrun.admin.answers import Execution, Job, Operation
     from outpost_cloudrun.admin.client import AdminClient
-    from outpost_cloudrun.keeper.records import WorkerRecord
     from outpost_cloudrun.keeper.witness import Witness
+    from outpost_cloudrun.keeper.workerrecord import WorkerRecord
     from outpost_cloudrun.options import CloudRunOptions
     from outpost_core.types import Order
 
@@ -287,8 +287,9 @@ class JobCourse(AdminCourse):
         began, ended = (record.course.get(name) for name in ("began", "ended"))
         if not (isinstance(began, float) and isinstance(ended, float)):
             return None
-        run = price.Run(worker=record.worker, begun=began, ended=max(began, ended), requests=0)
-        return price.bill(self._options, [run], now=time.time())[record.worker]
+        ended = max(began, ended)
+        run = price.Run(worker=record.worker, begun=began, ended=ended, requests=0)
+        return price.bill(self._options, [run], now=ended)[record.worker]
 
     async def _fetch_log(self, record: WorkerRecord) -> None:
         """Write down what of the log is kept in a bucket and not here yet."""
@@ -328,7 +329,7 @@ class JobCourse(AdminCourse):
         execution is cancelled gets SIGTERM, and SIGKILL 10 s later, whatever was asked for.
         """
         name = self._name(record)
-        now = time.time()
+        now = steady.now()
         asked = record.course.get("stop_at")
         if not isinstance(asked, float) and await self._is_told(record, grace):
             await asyncio.to_thread(record.remember, stop_at=now)

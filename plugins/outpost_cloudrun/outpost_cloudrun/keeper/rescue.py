@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
-from outpost_cloudrun.keeper.records import WorkerRecord
+from outpost_cloudrun.keeper.workerrecord import WorkerRecord
 from outpost_core.errors import UnreachableError
 from outpost_exec import received
 from outpost_shared import faults, plain, private

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from outpost_cloudrun import price
+from outpost_cloudrun.keeper import steady
 from outpost_cloudrun.keeper.records import Records
 from outpost_cloudrun.price import Run
+from outpost_core.errors import SpawnRefusedError
 
 if TYPE_CHECKING:
-    from outpost_cloudrun.keeper.records import WorkerRecord
+    from outpost_cloudrun.keeper.workerrecord import WorkerRecord
     from outpost_cloudrun.options import CloudRunOptions
     from outpost_core.types import Json
 
@@ -64,12 +66,13 @@ class Runs:
 
     def cost(self, record: WorkerRecord) -> float | None:
         """Return what a worker that ends now has cost, in USD; None when nobody knows; blocks."""
-        now = time.time()
+        now = steady.now()
         mine = _of(record)
         if not mine:
             return None
         if mine[-1].ended is None:
-            mine[-1] = _with(mine[-1], ended=max(now, mine[-1].begun))
+            most = self._longest(record)
+            mine[-1] = _with(mine[-1], ended=mine[-1].begun + steady.since(mine[-1].begun, most))
             self._keep(record, mine)
         known = self._all()
         known[record.worker] = mine
@@ -81,6 +84,13 @@ class Runs:
             if run.worker == record.worker or (run.ended or now) >= since
         ]
         return price.bill(self._options, runs, now=now).get(record.worker)
+
+    def _longest(self, record: WorkerRecord) -> float:
+        """Return the most seconds that a worker was there: nobody holds it for longer."""
+        try:
+            return price.longest(self._options, record.order)
+        except SpawnRefusedError:  # the options were others when it was taken
+            return math.inf
 
     def _keep(self, record: WorkerRecord, runs: list[Run]) -> None:
         while len(runs) > _MOST:  # the first beginning counts, and gaps are paid rather than lost

@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from outpost_cloudrun import price
 from outpost_cloudrun.keeper.client import Way
 from outpost_cloudrun.keeper.knock import knock
+from outpost_cloudrun.keeper.overdue import end_overdue, until_result
 from outpost_cloudrun.keeper.runs import Runs
 from outpost_cloudrun.keeper.stream import Stream
 from outpost_cloudrun.keeper.terms import Patience, Terms
@@ -33,14 +33,11 @@ from outpost_shared.log import Logger
 
 if TYPE_CHECKING:
     from outpost_cloudrun.keeper.far import Far
-    from outpost_cloudrun.keeper.records import WorkerRecord
+    from outpost_cloudrun.keeper.workerrecord import WorkerRecord
     from outpost_cloudrun.options import CloudRunOptions
     from outpost_core.backend import BuildContext
 
 _log = Logger("cloudrun.service")
-
-#: Seconds that a container has to end a worker that is over its time, before its request ends.
-_LET_GO: Final = 60.0
 
 
 class ServiceCourse:
@@ -86,11 +83,15 @@ class ServiceCourse:
     async def follow(self, record: WorkerRecord) -> None:
         """Follow its stream to the result; see `Course`."""
         self._cool()
-        overdue = asyncio.create_task(self._end_overdue(record))
+        stream = self._stream(record)
+        begun = self._terms.runs.begun(record)
         try:
-            await self._stream(record).follow()
+            await until_result(
+                record,
+                stream.follow(),
+                end_overdue(record, self._options, begun, self.stop, stream.let_go),
+            )
         finally:
-            overdue.cancel()
             self._streams.pop(record.worker, None)
             if record.result is not None and not self._streams:
                 self._keep_warm()
@@ -163,23 +164,6 @@ class ServiceCourse:
         if warming is not None:
             await asyncio.gather(warming, return_exceptions=True)
         await self._way.aclose()
-
-    async def _end_overdue(self, record: WorkerRecord) -> None:
-        """Let a worker go that is there for longer than anybody reserved money for.
-
-        It ends itself at its time limit; this is for a container that does not.
-        """
-        begun = self._terms.runs.begun(record) or time.time()
-        try:
-            limit = price.longest(self._options, record.order)
-        except SpawnRefusedError:  # the options were others when it was taken
-            return
-        await asyncio.sleep(max(begun + limit - time.time(), 0.0))
-        _log.warning("%s is over its time", record.worker)
-        with contextlib.suppress(OutpostError):
-            await self.stop(record, 0.0)
-        await asyncio.sleep(_LET_GO)
-        await self._stream(record).let_go()
 
     # --- keeping warm ----------------------------------------------------------------------------
 

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from outpost_cloudrun.keeper import rescue
+from outpost_cloudrun.keeper import rescue, steady
+from outpost_cloudrun.keeper.disk import NotWrittenError
 from outpost_cloudrun.keeper.far import Answer, BusyError
 from outpost_cloudrun.keeper.lines import Line, OddLineError
-from outpost_cloudrun.keeper.records import HoleError, WorkerRecord
+from outpost_cloudrun.keeper.output import HoleError
 from outpost_cloudrun.keeper.terms import Reach, Terms
+from outpost_cloudrun.keeper.workerrecord import WorkerRecord
 from outpost_core import wire
 from outpost_core.errors import (
     ConflictError,
@@ -55,6 +58,10 @@ class ElsewhereError(UnreachableError):
     """Another container has the worker, and this one did not answer."""
 
 
+#: What says nothing of whether it can be heard.
+_ANSWERED: Final = (ElsewhereError, NotFoundError, OddLineError, HoleError, NotWrittenError)
+
+
 class Stream:
     """The stream of one worker.
 
@@ -83,7 +90,7 @@ class Stream:
         self._elsewhere = 0  # how often in a row another container was named
         self._skew = 0.0  # seconds that its clock is ahead of ours
         self._said = ""  # in the log, last
-        self._heard_at = 0.0  # by the clock of the wall, for the bill
+        self._heard_at = 0.0  # as of `steady.now`, for the bill
 
     def is_of(self, record: WorkerRecord) -> bool:
         """Whether it writes to that record: one that was refused is forgotten, with its stream."""
@@ -215,8 +222,9 @@ class Stream:
             _log.info("%s: %s", self._record.worker, why)
             self._said = why
         self.attached = False
-        answered = isinstance(error, ElsewhereError | NotFoundError | OddLineError | HoleError)
-        self.trouble = "" if answered else why
+        self.trouble = "" if isinstance(error, _ANSWERED) else why
+        if isinstance(error, NotWrittenError):  # it can be heard, and that is all
+            self._record.tell(self._record.status.state, why)
         self._tell_tried()
 
     def _tell_tried(self) -> None:
@@ -294,7 +302,7 @@ class Stream:
         record = self._record
         far = await self._reach()
         body = await self._body(secrets, gone or {}, leg)
-        cookie, begun = str(record.course.get("cookie") or ""), time.time()
+        cookie, begun = str(record.course.get("cookie") or ""), steady.now()
         answer, got = await far.work(body, cookie)
         try:
             first = await answer.next(self._patience.silent)
@@ -325,7 +333,7 @@ class Stream:
     def _accept(self, cookie: str, container: str, begun: float) -> None:
         record = self._record
         self._terms.runs.asked(record, container, begun, self._heard_at)
-        self._heard_at = time.time()
+        self._heard_at = steady.now()
         news: dict[str, Json] = {"cookie": cookie} if cookie else {}
         record.remember(**news)
         if not record.accepted:
@@ -383,14 +391,14 @@ class Stream:
         limit, begun = self._record.order.limits.timeout, self._record.status.started_at
         if limit is None or begun is None or not self._record.accepted:
             return limit
-        return max(limit - (time.time() - begun), 0.0)
+        return limit - steady.since(begun, limit)
 
     # --- what a line says ------------------------------------------------------------------------
 
     async def _take(self, line: Line) -> bool:
         """Write down what a line says; return whether it was the worker's last."""
         record = self._record
-        self._heard_at = time.time()
+        self._heard_at = steady.now()
         if record.result is not None:
             return True
         if line.offset is not None and line.data:
@@ -403,7 +411,7 @@ class Stream:
             await self._ended(line.result)
             return True
         if line.state is not None and not line.state.terminal and not line.beat:
-            begun = time.time() if line.state in (State.WORKING, State.IDLE) else None
+            begun = steady.now() if line.state in (State.WORKING, State.IDLE) else None
             record.tell(line.state, line.detail, started_at=begun, usage=line.usage)
         return False
 
@@ -522,7 +530,7 @@ class Stream:
             await asyncio.to_thread(
                 record.remember,
                 leg=leg,
-                leg_at=time.time(),
+                leg_at=steady.now(),
                 fruitless=fruitless,
                 moves=_number(record, "moves") + 1,
             )
@@ -542,8 +550,8 @@ class Stream:
     def _leg_was_short(self) -> bool:
         begun = self._record.course.get("leg_at")
         if not isinstance(begun, int | float):
-            begun = self._record.status.started_at or time.time()
-        return time.time() - begun < self._patience.short
+            begun = self._record.status.started_at or steady.now()
+        return steady.since(begun, math.inf) < self._patience.short
 
     async def _unknown(self, error: NotFoundError) -> None:
         """Note that nobody knows the worker; it is lost once that was said for long enough."""

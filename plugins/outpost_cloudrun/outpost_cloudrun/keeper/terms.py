@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from outpost_cloudrun.keeper.far import Far
-from outpost_cloudrun.keeper.records import WorkerRecord
 from outpost_cloudrun.keeper.runs import Runs
+from outpost_cloudrun.keeper.workerrecord import WorkerRecord
 from outpost_core.types import Result
 from outpost_worker.record.kinds import LEASE
 

@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from outpost_cloudrun.keeper.records import WorkerRecord
 from outpost_cloudrun.keeper.stream import Stream
+from outpost_cloudrun.keeper.workerrecord import WorkerRecord
 
 #: Turns of the loop in which what has come in already gets from the connection to its stream.
 _TURNS: Final = 20
