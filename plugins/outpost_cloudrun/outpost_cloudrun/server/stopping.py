@@ -14,7 +14,8 @@ from outpost_core.errors import NotFoundError
 from outpost_core.types import Order, Result, State
 from outpost_worker.record.kinds import Claim, Record, RecordRefusedError
 
-_NEVER_BEGAN: Final = Result(
+#: How a worker has ended whose end was wanted before anything of it was there.
+NEVER_BEGAN: Final = Result(
     state=State.STOPPED,
     reason="stopped",
     message="it was stopped before it was started",
@@ -48,7 +49,7 @@ def leave_word(record: Record, order: Order, instance: str, grace: float) -> Non
                 hint=error.hint,
             ) from error
         if stands.id == claim.id:
-            record.finish(claim, _NEVER_BEGAN, b"")
+            record.finish(claim, NEVER_BEGAN, b"")
             return
     elif found.result is not None:
         return

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -22,6 +23,7 @@ from outpost_cloudrun.server.instance import Instance
 from outpost_cloudrun.server.lines import Numbered
 from outpost_cloudrun.server.places import Place, place_of
 from outpost_cloudrun.server.settings import Settings
+from outpost_cloudrun.server.stopping import NEVER_BEGAN
 from outpost_cloudrun.server.watching import Watching
 from outpost_core import wire
 from outpost_core.errors import (
@@ -76,6 +78,7 @@ class Taking:
         self._claims = Claims(settings.root)
         self._here: dict[str, Here] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._unwanted: Counter[tuple[str, str]] = Counter()
         self.moving = False
 
     async def resume(self) -> None:
@@ -130,6 +133,20 @@ class Taking:
         if lock is None:
             lock = self._locks[worker] = asyncio.Lock()
         return lock
+
+    @contextmanager
+    def unwanted(self, worker: str, owner: str) -> Iterator[None]:
+        """Begin no agent of a worker within the block: whoever wants its end waits for its lock.
+
+        Args:
+            worker: its id.
+            owner: whose.
+        """
+        self._unwanted[worker, owner] += 1
+        try:
+            yield
+        finally:
+            self._unwanted -= Counter([(worker, owner)])
 
     async def workers(self) -> list[WorkerStatus]:
         """Return the workers of this instance, each as its stream tells it.
@@ -254,10 +271,12 @@ class Taking:
         if claim is None:
             await asyncio.to_thread(self.drop_login, order.worker)
             return self._elsewhere(place, found, wanted)
-        delivered = await asyncio.to_thread(place.delivered, found) if found else None
-        if delivered is not None or wanted.attach:
-            result = delivered or await asyncio.to_thread(self._lost, order, place)
-            assert result is not None
+        result = await asyncio.to_thread(place.delivered, found) if found else None
+        if result is None and wanted.attach:
+            result = await asyncio.to_thread(self._lost, order, place)
+        elif result is None and claim.leg == 1 and (order.worker, order.owner) in self._unwanted:
+            result = NEVER_BEGAN
+        if result is not None:
             await asyncio.to_thread(place.record.finish, claim, result, b"")
             await self.forget(order.worker)
             return self._elsewhere(

@@ -83,19 +83,24 @@ class Work:
         """Ask a worker to end, wherever it is."""
         params = asked.json_object(request.body or b"{}")
         grace = number(params, "grace", 1e9, _GRACE)
-        async with self._taking.lock(worker):  # whoever is just being made can be stopped then
-            here = await self._here(worker, params)
-            if here is not None and not here.superseded:
-                await self._instance.outpost_stop(worker=worker, grace=grace)
-                return json_response({"worker": worker, "grace": grace}, 202)
-            place, order = await self._place(worker, params)
-            if place is None or order is None:
-                raise NotFoundError(f"{worker} is not here, and no record of it is known")
-            try:
-                await asyncio.to_thread(leave_word, place.record, order, self._instance.id, grace)
-            finally:
-                if here is None:
-                    await asyncio.to_thread(self._taking.drop_login, worker)
+        order = _order(worker, params)
+        with self._taking.unwanted(worker, order.owner if order is not None else ""):
+            async with self._taking.lock(worker):  # whoever is just being made can be stopped then
+                return await self._stopped(worker, params, grace)
+
+    async def _stopped(self, worker: str, params: Params, grace: float) -> Response:
+        here = await self._here(worker, params)
+        if here is not None and not here.superseded:
+            await self._instance.outpost_stop(worker=worker, grace=grace)
+            return json_response({"worker": worker, "grace": grace}, 202)
+        place, order = await self._place(worker, params)
+        if place is None or order is None:
+            raise NotFoundError(f"{worker} is not here, and no record of it is known")
+        try:
+            await asyncio.to_thread(leave_word, place.record, order, self._instance.id, grace)
+        finally:
+            if here is None:
+                await asyncio.to_thread(self._taking.drop_login, worker)
         return json_response({"worker": worker, "grace": grace, "elsewhere": True}, 202)
 
     async def logs(self, request: Request, worker: str) -> Response:
@@ -178,12 +183,9 @@ class Work:
         Raises:
             UsageError: what he says is no order, or one of another worker.
         """
-        if params.get("order") is None:
+        order = _order(worker, params)
+        if order is None:
             return None, None
-        order = wire.from_json(Order, params["order"])
-        asked.check(order)
-        if order.worker != worker:
-            raise UsageError(f"the `order` of the request is not that of {worker[:120]!a}")
         credentials = word(params, "git_credentials", "") or ""
         return await asyncio.to_thread(self._taking.place, order, credentials), order
 
@@ -203,6 +205,21 @@ class Work:
             seq += 1
             yield frame({"seq": seq, "instance": self._instance.id, "beat": True})
             await asyncio.sleep(self._settings.beat)
+
+
+def _order(worker: str, params: Params) -> Order | None:
+    """Return the order of a worker as a caller says it; None where he does not.
+
+    Raises:
+        UsageError: it is none, or that of another worker.
+    """
+    if params.get("order") is None:
+        return None
+    order = wire.from_json(Order, params["order"])
+    asked.check(order)
+    if order.worker != worker:
+        raise UsageError(f"the `order` of the request is not that of {worker[:120]!a}")
+    return order
 
 
 async def _file(path: Path) -> AsyncIterator[bytes]:
