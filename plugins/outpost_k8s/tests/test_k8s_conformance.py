@@ -45,8 +45,8 @@ def make_target(lab: Lab, image: str, namespace: str, state: Path, **more: Any) 
             namespace=namespace,
             image=image,
             image_pull_policy="Never",
-            cpu=0.01,
-            memory=64 << 20,
+            cpu=0.3,
+            memory=128 << 20,
             ephemeral_storage=64 << 20,
         ),
         "state": state,
@@ -54,9 +54,9 @@ def make_target(lab: Lab, image: str, namespace: str, state: Path, **more: Any) 
         "cut": lab.cut,
         "restore": lab.restore,
         "fault_points": faults.NEAR,
-        "within": 60.0,
-        "spawns": 12,
-        "listed": 40,
+        "within": 120.0,
+        "spawns": 6,
+        "listed": 20,
         **more,
     }
     return Target(**values)

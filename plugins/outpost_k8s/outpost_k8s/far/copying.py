@@ -3,6 +3,10 @@
 What is copied is read from the file, so nothing is held for a reader who is slow, and nothing here
 waits for one: the copy is made by a thread of its own. Nothing but the log is printed, neither here
 nor to standard error, since a cluster keeps both in one.
+
+containerd takes the end of a line away before it keeps the line, and a carriage return before that
+with it (`readLine` of internal/cri/io/logger.go). So one more is printed before each end of a line
+that has one; whoever reads a log whose runtime keeps it takes it out (`near.printed`).
 """
 
 from __future__ import annotations
@@ -86,7 +90,7 @@ class Copy:
                     break
                 self._whole.wait(pause.pause())
             if self._last not in (b"", b"\n"):
-                files.write_all(self._out, b"\n")
+                files.write_all(self._out, b"\r\n" if self._last == b"\r" else b"\n")
                 self.newline = True
         except OSError as error:
             self.trouble = error.strerror or str(error)
@@ -101,10 +105,13 @@ class Copy:
             return -1
 
     def _write(self, data: bytes) -> None:
-        rest = memoryview(data)
+        shown = data.replace(b"\r\n", b"\r\r\n")
+        if self._last == b"\r" and data.startswith(b"\n"):
+            shown = b"\r" + shown
+        rest = memoryview(shown)
         while rest:
             written = os.write(self._out, rest)
-            self._last = bytes(rest[written - 1 : written])
-            self.copied += written
             self._moved = time.monotonic()
             rest = rest[written:]
+        self._last = data[-1:]
+        self.copied += len(data)

@@ -41,6 +41,8 @@ _ROOM: Final = 64 << 10
 _MOST: Final = 256 << 20
 #: Where the volume is in pods.
 _VOLUME: Final = "/outpost/volume/"
+#: Bytes of a log that are looked at at once.
+_PIECE: Final = 1 << 20
 #: What a kubelet answers in place of a log that it has no more.
 _NO_LOG: Final = b"unable to retrieve container logs for "
 
@@ -188,7 +190,8 @@ class Harvest:
             if one.pod is not None:
                 got = await self._printed(staged.fd, one.pod, most)
             size = word.log_bytes if word is not None else kept.result.log_bytes
-            missing = await self._mend(staged.fd, got, word, size, one.worker)
+            runtime = seen.text(seen.container(one.pod), "containerID").partition(":")[0]
+            missing = await self._mend(staged.fd, got, word, size, one.worker, runtime)
             staged.keep(missing)
 
     async def _printed(self, fd: int, pod: Object, most: int) -> int:
@@ -198,8 +201,6 @@ class Harvest:
         try:
             async with contextlib.aclosing(pieces):
                 async for piece in pieces:
-                    if not got and piece.startswith(_NO_LOG):
-                        return 0
                     plain.write_all(fd, piece)
                     got += len(piece)
         except NotFoundError:
@@ -210,10 +211,19 @@ class Harvest:
         except OutpostError:  # it has none: its container never began, or is gone
             os.ftruncate(fd, 0)
             return 0
+        if os.pread(fd, len(_NO_LOG), 0) == _NO_LOG:
+            os.ftruncate(fd, 0)
+            return 0
         return min(got, most)
 
     async def _mend(
-        self, fd: int, got: int, word: Said | None, size: int | None, worker: str
+        self,
+        fd: int,
+        got: int,
+        word: Said | None,
+        size: int | None,
+        worker: str,
+        runtime: str,
     ) -> int:
         """Make what was printed the log; return how many bytes of its beginning are missing.
 
@@ -223,15 +233,12 @@ class Harvest:
             word: the pod's last word; None where it left none.
             size: bytes of the log; None where nobody knows.
             worker: the worker's id.
+            runtime: what has kept what was printed: `containerd`, `cri-o` …
         """
-        printed = word.printed if word is not None else None
-        if got and word is not None and printed is not None:
-            whole = printed + word.newline
-            if word.newline and got <= whole:
-                os.ftruncate(fd, got - 1)
-                got -= 1
-            missing = max(printed - got, 0)
-            beyond = (word.log_bytes or 0) - printed
+        if got and word is not None and word.printed is not None:
+            got = await asyncio.to_thread(_as_printed, fd, word, runtime)
+            missing = max(word.printed - got, 0)
+            beyond = (word.log_bytes or 0) - word.printed
             tail = self._tails.get(worker, b"")
             if 0 < beyond <= len(tail):
                 os.pwrite(fd, tail[-beyond:], got)
@@ -256,6 +263,45 @@ class Harvest:
                     found = await self._desk.witness.found(order)
                     self._tails[worker] = found.tail if found is not None else b""
         return self._tails.pop(worker, b"")
+
+
+def _as_printed(fd: int, word: Said, runtime: str) -> int:
+    """Make what a runtime has kept of a log what the log was; return how many bytes that are.
+
+    Each end of a line with a carriage return is printed with one more, which containerd takes away
+    (see `far.copying`); others keep it. Where all of the log is there, its size tells which.
+
+    Args:
+        fd: what the runtime has kept.
+        word: the pod's last word.
+        runtime: the runtime.
+    """
+    assert word.printed is not None
+    whole = word.printed + word.newline
+    got = os.fstat(fd).st_size
+    if got != whole and (runtime != "containerd" or got > whole):
+        got = _without_doubles(fd)
+    if word.newline and 0 < got <= whole:
+        got -= 1
+        os.ftruncate(fd, got)
+    return got
+
+
+def _without_doubles(fd: int) -> int:
+    """Take one carriage return out of each two before the end of a line; return the new size."""
+    read = write = 0
+    held = b""
+    while data := os.pread(fd, _PIECE, read):
+        read += len(data)
+        text = (held + data).replace(b"\r\r\n", b"\r\n")
+        held = text[-2:] if text.endswith(b"\r") else b""
+        done = text[: len(text) - len(held)]
+        os.pwrite(fd, done, write)
+        write += len(done)
+    os.pwrite(fd, held, write)
+    write += len(held)
+    os.ftruncate(fd, write)
+    return write
 
 
 def _other(instance: str, one: Seen, word: Said | None) -> str:

@@ -1,0 +1,241 @@
+"""What an ended pod leaves is brought here: its last word, its output, what it cost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from outpost_core import wire
+from outpost_core.backend import BuildContext
+from outpost_core.types import Agent, Issue, Limits, Order, Result, State
+from outpost_k8s.far import termination
+from outpost_k8s.far.copying import Copy
+from outpost_k8s.near.desk import Desk
+from outpost_k8s.near.harvest import Harvest
+from outpost_k8s.near.kept import Keeping, Kept
+from outpost_k8s.near.logs import Logs
+from outpost_k8s.near.look import Seen
+from outpost_k8s.near.reasons import explain
+from outpost_k8s.near.said import said_by
+from outpost_k8s.objects import told
+from outpost_k8s.options import K8sOptions
+
+ORDER = Order(
+    issue=Issue(id="x"), agent=Agent(argv=("true",)), limits=Limits(timeout=60.0), owner="ab" * 8
+)
+DONE = Result(state=State.DONE, exit_code=0, started_at=10.0, finished_at=20.0)
+
+
+def pod(message: str = "", runtime: str = "containerd", **more: Any) -> dict[str, Any]:
+    done = {
+        "exitCode": 0, "reason": "Completed", "message": message,
+        "startedAt": "2026-11-28T18:00:10Z", "finishedAt": "2026-11-28T18:30:00Z", **more,
+    }  # fmt: skip
+    return {
+        "metadata": {"name": "pod", "uid": "0a1b2c3d-0000-4000-8000-000000000000"},
+        "status": {
+            "phase": "Succeeded",
+            "startTime": "2026-11-28T18:00:00Z",
+            "containerStatuses": [
+                {
+                    "name": "worker", "containerID": f"{runtime}://1234",
+                    "state": {"terminated": done},
+                }
+            ],
+        },
+    }  # fmt: skip
+
+
+class Printed:
+    """A cluster that has a container's log."""
+
+    def __init__(self, log: bytes) -> None:
+        self._log = log
+
+    async def log(self, pod: str, *, limit: int | None = None) -> AsyncIterator[bytes]:
+        del pod, limit
+        for at in range(0, len(self._log), 7):
+            yield self._log[at : at + 7]
+
+
+class Near:
+    """The near side of an outpost whose cluster is `Printed`."""
+
+    def __init__(self, state: Path, log: bytes = b"", **options: Any) -> None:
+        said = K8sOptions(image="localhost/none:1", **options)
+        self.desk = Desk("kube", said, BuildContext(state_dir=state))
+        self.desk.cluster = lambda: Printed(log)  # type: ignore[method-assign,assignment,return-value]
+        self.harvest = Harvest(self.desk)
+        kept = self.kept()
+        kept.accept(
+            digest=wire.digest(ORDER), uid="1", server="s n", hosted=False,
+            order=json.loads(told.told(ORDER)),
+        )  # fmt: skip
+
+    def kept(self) -> Kept:
+        return Keeping(self.desk.context.state_dir).of("x.1")
+
+    def bring(self, one: Seen) -> Kept:
+        async def work() -> None:
+            kept = self.kept()
+            await self.harvest.end(kept, one, explain(one.job, one.pod))
+            await self.harvest.log(kept, one)
+
+        asyncio.run(work())
+        return self.kept()
+
+    def read(self, offset: int = 0) -> bytes:
+        async def work() -> bytes:
+            logs = Logs(self.desk, None, None, self.harvest)  # type: ignore[arg-type]
+            return b"".join([piece async for piece in logs.read("x.1", offset, follow=True)])
+
+        return asyncio.run(work())
+
+
+def ended(log: bytes, *, copied: int | None = None) -> str:
+    newline = bool(log) and not log.endswith(b"\n")
+    printed = len(log) if copied is None else copied
+    return termination.ended(DONE, len(log), printed, newline=newline, claim="ab" * 16).decode()
+
+
+def runtime(name: str, log: bytes, folder: Path) -> bytes:
+    """Return what a container runtime has of a log that the pod's program copies."""
+    path, out = folder / "source.log", folder / "printed"
+    path.write_bytes(log)
+    fd = os.open(out, os.O_RDWR | os.O_CREAT)
+    copy = Copy(path, fd)
+    copy.start()
+    assert copy.finish(10.0)
+    assert copy.copied == len(log)
+    os.close(fd)
+    printed = out.read_bytes()
+    if name != "containerd":
+        return printed
+    lines = printed.split(b"\n")
+    return b"\n".join([line.removesuffix(b"\r") for line in lines[:-1]] + lines[-1:])
+
+
+LOGS = {
+    "empty": b"",
+    "lines": b"one\ntwo\n",
+    "no newline": b"one\ntwo",
+    "carriage returns": b"one\r\ntwo\r\n\r\n\r\r\nthree\rfour\r",
+    "every byte": bytes(range(256)) + bytes(reversed(range(256))) + b"\r\n",
+    "across chunks": b"x" * ((64 << 10) - 1) + b"\r\n" + b"\r\n" * 40_000,
+    "only the end of a line": b"\r\n",
+}
+
+
+@pytest.mark.parametrize("name", ["containerd", "cri-o"])
+@pytest.mark.parametrize("log", LOGS.values(), ids=LOGS.keys())
+def test_the_log_is_exact_whatever_the_runtime_does_to_lines(
+    tmp_path: Path, log: bytes, name: str
+) -> None:
+    near = Near(tmp_path / "state", runtime(name, log, tmp_path))
+    kept = near.bring(Seen("x.1", None, pod(ended(log), name)))
+    assert kept.result is not None
+    assert kept.result.state is State.DONE
+    assert near.read() == log
+    assert near.read(3) == log[3:]
+    assert near.read(len(log) + 5) == b""
+
+
+@pytest.mark.parametrize("name", ["containerd", "cri-o"])
+def test_after_a_rotation_offsets_are_exact_and_the_gap_is_told(tmp_path: Path, name: str) -> None:
+    log = b"".join(b"line %d\r\n" % number for number in range(1000))
+    printed = runtime(name, log, tmp_path)
+    left = printed[printed.index(b"line 900") :]
+    near = Near(tmp_path / "state", left)
+    near.bring(Seen("x.1", None, pod(ended(log), name)))
+    start = log.index(b"line 900")
+    said = near.read()
+    notice, _, rest = said.partition(b"\n")
+    assert b"%d bytes of output before this are not kept" % start in notice
+    assert rest == log[start:]
+    assert near.read(start) == log[start:]
+    assert near.read(start + 100) == log[start + 100 :]
+
+
+def test_what_was_not_printed_is_told_of(tmp_path: Path) -> None:
+    log = b"one\ntwo\nthree\n"
+    near = Near(tmp_path, log[:8])
+    near.bring(Seen("x.1", None, pod(ended(log, copied=8))))
+    assert near.read().startswith(b"one\ntwo\n\n[outpost: 6 bytes of output after this")
+
+
+def test_a_log_that_the_kubelet_has_no_more_is_not_taken_for_one(tmp_path: Path) -> None:
+    near = Near(tmp_path, b"unable to retrieve container logs for containerd://1234")
+    near.bring(Seen("x.1", None, pod(ended(b"one\ntwo\n"))))
+    assert b"8 bytes of output before this are not kept" in near.read()
+
+
+def test_what_it_cost_is_the_time_of_its_pod_by_the_cluster_s_clocks(tmp_path: Path) -> None:
+    near = Near(tmp_path, price_per_hour=2.0)
+    kept = near.bring(Seen("x.1", None, pod(ended(b""))))
+    assert kept.result is not None
+    assert kept.result.cost_usd == pytest.approx(1.0)
+
+
+def test_a_pod_that_left_no_word_is_told_by_the_cluster(tmp_path: Path) -> None:
+    near = Near(tmp_path, b"partial")
+    dead = pod("", exitCode=137, reason="OOMKilled")
+    dead["status"]["phase"] = "Failed"
+    kept = near.bring(Seen("x.1", None, dead))
+    assert kept.result is not None
+    assert (kept.result.state, kept.result.reason) == (State.FAILED, "k8s_oom_killed")
+    assert near.read() == b"partial"
+
+
+def test_a_checkpoint_that_is_not_the_worker_s_own_is_not_believed(tmp_path: Path) -> None:
+    for number, (checkpoint, kept_as, words) in enumerate(
+        (
+            (f"refs/outpost/{ORDER.owner}/x.1", f"refs/outpost/{ORDER.owner}/x.1", ""),
+            (f"refs/outpost/{ORDER.owner}/y.1", None, "not its own"),
+            ("/outpost/disk/state/workers/x.1/kept.bundle", None, "gone with it"),
+        )
+    ):
+        said = termination.ended(
+            Result(state=State.STOPPED, reason="stopped", checkpoint=checkpoint),
+            0, 0, newline=False, claim="",
+        )  # fmt: skip
+        kept = Near(tmp_path / str(number)).bring(Seen("x.1", None, pod(said.decode())))
+        assert kept.result is not None
+        assert kept.result.checkpoint == kept_as
+        assert words in kept.result.message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "", "{", "[]", "{}", '{"v": 2}', '{"v": 1}', '{"v": 1, "result": 7}',
+        '{"v": 1, "result": {"state": "flying"}}', "x" * 5000, '{"v":1,"result":' + "[" * 3000,
+    ],
+)  # fmt: skip
+def test_a_last_word_that_is_none_is_none(message: str) -> None:
+    assert said_by(pod(message)) is None
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"state": "working"}, {"finished_at": 1e300}, {"branch": "--force"}, {"cost_usd": -1.0}],
+)
+def test_a_last_word_that_cannot_be_is_told_as_broken(more: dict[str, Any]) -> None:
+    word = said_by(pod(json.dumps({"v": 1, "result": {"state": "done", **more}})))
+    assert word is not None
+    assert word.result is not None
+    assert (word.result.state, word.result.reason) == (State.LOST, "broken")
+
+
+def test_a_result_that_was_changed_here_is_told_as_broken(tmp_path: Path) -> None:
+    near = Near(tmp_path)
+    kept = near.bring(Seen("x.1", None, pod(ended(b""))))
+    (kept.folder / "result.json").write_text('{"state": "done", "branch": "--force"}')
+    result = near.kept().result
+    assert result is not None
+    assert (result.state, result.reason) == (State.LOST, "broken")
