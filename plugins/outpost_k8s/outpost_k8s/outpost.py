@@ -20,7 +20,6 @@ from outpost_core.errors import (
     OutpostError,
     SpawnRefusedError,
     UnreachableError,
-    UnsupportedError,
     UsageError,
 )
 from outpost_core.hookspecs import hookimpl
@@ -177,8 +176,12 @@ class K8sOutpost(Outpost):
     @hookimpl
     async def outpost_attach(self, worker: str) -> int:
         """Give the caller's terminal to the worker; return the exit code of the viewer."""
-        raise UnsupportedError(
-            f"{worker} cannot be shown here yet", hint=f"outpost peek {worker} shows its screen"
+        from outpost_k8s.api import terminal
+
+        pod = await self._pod(worker)
+        argv = await pod.viewer(worker)
+        return await terminal.attach(
+            self.desk.cluster(), pod.pod, argv, worker=worker, name=self.name
         )
 
     @hookimpl

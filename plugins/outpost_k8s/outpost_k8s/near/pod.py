@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.errors import NotFoundError, OutpostError, UnreachableError
@@ -151,10 +150,6 @@ class PodOutpost(StdioOutpost):
             OutpostError: as `call`, or it answers something else.
         """
         return self._object(await self.call(method, params), method)
-
-    async def argv(self) -> Sequence[str]:
-        """Return what shows the worker on a terminal in its container."""
-        return [*ENTER, *await self.viewer(self._worker)]
 
 
 class Pods:
