@@ -6,6 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from admincase import bare_rig
 from emulkit import IMAGE
 from farkit import order
 
+from outpost_cloudrun import price
 from outpost_cloudrun.admin.factory import admin_client
+from outpost_cloudrun.keeper import instance, steady
 from outpost_cloudrun.keeper.client import Way
 from outpost_cloudrun.keeper.instance import InstanceCourse
 from outpost_cloudrun.keeper.records import Records
@@ -23,10 +26,11 @@ from outpost_cloudrun.keeper.terms import Patience
 from outpost_cloudrun.keeper.witness import Witness
 from outpost_cloudrun.keeper.workerrecord import WorkerRecord
 from outpost_cloudrun.options import Auth, CloudRunOptions, Mode
+from outpost_cloudrun.prices import SHORTEST_LIFE
 from outpost_cloudrun.testing.emulator import Emulator, emulating
 from outpost_cloudrun.testing.knobs import Image
 from outpost_core.backend import BuildContext
-from outpost_core.errors import ConflictError, NotFoundError, SpawnRefusedError, UsageError
+from outpost_core.errors import ConflictError, NotFoundError, SpawnRefusedError
 from outpost_core.types import Order, Result, State
 
 HERE = Path(__file__).parent
@@ -234,22 +238,67 @@ def test_an_image_that_is_missing_is_refused_and_nothing_is_left(
     assert not google.cloud.instances
 
 
-def test_a_container_that_never_listens_is_refused_and_removed(
-    google: Emulator, tmp_path: Path
+@pytest.mark.parametrize("does", ["raise SystemExit(3)", "import time; time.sleep(600)"])
+def test_an_instance_that_never_gets_ready_is_removed_and_counts_from_its_beginning(
+    google: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str
 ) -> None:
-    google.knobs.images[IMAGE] = Image(entrypoint=(sys.executable, "-c", "raise SystemExit(3)"))
+    """It was there, so it is paid for; the cap of the hour has to know that."""
+    google.knobs.images[IMAGE] = Image(entrypoint=(sys.executable, "-c", does))
+    monkeypatch.setattr(instance, "READY", 3.0)
     case = case_of(google, tmp_path, "true")
-    with pytest.raises(SpawnRefusedError):
-        case.start()
+    begun = time.monotonic()
+    record = case.start()
+    took = time.monotonic() - begun
     assert not google.cloud.instances
+    result = record.result
+    assert result is not None
+    assert (result.state, result.reason) == (State.FAILED, "never_started"), result
+    assert result.agent_began is False
+    second = price.hour(case.options).busy / 3600
+    assert result.cost_usd == pytest.approx(max(took, SHORTEST_LIFE) * second, rel=0.05)
+    assert record.accepted, "it is listed, cleaned, and counts"
+    assert case.run(lambda course: course.remove(record, force=False)).removed
+
+
+def test_an_instance_that_takes_long_to_go_is_paid_for_until_it_is_gone(
+    google: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = 0.0
+    real = steady.now
+    monkeypatch.setattr(steady, "now", lambda: real() + ahead)
+    case = case_of(google, tmp_path, "true")
+    record = case.start()
+
+    async def work(course: InstanceCourse) -> None:
+        removed = course._is_removed
+
+        async def late(name: str) -> bool:
+            nonlocal ahead
+            ahead += 120.0
+            return ahead > 200 and await removed(name)
+
+        monkeypatch.setattr(course, "_is_removed", late)
+        await course.follow(record)
+
+    case.run(work)
+    assert record.result is not None
+    second = price.hour(case.options).busy / 3600
+    assert record.result.cost_usd is not None
+    assert record.result.cost_usd >= 240 * second
+    assert record.result.cost_usd <= price.worst_case(case.options, case.order)
 
 
 def test_an_order_that_the_program_refuses_leaves_no_instance_behind(
     google: Emulator, tmp_path: Path
 ) -> None:
     case = case_of(google, tmp_path, "true", env={"A\0": "b"})
-    with pytest.raises((SpawnRefusedError, UsageError)):
-        case.start()
+    result = case.start().result
+    assert result is not None
+    assert (result.state, result.reason, result.agent_began) == (
+        State.FAILED, "never_started", False,
+    )  # fmt: skip
+    assert "NUL" in result.message, "what the program said"
+    assert result.cost_usd, "its instance was there"
     assert not google.cloud.instances
 
 

@@ -126,6 +126,7 @@ class InstanceCourse(AdminCourse):
         price.longest(self._options, record.order)
         labels = names.worker_labels(record.worker, record.order.owner, record.digest)
         await asyncio.to_thread(record.remember, asked=True)
+        await asyncio.to_thread(self._terms.runs.made, record)
         record.tell(State.QUEUED, "its instance is created")
         try:
             made = await self._admin.create_instance(
@@ -139,16 +140,21 @@ class InstanceCourse(AdminCourse):
                 await self._adopt(record, name)
             await self._ready(record, name)
             await self._stream(record).start(secrets, first=made is not None)
-        except SpawnRefusedError as error:  # nothing that nobody knows of is paid for
-            if not await self._is_removed(name):
-                raise UnreachableError(f"{error.message}; {name} is being removed") from error
-            raise
+        except SpawnRefusedError as error:
+            # it was there and is paid for, so it counts: as a worker that has ended before it began
+            await asyncio.to_thread(record.accept)
+            await self._finish(record, _never_started(error.message))
         except UnreachableError as error:
             error.sent = True  # the instance is there, whatever became of the question
             raise
 
     async def _ready(self, record: WorkerRecord, name: str) -> str:
-        """Wait until an instance can be reached; return its address."""
+        """Wait until an instance can be reached; return its address.
+
+        Raises:
+            SpawnRefusedError: it will never be.
+            UnreachableError: nobody can say.
+        """
         pauses = Backoff(0.5, 5.0, within=READY)
         async for _ in pauses.rounds():
             try:
@@ -156,18 +162,14 @@ class InstanceCourse(AdminCourse):
             except NotFoundError:
                 raise UnreachableError(f"the instance {name} is gone", hint="try again") from None
             if failure := instance.failure:
-                ending = endings.of_instance(failure, self._memory, asked=False)
-                await self._is_removed(name)
-                raise SpawnRefusedError(ending.message, hint=f"outpost doctor {self._outpost}")
+                raise SpawnRefusedError(
+                    endings.of_instance(failure, self._memory, asked=False).message
+                )
             if instance.url and _is_ready(instance):
                 await asyncio.to_thread(record.remember, url=instance.url)
                 return instance.url
             record.tell(State.QUEUED, "waits for its instance")
-        await self._is_removed(name)
-        raise SpawnRefusedError(
-            f"the instance {name} was not ready after {READY:.0f} s, and is removed",
-            hint=f"outpost doctor {self._outpost}",
-        )
+        raise SpawnRefusedError(f"the instance {name} was not ready after {READY:.0f} s")
 
     # --- follow -----------------------------------------------------------------------------------
 
@@ -258,7 +260,11 @@ class InstanceCourse(AdminCourse):
             await again.wait()
         faults.point("instance.removed")
         kept = wire.from_json(Result, record.course[_HARVEST])
-        await asyncio.to_thread(record.finish, kept)
+
+        def settle() -> None:
+            record.finish(replace(kept, cost_usd=self._terms.runs.cost(record)))
+
+        await asyncio.to_thread(settle)
 
     # --- stop and remove --------------------------------------------------------------------------
 
@@ -315,6 +321,15 @@ class InstanceCourse(AdminCourse):
     async def _credentials(self, record: WorkerRecord) -> str:
         argv = self._options.git_credentials
         return await git_login(argv, self._context.config_dir, record.order.rig)
+
+
+def _never_started(why: str) -> Result:
+    return Result(
+        state=State.FAILED,
+        reason="never_started",
+        message=f"{why}; its instance is removed",
+        agent_began=False,
+    )
 
 
 def _is_ready(instance: Instance) -> bool:

@@ -59,8 +59,16 @@ class Runs:
             runs.append(Run(worker=record.worker, container=container, begun=begun))
         self._keep(record, runs)
 
+    def made(self, record: WorkerRecord) -> None:
+        """Note that something is about to be made for a worker alone; blocks.
+
+        It is paid for from then on, whether or not anybody ever reaches a program in it.
+        """
+        if not _of(record):
+            self._keep(record, [Run(worker=record.worker, begun=steady.now(), requests=0)])
+
     def begun(self, record: WorkerRecord) -> float | None:
-        """Return when the first request of a worker was sent; None before."""
+        """Return since when a worker is paid for; None before."""
         runs = _of(record)
         return runs[0].begun if runs else None
 

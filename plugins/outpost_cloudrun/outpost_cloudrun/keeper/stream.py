@@ -441,14 +441,14 @@ class Stream:
     async def _finish(self, result: Result) -> None:
         """Write the result down, with what it cost by our own account."""
         record = self._record
-
-        def settled() -> Result:
-            return replace(result, cost_usd=self._terms.runs.cost(record))
-
         if self._terms.finish is not None:
-            await self._terms.finish(record, await asyncio.to_thread(settled))
-        else:
-            await asyncio.to_thread(lambda: record.finish(settled()))
+            await self._terms.finish(record, result)
+            return
+
+        def settle() -> None:
+            record.finish(replace(result, cost_usd=self._terms.runs.cost(record)))
+
+        await asyncio.to_thread(settle)
 
     async def let_go(self) -> None:
         """End it here, whatever its container does: nobody reserved money for more of it."""

@@ -56,7 +56,8 @@ class Terms:
         credentials: returns what git logs in with there; "" for nothing.
         runs: what ran when, and what a worker has cost by that.
         patience: how long what is waited for.
-        finish: writes a result down, for a mode that has more to do then; None: only that.
+        finish: writes a result down with what it cost, for a mode that has more to do then; None:
+            only that.
     """
 
     name: str
