@@ -7,8 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
-from outpost_core.errors import UnreachableError
-from outpost_k8s.api.errors import AbsentError, UnavailableError
+from outpost_k8s.api.errors import AbsentError, StrangeError, UnavailableError
 from outpost_k8s.api.transport import JSON, Transport
 from outpost_shared import border
 from outpost_shared.backoff import Backoff
@@ -79,6 +78,8 @@ class Asking:
                 failed = UnavailableError(
                     f"{self._transport.peer} did not answer within {TOTAL:g} s", hint="try again"
                 )
+            except StrangeError:
+                raise
             except UnavailableError as error:
                 failed = error
             arrived = arrived or failed.sent
@@ -120,9 +121,9 @@ class Asking:
             raise self.strange(f"{method} {path}", f"what is no JSON object: {begun!r}")
         return answer
 
-    def strange(self, asked: str, what: str) -> UnreachableError:
+    def strange(self, asked: str, what: str) -> StrangeError:
         """Return the error for an answer that no API server gives."""
-        return UnavailableError(
+        return StrangeError(
             f"{self._transport.peer} answered {what} to {asked}",
             hint=f"see whether {self._transport.place.server} is the API server",
         )

@@ -10,6 +10,7 @@
     ├── RefusedError                 422, admission, quota: certainly not made (SpawnRefusedError)
     ├── DeniedError                  401, 403: who may not what              (UnreachableError)
     └── UnavailableError             429, 5xx, or no answer at all           (UnreachableError)
+        └── StrangeError             what no API server would say
 
 What a server, a webhook or a proxy in between says is a stranger's: it is cut and made harmless.
 """
@@ -111,6 +112,10 @@ class UnavailableError(ApiError, UnreachableError):
     def __init__(self, message: str, *, sent: bool = True, **more: Any) -> None:
         super().__init__(message, **more)
         self.sent = sent
+
+
+class StrangeError(UnavailableError):
+    """What answers is no API server, or a broken one: asking again would change nothing."""
 
 
 def told(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from outpost_core.errors import UnreachableError, UsageError
-from outpost_k8s.api import execplugin
+from outpost_k8s.api import certificates, execplugin
 from outpost_k8s.api.config import IN_CLUSTER, Place
 from outpost_shared import border
 
@@ -34,6 +34,7 @@ class Credentials:
         line: all that connections depend on; when it changes, new ones are needed.
         headers: that go with each request: who we want to act as.
         expires: when the credentials end, seconds since the epoch; None when that is not known.
+        certificate_ends: when the client's certificate ends, likewise.
     """
 
     configuration: Configuration
@@ -41,6 +42,7 @@ class Credentials:
     line: tuple[object, ...] = field(default=(), repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     expires: float | None = None
+    certificate_ends: float | None = None
 
 
 @contextmanager
@@ -71,6 +73,7 @@ def credentials(place: Place, answer: execplugin.Answer | None) -> Iterator[Cred
             line=_line(configuration),
             headers=_acting_as(place.login),
             expires=answer.expires if answer is not None else None,
+            certificate_ends=certificates.ends(_content(configuration.cert_file)),
         )
 
 
@@ -78,14 +81,19 @@ def _line(configuration: Any) -> tuple[object, ...]:
     """Return what a connection depends on; files by what is in them."""
     files = (configuration.cert_file, configuration.key_file, configuration.ssl_ca_cert)
     names = ("host", "verify_ssl", "tls_server_name", "proxy", "ca_cert_data")
+    return (*map(_content, files), *(getattr(configuration, name) for name in names))
+
+
+def _content(file: str | None) -> bytes:
+    if not file:
+        return b""
     try:
-        contents = [Path(file).read_bytes() if file else b"" for file in files]
+        return Path(file).read_bytes()
     except OSError as error:
         raise UsageError(
-            f"{error.filename}, which the kubeconfig names, cannot be read: {error.strerror}",
+            f"{file}, which the kubeconfig names, cannot be read: {error.strerror}",
             hint="let your cluster's tool write the kubeconfig anew",
         ) from error
-    return (*contents, *(getattr(configuration, name) for name in names))
 
 
 def _load_pod(configuration: Any) -> None:

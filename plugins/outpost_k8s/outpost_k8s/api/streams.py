@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
 
 from outpost_core.errors import OutpostError
-from outpost_k8s.api.errors import ApiError, UnavailableError, told
+from outpost_k8s.api.errors import ApiError, StrangeError, UnavailableError, told
 from outpost_k8s.api.transport import JSON, Transport
 from outpost_shared import border
 
@@ -29,7 +29,6 @@ async def chunks(
     query: Sequence[tuple[str, str]],
     *,
     accept: str = JSON,
-    quiet: float = QUIET,
 ) -> AsyncGenerator[bytes, None]:
     """Yield the bytes of an answer as they come, until its end.
 
@@ -38,7 +37,6 @@ async def chunks(
         path: what is asked.
         query: names and values.
         accept: the type of the answer.
-        quiet: seconds of silence after which the server is asked whether it is there.
 
     Raises:
         ApiError: there is nothing of the kind.
@@ -47,7 +45,7 @@ async def chunks(
     async with transport.request("GET", path, query=query, accept=accept, idle=None) as response:
         while True:
             try:
-                async with asyncio.timeout(quiet):
+                async with asyncio.timeout(QUIET):
                     data = await response.content.readany()
             except TimeoutError:
                 await _ask(transport)
@@ -118,7 +116,7 @@ def _event(transport: Transport, path: str, line: bytes) -> tuple[str, dict[str,
 
 def _odd(transport: Transport, line: bytes) -> OutpostError:
     begun = border.line(line[:200].decode("utf-8", "replace"), 100)
-    return UnavailableError(
+    return StrangeError(
         f"{transport.peer} sent what is no event of a watch: {begun!r}",
         hint=f"see whether {transport.place.server} is the API server",
     )

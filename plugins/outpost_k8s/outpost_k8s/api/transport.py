@@ -27,7 +27,7 @@ from outpost_core import __version__
 from outpost_core.errors import OutpostError, UnreachableError
 from outpost_k8s.api import config, login
 from outpost_k8s.api.config import Place
-from outpost_k8s.api.errors import ApiError, UnavailableError, told
+from outpost_k8s.api.errors import ApiError, StrangeError, UnavailableError, told
 from outpost_k8s.api.login import Credentials
 from outpost_shared import border
 
@@ -193,7 +193,7 @@ class Transport:
                 return said
         return told(
             self.peer, f"POST {path}", error.status, error.message.encode(), outpost=self._outpost,
-            login=self.place.how, headers=error.headers,
+            login=self._how, headers=error.headers,
         )  # fmt: skip
 
     async def aclose(self) -> None:
@@ -265,6 +265,15 @@ class Transport:
         session: aiohttp.ClientSession = rest.pool_manager
         return session
 
+    @property
+    def _how(self) -> str:
+        """How we log in, and what is wrong with that, as far as can be seen from here."""
+        ends = self._credentials.certificate_ends if self._credentials is not None else None
+        if ends is not None and ends < time.time():
+            day = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(ends))
+            return f"the certificate of user {self.place.user!r} ended on {day}"
+        return self.place.how
+
     # --- what goes wrong ----------------------------------------------------------------------
 
     async def _told(self, asked: str, response: aiohttp.ClientResponse) -> ApiError:
@@ -280,7 +289,7 @@ class Transport:
             )
         return told(
             self.peer, asked, response.status, body, outpost=self._outpost,
-            login=self.place.how, headers=response.headers,
+            login=self._how, headers=response.headers,
         )  # fmt: skip
 
     def broken(self, error: Exception, *, sending: bool = False) -> OutpostError:
@@ -291,9 +300,18 @@ class Transport:
             sending: the answer had not begun.
         """
         why, hint, sent = _cause(error)
-        return UnavailableError(
+        kind = StrangeError if isinstance(error, _FINAL) else UnavailableError
+        return kind(
             f"{self.peer} at {self.place.server} {why}", hint=hint, sent=sent or not sending
         )
+
+
+#: What trying again does not change.
+_FINAL: Final = (
+    aiohttp.ClientConnectorCertificateError,
+    aiohttp.ClientConnectorSSLError,
+    aiohttp.InvalidURL,
+)
 
 
 def _over(credentials: Credentials) -> bool:
@@ -317,6 +335,12 @@ def _rest_class() -> Any:
     from kubernetes.aio.client.rest import RESTClientObject
 
     class Rest(RESTClientObject):
+        def _create_pool_manager(self) -> aiohttp.ClientSession:
+            session: aiohttp.ClientSession = super()._create_pool_manager()
+            # It would send a DELETE whose answer was lost again by itself, and tell nobody.
+            session._retry_connection = False  # noqa: SLF001 - there is no option
+            return session
+
         def _create_connector(self) -> aiohttp.TCPConnector:
             return aiohttp.TCPConnector(
                 limit=self.maxsize, ssl=self.ssl_context, socket_factory=_socket
