@@ -29,9 +29,12 @@ class GitHttp:
         folder: Where its repositories are.
         user: Who may log in; "" for everybody.
         password: With what.
+        address: Where it listens.
     """
 
-    def __init__(self, folder: Path, user: str = "", password: str = "") -> None:
+    def __init__(
+        self, folder: Path, user: str = "", password: str = "", address: str = "127.0.0.1"
+    ) -> None:
         self.folder = folder
         self.user, self.password = user, password
         self.requests: list[tuple[str, str, str]] = []  # method, path, who it was
@@ -42,14 +45,15 @@ class GitHttp:
         class Handler(_Handler):
             peer = server
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((address, 0), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
     @property
     def url(self) -> str:
         """Its address, without a `/` at its end."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        host, port = self._server.server_address[:2]
+        return f"http://{host!s}:{port}"
 
     def repository(self, name: str, *options: str) -> Path:
         """Make an empty repository that may be pushed to; returns its path."""
