@@ -66,7 +66,8 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             while (left := keepers(run)) and time.monotonic() < end:
                 time.sleep(0.05)
             for pid in left:
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 class Desk:
@@ -125,7 +126,8 @@ class Desk:
     def kill(self) -> None:
         """Kill the keeper as a power cut does."""
         for pid in self.keepers():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # a second one ends by itself
+                os.kill(pid, signal.SIGKILL)
         until(lambda: not self.keepers(), "it was killed")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -244,7 +245,8 @@ def test_a_program_with_older_options_is_served_by_the_newer_keeper(desk: Desk) 
 def test_a_term_ends_it_and_workers_keep_running(desk: Desk, tmp_path: Path) -> None:
     desk.spawn(numbers(tmp_path))
     for pid in desk.keepers():
-        os.kill(pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
     until(lambda: not desk.keepers(), "it stays")
     assert desk.log("gt-1.1", follow=True) == _NUMBERED
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -156,7 +157,8 @@ def test_a_state_folder_that_is_gone_lets_clean_find_what_runs_by_its_order(shel
     shell.outpost("spawn", "gt-1", "--rig", shell.rig, "--on", "burst", "--", "sh", "-c", work)
     until(lambda: "on" in shell.outpost("logs", "gt-1.1"), "it runs")
     for pid in keepers(shell.run):
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     until(lambda: not keepers(shell.run), "it was killed")
     shutil.rmtree(shell.folder / "state" / "outposts" / "burst")
     until(lambda: "lost" in shell.outpost("workers", "--all"), "nobody knows it")
