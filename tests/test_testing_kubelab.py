@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -28,9 +29,9 @@ CHECKOUT = Path(__file__).parents[1]
 JOBS = "/apis/batch/v1/namespaces/{}/jobs"
 PODS = "/api/v1/namespaces/{}/pods"
 MAPS = "/api/v1/namespaces/{}/configmaps"
-#: Where a kubelet, containerd, runc or their plugins leave things, were a lab not to cover it.
-TRACES = ("/run/containerd", "/run/runc", "/run/netns", "/var/lib/kubelet", "/var/lib/cni",
-          "/var/log/containers", "/var/log/pods", "/sys/fs/cgroup")  # fmt: skip
+#: Where a kubelet, containerd and their plugins leave things, were a lab not to cover it.
+PLACES = ("/run/containerd", "/var/lib/kubelet", "/var/lib/cni/results", "/var/log/containers",
+          "/var/log/pods")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -283,18 +284,50 @@ def test_another_cluster_does(mine: Lab, tmp_path: Path, monkeypatch: pytest.Mon
             other.user(namespace).api.get(PODS.format(namespace))
 
 
+def test_one_that_does_not_start_says_why_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    wrong = Options(fake_nodes=0, real_node=False, api_arguments=("--no-such-argument",))
+    with pytest.raises(MissingError, match="unknown flag: --no-such-argument"), own_lab(wrong):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_ends_with_its_guard() -> None:
+    places = {path for path in PLACES if os.path.exists(path)}
+    with own_lab(Options(fake_nodes=0)) as lab:
+        of_it = (str(lab.plan.folder), lab.plan.number)
+        before = _traces(*of_it) - places
+        guard = lab.client.guard
+        assert guard is not None
+        guard.kill()
+        guard.wait()
+    assert any(one.startswith("card") for one in before), before
+    assert any(one.startswith("group") for one in before), before
+    _wait_until_gone(before, *of_it)
+
+
+def _wait_until_gone(before: set[str], folder: str, number: int) -> None:
+    deadline = time.monotonic() + kubelab.PATIENCE
+    while left := _traces(folder, number) & before:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
 SHARED = """
 import sys, time
 from peers.kubelab import lab
 with lab() as cluster:
-    print(cluster.server, cluster.client.folder, flush=True)
+    print(cluster.client.folder, cluster.plan.number, flush=True)
     sys.stdin.read()
 """
 
 
 def test_processes_of_one_run_share_one_and_nothing_is_left() -> None:
-    before = _traces()
-    env = {**os.environ, "PYTHONPATH": str(CHECKOUT / "tests"), "PYTEST_XDIST_TESTRUNUID": "r1"}
+    places = {path for path in PLACES if os.path.exists(path)}
+    run = f"{os.getpid()}-{time.monotonic_ns()}"
+    env = {**os.environ, "PYTHONPATH": str(CHECKOUT / "tests"), "PYTEST_XDIST_TESTRUNUID": run}
     both = [
         subprocess.Popen(
             [sys.executable, "-c", SHARED], env=env, text=True,
@@ -307,18 +340,16 @@ def test_processes_of_one_run_share_one_and_nothing_is_left() -> None:
         assert process.stdout is not None
         told.append(process.stdout.readline().split())
     assert told[0] == told[1] != []
-    folder = Path(told[0][1])
-    inside = _traces()
+    folder, number = told[0]
+    inside = _traces(folder, int(number))
+    assert {one.split()[0] for one in inside - places} >= {"card", "group", "process"}
     both[0].send_signal(signal.SIGKILL)
     both[0].communicate()
-    assert folder.exists()
+    assert os.path.exists(folder)
     both[1].send_signal(signal.SIGKILL)
     both[1].communicate()
-    deadline = time.monotonic() + kubelab.PATIENCE
-    while folder.exists() or _traces() & (inside - before):
-        assert time.monotonic() < deadline, (folder, _traces() & (inside - before))
-        time.sleep(0.05)
-    assert inside - before  # there was something to see
+    _wait_until_gone({*inside, folder} - places, folder, int(number))
+    assert not os.path.exists(folder)
 
 
 def test_the_command_for_people(tmp_path: Path) -> None:
@@ -353,23 +384,21 @@ def _lives(pid: int) -> bool:
     return False
 
 
-def _traces() -> set[str]:
-    """Return what is on this machine that a lab could have left."""
-    found = {path.name for path in Path("/sys/class/net").iterdir()}
-    found |= {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
-    for root in TRACES:
-        top = Path(root)
-        if not top.exists():
-            continue
-        found.add(root)
-        depth = 3 if root.startswith("/sys") else 9
-        for folder, folders, files in os.walk(top):
-            if len(Path(folder).relative_to(top).parts) >= depth - 1:
-                folders.clear()
-            found |= {os.path.join(folder, name) for name in folders}
-            found |= set() if root.startswith("/sys") else {os.path.join(folder, n) for n in files}
+def _traces(folder: str, number: int) -> set[str]:
+    """Return what is on this machine of one lab, and what any lab could have left.
+
+    Cards and control groups by what the kernel knows them by: another lab may have got the number.
+    """
+    found = {path for path in PLACES if os.path.exists(path)}
+    with contextlib.suppress(OSError):
+        found.add(f"card {Path(f'/sys/class/net/kubelab{number}/ifindex').read_text()}")
+    for group in Path("/sys/fs/cgroup").glob(f"**/outpost-kubelab-{number}"):
+        with contextlib.suppress(OSError):
+            found.add(f"group {group} {group.stat().st_ino}")
+    found |= {f"mount {line}" for line in Path("/proc/self/mountinfo").read_text().splitlines()}
     for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if process.name.isdigit() and "kubelab" in (process / "cmdline").read_text():
-                found.add(f"process {process.name}")
-    return found
+            if process.name.isdigit():
+                found.add(f"process {(process / 'cmdline').read_text()}")
+    whole = tuple(f"{word} " for word in ("card", "group"))
+    return {one for one in found if one in PLACES or one.startswith(whole) or folder in one}

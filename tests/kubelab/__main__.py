@@ -1,6 +1,7 @@
 """`scripts/kube-lab`: a Kubernetes cluster on this machine, to try things out."""
 
 import argparse
+import contextlib
 import os
 import shutil
 import subprocess
@@ -11,7 +12,8 @@ from typing import Final
 
 from kubelab.client import Client, LabError, start, tools
 from kubelab.cluster import ctr_argv
-from kubelab.plan import Options
+from kubelab.guard import clean_up
+from kubelab.plan import Options, Plan
 
 _COMMANDS: Final = {
     "up": "start a cluster, and print how programs find it",
@@ -53,7 +55,7 @@ def _do(asked: argparse.Namespace) -> None:
     client = _connect(folder)
     if asked.do == "up":
         if client is None:
-            shutil.rmtree(folder, ignore_errors=True)  # of a machine that lost its power
+            _sweep(folder)
             options = Options(fake_nodes=asked.fake_nodes, real_node=not asked.no_real_node)
             client = start(folder, options, leased=False, programs=tools())
         _tell(client)
@@ -72,6 +74,14 @@ def _do(asked: argparse.Namespace) -> None:
     else:
         env = {**os.environ, "KUBECONFIG": str(client.plan.kubeconfig)}
         os.execve(client.plan.program, [client.plan.program, "kubectl", *asked.words], env)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what is left of a lab that could not do that: the machine lost its power, say."""
+    if folder.exists():
+        with contextlib.suppress(OSError, ValueError):
+            clean_up(Plan.load(folder))
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _tell(client: Client) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
-from kubelab import images
+from kubelab import guard, images
 from kubelab.plan import Options, Plan
 
 CHECKOUT: Final = Path(__file__).parents[2]
@@ -53,40 +53,51 @@ def start(folder: Path, options: Options, *, leased: bool, programs: Path) -> "C
     Plan(folder=folder, tools=programs, options=options, leased=leased).save()
     log = Path(tempfile.mkstemp(prefix="kubelab-")[1])
     with log.open("wb") as output:
-        guard = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-S", "-m", "kubelab.guard", folder],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}, cwd="/",
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
+    client: Client | None = None
     try:
-        client = _wait(guard, folder, leased=leased)
-    except LabError as error:
-        raise LabError(f"{error}\n{log.read_text(errors='replace')[-2000:]}") from None
+        client = _connect(process, folder, leased=leased)
+        _wait(process, client)
+    except BaseException as error:
+        if client is not None:
+            client.close()
+        process.terminate()
+        process.wait()
+        if isinstance(error, LabError):
+            raise LabError(f"{error}\n{log.read_text(errors='replace')[-2000:]}") from None
+        raise
     finally:
         log.unlink()
-    client.guard = guard
+    client.guard = process
     return client
 
 
-def _wait(guard: "subprocess.Popen[bytes]", folder: Path, *, leased: bool) -> "Client":
+def _connect(process: "subprocess.Popen[bytes]", folder: Path, *, leased: bool) -> "Client":
+    """Return a connection to the keeper, once it listens."""
     deadline = time.monotonic() + PATIENCE
-    client: Client | None = None
-    while True:
-        if guard.poll() is not None:
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            return Client(folder, hold=leased)
+        time.sleep(0.05)
+    raise LabError("the lab ended while it started")
+
+
+def _wait(process: "subprocess.Popen[bytes]", client: "Client") -> None:
+    """Wait until the lab is ready."""
+    deadline = time.monotonic() + PATIENCE
+    while not (status := client.status())["ready"]:
+        if process.poll() is not None:
             raise LabError("the lab ended while it started")
-        if client is None:
-            with contextlib.suppress(OSError):
-                client = Client(folder, hold=leased)
-        status = client.status() if client else {}
-        if status.get("failed") or time.monotonic() > deadline:
+        if status["failed"] or time.monotonic() > deadline:
             told = "".join(
                 f"\n--- {log.name}\n" + log.read_text(errors="replace")[-1500:]
-                for log in sorted(folder.glob("*.log"))
+                for log in sorted(client.folder.glob("*.log"))
             )
-            guard.terminate()
-            raise LabError(f"the lab does not start: {status.get('failed', 'too slow')}{told}")
-        if status.get("ready") and client:
-            return client
+            raise LabError(f"the lab does not start: {status['failed'] or 'too slow'}{told}")
         time.sleep(0.05)
 
 
@@ -172,6 +183,7 @@ class Client:
             self.call("down")
         if self.guard is not None:
             self.guard.wait()
+            guard.clean_up(self.plan)  # it has, unless it was killed
         self.close()
         deadline = time.monotonic() + PATIENCE
         while self.folder.exists():

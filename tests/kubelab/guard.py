@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,13 +20,15 @@ _CLEANUP: Final = 30.0
 
 def main() -> None:
     """Have the lab in the folder named, until its keeper ends."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and so through what is last
     plan = Plan.load(Path(sys.argv[1]))
     keeper = [sys.executable, "-S", "-m", "kubelab.keeper", str(plan.folder)]
     spaces = ["unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--mount-proc", "--fork",
               "--kill-child=KILL"]  # fmt: skip
+    dies_too = ["setpriv", "--pdeathsig", "KILL"]  # should this process be killed
     apart = plan.options.apart and is_root()
     process = subprocess.Popen(
-        [*spaces, *keeper] if apart else keeper, stdin=subprocess.PIPE, text=True
+        [*dies_too, *(spaces if apart else []), *keeper], stdin=subprocess.PIPE, text=True
     )
     try:
         if apart:
@@ -43,7 +46,22 @@ def main() -> None:
     finally:
         process.kill()
         process.wait()
-        _clean_up(plan)
+        clean_up(plan)
+
+
+def clean_up(plan: Plan) -> None:
+    """Remove what does not end with the namespaces: control groups, and the files."""
+    deadline = time.monotonic() + _CLEANUP
+    groups = [one / plan.group for one in _controllers()] if plan.number else []
+    while time.monotonic() < deadline:
+        for group in groups:
+            for folder, _, _ in os.walk(group, topdown=False):
+                with contextlib.suppress(OSError):
+                    Path(folder).rmdir()
+        shutil.rmtree(plan.folder, ignore_errors=True)
+        if not any(path.exists() for path in (*groups, plan.folder)):
+            return
+        time.sleep(0.1)
 
 
 def _child(process: subprocess.Popen[str]) -> int:
@@ -92,21 +110,6 @@ def _groups(plan: Plan) -> None:
     for controller in _controllers():
         with contextlib.suppress(OSError):
             (controller / plan.group).mkdir(exist_ok=True)
-
-
-def _clean_up(plan: Plan) -> None:
-    """Remove what does not end with the namespaces: control groups, and the files."""
-    deadline = time.monotonic() + _CLEANUP
-    groups = [one / plan.group for one in _controllers()] if plan.number else []
-    while time.monotonic() < deadline:
-        for group in groups:
-            for folder, _, _ in os.walk(group, topdown=False):
-                with contextlib.suppress(OSError):
-                    Path(folder).rmdir()
-        shutil.rmtree(plan.folder, ignore_errors=True)
-        if not any(path.exists() for path in (*groups, plan.folder)):
-            return
-        time.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from kubelab.plan import COVERED, SERVICES, Plan
 FIRST_HOLD: Final = 60.0
 LAST_HOLD: Final = 1.0
 _RESTART: Final = 0.3
+#: How often a part may end by itself before the lab is ready: some do not wait for the others.
+_TRIES: Final = 10
 _OUTPUT: Final = 1 << 20
 _SUBREAPER: Final = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
 #: What the kubelet wants of the kernel, and would set for the whole machine: it is shown them.
@@ -170,6 +172,8 @@ class Keeper:
                     del self._pids[part]
                     if part in self._wanted:
                         self._restarts[part] = self._restarts.get(part, 0) + 1
+                        if not self._ready and self._restarts[part] == _TRIES:
+                            self._failed = f"{part} ends again and again; see its log"
                         self._wanted[part] = time.monotonic() + _RESTART
                 if not dead:
                     self._ended[pid] = status
