@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -86,11 +87,18 @@ def test_sigterm_saves_the_work_and_says_why(tmp_path: Path, rig: GitRig, asked:
         assert podkit.record_of(rig)["result"]["reason"] == result["reason"]
 
 
-def test_a_stop_that_comes_before_the_worker_is_heeded(tmp_path: Path, rig: GitRig) -> None:
-    with pod(tmp_path / "pod", work(rig, commit("made"))) as one:
-        (one.root / "pod").mkdir(parents=True, mode=0o700)
-        one.root.chmod(0o700)
-        (one.root / "pod" / "stop.json").write_text('{"grace": 5}')
+def test_who_is_there_before_the_program_has_said_anything_is_heeded(
+    tmp_path: Path, rig: GitRig
+) -> None:
+    order = work(rig, commit("made"))
+    with pod(tmp_path / "pod", order) as one:
+
+        async def stop() -> None:
+            async with one.asked() as place:
+                assert (await place.outpost_spawn(order)).state is State.QUEUED
+                await place.outpost_stop(worker="k-1.1", grace=5.0)
+
+        asyncio.run(stop())
         result = one.run()["result"]
         assert (result["state"], result["reason"]) == ("stopped", "stopped")
         assert result["agent_began"] is False

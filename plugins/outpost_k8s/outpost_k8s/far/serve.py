@@ -71,7 +71,7 @@ async def collected(workers: AskedWorkers, params: Params) -> Json:
         NotFoundError: this pod has another worker.
     """
     worker = word(params, "worker")
-    if worker != workers.notes.state().get("worker"):
+    if worker != workers.own()[0]:
         raise NotFoundError(f"{ascii(worker[:120])[1:-1]} is not the worker of this pod")
     await asyncio.to_thread(workers.notes.note_collected)
     return None

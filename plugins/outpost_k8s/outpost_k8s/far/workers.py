@@ -10,18 +10,13 @@ from typing import Any
 
 from outpost_core import wire
 from outpost_core.backend import BuildContext, OutpostOptions
-from outpost_core.errors import (
-    ConflictError,
-    NotFoundError,
-    SpawnRefusedError,
-    UnreachableError,
-)
+from outpost_core.errors import ConflictError, NotFoundError, OutpostError, SpawnRefusedError
 from outpost_core.hookspecs import hookimpl
 from outpost_core.types import Order, State, WorkerStatus
+from outpost_k8s.far import podorder
 from outpost_k8s.far.notes import Notes
 from outpost_k8s.far.settings import Settings
 from outpost_shared import programs
-from outpost_shared.backoff import every
 from outpost_worker.console.outpost import Console
 from outpost_worker.console.tmux import Tmux
 from outpost_worker.folder import files, status
@@ -29,8 +24,6 @@ from outpost_worker.hosting.outpost import Hosting
 from outpost_worker.serving.capabilities import FOLDER_CAPABILITIES
 from outpost_worker.serving.folderoutpost import FolderOutpost
 
-#: Seconds that are waited for the pod's program to say which worker it has.
-_BEGINNING = 20.0
 #: What a worker is shown as that has no folder yet, by what `run` is at.
 _BEFORE = {
     "waiting": "waits for its repository",
@@ -101,9 +94,23 @@ class PodWorkers(Hosting, Console):
     @hookimpl
     async def outpost_stop(self, worker: str, grace: float) -> None:
         """Ask for the worker's end, whether it has begun or not."""
-        if worker == self.notes.state().get("worker"):
+        if worker == self.own()[0]:
             self.notes.note_stop(grace)
         await super().outpost_stop(worker=worker, grace=grace)
+
+    def own(self) -> tuple[str, str]:
+        """Return the id of the worker of this pod and its order's digest; "" where none is known.
+
+        Who execs into a pod may be here before `run` has said anything.
+        """
+        said = self.notes.state()
+        if not said:
+            try:
+                order = podorder.read(self._settings).order
+            except OutpostError:
+                return "", ""
+            return order.worker, wire.digest(order)
+        return str(said.get("worker", "")), str(said.get("digest", ""))
 
     def _before(self) -> list[WorkerStatus]:
         said = self.notes.state()
@@ -127,16 +134,11 @@ class AskedWorkers(PodWorkers):
         Raises:
             ConflictError: this pod has another order.
             SpawnRefusedError: this pod has another worker, or the repository is not here.
-            UnreachableError: the pod's own program does not say yet which worker it has.
         """
-        async for _ in every(0.05, within=_BEGINNING).rounds():
-            if said := self.notes.state():
-                break
-        else:
-            raise UnreachableError("the pod's program has not begun yet", sent=False)
-        if said.get("worker") != order.worker:
+        worker, digest = self.own()
+        if worker != order.worker:
             raise SpawnRefusedError(f"this pod does not run {order.worker}")
-        if said.get("digest") != wire.digest(order):
+        if digest != wire.digest(order):
             raise ConflictError(
                 f"worker {order.worker} is there already, with another order",
                 hint="use --again for a further attempt, or the very same order to adopt it",
@@ -147,6 +149,4 @@ class AskedWorkers(PodWorkers):
         try:
             return self.show(order.worker)
         except NotFoundError:
-            return WorkerStatus(
-                id=order.worker, state=State.QUEUED, digest=str(said["digest"]), detail="begins"
-            )
+            return WorkerStatus(id=order.worker, state=State.QUEUED, digest=digest, detail="begins")
