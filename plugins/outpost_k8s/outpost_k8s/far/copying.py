@@ -108,10 +108,11 @@ class Copy:
         shown = data.replace(b"\r\n", b"\r\r\n")
         if self._last == b"\r" and data.startswith(b"\n"):
             shown = b"\r" + shown
-        rest = memoryview(shown)
-        while rest:
-            written = os.write(self._out, rest)
+        before, done = self.copied, 0
+        while done < len(shown):
+            done += os.write(self._out, memoryview(shown)[done:])
             self._moved = time.monotonic()
-            rest = rest[written:]
+            if done < len(shown):  # it may be the last that anybody takes
+                self.copied = before + len(shown[:done].replace(b"\r\r\n", b"\r\n"))
         self._last = data[-1:]
-        self.copied += len(data)
+        self.copied = before + len(data)
