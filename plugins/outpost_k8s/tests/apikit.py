@@ -230,6 +230,6 @@ def looped(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None
 
     @functools.wraps(test)
     def run(*args: Any, **more: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(*args, **more), 60))
+        asyncio.run(asyncio.wait_for(test(*args, **more), 150))
 
     return run
