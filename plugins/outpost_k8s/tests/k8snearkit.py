@@ -97,7 +97,7 @@ def child(verb: str, options: K8sOptions, state: Path, order: Order, fault: str 
     told = [verb, str(options.kubeconfig), options.namespace, str(state), wire.dumps(order)]
     selector = ",".join(f"{key}={value}" for key, value in options.node_selector.items())
     argv = [sys.executable, str(Path(__file__)), *told, selector, *options.tolerations]
-    return subprocess.run(argv, env=env, check=False, timeout=PATIENCE).returncode
+    return subprocess.run(argv, env=env, check=False, timeout=2 * PATIENCE).returncode
 
 
 def killed(code: int) -> bool:

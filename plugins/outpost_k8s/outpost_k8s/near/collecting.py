@@ -55,18 +55,27 @@ class Collecting:
             state = await pod.ask("x-state", {})
             if state.get("phase") != "lingering":
                 return "it has ended, and that is put on record"
-            result = status.result
-            if kept.hosted:
-                home = await self._home(pod, status)
-                if isinstance(home, str):
-                    return home
-                result = home
-            result = await self._brought(kept, one, pod, result)
+            result = await self._brought(kept, one, pod, status.result)
             result = await asyncio.to_thread(kept.finish, result)
             await pod.call("x-collected", {"worker": one.worker})
         except NoPodError:
             return "its pod has ended"
         return result
+
+    async def home(self, one: Seen, status: WorkerStatus) -> WorkerStatus:
+        """Return the status of a worker whose rig is of this machine, once its work is in there.
+
+        Until then it is at work, whatever its pod says; its checkpoints come home as well.
+
+        Args:
+            one: what is at the cluster of it; its pod runs.
+            status: what the pod says.
+        """
+        from outpost_exec import rigs
+
+        assert one.pod is not None
+        (told,) = await rigs.bring_home(self._pods.of(one.worker, one.pod), [status])
+        return told
 
     async def again(self, worker: str, pod: PodOutpost) -> None:
         """Tell a pod whose worker's end is kept here that its work was fetched.
@@ -76,13 +85,6 @@ class Collecting:
         """
         if (await pod.ask("x-state", {})).get("phase") == "lingering":
             await pod.call("x-collected", {"worker": worker})
-
-    async def _home(self, pod: PodOutpost, status: WorkerStatus) -> Result | str:
-        """Bring the work of a rig of this machine into it; see `outpost_exec.rigs`."""
-        from outpost_exec import rigs
-
-        (told,) = await rigs.bring_home(pod, [status])
-        return told.result or told.detail or "its work is brought home"
 
     async def _brought(self, kept: Kept, one: Seen, pod: PodOutpost, result: Result) -> Result:
         from outpost_exec import rescue

@@ -23,7 +23,7 @@ from outpost_k8s.objects import names, told
 from outpost_shared import border
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Coroutine, Sequence
 
     from outpost_k8s.near.codes import Why
     from outpost_k8s.near.collecting import Collecting
@@ -122,7 +122,8 @@ class Listing:
         statuses |= {worker: status for worker, status in found.items() if status is not None}
         seen_now = [self._desk.keeping.of(one.worker) for one in open_]
         await self._logs([*kept.values(), *seen_now], jobs)
-        await self._tidy(jobs, kept.values())
+        await self._let_go([*kept.values()], jobs, live)
+        await self._tidy(jobs, [*kept.values()])
         return self._same(statuses)
 
     async def one(self, worker: str, one: Seen) -> WorkerStatus | None:
@@ -235,6 +236,8 @@ class Listing:
         self, kept: Kept, one: Seen, why: Why, answer: WorkerStatus
     ) -> WorkerStatus:
         """Return the status of a worker whose pod has answered."""
+        if kept.hosted:
+            answer = await self._collecting.home(one, answer)
         if answer.result is not None:
             end = await self._collecting.collect(kept, one, answer)
             if isinstance(end, Result):
@@ -361,12 +364,32 @@ class Listing:
             pod = look.pod_of(job, await self._look.pods(kept.worker))
             await self._harvest.log(kept, Seen(kept.worker, job, pod))
 
-    async def _tidy(self, jobs: dict[str, Object], kept: Iterable[Kept]) -> None:
+    async def _let_go(
+        self, kept: list[Kept], jobs: dict[str, Object], live: dict[str, list[Object]]
+    ) -> None:
+        """Tell pods that they need not stay, which a program that was killed has not told."""
+        coming = []
+        for one in kept:
+            job, name = jobs.get(one.worker), f"{one.worker} pod"
+            if one.result is None or job is None:
+                continue
+            pod = look.pod_of(job, live.get(one.worker, []))
+            if pod is not None and seen.is_running(pod) and name not in self._behind:
+                inside = self._pods.of(one.worker, pod)
+                coming.append(self._start(name, self._collecting.again(one.worker, inside)))
+        if coming:
+            await asyncio.wait(coming, timeout=_LOGS)
+
+    async def _tidy(self, jobs: dict[str, Object], kept: Sequence[Kept]) -> None:
         """Now and then, remove what spawns have left that were never finished."""
         now = time.monotonic()
         if self._swept and now - self._swept < _SWEEP:
             return
         self._swept = now
+        if any(one.hosted for one in kept):
+            from outpost_exec import rigs
+
+            await asyncio.to_thread(rigs.sweep, self._desk.context.state_dir)
         orders = [one.order for one in kept]
         owners = {order.owner for order in orders if order is not None and order.owner}
         if owners:
