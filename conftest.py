@@ -177,5 +177,5 @@ def cluster() -> Iterator[Cluster]:
     """Have a real Kubernetes cluster, one for the whole test run: see `peers.kubelab`."""
     from peers.kubelab import lab
 
-    with lab() as shared:
+    with lab(node=False) as shared:  # who needs pods that run, loads an image: see load_image
         yield shared

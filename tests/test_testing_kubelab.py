@@ -20,7 +20,7 @@ import pytest
 import yaml
 from peers import MissingError, containers, kubelab
 from peers.kubehook import mutate, refuse
-from peers.kubelab import ON_KWOK, ApiError, Cluster, Lab, Options, own_lab
+from peers.kubelab import ON_KWOK, ApiError, Cluster, Lab, LabError, Options, own_lab
 from peers.kubequeue import QUEUE
 
 pytestmark = pytest.mark.kube
@@ -255,6 +255,11 @@ def test_one_without_namespaces_is_at_loopback() -> None:
     with own_lab(Options(apart=False)) as lab:
         assert lab.server.startswith("https://127.0.0.1:")
         assert not lab.has_node
+        for harm in (lab.cut, lab.restore, lab.lose_node):  # it would be this machine's
+            with pytest.raises(MissingError, match="root"):
+                harm()
+        with pytest.raises(LabError, match="no real node"):
+            lab.client.call("lose_node")
         with lab.namespace() as namespace:
             path = JOBS.format(namespace)
             lab.admin.post(path, job("none", **ON_KWOK))

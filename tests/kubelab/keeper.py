@@ -117,7 +117,13 @@ class Keeper:
             os.kill(self._pids[part], number)
 
     def lose_node(self) -> None:
-        """End all that belongs to the node, as when its power fails: kubelet, containers, all."""
+        """End all that belongs to the node, as when its power fails: kubelet, containers, all.
+
+        That is whatever runs in the namespaces and is no other part: without them, it would be all
+        that runs on the machine.
+        """
+        if not self._plan.has_node or os.getpid() != 1:
+            raise LookupError("this lab has no real node")
         with self._changed:
             for part in ("kubelet", "containerd"):
                 self._wanted.pop(part, None)

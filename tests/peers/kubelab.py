@@ -214,14 +214,17 @@ class Lab(Cluster):
 
     def cut(self) -> None:
         """Pull the cable between this machine and the lab: nothing gets through either way."""
+        self._need_cable()
         self.client.run("ip", "link", "set", "eth0", "down")
 
     def restore(self) -> None:
         """Undo `cut`."""
+        self._need_cable()
         self.client.run("ip", "link", "set", "eth0", "up")
 
     def lose_node(self) -> None:
         """Let the node's power fail: kubelet, containerd and all pods' processes are gone."""
+        self._need_node()
         self.client.call("lose_node")
 
     def compact(self) -> None:
@@ -358,6 +361,10 @@ class Lab(Cluster):
                 time.sleep(0.05)
             else:
                 return
+
+    def _need_cable(self) -> None:
+        if not self.plan.number:
+            raise MissingError("a network of its own is made by root alone")
 
     def _need_node(self) -> None:
         if not self.has_node:
