@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from peers.containers import PATIENCE, Container, Containers, Image
 
 from outpost_core.types import Order, Secrets
 from outpost_testing.gitrig import GitRig
+from outpost_worker.record.places import on_volume, volume_logs
+from outpost_worker.record.segments import KeptLog
 
 RUN = ("--", "outpost-enter", "python", "-m", "outpost_k8s.far", "run")
 #: The user of the image, whose group is the fsGroup of the pod.
@@ -69,7 +71,13 @@ class PodOf:
     """The container of a Job, with its volumes as a kubelet makes them."""
 
     def __init__(
-        self, containers: Containers, image: Image, folder: Path, order: Order, **env: str
+        self,
+        containers: Containers,
+        image: Image,
+        folder: Path,
+        order: Order,
+        volumes: Sequence[str] = (),
+        **env: str,
     ) -> None:
         self.disk, self.termination = folder / "disk", folder / "termination"
         secret = folder / "order"
@@ -88,6 +96,7 @@ class PodOf:
             *("--volume", f"{self.disk}:/outpost/disk:exec"),
             *("--volume", f"{secret}:/outpost/order:ro"),
             *("--volume", f"{self.termination}:/dev/termination-log"),
+            *(word for each in volumes for word in ("--volume", each)),
         )
         environ = {
             "OUTPOST_K8S_POD": "outpost-k-1-x7k2p", "OUTPOST_K8S_UID": podkit.UID,
@@ -164,5 +173,46 @@ def test_a_pod_that_is_deleted_saves_its_work_and_says_how_it_ended(
         assert (said["result"]["state"], said["result"]["reason"]) == ("stopped", "terminated")
         assert rig.git("-C", str(rig.path), "show", f"{podkit.rescued_ref()}:more.txt") == "more"
         assert podkit.record_of(rig)["result"]["reason"] == "terminated"
+    finally:
+        pod.container.remove()
+
+
+def test_claim_log_and_work_are_on_a_volume_and_the_rig_comes_from_another(
+    containers: Containers, image: Image, tmp_path: Path, served: str, rig: GitRig
+) -> None:
+    """Both belong to root, as a kubelet hands them out; nobody in the pod is root."""
+    volume, cache = tmp_path / "volume", tmp_path / "rigs"
+    volume.mkdir()
+    os.chown(volume, 0, USER)
+    volume.chmod(0o2775)
+    cache.mkdir()
+    rig.git("clone", "-q", "--mirror", str(rig.path), str(cache / "rig.git"))
+    hook = rig.path / "hooks" / "update"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    script = f"ls /outpost/volume; printf 'some log'; {podkit.commit('made')}"
+    pod = PodOf(
+        containers, image, tmp_path, podkit.order("k-1", script, served),
+        (f"{volume}:/outpost/volume", f"{cache}:/outpost/rigs:ro"),
+        OUTPOST_VOLUME="/outpost/volume", OUTPOST_RIG_REFERENCE="/outpost/rigs",
+    )  # fmt: skip
+    try:
+        assert pod.container.wait() == 1
+        result = pod.message()["result"]
+        assert result["reason"] == "push_failed", (result, pod.container.logs())
+        assert result["checkpoint"] == "/outpost/volume/work/k-1.1/checkpoint.bundle"
+        assert "records" not in pod.container.logs(), "the agent looked into the volume"
+        bundle = volume / "work" / "k-1.1" / "checkpoint.bundle"
+        rig.git("fetch", "-q", str(bundle), f"+{podkit.rescued_ref()}:got")
+        assert rig.git("show", "got:made.txt") == "made"
+        record, logs = on_volume(str(volume), podkit.OWNER), volume_logs(str(volume))
+        for path in volume.rglob("*"):  # files of a volume are believed of their owner alone
+            os.chown(path, 0, 0)
+        found = record.read("k-1.1")
+        assert found is not None
+        assert found.result is not None
+        assert KeptLog(logs, "k-1.1", podkit.OWNER).read(0).endswith(b"some log")
+        assert "is not used" not in (pod.disk / "state" / "run.log").read_text()
     finally:
         pod.container.remove()
