@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from outpost_core.errors import OutpostError, UsageError
+from outpost_core.errors import UsageError
 from outpost_manager.cli import dialogue
 from outpost_manager.cli.outposts import missing_type
 from outpost_manager.cli.session import Command, Group, Session, current
@@ -18,7 +17,7 @@ from outpost_manager.cli.values import assignments, json_or_text
 from outpost_manager.offloop import at_once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from outpost_core.backend import Backend
     from outpost_manager.config import OptionField
@@ -251,8 +250,11 @@ def _introduce(
         for name, values in outposts.items():
             found[name] = dict(dialogue.introduce(session, backend, name, values, path, trust))
     whole = {name: {**values, **found[name]} for name, values in outposts.items()}
+    next_steps = {
+        name: dialogue.next_step(session, backend, name, values, path)
+        for name, values in whole.items()
+    }
     add_outposts(path, backend.type, whole, session.plugins().backends)
-    next_steps = _next_steps(session, outposts)
     session.answer(
         lambda: {
             "added": _one_or_all(outposts),
@@ -270,18 +272,6 @@ def _introduce(
     for name, step in next_steps.items():
         if step == "bootstrap" and trust is not None:
             dialogue.offer_bootstrap(ctx, session, name)
-
-
-def _next_steps(session: Session, names: Iterable[str]) -> dict[str, str]:
-    """Return the command to go on with, by outpost: not each of a type can be bootstrapped."""
-    found = {}
-    with session.manager() as manager:
-        for name in names:
-            found[name] = "doctor"
-            with suppress(OutpostError):  # doctor says what is wrong with it
-                if manager.fleet.supports(name, "bootstrap"):
-                    found[name] = "bootstrap"
-    return found
 
 
 def _file(session: Session) -> Path:

@@ -17,7 +17,7 @@ from outpost_manager.cli.trusting import can_ask
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from outpost_core.backend import Backend
+    from outpost_core.backend import Backend, BuildContext
     from outpost_manager.cli.session import Session
 
 #: The flags of a type whose places introduce themselves.
@@ -77,13 +77,7 @@ def introduce(
     Raises:
         OutpostError: it is not to be added; nothing was written.
     """
-    from outpost_core.backend import BuildContext
-    from outpost_manager.config.edit import planned
-    from outpost_shared.paths import state_dir
-
-    options = planned(path, backend.type, name, values, session.plugins().backends)
-    state = session.state or state_dir(os.environ)
-    context = BuildContext(state_dir=state / "outposts" / name, config_dir=path.parent)
+    options, context = _planned(session, backend, name, values, path)
     assert backend.introduce is not None
     try:
         return asyncio.run(_talk(backend, name, options, context, Talk(session, trust=trust)))
@@ -91,6 +85,43 @@ def introduce(
         error.message += f"\n{name} was not added"
         error.hint = _or(error.hint, f"{NO_CHECK} adds it without trying")
         raise
+
+
+def next_step(
+    session: Session, backend: Backend, name: str, values: Mapping[str, Any], path: Path
+) -> str:
+    """Return the command to go on with once an outpost is written down: `bootstrap` or `doctor`.
+
+    Its type says what its outposts can at most; one that somebody else has set up may not.
+
+    Args:
+        session: the invocation.
+        backend: its type.
+        name: what it will be called.
+        values: its options.
+        path: the file that it will be written to.
+    """
+    can = "bootstrap" in backend.capabilities
+    if can:
+        try:
+            options, context = _planned(session, backend, name, values, path)
+            can = "bootstrap" in backend.make(name, options, context).capabilities
+        except Exception:  # noqa: BLE001 - whatever a plugin raises: doctor says what is wrong
+            can = False
+    return "bootstrap" if can else "doctor"
+
+
+def _planned(
+    session: Session, backend: Backend, name: str, values: Mapping[str, Any], path: Path
+) -> tuple[Any, BuildContext]:
+    """Return what an outpost would be built from, once it is written down."""
+    from outpost_core.backend import BuildContext
+    from outpost_manager.config.edit import planned
+    from outpost_shared.paths import state_dir
+
+    options = planned(path, backend.type, name, values, session.plugins().backends)
+    state = session.state or state_dir(os.environ)
+    return options, BuildContext(state_dir=state / "outposts" / name, config_dir=path.parent)
 
 
 def _or(hint: str, other: str) -> str:
