@@ -174,7 +174,6 @@ KUBE = (
     "kube.accepted",  # it is noted here that the Job is there; the caller has not been answered
     "kube.stop_noted",  # a stop stands at the Job; nobody in the pod was told
     "kube.ending_noted",  # it is written down that a worker is taken back; its Job is there
-    "kube.rescued",  # unpushed work is in a bundle here; its pod still waits for it to be fetched
     "kube.harvested",  # the result is here; the Job is still there
     "kube.log_kept",  # the output is here
     "kube.job_deleted",  # the Job is being deleted; nobody has seen it gone
