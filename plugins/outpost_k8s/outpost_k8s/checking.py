@@ -16,7 +16,7 @@ from outpost_core.nearest import suggest
 from outpost_core.types import Agent, Issue, Order, check_env_name
 from outpost_core.units import format_bytes, format_duration
 from outpost_k8s import price
-from outpost_k8s.objects import job, names
+from outpost_k8s.objects import job, names, reach
 from outpost_k8s.objects.tolerations import toleration
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def check(options: Settings) -> None:
     _check_volumes(options)
     _check_scheduling(options)
     _check_labels("labels", options.labels, own=True)
+    _check_network(options)
     _check_money(options)
     _check_template(options)
 
@@ -151,6 +152,8 @@ def _check_volumes(options: Settings) -> None:
     hint = "the name of a PersistentVolumeClaim in the namespace"
     if options.volume:
         _fits(_DNS_NAME, "volume", options.volume, hint)
+    if options.storage_class:
+        _fits(_DNS_NAME, "storage_class", options.storage_class, "kubectl get storageclass")
     if options.rig_cache:
         claim, slash, folder = options.rig_cache.partition("/")
         _fits(_DNS_NAME, "rig_cache", claim, f"{hint}, perhaps with /FOLDER behind it")
@@ -204,6 +207,16 @@ def _check_labels(what: str, labels: Mapping[str, str], *, own: bool) -> None:
             )
     if len(labels) > _MOST_LABELS:
         raise UsageError(f"{what} has {len(labels)} entries, and {_MOST_LABELS} are taken")
+
+
+def _check_network(options: Settings) -> None:
+    for text in options.egress:
+        reach.place(text)
+    if options.egress and not options.network_policy:
+        raise UsageError(
+            "egress says what the NetworkPolicy allows besides, and network_policy is false",
+            hint="take out egress, or write network_policy: true",
+        )
 
 
 def _check_money(options: Settings) -> None:
@@ -270,7 +283,11 @@ def warnings(options: Settings) -> dict[str, str]:
         found["cost_cap_hourly"] = (
             f"{cap:g} USD do not take one worker: an hour of it costs {price.hourly(options):.3f}"
         )
-    if loose := list(_loosened(options.pod_template)):
+    if any(reach.reaches_metadata(text) for text in options.egress):
+        found["egress"] = (
+            "it lets agents reach the address at which a cloud hands out the login of its machines"
+        )
+    if loose := loosened(options):
         found["pod_template"] = (
             f"{', '.join(loose)} lets agents out of the container, or the pod does not end by"
             " itself; see what a worker may do in the cluster in the guide"
@@ -278,8 +295,12 @@ def warnings(options: Settings) -> dict[str, str]:
     return found
 
 
+def loosened(options: Settings) -> list[str]:
+    """Return what of `pod_template` takes away what keeps agents in, or the pod's end."""
+    return list(_loosened(options.pod_template))
+
+
 def _loosened(template: object) -> Iterator[str]:
-    """Yield what of a partial pod takes away what keeps agents in, or the pod's end."""
     spec = template.get("spec") if isinstance(template, Mapping) else None
     if not isinstance(spec, Mapping):
         return

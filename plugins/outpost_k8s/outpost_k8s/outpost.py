@@ -23,7 +23,7 @@ from outpost_core.errors import (
     UsageError,
 )
 from outpost_core.hookspecs import hookimpl
-from outpost_core.types import Cleaned, Health, Order, State, WorkerStatus
+from outpost_core.types import Cleaned, Finding, Health, Order, State, Step, WorkerStatus
 from outpost_k8s import price
 from outpost_k8s.capabilities import CAPABILITIES
 from outpost_k8s.near import seen
@@ -60,6 +60,7 @@ class K8sOutpost(Outpost):
     options: K8sOptions
 
     def __init__(self, name: str, options: K8sOptions, context: BuildContext) -> None:
+        options = options.located(context.config_dir)
         super().__init__(name, options, context)
         self.desk = Desk(name, options, context)
         self._look = Look(self.desk)
@@ -218,6 +219,23 @@ class K8sOutpost(Outpost):
     def outpost_price(self, order: Order) -> float:
         """Return the most that the order can cost here, in USD."""
         return price.worst_case(self.options, order)
+
+    @hookimpl
+    async def outpost_doctor(self, rig: str | None) -> Sequence[Finding]:
+        """Say what is missing, here and at the cluster."""
+        from outpost_k8s import doctor
+
+        return await doctor.examine(self.name, self.options, rig)
+
+    @hookimpl
+    async def outpost_bootstrap(self, agents: Sequence[str], dry_run: bool) -> AsyncIterator[Step]:
+        """Make what the namespace needs around workers, step by step."""
+        from outpost_k8s import bootstrap
+
+        steps = bootstrap.bootstrap(self.name, self.options, agents, dry_run=dry_run)
+        async with aclosing(steps) as found:  # type: ignore[type-var]
+            async for step in found:
+                yield step
 
     @hookimpl
     async def outpost_close(self) -> None:

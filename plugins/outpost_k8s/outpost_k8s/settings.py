@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from outpost_core.backend import OutpostOptions, option
+
+
+class Access(StrEnum):
+    """From where a volume can be mounted, as a claim of Kubernetes writes it."""
+
+    MANY = "ReadWriteMany"
+    ONCE = "ReadWriteOnce"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +65,13 @@ class Settings(OutpostOptions):
         "claim of a volume with mirrors of rigs, which workers read: less is cloned",
         default="", metavar="CLAIM[/FOLDER]",
     )  # fmt: skip
+    storage_class: str = option("storage class of the volumes that bootstrap makes",
+                                default="", metavar="NAME")  # fmt: skip
+    volume_size: int = option("their size", default=20 << 30, unit="bytes", min=1 << 20)
+    volume_access: Access = option(
+        "who may mount them: nodes of any number, or one node at a time, which every storage class"
+        " can do", default=Access.MANY,
+    )  # fmt: skip
     secrets: dict[str, str] = option(
         "environment variable of the agent, and the Secret of the namespace that it gets:"
         " SECRET/KEY, or SECRET alone where the key is called like the variable",
@@ -76,9 +91,14 @@ class Settings(OutpostOptions):
         default=None, metavar="JSON",
     )  # fmt: skip
     network_policy: bool = option(
-        "bootstrap makes a NetworkPolicy: workers reach DNS, git hosts and models alone",
+        "bootstrap makes a NetworkPolicy: workers reach DNS, and public addresses by https and"
+        " ssh, and nobody reaches them",
         default=True,
     )
+    egress: tuple[str, ...] = option(
+        "what workers reach besides, such as a git host of your network: ADDRESS[/BITS][:PORT]",
+        default=(), metavar="PLACE",
+    )  # fmt: skip
     ttl: float = option("how long an ended Job stays at the cluster",
                         default=7 * 86400.0, unit="duration", min=0)  # fmt: skip
     linger: float | None = option(

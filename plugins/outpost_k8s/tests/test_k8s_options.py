@@ -146,7 +146,15 @@ def test_a_part_of_a_pod_is_written_in_the_file_as_it_is_elsewhere(tmp_path: Pat
 def test_a_part_of_a_pod_can_be_given_to_the_command(tmp_path: Path) -> None:
     file = tmp_path / "outposts.yaml"
     pod = {"spec": {"hostAliases": [{"ip": "10.0.0.1", "hostnames": ["git"]}]}}
-    said = ["--image", "a/b:1", "--priority-class", "batch", "--pod-template", json.dumps(pod)]
+    said = [
+        "--no-check",
+        "--image",
+        "a/b:1",
+        "--priority-class",
+        "batch",
+        "--pod-template",
+        json.dumps(pod),
+    ]
     where = ["--config", str(file), "--state", str(tmp_path / "state")]
     done = CliRunner().invoke(
         cli, [*where, "add", "k8s", "cluster", *said], prog_name="outpost", obj=Session()

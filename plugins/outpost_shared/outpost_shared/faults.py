@@ -138,6 +138,10 @@ POD = (
     "pod.told",  # the termination message is written
     "pod.collected",  # it is noted that the work was fetched; the pod is still there
 )
+#: Setting up the namespace of a Kubernetes outpost, in the process that does.
+KUBE_SETUP = (
+    "k8s.applied",  # one of its objects is at the cluster; what follows is not, nobody was told
+)
 #: The keeper of a Cloud Run outpost, which holds its workers' streams between commands.
 KEEPER = (
     "keeper.recorded",  # the order is in the state folder; nobody was asked to start it

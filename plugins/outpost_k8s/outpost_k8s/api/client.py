@@ -94,6 +94,11 @@ class Cluster:
         """`time.monotonic()` of the last answer of the server; 0 when there was none yet."""
         return self._transport.heard
 
+    @property
+    def skew(self) -> float | None:
+        """By how many seconds the server's clock is ahead of ours; None before an answer."""
+        return self._transport.skew
+
     # --- verbs --------------------------------------------------------------------------------
 
     async def get(self, path: str) -> Object:

@@ -17,6 +17,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -71,6 +72,7 @@ class Transport:
         self.place = place
         self.peer = peer
         self.heard = 0.0  # time.monotonic() of the last answer
+        self.skew: float | None = None  # seconds that the server's clock is ahead
         self._outpost = outpost
         self._kubeconfig = kubeconfig
         self._use_proxy = use_proxy
@@ -117,6 +119,7 @@ class Transport:
         for last in (False, True):
             rest, headers, number = await self._ready()
             headers |= {"Accept": accept, "Content-Type": content}
+            asked_at = time.time()
             try:
                 answer = await rest.request(
                     method, url, headers=headers, body=body, _request_timeout=timeout
@@ -125,6 +128,7 @@ class Transport:
                 raise self.broken(error, sending=True) from error
             response: aiohttp.ClientResponse = answer.response
             self.heard = time.monotonic()
+            self.skew = _skew(response.headers.get("Date", ""), asked_at, self.skew)
             if response.status == 401 and not last and await self._renewed(number):
                 response.close()
                 continue
@@ -312,6 +316,21 @@ _FINAL: Final = (
     aiohttp.ClientConnectorSSLError,
     aiohttp.InvalidURL,
 )
+
+
+def _skew(date: str, asked_at: float, before: float | None) -> float | None:
+    """Return by how many seconds a server's clock is ahead of ours, by the `Date` of an answer.
+
+    It has whole seconds, and was written at some moment between question and answer: what fits to
+    that is no difference.
+    """
+    try:
+        told = parsedate_to_datetime(date).timestamp()
+    except (TypeError, ValueError):
+        return before
+    if told > time.time():
+        return told - time.time()
+    return min(told + 1.0 - asked_at, 0.0)
 
 
 def _over(credentials: Credentials) -> bool:
