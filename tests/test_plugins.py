@@ -84,10 +84,11 @@ def test_installed_backends_are_found_and_their_sdks_are_not_imported() -> None:
         "import sys; from outpost_core.discovery import Plugins; p = Plugins.load();"
         "print(sorted(p.backends), [r.reason for r in p.reports if not r.ok],"
         " [m for m in ('libtmux', 'asyncssh', 'asyncio', 'sqlite3', 'yaml', 'httpx', 'h2',"
-        " 'google', 'outpost_cloudrun.checking') if m in sys.modules])"
+        " 'google', 'kubernetes', 'aiohttp', 'outpost_cloudrun.checking', 'outpost_k8s.checking')"
+        " if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['cloudrun', 'exec', 'local', 'ssh'] [] []"
+    assert done.stdout.strip() == "['cloudrun', 'exec', 'k8s', 'local', 'ssh'] [] []"
 
 
 def test_a_good_plugin_is_reported_with_its_package_and_types() -> None:

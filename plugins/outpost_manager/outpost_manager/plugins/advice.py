@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 
 _OWN: Final = frozenset(
     (
-        *("agents", "cloudrun", "container", "core", "exec", "local"),
-        *("manager", "shared", "ssh", "testing", "worker"),
+        *("agents", "cloudrun", "container", "core", "exec", "k8s"),
+        *("local", "manager", "shared", "ssh", "testing", "worker"),
     )
 )
-_OWN_TYPES: Final = frozenset({"cloudrun", "exec", "local", "ssh"})
-_PLANNED_TYPES: Final = frozenset({"k8s"})
+_OWN_TYPES: Final = frozenset({"cloudrun", "exec", "k8s", "local", "ssh"})
 
 
 def from_clone(package: str, extras: str = "") -> str:
@@ -86,8 +85,6 @@ def missing_hint(plugins: Plugins, type_: str) -> str:
                 return f"{report.label}: {problem.reason}; {hint_for(report, problem)}"
     if type_ in _OWN_TYPES:
         return from_clone(type_)
-    if type_ in _PLANNED_TYPES:
-        return f"there is no package for the type {type_!r} yet"
     near = nearest(type_, plugins.backends)
     meant = f"did you mean {near!r}? else " if near else ""
     return f"{meant}install the package that provides the outpost type {type_!r}"
