@@ -104,6 +104,15 @@ def test_remove_is_refused_on_what_was_heard_last(outpost):
     outpost.ok("remove", "here", "--force")
 
 
+def test_remove_by_force_says_what_it_leaves_and_how_that_is_ended(outpost):
+    outpost.spawn("b")
+    assert outpost.json("remove", "there", "--force")["left"] == []
+    outpost.here.cut()
+    said = outpost.ok("remove", "here", "--force")
+    assert "1 worker at here has not ended: b.1; nobody follows" in said
+    assert "add here again as it was, then outpost stop b.1, and outpost wait" in said
+
+
 def test_remove_from_the_policy_too(outpost):
     outpost.config.write_text(
         outpost.config.read_text() + "policy: {default_preference: [there, here]}\n"

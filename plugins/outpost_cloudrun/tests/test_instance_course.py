@@ -302,6 +302,26 @@ def test_an_order_that_the_program_refuses_leaves_no_instance_behind(
     assert not google.cloud.instances
 
 
+def test_an_instance_that_nobody_comes_to_end_ends_itself(
+    google: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The outpost was removed by force, and this machine was started anew."""
+    rig = bare_rig(tmp_path / "rig.git")
+    monkeypatch.setattr(price, "AROUND", 5.0)
+    given = order("gt-1", "echo on; sleep 300", str(rig), timeout=8.0, grace=0.0)
+    case = Case(google.admin, tmp_path / "near", given)
+    case.start()
+    ((_, made),) = google.cloud.instances.items()
+    said = {each.name: each.value for each in made.containers[0].env}
+    assert said["OUTPOST_LIFE"] == "13"
+    google.journal.wait("instance.ended", timeout=60)
+    (ended,) = google.journal.entries("instance.ended")
+    assert ended.about["code"] == 0
+    result = case.follow(case.record())
+    assert result.state in (State.FAILED, State.STOPPED, State.LOST), result
+    assert not google.cloud.instances
+
+
 _STEPS = """
 import sys
 from pathlib import Path

@@ -203,7 +203,11 @@ SHAPES: Final[Mapping[str, Shape]] = {
         "type": "their type",
         "file": "the configuration file",
     },
-    "remove": {"removed": "the outpost's name", "file": "the configuration file"},
+    "remove": {
+        "removed": "the outpost's name",
+        "file": "the configuration file",
+        "left": ["worker there that has not ended; with --force"],
+    },
     "spawn": {
         "spawned": [
             {

@@ -9,6 +9,7 @@ once a result is here it is removed first, and only then the worker counts as en
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -123,14 +124,15 @@ class InstanceCourse(AdminCourse):
     async def start(self, record: WorkerRecord, secrets: Mapping[str, str]) -> None:
         """Create the instance of a worker, or find it, and have the worker started in it."""
         name = self._name(record)
-        price.longest(self._options, record.order)
+        # nobody may come to end it: then it ends by itself once nobody has reserved money for more
+        life = {"OUTPOST_LIFE": str(math.ceil(price.longest(self._options, record.order)))}
         labels = names.worker_labels(record.worker, record.order.owner, record.digest)
         await asyncio.to_thread(record.remember, asked=True)
         await asyncio.to_thread(self._terms.runs.made, record)
         record.tell(State.QUEUED, "its instance is created")
         try:
             made = await self._admin.create_instance(
-                name, specs.instance_body(self._options, {}, labels)
+                name, specs.instance_body(self._options, life, labels)
             )
         except (NotFoundError, UsageError) as error:
             raise SpawnRefusedError(error.message, hint=error.hint) from error

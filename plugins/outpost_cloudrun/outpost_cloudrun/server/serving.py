@@ -86,6 +86,8 @@ async def _serve(settings: Settings) -> None:
             ending.append(loop.create_task(_end(server, app, taking)))
 
     on_end(end)
+    if settings.life is not None:  # whoever made this container may have forgotten it
+        loop.call_later(settings.life, end)
     besides = [loop.create_task(taking.resume())]
     if os.getpid() == 1:
         besides.append(loop.create_task(orphans.collect()))

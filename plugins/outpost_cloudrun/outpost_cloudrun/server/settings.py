@@ -46,6 +46,7 @@ class Settings:
             own is looked at every 3 of these, with a beat every 10 while nobody follows the worker,
             and every 30 while somebody does.
         streams: how many streams there may be at once.
+        life: seconds after its start when this program ends as by SIGTERM; None: when it is told.
     """
 
     root: Path
@@ -64,6 +65,7 @@ class Settings:
     beat: float = 15.0
     look: float = 3.0
     streams: int = 1000
+    life: float | None = None
 
 
 def take(environ: MutableMapping[str, str]) -> Settings:
@@ -102,6 +104,7 @@ def take(environ: MutableMapping[str, str]) -> Settings:
         beat=_number(environ, "OUTPOST_BEAT", 15.0, 3600.0),
         look=_number(environ, "OUTPOST_LOOK", 3.0, 4.5),
         streams=int(_number(environ, "OUTPOST_STREAMS", 1000, 100_000)),
+        life=_number(environ, "OUTPOST_LIFE", 0.0, 1e9) or None,
     )
 
 

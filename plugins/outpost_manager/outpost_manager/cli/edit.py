@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -12,7 +12,7 @@ from outpost_manager.cli.session import Group, Session, command
 from outpost_manager.plugins.advice import missing_hint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from outpost_manager.config.model import Config
     from outpost_manager.manager import Manager
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 def remove(session: Session, name: str, prune: bool, force: bool) -> None:
     """Remove an outpost from outposts.yaml.
 
-    Refused while workers there have not ended. With --force they keep running, and are
-    followed again when it is added again; `outpost stop --forget` gives them up.
+    Refused while workers there have not ended. With --force they keep running and cost what
+    they cost, though nobody sees them end: they are followed again, and can be stopped, when
+    the outpost is added again under its name. `outpost stop --forget` gives them up.
 
     \b
     Example:
@@ -41,34 +42,59 @@ def remove(session: Session, name: str, prune: bool, force: bool) -> None:
             f"there is no configuration file to remove {name!a} from ({why})",
             hint="outpost add writes one",
         )
-    if not force:
-        _refuse_running(session, name)
+    left = session.run(lambda manager: _running(manager, name, ask=not force))
+    if left and not force:
+        _refuse(name, left)
     remove_outpost(path, name, session.plugins().backends, prune=prune)
-    session.answer(
-        lambda: {"removed": name, "file": str(path)}, lambda: [f"removed {name} from {path}"]
+
+    def lines() -> Iterator[str]:
+        yield f"removed {name} from {path}"
+        if left:
+            yield f"{_not_ended(name, left)}; nobody follows or ends what runs there now"
+            yield (
+                f"  → to end it: add {name} again as it was, then outpost stop {_shown_ids(left)},"
+                " and outpost wait"
+            )
+
+    session.answer(lambda: {"removed": name, "file": str(path), "left": left}, lines)
+
+
+async def _running(manager: Manager, name: str, *, ask: bool) -> list[str]:
+    """Return the workers of an outpost that have not ended.
+
+    Args:
+        manager: what knows them.
+        name: the outpost's.
+        ask: ask the outpost first; one that is down is known by its last words.
+    """
+
+    async def active() -> list[str]:
+        workers = await manager.ledger.workers(outpost=name, active=True)
+        return [worker.id for worker in workers]
+
+    if ask and await active() and name in manager.fleet.names:
+        await manager.refresh([name])
+    return await active()
+
+
+def _refuse(name: str, ids: Sequence[str]) -> NoReturn:
+    """Raise ConflictError for workers that have not ended."""
+    from outpost_core.errors import ConflictError
+
+    raise ConflictError(
+        _not_ended(name, ids),
+        hint=f"outpost stop {_shown_ids(ids)} first, and outpost wait; or outpost remove {name}"
+        " --force",
     )
 
 
-def _refuse_running(session: Session, name: str) -> None:
-    """Raise ConflictError when workers of an outpost have not ended."""
-    from outpost_core.errors import ConflictError
+def _not_ended(name: str, ids: Sequence[str]) -> str:
+    have = "has" if len(ids) == 1 else "have"
+    return f"{render.count(len(ids), 'worker')} at {name} {have} not ended: {_shown_ids(ids)}"
 
-    async def work(manager: Manager) -> list[str]:
-        async def active() -> list[str]:
-            workers = await manager.ledger.workers(outpost=name, active=True)
-            return [worker.id for worker in workers]
 
-        if await active() and name in manager.fleet.names:
-            await manager.refresh([name])  # an outpost that is down is known by its last words
-        return await active()
-
-    if ids := session.run(work):
-        shown = " ".join(ids[:10]) + (" …" if len(ids) > 10 else "")
-        raise ConflictError(
-            f"{render.count(len(ids), 'worker')} at {name} {'has' if len(ids) == 1 else 'have'}"
-            f" not ended: {shown}",
-            hint=f"outpost stop {shown} first, and outpost wait; or outpost remove {name} --force",
-        )
+def _shown_ids(ids: Sequence[str]) -> str:
+    return " ".join(ids[:10]) + (" …" if len(ids) > 10 else "")
 
 
 # --- config ------------------------------------------------------------------------------------
