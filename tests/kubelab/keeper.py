@@ -47,7 +47,7 @@ class Keeper:
         self._changed = threading.Condition()
         self._pids: dict[str, int] = {}
         self._wanted: dict[str, float] = {}  # part → not to be started before
-        self._ended: dict[int, int] = {}
+        self._runs: dict[int, int | None] = {}  # pid → how it has ended
         self._restarts: dict[str, int] = {}
         self._holders = 0
         self._ready = False
@@ -157,9 +157,10 @@ class Keeper:
         output.unlink(missing_ok=True)
         with self._changed:
             pid = _spawn(list(words), parts.environ(self._plan), output)
-            while pid not in self._ended:
+            self._runs[pid] = None
+            while (status := self._runs[pid]) is None:
                 self._changed.wait()
-            status = self._ended.pop(pid)
+            del self._runs[pid]
         printed = output.read_bytes()[-_OUTPUT:].decode(errors="replace")
         output.unlink()
         return os.waitstatus_to_exitcode(status), printed
@@ -181,8 +182,8 @@ class Keeper:
                         if not self._ready and self._restarts[part] == _TRIES:
                             self._failed = f"{part} ends again and again; see its log"
                         self._wanted[part] = time.monotonic() + _RESTART
-                if not dead:
-                    self._ended[pid] = status
+                if pid in self._runs:
+                    self._runs[pid] = status
                 self._changed.notify_all()
 
     def _listen(self) -> None:

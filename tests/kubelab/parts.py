@@ -188,7 +188,7 @@ evictionHard:
   imagefs.available: 1%
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
-nodeStatusUpdateFrequency: 2s
+nodeStatusUpdateFrequency: {min(10, plan.options.node_grace / 4)}s
 nodeLeaseDurationSeconds: {min(40, plan.options.node_grace)}
 syncFrequency: 10s
 serializeImagePulls: false
