@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import podkit
@@ -115,6 +116,31 @@ def test_sigterm_while_the_rig_is_away_ends_at_once(tmp_path: Path, rig: GitRig)
         result = one.message()["result"]
         assert (result["state"], result["reason"]) == ("stopped", "terminated")
         assert result["agent_began"] is False
+
+
+@pytest.mark.slow
+def test_sigterm_with_a_rig_that_hangs_is_told_before_the_cluster_kills_the_pod(
+    tmp_path: Path, rig: GitRig
+) -> None:
+    hangs = tmp_path / "hangs"
+    hook = rig.path / "hooks" / "update"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\nwhile [ -e {hangs} ]; do sleep 0.2; done\n")
+    hook.chmod(0o755)
+    script = f"trap '' TERM; {commit('made')}; echo ready; sleep 1000"
+    with pod(tmp_path / "pod", work(rig, script, grace=0.5)) as one:
+        one.start()
+        podkit.until(lambda: one.log.read_bytes() == b"ready\n", one.said)
+        hangs.touch()
+        try:
+            began = time.monotonic()
+            one.signal()
+            assert one.wait() == 1
+            assert time.monotonic() - began < 0.5 + 60, "the pod's grace (job: grace + 60 s)"
+        finally:
+            hangs.unlink()
+        result = one.message()["result"]
+        assert (result["state"], result["reason"]) == ("stopped", "terminated")
 
 
 def test_a_stop_that_is_asked_for_at_the_record_ends_it(tmp_path: Path, rig: GitRig) -> None:
