@@ -13,7 +13,7 @@ from outpost_core import wire
 from outpost_core.errors import SpawnRefusedError, UsageError
 from outpost_core.types import Agent, Delivery, Issue, Limits, Order, Secrets
 from outpost_k8s.objects import job as jobs
-from outpost_k8s.objects import mirrors, names, podtemplate, quantities, strategic, told
+from outpost_k8s.objects import names, podtemplate, quantities, strategic, told
 from outpost_k8s.objects.tolerations import toleration
 from outpost_k8s.options import K8sOptions
 
@@ -224,33 +224,13 @@ def test_every_option_is_in_the_pod():
     assert env["OUTPOST_SECRETS"]["value"] == "ANTHROPIC_API_KEY,TOKEN"
     assert "OUTPOST_RIG_REFERENCE" not in env  # what travels needs no mirror
     reference = variables(jobs.job(options(**EVERYTHING), order(), hosted=False))
-    assert reference["OUTPOST_RIG_REFERENCE"]["value"] == "/outpost/rigs/a/b/git.example/rig.git"
+    assert reference["OUTPOST_RIG_REFERENCE"]["value"] == "/outpost/rigs/a/b"
     assert env["OUTPOST_HOSTED"]["value"] == "1"
     assert env["OUTPOST_LINGER"]["value"] == "0"
     assert {v["name"] for v in pod["volumes"]} == {"disk", "tmp", "order", "volume", "rigs", "git"}
     urgent = order(issue=Issue(id="gt-1", priority=0))
     pod = jobs.job(options(**EVERYTHING), urgent, hosted=False)["spec"]["template"]["spec"]
     assert pod["priorityClassName"] == "urgent"
-
-
-@pytest.mark.parametrize(
-    ("folder", "rig", "path"),
-    [
-        ("", "https://me:pw@Git.Example:8443/team/rig.git", "git.example/team/rig.git"),
-        ("m", "git@git.example:team/rig", "m/git.example/team/rig.git"),
-        ("m", "ssh://git@git.example/team/rig.git/", "m/git.example/team/rig.git"),
-        ("m/one.git", "https://git.example/x", "m/one.git"),
-        ("m.bundle", None, "m.bundle"),
-        ("", "https://git.example/../../etc", ""),
-        ("", "https://git.example/a//b", ""),
-        ("", "https://git.example/a b", ""),
-        ("", "/srv/rig.git", ""),
-        ("", "file:///srv/rig.git", ""),
-        ("", None, ""),
-    ],
-)
-def test_a_rig_has_its_place_in_a_cache_and_none_outside_of_it(folder, rig, path):
-    assert mirrors.mirror(folder, rig) == path
 
 
 # --- pod_template ------------------------------------------------------------------------------

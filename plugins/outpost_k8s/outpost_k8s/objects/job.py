@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from outpost_core import wire
 from outpost_core.errors import SpawnRefusedError, UsageError
 from outpost_k8s import price
-from outpost_k8s.objects import mirrors, names, podtemplate, quantities, told
+from outpost_k8s.objects import names, podtemplate, quantities, told
 from outpost_k8s.objects.tolerations import toleration
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def _container(
         "name": names.CONTAINER,
         "image": options.image,
         "command": list(PROGRAM),
-        "env": _env(options, order, hosted=hosted),
+        "env": _env(options, hosted=hosted),
         "resources": {"requests": sizes, "limits": dict(sizes)},
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -245,7 +245,7 @@ def _container(
     return container
 
 
-def _env(options: Settings, order: Order, *, hosted: bool) -> list[dict[str, Any]]:
+def _env(options: Settings, *, hosted: bool) -> list[dict[str, Any]]:
     """Return the variables, sorted by name, so that the same options are the same object."""
     values = {
         **options.env,
@@ -257,9 +257,8 @@ def _env(options: Settings, order: Order, *, hosted: bool) -> list[dict[str, Any
     if options.volume:
         values["OUTPOST_VOLUME"] = VOLUME
     if options.rig_cache and not hosted:
-        mirror = mirrors.mirror(options.rig_cache.partition("/")[2], order.rig)
-        if mirror:
-            values["OUTPOST_RIG_REFERENCE"] = f"{RIGS}/{mirror}"
+        folder = options.rig_cache.partition("/")[2]
+        values["OUTPOST_RIG_REFERENCE"] = f"{RIGS}/{folder}".rstrip("/")
     made: dict[str, dict[str, Any]] = {
         name: {"name": name, "value": _literal(value)} for name, value in values.items()
     }
