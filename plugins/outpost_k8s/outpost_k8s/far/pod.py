@@ -301,6 +301,8 @@ class Pod:
         if waits and not self._ends.is_set():
             self._notes.say(notes.LINGERING)
             await self._fetched()
+            if self._notes.collected():
+                self._tell(result, collected=True)
         with contextlib.suppress(OSError):
             self._notes.say(notes.ENDED)
         return result
@@ -457,7 +459,7 @@ class Pod:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         sys.stderr.flush()
 
-    def _tell(self, result: Result) -> None:
+    def _tell(self, result: Result, *, collected: bool = False) -> None:
         """Leave the termination message."""
         copy, claim = self._copy, self._holding.claim.id if self._holding else ""
         said = termination.ended(
@@ -466,5 +468,6 @@ class Pod:
             copied=copy.copied if copy else 0,
             newline=bool(copy and copy.newline),
             claim=claim,
+            collected=collected,
         )
         termination.write(self._settings.termination, said)

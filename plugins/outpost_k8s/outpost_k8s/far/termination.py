@@ -25,7 +25,9 @@ _LENGTHS: Final = (8000, 2000, 1000, 500, 250, 100, 0)
 _DISPENSABLE: Final = ("session", "fence", "pr_url", "checkpoint", "branch")
 
 
-def ended(result: Result, log: int, copied: int, *, newline: bool, claim: str) -> bytes:
+def ended(
+    result: Result, log: int, copied: int, *, newline: bool, claim: str, collected: bool = False
+) -> bytes:
     """Return the message of a worker that ended here; valid JSON of at most `MOST` bytes.
 
     Args:
@@ -34,11 +36,14 @@ def ended(result: Result, log: int, copied: int, *, newline: bool, claim: str) -
         copied: how many of them were printed, from the first on.
         newline: a line end was printed behind them that is none of the log's.
         claim: id of the claim that it ran by; "" for none.
+        collected: its work was only here, and was fetched by whoever ordered it.
     """
     about: dict[str, Json] = {"bytes": log, "newline": newline}
     if copied != log:
         about["copied"] = copied
     more: dict[str, Json] = {"log": about, "claim": claim, "tree": None}
+    if collected:
+        more["collected"] = True
     for length in _LENGTHS:
         said = _said(dataclasses.replace(result, message=_short(result.message, length)), more)
         if len(said) <= MOST:

@@ -55,6 +55,8 @@ class Collecting:
             state = await pod.ask("x-state", {})
             if state.get("phase") != "lingering":
                 return "it has ended, and that is put on record"
+            if kept.order is None:  # where it goes is known to another machine
+                return "its work waits to be fetched by the machine that ordered it"
             result = await self._brought(kept, one, pod, status.result)
             result = await asyncio.to_thread(kept.finish, result)
             await pod.call("x-collected", {"worker": one.worker})

@@ -80,8 +80,9 @@ class Harvest:
             if isinstance(found, str):
                 return found
             result = found
-        result = self._checked(result, order, one)
-        if kept.hosted and not kept.ending:
+        collected = word is not None and word.collected
+        result = self._checked(result, order, one, collected=collected)
+        if not kept.ending and (kept.hosted or (_is_hosted(one) and not collected)):
             result = await self._home(kept, result)
         return await asyncio.to_thread(kept.finish, result)
 
@@ -132,12 +133,18 @@ class Harvest:
             self._desk.options.volume or kept.hosted or rig.startswith(("/", "file:"))
         )
 
-    def _checked(self, result: Result, order: Order | None, one: Seen) -> Result:
+    def _checked(
+        self, result: Result, order: Order | None, one: Seen, *, collected: bool
+    ) -> Result:
         """Return a result with what only this side knows, and without what cannot be meant."""
         checkpoint, message = result.checkpoint, result.message
         if checkpoint is not None and order is not None and not self._is_own(checkpoint, order):
             if checkpoint.startswith("/"):
-                message += "; its unpushed work was in its pod, and is gone with it"
+                message += (
+                    "; its unpushed work was fetched from its pod by the machine that ordered it"
+                    if collected
+                    else "; its unpushed work was in its pod, and is gone with it"
+                )
             else:
                 message += "; the checkpoint that its pod names is not its own"
             checkpoint = None
@@ -302,6 +309,14 @@ def _without_doubles(fd: int) -> int:
     write += len(held)
     os.ftruncate(fd, write)
     return write
+
+
+def _is_hosted(one: Seen) -> bool:
+    """Whether a worker's repository is one of the machine that ordered it."""
+    return "true" in (
+        seen.annotation(one.job, names.HOSTED),
+        seen.annotation(one.pod, names.HOSTED),
+    )
 
 
 def _other(instance: str, one: Seen, word: Said | None) -> str:

@@ -30,6 +30,7 @@ class Said:
         log_bytes: of the whole log; None where nobody said.
         printed: how many of them the container printed, from the first on.
         newline: a line end is printed behind them that is none of the log's.
+        collected: its work was only in the pod, and was fetched by whoever ordered it.
     """
 
     result: Result | None = None
@@ -37,6 +38,7 @@ class Said:
     log_bytes: int | None = None
     printed: int | None = None
     newline: bool = False
+    collected: bool = False
 
 
 def said_by(pod: Object | None) -> Said | None:
@@ -67,6 +69,7 @@ def said_by(pod: Object | None) -> Said | None:
         log_bytes=size,
         printed=size if copied is None else copied,
         newline=seen.part(told, "log").get("newline") is True,
+        collected=told.get("collected") is True,
     )
 
 
