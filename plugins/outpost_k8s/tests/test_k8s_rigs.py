@@ -35,6 +35,7 @@ def test_work_comes_out_of_the_pod_into_the_repository_of_this_machine(tmp_path:
         assert pod.process.poll() is None, "it waits until it is told that its work is here"
         assert await cluster.leave(pipe) == 0
         assert pod.message()["result"]["commit"] == result.commit
+        assert pod.message()["collected"] is True, "so that others who look know it, too"
         assert pod.log.read_text() == "hello\n"
 
     at_cluster(tmp_path, test)

@@ -133,6 +133,7 @@ def test_work_that_was_not_fetched_before_its_pod_was_gone_is_lost(tmp_path: Pat
         await asyncio.to_thread(pod.until, "lingering")
         said = last_word(pod)
         assert said.state is State.DONE
+        assert "collected" not in pod.message()
         result = await gone(cluster, order, said)
         assert (result.state, result.reason, result.message) == (State.LOST, "k8s_work_lost", WHY)
         assert (result.branch, result.commit, result.checkpoint) == (None, None, None)

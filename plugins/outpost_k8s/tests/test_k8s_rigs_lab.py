@@ -104,6 +104,12 @@ def test_a_repository_of_this_machine_is_worked_on_in_a_pod(
         log = [piece async for piece in mine.outpost_logs(wanted.worker, 0, False)]
         assert b"".join(log) == b"hello\n"
         await until_pod(cluster, said, "Succeeded")
+        other = k8snearkit.outpost(said, tmp_path / "other")  # of somebody who only looks
+        try:
+            seen = await k8snearkit.ended(other, wanted.worker)
+        finally:
+            await other.outpost_close()
+        assert seen.state is State.DONE, seen
         assert (await mine.outpost_clean(worker=wanted.worker, force=False)).removed
         assert not [*(tmp_path / "state" / "hosted").glob("*/gt-1.*")], "nothing is waited for"
 

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 #: Pods that one list asks, seconds that it waits for them, and for which their answers are new.
 ASKED: Final = 16
 _ANSWER: Final = 4.0
+#: Seconds that it waits for those that only their pods can tell of.
+_MATTERS: Final = 12.0
 _NEW: Final = 5.0
 #: Seconds that a list waits for what has ended to come home; the rest comes behind, or next time.
 _HARVEST: Final = 8.0
@@ -325,13 +327,19 @@ class Listing:
         ]  # fmt: skip
         random.shuffle(due)
         due.sort(key=lambda one: (not _matters(one), self._answers.get(one.worker, (0.0,))[0]))
-        tasks = [asyncio.create_task(self._answer(one)) for one in due[:ASKED]]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=_ANSWER)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late)
+        # one that is late goes on behind: a busy node starts the program in its pod slowly, and
+        # whoever broke that off at each look would never hear of it
+        for one in due[:ASKED]:
+            name = f"{one.worker} answer"
+            if name not in self._behind:
+                self._start(name, self._answer(one))
+        for wanted, seconds in (
+            (due[:ASKED], _ANSWER),
+            ([one for one in due[:ASKED] if _matters(one)], _MATTERS - _ANSWER),
+        ):
+            asked = [self._behind.get(f"{one.worker} answer") for one in wanted]
+            if tasks := [task for task in asked if task is not None]:
+                await asyncio.wait(tasks, timeout=seconds)
         return {worker: status for worker, (_, status) in self._answers.items()}
 
     async def _answer(self, one: Seen) -> None:
