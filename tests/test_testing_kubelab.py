@@ -369,13 +369,14 @@ def test_the_command_for_people(tmp_path: Path) -> None:
         return done.stdout + done.stderr
 
     assert "kube-lab up" in run("status", code=1)
-    assert "kube-lab up" in run("--name", "other", "env", code=1)
     told = run("up", "--no-real-node", "--fake-nodes", "1")
     try:
         assert run("env").strip() in told
         assert run("env") == f"export KUBECONFIG={tmp_path}/default/keys/admin.kubeconfig\n"
         assert run("up") in told  # another one is not started
         assert "apiserver    runs" in run("status")
+        for words in (("--name", "other", "env"), ("env", "--name", "other")):
+            assert "no lab runs" in run(*words, code=1)
         assert "kwok-0" in run("kubectl", "get", "nodes", "--output", "name")
         assert "no real node" in run("load", "an-image", code=1)
     finally:

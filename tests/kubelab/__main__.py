@@ -33,7 +33,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="kube-lab", parents=[named], description="A Kubernetes cluster on this machine."
     )
-    parser.set_defaults(name="default")
     commands = parser.add_subparsers(dest="do", required=True, metavar="COMMAND")
     adds = {
         do: commands.add_parser(do, parents=[named] if do != "kubectl" else [], help=text)
@@ -51,7 +50,7 @@ def main() -> None:
 
 
 def _do(asked: argparse.Namespace) -> None:
-    folder = _folder(asked.name)
+    folder = _folder(getattr(asked, "name", "default"))  # said before or behind the command
     client = _connect(folder)
     if asked.do == "up":
         if client is None:
