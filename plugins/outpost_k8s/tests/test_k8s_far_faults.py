@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,47 @@ def test_sigterm_with_a_rig_that_hangs_is_told_before_the_cluster_kills_the_pod(
             hangs.unlink()
         result = one.message()["result"]
         assert (result["state"], result["reason"]) == ("stopped", "terminated")
+
+
+def test_a_place_for_notes_that_is_gone_ends_no_work(tmp_path: Path, rig: GitRig) -> None:
+    go = tmp_path / "go"
+    script = f"echo ready; while [ ! -e {go} ]; do sleep 0.05; done; {commit('made')}"
+    with pod(tmp_path / "pod", work(rig, script)) as one:
+        one.start()
+        podkit.until(lambda: one.log.read_bytes() == b"ready\n", one.said)
+        shutil.rmtree(one.root / "pod")
+        (one.root / "pod").touch()
+        go.touch()
+        assert one.wait() == 0, one.said()
+        assert one.message()["result"]["state"] == "done"
+
+
+def test_a_defect_of_the_program_saves_the_work_first(tmp_path: Path, rig: GitRig) -> None:
+    script = f"{commit('made')}; echo more > more.txt; echo ready; sleep 1000"
+    # the program itself, where keeping a claim is broken
+    broken = (
+        "import outpost_k8s.far.pod as pod, os, sys\n"
+        "from pathlib import Path\n"
+        "async def broken(self):\n"
+        f"    while b'ready' not in Path({str(tmp_path / 'pod' / 'stdout')!r}).read_bytes():\n"
+        "        await pod.asyncio.sleep(0.05)\n"
+        "    raise ZeroDivisionError('a defect')\n"
+        "pod.Pod._pause = broken\n"
+        "from outpost_k8s.far.__main__ import main\n"
+        "main(['run'])\n"
+    )
+    with pod(tmp_path / "pod", work(rig, script, grace=1.0)) as one:
+        with one.log.open("wb") as log, one.errors.open("wb") as errors:
+            one.process = subprocess.Popen(
+                [sys.executable, "-c", broken], env=one.env,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=errors,
+            )  # fmt: skip
+        assert one.wait() == 1
+        result = one.message()["result"]
+        assert (result["state"], result["reason"]) == ("stopped", "terminated"), one.said()
+        assert "a defect" in one.said()
+        shown = rig.git("-C", str(rig.path), "show", f"{podkit.rescued_ref()}:more.txt")
+        assert shown == "more"
 
 
 def test_a_stop_that_is_asked_for_at_the_record_ends_it(tmp_path: Path, rig: GitRig) -> None:

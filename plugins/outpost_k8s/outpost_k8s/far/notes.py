@@ -105,4 +105,7 @@ class Notes:
         jsonfiles.store(self._folder, name, {**about, "at": time.time()}, sync=True)
 
     def _load(self, name: str) -> dict[str, Any] | None:
-        return jsonfiles.load(self._folder, name)
+        try:
+            return jsonfiles.load(self._folder, name)
+        except OSError:  # it is looked at again
+            return None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from outpost_core.names import RIG_CREDENTIAL, split_rig
 from outpost_core.types import Order
 from outpost_k8s.far.settings import Settings
-from outpost_worker.container import ask
+from outpost_worker.container import ask, reference
 from outpost_worker.container.claims import Claims
 from outpost_worker.folder import files
 from outpost_worker.record import places
@@ -93,3 +94,12 @@ def mirror_of(reference: str, rig: str) -> str:
         if (found / "objects").is_dir():
             return str(found)
     return ""
+
+
+def begin_mirror(settings: Settings, rig: str) -> None:
+    """Let the worker find what the cluster has of its rig already; else it clones."""
+    found, why = mirror_of(settings.rig_reference, rig), "it has no mirror of the rig"
+    if found:
+        why = reference.begin(str(settings.root), rig, found, lambda _: None)
+    if why:
+        sys.stderr.write(f"{settings.rig_reference} is not used: {why}\n")

@@ -25,18 +25,17 @@ from outpost_core.errors import (
     UsageError,
 )
 from outpost_core.types import Order, Result, State
-from outpost_k8s.far import notes, place, podorder, rescue, termination
+from outpost_k8s.far import notes, place, podorder, rescue, results, termination
 from outpost_k8s.far.copying import Copy
 from outpost_k8s.far.keeping import Keeping
 from outpost_k8s.far.notes import Notes
 from outpost_k8s.far.settings import Settings
 from outpost_k8s.far.workers import PodWorkers
-from outpost_shared.backoff import Backoff
-from outpost_worker.container import reference
+from outpost_shared.backoff import Backoff, every
 from outpost_worker.container.claims import Claims, Known
 from outpost_worker.container.holding import Holding
 from outpost_worker.container.signals import on_end
-from outpost_worker.folder import files, outcome
+from outpost_worker.folder import files
 from outpost_worker.record.kinds import Claim, Record
 from outpost_worker.record.standing import REASON as SUPERSEDED
 from outpost_worker.record.standing import launched
@@ -45,12 +44,6 @@ from outpost_worker.run import stop
 
 T = TypeVar("T")
 
-#: Reasons of a worker that never began here.
-NO_ORDER: Final = "k8s_no_order"
-NOT_CLAIMED: Final = "k8s_not_claimed"
-NOT_BROUGHT: Final = "k8s_rig_not_brought"
-STOPPED: Final = "stopped"
-TERMINATED: Final = "terminated"
 #: Seconds after the agent's grace in which its work is pushed and all is told, before the cluster
 #: kills what is left: that gives the pod a minute beyond that grace.
 AFTER_GRACE: Final = 50.0
@@ -116,25 +109,38 @@ class Pod:
         """Run the order; returns the exit code: 0 where it is done."""
         on_end(self._end)
         try:
-            result = await self._whole(podorder.read(self._settings))
+            ordered = podorder.read(self._settings)
+        except OutpostError as error:
+            self._tell(self._not_begun(results.NO_ORDER, error))
+            return 1
+        try:
+            result = await self._whole(ordered)
         except _ElsewhereError as error:
             self.trouble = f"another pod has this worker: {error}"
             termination.write(self._settings.termination, termination.elsewhere(str(error)))
             return 1
-        except OutpostError as error:
-            result = self._not_begun(NO_ORDER, error)
-            self._tell(result)
         return 0 if result.state is State.DONE else 1
 
     def defect(self, error: Exception) -> int:
-        """Tell of something that should not happen; returns the exit code."""
-        message = f"{type(error).__name__}: {error}"
-        self.trouble = message
-        result = Result(
-            state=State.FAILED, reason="internal", message=message, finished_at=time.time()
-        )
+        """End what runs after something that should not happen, and tell; returns the exit code."""
+        self.trouble = f"{type(error).__name__}: {error}"
+        self._end()
+        result = self._ended_by_force() or results.defect(error)
         self._tell(result)
-        return 1
+        return 0 if result.state is State.DONE else 1
+
+    def _ended_by_force(self) -> Result | None:
+        """Have the worker ended with its work saved; returns how it did, None where nobody says."""
+        if self._order is None:
+            return None
+        folder = self._settings.root / files.WORKERS / self._order.worker
+        with contextlib.suppress(OutpostError, OSError):
+            stop.request(folder, self._grace, results.TERMINATED)
+            for _ in every(_LOOK, within=self._grace + AFTER_GRACE - LAST).tries():
+                result = self._workers.status_of(self._order.worker).result
+                if result is not None:
+                    return result
+        return None
 
     # --- from the order to its end ----------------------------------------------------------------
 
@@ -143,7 +149,7 @@ class Pod:
         self._grace = order.limits.grace
         hosted = self._settings.hosted
         phase = notes.WAITING if hosted else notes.CLAIMING
-        self._notes.say(phase, worker=order.worker, digest=wire.digest(order))
+        self._say(phase, worker=order.worker, digest=wire.digest(order))
         try:
             if hosted:
                 await self._brought()
@@ -160,7 +166,7 @@ class Pod:
             self._check_wanted()
             if time.monotonic() > end:
                 why = "its repository was not brought from the machine that ordered it"
-                raise _NotBegunError(self._not_begun(NOT_BROUGHT, UsageError(why)))
+                raise _NotBegunError(self._not_begun(results.NOT_BROUGHT, UsageError(why)))
             await self._pause()
         self._workers.controller = controller
 
@@ -172,7 +178,7 @@ class Pod:
             _NotBegunError: nobody can say.
         """
         order, settings = ordered.order, self._settings
-        self._notes.say(notes.CLAIMING)
+        self._say(notes.CLAIMING)
         try:
             login = place.login_of(settings, order, ordered.git_credentials)
             record = self._record = place.record_of(settings, order, login)
@@ -184,8 +190,8 @@ class Pod:
                 raise _ElsewhereError(stands.instance)
             found = await self._asked(lambda: record.read(order.worker)) if again else None
         except OutpostError as error:
-            raise _NotBegunError(self._not_begun(NOT_CLAIMED, error)) from error
-        self._notes.say(notes.CLAIMING, claim=claim.id)
+            raise _NotBegunError(self._not_begun(results.NOT_CLAIMED, error)) from error
+        self._say(notes.CLAIMING, claim=claim.id)
         folder = str(settings.root / files.WORKERS / order.worker)
         self._holding = Holding(record, claim, folder, place.log_keeper(settings, order))
         return found.result if found is not None else None
@@ -200,7 +206,11 @@ class Pod:
             worker=order.worker, digest=digest, owner=order.owner, instance=self._settings.uid
         )
         self._known = Known(claim=claim)
-        self._claims.write(self._known)
+        try:
+            self._claims.write(self._known)
+        except OSError as error:
+            why = f"its claim cannot be written down: {error.strerror}"
+            raise SpawnRefusedError(why, hint="give the pod more ephemeral_storage") from error
         return claim, False
 
     async def _asked(self, ask: Callable[[], T]) -> T:
@@ -239,15 +249,15 @@ class Pod:
             if settings.volume:
                 await asyncio.to_thread(rescue.bring, settings.root, order, settings.volume)
         if settings.rig_reference and order.rig and not settings.hosted:
-            await asyncio.to_thread(self._begin_mirror, order.rig)
+            await asyncio.to_thread(place.begin_mirror, settings, order.rig)
         if holding is not None:
             asked_by = place.asked_by(settings, holding.claim)
             self._workers.run_by(launched(holding.claim, asked_by))
-        self._notes.say(notes.WORKING)
+        self._say(notes.WORKING)
         try:
             await self._workers.outpost_spawn(order=order)
         except SpawnRefusedError as error:
-            raise _NotBegunError(self._not_begun(NOT_CLAIMED, error)) from error
+            raise _NotBegunError(self._not_begun(results.NOT_CLAIMED, error)) from error
         log = settings.root / files.WORKERS / order.worker / files.LOG
         self._copy = Copy(log, self._out)
         self._copy.start()
@@ -266,11 +276,11 @@ class Pod:
                 try:
                     status = await asyncio.to_thread(self._workers.status_of, order.worker)
                 except NotFoundError:
-                    return self._lost("its files were removed")
+                    return results.lost("its files were removed")
                 if status.result is not None:
                     return status.result
             if time.monotonic() > self._until - LAST:
-                return await asyncio.to_thread(self._cut_off, order)
+                return await asyncio.to_thread(results.cut_off, self._settings.root, order)
             if (why := self._wanted_end()) and why != told:
                 told = why
                 asked = self._notes.stop()
@@ -278,7 +288,7 @@ class Pod:
                 await self._stop(self._grace if ends or asked is None else asked, why)
             await self._pause()
 
-    async def _stop(self, grace: float, reason: str = STOPPED) -> None:
+    async def _stop(self, grace: float, reason: str = results.STOPPED) -> None:
         """Have the worker ended, with its work saved."""
         assert self._order is not None
         folder = self._settings.root / files.WORKERS / self._order.worker
@@ -289,7 +299,7 @@ class Pod:
 
     async def _ended(self, order: Order, result: Result) -> Result:
         """Put the end on record and tell it; wait for its work to be fetched where that is due."""
-        self._notes.say(notes.ENDING)
+        self._say(notes.ENDING)
         copied = asyncio.ensure_future(self._copied())
         result, waits = await self._kept(order, result)
         if result.reason == SUPERSEDED or (self._keeping and self._keeping.superseded):
@@ -299,12 +309,11 @@ class Pod:
         await copied
         self._tell(result)
         if waits and not self._ends.is_set():
-            self._notes.say(notes.LINGERING)
+            self._say(notes.LINGERING)
             await self._fetched()
             if self._notes.collected():
                 self._tell(result, collected=True)
-        with contextlib.suppress(OSError):
-            self._notes.say(notes.ENDED)
+        self._say(notes.ENDED)
         return result
 
     async def _copied(self) -> None:
@@ -408,8 +417,8 @@ class Pod:
     def _wanted_end(self) -> str:
         """Return why the worker is to end; "" where nobody wants that."""
         if self._notes.stop() is not None or (self._keeping and self._keeping.stopped):
-            return STOPPED
-        return TERMINATED if self._ends.is_set() else ""
+            return results.STOPPED
+        return results.TERMINATED if self._ends.is_set() else ""
 
     def _check_wanted(self) -> None:
         """See that the worker is still wanted that has not begun.
@@ -418,42 +427,18 @@ class Pod:
             _NotBegunError: it is not.
         """
         if why := self._wanted_end():
-            said: dict[str, Any] = outcome.before_it_ran(why)
-            result = wire.from_json(Result, {**said, "finished_at": time.time()})
-            raise _NotBegunError(result)
+            raise _NotBegunError(results.not_wanted(why))
 
     def _not_begun(self, reason: str, error: OutpostError) -> Result:
         self.trouble = str(error)
-        message = f"{error.message}; {error.hint}" if error.hint else error.message
-        return Result(
-            state=State.FAILED, reason=reason, message=message[: outcome.LONGEST_MESSAGE],
-            agent_began=False, finished_at=time.time(),
-        )  # fmt: skip
+        return results.not_begun(reason, error)
 
-    def _lost(self, why: str) -> Result:
-        return Result(state=State.LOST, reason="lost_process", message=why, finished_at=time.time())
-
-    def _cut_off(self, order: Order) -> Result:
-        """Return the result of a worker that could not end in time, with its last checkpoint."""
-        from outpost_worker.work import checkpoint
-
-        folder, kept = str(self._settings.root / files.WORKERS / order.worker), None
-        with contextlib.suppress(OutpostError, OSError):
-            kept = checkpoint.place(files.order(folder) or {}, folder)
-        return Result(
-            state=State.STOPPED, reason=TERMINATED, checkpoint=kept, agent_began=True,
-            message="its pod was ended before its last changes could be pushed",
-            finished_at=time.time(),
-        )  # fmt: skip
-
-    def _begin_mirror(self, rig: str) -> None:
-        """Let the worker find what the cluster has of its rig already; else it clones."""
-        found = place.mirror_of(self._settings.rig_reference, rig)
-        why = "it has no mirror of the rig"
-        if found:
-            why = reference.begin(str(self._settings.root), rig, found, lambda _: None)
-        if why:
-            sys.stderr.write(f"{self._settings.rig_reference} is not used: {why}\n")
+    def _say(self, phase: str, **about: Any) -> None:
+        """Say what is done now; a full disk only loses the saying."""
+        try:
+            self._notes.say(phase, **about)
+        except OSError as error:
+            self._note(error)
 
     def _note(self, error: BaseException) -> None:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
