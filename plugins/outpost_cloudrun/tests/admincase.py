@@ -95,7 +95,7 @@ class Case:
             admin = admin_client(self.options, None, patience=self.patience)
             course = JobCourse(self.options, admin, Witness(self.root))
             try:
-                return await asyncio.wait_for(work(course), 90)
+                return await asyncio.wait_for(work(course), 200)
             finally:
                 await course.aclose()
 

@@ -57,24 +57,24 @@ def test_requests_share_a_container_up_to_the_concurrency_then_another_starts(
     google.knobs.queue = 30
     url = deploy(google, service("w", most=2, concurrency=2))
     get(url, "/hello")
-    answers = many(url, "/sleep?1", 4)
+    answers = many(url, "/sleep?3", 4)
     assert [each.status_code for each in answers] == [200] * 4
     assert len(google.journal.entries("instance.started")) == 2
-    asked = google.journal.entries("request", path="/sleep?1")
+    asked = google.journal.entries("request", path="/sleep?3")
     assert len({each.about["id"] for each in asked}) == 2
 
 
 def test_without_a_free_container_a_request_waits_and_then_gets_429(google: Emulator) -> None:
     url = deploy(google, service("w", most=1, concurrency=1))
     get(url, "/hello")
-    answers = many(url, "/sleep?2", 2)
+    answers = many(url, "/sleep?6", 2)  # long enough that the second one meets the first
     assert sorted(each.status_code for each in answers) == [200, 429]
     refused = next(each for each in answers if each.status_code == 429)
     assert "no available instance" in refused.text
     google.knobs.queue = 30
     assert [each.status_code for each in many(url, "/sleep?0.5", 3)] == [200] * 3
     google.knobs.beyond_max = 1  # for a while there may be more than were asked for
-    many(url, "/sleep?1", 2)
+    many(url, "/sleep?4", 2)
     assert len(google.journal.entries("instance.started")) == 2
     google.knobs.queue, google.knobs.no_capacity = 0.2, True
     assert get(url, "/hello").status_code == 429

@@ -71,7 +71,7 @@ class Case:
                 patience=PATIENCE, watch=0.3,
             )  # fmt: skip
             try:
-                return await asyncio.wait_for(work(course), 90)
+                return await asyncio.wait_for(work(course), 200)
             finally:
                 await course.aclose()
 

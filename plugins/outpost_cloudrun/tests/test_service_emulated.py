@@ -74,7 +74,7 @@ class Held1:
     def run(self, work: Callable[[Held], Awaitable[Any]]) -> Any:
         async def all_of_it() -> Any:
             async with self.open() as held:
-                return await asyncio.wait_for(work(held), 120)
+                return await asyncio.wait_for(work(held), 240)
 
         return asyncio.run(all_of_it())
 
