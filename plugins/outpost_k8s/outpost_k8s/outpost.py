@@ -36,12 +36,16 @@ from outpost_k8s.near.logs import Logs
 from outpost_k8s.near.look import Look, Seen
 from outpost_k8s.near.placing import Placing
 from outpost_k8s.near.pod import Pods
+from outpost_k8s.near.reasons import explain
+from outpost_shared.backoff import Backoff
 
 if TYPE_CHECKING:
     from outpost_k8s.near.kept import Kept
     from outpost_k8s.near.pod import PodOutpost
     from outpost_k8s.options import K8sOptions
 
+#: Seconds for which a pod is waited for that is about to begin.
+_BEGINS = 60.0
 #: Seconds for a ping.
 _QUICK = 8.0
 
@@ -197,16 +201,24 @@ class K8sOutpost(Outpost):
         return shown
 
     async def _pod(self, worker: str) -> PodOutpost:
-        """Return the channel into a worker's pod.
+        """Return the channel into a worker's pod; one that begins just now is waited for.
 
         Raises:
             NotFoundError: there is no such worker.
             UnreachableError: its pod does not run.
         """
-        one = await self._look.one(worker)
-        if seen.is_running(one.pod) and one.pod is not None:
-            return self._pods.of(worker, one.pod)
-        status = await self._listing.one(worker, one)
+        status: WorkerStatus | None = None
+        async for _ in Backoff(0.2, 2.0, within=_BEGINS).rounds():
+            one = await self._look.one(worker)
+            if seen.is_running(one.pod) and one.pod is not None:
+                return self._pods.of(worker, one.pod)
+            status = await self._listing.one(worker, one)
+            if (
+                status is None
+                or status.state is not State.STARTING
+                or explain(one.job, one.pod).reason
+            ):
+                break
         if status is None:
             raise NotFoundError(f"{worker} is not a worker of {self.name}")
         if status.state.terminal:

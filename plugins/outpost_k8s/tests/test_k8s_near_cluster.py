@@ -261,8 +261,6 @@ def test_a_stop_before_it_began_takes_it_away_whole(
     assert k8snearkit.killed(code) if point else code == 0
 
     async def again(mine: K8sOutpost) -> WorkerStatus:
-        if point:
-            await mine.outpost_stop(worker="stopped.1", grace=1.0)
         return await k8snearkit.ended(mine, "stopped.1")
 
     status = k8snearkit.with_outpost(said, tmp_path, again)
@@ -377,3 +375,25 @@ def test_a_hundred_workers_are_one_list(cluster: Cluster, namespace: str, tmp_pa
         assert all(one is two for one, two in zip(statuses, again, strict=True))
 
     k8snearkit.with_outpost(said, tmp_path, work)
+
+
+def test_a_queue_is_waited_for_however_long_and_told(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    said = k8snearkit.options(cluster, namespace, **KWOK, queue="agents", patience=1.0)
+
+    async def work(mine: K8sOutpost, queue: Any) -> None:
+        await mine.outpost_spawn(order=k8snearkit.order("queued"))
+        waits = await k8snearkit.listed(
+            mine, "queued.1", lambda one: "queue agents" in one.detail and ";" in one.detail
+        )
+        assert waits.state is State.QUEUED
+        assert "Kueue has not admitted its Job yet" in waits.detail
+        await asyncio.sleep(2.0)
+        [status] = await mine.outpost_list()
+        assert status.state is State.QUEUED, "waiting in a queue ends no patience"
+        queue.slots = 1
+        assert (await k8snearkit.ended(mine, "queued.1")).result is not None
+
+    with cluster.kueue(namespace, name="agents", slots=0) as queue:
+        k8snearkit.with_outpost(said, tmp_path, lambda mine: work(mine, queue))

@@ -239,3 +239,18 @@ def test_a_result_that_was_changed_here_is_told_as_broken(tmp_path: Path) -> Non
     result = near.kept().result
     assert result is not None
     assert (result.state, result.reason) == (State.LOST, "broken")
+
+
+def test_what_another_program_ends_or_cleans_is_seen_at_once(tmp_path: Path) -> None:
+    Near(tmp_path)
+    mine, theirs = Keeping(tmp_path), Keeping(tmp_path)
+    assert mine.of("x.1").exists
+    assert mine.of("x.1").result is None
+    theirs.of("x.1").finish(DONE)
+    known = mine.of("x.1").result
+    assert known == DONE
+    assert mine.of("x.1").result is known, "the same while nothing changes"
+    theirs.forget(theirs.of("x.1"))
+    assert not mine.of("x.1").exists
+    assert mine.of("x.1").result is None
+    assert [*mine.all()] == []

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _REACH: Final = 15.0
 #: Seconds that a pod has to push its work, beside the agent's grace (`objects.job`).
 _PUSH: Final = 60.0
+#: Seconds for which a worker is taken back that may just begin.
+_TAKEN: Final = 10.0
 #: Seconds until a deleted Job must be gone.
 _GONE: Final = 30.0
 #: Seconds without an owner after which a Secret is one of a spawn that was never finished.
@@ -74,22 +76,38 @@ class Ending:
         job = await self._look.job(worker)
         if job is None or look.has_ended(job):
             return
-        if seen.annotation(job, names.STOP) == "" or grace < _asked(job):
+        if seen.annotation(job, names.STOP) == "" or grace < asked_grace(job):
             body = {"metadata": {"uid": seen.uid(job), "annotations": {names.STOP: f"{grace:g}"}}}
             with contextlib.suppress(NotFoundError, ConflictError):  # gone meanwhile
                 await self._desk.cluster().patch(self._desk.path("jobs", seen.name(job)), body)
         kept.watch(stop=grace)
         faults.point("kube.stop_noted")
-        pod = look.pod_of(job, await self._look.pods(worker))
-        if pod is None or not (seen.is_running(pod) or seen.has_ended(pod)):
-            why = explain(job, pod)
+        await self.carry_on(kept, job, grace)
+
+    async def carry_on(self, kept: Kept, job: Object, grace: float) -> None:
+        """Do what a stop that stands at a Job asks for; may be done again.
+
+        Args:
+            kept: what is kept of the worker.
+            job: its Job.
+            grace: seconds between TERM and KILL.
+
+        Raises:
+            UnreachableError: the cluster cannot be asked.
+        """
+        async for _ in Backoff(0.2, 2.0, within=_TAKEN).rounds():
+            pod = look.pod_of(job, await self._look.pods(kept.worker))
+            if seen.has_ended(pod):
+                return
+            if pod is not None and seen.is_running(pod):
+                await self._stop_running(kept.worker, pod, grace)
+                return
             result = Result(
                 state=State.STOPPED, reason="stopped", message="stopped before it began",
-                agent_began=why.began,
+                agent_began=explain(job, pod).began,
             )  # fmt: skip
-            await self.take_back(kept, job, pod, result)
-        elif seen.is_running(pod):
-            await self._stop_running(worker, pod, grace)
+            if await self.take_back(kept, job, pod, result):
+                return
 
     async def _stop_running(self, worker: str, pod: Object, grace: float) -> None:
         """Tell the program in the pod; where it cannot be told, have the cluster end the pod."""
@@ -259,7 +277,7 @@ class Ending:
         return removed
 
 
-def _asked(job: Object) -> float:
+def asked_grace(job: Object) -> float:
     """Return the grace of a stop that was asked for before."""
     try:
         return float(seen.annotation(job, names.STOP))

@@ -47,8 +47,29 @@ class Kept:
     def __init__(self, folder: Path, worker: str) -> None:
         self.worker = worker
         self.folder = folder
+        self._result: Result | None = None
+        self._read()
+
+    def refresh(self) -> None:
+        """Read what is kept again, if another program has changed it, or has removed it."""
+        if self._seen() != self._stamp:
+            self._read()
+
+    def _read(self) -> None:
+        self._stamp = self._seen()
+        self._has_log = False
         self._about = self._load(_ABOUT)
-        self._result = self._read_result()
+        result = self._read_result()
+        if result != self._result:  # the same object as long as it says the same
+            self._result = result
+
+    def _seen(self) -> tuple[int, int] | None:
+        """Return what tells whether something in the folder was made, replaced or removed."""
+        try:
+            about = self.folder.stat()
+        except FileNotFoundError:
+            return None
+        return about.st_ino, about.st_mtime_ns
 
     # --- where it is --------------------------------------------------------------------------
 
@@ -167,7 +188,8 @@ class Kept:
     @property
     def has_log(self) -> bool:
         """Whether its log is here, or what is left of it."""
-        return (self.folder / _LOG).exists()
+        self._has_log = self._has_log or (self.folder / _LOG).exists()
+        return self._has_log
 
     @contextlib.contextmanager
     def staged_log(self) -> Iterator[StagedLog]:
@@ -259,7 +281,7 @@ class Keeping:
     def __init__(self, state: Path) -> None:
         self.state = state
         self._folder = state / "harvest"
-        self._ended: dict[str, Kept] = {}
+        self._known: dict[str, Kept] = {}
 
     def of(self, worker: str) -> Kept:
         """Return what is kept of a worker, which may be nothing.
@@ -267,13 +289,12 @@ class Keeping:
         Raises:
             UsageError: that is no worker's id.
         """
-        known = self._ended.get(worker)
+        known = self._known.get(worker)
         if known is not None:
+            known.refresh()
             return known
         split_worker_id(worker)  # what is no id could lead out of the folder
-        kept = Kept(self._folder / worker, worker)
-        if kept.result is not None:  # it changes no more
-            self._ended[worker] = kept
+        kept = self._known[worker] = Kept(self._folder / worker, worker)
         return kept
 
     def all(self) -> Iterator[Kept]:
@@ -301,6 +322,6 @@ class Keeping:
 
     def forget(self, kept: Kept) -> None:
         """Remove what is kept of a worker."""
-        self._ended.pop(kept.worker, None)
+        self._known.pop(kept.worker, None)
         kept.forget(self.state / "trash")
         shutil.rmtree(self.state / "trash", ignore_errors=True)  # and what killed programs left

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from outpost_core.errors import OutpostError
 from outpost_core.types import Order, Result, State, WorkerStatus
 from outpost_k8s.near import look, seen
+from outpost_k8s.near.ending import asked_grace
 from outpost_k8s.near.look import Seen
 from outpost_k8s.near.reasons import explain
 from outpost_k8s.objects import names, told
@@ -41,12 +42,16 @@ _ANSWER: Final = 4.0
 #: Seconds that it waits for those that only their pods can tell of.
 _MATTERS: Final = 12.0
 _NEW: Final = 5.0
+#: Seconds for which a pod is not asked again that has not answered.
+_AGAIN: Final = 10.0
 #: Seconds that a list waits for what has ended to come home; the rest comes behind, or next time.
-_HARVEST: Final = 8.0
+_HARVEST: Final = 5.0
 #: Seconds that it waits for their output.
 _LOGS: Final = 3.0
 #: How many come home at once.
 _AT_ONCE: Final = 8
+#: Seconds of a pod in which a worker that was not asked counts as not begun.
+_PREPARES: Final = 15.0
 #: Longest detail of a worker, in characters.
 _DETAIL: Final = 500
 #: Seconds between two looks for Secrets of spawns that were never finished.
@@ -82,9 +87,11 @@ class Listing:
         self._collecting = collecting
         self._told: dict[str, WorkerStatus] = {}
         self._answers: dict[str, tuple[float, WorkerStatus]] = {}
+        self._unheard: dict[str, float] = {}  # worker → when its pod was asked in vain
         self._behind: dict[str, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._swept = 0.0
+        self._stopping: set[str] = set()  # uids whose stop was seen to
 
     async def aclose(self) -> None:
         """Break off what comes home behind; it is taken up again by the next list."""
@@ -218,8 +225,12 @@ class Listing:
                     return None  # another machine's, which has removed it
                 why = _as_asked(why, kept, one)
                 return self._of_end(kept, one, await self._harvest.end(kept, one, why))
+            if await self._stopped(kept, one, answer):
+                return await self._status(kept, await self._look.one(one.worker), None)
             if answer is not None and not seen.is_going(one.pod):
                 return await self._of_answer(kept, one, why, answer)
+            if answer is None and why.state is State.WORKING and not why.detail:
+                why = await self._begun(why)
             if await self._is_late(why):
                 return await self._late(kept, one, why)
         except OutpostError as error:  # of this worker; the others are told of
@@ -281,6 +292,30 @@ class Listing:
             fence=result.fence,
         )
 
+    async def _stopped(self, kept: Kept, one: Seen, answer: WorkerStatus | None) -> bool:
+        """See to it that a stop that stands at a Job is done; whether there is something new.
+
+        Whoever asked for it may have been killed before the pod was told.
+        """
+        grace = seen.annotation(one.job, names.STOP)
+        uid = seen.uid(one.pod) or seen.uid(one.job)
+        if not grace or one.job is None or uid in self._stopping:
+            return False
+        if seen.is_going(one.job) or seen.has_ended(one.pod):
+            return False
+        if answer is not None and answer.state.terminal:
+            return False
+        self._stopping.add(uid)
+        await self._ending.carry_on(kept, one.job, asked_grace(one.job))
+        return True
+
+    async def _begun(self, why: Why) -> Why:
+        """Return how a worker is whose pod runs and was not asked: at first it only prepares."""
+        now = await self._desk.cluster_now()
+        if now is None or why.started is None or now - why.started > _PREPARES:
+            return why
+        return replace(why, state=State.STARTING, detail="its program begins")
+
     # --- patience -------------------------------------------------------------------------------
 
     async def _is_late(self, why: Why) -> bool:
@@ -321,9 +356,11 @@ class Listing:
             and explain(one.job, one.pod).detail == ""
         }
         self._answers = {w: known for w, known in self._answers.items() if w in running}
+        self._unheard = {w: at for w, at in self._unheard.items() if w in running}
         due = [
             one for one in running.values()
             if now - self._answers.get(one.worker, (-_NEW, None))[0] >= _NEW
+            and now - self._unheard.get(one.worker, -_AGAIN) >= _AGAIN
         ]  # fmt: skip
         random.shuffle(due)
         due.sort(key=lambda one: (not _matters(one), self._answers.get(one.worker, (0.0,))[0]))
@@ -344,10 +381,12 @@ class Listing:
 
     async def _answer(self, one: Seen) -> None:
         assert one.pod is not None
+        self._unheard[one.worker] = time.monotonic()
         with contextlib.suppress(OutpostError):
             for status in await self._pods.of(one.worker, one.pod).outpost_list():
                 if status.id == one.worker:
                     self._answers[one.worker] = (time.monotonic(), status)
+                    self._unheard.pop(one.worker, None)
 
     # --- behind -----------------------------------------------------------------------------------
 
@@ -360,9 +399,9 @@ class Listing:
         coming = []
         for one in kept:
             name = f"{one.worker} log"
-            if one.worker not in jobs or one.order is None or name in self._behind:
+            if one.result is None or one.worker not in jobs or name in self._behind:
                 continue
-            if one.result is not None and not one.has_log:
+            if one.digest and not one.has_log:  # of a worker that was ordered here
                 coming.append(self._start(name, self._log(one, jobs[one.worker])))
         if coming:
             await asyncio.wait(coming, timeout=_LOGS)

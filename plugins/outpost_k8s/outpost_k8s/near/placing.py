@@ -11,6 +11,7 @@ there; a Secret without one is removed an hour later.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,7 @@ class Placing:
         desk, options = self._desk, self._desk.options
         body = objects.job(options, order, hosted=hosted)
         secret = objects.secret(options, order, git_credentials)
-        desk.keeping.claim()
+        await asyncio.to_thread(desk.keeping.claim)
         made = await self._have_secret(secret)
         faults.point("kube.secret_created")
         job = await self._have_job(order, body, made)
@@ -72,7 +73,8 @@ class Placing:
             raise
         faults.point("kube.secret_owned")
         order_told: Json = json.loads(body["metadata"]["annotations"][names.ORDER])
-        desk.keeping.of(order.worker).accept(
+        await asyncio.to_thread(
+            desk.keeping.of(order.worker).accept,
             digest=wire.digest(order), uid=seen.uid(job), server=desk.address(), hosted=hosted,
             order=order_told,
         )  # fmt: skip

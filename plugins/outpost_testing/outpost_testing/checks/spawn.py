@@ -78,6 +78,11 @@ async def adopts_while_it_works(trial: Trial) -> None:
     expect(not again.state.terminal, f"It is said to be {again.state}.")
     trial.release()
     if not trial.target.shared:
+
+        async def ran() -> bool:
+            return await trial.runs(order) > 0
+
+        await trial.until(ran, "it did not begin")
         await trial.outpost.outpost_stop(worker=order.worker, grace=1.0)
     await trial.ended(order)
     await trial.ran_once(order)
