@@ -20,6 +20,7 @@ from outpost_cloudrun import price
 from outpost_cloudrun.admin.factory import admin_client
 from outpost_cloudrun.keeper import instance, steady
 from outpost_cloudrun.keeper.client import Way
+from outpost_cloudrun.keeper.far import Far
 from outpost_cloudrun.keeper.instance import InstanceCourse
 from outpost_cloudrun.keeper.records import Records
 from outpost_cloudrun.keeper.terms import Patience
@@ -31,7 +32,7 @@ from outpost_cloudrun.testing.emulator import Emulator, emulating
 from outpost_cloudrun.testing.knobs import Image
 from outpost_core.backend import BuildContext
 from outpost_core.errors import ConflictError, NotFoundError, SpawnRefusedError
-from outpost_core.types import Order, Result, State
+from outpost_core.types import Cleaned, Order, Result, State
 
 HERE = Path(__file__).parent
 PATIENCE = Patience(silent=20.0, busy=5.0, doubt=10.0, gone=2.0)
@@ -320,6 +321,37 @@ def test_an_instance_that_nobody_comes_to_end_ends_itself(
     result = case.follow(case.record())
     assert result.state in (State.FAILED, State.STOPPED, State.LOST), result
     assert not google.cloud.instances
+
+
+def test_nothing_of_a_worker_stays_on_a_share(
+    google: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the container reaches the share, so it is asked while it is there."""
+    given = order("gt-1", "echo hello", timeout=600.0)
+    case = Case(google.admin, tmp_path / "near", given, volume="10.0.0.2:/share")
+    before: list[Path] = []
+    after: list[Path] = []
+    clean = Far.clean
+
+    def kept() -> list[Path]:
+        """What stands there; the newest file of a record is what it says, an empty one nothing."""
+        share = tmp_path / "google" / "nfs" / "10.0.0.2" / "share"
+        newest = max((share / "records" / "gt-1.1").iterdir())
+        return [*(share / "logs").rglob("gt-1.1/*"), *([newest] if newest.stat().st_size else [])]
+
+    async def watched(self: Far, *args: Any, **more: Any) -> Cleaned:
+        before.extend(kept())
+        cleaned = await clean(self, *args, **more)
+        after.extend(kept())
+        assert google.cloud.instances, "it was asked while it was there"
+        return cleaned
+
+    monkeypatch.setattr(Far, "clean", watched)
+    record = case.start()
+    assert case.follow(record).state is State.DONE
+    assert before != []
+    assert after == []
+    assert record.read_log(0).endswith(b"hello\n")
 
 
 _STEPS = """

@@ -60,6 +60,8 @@ WATCH: Final = 20.0
 _LAST_WORDS: Final = 5.0
 #: Seconds for which a rig is asked for unpushed work.
 _RIG: Final = 60.0
+#: Seconds that the program in an instance has to remove what it left on a share.
+_TIDY: Final = 15.0
 #: What of a worker's course holds its result while its instance is being removed.
 _HARVEST: Final = "harvest"
 
@@ -250,6 +252,7 @@ class InstanceCourse(AdminCourse):
         if _HARVEST not in record.course:
             await asyncio.to_thread(record.remember, **{_HARVEST: wire.to_json(result)})
         faults.point("instance.harvested")
+        await self._tidy_volume(record)
         name, again = self._name(record), reaching_again()
         while True:
             try:
@@ -267,6 +270,19 @@ class InstanceCourse(AdminCourse):
             record.finish(replace(kept, cost_usd=self._terms.runs.cost(record)))
 
         await asyncio.to_thread(settle)
+
+    async def _tidy_volume(self, record: WorkerRecord) -> None:
+        """Have the worker's record and log removed from the share, which only a container reaches.
+
+        All that they say is here by now. Where the program does not answer they stay there.
+        """
+        url = record.course.get("url")
+        if not self._options.volume or not isinstance(url, str):
+            return
+        with suppress(OutpostError, TimeoutError):
+            async with asyncio.timeout(_TIDY):
+                body = await self._stream_of(record).about()
+                await self._way.to(url).clean(record.worker, body, "", force=True)
 
     # --- stop and remove --------------------------------------------------------------------------
 
