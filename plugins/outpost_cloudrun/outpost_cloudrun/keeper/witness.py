@@ -18,10 +18,10 @@ from outpost_core import wire
 from outpost_core.errors import OutpostError, SpawnRefusedError, UsageError
 from outpost_core.names import check_rig
 from outpost_shared import private
+from outpost_worker.container.settling import checkpoint_on, settle
 from outpost_worker.record.kinds import Found, Record
 from outpost_worker.record.places import on_rig, pushed_to
 from outpost_worker.record.segments import KeptLog
-from outpost_worker.record.settling import checkpoint_on, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from outpost_shared import private
+from outpost_worker.container.settling import checkpoint_on, settle
 from outpost_worker.record.places import on_rig, pushed_to
-from outpost_worker.record.settling import checkpoint_on, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable

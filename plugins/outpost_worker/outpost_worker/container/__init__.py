@@ -1,1 +1,1 @@
-"""What programs of containers have in common: their machine can vanish, and was made for them."""
+"""What programs of containers have in common, and who watches them: their machine can vanish."""
