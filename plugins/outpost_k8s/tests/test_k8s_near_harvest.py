@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ import pytest
 
 from outpost_core import wire
 from outpost_core.backend import BuildContext
-from outpost_core.types import Agent, Issue, Limits, Order, Result, State
+from outpost_core.errors import UnreachableError
+from outpost_core.names import checkpoint_ref
+from outpost_core.types import Agent, Delivery, Issue, Limits, Order, Result, State
 from outpost_k8s.far import termination
 from outpost_k8s.far.copying import Copy
 from outpost_k8s.near.desk import Desk
@@ -25,6 +29,7 @@ from outpost_k8s.near.reasons import explain
 from outpost_k8s.near.said import said_by
 from outpost_k8s.objects import told
 from outpost_k8s.options import K8sOptions
+from outpost_worker.record.kinds import LEASE, Claim, Found
 
 ORDER = Order(
     issue=Issue(id="x"), agent=Agent(argv=("true",)), limits=Limits(timeout=60.0), owner="ab" * 8
@@ -254,3 +259,98 @@ def test_what_another_program_ends_or_cleans_is_seen_at_once(tmp_path: Path) -> 
     assert not mine.of("x.1").exists
     assert mine.of("x.1").result is None
     assert [*mine.all()] == []
+
+
+# --- by its record --------------------------------------------------------------------------------
+
+RIG = "https://git.example/rig"
+RIGGED = replace(ORDER, rig=RIG, delivery=Delivery(branch="outpost/x", message="work"))
+MINE = "0a1b2c3d000040008000000000000000"
+
+
+class Records:
+    """A record that says what a test wants, and what was said into it."""
+
+    def __init__(self, instance: str = "", result: Result | None = None, trouble: str = "") -> None:
+        self.settled: Result | None = None
+        self.seen = "1"
+        self._trouble = trouble
+        claim = Claim(
+            worker="x.1", digest=wire.digest(RIGGED), owner=RIGGED.owner, instance=instance
+        )
+        self._found = Found(claim=claim, seen="1", result=result, tail=b"the end\n")
+        self._none = not instance and result is None
+
+    async def found(self, order: Order) -> Found | None:
+        del order
+        if self._trouble:
+            raise UnreachableError(self._trouble)
+        return None if self._none else replace(self._found, seen=self.seen)
+
+    async def checkpoint(self, order: Order) -> str | None:
+        return checkpoint_ref(order.worker, order.owner)
+
+    async def settle(self, order: Order, digest: str, result: Result) -> Found:
+        del order, digest
+        self.settled = result
+        return replace(self._found, result=result)
+
+
+def on_record(state: Path, records: Records, one: Seen) -> Result | str:
+    near = Near(state)
+    near.desk.witness = records  # type: ignore[assignment]
+    kept = near.kept()
+    kept.accept(
+        digest=wire.digest(RIGGED), uid="1", server="s n", hosted=False,
+        order=json.loads(told.told(RIGGED)),
+    )  # fmt: skip
+    return asyncio.run(near.harvest.end(kept, one, explain(one.job, one.pod)))
+
+
+def dead(message: str = "") -> dict[str, Any]:
+    made = pod(message, exitCode=137, reason="OOMKilled")
+    made["status"]["phase"] = "Failed"
+    return made
+
+
+def test_what_stands_on_the_record_is_how_it_ended(tmp_path: Path) -> None:
+    records = Records(MINE, Result(state=State.DONE, branch="outpost/x"))
+    end = on_record(tmp_path, records, Seen("x.1", None, None))
+    assert isinstance(end, Result)
+    assert (end.state, end.branch) == (State.DONE, "outpost/x")
+    assert records.settled is None
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_pod_that_left_no_word_is_told_on_its_record_with_the_checkpoint_there(
+    tmp_path: Path, gone: bool
+) -> None:
+    records = Records(MINE)
+    end = on_record(tmp_path, records, Seen("x.1", None, None if gone else dead()))
+    assert isinstance(end, Result)
+    assert end.reason == ("k8s_deleted" if gone else "k8s_oom_killed")
+    assert end.checkpoint == checkpoint_ref("x.1", RIGGED.owner)
+    assert records.settled is not None, "so that it stands for everybody"
+
+
+def test_a_record_that_cannot_be_asked_is_no_end(tmp_path: Path) -> None:
+    end = on_record(tmp_path, Records(trouble="git.example is away"), Seen("x.1", None, dead()))
+    assert end == "it has ended, and its record cannot be asked: git.example is away"
+
+
+@pytest.mark.parametrize("word", ["", '{"v": 1, "elsewhere": "ff00ff00ff00ff00"}'])
+def test_another_pod_that_has_it_is_waited_for_until_it_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    records = Records("ff00ff00ff00ff00")
+    one = Seen("x.1", None, dead(word))
+    assert on_record(tmp_path, records, one) == "another pod has it (ff00ff00…)"
+    records.seen = "2"
+    now = time.time()
+    monkeypatch.setattr("outpost_k8s.near.harvest.time.time", lambda: now + LEASE + 1)
+    assert on_record(tmp_path, records, one) == "another pod has it (ff00ff00…)", "it has beaten"
+    monkeypatch.setattr("outpost_k8s.near.harvest.time.time", lambda: now + 2 * LEASE + 3)
+    end = on_record(tmp_path, records, one)
+    assert isinstance(end, Result)
+    assert end.reason == ("k8s_elsewhere" if word else "k8s_oom_killed")
+    assert records.settled is not None

@@ -55,6 +55,7 @@ WAITS: Final = {
     "evicted_ending": (State.WORKING, "", "Eviction API: evicting"),
     "job_deleted_ending": (State.WORKING, "", "its Job was deleted"),
     "preempted_ending": (State.WORKING, "", "higher priority pod"),
+    "node_given_up": (State.WORKING, "", "its pod is given up"),
     "node_silent": (State.WORKING, "", "its node does not answer since 2026-11-28 18:32:46 UTC"),
 }
 ENDS: Final = {
@@ -66,6 +67,7 @@ ENDS: Final = {
     "agentfail": (State.LOST, "lost_process", "ended with exit code 3 and left no result"),
     "ok": (State.LOST, "lost_process", "left no result"),
     "preempted": (State.LOST, "k8s_preempted", "Preempted by pod"),
+    "node_lost": (State.LOST, "k8s_node_lost", "its node was lost"),
     "poddeleted": (State.LOST, "k8s_deleted", "its pod was deleted or evicted"),
     "podevicted": (State.LOST, "k8s_deleted", "its pod was deleted or evicted"),
     "jobdeleted": (State.LOST, "k8s_deleted", "its Job was deleted"),
