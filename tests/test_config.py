@@ -470,3 +470,21 @@ def test_an_option_of_an_unknown_type_is_a_defect_of_the_backend() -> None:
 
     with pytest.raises(PluginError, match=r"the option 'when' of .* has the type .*complex"):
         option_fields(Bad)
+
+
+def test_an_option_can_be_whatever_yaml_says(tmp_path: Path) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Free(OutpostOptions):
+        anything: object = option("help", default=None)
+
+    backend = Backend(type="free", options=Free, build="x:y", summary="")
+    file = tmp_path / "outposts.yaml"
+    file.write_text(
+        "outposts:\n  - name: a\n    type: free\n    anything: {b: [1, 2.5, true, 'x', null]}\n"
+    )
+    made = load_config(file, {"free": backend}).outposts[0].options
+    assert isinstance(made, Free)
+    assert made.anything == {"b": [1, 2.5, True, "x", None]}
+    (field,) = [each for each in option_fields(Free) if each.name == "anything"]
+    assert field.show(made.anything) == made.anything
+    assert field.expects == "a value of YAML"

@@ -17,7 +17,7 @@ from peers.kubelab import ApiError, Cluster, User
 from outpost_core.errors import UsageError
 from outpost_core.types import Step
 from outpost_k8s import bootstrap, probing
-from outpost_k8s.objects import around, difference, names, permissions, reach
+from outpost_k8s.objects import around, difference, names, permissions, reach, trial
 from outpost_k8s.options import K8sOptions
 from outpost_k8s.plugin import outpost_backends
 from outpost_manager.cli.app import cli
@@ -310,3 +310,49 @@ def test_add_of_a_cluster_that_is_not_there_writes_nothing(tmp_path: Path) -> No
     assert not (tmp_path / "outposts.yaml").exists()
     done = add(tmp_path, "--no-check")
     assert done.exit_code == 0, done.stderr
+
+
+# --- differences ---------------------------------------------------------------------------------
+
+
+def test_a_pod_that_a_killed_run_has_left_is_in_nobodys_way(cluster: Cluster) -> None:
+    with cluster.namespace() as namespace:
+        chosen = options(cluster, namespace)
+        left = trial.probe(chosen, ["git"])
+        cluster.admin.post(f"/api/v1/namespaces/{namespace}/pods", left)
+        (step,) = [each for each in run(chosen) if each.name == "image"]
+        assert IMAGE in step.detail  # it is another one that was tried
+        assert cluster.admin.get(f"/api/v1/namespaces/{namespace}/pods")["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ({"spec": {"a": 1}}, {"spec": {"a": 2}}, ["spec.a: 1 → 2"]),
+        ({"spec": {"a": 1}}, {"spec": {}}, ["spec.a: 1 is taken out"]),
+        ({"spec": {}}, {"spec": {"a": [1]}}, ["spec.a: [1]"]),
+        ({"spec": {"a": []}}, {"spec": {}}, []),
+        ({"metadata": {"uid": "1"}, "status": 1}, {"metadata": {"uid": "2"}, "status": 2}, []),
+        ({}, {"a": "x" * 500}, ["a: '" + "x" * 98 + "…"]),
+        ({}, {"a": "\x1b[2J"}, ["a: '\\x1b[2J'"]),
+    ],
+)
+def test_a_change_in_words(before: dict[str, Any], after: dict[str, Any], said: list[str]) -> None:
+    assert difference.changes(before, after) == said
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "said"),
+    [
+        ({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}, []),
+        ({"a": {"b": 1}}, {"a": {}}, ["a.b is nothing and not 1"]),
+        ({"a": [1, 2]}, {"a": [1]}, ["a is [1] and not [1, 2]"]),
+        ({"a": [{"b": 1}]}, {"a": [{"b": 2, "c": 3}]}, ["a[0].b is 2 and not 1"]),
+        ({"a": [], "b": "", "c": {}}, {}, []),
+        ({"a": False}, {}, ["a is nothing and not False"]),
+    ],
+)
+def test_what_is_not_there_as_it_was_sent(
+    wanted: dict[str, Any], found: dict[str, Any], said: list[str]
+) -> None:
+    assert difference.missing(wanted, found) == said

@@ -11,6 +11,8 @@ from outpost_k8s.objects import job, names
 if TYPE_CHECKING:
     from outpost_k8s.settings import Settings
 
+#: The name of what is never made, and so is not in the way of itself or of a worker.
+TRIAL: Final = "outpost-try"
 #: The name of the pod that tries the image.
 PROBE: Final = "outpost-probe"
 #: Seconds after which the cluster ends it by itself, whatever becomes of us.
@@ -33,6 +35,7 @@ def trial_job(options: Settings) -> dict[str, Any]:
     """Return the Job of a worker as the options make it."""
     made = job.job(options, order(), hosted=False)
     made["spec"]["suspend"] = True
+    made["metadata"]["name"] = TRIAL
     return made
 
 
@@ -42,7 +45,7 @@ def trial_pod(options: Settings) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": PROBE, **template["metadata"]},
+        "metadata": {"name": TRIAL, **template["metadata"]},
         "spec": template["spec"],
     }
 
