@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from outpost_manager.cli import render
+from outpost_manager.cli.table import short
 from outpost_manager.cli.terminal import TerminalFilter
 
 
@@ -88,3 +89,14 @@ def test_an_endless_colour_is_not_held_back_for_ever():
     shown = TerminalFilter()
     text = "".join(shown.feed(chunk) for chunk in (b"\x1b[", *[b"1;"] * 500))
     assert len(text) > 900
+
+
+def test_a_table_shows_of_a_detail_what_fits_a_column() -> None:
+    said = (
+        "its image cannot be had: the registry does not answer (Back-off pulling image"
+        " registry.example/agents/worker:1.2.3: connection refused); look at `image`"
+    )
+    assert short(said) == "its image cannot be had: the registry does not answer"
+    assert short("waits for its pod; a hint") == "waits for its pod"
+    assert short("x" * 200) == "x" * 79 + "…"
+    assert short("") == ""

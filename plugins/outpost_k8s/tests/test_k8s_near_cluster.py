@@ -115,8 +115,8 @@ def test_a_spawn_killed_at_any_write_is_one_worker_when_it_is_repeated(
     status = k8snearkit.with_outpost(said, tmp_path, work)
     assert status.result is not None
     assert len(objects(cluster, JOBS, namespace)) == 1
-    [secret] = objects(cluster, SECRETS, namespace)
-    assert secret["metadata"].get("ownerReferences")
+    k8snearkit.with_outpost(said, tmp_path, lambda mine: mine.outpost_list())
+    assert objects(cluster, SECRETS, namespace) == [], "it went with the end"
 
 
 @pytest.mark.parametrize("arrives", [True, False])
@@ -270,7 +270,7 @@ def test_a_stop_before_it_began_takes_it_away_whole(
     assert objects(cluster, JOBS, namespace) == []
 
 
-@pytest.mark.parametrize("point", ["kube.harvested", "kube.log_kept"])
+@pytest.mark.parametrize("point", ["kube.harvested", "kube.secret_deleted", "kube.log_kept"])
 def test_an_end_that_is_brought_home_survives_a_kill(
     cluster: Cluster, namespace: str, tmp_path: Path, point: str
 ) -> None:
@@ -282,6 +282,7 @@ def test_an_end_that_is_brought_home_survives_a_kill(
     again = k8snearkit.with_outpost(said, tmp_path, lambda mine: k8snearkit.ended(mine, "home.1"))
     assert status == again
     assert status.result is not None
+    assert objects(cluster, SECRETS, namespace) == [], "nobody reads the order any more"
 
 
 @pytest.mark.parametrize("point", ["", "kube.job_deleted", "kube.forgotten"])

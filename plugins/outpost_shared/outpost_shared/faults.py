@@ -180,6 +180,7 @@ KUBE = (
     "kube.ending_noted",  # it is written down that a worker is taken back; its Job is there
     "kube.harvested",  # the result is here; the Job is still there
     "kube.log_kept",  # the output is here
+    "kube.secret_deleted",  # the order of an ended worker is gone from the cluster
     "kube.job_deleted",  # the Job is being deleted; nobody has seen it gone
     "kube.forgotten",  # what is kept here is in the trash, whole
 )

@@ -213,7 +213,11 @@ class Ending:
         await self._pods.leave(worker)
         if one.job is not None and not await self._removed(worker, one.job):
             raise UnreachableError(f"the Job of {worker} is not removed yet", hint="try again")
-        detail = await self._forget_secret(worker)
+        detail = ""
+        try:
+            await self.forget_secret(kept)
+        except UnreachableError as error:
+            detail = f"its Secret may still be there: {error.message}"
         if order is not None and result is not None and self._harvest.has_record(kept, order):
             try:
                 await self._desk.witness.forget(order)
@@ -235,18 +239,28 @@ class Ending:
         faults.point("kube.job_deleted")
         return await self._is_gone(worker, seen.uid(job))
 
-    async def _forget_secret(self, worker: str) -> str:
-        """Remove a worker's Secret; its Job may not have come to own it. Returns what is to say."""
-        cluster, path = self._desk.cluster(), self._desk.path("secrets", names.job_name(worker))
-        try:
-            found = await cluster.get(path)
-            if look.worker_of(found) == worker:
+    async def forget_secret(self, kept: Kept) -> None:
+        """Remove the Secret of a worker that has ended: nobody reads its order any more.
+
+        Raises:
+            UnreachableError: the cluster cannot be asked.
+        """
+        cluster = self._desk.cluster()
+        path = self._desk.path("secrets", names.job_name(kept.worker))
+        for _ in range(2):  # the second answer is that it is not there
+            try:
+                found = await cluster.get(path)
+            except NotFoundError:
+                break
+            if look.worker_of(found) != kept.worker:
+                break
+            with contextlib.suppress(ConflictError):
                 await cluster.delete(path, uid=seen.uid(found))
-        except (NotFoundError, ConflictError):
-            pass
-        except UnreachableError as error:
-            return f"its Secret may still be there: {error.message}"
-        return ""
+        else:
+            return
+        faults.point("kube.secret_deleted")
+        if kept.result is not None and kept.digest:
+            await asyncio.to_thread(kept.watch, secret_gone=True)
 
     # --- Secrets without a Job --------------------------------------------------------------------
 

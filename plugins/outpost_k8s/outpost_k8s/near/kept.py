@@ -57,7 +57,7 @@ class Kept:
 
     def _read(self) -> None:
         self._stamp = self._seen()
-        self._has_log = False
+        self._has_log = self._secret_gone = False
         self._about = self._load(_ABOUT)
         result = self._read_result()
         if result != self._result:  # the same object as long as it says the same
@@ -190,6 +190,12 @@ class Kept:
         """Whether its log is here, or what is left of it."""
         self._has_log = self._has_log or (self.folder / _LOG).exists()
         return self._has_log
+
+    @property
+    def secret_gone(self) -> bool:
+        """Whether its Secret was seen to be gone from the cluster."""
+        self._secret_gone = self._secret_gone or self.watched().get("secret_gone") is True
+        return self._secret_gone
 
     @contextlib.contextmanager
     def staged_log(self) -> Iterator[StagedLog]:

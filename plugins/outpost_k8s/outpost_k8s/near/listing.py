@@ -391,7 +391,7 @@ class Listing:
     # --- behind -----------------------------------------------------------------------------------
 
     async def _logs(self, kept: list[Kept], jobs: dict[str, Object]) -> None:
-        """Have the output of ended workers come here, while it is at the cluster.
+        """Have the output of ended workers come here, and their Secrets go from the cluster.
 
         A command that ends soon has some time for it; what takes longer comes when it is asked for,
         or before its worker is removed.
@@ -401,15 +401,18 @@ class Listing:
             name = f"{one.worker} log"
             if one.result is None or one.worker not in jobs or name in self._behind:
                 continue
-            if one.digest and not one.has_log:  # of a worker that was ordered here
+            if one.digest and not (one.has_log and one.secret_gone):  # it was ordered here
                 coming.append(self._start(name, self._log(one, jobs[one.worker])))
         if coming:
             await asyncio.wait(coming, timeout=_LOGS)
 
     async def _log(self, kept: Kept, job: Object) -> None:
         async with self._slots:
-            pod = look.pod_of(job, await self._look.pods(kept.worker))
-            await self._harvest.log(kept, Seen(kept.worker, job, pod))
+            if not kept.secret_gone:
+                await self._ending.forget_secret(kept)
+            if not kept.has_log:
+                pod = look.pod_of(job, await self._look.pods(kept.worker))
+                await self._harvest.log(kept, Seen(kept.worker, job, pod))
 
     async def _let_go(
         self, kept: list[Kept], jobs: dict[str, Object], live: dict[str, list[Object]]

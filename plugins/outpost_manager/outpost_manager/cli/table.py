@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from outpost_core.types import Worker
 
+#: Characters of a worker's detail in a table.
+_COLUMN = 80
+
 
 def worker_lines(workers: Sequence[Worker], now: float | None = None) -> Iterator[str]:
     """Yield the table of workers.
@@ -78,10 +81,19 @@ def _where(worker: Worker) -> str:
     return f"{worker.outpost} (unreachable for {render.age(since)})" if since else worker.outpost
 
 
+def short(detail: str) -> str:
+    """Return as much of a worker's detail as a column shows; `outpost show` has all of it."""
+    head = detail.partition("; ")[0]
+    if len(head) <= _COLUMN:
+        return head
+    remark = head.rfind(" (", 0, _COLUMN)
+    return head[:remark] if remark > 0 else f"{head[: _COLUMN - 1]}…"
+
+
 def _detail(worker: Worker) -> str:
     result = worker.result
     if result is None:
-        return worker.detail or "-"
+        return short(worker.detail) or "-"
     if result.reason == "ok":
         return result.branch or "ok"
     return result.reason
