@@ -1,6 +1,7 @@
 """Run every measurement, print the table, and write it to `docs/benchmarks.md`.
 
-Usage: python -m benchmarks [NAME …]   (startup workers fence status prices ledger loop logs ssh)
+Usage: python -m benchmarks [NAME …]   (startup workers fence status prices ledger loop logs ssh
+cloudrun kubernetes)
 """
 
 from __future__ import annotations
@@ -11,7 +12,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import cloudrun, fence, ledger, logs, loop, prices, ssh, startup, status, workers
+from benchmarks import (
+    cloudrun,
+    fence,
+    kubernetes,
+    ledger,
+    logs,
+    loop,
+    prices,
+    ssh,
+    startup,
+    status,
+    workers,
+)
 from benchmarks.harness import Row, machine, table
 
 HEADER = """\
@@ -50,6 +63,7 @@ MEASUREMENTS: dict[str, Callable[[], list[Row]]] = {
     "logs": logs.measure,
     "ssh": ssh.measure,
     "cloudrun": cloudrun.measure,
+    "kubernetes": kubernetes.measure,
 }
 
 
