@@ -36,7 +36,9 @@ def image(cluster: Cluster) -> str:
 @pytest.fixture
 def said(cluster: Cluster, image: str) -> Iterator[K8sOptions]:
     with cluster.namespace() as namespace:
-        yield k8snearkit.options(cluster, namespace, image=image, ephemeral_storage=256 << 20)
+        yield k8snearkit.options(
+            cluster, namespace, image=image, cpu=1.0, memory=512 << 20, ephemeral_storage=256 << 20
+        )
 
 
 @pytest.fixture
@@ -156,7 +158,7 @@ def test_what_no_remote_took_is_brought_here_and_the_pod_goes(
     cluster: Cluster, said: K8sOptions, tmp_path: Path
 ) -> None:
     server = GitHttp(tmp_path / "served", address=cluster.host_address)
-    served = server.repository("rig")
+    served = server.repository("rig", "-b", "main")
     seed = GitRig(tmp_path)
     seed.git("push", "-q", str(served), "main")
     hook = served / "hooks" / "update"
