@@ -10,14 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import k8smutants
 import pytest
 from peers import containers
 from peers.kubelab import Lab, Options, own_lab
 
 from outpost_k8s.options import K8sOptions
+from outpost_k8s.outpost import K8sOutpost
 from outpost_shared import faults
 from outpost_testing import OutpostSuite, Target
-from outpost_testing.registry import all_checks
+from outpost_testing.registry import all_checks, run_check
 
 pytestmark = pytest.mark.kube
 
@@ -73,3 +75,26 @@ def test_only_what_a_pod_cannot_have_is_passed_over(lab: Lab, image: str, tmp_pa
     target = make_target(lab, image, "default", tmp_path)
     lacking = {what for one in all_checks() for what in one.needs - target.capabilities}
     assert lacking == {"facts", "mail", "inbox", "shared"}
+
+
+@pytest.mark.parametrize(
+    ("outpost", "caught_by", "saying"),
+    k8smutants.MUTANTS,
+    ids=[outpost.__name__ for outpost, _, _ in k8smutants.MUTANTS],
+)
+def test_a_broken_near_side_is_caught(
+    lab: Lab,
+    image: str,
+    tmp_path: Path,
+    outpost: type[K8sOutpost],
+    caught_by: str,
+    saying: str,
+) -> None:
+    (check,) = (check for check in all_checks() if check.id == caught_by)
+    with lab.namespace() as namespace:
+        target = make_target(
+            lab, image, namespace, tmp_path, type=outpost.type, provider="k8smutants"
+        )
+        result = run_check(check, target)
+    assert result.status == "failed", result
+    assert saying in result.detail
