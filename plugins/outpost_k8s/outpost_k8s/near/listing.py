@@ -408,11 +408,13 @@ class Listing:
 
     async def _log(self, kept: Kept, job: Object) -> None:
         async with self._slots:
-            if not kept.secret_gone:
-                await self._ending.forget_secret(kept)
-            if not kept.has_log:
-                pod = look.pod_of(job, await self._look.pods(kept.worker))
-                await self._harvest.log(kept, Seen(kept.worker, job, pod))
+            try:
+                if not kept.has_log:
+                    pod = look.pod_of(job, await self._look.pods(kept.worker))
+                    await self._harvest.log(kept, Seen(kept.worker, job, pod))
+            finally:  # whoever may not read logs does not leave orders there
+                if not kept.secret_gone:
+                    await self._ending.forget_secret(kept)
 
     async def _let_go(
         self, kept: list[Kept], jobs: dict[str, Object], live: dict[str, list[Object]]
