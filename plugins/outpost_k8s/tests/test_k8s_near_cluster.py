@@ -15,8 +15,9 @@ from k8snearkit import JOBS, KWOK, NOWHERE, PODS, SECRETS
 from peers.kubelab import Cluster
 
 from outpost_core.errors import ConflictError, NotFoundError, SpawnRefusedError, UnreachableError
-from outpost_core.types import Issue, Secrets, State, WorkerStatus
+from outpost_core.types import Issue, Result, Secrets, State, WorkerStatus
 from outpost_k8s.api.client import Cluster as ApiCluster
+from outpost_k8s.near.kept import Kept
 from outpost_k8s.objects import names
 from outpost_k8s.outpost import K8sOutpost
 from outpost_shared import faults
@@ -398,3 +399,92 @@ def test_a_queue_is_waited_for_however_long_and_told(
 
     with cluster.kueue(namespace, name="agents", slots=0) as queue:
         k8snearkit.with_outpost(said, tmp_path, lambda mine: work(mine, queue))
+
+
+def test_jobs_that_others_make_take_no_worker_s_place_and_hide_none(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    said = k8snearkit.options(cluster, namespace, **NOWHERE)
+
+    async def work(mine: K8sOutpost) -> None:
+        await mine.outpost_spawn(order=k8snearkit.order("mine"))
+        (job,) = objects(cluster, JOBS, namespace)
+        before = await k8snearkit.listed(mine, "mine.1", lambda one: "no node" in one.detail)
+        for name, worker in (("zzz", "mine.1"), ("bad", "../../x"), ("odd", "\x1b]0;x\x07.1")):
+            metadata = job["metadata"]
+            theirs: dict[str, Any] = {
+                "apiVersion": "batch/v1", "kind": "Job",
+                "metadata": {
+                    "name": name, "labels": metadata["labels"],
+                    "annotations": {**metadata["annotations"], "outpost/id": worker},
+                },
+                "spec": {
+                    "activeDeadlineSeconds": 1, "backoffLimit": 0,
+                    "template": {"spec": {
+                        "restartPolicy": "Never", "containers": [{"name": "c", "image": "x"}],
+                        "nodeSelector": {"no-such": "node"},
+                    }},
+                },
+            }  # fmt: skip
+            cluster.admin.post(JOBS.format(namespace), theirs)
+            cluster.admin.until(
+                f"{JOBS.format(namespace)}/{name}", lambda found: found["status"].get("failed")
+            )
+        assert [(one.id, one.state) for one in await mine.outpost_list()] == [
+            ("mine.1", before.state)
+        ]
+
+    k8snearkit.with_outpost(said, tmp_path, work)
+
+
+def test_another_job_of_a_worker_s_name_is_not_cleaned_away(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    said = k8snearkit.options(cluster, namespace, **NOWHERE)
+
+    async def work(mine: K8sOutpost, theirs: K8sOutpost) -> None:
+        order = k8snearkit.order("again")
+        await mine.outpost_spawn(order=order)
+        await mine.outpost_stop(worker=order.worker, grace=1.0)
+        await k8snearkit.ended(mine, order.worker)
+        await theirs.outpost_spawn(order=order)
+        cleaned = await mine.outpost_clean(worker=order.worker, force=False)
+        assert not cleaned.removed
+        assert "another Job of that name" in cleaned.detail
+        assert len(objects(cluster, JOBS, namespace)) == 1
+
+    async def both(mine: K8sOutpost) -> None:
+        theirs = k8snearkit.outpost(said, tmp_path / "theirs")
+        try:
+            await work(mine, theirs)
+        finally:
+            await theirs.outpost_close()
+
+    k8snearkit.with_outpost(said, tmp_path / "mine", both)
+
+
+def test_what_was_noted_of_another_job_is_not_told_of_this_one(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    said = k8snearkit.options(cluster, namespace, **NOWHERE)
+
+    async def work(mine: K8sOutpost) -> None:
+        order = k8snearkit.order("noted")
+        await mine.outpost_spawn(order=order)
+        kept = Kept(tmp_path / "harvest" / order.worker, order.worker)
+        kept.note_ending("0000", Result(state=State.FAILED, agent_began=False))
+        await mine.outpost_list()
+        assert kept.ending is None
+
+    k8snearkit.with_outpost(said, tmp_path, work)
+
+
+def test_a_namespace_that_is_not_there_takes_no_worker(cluster: Cluster, tmp_path: Path) -> None:
+    said = k8snearkit.options(cluster, "no-such-namespace")
+
+    async def work(mine: K8sOutpost) -> None:
+        with pytest.raises(SpawnRefusedError, match="no-such-namespace") as caught:
+            await mine.outpost_spawn(order=k8snearkit.order("nowhere"))
+        assert "outpost bootstrap kube" in caught.value.hint
+
+    k8snearkit.with_outpost(said, tmp_path, work)

@@ -149,6 +149,7 @@ class Ending:
                     path("pods", seen.name(pod)), uid=seen.uid(pod), version=version, grace=0
                 )
             except ConflictError:
+                await asyncio.to_thread(kept.drop_ending)
                 return False
         with contextlib.suppress(ConflictError):
             await cluster.delete(path("jobs", seen.name(job)), uid=seen.uid(job))
@@ -165,16 +166,15 @@ class Ending:
         ending = kept.ending_result()
         if ending is None:
             return None
+        began = one.pod is not None and (seen.is_running(one.pod) or seen.terminated(one.pod))
+        other = one.job is not None and seen.uid(one.job) != (kept.ending or {}).get("uid")
+        if began or other:  # then nothing must say later that it had not begun
+            await asyncio.to_thread(kept.drop_ending)
+            return None
         if one.job is not None and not seen.is_going(one.job):
-            return None  # it was not deleted, or is another one by now
-        if one.pod is not None and not seen.has_ended(one.pod):
-            if seen.is_running(one.pod):
-                return None  # it had begun after all
+            return None  # whoever takes it back has not deleted it yet, or was killed before
+        if one.job is not None or (one.pod is not None and not seen.has_ended(one.pod)):
             return "it is being taken back"
-        if one.job is not None:
-            return "it is being taken back"
-        if seen.terminated(one.pod):
-            return None  # it had begun, and says itself how it ended
         why = _why(ending, one)
         return await self._harvest.end(kept, one, why)
 
@@ -209,6 +209,9 @@ class Ending:
             ended = await self._harvest.end(kept, one, why)
             if isinstance(ended, str) and not force:
                 return Cleaned(removed=False, detail=ended)
+        if kept.uid and one.job is not None and seen.uid(one.job) != kept.uid and not force:
+            what = "somebody has made another Job of that name at the cluster; --force removes it"
+            return Cleaned(removed=False, detail=what)
         result, order = kept.result, kept.order
         await self._pods.leave(worker)
         if one.job is not None and not await self._removed(worker, one.job):

@@ -143,6 +143,10 @@ class Kept:
         except (UsageError, RecursionError):
             return None
 
+    def drop_ending(self) -> None:
+        """Take back that its Job is removed: it had begun before, or that was another Job."""
+        (self.folder / _ENDING).unlink(missing_ok=True)
+
     def watched(self) -> dict[str, Any]:
         """Return what was seen of it."""
         return self._load(_WATCHED) or {}

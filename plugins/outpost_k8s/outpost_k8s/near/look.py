@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from outpost_core.errors import NotFoundError, OutpostError
+from outpost_core.errors import NotFoundError, OutpostError, UsageError
+from outpost_core.types import split_worker_id
 from outpost_k8s.near import seen
 from outpost_k8s.objects import names
 
@@ -52,7 +53,12 @@ class Seen:
 
 def worker_of(thing: Object) -> str:
     """Return the id of the worker that a Job or a pod is of; "" where it does not say."""
-    return seen.annotation(thing, names.ID)
+    worker = seen.annotation(thing, names.ID)
+    try:
+        split_worker_id(worker)
+    except UsageError:
+        return ""
+    return worker
 
 
 class Look:
@@ -104,7 +110,11 @@ class Look:
     async def jobs(self) -> dict[str, Object]:
         """Return the Jobs of all workers, by worker."""
         items = self._desk.cluster().items(self._desk.path("jobs"), labels=names.SELECTOR)
-        return {worker: job async for job in items if (worker := worker_of(job))}
+        return {
+            worker: job
+            async for job in items
+            if (worker := worker_of(job)) and seen.name(job) == names.job_name(worker)
+        }
 
     async def live_pods(self) -> dict[str, list[Object]]:
         """Return the pods of workers that have not ended, by worker."""

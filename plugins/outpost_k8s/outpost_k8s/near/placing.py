@@ -90,6 +90,8 @@ class Placing:
             return await cluster.create(path("secrets"), body)
         except ConflictError:
             pass
+        except NotFoundError as error:
+            raise self._no_namespace(error) from error
         except UnreachableError as error:
             error.sent = False  # no Job was asked for
             raise
@@ -110,6 +112,8 @@ class Placing:
             return await cluster.create(path("jobs"), body)
         except ConflictError:
             pass
+        except NotFoundError as error:
+            raise self._no_namespace(error) from error
         except SpawnRefusedError:
             await self._drop(secret)
             raise
@@ -130,6 +134,12 @@ class Placing:
                 hint="it is tried again",
             )
         return found
+
+    def _no_namespace(self, error: NotFoundError) -> SpawnRefusedError:
+        """Return how it is told that there is no place for anything of a worker."""
+        return SpawnRefusedError(
+            error.message, hint=f"outpost bootstrap {self._desk.name} makes it"
+        )
 
     async def _answered_by_name(self, body: dict[str, Any], error: UnreachableError) -> Object:
         """Return the Job whose creation was not answered, when it is there.
@@ -158,8 +168,8 @@ class Placing:
             return
         raise ConflictError(
             f"the {kind} {name} at {self._desk.name} is {wanted[names.ID]} with another order",
-            hint=f"outpost show {wanted[names.ID]}; outpost spawn --again for another attempt, or:"
-            f" kubectl delete {kind.lower()} {name} -n {self._desk.cluster().namespace}",
+            hint=f"outpost show {wanted[names.ID]}; outpost spawn --again for another attempt, or"
+            " another issue id",
         )
 
     async def _own(self, secret: Object, job: Object) -> None:

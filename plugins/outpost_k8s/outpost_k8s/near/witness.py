@@ -10,8 +10,10 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from outpost_core.errors import UsageError
 from outpost_shared import private
 from outpost_worker.container.settling import checkpoint_on, settle
+from outpost_worker.record.kinds import RecordRefusedError
 from outpost_worker.record.places import on_rig, pushed_to
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class Witness:
 
         Raises:
             UnreachableError: it cannot be asked.
-            RecordBrokenError: something else stands there.
+            RecordRefusedError: its rig is none; or (RecordBrokenError) something else stands there.
         """
         return await self._thread(lambda: self._place(order).read(order.worker))
 
@@ -78,8 +80,16 @@ class Witness:
         await self._thread(lambda: self._place(order).forget(order.worker))
 
     def _place(self, order: Order) -> Record:
+        """Return where the record of a worker is.
+
+        Raises:
+            RecordRefusedError: its rig is none, so that nothing ever stood there.
+        """
         private.make(str(self._root))
-        return on_rig(pushed_to(order), str(self._root), order.owner)
+        try:
+            return on_rig(pushed_to(order), str(self._root), order.owner)
+        except UsageError as error:
+            raise RecordRefusedError(error.message, hint=error.hint) from error
 
     async def _thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
