@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from podkit import Pod
+from podkit import Pod, until
 from podrigkit import Cluster, PodPipe, at_cluster
 from rigkit import DEADLINE
 
@@ -32,7 +32,7 @@ sys.path[:0] = sys.argv[1:3]
 from outpost_core import wire
 from outpost_core.types import Order
 from outpost_testing import waiting
-from podkit import Pod
+from podkit import Pod, until
 from podrigkit import PodPipe
 
 async def main():
@@ -122,6 +122,7 @@ async def gone(cluster: Cluster, order: Order, result: Result) -> Result:
 
 
 def last_word(pod: Pod) -> Result:
+    until(lambda: (pod.folder / "termination").read_bytes(), pod.said)
     return wire.from_json(Result, pod.message()["result"])
 
 

@@ -82,6 +82,8 @@ async def _screen_is_plain(trial: Trial, quoted: str) -> None:
 
     _plain("screen", await trial.until(shown, "its screen does not show what it prints"))
     trial.release()
+    if not trial.target.shared:  # nothing of the kit's is seen there
+        await trial.outpost.outpost_stop(worker=order.worker, grace=1.0)
     await trial.ended(order)
     _plain("last screen", await trial.outpost.outpost_peek(worker=order.worker, lines=20))
 
