@@ -62,16 +62,22 @@ class Request:
 
 
 class StubModel:
-    """The server; a context manager that listens on a free port of 127.0.0.1.
+    """The server; a context manager that listens on a free port of an address of this machine.
 
     Args:
         mode: what it does.
         command: the shell command that the agent is asked to run.
         answer: the sentence that ends the turn.
+        address: what it listens at, if not at loopback, for agents that are not of this machine.
     """
 
     def __init__(
-        self, mode: Mode = Mode.WORK, *, command: str = "true", answer: str = "All done."
+        self,
+        mode: Mode = Mode.WORK,
+        *,
+        command: str = "true",
+        answer: str = "All done.",
+        address: str = "127.0.0.1",
     ) -> None:
         self.mode = mode
         self.command = command
@@ -79,7 +85,7 @@ class StubModel:
         self.requests: list[Request] = []
         self._hanging = threading.Event()
         self._released = threading.Event()
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server = _Server((address, 0), _Handler)
         self._server.model = self
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
@@ -98,7 +104,8 @@ class StubModel:
     @property
     def url(self) -> str:
         """The server's address, without a path."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        host, port = self._server.server_address[:2]
+        return f"http://{host!s}:{port}"
 
     def wait_hanging(self, timeout: float) -> bool:
         """Wait until a hanging model was shown the command's output.
