@@ -76,7 +76,7 @@ def test_the_folder_can_be_written_for_a_build_elsewhere(tmp_path: Path) -> None
     assert (code, answer["context"], answer["id"]) == (0, str(folder), None)
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert {"Containerfile", "enter", "pick", "requirements.txt"} < names
-    assert sum(name.endswith(".whl") for name in names) == 5
+    assert sum(name.endswith(".whl") for name in names) == 6
     _, out, _ = outpost(tmp_path, "--context", str(tmp_path / "there"), "--agent", "codex@0.169.0")
     assert "--build-arg NPM_PACKAGES='@openai/codex@0.169.0'" in out
 

@@ -61,7 +61,7 @@ class Witness:
 
     def has_place(self, order: Order) -> bool:
         """Whether a worker of an order has a record that can be seen from here."""
-        return bool(self._bucket or pushed_to(order))
+        return bool(self._bucket or _rig(order))
 
     def check(self, order: Order) -> None:
         """Refuse an order that has no place for a record.
@@ -69,16 +69,16 @@ class Witness:
         Raises:
             SpawnRefusedError: it has none.
         """
-        if not self.has_place(order):
-            raise SpawnRefusedError(
-                "an order without a rig has nowhere to leave its result here",
-                hint="configure a `bucket`, or give the order a --rig",
-            )
         try:
             for rig in filter(None, (order.rig, pushed_to(order))):
                 check_rig(rig)
         except UsageError as error:
             raise SpawnRefusedError(error.message, hint=error.hint) from error
+        if not self.has_place(order):
+            raise SpawnRefusedError(
+                "an order without a rig has nowhere to leave its result here",
+                hint="configure a `bucket`, or give the order a --rig",
+            )
 
     @property
     def keeps_orders(self) -> bool:
@@ -137,7 +137,7 @@ class Witness:
         Raises:
             UnreachableError: the rig cannot be asked.
         """
-        rig = pushed_to(order)
+        rig = _rig(order)
         if not rig:
             return None
         return await self._thread(lambda: checkpoint_on(rig, order))
@@ -209,8 +209,8 @@ class Witness:
     def _place(self, order: Order) -> Record:
         if self._bucket:
             return bucketrecord.records(self._bucket, order.owner, None, self._access)
-        rig = pushed_to(order)
-        assert rig, "orders without a rig were refused"
+        rig = _rig(order)
+        assert rig, "who has no place is asked nothing"
         private.make(str(self._root))
         return on_rig(rig, str(self._root), order.owner)
 
@@ -222,3 +222,11 @@ class Witness:
 def _order_object(order: Order, digest: str) -> str:
     folder = f"{order.owner}/orders" if order.owner else "orders"
     return f"{folder}/{order.worker}-{digest[:32]}"
+
+
+def _rig(order: Order) -> str:
+    """Return where an order's work is pushed to; "" for nowhere, and where that is no rig."""
+    rig = pushed_to(order)
+    with suppress(UsageError):
+        return check_rig(rig) if rig else ""
+    return ""
