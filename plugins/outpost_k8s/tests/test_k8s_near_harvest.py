@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -354,3 +355,17 @@ def test_another_pod_that_has_it_is_waited_for_until_it_is_silent(
     assert isinstance(end, Result)
     assert end.reason == ("k8s_elsewhere" if word else "k8s_oom_killed")
     assert records.settled is not None
+
+
+def test_workers_that_are_removed_at_once_are_all_gone(tmp_path: Path) -> None:
+    workers = [f"n{number}.1" for number in range(400)]
+    keeping = Keeping(tmp_path)
+    for worker in workers:
+        folder = tmp_path / "harvest" / worker
+        folder.mkdir(parents=True, mode=0o700)
+        (folder / "about.json").write_text("{}")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda worker: keeping.forget(keeping.of(worker)), workers))
+    assert list((tmp_path / "harvest").iterdir()) == []
+    assert list((tmp_path / "trash").iterdir()) == []

@@ -333,5 +333,9 @@ class Keeping:
     def forget(self, kept: Kept) -> None:
         """Remove what is kept of a worker."""
         self._known.pop(kept.worker, None)
-        kept.forget(self.state / "trash")
-        shutil.rmtree(self.state / "trash", ignore_errors=True)  # and what killed programs left
+        trash = self.state / "trash"
+        kept.forget(trash)
+        with contextlib.suppress(FileNotFoundError):
+            left = [*trash.iterdir()]  # of killed programs, and of others that are at it just now
+            for aside in left:  # never the trash itself: others move their workers into it
+                shutil.rmtree(aside, ignore_errors=True)
