@@ -401,9 +401,11 @@ def _traces(folder: str, number: int) -> set[str]:
     found = {path for path in PLACES if os.path.exists(path)}
     with contextlib.suppress(OSError):
         found.add(f"card {Path(f'/sys/class/net/kubelab{number}/ifindex').read_text()}")
-    for group in Path("/sys/fs/cgroup").glob(f"**/outpost-kubelab-{number}"):
-        with contextlib.suppress(OSError):
-            found.add(f"group {group} {group.stat().st_ino}")
+    for group, below, _ in os.walk("/sys/fs/cgroup"):  # passes over what is removed meanwhile
+        if os.path.basename(group) == f"outpost-kubelab-{number}":
+            below.clear()
+            with contextlib.suppress(OSError):
+                found.add(f"group {group} {os.stat(group).st_ino}")
     found |= {f"mount {line}" for line in Path("/proc/self/mountinfo").read_text().splitlines()}
     for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError):

@@ -19,7 +19,7 @@ def test_the_far_side_alone_is_in_it(containers: Containers, plain: Image) -> No
     )
     found, installed = json.loads(containers.run(plain.id, "python", "-c", script).stdout)
     assert found == []
-    ours = ["agents", "cloudrun", "core", "shared", "worker"]
+    ours = ["agents", "cloudrun", "core", "k8s", "shared", "worker"]
     assert [name for name in installed if name.startswith("outpost")] == [
         f"outpost-{name}" for name in ours
     ]

@@ -42,6 +42,8 @@ IDLE: Final = 30.0
 _KEEPALIVE: Final = (15, 5, 3)
 #: Connections at once: each that is followed, watched or attached to holds one.
 _CONNECTIONS: Final = 200
+#: Turns of the event loop in which a connection that was broken off is closed.
+_TURNS: Final = 3
 #: Seconds before their end at which credentials are renewed.
 _EARLY: Final = 30.0
 #: Longest body of an error that is read, in bytes.
@@ -206,6 +208,8 @@ class Transport:
         self._before = self._rest = self._credentials = None
         for rest in clients:
             await rest.close()
+        for _ in range(_TURNS):  # what was broken off is closed by the loop in its next turns
+            await asyncio.sleep(0)
 
     # --- login --------------------------------------------------------------------------------
 
