@@ -14,12 +14,12 @@ import k8snearkit
 import pytest
 from k8snearkit import JOBS, PODS, SECRETS
 from peers import MissingError, containers
+from peers.githttp import GitHttp
 from peers.kubelab import Cluster
 from peers.stubmodel import API_KEY, StubModel
 
 from outpost_agents.presets import PRESETS
 from outpost_core.types import Delivery, Secrets, State
-from outpost_k8s.objects import names
 from outpost_k8s.outpost import K8sOutpost
 from outpost_manager.orders.presets import resolve
 from outpost_testing.gitrig import GitRig
@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.kube, pytest.mark.slow]
 
 CHECKOUT = Path(__file__).parents[3]
 AGENTS = Path(os.environ.get("OUTPOST_AGENTS_DIR") or CHECKOUT / ".cache" / "agents").absolute()
+EVENTS = "/api/v1/namespaces/{}/events"
 #: Gives Codex its configuration, which would be in the image, and becomes it.
 CONFIGURED = (
     'export CODEX_HOME=$(mktemp -d) && printf %s "$CODEX_TOML" >$CODEX_HOME/config.toml'
@@ -51,17 +52,35 @@ def namespace(cluster: Cluster) -> Iterator[str]:
         yield made
 
 
+@pytest.fixture
+def rig(tmp_path: Path) -> GitRig:
+    (tmp_path / "rig").mkdir()
+    return GitRig(tmp_path / "rig")
+
+
+@pytest.fixture
+def served(cluster: Cluster, rig: GitRig) -> Iterator[str]:
+    """The URL by which pods reach the rig themselves."""
+    server = GitHttp(rig.folder, address=cluster.host_address)
+    rig.git("config", "http.receivepack", "true", cwd=rig.path)
+    server.start()
+    try:
+        yield f"{server.url}/{rig.path.name}"
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("pushed_by", ["this machine", "its pod"])
 @pytest.mark.parametrize(
     ("name", "key", "whose"),
     [("claude", "ANTHROPIC_API_KEY", "order"), ("codex", "OPENAI_API_KEY", "namespace")],
 )
 def test_a_real_agent_works_in_a_pod_and_its_key_is_seen_nowhere(
-    cluster: Cluster, image: str, namespace: str, tmp_path: Path, name: str, key: str, whose: str
-) -> None:
+    cluster: Cluster, image: str, namespace: str, tmp_path: Path, rig: GitRig, served: str,
+    name: str, key: str, whose: str, pushed_by: str,
+) -> None:  # fmt: skip
     home = tmp_path / "home"
-    (tmp_path / "rig").mkdir()
     home.mkdir()
-    rig = GitRig(tmp_path / "rig")
     said = k8snearkit.options(
         cluster, namespace, image=image, cpu=2.0, memory=2 << 30, ephemeral_storage=1 << 30,
         secrets={key: "model/key"} if whose == "namespace" else {},
@@ -82,24 +101,26 @@ def test_a_real_agent_works_in_a_pod_and_its_key_is_seen_nowhere(
             kept["CODEX_TOML"] = (home / ".codex" / "config.toml").read_text()
             agent = replace(agent, argv=("sh", "-c", CONFIGURED, "sh", *agent.argv))
         wanted = replace(
-            k8snearkit.order("gt-1", rig=str(rig.path)),
+            k8snearkit.order("gt-1", rig=served if pushed_by == "its pod" else str(rig.path)),
             agent=agent, env=kept, prompt="Add a second line",
             delivery=Delivery(branch="outpost/gt-1", message="gt-1: work"),
             secrets=Secrets({key: API_KEY} if whose == "order" else {}),
         )  # fmt: skip
         await mine.outpost_spawn(order=wanted)
-        selector = {"labelSelector": names.SELECTOR}
-        there = [
-            await asyncio.to_thread(cluster.admin.get, path.format(namespace), **selector)
-            for path in (JOBS, PODS)
-        ]
         status = await k8snearkit.ended(mine, wanted.worker)
+        there = [
+            await asyncio.to_thread(cluster.admin.get, path.format(namespace))
+            for path in (JOBS, PODS, EVENTS)
+        ]
+        assert all(found["items"] for found in there)
         log = b"".join([piece async for piece in mine.outpost_logs(wanted.worker, 0, False)])
         assert status.result is not None
         assert (status.state, status.result.reason) == (State.DONE, "ok"), (status, log)
         assert status.result.usage.output_tokens == 80
         assert status.result.commit == rig.tip("outpost/gt-1")
         assert rig.show("outpost/gt-1", "notes.txt") == "second line"
+        turns = [one.headers for one in model.requests if one.method == "POST"]
+        assert any(API_KEY in one.get("x-api-key", one.get("authorization", "")) for one in turns)
         assert API_KEY not in json.dumps(there)
         assert API_KEY.encode() not in log
         for path in (tmp_path / "state").rglob("*"):
