@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from outpost_core import wire
 from outpost_core.backend import BuildContext
 from outpost_core.types import Agent, Issue, Limits, Order, WorkerStatus
+from outpost_k8s.objects import names
 from outpost_k8s.options import K8sOptions
 from outpost_k8s.outpost import K8sOutpost
 
@@ -49,6 +50,13 @@ def options(cluster: Cluster, namespace: str, **more: Any) -> K8sOptions:
         **more,
     }
     return K8sOptions(**values)
+
+
+def objects(cluster: Cluster, path: str, namespace: str) -> list[dict[str, Any]]:
+    """What the cluster has of workers, of one kind."""
+    found = cluster.admin.get(path.format(namespace), labelSelector=names.SELECTOR)
+    items: list[dict[str, Any]] = found["items"]
+    return items
 
 
 def order(name: str, script: str = "true", **more: Any) -> Order:

@@ -11,7 +11,7 @@ from typing import Any
 
 import k8snearkit
 import pytest
-from k8snearkit import JOBS, KWOK, NOWHERE, PODS, SECRETS
+from k8snearkit import JOBS, KWOK, NOWHERE, PODS, SECRETS, objects
 from peers.kubelab import Cluster
 
 from outpost_core.errors import ConflictError, NotFoundError, SpawnRefusedError, UnreachableError
@@ -29,12 +29,6 @@ pytestmark = pytest.mark.kube
 def namespace(cluster: Cluster) -> Iterator[str]:
     with cluster.namespace() as made:
         yield made
-
-
-def objects(cluster: Cluster, path: str, namespace: str) -> list[dict[str, Any]]:
-    found = cluster.admin.get(path.format(namespace), labelSelector=names.SELECTOR)
-    items: list[dict[str, Any]] = found["items"]
-    return items
 
 
 # --- spawn --------------------------------------------------------------------------------------

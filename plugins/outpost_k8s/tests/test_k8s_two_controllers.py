@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import k8snearkit as kit
 import pytest
-from k8snearkit import JOBS, KWOK, NOWHERE, PODS, SECRETS
+from k8snearkit import JOBS, KWOK, NOWHERE, PODS, SECRETS, objects
 from peers.kubelab import Cluster
 
 from outpost_core import wire
@@ -31,12 +30,6 @@ WRITES = ("kube.secret_created", "kube.job_created", "kube.secret_owned")
 def namespace(cluster: Cluster) -> Iterator[str]:
     with cluster.namespace() as made:
         yield made
-
-
-def objects(cluster: Cluster, path: str, namespace: str) -> list[dict[str, Any]]:
-    found = cluster.admin.get(path.format(namespace), labelSelector=names.SELECTOR)
-    items: list[dict[str, Any]] = found["items"]
-    return items
 
 
 def test_a_worker_is_seen_ended_and_cleaned_by_both(
