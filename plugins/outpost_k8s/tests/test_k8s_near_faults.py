@@ -16,7 +16,7 @@ from typing import Any
 
 import k8snearkit as kit
 import pytest
-from k8snearkit import JOBS, KWOK, NOWHERE, SECRETS
+from k8snearkit import JOBS, KWOK, NOWHERE, SECRETS, objects
 from peers.kubelab import Lab, Options, own_lab
 
 from outpost_core.errors import UnreachableError
@@ -71,12 +71,6 @@ def stopped(lab: Lab) -> Iterator[None]:
         yield
     finally:
         lab.cont("apiserver")
-
-
-def objects(lab: Lab, path: str, namespace: str) -> list[dict[str, Any]]:
-    found = lab.admin.get(path.format(namespace), labelSelector=names.SELECTOR)
-    items: list[dict[str, Any]] = found["items"]
-    return items
 
 
 async def _again(mine: K8sOutpost, name: str) -> State:
