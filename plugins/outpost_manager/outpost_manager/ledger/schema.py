@@ -212,8 +212,118 @@ _V5: Final = (
     ) WITHOUT ROWID""",
 )
 
+_V6: Final = (
+    # Orders that wait, one row an issue; it stays for further attempts, and once it has ended it
+    # says how. `worker` is the attempt that waits, runs, or ran last, `body` its order as JSON
+    # (secrets by their names alone). `turn` is when its turn comes: the moment it was added, later
+    # by a fixed time for each step of priority, so that nothing is starved. What happens to the
+    # worker moves the row on, in the same transaction and whoever writes it: see the triggers.
+    """CREATE TABLE queue (
+        issue TEXT PRIMARY KEY,
+        seq INTEGER NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('waiting', 'running', 'settling', 'ended')),
+        worker TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        body TEXT NOT NULL,
+        place TEXT,
+        title TEXT NOT NULL DEFAULT '',
+        priority INTEGER NOT NULL,
+        turn REAL NOT NULL,
+        rig TEXT NOT NULL DEFAULT '',
+        agent TEXT NOT NULL DEFAULT '',
+        account TEXT NOT NULL DEFAULT '',
+        model TEXT NOT NULL DEFAULT '',
+        share TEXT NOT NULL DEFAULT '',
+        labels TEXT NOT NULL DEFAULT '[]',
+        batch TEXT NOT NULL DEFAULT '',
+        not_before REAL NOT NULL DEFAULT 0,
+        held INTEGER NOT NULL DEFAULT 0,
+        waits_for INTEGER NOT NULL DEFAULT 0,
+        tries INTEGER NOT NULL DEFAULT 0,
+        why TEXT NOT NULL DEFAULT '',
+        added_at REAL NOT NULL,
+        moved_at REAL NOT NULL,
+        outcome TEXT NOT NULL DEFAULT ''
+    )""",
+    "CREATE UNIQUE INDEX queue_seq ON queue (seq)",
+    "CREATE INDEX queue_worker ON queue (worker)",
+    """CREATE INDEX queue_waiting ON queue (share, turn)
+        WHERE state = 'waiting' AND held = 0 AND waits_for = 0""",
+    "CREATE INDEX queue_settling ON queue (moved_at) WHERE state = 'settling'",
+    "CREATE INDEX queue_batch ON queue (batch) WHERE batch <> ''",
+    """CREATE TABLE queue_after (
+        issue TEXT NOT NULL,
+        needs TEXT NOT NULL,
+        PRIMARY KEY (issue, needs)
+    ) WITHOUT ROWID""",
+    """CREATE TRIGGER queue_runs AFTER INSERT ON workers WHEN NEW.ended_at IS NULL BEGIN
+        UPDATE queue SET state = 'running', moved_at = NEW.reserved_at, why = ''
+        WHERE worker = NEW.id AND state = 'waiting'; END""",
+    """CREATE TRIGGER queue_waits_again AFTER DELETE ON workers WHEN OLD.ended_at IS NULL BEGIN
+        UPDATE queue SET state = 'waiting' WHERE worker = OLD.id AND state = 'running'; END""",
+    """CREATE TRIGGER queue_settles AFTER UPDATE OF ended_at ON workers
+        WHEN OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL BEGIN
+        UPDATE queue SET state = 'settling', moved_at = NEW.ended_at
+        WHERE worker = NEW.id AND state IN ('waiting', 'running'); END""",
+    # What was switched by hand and holds for all processes, such as a queue that is paused.
+    """CREATE TABLE switches (
+        name TEXT PRIMARY KEY,
+        value TEXT NOT NULL,
+        at REAL NOT NULL
+    ) WITHOUT ROWID""",
+    # Accounts of models that take no more for a while ("" as a model: whatever model).
+    """CREATE TABLE parked (
+        account TEXT NOT NULL,
+        model TEXT NOT NULL,
+        until REAL NOT NULL,
+        since REAL NOT NULL,
+        reason TEXT NOT NULL,
+        worker TEXT NOT NULL DEFAULT '',
+        PRIMARY KEY (account, model)
+    ) WITHOUT ROWID""",
+    # Circuit breakers of outposts and accounts (`kind`); no row: closed, and nothing has failed.
+    """CREATE TABLE breakers (
+        kind TEXT NOT NULL,
+        name TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('closed', 'open', 'half-open')),
+        failures INTEGER NOT NULL,
+        since REAL NOT NULL,
+        retry_at REAL NOT NULL DEFAULT 0,
+        probe TEXT NOT NULL DEFAULT '',
+        detail TEXT NOT NULL DEFAULT '',
+        PRIMARY KEY (kind, name)
+    ) WITHOUT ROWID""",
+    # The last firing of each schedule.
+    """CREATE TABLE firings (
+        schedule TEXT PRIMARY KEY,
+        at REAL NOT NULL
+    ) WITHOUT ROWID""",
+    # Notifications that are to be delivered, each once at each target as far as one can know.
+    """CREATE TABLE notices (
+        id TEXT PRIMARY KEY,
+        target TEXT NOT NULL,
+        event INTEGER NOT NULL,
+        body TEXT NOT NULL,
+        written_at REAL NOT NULL,
+        tries INTEGER NOT NULL DEFAULT 0,
+        next_try REAL NOT NULL DEFAULT 0,
+        error TEXT NOT NULL DEFAULT '',
+        delivered_at REAL,
+        failed_at REAL
+    )""",
+    """CREATE INDEX notices_waiting ON notices (next_try)
+        WHERE delivered_at IS NULL AND failed_at IS NULL""",
+    # Whose credentials a worker's agent uses, and the labels of its issue: budgets count by them.
+    "ALTER TABLE workers ADD COLUMN account TEXT NOT NULL DEFAULT ''",
+    """CREATE TABLE worker_labels (
+        label TEXT NOT NULL,
+        worker TEXT NOT NULL,
+        PRIMARY KEY (label, worker)
+    ) WITHOUT ROWID""",
+)
+
 #: `MIGRATIONS[v]` brings a ledger from version `v` to `v + 1`; the last one makes it current.
-MIGRATIONS: Final[Sequence[Sequence[str]]] = (_V1, _V2, _V3, _V4, _V5)
+MIGRATIONS: Final[Sequence[Sequence[str]]] = (_V1, _V2, _V3, _V4, _V5, _V6)
 
 
 class NewerSchemaError(Exception):
