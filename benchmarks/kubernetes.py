@@ -195,7 +195,7 @@ def listing(lab: Lab, namespace: str, name: str, metadata: str = "") -> tuple[fl
 
 IMPORTS = {
     "ours": "from outpost_k8s.api.client import Cluster;"
-    " from outpost_k8s.api.transport import _rest_class; _rest_class()",
+    " from outpost_k8s.api.official import official; official()",
     "typed": "from kubernetes.aio import client; client.BatchV1Api; client.V1Job",
     "aiohttp": "import aiohttp",
     "kr8s": "import kr8s.asyncio",

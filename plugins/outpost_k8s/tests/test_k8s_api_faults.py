@@ -235,9 +235,9 @@ async def test_a_list_that_outlives_its_moment_goes_on_and_tells_nothing_twice(
 
 @looped
 async def test_a_list_without_an_end_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from outpost_k8s.api import client
+    from outpost_k8s.api import paging
 
-    monkeypatch.setattr(client, "_MOST_PAGES", 5)
+    monkeypatch.setattr(paging, "_MOST_PAGES", 5)
     endless = Answer(body={"metadata": {"continue": "more"}, "items": []})
     async with Api([endless]) as api, reached(kubeconfig(tmp_path, api.url)) as cluster:
         with pytest.raises(UnavailableError, match="more than 5 pages"):

@@ -7,9 +7,10 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from outpost_k8s.api import config, streams
+from outpost_k8s.api import bodies, config, paging, streams
 from outpost_k8s.api.asking import PATIENCE, Asking, Object
-from outpost_k8s.api.errors import AbsentError, ExpiredError
+from outpost_k8s.api.errors import AbsentError
+from outpost_k8s.api.paging import METADATA
 from outpost_k8s.api.paths import path
 from outpost_k8s.api.process import Process
 from outpost_k8s.api.transport import JSON, Transport
@@ -18,9 +19,6 @@ from outpost_shared import border
 if TYPE_CHECKING:
     from outpost_k8s.settings import Settings
 
-#: Pages of one list, so that a server cannot keep us for ever.
-_MOST_PAGES: Final = 2000
-_METADATA: Final = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,{JSON}"
 _PATCHES: Final = {
     "merge": "application/merge-patch+json",
     "json": "application/json-patch+json",
@@ -138,7 +136,7 @@ class Cluster:
             for item in found:
                 yield item
 
-    async def pages(
+    def pages(
         self,
         path: str,
         *,
@@ -152,29 +150,9 @@ class Cluster:
         When the server has forgotten the moment that the first pages are of, the rest is of now:
         what was told once is not told again.
         """
-        accept = _METADATA if metadata_only else JSON
         asked = [("limit", str(page)), ("labelSelector", labels), ("fieldSelector", fields)]
         query = [(key, value) for key, value in asked if value]
-        proceed, seen, again = "", set[str](), False
-        for _ in range(_MOST_PAGES):
-            more = [("continue", proceed)] if proceed else []
-            try:
-                answer = await self._asking.ask("GET", path, query=[*query, *more], accept=accept)
-            except ExpiredError as error:
-                if not proceed:
-                    raise
-                proceed, again = error.proceed, True
-                continue
-            metadata, found = answer.get("metadata"), answer.get("items")
-            if not isinstance(metadata, dict) or not isinstance(found, list):
-                raise self._asking.strange(f"GET {path}", "no list")
-            fresh = [item for item in found if _uid(item) not in seen] if again else found
-            seen.update(map(_uid, fresh))
-            yield metadata, fresh
-            proceed = str(metadata.get("continue") or "")
-            if not proceed:
-                return
-        raise self._asking.strange(f"GET {path}", f"a list of more than {_MOST_PAGES} pages")
+        return paging.pages(self._asking, path, query, METADATA if metadata_only else JSON)
 
     async def create(self, path: str, body: Mapping[str, Any], *, dry_run: bool = False) -> Object:
         """Create a thing; asked again when no answer came, since its name is its own.
@@ -244,20 +222,10 @@ class Cluster:
         Raises:
             ChangedError: it is another one by now.
         """
-        options: Object = {
-            "apiVersion": "v1",
-            "kind": "DeleteOptions",
-            "propagationPolicy": propagation,
-        }
         only = {"uid": uid, "resourceVersion": version}
-        if only := {key: value for key, value in only.items() if value}:
-            options["preconditions"] = only
-        if grace is not None:
-            options["gracePeriodSeconds"] = max(0, round(grace))
-        if dry_run:
-            options["dryRun"] = ["All"]
+        options = bodies.delete_options(only, propagation, grace, dry_run=dry_run)
         try:
-            await self._asking.ask("DELETE", path, body=options, harmless=bool(only))
+            await self._asking.ask("DELETE", path, body=options, harmless=bool(uid or version))
         except AbsentError:
             return False
         return True
@@ -370,7 +338,7 @@ class Cluster:
             ("timeoutSeconds", str(max(1, round(seconds)))),
             *([("labelSelector", labels)] if labels else []),
         ]
-        accept = _METADATA.replace("MetadataList", "Metadata") if metadata_only else JSON
+        accept = METADATA.replace("MetadataList", "Metadata") if metadata_only else JSON
         events = streams.events(self._transport, path, query, accept=accept)
         async with aclosing(events):
             async for event in events:
@@ -395,15 +363,8 @@ class Cluster:
             group: API group, such as `batch`; "" for the core one.
             namespace: None for ours; "" for what belongs to the whole cluster.
         """
-        what = {
-            "verb": verb, "resource": resource, "subresource": subresource, "group": group,
-            "namespace": self.namespace if namespace is None else namespace,
-        }  # fmt: skip
-        body = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": what},
-        }
+        where = self.namespace if namespace is None else namespace
+        body = bodies.access_review(verb, resource, subresource, group, where)
         answer = await self._asking.ask("POST", path("selfsubjectaccessreviews"), body=body)
         status = answer.get("status")
         return isinstance(status, dict) and status.get("allowed") is True
@@ -426,12 +387,6 @@ class Cluster:
         preferred = answer.get("preferredVersion")
         said = preferred.get("groupVersion") if isinstance(preferred, dict) else None
         return border.line(str(said or ""), 100)
-
-
-def _uid(item: object) -> str:
-    """Return by what a thing is told from the others of its list."""
-    metadata = item.get("metadata") if isinstance(item, dict) else None
-    return str(metadata.get("uid") or metadata.get("name")) if isinstance(metadata, dict) else ""
 
 
 def _dry(dry_run: bool) -> list[tuple[str, str]]:

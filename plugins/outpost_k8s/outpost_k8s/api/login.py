@@ -13,15 +13,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from outpost_core.errors import UnreachableError, UsageError
 from outpost_k8s.api import certificates, execplugin
 from outpost_k8s.api.config import IN_CLUSTER, Place
+from outpost_k8s.api.official import official
 from outpost_shared import border
-
-if TYPE_CHECKING:
-    from kubernetes.aio.client.configuration import Configuration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +35,7 @@ class Credentials:
         certificate_ends: when the client's certificate ends, likewise.
     """
 
-    configuration: Configuration
+    configuration: Any
     token: str = field(default="", repr=False)
     line: tuple[object, ...] = field(default=(), repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -56,9 +54,7 @@ def credentials(place: Place, answer: execplugin.Answer | None) -> Iterator[Cred
     Raises:
         UsageError: the kubeconfig asks for what is not there.
     """
-    from kubernetes.aio.client.configuration import Configuration
-
-    configuration: Any = Configuration()
+    configuration: Any = official().configuration()
     # Python's stricter look at certificates refuses those of clusters that every other client takes
     configuration.disable_strict_ssl_verification = True
     with tempfile.TemporaryDirectory(prefix="outpost-k8s-") as folder:
@@ -97,13 +93,9 @@ def _content(file: str | None) -> bytes:
 
 
 def _load_pod(configuration: Any) -> None:
-    from kubernetes.aio.config import incluster_config
-    from kubernetes.aio.config.config_exception import ConfigException
-
-    load: Any = incluster_config.load_incluster_config
     try:
-        load(client_configuration=configuration)
-    except (ConfigException, OSError) as error:
+        official().load_pod(client_configuration=configuration)
+    except (official().config_error, OSError) as error:
         raise UnreachableError(
             f"the service account of this pod cannot be used: {error}",
             hint="see `automountServiceAccountToken` of the pod",

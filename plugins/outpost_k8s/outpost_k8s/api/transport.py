@@ -1,7 +1,7 @@
 """Requests to one API server, over the official client's connection pool.
 
 No model of the official client is used: bodies are dicts, so that a field which it does not know
-(yet) is no error, and nothing of its 200 megabytes of classes is imported.
+(yet) is no error, and nothing of its 200 megabytes of classes is imported (`official`).
 
 What this adds: a dead line is seen (the kernel asks whether the other side is there), a login that
 has run out is renewed once, and what goes wrong is an error that names the thing and the cause.
@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import socket
-import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -26,20 +23,16 @@ import aiohttp
 
 from outpost_core import __version__
 from outpost_core.errors import OutpostError, UnreachableError
-from outpost_k8s.api import config, login
+from outpost_k8s.api import config, failures, login
 from outpost_k8s.api.config import Place
 from outpost_k8s.api.errors import ApiError, StrangeError, UnavailableError, told
+from outpost_k8s.api.failures import CONNECT
 from outpost_k8s.api.login import Credentials
+from outpost_k8s.api.official import official
 from outpost_shared import border
 
-#: Seconds until a connection stands.
-CONNECT: Final = 10.0
 #: Seconds without a byte of an answer.
 IDLE: Final = 30.0
-#: A connection that is silent for so many seconds is asked whether the other side is there, again
-#: each so many seconds, and is dead after so many questions: 30 s in all. Load balancers, too,
-#: forget a line that is silent for minutes.
-_KEEPALIVE: Final = (15, 5, 3)
 #: Connections at once: each that is followed, watched or attached to holds one.
 _CONNECTIONS: Final = 200
 #: Turns of the event loop in which a connection that was broken off is closed.
@@ -307,19 +300,11 @@ class Transport:
             error: what the connection's library says.
             sending: the answer had not begun.
         """
-        why, hint, sent = _cause(error)
-        kind = StrangeError if isinstance(error, _FINAL) else UnavailableError
+        why, hint, sent = failures.cause(error)
+        kind = StrangeError if isinstance(error, failures.FINAL) else UnavailableError
         return kind(
             f"{self.peer} at {self.place.server} {why}", hint=hint, sent=sent or not sending
         )
-
-
-#: What trying again does not change.
-_FINAL: Final = (
-    aiohttp.ClientConnectorCertificateError,
-    aiohttp.ClientConnectorSSLError,
-    aiohttp.InvalidURL,
-)
 
 
 def _skew(date: str, asked_at: float, before: float | None) -> float | None:
@@ -349,73 +334,4 @@ def _client(credentials: Credentials, use_proxy: bool) -> Any:
         "trust_env": use_proxy,
         "cookie_jar": aiohttp.DummyCookieJar(),
     }
-    return _rest_class()(configuration)
-
-
-@functools.cache
-def _rest_class() -> Any:
-    """Return the official client with connections that notice a dead line."""
-    from kubernetes.aio.client.rest import RESTClientObject
-
-    class Rest(RESTClientObject):
-        def _create_pool_manager(self) -> aiohttp.ClientSession:
-            session: aiohttp.ClientSession = super()._create_pool_manager()
-            # It would send a DELETE whose answer was lost again by itself, and tell nobody.
-            session._retry_connection = False  # noqa: SLF001 - there is no option
-            return session
-
-        def _create_connector(self) -> aiohttp.TCPConnector:
-            return aiohttp.TCPConnector(
-                limit=self.maxsize, ssl=self.ssl_context, socket_factory=_socket
-            )
-
-    return Rest
-
-
-def _socket(address: tuple[Any, ...]) -> socket.socket:
-    """Make a socket whose dead line the kernel notices."""
-    family, kind, proto, *_ = address
-    made = socket.socket(family=family, type=kind, proto=proto)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    idle, every, count = _KEEPALIVE
-    for name, value in (
-        ("TCP_KEEPIDLE", idle), ("TCP_KEEPALIVE", idle), ("TCP_KEEPINTVL", every),
-        ("TCP_KEEPCNT", count), ("TCP_USER_TIMEOUT", (idle + every * count) * 1000),
-    ):  # fmt: skip
-        option = getattr(socket, name, None)  # each system has some of them
-        if option is not None:
-            with contextlib.suppress(OSError):
-                made.setsockopt(socket.IPPROTO_TCP, option, value)
-    made.setblocking(False)
-    return made
-
-
-def _cause(error: Exception) -> tuple[str, str, bool]:
-    """Return what went wrong, the next step, and whether the request may have arrived."""
-    said = border.line(str(error), 200)
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "is not known by its name", "see `server` in the kubeconfig, and the network", False
-    if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
-        return (f"is not reached through the proxy: {said}",
-                "see HTTPS_PROXY and NO_PROXY, or set `use_proxy: false`", False)  # fmt: skip
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return (f"shows a certificate that is not trusted: {border.line(_verify(error), 200)}",
-                "let your cluster's tool write the kubeconfig anew", False)  # fmt: skip
-    if isinstance(error, aiohttp.ClientSSLError):
-        return (f"cannot be spoken to by TLS: {said}", "see `server` in the kubeconfig", False)
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return f"did not take a connection within {CONNECT:g} s", "see the network", False
-    if isinstance(error, aiohttp.ClientConnectorError):
-        reason = error.os_error.strerror or said
-        return (f"takes no connection: {border.line(reason, 200).lower()}",
-                "see whether the cluster runs", False)  # fmt: skip
-    if isinstance(error, TimeoutError):
-        return "gives no answer", "it stands still, or the network does; try again", True
-    if isinstance(error, aiohttp.InvalidURL):
-        return "has no URL that can be used", "see `server` in the kubeconfig", False
-    return f"broke the connection: {said or type(error).__name__}", "try again", True
-
-
-def _verify(error: aiohttp.ClientConnectorCertificateError) -> str:
-    cause = error.certificate_error
-    return getattr(cause, "verify_message", "") if isinstance(cause, ssl.SSLError) else str(cause)
+    return official().rest(configuration)
