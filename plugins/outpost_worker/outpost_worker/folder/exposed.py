@@ -34,8 +34,8 @@ def mark_after(root: str, state: dict[str, Any]) -> None:
         state: its `state.json`; an agent without a fence may have changed that.
     """
     fence = state.get("fence")
-    fenced = isinstance(fence, str) and fence and not fence.startswith(("off", "none"))
-    if state.get("agent") and not fenced:
+    told = fence if isinstance(fence, str) else ""
+    if told.startswith(("off", "none")) or (state.get("agent") and not told):
         mark(root)
 
 

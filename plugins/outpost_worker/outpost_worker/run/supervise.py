@@ -410,6 +410,8 @@ class Supervisor:
             if settings.get("mode") == "required":
                 return f"no fence can be made here: {start.why(fenced)}"
         self._expose()
+        # The agent may remove the mark and end us before we say more: a recovery marks by this.
+        self._say("starting", "starting the agent", "agent")
         self._tree.agent = launch.start(argv, env, work, output, terminal, self._wrap)
         return ""
 
