@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from outpost_worker.repository.owngit import Own
 
 _FULL = "No space left on device"
+#: What git ends with when a file vanishes between two of its looks; and how often it is tried then.
+_VANISHED, _TRIES = "fatal: unable to stat", 3
 
 
 def look(git: Own, env: dict[str, str] | None = None) -> Changes:
@@ -72,7 +74,10 @@ def stage(
         WorkerError: `commit_failed` or `disk_full`.
     """
     options = ["-A", "--ignore-errors"]
-    done = _add(git, changes, folder, options, env)
+    for _ in range(_TRIES):
+        done = _add(git, changes, folder, options, env)
+        if _VANISHED not in done.err:
+            break
     while done.code and held.fails(git, folder, changes, done.err):
         done = _add(git, changes, folder, options, env)
     if done.code and _FULL not in done.err:
