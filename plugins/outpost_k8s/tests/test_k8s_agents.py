@@ -82,7 +82,7 @@ def test_a_real_agent_works_in_a_pod_and_its_key_is_seen_nowhere(
     home = tmp_path / "home"
     home.mkdir()
     said = k8snearkit.options(
-        cluster, namespace, image=image, cpu=2.0, memory=2 << 30, ephemeral_storage=1 << 30,
+        cluster, namespace, image=image, cpu=0.8, memory=2 << 30, ephemeral_storage=1 << 30,
         secrets={key: "model/key"} if whose == "namespace" else {},
     )  # fmt: skip
     if whose == "namespace":

@@ -211,7 +211,7 @@ def test_an_image_that_nobody_has_is_told_at_once(
 def test_the_image_is_tried_in_a_pod_of_the_restricted_standard(cluster: Cluster) -> None:
     tag = cluster.load_image(containers.image().tag, containers.base())
     with cluster.namespace({around.ENFORCE: "restricted"}) as namespace:
-        found = run(options(cluster, namespace, image=tag), agents=("gemini",))
+        found = run(options(cluster, namespace, image=tag, cpu=0.1), agents=("gemini",))
         told = {step.name: step for step in found}
         assert told["image"].state == "ok", told["image"]
         assert "has Outpost" in told["image"].detail

@@ -37,7 +37,7 @@ def image(cluster: Cluster) -> str:
 def said(cluster: Cluster, image: str) -> Iterator[K8sOptions]:
     with cluster.namespace() as namespace:
         yield k8snearkit.options(
-            cluster, namespace, image=image, cpu=1.0, memory=512 << 20, ephemeral_storage=256 << 20
+            cluster, namespace, image=image, cpu=0.4, memory=512 << 20, ephemeral_storage=256 << 20
         )
 
 
