@@ -92,6 +92,7 @@ COMMANDS: dict[tuple[str, ...], list[tuple[str, ...]]] = {
     ("conformance",): [("conformance", EVIL), ("conformance", "evil", "--group", EVIL),
                        ("conformance", "dead", "--group", "stop"),
                        ("conformance", "evil", "--group", "stop")],
+    ("serve",): [("serve", "--status"), ("serve", EVIL), ("serve", "--env-file", EVIL)],
     ("completion",): [("completion", "bash"), ("completion", EVIL)],
 }  # fmt: skip
 #: whose answer is the agent's own output, or the files of its work.

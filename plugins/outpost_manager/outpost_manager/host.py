@@ -7,27 +7,40 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import OutpostError
 from outpost_shared.log import Logger
 
 if TYPE_CHECKING:
     from outpost_manager.manager import Manager
+    from outpost_manager.plugins.services import Services
 
+#: Seconds between two looks at the configuration file.
+LOOK: Final = 2.0
 _log = Logger("host")
 
 
-async def stay(manager: Manager, end: asyncio.Event | None = None) -> None:
+async def stay(
+    manager: Manager,
+    end: asyncio.Event | None = None,
+    *,
+    begun: Callable[[Services], None] | None = None,
+    look: float = LOOK,
+) -> None:
     """Host the services of plugins until this program is told to end.
 
-    SIGTERM and SIGINT end it; SIGHUP reads the configuration again, and a mistake in that is logged
-    and changes nothing. Services are cancelled and waited for; workers keep running.
+    SIGTERM and SIGINT end it. The configuration is read again when its file changes, and at SIGHUP;
+    a mistake in that is logged and changes nothing. Services are cancelled and waited for; workers
+    keep running.
 
     Args:
         manager: an open one.
         end: ends it too, once it is set.
+        begun: is told the services once they run.
+        look: seconds between two looks at the configuration file.
     """
     end = end or asyncio.Event()
     reloading = asyncio.Event()
@@ -39,9 +52,11 @@ async def stay(manager: Manager, end: asyncio.Event | None = None) -> None:
         with suppress(ValueError, RuntimeError):  # not on the main thread: the caller sets `end`
             loop.add_signal_handler(number, act)
             taken.append(number)
-    reload = asyncio.create_task(_reload(manager, reloading))
+    reload = asyncio.create_task(_reload(manager, reloading, look))
     try:
-        async with manager.services():
+        async with manager.services() as services:
+            if begun is not None:
+                begun(services)
             await end.wait()
     finally:
         reload.cancel()
@@ -50,9 +65,12 @@ async def stay(manager: Manager, end: asyncio.Event | None = None) -> None:
             loop.remove_signal_handler(number)
 
 
-async def _reload(manager: Manager, asked: asyncio.Event) -> None:
+async def _reload(manager: Manager, asked: asyncio.Event, look: float) -> None:
     while True:
-        await asked.wait()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asked.wait(), look)
+        if not await manager.config_changed() and not asked.is_set():
+            continue
         asked.clear()
         try:
             await manager.reload()

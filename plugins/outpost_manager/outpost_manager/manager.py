@@ -131,6 +131,7 @@ class Manager:
         self._environ = environ
         self._cwd = cwd
         self._config_file: Path | None = config.path
+        self._mark: object = None
         self._ledger: AsyncLedger | None = None
         self._observers: Observers | None = None
         #: where plugins, git and `bd` are asked what an order needs, one order at a time
@@ -186,11 +187,13 @@ class Manager:
         found = Plugins.load() if plugins is None else plugins
         choice = choice or choose(config, env, here)
         choice.demand()
+        mark = _mark(choice)
         loaded = load_config(
             choice.path, found.backends, data=choice.data, presets=lambda: offered(found)
         )
         made = cls(loaded, found, state or state_dir(env), env, here)
         made._config_file = config
+        made._mark = mark
         return made
 
     def __enter__(self) -> Self:
@@ -577,6 +580,21 @@ class Manager:
         from outpost_manager.plugins.services import Services
 
         return Services(self.plugins, self)
+
+    async def config_changed(self) -> bool:
+        """Say whether another configuration counts than when this was asked or one was read last.
+
+        That is so for a file that was edited, made, removed, or trusted since.
+        """
+
+        def look() -> object:
+            try:
+                return _mark(choose(self._config_file, self._environ, self._cwd))
+            except OutpostError as error:
+                return str(error)
+
+        before, self._mark = self._mark, await off_loop(look)
+        return self._mark != before
 
     async def reload(self) -> None:
         """Read the configuration again; what it says now holds from now on.
@@ -1045,3 +1063,13 @@ class Manager:
             return await self._ask(lambda: find_rig(said, self._cwd))
         here = await self.around()
         return (here.push or here.rig) if here is not None else None
+
+
+def _mark(choice: Choice) -> object:
+    """Return what differs when another configuration counts."""
+    try:
+        found = None if choice.path is None else choice.path.stat()
+    except OSError as error:
+        return str(error)
+    at = found and (found.st_mtime_ns, found.st_size, found.st_ino)
+    return choice.path, choice.data, at, [place.standing for place in choice.places]

@@ -185,6 +185,14 @@ KUBE = (
     "kube.forgotten",  # what is kept here is in the trash, whole
 )
 
+#: The mayor, which places, follows and tells by itself.
+MAYOR = (
+    "mayor.leased",  # the state folder is its own, and it is written down whose
+    "mayor.fired",  # what a schedule ordered is in the queue, with its firing
+    "mayor.noticed",  # what is to be told is written down; nobody was told
+    "mayor.told",  # somebody was told; that is not written down yet
+)
+
 _armed = os.environ.get("OUTPOST_FAULT", "")
 
 #: Processes that die first at a fault: a forked stage takes its supervisor along.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 Exit codes: 0 it worked · 1 the work failed · 2 usage or configuration · 3 no outpost could take
-it · 4 not found · 5 unreachable · 130 Ctrl-C (workers keep running).
+it · 4 not found · 5 unreachable · 6 another mayor runs · 130 Ctrl-C (workers keep running).
 """
 
 

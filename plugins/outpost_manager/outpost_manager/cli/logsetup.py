@@ -7,15 +7,17 @@ are asked for, so that nobody else waits for `logging`.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Final, TextIO
 
 from outpost_core.errors import UsageError
 from outpost_core.nearest import suggest
 from outpost_manager.cli import output
-from outpost_shared.harmless import clean_lines
+from outpost_shared.harmless import clean_lines, escaped
 from outpost_shared.log import ROOT
 
 LEVELS: Final = {"warning": logging.WARNING, "info": logging.INFO, "debug": logging.DEBUG}
@@ -29,6 +31,22 @@ class _Harmless(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return clean_lines(super().format(record)).replace("\n", "\n    ")
+
+
+class _JsonLine(logging.Formatter):
+    """Makes one line of JSON of a record, for programs that collect logs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        said = {
+            "at": f"{whole}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            said["traceback"] = self.formatException(record.exc_info)
+        return escaped(json.dumps(said, ensure_ascii=False))
 
 
 class _Shown(logging.Handler):
@@ -48,6 +66,21 @@ def verbose(count: int) -> None:
         count: 1 for what is done (info), 2 for each step (debug).
     """
     _add(_Shown(), logging.INFO if count == 1 else logging.DEBUG)
+
+
+def steadily(*, as_json: bool) -> None:
+    """Log on standard error what is done, as a program that stays does.
+
+    Args:
+        as_json: one JSON object a line, with `at`, `level`, `logger` and `message`.
+    """
+    shown = [h for h in logging.getLogger(ROOT).handlers if type(h) is _Shown]
+    level = min((handler.level for handler in shown), default=logging.INFO)
+    _add(_Shown(), min(level, logging.INFO))
+    if as_json:
+        for handler in logging.getLogger(ROOT).handlers:
+            if type(handler) is _Shown:
+                handler.setFormatter(_JsonLine())
 
 
 def from_environment(said: str) -> None:

@@ -1,0 +1,94 @@
+"""The program that `outpost serve` runs: the heart of a program that stays, under the lease."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from outpost_core.errors import UsageError
+from outpost_manager.host import stay
+from outpost_mayor.serving import status
+from outpost_mayor.serving.systemd import ServiceManager
+from outpost_shared.log import Logger
+
+if TYPE_CHECKING:
+    from outpost_manager.manager import Manager
+    from outpost_manager.plugins.services import Services
+
+_log = Logger("serve")
+#: Bytes of a file of secrets, at most.
+_MOST = 1 << 20
+
+
+async def serve(manager: Manager, end: asyncio.Event | None = None) -> None:
+    """Host the services of plugins until this program is told to end; workers keep running.
+
+    The caller holds the lease of the state folder.
+
+    Args:
+        manager: an open one.
+        end: ends it too, once it is set.
+    """
+    live = await manager.ledger.active()  # whoever cannot open the ledger is not READY
+    above = ServiceManager(os.environ)
+    tasks = [asyncio.create_task(above.beat())]
+
+    def begun(services: Services) -> None:
+        tasks.append(asyncio.create_task(status.keep(manager.state, services)))
+        names = ", ".join(sorted(note.name for note in services.notes)) or "none"
+        _log.info(
+            "the mayor runs: %d outposts, %d workers live, services: %s",
+            len(manager.fleet.names), sum(live.values()), names,
+        )  # fmt: skip
+        above.tell("READY=1", f"STATUS={len(manager.fleet.names)} outposts")
+
+    try:
+        await stay(manager, end, begun=begun)
+    finally:
+        above.tell("STOPPING=1", "STATUS=ending; workers keep running")
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        _log.info("the mayor ends; workers keep running")
+
+
+def read_secrets(path: Path) -> dict[str, str]:
+    """Return the variables of a file of `NAME=value` lines, as systemd reads an EnvironmentFile.
+
+    Args:
+        path: the file; nobody else may read it.
+
+    Raises:
+        UsageError: it is missing, others can read it, or a line is none.
+    """
+    from outpost_core.types import check_env_name
+
+    try:
+        with path.open("rb") as file:
+            about = os.fstat(file.fileno())
+            if about.st_mode & 0o077 or about.st_uid not in (os.getuid(), 0):
+                raise UsageError(
+                    f"others can read or change {path}, which is for secrets",
+                    hint=f"chmod 600 {path}",
+                )
+            text = file.read(_MOST).decode("utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is no UTF-8 text") from None
+    found = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        said = line.strip()
+        if not said or said[0] in "#;":
+            continue
+        name, equals, value = said.partition("=")
+        if not equals:
+            raise UsageError(f"{path}:{number}: NAME=value was expected")  # never shows the line
+        check_env_name(name.strip())
+        value = value.strip()
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+            value = value[1:-1]
+        found[name.strip()] = value
+    return found

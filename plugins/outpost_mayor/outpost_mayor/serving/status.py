@@ -1,0 +1,57 @@
+"""How a mayor does, written down for `outpost serve --status` in another process."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from outpost_shared import jsonfiles
+from outpost_shared.harmless import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from outpost_manager.plugins.services import Services
+
+#: The file in the state folder.
+FILE: Final = "mayor-services.json"
+#: Seconds between two looks at the services.
+_LOOK: Final = 1.0
+
+
+async def keep(folder: Path, services: Services) -> None:
+    """Write how the services do whenever that has changed; never ends."""
+    written: list[dict[str, Any]] | None = None
+    while True:
+        found = [
+            {
+                "name": note.name, "plugin": note.plugin, "state": note.state,
+                "failures": note.failures, "error": note.error, "since": note.since,
+            }
+            for note in services.notes
+        ]  # fmt: skip
+        if found != written:
+            with suppress(OSError):  # a full disk; written once there is room
+                await asyncio.to_thread(jsonfiles.store, str(folder), FILE, {"services": found})
+                written = found
+        await asyncio.sleep(_LOOK)
+
+
+def read(folder: Path) -> Sequence[dict[str, Any]]:
+    """Return how the services of the mayor did when that changed last."""
+    said = jsonfiles.load(str(folder), FILE) or {}
+    found = said.get("services")
+    return [_checked(one) for one in found if isinstance(one, dict)] if found else []
+
+
+def _checked(one: dict[str, Any]) -> dict[str, Any]:
+    texts = {key: clean(str(one.get(key, "")))[:500] for key in ("name", "plugin", "state")}
+    failures, since = one.get("failures"), one.get("since")
+    return {
+        **texts,
+        "failures": failures if isinstance(failures, int) else 0,
+        "error": clean(str(one.get("error", "")))[:500],
+        "since": since if isinstance(since, float) else None,
+    }
