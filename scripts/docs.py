@@ -67,6 +67,7 @@ ENVIRONMENT = """\
 | 3 | no outpost could take it |
 | 4 | not found |
 | 5 | unreachable |
+| 6 | another mayor runs for this state folder |
 | 130 | Ctrl-C; workers keep running |
 """
 
