@@ -114,7 +114,7 @@ def test_a_log_that_cannot_be_is_refused_at_once(outpost, said):
     assert code == 2
     assert err.startswith("error: OUTPOST_LOG: ")
     assert "Traceback" not in err
-    assert outpost.json("workers", "--all") == {"workers": []}
+    assert outpost.json("workers", "--all") == {"workers": [], "not_told": []}
 
 
 def test_what_a_terminal_would_obey_is_spelled_out_in_logs(outpost):

@@ -79,7 +79,7 @@ def test_all_flags_reach_the_order(outpost, monkeypatch):
 def test_mistakes_are_exit_code_2_and_start_nothing(outpost, words):
     more = () if "--" in words else ("--", "true")
     assert outpost.json("spawn", "--no-rig", *words, *more, code=2)["error"]["message"]
-    assert outpost.json("workers", "--all") == {"workers": []}
+    assert outpost.json("workers", "--all") == {"workers": [], "not_told": []}
 
 
 def test_again_is_the_next_attempt(outpost):
@@ -208,7 +208,7 @@ def test_explain_and_dry_run_start_nothing(outpost):
     assert outpost.ok("spawn", "a", "--no-rig", "--dry-run", "--", "x") == text
     (said,) = outpost.json("explain", "a", "--no-rig", "--", "x")["explanations"]
     assert said["worker"] == "a.1"
-    assert outpost.json("workers", "--all") == {"workers": []}
+    assert outpost.json("workers", "--all") == {"workers": [], "not_told": []}
 
 
 def test_explain_is_3_when_nobody_would(outpost):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from outpost_core.errors import UnreachableError
+from outpost_core.errors import UnreachableError, UsageError
 from outpost_core.hookspecs import hookimpl
 from outpost_core.types import Cleaned, Result, State, Usage
 from outpost_testing import Script
@@ -38,7 +38,7 @@ def test_workers_lists_active_or_all(ended):
         "bad.1",
         "busy.1",
     }
-    assert ended.json("workers", "--all", "--on", "there") == {"workers": []}
+    assert ended.json("workers", "--all", "--on", "there") == {"workers": [], "not_told": []}
     assert [w["id"] for w in ended.json("workers", "--all", "--issue", "bad")["workers"]] == [
         "bad.1"
     ]
@@ -46,6 +46,36 @@ def test_workers_lists_active_or_all(ended):
     assert "polecat/done" in text
     assert "timeout" in text
     assert "the busy one" in text
+
+
+def test_an_outpost_that_does_not_tell_of_its_workers_is_named_with_the_reason(ended, monkeypatch):
+    @hookimpl
+    async def outpost_list(self):
+        raise UsageError("there is no context prod", hint="kubectl config get-contexts")
+
+    monkeypatch.setattr(ended.there, "outpost_list", outpost_list.__get__(ended.there))
+    assert ended.json("workers")["not_told"] == [
+        {
+            "outpost": "there", "message": "there is no context prod",
+            "hint": "kubectl config get-contexts",
+        }
+    ]  # fmt: skip
+    said = ended.run("workers")
+    assert said.exit_code == 0
+    assert "busy.1" in said.stdout, "the others are shown"
+    assert "there did not tell of its workers: there is no context prod; kubectl" in said.stderr
+    assert "there" not in ended.run("workers", "--on", "here").stderr
+    ended.here.cut()
+    assert "here did not tell of its workers: " in ended.run("workers").stderr
+
+
+def test_an_outpost_that_cannot_be_built_is_named_too(ended):
+    text = ended.config.read_text()
+    ended.config.write_text(f"{text}  - {{name: far, type: kubernetic}}\n")
+    told = ended.run("workers")
+    assert told.exit_code == 0
+    assert "far did not tell of its workers: " in told.stderr
+    assert "kubernetic" in told.stderr
 
 
 def test_show_tells_everything(ended):

@@ -169,7 +169,7 @@ def test_a_pod_that_somebody_deletes_is_told_by_its_record(
     lab.admin.delete(path)
     lab.admin.gone(path)
     status = kit.with_outpost(said, tmp_path, lambda mine: kit.ended(mine, "gone.1"))
-    assert (status.state, status.detail) == (State.STOPPED, "terminated")
+    assert (status.state, status.detail) == (State.STOPPED, "k8s_deleted")
     assert status.result is not None
     assert status.result.checkpoint is not None
     assert has_ref(rig, status.result.checkpoint)

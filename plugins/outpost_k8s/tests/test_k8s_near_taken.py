@@ -23,6 +23,8 @@ from test_k8s_near_pods import rig as rig  # noqa: PLC0414 - a fixture
 
 from outpost_core.errors import SpawnRefusedError
 from outpost_core.types import State, WorkerStatus
+from outpost_k8s.near import seen
+from outpost_k8s.near.seen import has_ended
 from outpost_k8s.objects import names
 from outpost_k8s.options import K8sOptions
 from outpost_k8s.outpost import K8sOutpost
@@ -88,7 +90,10 @@ def test_an_evicted_worker_s_work_is_on_its_rig(
         lab.admin.gone(path)
 
     status = taken_away(said, rig, tmp_path, evict)
-    assert (status.state, status.detail) == (State.STOPPED, "terminated"), "its own last word"
+    assert (status.state, status.detail) == (State.STOPPED, "k8s_evicted")
+    assert status.result is not None
+    assert "its pod was evicted" in status.result.message
+    assert "SIGTERM" in status.result.message
 
 
 def test_a_preempted_worker_s_work_is_on_its_rig(
@@ -118,7 +123,9 @@ def test_a_preempted_worker_s_work_is_on_its_rig(
         status = taken_away(said, rig, tmp_path, preempt)
     finally:
         lab.admin.delete(f"{CLASSES}/{high['metadata']['name']}")
-    assert (status.state, status.detail) == (State.STOPPED, "terminated"), "its own last word"
+    assert (status.state, status.detail) == (State.STOPPED, "k8s_preempted")
+    assert status.result is not None
+    assert "made room for one of a higher priority: Preempted by pod" in status.result.message
 
 
 def test_work_of_a_namespace_that_is_removed_is_on_its_rig(
@@ -133,7 +140,43 @@ def test_work_of_a_namespace_that_is_removed_is_on_its_rig(
             lab.admin.gone(path)
 
         status = taken_away(mine, rig, tmp_path, remove)
-        assert status.state in (State.STOPPED, State.LOST)
+        assert (status.state, status.detail) == (State.STOPPED, "k8s_deleted")
+
+
+def test_an_evicted_pod_that_is_seen_before_it_is_gone_says_the_same(
+    lab: Lab, said: K8sOptions, namespace: str, rig: str, tmp_path: Path
+) -> None:
+    def evict() -> None:
+        name = pod_of(lab, namespace, "gone.1")["metadata"]["name"]
+        path = f"{PODS.format(namespace)}/{name}"
+        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}}
+        lab.admin.patch(path, {"metadata": {"finalizers": ["kubelab.test/stays"]}})
+        lab.admin.post(f"{path}/eviction", body)
+        lab.admin.until(path, has_ended)
+
+    try:
+        status = taken_away(said, rig, tmp_path, evict)
+    finally:
+        for pod in lab.admin.get(PODS.format(namespace))["items"]:
+            path = f"{PODS.format(namespace)}/{pod['metadata']['name']}"
+            lab.admin.patch(path, {"metadata": {"finalizers": None}})
+    assert (status.state, status.detail) == (State.STOPPED, "k8s_evicted")
+    assert status.result is not None
+    assert "Eviction API: evicting" in status.result.message
+
+
+def test_a_job_past_its_deadline_says_so_and_its_work_is_on_its_rig(
+    lab: Lab, said: K8sOptions, namespace: str, rig: str, tmp_path: Path
+) -> None:
+    def late() -> None:
+        job = f"{JOBS.format(namespace)}/{names.job_name('gone.1')}"
+        lab.admin.patch(job, {"spec": {"activeDeadlineSeconds": 1}})
+        lab.admin.until(job, lambda found: seen.condition(found, "Failed"))
+
+    status = taken_away(said, rig, tmp_path, late)
+    assert (status.state, status.detail) == (State.FAILED, "k8s_deadline")
+    assert status.result is not None
+    assert "activeDeadlineSeconds" in status.result.message
 
 
 def test_an_agent_does_not_notice_that_the_kubelet_is_away(

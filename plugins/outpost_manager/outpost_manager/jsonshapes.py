@@ -246,7 +246,16 @@ SHAPES: Final[Mapping[str, Shape]] = {
             {"issue": "the issue's id", "worker": "the id it would get", **EXPLANATION}
         ]
     },
-    "workers": {"workers": [WORKER]},
+    "workers": {
+        "workers": [WORKER],
+        "not_told": [
+            {
+                "outpost": "one that did not tell of its workers; what is shown of these is older",
+                "message": "why",
+                "hint": "what helps, or empty",
+            }
+        ],
+    },
     "wait": {"workers": [WORKER]},
     "cost": {
         "by": "day, outpost, agent or rig",

@@ -656,6 +656,29 @@ class Manager:
         await self.watch.refresh(asked)
         return await self.outposts()
 
+    async def look(self, names: Iterable[str] | None = None) -> dict[str, OutpostError]:
+        """Do what `refresh` does; return why each outpost told nothing that told nothing.
+
+        Args:
+            names: the outposts to ask; None for all that are configured, also those that cannot be
+                built here.
+
+        Raises:
+            NotFoundError: no outpost has such a name.
+        """
+        wanted = {entry.name for entry in self.config.outposts} if names is None else {*names}
+        for name in wanted:
+            self.fleet.configured(name)
+        usable = self.watch.usable()
+        asked = usable if names is None else [name for name in usable if name in wanted]
+        errors = await self.watch.refresh(asked)
+        for name in wanted.difference(asked):
+            try:
+                self.fleet.outpost(name)
+            except OutpostError as error:
+                errors[name] = error
+        return errors
+
     # --- workers ------------------------------------------------------------------------------
 
     async def workers(

@@ -44,6 +44,13 @@ _EVENTS: Final = {
 _FAILED: Final = frozenset(
     ("k8s_oom_killed", "k8s_disk_full", "k8s_deadline", "k8s_init_failed", "k8s_start_failed")
 )
+#: Codes of an end that a worker's own last word does not know of: it was only told to end.
+TAKEN: Final = frozenset(
+    (
+        *("k8s_evicted", "k8s_preempted", "k8s_node_lost", "k8s_node_shutdown", "k8s_disk_full"),
+        *("k8s_deadline", "k8s_deleted", "k8s_suspended", "k8s_oom_killed"),
+    )
+)
 #: What the kubelet says of a pod over its disk.
 _DISK: Final = ("emptydir volume", "ephemeral local storage", "ephemeral storage usage")
 #: Reasons of a container whose program never began.
@@ -107,7 +114,8 @@ def _of_pod(job: Object | None, pod: Object, done: Object, by: int | None) -> Wh
     if reason == "ContainerStatusUnknown":
         return _end("k8s_unknown", seen.words(done, "message"))
     if seen.is_going(pod):
-        return _end("k8s_deleted", "")
+        suspended = seen.part(job, "spec").get("suspend") is True
+        return _end("k8s_suspended" if suspended else "k8s_deleted", "")
     return _left_nothing(done, by)
 
 
@@ -151,6 +159,8 @@ def of_job(job: Object | None, events: list[Object]) -> Why | None:
         if last:
             code = _EVENTS[seen.text(last, "reason")]
             return replace(_end(code, seen.words(last, "message")), finished=finished)
+        if seen.text(failed, "reason") == "PodFailurePolicy":  # it was disrupted; see `objects.job`
+            return replace(_end("k8s_evicted", ""), finished=finished)
         return replace(gone("its pod"), finished=finished)
     if complete:
         message = "its pod ended well, and is gone with what it said"

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.errors import NotFoundError, OutpostError, UnreachableError
 from outpost_core.names import checkpoint_ref
-from outpost_core.types import Json, Order, Result
+from outpost_core.types import Json, Order, Result, State
 from outpost_k8s import price
-from outpost_k8s.near import said, seen
+from outpost_k8s.near import ended, said, seen
 from outpost_k8s.objects import names, told
 from outpost_shared import plain
 from outpost_worker.record.kinds import LEASE, RecordRefusedError
@@ -43,6 +43,8 @@ _MOST: Final = 256 << 20
 _VOLUME: Final = "/outpost/volume/"
 #: Bytes of a log that are looked at at once.
 _PIECE: Final = 1 << 20
+#: Reason of a worker that was told to end by SIGTERM, which does not say by whom.
+_TERMINATED: Final = "terminated"
 #: What a kubelet answers in place of a log that it has no more.
 _NO_LOG: Final = b"unable to retrieve container logs for "
 
@@ -70,6 +72,7 @@ class Harvest:
         """
         if kept.result is not None:
             return kept.result
+        why = _as_asked(why, kept, one)
         order = told.order_of(one.job) if one.job is not None else None
         order = order or kept.order
         word = said.said_by(one.pod)
@@ -80,6 +83,7 @@ class Harvest:
             if isinstance(found, str):
                 return found
             result = found
+        result = _as_the_cluster_tells(result, why)
         collected = word is not None and word.collected
         result = self._checked(result, order, one, collected=collected)
         if not kept.ending and (kept.hosted or (_is_hosted(one) and not collected)):
@@ -169,15 +173,15 @@ class Harvest:
             until: when it ended, where its pod does not say so.
         """
         begun = seen.moment(one.pod, "status", "startTime")
-        ended = seen.moment(seen.terminated(one.pod), "finishedAt")
+        end = seen.moment(seen.terminated(one.pod), "finishedAt")
         if one.pod is None:  # what the Job tells is a little more
             begun = seen.moment(one.job, "status", "startTime")
             done = seen.condition(one.job, "Complete") or seen.condition(one.job, "Failed")
-            ended = seen.moment(done, "lastTransitionTime")
-        ended = ended or until
-        if begun is None or ended is None:
+            end = seen.moment(done, "lastTransitionTime")
+        end = end or until
+        if begun is None or end is None:
             return None
-        return price.cost(self._desk.options, ended - begun, order)
+        return price.cost(self._desk.options, end - begun, order)
 
     # --- its output -----------------------------------------------------------------------------
 
@@ -309,6 +313,30 @@ def _without_doubles(fd: int) -> int:
     write += len(held)
     os.ftruncate(fd, write)
     return write
+
+
+def _as_asked(why: Why, kept: Kept, one: Seen) -> Why:
+    """Return the end of a worker that somebody has asked to stop, as that."""
+    asked = seen.annotation(one.job, names.STOP) or kept.watched().get("stop") is not None
+    if not asked or why.reason not in ("k8s_deleted", "lost_process"):
+        return why
+    return replace(
+        why, state=State.STOPPED, reason="stopped", detail="stopped",
+        message="stopped, as was asked; its pod left no result",
+    )  # fmt: skip
+
+
+def _as_the_cluster_tells(result: Result, why: Why) -> Result:
+    """Return how a worker ended that only knows that it was told to: who wanted that, and why."""
+    if result.reason != _TERMINATED:
+        return result
+    if why.reason == "stopped":  # it could not be told in its pod, so that was deleted
+        return replace(result, state=why.state, reason=why.reason, message="it was stopped")
+    if why.reason not in ended.TAKEN:
+        return result
+    state = why.state if why.state is State.FAILED else result.state
+    message = f"{why.message}; it was told to end, and did (SIGTERM)"
+    return replace(result, state=state, reason=why.reason, message=message)
 
 
 def _is_hosted(one: Seen) -> bool:

@@ -223,7 +223,6 @@ class Listing:
             if why.state.terminal:
                 if one.job is None and not kept.exists:
                     return None  # another machine's, which has removed it
-                why = _as_asked(why, kept, one)
                 return self._of_end(kept, one, await self._harvest.end(kept, one, why))
             if await self._stopped(kept, one, answer):
                 return await self._status(kept, await self._look.one(one.worker), None)
@@ -468,17 +467,6 @@ def _matters(one: Seen) -> bool:
 def _digest(kept: Kept, one: Seen) -> str:
     thing = one.job if one.job is not None else one.pod
     return seen.annotation(thing, names.DIGEST) or kept.digest
-
-
-def _as_asked(why: Why, kept: Kept, one: Seen) -> Why:
-    """Return the end of a worker that somebody has asked to stop, as that."""
-    asked = seen.annotation(one.job, names.STOP) or kept.watched().get("stop") is not None
-    if not asked or why.reason not in ("k8s_deleted", "lost_process"):
-        return why
-    return replace(
-        why, state=State.STOPPED, reason="stopped", detail="stopped",
-        message="stopped, as was asked; its pod left no result",
-    )  # fmt: skip
 
 
 def _of_another_place(kept: Kept, address: str) -> WorkerStatus:

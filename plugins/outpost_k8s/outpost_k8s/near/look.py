@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,10 @@ _LIVE: Final = "status.phase!=Succeeded,status.phase!=Failed"
 _ALONE: Final = 8
 #: Seconds for which the events of a thing are believed to be all.
 _FRESH: Final = 20.0
+#: Events of pods that a cluster takes away, which it counts as normal.
+_TAKEN: Final = ("Preempted", "TaintManagerEviction")
+#: What a pod can be called that a Job has made.
+_POD: Final = re.compile(r"[a-z0-9-]{1,63}", re.ASCII)
 #: Workloads of Kueue, and what says their places (kueue.sigs.k8s.io/docs/tasks/manage).
 _JOB_UID: Final = "kueue.x-k8s.io/job-uid"
 _VISIBILITY: Final = "/apis/visibility.kueue.x-k8s.io/v1beta1"
@@ -152,15 +157,23 @@ class Look:
     async def _add_events(self, waiting: list[Seen]) -> None:
         if len(waiting) > _ALONE:
             together = await self._events_of("type!=Normal")
+            if any(one.pod is None and has_ended(one.job) for one in waiting):
+                for reason in _TAKEN:  # as normal as anything, to a cluster
+                    together = [*together, *await self._events_of(f"reason={reason}")]
             for one in waiting:
                 mine = _about(one)
                 one.events = [
-                    event for event in together if seen.text(event, "involvedObject", "uid") in mine
-                ]
+                    event for event in together
+                    if seen.text(event, "involvedObject", "uid") in mine
+                    or (one.pod is None and _is_of_pod(event, one))
+                ]  # fmt: skip
             return
         for one in waiting:
             for uid in _about(one):
                 one.events += await self._events_of(f"involvedObject.uid={uid}")
+            if one.pod is None and (pod := _gone_pod(one)):
+                fields = f"involvedObject.kind=Pod,involvedObject.name={pod}"
+                one.events += await self._events_of(fields)
 
     async def _events_of(self, fields: str) -> list[Object]:
         now = time.monotonic()
@@ -232,6 +245,20 @@ def _has_events(one: Seen) -> bool:
 def _is_queued(one: Seen) -> bool:
     suspended = seen.part(one.job, "spec").get("suspend") is True
     return suspended and bool(seen.text(one.job, "metadata", "labels", names.QUEUE))
+
+
+def _gone_pod(one: Seen) -> str:
+    """Return the name of the pod that a Job had, by its events; "" where they do not say."""
+    created = seen.text(seen.latest(one.events, "SuccessfulCreate"), "message")
+    name = created.rpartition(" ")[2]
+    return name if _POD.fullmatch(name) and name.startswith(seen.name(one.job) + "-") else ""
+
+
+def _is_of_pod(event: Object, one: Seen) -> bool:
+    """Whether an event is of a pod that a Job had: it is named after the Job."""
+    about = seen.part(event, "involvedObject")
+    name, job = seen.text(about, "name"), seen.name(one.job)
+    return seen.text(about, "kind") == "Pod" and bool(job) and name.startswith(f"{job}-")
 
 
 def _about(one: Seen) -> list[str]:

@@ -72,6 +72,16 @@ def job(options: Settings, order: Order, *, hosted: bool) -> dict[str, Any]:
         "completions": 1,
         "parallelism": 1,
         "podReplacementPolicy": "Failed",
+        # a pod that the cluster takes ends its Job as any other; that way the Job says so for as
+        # long as it is there, which a pod that is gone does not
+        "podFailurePolicy": {
+            "rules": [
+                {
+                    "action": "FailJob",
+                    "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+                }
+            ]
+        },
         "activeDeadlineSeconds": math.ceil(price.longest(options, order)),
         "ttlSecondsAfterFinished": math.ceil(options.ttl),
         "template": template,

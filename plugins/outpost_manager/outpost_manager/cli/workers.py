@@ -75,11 +75,15 @@ def workers(
     seconds = duration(since, "--since")
     ends = any(State(state).terminal for state in states)
 
+    silent: dict[str, OutpostError] = {}
+
     async def work(manager: Manager) -> list[Worker]:
         oldest = None if seconds is None else time.time() - seconds
+        silent.update(await manager.look())
+        everything = all_ or ends or oldest is not None
         return [
             worker
-            for worker in await manager.workers(all=all_ or ends or oldest is not None)
+            for worker in await manager.workers(all=everything, refresh=False)
             if on in (None, worker.outpost)
             and issue in (None, worker.issue)
             and (not states or worker.state.value in states)
@@ -88,10 +92,27 @@ def workers(
 
     found = session.run(work)
     session.answer(
-        lambda: {"workers": [*map(jsonviews.worker, found)]}, lambda: worker_lines(found)
+        lambda: {
+            "workers": [*map(jsonviews.worker, found)],
+            "not_told": [
+                {"outpost": name, "message": error.message, "hint": error.hint}
+                for name, error in silent.items()
+                if on in (None, name)
+            ],
+        },
+        lambda: worker_lines(found),
     )
+    for name, error in silent.items():
+        if on in (None, name):
+            session.note(render.clean(_not_told(name, error)))
     if not found and not (all_ or on or issue or states or since):
         session.note("  → outpost workers --all shows those that have ended")
+
+
+def _not_told(name: str, error: OutpostError) -> str:
+    """Return that an outpost did not tell of its workers, and why, in one line."""
+    hint = f"; {error.hint}" if error.hint else f"; outpost doctor {name} says more"
+    return f"  · {name} did not tell of its workers: {' '.join(error.message.split())}{hint}"
 
 
 def _ended_at(worker: Worker) -> float:
