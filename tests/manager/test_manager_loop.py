@@ -28,7 +28,7 @@ from outpost_manager.ledger import (
     Outcome,
     Reservation,
 )
-from outpost_manager.ledger.asyncoutbox import AsyncOutbox
+from outpost_manager.ledger.asyncparts import AsyncOutbox
 from outpost_manager.manager import Manager
 from outpost_manager.offloop import at_once, off_loop
 from outpost_manager.orders.making import OrderRequest

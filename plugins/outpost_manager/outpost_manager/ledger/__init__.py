@@ -2,7 +2,7 @@
 
 `ledger` is what the rest uses; `store` holds the file and its locks, `schema` the tables, `rows`
 what a row means, `money` what a dollar is, `reserve`, `claims` and `record` the three kinds of
-change to workers, `outbox` the mail. Names load when they are first used: describing outposts needs
+change to workers, `outbox` the mail, `queue` what waits. Names load when they are first used: describing outposts needs
 few of them.
 """
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from outpost_manager.ledger.ledger import OutpostNote as OutpostNote
     from outpost_manager.ledger.outbox import Letter as Letter
     from outpost_manager.ledger.outbox import Outbox as Outbox
+    from outpost_manager.ledger.queue import Entry as Entry
+    from outpost_manager.ledger.queue import Queue as Queue
+    from outpost_manager.ledger.queue import QueueItem as QueueItem
+    from outpost_manager.ledger.queue import QueueRules as QueueRules
     from outpost_manager.ledger.reserve import Answer as Answer
     from outpost_manager.ledger.reserve import Outcome as Outcome
     from outpost_manager.ledger.reserve import Reservation as Reservation
@@ -26,11 +30,15 @@ _HOMES = {
     "Answer": "reserve",
     "AsyncLedger": "asyncledger",
     "Claim": "claims",
+    "Entry": "queue",
     "Ledger": "ledger",
     "Letter": "outbox",
     "Outbox": "outbox",
     "Outcome": "reserve",
     "OutpostNote": "ledger",
+    "Queue": "queue",
+    "QueueItem": "queue",
+    "QueueRules": "queue",
     "Reservation": "reserve",
 }
 

@@ -19,7 +19,7 @@ from outpost_shared.log import Logger
 if TYPE_CHECKING:
     from outpost_core.errors import LedgerError
     from outpost_core.types import Event, Worker, WorkerStatus
-    from outpost_manager.ledger.asyncoutbox import AsyncOutbox
+    from outpost_manager.ledger.asyncparts import AsyncOutbox, AsyncQueue
     from outpost_manager.ledger.reserve import Answer, Reservation
     from outpost_manager.workthread import Together, WorkThread
 
@@ -88,9 +88,16 @@ class AsyncLedger:
     @property
     def outbox(self) -> AsyncOutbox:
         """The mail that was written here."""
-        from outpost_manager.ledger.asyncoutbox import AsyncOutbox
+        from outpost_manager.ledger.asyncparts import AsyncOutbox
 
         return AsyncOutbox(self)
+
+    @property
+    def queue(self) -> AsyncQueue:
+        """The orders that wait for a place."""
+        from outpost_manager.ledger.asyncparts import AsyncQueue
+
+        return AsyncQueue(self)
 
     @property
     def aside(self) -> LedgerError | None:

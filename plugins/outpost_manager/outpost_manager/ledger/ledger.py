@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what describes outposts needs none of it, and is waited for
     from outpost_manager.ledger.claims import Claim
     from outpost_manager.ledger.cursors import Cursors
     from outpost_manager.ledger.outbox import Outbox
+    from outpost_manager.ledger.queue import Queue
     from outpost_manager.ledger.reserve import Answer, Reservation
     from outpost_manager.ledger.spend import Total
 
@@ -77,6 +78,13 @@ class Ledger:
         from outpost_manager.ledger.outbox import Outbox
 
         return Outbox(self._store)
+
+    @property
+    def queue(self) -> Queue:
+        """The orders that wait for a place."""
+        from outpost_manager.ledger.queue import Queue
+
+        return Queue(self._store)
 
     @property
     def cursors(self) -> Cursors:

@@ -214,8 +214,9 @@ _V5: Final = (
 
 _V6: Final = (
     # Orders that wait, one row an issue; it stays for further attempts, and once it has ended it
-    # says how. `worker` is the attempt that waits, runs, or ran last, `body` its order as JSON
-    # (secrets by their names alone). `turn` is when its turn comes: the moment it was added, later
+    # says how. Entries of one `kind` are placed alike; `avoid` is the outpost that the next attempt
+    # must not go to. `worker` is the attempt that waits, runs, or ran last, `body` its order as
+    # JSON (secrets by their names alone). `turn` is when its turn comes: the moment it was added, later
     # by a fixed time for each step of priority, so that nothing is starved. What happens to the
     # worker moves the row on, in the same transaction and whoever writes it: see the triggers.
     """CREATE TABLE queue (
@@ -225,7 +226,9 @@ _V6: Final = (
         worker TEXT NOT NULL,
         digest TEXT NOT NULL,
         body TEXT NOT NULL,
+        kind TEXT NOT NULL DEFAULT '',
         place TEXT,
+        avoid TEXT NOT NULL DEFAULT '',
         title TEXT NOT NULL DEFAULT '',
         priority INTEGER NOT NULL,
         turn REAL NOT NULL,
@@ -249,6 +252,7 @@ _V6: Final = (
     "CREATE INDEX queue_worker ON queue (worker)",
     """CREATE INDEX queue_waiting ON queue (share, turn)
         WHERE state = 'waiting' AND held = 0 AND waits_for = 0""",
+    "CREATE INDEX queue_running ON queue (share, rig, account) WHERE state = 'running'",
     "CREATE INDEX queue_settling ON queue (moved_at) WHERE state = 'settling'",
     "CREATE INDEX queue_batch ON queue (batch) WHERE batch <> ''",
     """CREATE TABLE queue_after (
@@ -265,6 +269,13 @@ _V6: Final = (
         WHEN OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL BEGIN
         UPDATE queue SET state = 'settling', moved_at = NEW.ended_at
         WHERE worker = NEW.id AND state IN ('waiting', 'running'); END""",
+    # Work that is done frees what waits for it, whether it came from the queue or not.
+    """CREATE TRIGGER queue_frees AFTER UPDATE OF ended_at ON workers
+        WHEN OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL AND NEW.state = 'done' BEGIN
+        UPDATE queue SET waits_for = waits_for - 1
+        WHERE issue IN (SELECT issue FROM queue_after WHERE needs = NEW.issue);
+        DELETE FROM queue_after WHERE needs = NEW.issue; END""",
+    "CREATE INDEX queue_needs ON queue_after (needs)",
     # What was switched by hand and holds for all processes, such as a queue that is paused.
     """CREATE TABLE switches (
         name TEXT PRIMARY KEY,
