@@ -2,8 +2,8 @@
 
 `ledger` is what the rest uses; `store` holds the file and its locks, `schema` the tables, `rows`
 what a row means, `money` what a dollar is, `reserve`, `claims` and `record` the three kinds of
-change to workers, `outbox` the mail, `queue` what waits. Names load when they are first used: describing outposts needs
-few of them.
+change to workers, `outbox` the mail, `queue` what waits. Names load when they are first used:
+describing outposts needs few of them.
 """
 
 from __future__ import annotations

@@ -216,9 +216,9 @@ _V6: Final = (
     # Orders that wait, one row an issue; it stays for further attempts, and once it has ended it
     # says how. Entries of one `kind` are placed alike; `avoid` is the outpost that the next attempt
     # must not go to. `worker` is the attempt that waits, runs, or ran last, `body` its order as
-    # JSON (secrets by their names alone). `turn` is when its turn comes: the moment it was added, later
-    # by a fixed time for each step of priority, so that nothing is starved. What happens to the
-    # worker moves the row on, in the same transaction and whoever writes it: see the triggers.
+    # JSON (secrets by their names alone). `turn` is when its turn comes: the moment it was added,
+    # later by a fixed time for each step of priority, so that nothing is starved. What happens to
+    # the worker moves the row on, in the same transaction and whoever writes it: see the triggers.
     """CREATE TABLE queue (
         issue TEXT PRIMARY KEY,
         seq INTEGER NOT NULL,
@@ -250,7 +250,7 @@ _V6: Final = (
     )""",
     "CREATE UNIQUE INDEX queue_seq ON queue (seq)",
     "CREATE INDEX queue_worker ON queue (worker)",
-    """CREATE INDEX queue_waiting ON queue (share, turn)
+    """CREATE INDEX queue_waiting ON queue (share, turn, seq)
         WHERE state = 'waiting' AND held = 0 AND waits_for = 0""",
     "CREATE INDEX queue_running ON queue (share, rig, account) WHERE state = 'running'",
     "CREATE INDEX queue_settling ON queue (moved_at) WHERE state = 'settling'",
