@@ -15,8 +15,7 @@
     ├── LedgerError               the ledger cannot be read or written              (exit 1)
     └── WorkerError               the far side could not do a step, with its reason (exit 1)
 
-Every error names the thing, the cause and the next step: `message` says the first two, `hint`
-the last. Standard library only, since the far side raises them too.
+Standard library only, since the far side raises them too.
 """
 
 from __future__ import annotations
@@ -60,15 +59,9 @@ class ConfigError(UsageError):
     """
 
     def __init__(
-        self,
-        message: str,
-        *,
-        hint: str = "",
-        file: str = "",
-        line: int = 0,
-        column: int = 0,
+        self, message: str, *, hint: str = "", file: str = "", line: int = 0, column: int = 0,
         snippet: str = "",
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(message, hint=hint)
         self.file = file
         self.line = line

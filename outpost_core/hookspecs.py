@@ -187,6 +187,14 @@ def outpost_bootstrap(agents: Sequence[str], dry_run: bool) -> AsyncIterator[Ste
 
 
 @hookspec
+def outpost_changes() -> AsyncIterator[None]:
+    """Yield once you watch, and then whenever workers here may have changed (an async generator).
+
+    Cheap while nothing changes. Whoever hears it asks `outpost_list`, and asks seldom besides.
+    """
+
+
+@hookspec
 async def outpost_close() -> None:
     """Let go of connections and files; workers keep running."""
 
@@ -230,7 +238,6 @@ def outpost_order(order: Order) -> Order | None:
 
     The same order is amended to the same each time. Where this raises, it is not placed.
     """
-    raise NotImplementedError
 
 
 @hookspec
@@ -239,7 +246,6 @@ def outpost_services(manager: object) -> Mapping[str, Callable[[], Awaitable[Non
 
     One that raises is called again after a pause; `manager` is an open `Manager`.
     """
-    raise NotImplementedError
 
 
 @hookspec
@@ -248,7 +254,7 @@ def outpost_commands() -> Sequence[object]:
 
 
 #: Hooks of outposts that are asynchronous generators, and those that are plain functions.
-ASYNC_GENERATORS: Final = frozenset({"outpost_logs", "outpost_bootstrap"})
+ASYNC_GENERATORS: Final = frozenset({"outpost_logs", "outpost_bootstrap", "outpost_changes"})
 PLAIN: Final = frozenset({"outpost_price"})
 REQUIRED: Final = ("outpost_spawn", "outpost_list", "outpost_ping", "outpost_logs", "outpost_stop")
 #: capability → the hook that it promises.
@@ -263,6 +269,7 @@ CAPABILITIES: Final[Mapping[str, str]] = {
     "facts": "outpost_facts",
     "doctor": "outpost_doctor",
     "bootstrap": "outpost_bootstrap",
+    "changes": "outpost_changes",
 }
 #: capabilities without a hook of their own: what an order may ask of an outpost.
 TRAITS: Final[Mapping[str, str]] = {

@@ -29,8 +29,7 @@ def check_branch(branch: str) -> str:
     why = _wrong_with_branch(branch)
     if why:
         raise UsageError(
-            f"{_shown(branch)} cannot be a branch: {why}",
-            hint="use a name like outpost/gt-abc123",
+            f"{_shown(branch)} cannot be a branch: {why}", hint="use a name like outpost/gt-abc123"
         )
     return branch
 

@@ -76,10 +76,7 @@ class OptionField:
         return str(value) if isinstance(value, Path | StrEnum) else value
 
 
-_UNITS: Final = {
-    "duration": "a duration such as 30m or 1h30m",
-    "bytes": "a size such as 2GiB",
-}
+_UNITS: Final = {"duration": "a duration such as 30m or 1h30m", "bytes": "a size such as 2GiB"}
 _EXPECTS: Final[dict[type, str]] = {
     str: "text",
     int: "a whole number",

@@ -14,6 +14,7 @@ from outpost_core.errors import UsageError
 CAPABILITIES: Final = frozenset(
     (
         *("clean", "attach", "nudge", "peek", "mail", "inbox", "facts", "doctor", "bootstrap"),
+        "changes",
         *("interactive", "checkpoint", "rig", "local_rig", "secrets"),
     )
 )

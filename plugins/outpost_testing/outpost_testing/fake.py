@@ -290,6 +290,18 @@ class FakeOutpost(Outpost):
         return Cleaned(removed=True)
 
     @hookimpl
+    async def outpost_changes(self) -> AsyncIterator[None]:
+        """Yield at first, and whenever what `outpost_list` returns is another list."""
+        await self._answer("outpost_changes")
+        while True:
+            self._advance()
+            told = [*self._world.statuses.values()]
+            yield
+            while told == [*self._world.statuses.values()]:
+                await asyncio.sleep(0.01)
+                self._advance()
+
+    @hookimpl
     async def outpost_attach(self, worker: str) -> int:
         """Look at nothing."""
         await self._answer("outpost_attach", worker)

@@ -18,6 +18,7 @@ from typing import Final
 
 from outpost_core.errors import OutpostError
 from outpost_shared import faults, jsonfiles, private
+from outpost_shared.backoff import every
 from outpost_shared.harmless import clean
 
 #: The file that is locked, in the state folder.
@@ -119,12 +120,8 @@ def _open(folder: Path, flags: int) -> int:
 
 def _lock(at: int) -> bool:
     """Take the lock, for a moment against those who only look; False when it is held."""
-    end = time.monotonic() + _PATIENCE
-    while not _try(at, fcntl.LOCK_EX):
-        if time.monotonic() >= end:
-            return False
-        time.sleep(_NAP)
-    return True
+    tries = every(_NAP, within=_PATIENCE).tries()
+    return any(_try(at, fcntl.LOCK_EX) for _ in tries)
 
 
 def _try(at: int, kind: int) -> bool:

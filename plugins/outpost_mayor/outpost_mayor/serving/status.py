@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_shared import jsonfiles
+from outpost_shared.backoff import every
 from outpost_shared.harmless import clean
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _LOOK: Final = 1.0
 async def keep(folder: Path, services: Services) -> None:
     """Write how the services do whenever that has changed; never ends."""
     written: list[dict[str, Any]] | None = None
+    looks = every(_LOOK)
     while True:
         found = [
             {
@@ -36,7 +38,7 @@ async def keep(folder: Path, services: Services) -> None:
             with suppress(OSError):  # a full disk; written once there is room
                 await asyncio.to_thread(jsonfiles.store, str(folder), FILE, {"services": found})
                 written = found
-        await asyncio.sleep(_LOOK)
+        await looks.wait()
 
 
 def read(folder: Path) -> Sequence[dict[str, Any]]:

@@ -6,11 +6,11 @@ it is not set, nothing is said.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 from collections.abc import Mapping
 
+from outpost_shared.backoff import every
 from outpost_shared.log import Logger
 
 _log = Logger("serve")
@@ -50,6 +50,7 @@ class ServiceManager:
         """Say that the event loop turns, twice as often as is wanted; never ends."""
         if self.watchdog is None:
             return
+        beats = every(self.watchdog / 2)
         while True:
             self.tell("WATCHDOG=1")
-            await asyncio.sleep(self.watchdog / 2)
+            await beats.wait()

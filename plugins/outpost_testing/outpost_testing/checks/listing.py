@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from outpost_testing.registry import check
 from outpost_testing.trial import HOLD, expect
 
 if TYPE_CHECKING:
+    from outpost_core.types import Order
     from outpost_testing.trial import Trial
 
 
@@ -202,3 +204,37 @@ async def facts_are_true(trial: Trial) -> None:
     expect(cpus is None or 0 < cpus < 100_000, f"It says that it has {cpus} cores.")
     sensible = memory is None or (isinstance(memory, int) and 2**24 <= memory < 2**60)
     expect(sensible, f"It says that it has {memory} bytes of memory.")
+
+
+@check("list", needs=("changes",))
+async def tells_of_changes(trial: Trial) -> None:
+    """Who listens hears at first, of a new worker, and of its end, and lists it then."""
+    heard = asyncio.Event()
+
+    async def listen() -> None:
+        stream = trial.outpost.outpost_changes()
+        async with contextlib.aclosing(stream) as changes:
+            async for _ in changes:
+                heard.set()
+
+    async def told() -> bool:
+        return heard.is_set()
+
+    async def lists(order: Order, *, ended: bool) -> bool:
+        if not heard.is_set():
+            return False
+        heard.clear()
+        found = (await trial.listed()).get(order.worker)
+        return found is not None and found.state.terminal is ended
+
+    listening = asyncio.create_task(listen())
+    try:
+        await trial.until(told, "Nothing is told at first")
+        order = trial.sh(HOLD)
+        await trial.spawn(order)
+        await trial.until(lambda: lists(order, ended=False), "A new worker is not told of")
+        await trial.outpost.outpost_stop(worker=order.worker, grace=0.0)
+        await trial.until(lambda: lists(order, ended=True), "The end of a worker is not told of")
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)

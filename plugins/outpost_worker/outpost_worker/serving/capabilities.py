@@ -4,5 +4,5 @@ from __future__ import annotations
 
 #: Of a `FolderOutpost` that takes nothing away; see `outpost_core.hookspecs.CAPABILITIES`.
 FOLDER_CAPABILITIES = frozenset(
-    ("rig", "local_rig", "checkpoint", "secrets", "interactive", "clean", "facts")
+    ("rig", "local_rig", "checkpoint", "secrets", "interactive", "clean", "facts", "changes")
 )

@@ -229,6 +229,15 @@ class FolderOutpost(Outpost):
         return Facts(cpus=len(os.sched_getaffinity(0)), programs=found)
 
     @hookimpl
+    async def outpost_changes(self) -> AsyncIterator[None]:
+        """Yield when a worker's state or result may be another one; the kernel tells."""
+        from outpost_worker.folder.changes import changes
+
+        async with contextlib.aclosing(changes(self.root)) as told:
+            async for _ in told:
+                yield
+
+    @hookimpl
     async def outpost_close(self) -> None:
         """Collect ended children; nothing is held open between calls."""
         self._detached.reap()
