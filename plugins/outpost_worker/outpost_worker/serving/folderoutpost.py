@@ -231,7 +231,7 @@ class FolderOutpost(Outpost):
     @hookimpl
     async def outpost_changes(self) -> AsyncIterator[None]:
         """Yield when a worker's state or result may be another one; the kernel tells."""
-        from outpost_worker.folder.changes import changes
+        from outpost_worker.serving.changes import changes
 
         async with contextlib.aclosing(changes(self.root)) as told:
             async for _ in told:
