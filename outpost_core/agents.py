@@ -17,9 +17,8 @@ class AgentPreset:
     Args:
         name: what `--agent` takes.
         headless: program and arguments for work without a person; None when it cannot.
-            `{prompt}`, `{prompt_file}`, `{issue}` and `{work}` (the working tree's path) are
-            replaced on the far side. Further
-            arguments go where `{args}` stands, else before a lone `--`, else to the end.
+            `{prompt}`, `{prompt_file}`, `{issue}` and `{work}` (its tree) are replaced there.
+            Further arguments go where `{args}` stands, else before a lone `--`, else to the end.
         interactive: the same for a terminal; None when it cannot.
         output: the name of the reader of its headless output (see `types.Agent`).
         env: variables that it always gets.

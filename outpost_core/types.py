@@ -384,13 +384,13 @@ class Result:
         finished_at: when this result was written.
         log_bytes: size of `output.log`.
         log_truncated: the log was cut at its cap.
-        cost_usd: what the outpost itself charged; None when it cannot say (then the reserved
-            worst case counts).
+        cost_usd: what the outpost itself charged; None: unknown, so the reserved worst case counts.
         usage: what the agent says that it used.
         agent_began: whether the agent's command was started; False only where that is certain,
             None when nobody can say.
         fence: what kept the agent to its work: `namespace`, `landlock 7`, `off`, `none: ` and why;
             "" when nobody can say.
+        retry_at: when its provider takes requests again, as the agent says; None when it does not.
     """
 
     state: State
@@ -411,6 +411,7 @@ class Result:
     usage: Usage = field(default_factory=Usage)
     agent_began: bool | None = None
     fence: str = ""
+    retry_at: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

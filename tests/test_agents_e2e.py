@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,6 +150,24 @@ def test_a_failure_of_the_model_is_a_failed_worker_with_its_reason_and_no_branch
     assert any(word in result.message for word in said)
     assert result.branch is None
     assert git(rig, "branch", "--format=%(refname:short)") == "main\n"
+
+
+@pytest.mark.agents
+@both
+def test_a_result_says_when_a_usage_limit_is_over(
+    name: str, rig: Path, tmp_path: Path, agents_path: str
+) -> None:
+    """As a subscription has it: Codex says it to the minute, in words of its own time zone."""
+    with StubModel(Mode.USAGE_LIMIT) as model:
+        model.resets_at = int(time.time()) + 3 * 86400
+        order = order_for(name, model, rig, tmp_path)
+        if name == "claude":
+            order = replace(order, secrets=Secrets({"CLAUDE_CODE_OAUTH_TOKEN": API_KEY}))
+        result, _ = carry_out(order, tmp_path, agents_path)
+    assert (result.state, result.reason) == (State.FAILED, "rate_limited"), result.message
+    assert result.session
+    assert result.retry_at is not None
+    assert 0 <= model.resets_at - result.retry_at < (60 if name == "codex" else 1), result.message
 
 
 @pytest.mark.agents

@@ -29,7 +29,7 @@ INPUT_TOKENS = 200
 OUTPUT_TOKENS = 40
 CACHED_TOKENS = 50
 
-#: When the limit of `Mode.RATE_LIMITED` is over, in seconds since the epoch.
+#: When the limits are over, in seconds since the epoch, where a test says nothing else.
 RESETS_AT = 4102444800
 
 #: The key that `claude_env` and `codex_env` give to the agent.
@@ -47,6 +47,7 @@ class Mode(StrEnum):
     UNAUTHORIZED = "unauthorized"  #: HTTP 401 to everything
     BROKEN = "broken"  #: HTTP 500 to everything
     RATE_LIMITED = "rate limited"  #: HTTP 429 to everything, with the moment when that is over
+    USAGE_LIMIT = "usage limit"  #: HTTP 429 to everything, as a subscription has it
     OVERLOADED = "overloaded"  #: HTTP 529 to everything
     HANG = "hang"  #: as WORK, but the final sentence waits for `release()`
 
@@ -83,6 +84,8 @@ class StubModel:
         self.command = command
         self.answer = answer
         self.requests: list[Request] = []
+        #: when a limit is over, in seconds since the epoch
+        self.resets_at = RESETS_AT
         self._hanging = threading.Event()
         self._released = threading.Event()
         self._server = _Server((address, 0), _Handler)
@@ -157,6 +160,10 @@ class StubModel:
             return 500, _error("api_error", "the stub is broken on purpose")
         if self.mode is Mode.RATE_LIMITED:
             return 429, _error("rate_limit_error", "This request would exceed your rate limit.")
+        if self.mode is Mode.USAGE_LIMIT:
+            error = _error("usage_limit_reached", "The usage limit has been reached")
+            error["error"] |= {"plan_type": "plus", "resets_at": self.resets_at}
+            return 429, error
         if self.mode is Mode.OVERLOADED:
             return 529, _error("overloaded_error", "Overloaded")
         if request.path == "/v1/messages":
@@ -321,7 +328,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("content-type", kind)
         if status == 429:  # as a subscription has it, and as everybody else has it
             self.send_header("anthropic-ratelimit-unified-status", "rejected")
-            self.send_header("anthropic-ratelimit-unified-reset", str(RESETS_AT))
+            self.send_header("anthropic-ratelimit-unified-reset", str(self.server.model.resets_at))
             self.send_header("anthropic-ratelimit-unified-representative-claim", "five_hour")
             self.send_header("retry-after", "3600")
         self.send_header("content-length", str(len(payload)))

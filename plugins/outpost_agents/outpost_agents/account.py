@@ -7,9 +7,11 @@ Nothing here raises on what an agent prints.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 from outpost_agents import records
+from outpost_agents.limits import FARTHEST, LIMITS, moment
 from outpost_agents.troubles import trouble
 from outpost_agents.values import MONEY_LIMIT, one_line, summed
 
@@ -45,6 +47,8 @@ class Account:
         ok: True or False as the agent reported, None while it reported neither.
         message: its last words, or its error.
         reason: of an error, its code in `types.REASONS`; "" when it is none of those.
+        retry_at: when its provider takes requests again, in seconds since 1970, as it says; None
+            when it does not say.
         session: the agent's own session.
         model: the model it asks.
         final: its last record says that it has ended. What it prints after it may change that.
@@ -59,6 +63,7 @@ class Account:
         self.ok: bool | None = None
         self.message = ""
         self.reason = ""
+        self.retry_at: float | None = None
         self.session: str | None = None
         self.model: str | None = None
         self.final = False
@@ -142,9 +147,10 @@ class Account:
         if record.ok is False:
             self.message = record.message or self.message
             self.reason = trouble(self.message) if record.reason is None else record.reason
+            self.retry_at = record.retry_at
         elif record.ok:
             self.message = record.message or self._words or self.message
-            self.reason = ""
+            self.reason, self.retry_at = "", None
 
     def _use(self, said: records.Usage) -> None:
         """Add what came in addition, or take the whole in the place of all before."""
@@ -246,20 +252,32 @@ class Account:
         )
 
     def answer(self) -> Line:
-        """Return what is known: `ok`, `message`, `reason`, `session`, `usage`, `denied`, `last`.
+        """Return what is known as a mapping.
 
-        `last` is the last line that was no record, and `reason` what such lines tell of when the
-        agent reported no outcome at all.
+        `ok`, `message`, `reason`, `retry_at`, `session`, `usage`, `denied` and `last`: the last
+        line that was no record. `reason` and `retry_at` are what such lines tell of when the agent
+        reported no outcome at all.
         """
-        reason = self.reason
+        reason, words = self.reason, [self.message]
         if self.ok is None:
-            reason = next(filter(None, map(trouble, reversed(self._plain))), "")
+            words = [*reversed(self._plain)]
+            reason = next(filter(None, map(trouble, words)), "")
         return {
             "ok": self.ok,
             "message": one_line(self.message, MESSAGE_LIMIT),
             "reason": reason,
+            "retry_at": self._retry_at(reason, words),
             "session": one_line(self.session or "", _SESSION_LIMIT) or None,
             "usage": self.usage() or {},
             "denied": one_line(", ".join([*self.denied][:5]), MESSAGE_LIMIT),
             "last": self._plain[-1] if self._plain else "",
         }
+
+    def _retry_at(self, reason: str, words: Iterable[str]) -> float | None:
+        """Return when its provider takes requests again; None where it has not refused any."""
+        if reason not in LIMITS:
+            return None
+        now = time.time()
+        told = (moment(text, now, self.reader.env.get("TZ", "")) for text in words)
+        found = self.retry_at or next(filter(None, told), None)
+        return found if found is not None and found <= now + FARTHEST else None

@@ -8,7 +8,7 @@ counts as missing.
 
 from __future__ import annotations
 
-from outpost_agents.values import count, mapping, mappings, money, text
+from outpost_agents.values import count, mapping, mappings, money, number, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -223,9 +223,11 @@ class Ended(Record):
         reason: the code of its error, see the page «Reasons and exit codes»; "" when none of
             them fits; None: to be found in the message.
         complete: whether what it used has been said in whole.
+        retry_at: when a limit of its provider is over, in seconds since 1970; None: to be found
+            in the message.
     """
 
-    __slots__ = ("complete", "message", "ok", "reason")
+    __slots__ = ("complete", "message", "ok", "reason", "retry_at")
 
     def __init__(
         self,
@@ -234,11 +236,13 @@ class Ended(Record):
         *,
         reason: str | None = None,
         complete: bool = True,
+        retry_at: object = None,
     ) -> None:
         self.ok = ok if isinstance(ok, bool) else None
         self.message = text(message)
         self.reason = reason
         self.complete = complete
+        self.retry_at = number(retry_at)
 
 
 class Other(Record):

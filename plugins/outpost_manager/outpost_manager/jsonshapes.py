@@ -29,6 +29,7 @@ WORKER: Final[Shape] = {
     "message": "the same in a sentence",
     "checkpoint": "where unpushed work was rescued to, or null",
     "session": "the agent's own session id, or null",
+    "retry_at": "when its provider takes requests again, as the agent says, or null",
     "created_at": "when it was reserved",
     "started_at": "when it began, or null",
     "finished_at": "when it ended, or null",

@@ -84,6 +84,7 @@ def worker(worker: Worker) -> Shape:
         "message": result.message if result else "",
         "checkpoint": result and result.checkpoint,
         "session": result and result.session,
+        "retry_at": moment(result.retry_at) if result else None,
         "created_at": moment(worker.created_at),
         "started_at": moment(worker.started_at),
         "finished_at": moment(worker.finished_at),

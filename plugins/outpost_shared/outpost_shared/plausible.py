@@ -99,6 +99,7 @@ def odd_result(result: Result, now: float | None = None) -> str:
         ("log_bytes", amount(result.log_bytes)),
         ("fence", line(result.fence)),
         ("cost_usd", amount(result.cost_usd)),
+        ("retry_at", amount(result.retry_at)),
     )
     for name, fits in checks:
         if not fits:

@@ -91,14 +91,15 @@ class Claude(Reader):
         details = [text(error) for error in errors] if isinstance(errors, list) else []
         message = text(line.get("result")) or "; ".join(filter(None, details)) or subtype
         reason = "" if ok else self._why(line, subtype, message)
+        at = None
         if reason == "rate_limited":
-            message = self._until(message)
+            at, message = self._until(message)
         for denial in mappings(line.get("permission_denials")):
             yield Denied(denial.get("tool_name"))
         self._messages.clear()
         yield Session(line.get("session_id"))
         yield self._total(line)
-        yield Ended(ok, message, reason=reason)
+        yield Ended(ok, message, reason=reason, retry_at=at)
 
     def _parts(self, line: Line, words: type[Said | Heard]) -> Iterator[Record]:
         helper = bool(line.get("parent_tool_use_id"))
@@ -161,15 +162,15 @@ class Claude(Reader):
             return _ERRORS[self._error]
         return trouble(message) if subtype == "success" else ""
 
-    def _until(self, message: str) -> str:
-        """Return a message with the moment at which the limit is over."""
+    def _until(self, message: str) -> tuple[float | None, str]:
+        """Return the moment at which the limit is over, and the message with it."""
         found = _RESETS.search(message)
         at = float(found[1]) if found else self._resets
         if found:
             message = message.replace(found[0], "", 1)
         if at is not None and at < 1e11:
             message += f" (until {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(at))})"
-        return message
+        return at, message
 
     def _total(self, line: Line) -> Usage:
         models, model = mapping(line.get("modelUsage")), ""

@@ -61,6 +61,7 @@ def result(state: str, reason: str, message: str = "", **more: Any) -> dict[str,
         },
         "agent_began": None,
         "fence": "",
+        "retry_at": None,
         **more,
     }
 
@@ -189,6 +190,7 @@ def add_output(ended: dict[str, Any], said: Mapping[str, Any], ending: str) -> N
         ended["state"], ended["reason"] = "failed", "agent_failed"
     if ended["reason"] == "agent_failed" and said["ok"] is not True:
         ended["reason"] = said["reason"] or "agent_failed"
+        ended["retry_at"] = said["retry_at"]
     ended["denied"] = said["denied"]
     ended["note"] = _HUNG if ending == "final" else ""
 
