@@ -12,7 +12,7 @@ def error_shape(error: BaseException) -> dict[str, Any]:
     if isinstance(error, OutpostError):
         shape: dict[str, Any] = {
             "code": error.exit_code,
-            "type": type(error).__name__,
+            "type": getattr(error, "shown_as", type(error).__name__),
             "message": error.message,
             "hint": error.hint,
         }

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from outpost_manager.placing.attempts import Further
     from outpost_manager.placing.pending import Spawned
     from outpost_manager.placing.placement import Placement
+    from outpost_manager.placing.purse import Purse
     from outpost_manager.placing.recovery import Recovery
     from outpost_manager.placing.watch import Watch
     from outpost_manager.plugins.services import Services
@@ -137,6 +138,7 @@ class Manager:
         #: where plugins, git and `bd` are asked what an order needs, one order at a time
         self._asking = WorkThread("orders")
         self._placement: Placement | None = None
+        self._purse: Purse | None = None
         self._recovery: Recovery | None = None
         self._local: LocalGit | None = None
         self._presence: Presence | None = None
@@ -313,10 +315,20 @@ class Manager:
                 fleet=self.fleet,
                 overview=self.overview,
                 ledger=self.ledger,
+                purse=self.purse,
                 spawn_timeout=self.config.defaults.spawn_timeout,
                 answer_timeout=self.config.defaults.answer_timeout,
             )
         return self._placement
+
+    @property
+    def purse(self) -> Purse:
+        """What the configuration says of money and accounts."""
+        if self._purse is None:
+            from outpost_manager.placing.purse import Purse
+
+            self._purse = Purse(fleet=self.fleet, overview=self.overview, environ=self._environ)
+        return self._purse
 
     @property
     def recovery(self) -> Recovery:
@@ -380,6 +392,7 @@ class Manager:
             local=self.local,
             prices=self.config.prices,
             configured=self.config.agents,
+            accounts=self.config.accounts,
         )
 
     def agents(self) -> dict[str, AgentPreset]:
@@ -422,6 +435,7 @@ class Manager:
             outposts=[*self.fleet.names],
             branch=self.config.defaults.branch or "",
             can_clean=can_clean,
+            accounts=self.config.accounts,
         )
 
     async def around(self) -> Around | None:
@@ -559,7 +573,8 @@ class Manager:
         health = {name: a for name, a in answers.items() if isinstance(a, Health)}
         await self.presence.consult([order], lambda some: self._chosen(some, on, health))
         (sheets,) = await self.overview.sheets([order], time.time(), health)
-        return self.placement.assign(order, sheets, on).explain()
+        said = self.placement.assign(order, sheets, on).explain()
+        return await self.placement.foreseen(order, said, sheets)
 
     # --- programs that stay -------------------------------------------------------------------
 

@@ -115,12 +115,20 @@ def settings(config: Config) -> list[Setting]:
         add(f"policy.overrides.{number}.prefer", [*override.prefer])
     for each in option_fields(Defaults):
         add(f"defaults.{each.name}", each.show(getattr(config.defaults, each.name)))
-    for key, shown in _agent_settings(config.agents):
+    for key, shown in (*_agent_settings(config.agents), *_entries(config)):
         add(key, shown)
     for model, price in config.prices.items():
         for word, usd in zip(PRICE_KEYS, price, strict=True):
             add(f"prices.{model}.{word}", usd)
     return found
+
+
+def _entries(config: Config) -> Iterator[tuple[str, Json]]:
+    """Yield key and value of the sections that are lists of entries with a name."""
+    for section, entries in (("budgets", config.budgets), ("accounts", config.accounts)):
+        for entry in entries:
+            for each in option_fields(type(entry)):
+                yield f"{section}.{entry.name}.{each.name}", each.show(getattr(entry, each.name))
 
 
 def _agent_settings(agents: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Json]]:
@@ -160,6 +168,27 @@ def warnings(config: Config) -> list[str]:
                 f"{config.origins.get(key, outpost.origin)}: {outpost.name}: cost_cap_hourly takes"
                 " only orders that say what their agent may spend; write max_agent_cost_usd under"
                 " defaults, or give --max-agent-cost with each order"
+            )
+    return found + _money_warnings(config)
+
+
+def _money_warnings(config: Config) -> list[str]:
+    """Return what is probably a mistake in the section `budgets`."""
+    from outpost_manager.config.patterns import fits
+
+    found = []
+    for budget in config.budgets:
+        where = config.origins.get(f"budgets.{budget.name}.name", BUILT_IN)
+        found += [
+            f"{where}: {budget.name}: no outpost is called {word[:80]!a}"
+            for word in budget.outpost
+            if not any(fits(one.name, [word]) for one in config.outposts)
+        ]
+        if config.defaults.max_agent_cost_usd is None:
+            found.append(
+                f"{where}: {budget.name}: a budget takes only orders that say what their agent may"
+                " spend; write max_agent_cost_usd under defaults, or give --max-agent-cost with"
+                " each order"
             )
     return found
 

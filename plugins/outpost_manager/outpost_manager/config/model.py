@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.backend import Backend, OutpostOptions, option
 from outpost_core.isolation import contained, describe
+from outpost_manager.config.accounts import AccountConfig
+from outpost_manager.config.budgets import BudgetConfig
 from outpost_manager.config.origin import BUILT_IN, Origin
 from outpost_manager.config.policy import PolicyConfig
 
@@ -160,6 +162,8 @@ class Config:
             replace the built-in ones.
         agents: agents by name, each with the fields of `AgentOptions` that the file says; one
             with a preset's name changes that preset.
+        budgets: what may be reserved and spent.
+        accounts: whose credentials agents work with; of those of one agent the first with room.
         path: the file; None when everything is built in.
         origins: dotted key (`outposts.local.max_workers`) → where it was written; a key that
             is not in it is built in.
@@ -170,6 +174,8 @@ class Config:
     defaults: Defaults = field(default_factory=Defaults)
     prices: Mapping[str, Price] = field(default_factory=dict)
     agents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    budgets: tuple[BudgetConfig, ...] = ()
+    accounts: tuple[AccountConfig, ...] = ()
     path: Path | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
 

@@ -17,6 +17,8 @@ from outpost_core.isolation import contained
 from outpost_core.nearest import suggest
 from outpost_core.options import OptionField, option_fields
 from outpost_core.types import check_env_name
+from outpost_manager.config.accounts import read_accounts
+from outpost_manager.config.budgets import read_budgets
 from outpost_manager.config.convert import OptionError, convert
 from outpost_manager.config.model import (
     PRICE_KEYS,
@@ -36,7 +38,10 @@ if TYPE_CHECKING:
     from outpost_manager.config.conditions import Condition
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
-_SECTIONS: Final = ("outposts", "policy", "defaults", "agents", "prices")
+_SECTIONS: Final = (
+    *("outposts", "policy", "defaults", "agents", "prices"),
+    *("budgets", "accounts"),
+)
 #: The fields of an entry of `prices`.
 PRICE_FIELDS: Final = tuple(
     OptionField(
@@ -99,6 +104,8 @@ class _Reader:
             defaults=self.defaults(root.get("defaults")),
             agents=self.agents(root.get("agents")),
             prices=self.prices(root.get("prices")),
+            budgets=read_budgets(self, root.get("budgets")),
+            accounts=read_accounts(self, root.get("accounts")),
             path=path,
             origins=self.origins,
         )
@@ -295,6 +302,40 @@ class _Reader:
         return found
 
     # --- pieces
+
+    def entries(self, node: Node | None, complaint: str) -> Sequence[Node]:
+        """Return the maps of a list; none where the section is missing or empty."""
+        if node is None or node.kind == "null":
+            return ()
+        if node.kind != "list":
+            raise self.error(complaint, node, hint="begin each entry with '- '")
+        for item in node.items:
+            if item.entries is None:
+                raise self.error(complaint, item)
+        return node.items
+
+    def name_of(self, node: Node, what: str, taken: Collection[str]) -> str:
+        """Return `name` of an entry, checked, and not one of those that are taken."""
+        name = self.required_word(node, "name", f"{what} needs a name")
+        at = node.get("name") or node
+        if not _NAME.fullmatch(name):
+            raise self.error(
+                f"{name[:80]!a} is not a name for {what}",
+                at,
+                hint="use 1 to 63 letters, digits, '-' or '_', starting with a letter or digit",
+            )
+        if name in taken:
+            raise self.error(f"the name {name!r} is used twice", at, hint="give each its own name")
+        return name
+
+    def keep_origins(self, prefix: str, node: Node) -> None:
+        """Remember where each value of a map was written."""
+        for key, (_, value) in (node.entries or {}).items():
+            self.origins[f"{prefix}.{key}"] = self.origin(value)
+
+    def secret_error(self, message: str, node: Node, *, hint: str = "") -> ConfigError:
+        """Return a mistake with its place, and without the line that may hold a secret."""
+        return self.document.error(message, node.start, hint=hint, secret=True)
 
     def keys(self, node: Node, what: str, allowed: Iterable[str]) -> None:
         """Refuse what is no map, and keys that it cannot have."""

@@ -2,8 +2,9 @@
 
 `ledger` is what the rest uses; `store` holds the file and its locks, `schema` the tables, `rows`
 what a row means, `money` what a dollar is, `reserve`, `claims` and `record` the three kinds of
-change to workers, `outbox` the mail, `queue` what waits. Names load when they are first used:
-describing outposts needs few of them.
+change to workers, `admission` what a reservation has to pass (`budgets`, `accounts`, `breakers`),
+`outbox` the mail, `queue` what waits. Names load when they are first used: describing outposts
+needs few of them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from outpost_manager.ledger.accounts import Account as Account
+    from outpost_manager.ledger.admission import Outcome as Outcome
     from outpost_manager.ledger.asyncledger import AsyncLedger as AsyncLedger
+    from outpost_manager.ledger.breakers import Breaker as Breaker
+    from outpost_manager.ledger.budgets import Budget as Budget
     from outpost_manager.ledger.claims import Claim as Claim
     from outpost_manager.ledger.ledger import Ledger as Ledger
     from outpost_manager.ledger.ledger import OutpostNote as OutpostNote
@@ -23,18 +28,20 @@ if TYPE_CHECKING:
     from outpost_manager.ledger.queue import QueueItem as QueueItem
     from outpost_manager.ledger.queue import QueueRules as QueueRules
     from outpost_manager.ledger.reserve import Answer as Answer
-    from outpost_manager.ledger.reserve import Outcome as Outcome
     from outpost_manager.ledger.reserve import Reservation as Reservation
 
 _HOMES = {
+    "Account": "accounts",
     "Answer": "reserve",
     "AsyncLedger": "asyncledger",
+    "Breaker": "breakers",
+    "Budget": "budgets",
     "Claim": "claims",
     "Entry": "queue",
     "Ledger": "ledger",
     "Letter": "outbox",
     "Outbox": "outbox",
-    "Outcome": "reserve",
+    "Outcome": "admission",
     "OutpostNote": "ledger",
     "Queue": "queue",
     "QueueItem": "queue",

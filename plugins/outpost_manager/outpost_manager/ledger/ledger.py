@@ -21,6 +21,9 @@ from outpost_manager.ledger.store import Store
 if TYPE_CHECKING:  # what describes outposts needs none of it, and is waited for by a person
     from outpost_core.errors import LedgerError
     from outpost_core.types import Event, Explanation, Order, Worker, WorkerStatus
+    from outpost_manager.ledger.accounts import Account, Taken
+    from outpost_manager.ledger.breakers import Breakers
+    from outpost_manager.ledger.budgets import Budget, Use
     from outpost_manager.ledger.claims import Claim
     from outpost_manager.ledger.cursors import Cursors
     from outpost_manager.ledger.outbox import Outbox
@@ -93,6 +96,13 @@ class Ledger:
 
         return Cursors(self._store)
 
+    @property
+    def breakers(self) -> Breakers:
+        """The circuit breakers of outposts and accounts."""
+        from outpost_manager.ledger.breakers import Breakers
+
+        return Breakers(self._store)
+
     def is_kept(self) -> bool:
         """Whether what is written is kept; where the disk was full, that is looked at again."""
         return self._store.back()
@@ -140,6 +150,16 @@ class Ledger:
             return []
         with self._store.write(only_here=True) as db:
             return [reserve.reserve(db, draft) for draft in drafts]
+
+    def foresee(self, items: Sequence[Reservation]) -> list[Answer | None]:
+        """Say what would refuse each now, besides slots and the outpost's own cap.
+
+        Returns:
+            one answer for each item; None where nothing would. Nothing is changed.
+        """
+        from outpost_manager.ledger import reserve
+
+        return [reserve.foresee(self._store.read, reserve.Draft(item)) for item in items]
 
     def move(self, worker: str, to: Reservation) -> Answer:
         """Reserve at another outpost what this one refused; what is not reserved stays put.
@@ -593,6 +613,25 @@ class Ledger:
             (since,),
         )
         return {outpost: money.dollars(cost) for outpost, cost in found}
+
+    def uses(self, budgets: Sequence[Budget]) -> list[Use]:
+        """Return what the window of each budget that ends now holds."""
+        from outpost_manager.ledger.budgets import meter
+
+        now = time.time()
+        return [meter(budget).use(self._store.read, now) for budget in budgets]
+
+    def taken(self, accounts: Sequence[Account]) -> list[Taken]:
+        """Return what each account has taken of what it may."""
+        from outpost_manager.ledger.accounts import taken
+
+        now = time.time()
+        return [taken(self._store.read, account, now) for account in accounts]
+
+    def account(self, id: str) -> str:  # noqa: A002 - the word of the glossary
+        """Return whose credentials a worker uses; "" when nobody knows."""
+        found = self._store.read("SELECT account FROM workers WHERE id = ?", (id,))
+        return values.text(found[0][0]) if found else ""
 
     def totals(self, by: str, since: float) -> list[Total]:
         """Add up what workers cost; see `spend.totals`."""

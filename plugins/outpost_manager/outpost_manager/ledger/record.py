@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from outpost_core.errors import UsageError
 from outpost_core.types import Json, Result, State, Usage, WorkerStatus, split_worker_id
-from outpost_manager.ledger import doubtful, money, rows, values
+from outpost_manager.ledger import breakers, doubtful, money, rows, values
 
 if TYPE_CHECKING:
     import sqlite3
@@ -26,14 +26,15 @@ def take(
     now = time.time()
     found = db.execute(
         "SELECT outpost, digest, state, detail, started_at, told_at, spawned_at, ended_at,"
-        " cost_reserved, reserved_at, agent_reserved, agent_spent, usage FROM workers WHERE id = ?",
+        " cost_reserved, reserved_at, agent_reserved, agent_spent, usage, account FROM workers"
+        " WHERE id = ?",
         (status.id,),
     ).fetchone()
     if found is None:
         found = _adopt(db, outpost, status, now)
     (
         where, digest, state, detail, started_at, told_at, spawned_at, ended_at, reserved, at,
-        agent_reserved, seen_before, usage,
+        agent_reserved, seen_before, usage, account,
     ) = found  # fmt: skip
     at, told_at = values.number(at), values.number(told_at)
     reserved = values.nano(reserved)
@@ -77,6 +78,8 @@ def take(
         return False  # what its agent uses is nothing to tell everybody
     if status.state != state:
         rows.tell(db, "state", now, status.id, outpost, _state(status))
+        result = status.result
+        breakers.heard(db, status.id, outpost, values.text(account), status.state, result)
     return True
 
 
@@ -120,7 +123,7 @@ def _adopt(
          status.started_at or now, now),
     )  # fmt: skip
     rows.tell(db, "adopted", now, status.id, outpost)
-    return (outpost, status.digest, State.QUEUED.value, "", *[None] * 4, 0, 0.0, *[None] * 3)
+    return (outpost, status.digest, State.QUEUED.value, "", *[None] * 4, 0, 0.0, *[None] * 3, "")
 
 
 def _renewed(db: sqlite3.Connection, worker: str) -> bool:

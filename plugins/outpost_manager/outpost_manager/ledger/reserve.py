@@ -5,29 +5,33 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.types import Explanation, Json, Order, State, Worker
-from outpost_manager.ledger import money, rows
+from outpost_manager.ledger import admission, breakers, budgets, money, rows
+from outpost_manager.ledger.accounts import Account
+from outpost_manager.ledger.admission import Outcome
+from outpost_manager.ledger.budgets import Budget
 
 if TYPE_CHECKING:
     import sqlite3
 
 
 _STARTING: Final = State.STARTING.value
-#: What a reservation has to know: the row that is there, what the outpost's workers hold, and what
-#: was spent there in this hour. One statement, since all other processes wait for it.
+#: What a reservation has to know: the row that is there, what the outpost's workers hold, what was
+#: spent there in this hour, and whether any account is parked or any breaker not closed. One
+#: statement, since all other processes wait for it.
 _LOOK: Final = (
     "SELECT w.owner, w.ended_at, w.id IS NOT NULL, coalesce(h.slots, 0), coalesce(h.cost, 0),"  # noqa: S608
     f" iif(?, (SELECT {rows.SETTLED} FROM workers WHERE outpost = ?"
-    " AND (cost_settled > 0 OR agent_settled > 0) AND ended_at > ?), 0)"
+    " AND (cost_settled > 0 OR agent_settled > 0) AND ended_at > ?), 0),"
+    " EXISTS (SELECT 1 FROM parked) OR EXISTS (SELECT 1 FROM breakers WHERE state <> 'closed')"
     " FROM (SELECT 1) LEFT JOIN workers w ON w.id = ? LEFT JOIN held h ON h.outpost = ?"
 )
 _INSERT: Final = (
     "INSERT INTO workers (id, issue, attempt, outpost, digest, state, title, priority, rig,"
-    " agent, created_at, reserved_at, cost_reserved, agent_reserved, owner)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " agent, created_at, reserved_at, cost_reserved, agent_reserved, owner, account)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
@@ -49,6 +53,10 @@ class Reservation:
         body: `wire.dumps(order)`, when it is at hand; "" makes it.
         owner: who is spawning it, see `worker.identity`; whatever follows a `/` tells several
             spawns of one process apart.
+        budgets: all that are configured; those that it counts in are held.
+        accounts: of its agent, in the order of preference; none: the agent's name is the account.
+        model: that its agent is told to use; "" when it is not told any.
+        uncounted: why nobody knows what its agent may spend; "" when it is known.
     """
 
     order: Order
@@ -62,16 +70,10 @@ class Reservation:
     explanation: Explanation | None = None
     body: str = ""
     owner: str = ""
-
-
-class Outcome(StrEnum):
-    """What became of a reservation."""
-
-    RESERVED = "reserved"
-    EXISTS = "exists"  # the worker is there already, with the same order
-    CONFLICT = "conflict"  # the worker is there already, with another order
-    FULL = "full"  # no free slot
-    CAPPED = "capped"  # the cost cap would be passed
+    budgets: tuple[Budget, ...] = ()
+    accounts: tuple[Account, ...] = ()
+    model: str = ""
+    uncounted: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,11 +84,15 @@ class Answer:
         outcome: what became of it.
         worker: the worker that is in the ledger now; None when there is none.
         detail: one sentence for people when it was not reserved.
+        until: when it may be reserved, as far as anybody knows now.
+        account: whose credentials its agent uses, when it was reserved.
     """
 
     outcome: Outcome
     worker: Worker | None = None
     detail: str = ""
+    until: float | None = None
+    account: str = ""
 
 
 class Draft:
@@ -97,8 +103,8 @@ class Draft:
     """
 
     __slots__ = (
-        "agent", "body", "cap", "cost", "explanation", "item", "now", "question", "row",
-        "standing", "told", "worker",
+        "account", "agent", "body", "cap", "cost", "explanation", "item", "labels", "now", "plain",
+        "question", "row", "standing", "told", "worker",
     )  # fmt: skip
 
     def __init__(self, item: Reservation) -> None:
@@ -126,7 +132,12 @@ class Draft:
         self.told = wire.dumps({"cost": money.dollars(self.worst)})
         #: for `_LOOK`
         self.question = (self.cap is not None, outpost, now - money.HOUR, self.worker, outpost)
-        #: for `_INSERT`
+        #: the account where there is no choice, and whether nothing has to be counted then
+        self.account = item.accounts[0].name if item.accounts else rows.text(order.agent.name)
+        limited = len(item.accounts) > 1 or any(one.limited for one in item.accounts)
+        self.plain = not item.budgets and not limited
+        self.labels = [*dict.fromkeys(map(rows.text, order.issue.labels))]
+        #: for `_INSERT`, but for the account
         self.row = (
             self.worker, order.issue.id, order.attempt, outpost, item.digest, _STARTING,
             rows.text(order.issue.title), order.issue.priority, order.rig,
@@ -157,22 +168,83 @@ class Draft:
         """What machine and agent cost at worst."""
         return self.cost + (self.agent or 0)
 
+    def wanted(self, besides: str = "") -> admission.Wanted:
+        """Return what has to be admitted; see there."""
+        item = self.item
+        return admission.Wanted(
+            worker=self.worker,
+            outpost=item.outpost,
+            rig=item.order.rig,
+            labels=self.labels,
+            model=item.model,
+            worst=self.worst,
+            agent=self.agent,
+            uncounted=item.uncounted,
+            accounts=item.accounts or (Account(name=self.account),),
+            budgets=item.budgets,
+            now=self.now,
+            besides=besides,
+        )
+
 
 def reserve(db: sqlite3.Connection, draft: Draft) -> Answer:
     """Reserve, inside a write transaction."""
     item = draft.item
-    owner, ended_at, known, slots, held, settled = db.execute(_LOOK, draft.question).fetchone()
+    found = db.execute(_LOOK, draft.question).fetchone()
+    owner, ended_at, known, slots, held, settled, blocked = found
     renewing = ended_at is not None and owner == item.owner != ""
     if known and not renewing:
         return _existing(db, draft, "")
     refusal = _refusal(draft, slots, held, settled)
     if refusal:
         return _refused(db, draft, refusal)
+    account = draft.account
+    if blocked or not draft.plain:
+        admitted = _admitted(db, draft)
+        if admitted.refusal is not None:
+            return _refused(db, draft, _answer(admitted.refusal))
+        account = admitted.account
     if renewing:
         _replace(db, draft)
-    db.execute(_INSERT, draft.row)
+    db.execute(_INSERT, (*draft.row, account))
+    _label(db, draft)
     _decided(db, "reserved", draft, draft.told)
-    return Answer(outcome=Outcome.RESERVED, worker=draft.reserved())
+    return Answer(outcome=Outcome.RESERVED, worker=draft.reserved(), account=account)
+
+
+def foresee(ask: budgets.Ask, draft: Draft) -> Answer | None:
+    """Say what would refuse a reservation, besides slots and the outpost's cap; None for nothing.
+
+    Nothing is changed.
+    """
+    refusal = admission.admit(ask, draft.wanted()).refusal
+    return None if refusal is None else _answer(refusal)
+
+
+def _answer(refusal: admission.Refusal) -> Answer:
+    return Answer(outcome=refusal.outcome, detail=refusal.detail, until=refusal.until)
+
+
+def _admitted(db: sqlite3.Connection, draft: Draft, besides: str = "") -> admission.Admission:
+    """Ask whether it is admitted, and keep what follows from that."""
+    found = admission.admit(
+        lambda sql, args: db.execute(sql, args).fetchall(), draft.wanted(besides)
+    )
+    for meter, used in found.meters:
+        budgets.warn(db, meter, used, draft.now, draft.worker)
+    if found.refusal is None:
+        for breaker in found.probes:
+            breakers.probe(db, breaker, draft.worker, draft.now)
+    return found
+
+
+def _label(db: sqlite3.Connection, draft: Draft) -> None:
+    """Keep the labels of its issue, by which budgets count."""
+    if draft.labels:
+        db.executemany(
+            "INSERT OR IGNORE INTO worker_labels VALUES (?, ?)",
+            [(draft.worker, label) for label in draft.labels],
+        )
 
 
 def _replace(db: sqlite3.Connection, draft: Draft) -> None:
@@ -261,16 +333,22 @@ def move(db: sqlite3.Connection, draft: Draft) -> Answer:
         return _existing(db, draft, f"{draft.worker} is already at {outpost}")
     if owner != to.owner:
         return _existing(db, draft, f"{draft.worker} is being placed by another process")
-    _, _, _, taken, held, settled = db.execute(_LOOK, draft.question).fetchone()
+    _, _, _, taken, held, settled, blocked = db.execute(_LOOK, draft.question).fetchone()
     if outpost == to.outpost:  # what it holds there itself is in no one's way
         taken, held = taken - 1, held - reserved
     refusal = _refusal(draft, taken, held, settled)
     if refusal:
         return _refused(db, draft, refusal)
+    account = draft.account
+    if blocked or not draft.plain:
+        admitted = _admitted(db, draft, besides=draft.worker)
+        if admitted.refusal is not None:
+            return _refused(db, draft, _answer(admitted.refusal))
+        account = admitted.account
     db.execute(
-        "UPDATE workers SET outpost = ?, cost_reserved = ?, agent_reserved = ?, reserved_at = ?"
-        " WHERE id = ?",
-        (to.outpost, draft.cost, draft.agent, draft.now, draft.worker),
+        "UPDATE workers SET outpost = ?, cost_reserved = ?, agent_reserved = ?, reserved_at = ?,"
+        " account = ? WHERE id = ?",
+        (to.outpost, draft.cost, draft.agent, draft.now, account, draft.worker),
     )
     _decided(db, "moved", draft, {"from": outpost, "cost": money.dollars(draft.worst)})
-    return Answer(outcome=Outcome.RESERVED, worker=rows.load(db, draft.worker))
+    return Answer(outcome=Outcome.RESERVED, worker=rows.load(db, draft.worker), account=account)

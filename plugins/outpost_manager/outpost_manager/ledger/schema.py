@@ -327,9 +327,20 @@ _V6: Final = (
     # Whose credentials a worker's agent uses, and the labels of its issue: budgets count by them.
     "ALTER TABLE workers ADD COLUMN account TEXT NOT NULL DEFAULT ''",
     """CREATE TABLE worker_labels (
-        label TEXT NOT NULL,
         worker TEXT NOT NULL,
-        PRIMARY KEY (label, worker)
+        label TEXT NOT NULL,
+        PRIMARY KEY (worker, label)
+    ) WITHOUT ROWID""",
+    """CREATE TRIGGER labels_go AFTER DELETE ON workers BEGIN
+        DELETE FROM worker_labels WHERE worker = OLD.id; END""",
+    # All that a budget asks of what ended within its window, so that it reads no row.
+    """CREATE INDEX workers_spent
+        ON workers (ended_at, outpost, rig, account, cost_settled, agent_settled)
+        WHERE cost_settled > 0 OR agent_settled > 0""",
+    # Budgets of which it was told that they are nearly used up, until they have fallen well below.
+    """CREATE TABLE warned (
+        budget TEXT PRIMARY KEY,
+        at REAL NOT NULL
     ) WITHOUT ROWID""",
 )
 

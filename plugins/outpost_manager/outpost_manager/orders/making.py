@@ -5,7 +5,7 @@ Everything is checked here, before anything changes anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
@@ -25,6 +25,7 @@ from outpost_core.types import (
     check_env_name,
     check_issue_id,
 )
+from outpost_manager.config.accounts import secret_names
 from outpost_manager.config.spending import check_limit, counted, prices
 from outpost_manager.config.town import rig_of_town, town_of
 from outpost_manager.orders import presets
@@ -33,6 +34,7 @@ from outpost_manager.orders.pullrequest import command_for
 
 if TYPE_CHECKING:
     from outpost_core.agents import AgentPreset
+    from outpost_manager.config.accounts import AccountConfig
     from outpost_manager.config.model import Defaults
 
 #: How an issue is put to an agent when no prompt is given.
@@ -141,6 +143,7 @@ class Surroundings:
         local: asks git about `cwd`; None for a new one.
         prices: the section `prices` of the configuration.
         owner: id of the ledger, for the names of refs; "" for none.
+        accounts: the section `accounts` of the configuration.
     """
 
     defaults: Defaults
@@ -154,6 +157,7 @@ class Surroundings:
     local: LocalGit | None = None
     prices: Mapping[str, Price] = field(default_factory=dict)
     owner: str = ""
+    accounts: Sequence[AccountConfig] = ()
 
     @property
     def git(self) -> LocalGit:
@@ -179,6 +183,7 @@ def make_order(request: OrderRequest, around: Surroundings) -> Order:
     _amount("estimate", request.estimate)
     issue = _issue(request, around, rig)
     branch = _branch(request, around)
+    passwords = "\n".join(filter(None, (password, push_password)))
     return Order(
         issue=issue,
         agent=agent,
@@ -192,7 +197,7 @@ def make_order(request: OrderRequest, around: Surroundings) -> Order:
         delivery=_delivery(request, around, issue, branch, rig, push) if rig else None,
         prompt=_prompt(request, issue, branch, around.cwd),
         env=_env(request),
-        secrets=_secrets(request, around, "\n".join(filter(None, (password, push_password)))),
+        secrets=_secrets(request, around, passwords, agent.name),
         context=dict(request.context),
         limits=_limits(request, around, agent),
     )
@@ -366,9 +371,9 @@ def _env(request: OrderRequest) -> dict[str, str]:
     return {check_env_name(name): _no_nul(value) for name, value in request.env.items()}
 
 
-def _secrets(request: OrderRequest, around: Surroundings, password: str) -> Secrets:
+def _secrets(request: OrderRequest, around: Surroundings, password: str, agent: str) -> Secrets:
     """Return what goes apart from the order: what was asked for, `pass_env` (nobody knows what is
-    in it), the preset's own keys, and the password of the rig's URL.
+    in it), the preset's own keys, those of the agent's accounts, and the password of the rig's URL.
     """
     values = {}
     for name in request.secrets:
@@ -383,6 +388,9 @@ def _secrets(request: OrderRequest, around: Surroundings, password: str) -> Secr
     for name in (*around.defaults.pass_env, *own):
         if around.environ.get(name) and name not in request.env:
             values.setdefault(name, around.environ[name])
+    # those of an account are read when the order is handed to its outpost
+    for name in secret_names(around.accounts, agent):
+        values.setdefault(name, "")
     if password:
         values[RIG_CREDENTIAL] = password
     return Secrets(values)

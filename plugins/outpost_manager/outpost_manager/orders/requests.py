@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +16,7 @@ from outpost_manager.orders.making import OrderRequest, Surroundings, make_order
 if TYPE_CHECKING:
     from outpost_core.discovery import Plugins
     from outpost_core.types import Price
+    from outpost_manager.config.accounts import AccountConfig
     from outpost_manager.config.model import Defaults
     from outpost_manager.ledger import AsyncLedger, Ledger
     from outpost_manager.orders.localgit import LocalGit
@@ -38,6 +39,7 @@ class OrderBuilder:
         local: asks git about `cwd`.
         prices: of models, as the configuration says.
         configured: agents, as the configuration says; see `Config.agents`.
+        accounts: as the configuration says.
     """
 
     defaults: Defaults
@@ -49,6 +51,7 @@ class OrderBuilder:
     local: LocalGit
     prices: Mapping[str, Price] = field(default_factory=dict)
     configured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    accounts: Sequence[AccountConfig] = ()
 
     def agents(self) -> dict[str, AgentPreset]:
         """Return every agent preset: of packages, and what the configuration says over them."""
@@ -104,6 +107,7 @@ class OrderBuilder:
             local=self.local,
             prices=self.prices,
             owner=self.ledger.direct.id,
+            accounts=self.accounts,
         )
         return make_order(request, around)
 

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Final
 from outpost_core.errors import ConflictError, NotFoundError, UsageError
 from outpost_core.names import RIG_CREDENTIAL, split_rig
 from outpost_core.types import Order, Secrets, State, Worker
+from outpost_manager.config.accounts import secret_names
 from outpost_manager.orders.making import PROMPT
 from outpost_manager.orders.requests import Kept, kept_work
 from outpost_manager.placing.pending import ASKED_FOR
 
 if TYPE_CHECKING:
     from outpost_core.agents import AgentPreset
+    from outpost_manager.config.accounts import AccountConfig
     from outpost_manager.ledger import AsyncLedger, Ledger
 
 _SESSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}", re.ASCII)
@@ -74,6 +76,7 @@ class Further:
         outposts: names of the configured outposts.
         branch: the template of branches (`defaults.branch`), "" for the usual one.
         can_clean: whether an outpost can forget a worker that never began.
+        accounts: whose secrets need not be in the environment.
     """
 
     ledger: AsyncLedger
@@ -82,6 +85,7 @@ class Further:
     outposts: Sequence[str]
     branch: str
     can_clean: Callable[[str], bool]
+    accounts: Sequence[AccountConfig] = ()
 
     async def failed(self, since: float | None = None) -> list[str]:
         """Return the issues, oldest first, whose last attempt failed or was lost.
@@ -224,6 +228,8 @@ class Further:
                 values[name] = _password(order, rig)
             elif name in self.environ:
                 values[name] = self.environ[name]
+            elif name in secret_names(self.accounts, order.agent.name):
+                values[name] = ""  # read when the order is handed to its outpost
             else:
                 missing.append(name)
         if missing:

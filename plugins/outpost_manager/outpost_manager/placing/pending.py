@@ -41,6 +41,21 @@ class Spawned:
     renews: Worker | None = None
 
 
+class NotPlacedError(PlacementError):
+    """No outpost takes an order now.
+
+    Args:
+        until: when one may, as far as the ledger knows: a window has moved, a pause is over.
+    """
+
+    #: its name in JSON, where `until` is nobody's business
+    shown_as: Final = "PlacementError"
+
+    def __init__(self, message: str, *, hint: str = "", until: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.until = until
+
+
 @dataclass(kw_only=True, eq=False)
 class PendingOrder:
     """One order on its way.
@@ -63,6 +78,8 @@ class PendingOrder:
             runs there, the order goes nowhere else (law 1).
         recovered: it was taken up after its process had died.
         renews: the ended try whose row this pending replaces.
+        account: whose credentials its agent uses, once it is reserved.
+        until: when what refused it may take it, as far as anybody knows.
     """
 
     order: Order
@@ -80,6 +97,8 @@ class PendingOrder:
     doubt: bool = False
     recovered: bool = False
     renews: Worker | None = None
+    account: str = ""
+    until: float | None = None
 
     @property
     def id(self) -> str:
@@ -99,14 +118,17 @@ class PendingOrder:
         self.queue = list(assignment.ranked)
         self.say("placed", self.queue[0] if self.queue else "")
 
-    def refused(self, outpost: str, reason: str) -> None:
-        """Keep why an outpost did not take it."""
+    def refused(self, outpost: str, reason: str, until: float | None = None) -> None:
+        """Keep why an outpost did not take it, and when it may."""
+        if until is not None:
+            self.until = min(until, self.until or until)
         tried = (*self.explanation.attempts, (outpost, reason))
         self.explanation = replace(self.explanation, attempts=tried)
         self.say("refused", outpost, reason=reason)
 
-    def reserved(self, reservation: Reservation) -> None:
+    def reserved(self, reservation: Reservation, account: str) -> None:
         """Note that the row is held at another outpost, where nobody has been before."""
+        self.account = account
         self.outpost, self.held, self.doubt = reservation.outpost, True, False
         worst = reservation.cost + (reservation.agent_cost or 0.0)
         self.say("reserved", self.outpost, cost=worst)
@@ -128,14 +150,15 @@ class PendingOrder:
             owner=self.owner,
         )
 
-    def nobody(self) -> PlacementError:
+    def nobody(self) -> NotPlacedError:
         """Say why nobody took it."""
         lines = [
             f"{v.outpost}: {v.reason}" for v in self.explanation.verdicts if not v.eligible
         ] + [f"{outpost}: {reason}" for outpost, reason in self.explanation.attempts]
         reasons = "".join(f"\n  {line}" for line in lines) or " there is none"
-        return PlacementError(
+        return NotPlacedError(
             f"no outpost could take {self.id}:{reasons}",
+            until=self.until,
             hint=f"outpost explain {self.order.issue.id} shows each outpost; outpost workers"
             " shows what runs",
         )

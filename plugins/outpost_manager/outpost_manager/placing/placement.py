@@ -30,6 +30,7 @@ from outpost_core.isolation import contained, describe
 from outpost_core.types import (
     Candidate,
     Event,
+    Explanation,
     Order,
     Result,
     State,
@@ -39,6 +40,7 @@ from outpost_core.types import (
 from outpost_manager.config import policy
 from outpost_manager.fleet.fleet import NotBuiltError
 from outpost_manager.ledger import Claim, Ledger, Outcome, Reservation
+from outpost_manager.ledger.breakers import ACCOUNT, OUTPOST
 from outpost_manager.offloop import Breather
 from outpost_manager.placing.pending import ASKED_FOR, PendingOrder, Progress, Spawned
 from outpost_manager.plugins.masking import masked
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from outpost_manager.fleet.fleet import Fleet
     from outpost_manager.fleet.overview import Overview
     from outpost_manager.ledger import AsyncLedger
+    from outpost_manager.placing.purse import Purse
 
 T = TypeVar("T")
 _log = Logger("placing")
@@ -70,6 +73,7 @@ class Placement:
         fleet: the outposts.
         overview: what the policy is shown of them.
         ledger: the record.
+        purse: what the configuration says of money and accounts.
         spawn_timeout: seconds that one outpost may take to spawn.
         answer_timeout: seconds that one outpost may take to list.
     """
@@ -77,6 +81,7 @@ class Placement:
     fleet: Fleet
     overview: Overview
     ledger: AsyncLedger
+    purse: Purse
     spawn_timeout: float
     answer_timeout: float
     #: (worker, owner) of rows that could not be left to whoever comes when it was time
@@ -113,6 +118,40 @@ class Placement:
         found = found or policy.normalise(None, order, candidates)
         found.notes = tuple(notes)
         return found
+
+    async def foreseen(
+        self, order: Order, said: Explanation, sheets: Sequence[Candidate]
+    ) -> Explanation:
+        """Return an explanation that also says where money, accounts or breakers are in the way.
+
+        Args:
+            order: what is to be done.
+            said: what the policy says of it.
+            sheets: what it saw.
+        """
+        pending = PendingOrder(order=order, digest=wire.digest(order))
+        pending.candidates = {sheet.name: sheet for sheet in sheets}
+        pending.queue = [one.outpost for one in said.verdicts if one.eligible]
+        asked: list[Reservation] = []
+        while (found := self._next(pending)) is not None:
+            asked.append(found)
+        answers = await self.ledger.foresee(asked)
+        why = {
+            one.outpost: answer.detail
+            for one, answer in zip(asked, answers, strict=True)
+            if answer is not None
+        }
+        if not why:
+            return said
+        fit = [one for one in said.verdicts if one.eligible and one.outpost not in why]
+        ranked = [replace(one, rank=rank) for rank, one in enumerate(fit, 1)]
+        refused = [
+            replace(one, rank=None, eligible=False, reason=why[one.outpost])
+            for one in said.verdicts
+            if one.eligible and one.outpost in why
+        ]
+        passed = [one for one in said.verdicts if not one.eligible]
+        return replace(said, verdicts=(*ranked, *refused, *passed))
 
     async def _choose(self, pendings: Sequence[PendingOrder]) -> None:
         """Let the policy rank the outposts for each pending; a failure is that pending's error.
@@ -170,20 +209,21 @@ class Placement:
                     "%s at %s: %s", pending.id, reservation.outpost, answer.detail or answer.outcome
                 )
                 if answer.outcome is Outcome.RESERVED:
-                    pending.reserved(reservation)
+                    pending.reserved(reservation, answer.account)
                 elif answer.outcome is Outcome.EXISTS:
                     pending.adopted = answer.worker
                 elif answer.outcome is Outcome.CONFLICT:
                     pending.error = _conflict(pending.order)
                 else:
-                    pending.refused(reservation.outpost, answer.detail)
+                    pending.refused(reservation.outpost, answer.detail, answer.until)
                     left.append(pending)
 
     def _next(self, pending: PendingOrder) -> Reservation | None:
         """Return the reservation at a pending's next outpost; None when there is no more."""
         while (found := pending.next_reservation()) is not None:
             try:
-                return replace(found, standing=self.overview.standing(found.outpost))
+                found = replace(found, standing=self.overview.standing(found.outpost))
+                return self.purse.held_to(found)
             except OutpostError as error:  # it is gone, or cannot say what it costs
                 pending.refused(found.outpost, error.message)
         return None
@@ -236,6 +276,14 @@ class Placement:
                 pending.error = _conflict(pending.order)
             else:
                 pending.adopted = worker
+        for pending in new:
+            if lacking := self.purse.lacks(pending.order):
+                pending.error = UsageError(
+                    f"{pending.id} was ordered without the secrets of its agent's accounts:"
+                    f" {lacking}",
+                    hint="order it anew; accounts of outposts.yaml name what an order takes along",
+                )
+        new = [pending for pending in new if pending.error is None]
         if new:
             await self._choose(new)
             await self._reserve([pending for pending in new if pending.error is None])
@@ -324,6 +372,7 @@ class Placement:
         assert worker is not None, "a claimed row stays"
         # read after the claim: the dead one may have moved it until then
         pending.outpost, pending.doubt = worker.outpost, True
+        pending.account = await self.ledger.account(pending.id)
         explanation = await self.ledger.explanation(pending.id)
         pending.explanation = explanation or pending.explanation
         return await self._start(pending)
@@ -384,9 +433,10 @@ class Placement:
             UnreachableError: there is doubt.
         """
         pending.say("starting", pending.outpost)
+        order = await self._equipped(pending)
         try:
             status = await self.fleet.ask(
-                pending.outpost, "outpost_spawn", timeout=self.spawn_timeout, order=pending.order
+                pending.outpost, "outpost_spawn", timeout=self.spawn_timeout, order=order
             )
             with self.fleet.blaming(pending.outpost, "outpost_spawn"):
                 return border.spawned(pending.outpost, status, pending.id, pending.digest)
@@ -399,17 +449,43 @@ class Placement:
             elif isinstance(error, UnreachableError):
                 await self.ledger.set_reachable(pending.outpost, False, error.message, time.time())
             never_left = isinstance(error, NotBuiltError) or not getattr(error, "sent", True)
-            if never_left and not pending.doubt:
-                raise SpawnRefusedError(error.message, hint=error.hint) from error
             found = None if never_left else await self._look(pending)
             if found is not None:
                 return found
+            self._count_failure(OUTPOST, pending.outpost, error, pending.id)
+            if never_left and not pending.doubt:
+                raise SpawnRefusedError(error.message, hint=error.hint) from error
             raise UnreachableError(
                 f"{error.message}; whether {pending.id} runs at {pending.outpost} is not known, so"
                 " it is started nowhere else",
                 hint=f"outpost workers asks again and finishes it; outpost stop {pending.id} gives"
                 " it up",
             ) from error
+
+    async def _equipped(self, pending: PendingOrder) -> Order:
+        """Return the order with the values of its account's secrets.
+
+        Raises:
+            SpawnRefusedError: they cannot be had, and nobody was asked to start it.
+            UnreachableError: they cannot be had, and somebody may have started it before.
+        """
+        try:
+            return self.purse.equipped(pending.order, pending.account)
+        except UsageError as error:
+            self._count_failure(ACCOUNT, pending.account, error, pending.id)
+            kind = UnreachableError if pending.doubt else SpawnRefusedError
+            raise kind(error.message, hint=error.hint) from error
+
+    def _count_failure(self, kind: str, name: str, error: OutpostError, worker: str) -> None:
+        """Let the breaker of an outpost or account know, after what was asked before."""
+
+        def count(ledger: Ledger) -> None:
+            ledger.breakers.failed(kind, name, error.message, worker)
+
+        def failed(trouble: Exception) -> None:
+            _log.warning("the failure of %s %s is not counted: %s", kind, name, trouble)
+
+        self.ledger.post(failed, count)
 
     async def _look(self, pending: PendingOrder) -> WorkerStatus | None:
         """Return the worker when its outpost shows it with this very order, and it has begun.
@@ -452,9 +528,9 @@ class Placement:
             if answer.outcome in (Outcome.EXISTS, Outcome.CONFLICT):
                 raise ConflictError(answer.detail, hint=f"outpost show {pending.id}")
             if answer.outcome is Outcome.RESERVED:
-                pending.reserved(reservation)
+                pending.reserved(reservation, answer.account)
                 return
-            pending.refused(reservation.outpost, answer.detail)
+            pending.refused(reservation.outpost, answer.detail, answer.until)
 
     async def _drop(self, pending: PendingOrder, why: str) -> None:
         """Give the row up: it goes, unless somebody was told that it will be finished."""

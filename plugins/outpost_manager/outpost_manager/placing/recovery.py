@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from outpost_core.errors import OutpostError
 from outpost_core.types import Event, Secrets, Worker, WorkerStatus
+from outpost_manager.config.accounts import secret_names
 from outpost_manager.placing.latestarts import LateStarts
 from outpost_manager.placing.pending import ASKED_FOR, PendingOrder
 from outpost_shared.backoff import Retries
@@ -109,14 +110,16 @@ class Recovery:
         order = await self.ledger.order(worker.id)
         if order is None:
             raise OutpostError("its order is not known")
-        if lacking := [name for name in order.secrets if name not in self.environ]:
+        # those of an account are read when the order is handed over
+        given = secret_names(self.placement.fleet.config.accounts, order.agent.name)
+        if lacking := [n for n in order.secrets if n not in self.environ and n not in given]:
             raise OutpostError(
                 f"it needs secrets that this environment lacks: {', '.join(sorted(lacking))}"
             )
         why = await self.ledger.explanation(worker.id)
         pending = PendingOrder(
             order=replace(
-                order, secrets=Secrets({name: self.environ[name] for name in order.secrets})
+                order, secrets=Secrets({name: self.environ.get(name, "") for name in order.secrets})
             ),
             digest=worker.digest,
             on=worker.outpost if why is not None and why.rule.startswith(ASKED_FOR) else None,
