@@ -27,6 +27,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "workers": ("--all",),
     "wait": ("gt-1",),
     "cost": (),
+    "accounts": (),
     "show": ("gt-1",),
     "events": (),
     "logs": ("gt-1",),

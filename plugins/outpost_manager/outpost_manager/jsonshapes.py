@@ -55,6 +55,14 @@ EVENT: Final[Shape] = {
     "outpost": "the outpost concerned, or an empty text",
     "data": "more",
 }
+BREAKER: Final[Shape] = {
+    "state": "closed, open or half-open",
+    "failures": "in a row",
+    "since": "when it came into that state",
+    "retry_at": "when one probe may go, or null",
+    "probe": "the worker that is the probe, or null",
+    "detail": "what failed last",
+}
 OUTPOST: Final[Shape] = {
     "name": "its name",
     "type": "its type",
@@ -71,6 +79,7 @@ OUTPOST: Final[Shape] = {
     "spent_usd": "reserved and spent there in the last hour, by outpost and agents",
     "standing_usd": "the part of it that the outpost costs an hour without a worker",
     "cost_cap_hourly": "USD, or null",
+    "breaker": "its circuit breaker as in accounts, or null while nothing has failed",
 }
 EXPLANATION: Final[Shape] = {
     "rule": "the override or preference that ordered the outposts",
@@ -266,6 +275,52 @@ SHAPES: Final[Mapping[str, Shape]] = {
         "standing": [
             {"outpost": "its name", "usd_hourly": "what it costs without a worker; in no total"}
         ],
+        "budgets": [
+            {
+                "name": "its name",
+                "window": "hour, day, week or month",
+                "usd": "what any window may hold",
+                "used_usd": "what the window that ends now holds: the next three",
+                "reserved_usd": "what running workers may cost, or have cost where that is more",
+                "spent_usd": "what workers cost that have ended",
+                "standing_usd": "what outposts cost in so long a time without a worker",
+                "left_usd": "what may be reserved still",
+                "counts": {
+                    "outpost": ["patterns; empty for all"],
+                    "rig": ["likewise"],
+                    "label": ["likewise"],
+                    "account": ["likewise"],
+                },
+            }
+        ],
+        "forecast": "with --forecast, else null: waiting (how many orders), worst_usd, usual_usd"
+        " (as such work has cost in the last 30 days), unlimited (how many have no worst case),"
+        " unknown (how many are like nothing that has ended), and budgets: each with its name, the"
+        " same of the orders that count in it, left_usd, fit_at_worst and fit_usually (how many of"
+        " them fit into what is left, in the order of their turns), and used_up_at (or null)",
+    },
+    "accounts": {
+        "accounts": [
+            {
+                "name": "its name",
+                "agent": "the agent that works with it",
+                "configured": "whether outposts.yaml names it",
+                "running": "how many workers use it",
+                "max_workers": "how many may, or null for no limit",
+                "limits": [
+                    {
+                        "unit": "usd or tokens",
+                        "window": "hour, day or week",
+                        "used": "within the window that ends now; USD that are reserved, too",
+                        "most": "what may be",
+                    }
+                ],
+                "parked": [
+                    {"model": "or null for all", "until": "when it is over", "reason": "why"}
+                ],
+                "breaker": BREAKER,
+            }
+        ]
     },
     "events": {
         "events": [EVENT],

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from outpost_core.errors import OutpostError
 from outpost_manager.errorview import error_shape
+from outpost_manager.ledger.money import dollars
 from outpost_manager.plugins.advice import first_hint, hint_for
 
 if TYPE_CHECKING:
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
     )
     from outpost_manager.config.trusted import Record
     from outpost_manager.fleet.overview import OutpostView
-    from outpost_manager.ledger import Letter
+    from outpost_manager.ledger import Breaker, Budget, Letter
+    from outpost_manager.ledger.budgets import Use
     from outpost_manager.ledger.spend import Total
+    from outpost_manager.placing.accountviews import AccountView
+    from outpost_manager.placing.forecast import Forecast, Sum
     from outpost_manager.placing.pending import Spawned
     from outpost_manager.plugins.failures import KeptFailure
     from outpost_manager.plugins.provided import Provided
@@ -136,6 +140,89 @@ def outpost(view: OutpostView) -> Shape:
         "spent_usd": view.spent,
         "standing_usd": view.standing,
         "cost_cap_hourly": view.cost_cap_hourly,
+        "breaker": breaker(view.breaker),
+    }
+
+
+def breaker(one: Breaker | None) -> Shape | None:
+    """Return the shape of a circuit breaker; None while nothing has failed."""
+    if one is None:
+        return None
+    return {
+        "state": one.state,
+        "failures": one.failures,
+        "since": moment(one.since),
+        "retry_at": moment(one.retry_at or None),
+        "probe": one.probe or None,
+        "detail": one.detail,
+    }
+
+
+def budget(one: Budget, use: Use) -> Shape:
+    """Return the shape of a budget and of what its window holds."""
+    return {
+        "name": one.name,
+        "window": one.window,
+        "usd": one.usd,
+        "used_usd": dollars(use.used),
+        "reserved_usd": dollars(use.reserved),
+        "spent_usd": dollars(use.spent),
+        "standing_usd": dollars(use.standing),
+        "left_usd": dollars(use.left),
+        "counts": {
+            "outpost": [*one.outpost],
+            "rig": [*one.rig],
+            "label": [*one.label],
+            "account": [*one.account],
+        },
+    }
+
+
+def forecast(found: Forecast) -> Shape:
+    """Return the shape of what the waiting orders will cost."""
+    return {
+        **_sum(found.sum),
+        "budgets": [
+            {
+                "name": one.budget.name,
+                **_sum(one.sum),
+                "left_usd": dollars(one.use.left),
+                "fit_at_worst": one.fit_at_worst,
+                "fit_usually": one.fit_usually,
+                "used_up_at": moment(one.used_up_at),
+            }
+            for one in found.outlooks
+        ],
+    }
+
+
+def _sum(found: Sum) -> Shape:
+    return {
+        "waiting": found.waiting,
+        "worst_usd": dollars(found.worst),
+        "usual_usd": dollars(found.usual),
+        "unlimited": found.unlimited,
+        "unknown": found.unknown,
+    }
+
+
+def account(view: AccountView) -> Shape:
+    """Return the shape of an account."""
+    return {
+        "name": view.name,
+        "agent": view.agent,
+        "configured": view.configured,
+        "running": view.running,
+        "max_workers": view.max_workers,
+        "limits": [
+            {"unit": one.unit, "window": one.window, "used": one.used, "most": one.most}
+            for one in view.allowances
+        ],
+        "parked": [
+            {"model": one.model or None, "until": moment(one.until), "reason": one.reason}
+            for one in view.parked
+        ],
+        "breaker": breaker(view.breaker),
     }
 
 

@@ -21,6 +21,7 @@ from outpost_core.errors import (
     UsageError,
     WorkerError,
 )
+from outpost_core.nearest import suggest
 from outpost_manager.config import Choice, choose, load_config
 from outpost_manager.config.model import Config
 from outpost_manager.fleet.fleet import Fleet
@@ -53,12 +54,15 @@ if TYPE_CHECKING:
     from outpost_manager.config.policy import Ranking
     from outpost_manager.events.observers import Observers
     from outpost_manager.fleet.resources import Presence
-    from outpost_manager.ledger import Letter
+    from outpost_manager.ledger import Budget, Letter
+    from outpost_manager.ledger.budgets import Use
     from outpost_manager.mail.mail import Mail
     from outpost_manager.orders.localgit import Around, LocalGit
     from outpost_manager.orders.making import OrderRequest
     from outpost_manager.orders.requests import OrderBuilder
+    from outpost_manager.placing.accountviews import AccountView
     from outpost_manager.placing.attempts import Further
+    from outpost_manager.placing.forecast import Forecast
     from outpost_manager.placing.pending import Spawned
     from outpost_manager.placing.placement import Placement
     from outpost_manager.placing.purse import Purse
@@ -554,6 +558,48 @@ class Manager:
             images = {one.name for one in self.config.outposts if hasattr(one.options, "image")}
             preset = self.agents().get(order.agent.name)
             error.hint = missing_agent(order.agent.name, preset, lacking - images, lacking & images)
+
+    # --- money --------------------------------------------------------------------------------
+
+    async def budgets(self) -> list[tuple[Budget, Use]]:
+        """Return each budget with what its window holds now."""
+        budgets = self.purse.budgets()
+        return [*zip(budgets, await self.ledger.uses(budgets), strict=True)]
+
+    async def forecast(self) -> Forecast:
+        """Say what the waiting orders will cost, and what becomes of each budget; asks nobody."""
+        from outpost_manager.placing.forecast import Forecaster
+
+        return await Forecaster(
+            ledger=self.ledger,
+            overview=self.overview,
+            placement=self.placement,
+            purse=self.purse,
+        ).forecast()
+
+    async def accounts(self) -> list[AccountView]:
+        """Return the accounts, with what each has taken and what keeps it."""
+        from outpost_manager.placing.accountviews import views
+
+        return await self.ledger.read(views, self.config.accounts)
+
+    async def reset_breaker(self, kind: str, name: str) -> bool:
+        """Close the circuit breaker of an outpost or account; False when nothing had failed.
+
+        Args:
+            kind: `outpost` or `account`.
+            name: which.
+
+        Raises:
+            NotFoundError: there is no such outpost, or nothing is known of such an account.
+        """
+        if kind == "outpost":
+            self.fleet.configured(name)
+        elif name not in (known := [view.name for view in await self.accounts()]):
+            raise NotFoundError(
+                f"nothing is known of an account {name[:80]!a}", hint=suggest(name, known)
+            )
+        return await self.ledger.run(lambda ledger: ledger.breakers.reset(kind, name))
 
     async def explain(self, order: Order, *, on: str | None = None) -> Explanation:
         """Say where an order would go and why, after asking every outpost; changes nothing.

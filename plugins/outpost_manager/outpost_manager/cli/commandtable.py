@@ -33,6 +33,10 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
             "status:status",
             "Ask the outposts and show their active workers, and what ended since yesterday.",
         ),
+        "accounts": (
+            "accounts:accounts",
+            "List the accounts of agents: what each has taken, and what keeps it.",
+        ),
         "ping": ("outposts:ping", "Ask outposts whether they would take a worker now."),
         "add": ("add:add", "Add an outpost to outposts.yaml."),
         "remove": ("edit:remove", "Remove an outpost from outposts.yaml."),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from outpost_manager.cli import render
+from outpost_manager.cli.money import budget_lines, forecast_lines
 from outpost_manager.cli.outposts import standing_lines
 from outpost_manager.cli.session import Session, command
 from outpost_manager.offloop import at_once
@@ -25,8 +26,10 @@ _BY = ("day", "outpost", "agent", "rig")
               help="What the totals are of.")  # fmt: skip
 @click.option("--since", metavar="DURATION", default="30d", show_default=True,
               help="Of workers that ended so long ago or later: 1h, 7d; 0 for all.")  # fmt: skip
-def cost(session: Session, by: str, since: str) -> None:
-    """Show what workers cost, by day, outpost, agent or rig.
+@click.option("--forecast", is_flag=True,
+              help="Also what the queue will cost, and when budgets are used up.")  # fmt: skip
+def cost(session: Session, by: str, since: str, forecast: bool) -> None:
+    """Show what workers cost, by day, outpost, agent or rig, and what the budgets have left.
 
     What outposts charged and agents spent, and the agents' tokens. Counts workers whose files were
     cleaned, too, and what running ones have spent so far. Asks no outpost: what is shown is what
@@ -37,6 +40,7 @@ def cost(session: Session, by: str, since: str) -> None:
     \b
     Example:
       outpost cost --by agent --since 7d
+      outpost cost --forecast
     """
     from outpost_manager import jsonviews
     from outpost_manager.cli.values import duration
@@ -46,6 +50,8 @@ def cost(session: Session, by: str, since: str) -> None:
     with session.manager() as manager:
         totals = at_once(manager.ledger.totals(by, begin))
         views = at_once(manager.outposts())
+        budgets = at_once(manager.budgets())
+        outlook = at_once(manager.forecast()) if forecast else None
     standing = {view.name: view.standing for view in views if view.standing}
     session.answer(
         lambda: {
@@ -54,8 +60,15 @@ def cost(session: Session, by: str, since: str) -> None:
             "totals": [*map(jsonviews.total, totals)],
             "total": jsonviews.total(_sum(totals)),
             "standing": [{"outpost": name, "usd_hourly": usd} for name, usd in standing.items()],
+            "budgets": [jsonviews.budget(one, use) for one, use in budgets],
+            "forecast": jsonviews.forecast(outlook) if outlook is not None else None,
         },
-        lambda: [*_lines(by, since if seconds else "", totals), *standing_lines(standing)],
+        lambda: [
+            *_lines(by, since if seconds else "", totals),
+            *standing_lines(standing),
+            *budget_lines(budgets),
+            *(forecast_lines(outlook) if outlook is not None else ()),
+        ],
     )
 
 

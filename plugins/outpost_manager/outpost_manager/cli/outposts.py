@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,19 +19,26 @@ if TYPE_CHECKING:
     from outpost_core.discovery import Plugins
     from outpost_core.types import Health
     from outpost_manager.fleet.overview import OutpostView
+    from outpost_manager.ledger import Breaker
 
 
 @command("list")
-def list_(session: Session) -> None:
+@click.option("--reset", metavar="NAME", multiple=True, shell_complete=complete.outposts,
+              help="Close the breaker of an outpost first: it is used again at once.")  # fmt: skip
+def list_(session: Session, reset: tuple[str, ...]) -> None:
     """List the configured outposts.
 
-    Asks none of them: what is shown is what the last command learnt.
+    Asks none of them: what is shown is what the last command learnt. Where a worker could not be
+    started again and again, the circuit breaker is open, and the outpost is left alone for a while.
 
     \b
     Example:
       outpost list --json
+      outpost list --reset gce-worker-1
     """
     with session.manager() as manager:
+        for name in reset:
+            at_once(manager.reset_breaker("outpost", name))
         views = at_once(manager.outposts())
     session.answer(lambda: {"outposts": view_shapes(views)}, lambda: outpost_lines(views))
 
@@ -58,8 +66,30 @@ def outpost_lines(views: Sequence[OutpostView]) -> Iterator[str]:
     yield from slot_lines(views)
     yield from standing_lines({view.name: view.standing for view in views})
     for view in views:
+        if view.breaker is not None and view.breaker.state != "closed":
+            yield f"  · {render.clean(breaker_line(view.breaker))}"
+            yield f"    → outpost list --reset {render.clean(view.name)} uses it again at once"
         if view.hint and view.state in ("missing", "broken", "unhealthy", "unreachable"):
             yield f"  → {render.clean(view.name)}: {render.clean(view.hint)}"
+
+
+def breaker_line(breaker: Breaker) -> str:
+    """Return what is to be known of a breaker that is not closed."""
+    until = breaker.waits(time.time())
+    if breaker.state == "open":
+        when = "the next worker there tries it" if until is None else f"until {clock(until)}"
+        return f"{breaker.why()}, {when}"
+    return breaker.why()
+
+
+def clock(moment: float) -> str:
+    """Return a moment of today as `14:05:09`, another one with its day."""
+    try:
+        at = time.localtime(moment)
+    except (OverflowError, ValueError, OSError):
+        return "?"
+    today = at[:3] == time.localtime()[:3]
+    return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M", at)
 
 
 def slot_lines(views: Sequence[OutpostView]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from outpost_core.errors import OutpostError, PluginError, SpawnRefusedError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from outpost_manager.config.model import Config, OutpostConfig
     from outpost_manager.fleet.fleet import Fleet
     from outpost_manager.fleet.resources import Presence
-    from outpost_manager.ledger import AsyncLedger, Ledger, OutpostNote
+    from outpost_manager.ledger import AsyncLedger, Breaker, Ledger, OutpostNote
 
 #: After an outpost did not answer, placement passes it over for this long (seconds), so that one
 #: dead host does not cost its whole timeout at every spawn.
@@ -51,6 +51,7 @@ class OutpostView:
         standing: the part of it that the outpost costs an hour without a worker.
         cost_cap_hourly: USD; None for no cap.
         health: its last answer to ping in this process.
+        breaker: its circuit breaker; None while nothing has failed.
     """
 
     name: str
@@ -70,6 +71,7 @@ class OutpostView:
     standing: float = 0.0
     cost_cap_hourly: float | None = None
     health: Health | None = None
+    breaker: Breaker | None = None
 
 
 @dataclass(kw_only=True, eq=False)
@@ -92,11 +94,14 @@ class Overview:
         Args:
             health: fresh answers to ping, by outpost; they win over what the ledger remembers.
         """
-        notes, active, spent = await self.ledger.read(_known)
-        return [
+        notes, active, spent, breakers = await self.ledger.read(_known)
+        found = [
             self._view(entry, notes.get(entry.name), active, spent, (health or {}).get(entry.name))
             for entry in self.fleet.config.outposts
         ]
+        if not breakers:
+            return found
+        return [replace(view, breaker=breakers.get(view.name)) for view in found]
 
     def _view(
         self,
@@ -279,9 +284,12 @@ class Overview:
         return standing
 
 
-def _known(ledger: Ledger) -> tuple[dict[str, OutpostNote], dict[str, int], dict[str, float]]:
-    """Return what is known of outposts, how many workers each has, and what each has spent."""
-    return ledger.outposts(), ledger.active(), ledger.spent(time.time() - money.HOUR)
+def _known(
+    ledger: Ledger,
+) -> tuple[dict[str, OutpostNote], dict[str, int], dict[str, float], dict[str, Breaker]]:
+    """Return what is known of outposts: answers, number of workers, what was spent, breakers."""
+    breakers = {one.name: one for one in ledger.breakers.all() if one.kind == "outpost"}
+    return ledger.outposts(), ledger.active(), ledger.spent(time.time() - money.HOUR), breakers
 
 
 def _is_tight(sheet: Candidate, more: int) -> bool:

@@ -136,6 +136,47 @@ def parked(ask: Ask, account: str, model: str, now: float) -> tuple[str, float]:
     return f"account {account} is parked: {reason}", until
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parking:
+    """An account that takes nothing for a while.
+
+    Args:
+        account: which one.
+        model: only for that model; "" for all.
+        until: when it is over.
+        reason: why, in words.
+    """
+
+    account: str
+    model: str
+    until: float
+    reason: str
+
+
+def parkings(ask: Ask, now: float) -> list[Parking]:
+    """Return what is parked now, as `parked` sees it."""
+    found = ask(
+        "SELECT account, model, until, reason FROM parked WHERE until > ? AND since <= ?"
+        " ORDER BY account, model",
+        (now, now + _SLACK),
+    )
+    return [
+        Parking(
+            account=values.text(account),
+            model=values.text(model),
+            until=values.number(until) or 0.0,
+            reason=values.text(reason),
+        )
+        for account, model, until, reason in found
+    ]
+
+
+def in_use(ask: Ask) -> dict[str, int]:
+    """Return how many workers use each account now."""
+    found = ask(f"SELECT w.account, count(*) FROM {OPEN} AND w.account <> '' GROUP BY 1", ())  # noqa: S608
+    return {values.text(account): number for account, number in found}
+
+
 def _spent(ask: Ask, name: str, since: float) -> int:
     ((spent,),) = ask(
         f"SELECT coalesce(sum({_SPENT}), 0) FROM {ENDED} AND w.account = ?",  # noqa: S608

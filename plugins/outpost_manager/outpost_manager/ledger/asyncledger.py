@@ -251,6 +251,7 @@ class AsyncLedger:
     uses = _read(Ledger.uses)
     taken = _read(Ledger.taken)
     account = _read(Ledger.account)
+    pace = _read(Ledger.pace)
     totals = _read(Ledger.totals)
     note = _awaited(Ledger.note)
     is_kept = _awaited(Ledger.is_kept)

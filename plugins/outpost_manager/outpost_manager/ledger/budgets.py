@@ -127,7 +127,7 @@ class Meter:
                 f"SELECT coalesce(sum({values.counted('w.cost')}), 0) FROM held w"  # noqa: S608
                 f" WHERE w.slots > 0{where}"
             )
-        self._spent = f"SELECT coalesce(sum({_SPENT}), 0) FROM {ENDED}{where}"  # noqa: S608
+        self._ended = f"SELECT coalesce(sum({_SPENT}), 0) FROM {ENDED}{where}"  # noqa: S608
         self._leaving = f"SELECT w.ended_at, {_SPENT} FROM {ENDED}{where} ORDER BY w.ended_at"  # noqa: S608
 
     def use(self, ask: Ask, now: float, besides: str = "") -> Use:
@@ -142,8 +142,13 @@ class Meter:
             ((reserved,),) = ask(self._held, self._args)
         else:
             ((reserved,),) = ask(self._rows, [besides, *self._args])
-        ((spent,),) = ask(self._spent, [now - self.budget.seconds, *self._args])
+        spent = self.spent(ask, now - self.budget.seconds)
         return Use(cap=self.cap, reserved=reserved, spent=spent, standing=self.standing)
+
+    def spent(self, ask: Ask, since: float) -> int:
+        """Return what ended workers cost of whose end was heard since a moment."""
+        ((spent,),) = ask(self._ended, [since, *self._args])
+        return int(spent)
 
     def until(self, ask: Ask, now: float, more: int) -> float | None:
         """Return when so much has left the window; None when ends of workers have to come first."""

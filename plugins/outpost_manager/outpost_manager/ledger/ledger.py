@@ -21,11 +21,12 @@ from outpost_manager.ledger.store import Store
 if TYPE_CHECKING:  # what describes outposts needs none of it, and is waited for by a person
     from outpost_core.errors import LedgerError
     from outpost_core.types import Event, Explanation, Order, Worker, WorkerStatus
-    from outpost_manager.ledger.accounts import Account, Taken
+    from outpost_manager.ledger.accounts import Account, Parking, Taken
     from outpost_manager.ledger.breakers import Breakers
     from outpost_manager.ledger.budgets import Budget, Use
     from outpost_manager.ledger.claims import Claim
     from outpost_manager.ledger.cursors import Cursors
+    from outpost_manager.ledger.forecast import Past, Waiting
     from outpost_manager.ledger.outbox import Outbox
     from outpost_manager.ledger.queue import Queue
     from outpost_manager.ledger.reserve import Answer, Reservation
@@ -627,6 +628,36 @@ class Ledger:
 
         now = time.time()
         return [taken(self._store.read, account, now) for account in accounts]
+
+    def accounts_in_use(self) -> dict[str, int]:
+        """Return how many workers use each account now."""
+        from outpost_manager.ledger.accounts import in_use
+
+        return in_use(self._store.read)
+
+    def parkings(self) -> list[Parking]:
+        """Return the accounts that take nothing for a while."""
+        from outpost_manager.ledger.accounts import parkings
+
+        return parkings(self._store.read, time.time())
+
+    def waiting(self) -> list[Waiting]:
+        """Return what waits in the queue, as a forecast needs it, in the order of its turns."""
+        from outpost_manager.ledger import forecast
+
+        return forecast.waiting(self._store)
+
+    def past(self) -> Past:
+        """Return what work has cost on average."""
+        from outpost_manager.ledger import forecast
+
+        return forecast.past(self._store)
+
+    def pace(self, budget: Budget) -> float:
+        """Return nano-dollars a second that a budget's workers have cost lately."""
+        from outpost_manager.ledger import forecast
+
+        return forecast.pace(self._store, budget)
 
     def account(self, id: str) -> str:  # noqa: A002 - the word of the glossary
         """Return whose credentials a worker uses; "" when nobody knows."""
