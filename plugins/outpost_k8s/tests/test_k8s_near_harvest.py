@@ -12,15 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import k8snearkit as kit
 import pytest
 
 from outpost_core import wire
 from outpost_core.backend import BuildContext
 from outpost_core.errors import UnreachableError
 from outpost_core.names import checkpoint_ref
-from outpost_core.types import Agent, Delivery, Issue, Limits, Order, Result, State
+from outpost_core.types import Agent, Delivery, Issue, Limits, Order, Result, State, WorkerStatus
 from outpost_k8s.far import termination
 from outpost_k8s.far.copying import Copy
+from outpost_k8s.near.codes import Why
 from outpost_k8s.near.desk import Desk
 from outpost_k8s.near.harvest import Harvest
 from outpost_k8s.near.kept import Keeping, Kept
@@ -369,3 +371,16 @@ def test_workers_that_are_removed_at_once_are_all_gone(tmp_path: Path) -> None:
         list(pool.map(lambda worker: keeping.forget(keeping.of(worker)), workers))
     assert list((tmp_path / "harvest").iterdir()) == []
     assert list((tmp_path / "trash").iterdir()) == []
+
+
+def test_a_pod_that_runs_never_waits_again(tmp_path: Path) -> None:
+    """Its program may say that it waits, which the cluster has shown as starting before."""
+
+    async def told() -> WorkerStatus:
+        mine = kit.outpost(K8sOptions(image="i"), tmp_path)
+        answer = WorkerStatus(id="a.1", state=State.QUEUED, digest="d", detail="begins")
+        kept, why = mine.desk.keeping.of("a.1"), Why(state=State.WORKING)
+        return await mine._listing._of_answer(kept, Seen("a.1"), why, answer)
+
+    status = asyncio.run(told())
+    assert (status.state, status.detail) == (State.STARTING, "begins")

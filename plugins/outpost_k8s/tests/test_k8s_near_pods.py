@@ -17,7 +17,7 @@ from peers import containers, githttp
 from peers.kubelab import Lab, Options, own_lab
 
 from outpost_core.names import checkpoint_ref
-from outpost_core.types import Delivery, Limits, Order, State, WorkerStatus
+from outpost_core.types import Cleaned, Delivery, Limits, Order, State, WorkerStatus
 from outpost_k8s.objects import names
 from outpost_k8s.options import K8sOptions
 from outpost_k8s.outpost import K8sOutpost
@@ -152,6 +152,57 @@ def test_a_stop_saves_the_work_and_another_program_sees_it(
     assert status.result is not None
     assert status.result.checkpoint == checkpoint_ref("halt.1", order.owner)
     assert has_ref(rig, status.result.checkpoint)
+
+
+def test_who_stopped_a_worker_of_another_machine_is_told_and_a_clean_there_keeps_its_record(
+    said: K8sOptions, rig: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = rig_order("shared", rig, "echo new > file; echo up; sleep 300")
+
+    async def start(mine: K8sOutpost) -> None:
+        await mine.outpost_spawn(order=order)
+        await printed(mine, "shared.1", b"up")
+
+    async def end(mine: K8sOutpost) -> Cleaned:
+        await mine.outpost_stop(worker="shared.1", grace=1.0)
+        await kit.ended(mine, "shared.1")
+        cleaned: Cleaned = await mine.outpost_clean(worker="shared.1", force=False)
+        return cleaned
+
+    async def look(mine: K8sOutpost) -> WorkerStatus:
+        return await kit.ended(mine, "shared.1")
+
+    kit.with_outpost(said, tmp_path / "first", start)
+    with monkeypatch.context() as other:
+        other.setattr("outpost_k8s.near.ending.who_asks", lambda: "jane@desk\x1b[31m")
+        cleaned = kit.with_outpost(said, tmp_path / "second", end)
+    assert cleaned.removed
+    assert "another machine ordered it" in cleaned.detail
+    status = kit.with_outpost(said, tmp_path / "first", look)
+    assert (status.state, status.detail) == (State.STOPPED, "stopped"), "by its record"
+    assert status.result is not None
+    assert status.result.checkpoint == checkpoint_ref("shared.1", order.owner)
+
+
+def test_who_asked_for_a_stop_is_told(
+    said: K8sOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def start(mine: K8sOutpost) -> None:
+        await mine.outpost_spawn(order=kit.order("told", "echo up; sleep 300"))
+        await printed(mine, "told.1", b"up")
+
+    async def end(mine: K8sOutpost) -> None:
+        await mine.outpost_stop(worker="told.1", grace=1.0)
+
+    kit.with_outpost(said, tmp_path / "first", start)
+    with monkeypatch.context() as other:
+        other.setattr("outpost_k8s.near.ending.who_asks", lambda: "jane@desk\x1b[31m")
+        kit.with_outpost(said, tmp_path / "second", end)
+    status = kit.with_outpost(said, tmp_path / "first", lambda mine: kit.ended(mine, "told.1"))
+    assert status.result is not None
+    assert "; jane@desk" in status.result.message
+    assert "asked for it" in status.result.message
+    assert "\x1b" not in status.result.message
 
 
 def test_a_pod_that_somebody_deletes_is_told_by_its_record(

@@ -5,6 +5,7 @@ What they do at once, and the same order from each, is in `test_k8s_near_cluster
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,9 @@ from k8snearkit import JOBS, KWOK, NOWHERE, PODS, SECRETS, objects
 from peers.kubelab import Cluster
 
 from outpost_core import wire
+from outpost_core.backend import BuildContext
 from outpost_core.errors import ConflictError
-from outpost_core.types import Issue, State, WorkerStatus
+from outpost_core.types import Cleaned, Issue, Order, State, WorkerStatus
 from outpost_k8s.objects import names
 from outpost_k8s.outpost import K8sOutpost
 
@@ -48,6 +50,14 @@ def test_a_worker_is_seen_ended_and_cleaned_by_both(
         assert (await mine.outpost_clean(worker=order.worker, force=False)).removed
         assert await mine.outpost_list() == []
 
+    async def clean_theirs(mine: K8sOutpost) -> None:
+        answer = await mine.outpost_clean(worker=order.worker, force=False)
+        assert not answer.removed
+        assert "another machine ordered it" in answer.detail
+        assert len(objects(cluster, JOBS, namespace)) == 1
+        assert (await mine.outpost_clean(worker=order.worker, force=True)).removed
+        assert await mine.outpost_list() == []
+
     kit.with_outpost(said, tmp_path / "first", make)
     there = kit.with_outpost(said, tmp_path / "second", see)
     here = kit.with_outpost(said, tmp_path / "first", see)
@@ -55,12 +65,37 @@ def test_a_worker_is_seen_ended_and_cleaned_by_both(
     assert there.result is not None
     assert here.result is not None
     assert (there.result.state, there.result.reason) == (here.result.state, here.result.reason)
-    kit.with_outpost(said, tmp_path / "second", clean)
+    kit.with_outpost(said, tmp_path / "second", clean_theirs)
     kept = kit.with_outpost(said, tmp_path / "first", see)
     assert kept.result == here.result, "whoever ordered it still tells how it ended"
     kit.with_outpost(said, tmp_path / "first", clean)
     assert objects(cluster, JOBS, namespace) == []
     assert objects(cluster, SECRETS, namespace) == []
+
+
+def test_whose_ledger_has_it_cleans_it_also_without_its_state_folder(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    said = kit.options(cluster, namespace, **KWOK)
+    order = kit.order("mine")
+
+    async def ordered(worker: str) -> Order | None:
+        return order if worker == order.worker else None
+
+    async def work() -> Cleaned:
+        await first.outpost_spawn(order=order)
+        await first.outpost_close()
+        mine = K8sOutpost("kube", said, BuildContext(state_dir=tmp_path / "new", ordered=ordered))
+        try:
+            await kit.ended(mine, order.worker)
+            cleaned: Cleaned = await mine.outpost_clean(worker=order.worker, force=False)
+            return cleaned
+        finally:
+            await mine.outpost_close()
+
+    first = kit.outpost(said, tmp_path / "gone")
+    assert asyncio.run(work()).removed
+    assert objects(cluster, JOBS, namespace) == []
 
 
 @pytest.mark.parametrize("point", WRITES)

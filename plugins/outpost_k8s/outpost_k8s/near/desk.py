@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import socket
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -9,6 +12,7 @@ from outpost_core.errors import OutpostError
 from outpost_k8s.near import seen
 from outpost_k8s.near.kept import Keeping
 from outpost_k8s.near.witness import Witness
+from outpost_shared import border
 
 if TYPE_CHECKING:
     from outpost_core.backend import BuildContext
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Seconds for which the difference of the cluster's clock to ours counts as known.
 _CLOCK: Final = 600.0
+#: Most characters of who asks for a stop.
+_ASKS: Final = 100
 
 
 class Desk:
@@ -91,3 +97,12 @@ class Desk:
         cluster, self._cluster = self._cluster, None
         if cluster is not None:
             await cluster.aclose()
+
+
+def who_asks() -> str:
+    """Return who this is, for people at other machines: user and host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name
+        user = str(os.getuid())
+    return border.line(f"{user}@{socket.gethostname()}", _ASKS)

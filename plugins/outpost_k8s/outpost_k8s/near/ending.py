@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Final
 from outpost_core.errors import ConflictError, NotFoundError, OutpostError, UnreachableError
 from outpost_core.types import Cleaned, Result, State
 from outpost_k8s.near import look, seen
+from outpost_k8s.near.desk import who_asks
 from outpost_k8s.near.pod import NoPodError
 from outpost_k8s.near.reasons import explain
-from outpost_k8s.objects import names
+from outpost_k8s.objects import names, told
 from outpost_shared import faults
 from outpost_shared.backoff import Backoff
 from outpost_worker.record.kinds import RecordRefusedError
 
 if TYPE_CHECKING:
+    from outpost_core.types import Order
     from outpost_k8s.near.codes import Why
     from outpost_k8s.near.desk import Desk
     from outpost_k8s.near.harvest import Harvest
@@ -38,6 +40,11 @@ _PUSH: Final = 60.0
 _TAKEN: Final = 10.0
 #: Seconds until a deleted Job must be gone.
 _GONE: Final = 30.0
+#: Why a worker of another machine stays.
+_THEIRS: Final = (
+    "another machine ordered it, and would not learn how it ended any more: clean it there;"
+    " --force removes it here"
+)
 #: Seconds without an owner after which a Secret is one of a spawn that was never finished.
 ORPHANED: Final = 3600.0
 
@@ -77,7 +84,8 @@ class Ending:
         if job is None or look.has_ended(job):
             return
         if seen.annotation(job, names.STOP) == "" or grace < asked_grace(job):
-            body = {"metadata": {"uid": seen.uid(job), "annotations": {names.STOP: f"{grace:g}"}}}
+            marks = {names.STOP: f"{grace:g}", names.STOPPED_BY: who_asks()}
+            body = {"metadata": {"uid": seen.uid(job), "annotations": marks}}
             with contextlib.suppress(NotFoundError, ConflictError):  # gone meanwhile
                 await self._desk.cluster().patch(self._desk.path("jobs", seen.name(job)), body)
         kept.watch(stop=grace)
@@ -194,7 +202,8 @@ class Ending:
 
         Args:
             worker: its id; an unknown one counts as removed.
-            force: also when it cannot be said how it ended, or its work cannot be had.
+            force: also when it cannot be said how it ended, its work cannot be had, or another
+                machine ordered it that could not learn its end any more.
 
         Raises:
             UnreachableError: the cluster cannot be asked.
@@ -209,30 +218,59 @@ class Ending:
             ended = await self._harvest.end(kept, one, why)
             if isinstance(ended, str) and not force:
                 return Cleaned(removed=False, detail=ended)
-        if kept.uid and one.job is not None and seen.uid(one.job) != kept.uid and not force:
-            what = "somebody has made another Job of that name at the cluster; --force removes it"
-            return Cleaned(removed=False, detail=what)
-        result, order = kept.result, kept.order
+        theirs = one.job is not None and not await self._is_mine(kept, one.job)
+        if (why_not := self._stays(kept, one, theirs=theirs)) and not force:
+            return Cleaned(removed=False, detail=why_not)
+        rescued = kept.result.checkpoint if kept.result is not None else None
         await self._pods.leave(worker)
         if one.job is not None and not await self._removed(worker, one.job):
             raise UnreachableError(f"the Job of {worker} is not removed yet", hint="try again")
-        detail = ""
-        try:
-            await self.forget_secret(kept)
-        except UnreachableError as error:
-            detail = f"its Secret may still be there: {error.message}"
-        if order is not None and result is not None and self._harvest.has_record(kept, order):
-            try:
-                await self._desk.witness.forget(order)
-            except (UnreachableError, RecordRefusedError) as error:
-                detail = error.message
+        detail = await self._forgotten(kept, one, theirs=theirs)
         if kept.hosted:
             from outpost_exec import rigs
 
             await asyncio.to_thread(rigs.forget, self._desk.context.state_dir, worker)
         await asyncio.to_thread(self._desk.keeping.forget, kept)
-        rescued = result.checkpoint if result is not None else None
         return Cleaned(removed=True, rescued=rescued, detail=detail)
+
+    def _stays(self, kept: Kept, one: Seen, *, theirs: bool) -> str:
+        """Return why a worker that has ended is better not removed; "" where nothing says that."""
+        if kept.uid and one.job is not None and seen.uid(one.job) != kept.uid:
+            return "somebody has made another Job of that name at the cluster; --force removes it"
+        return _THEIRS if theirs and not self._record_of(kept, one) else ""
+
+    def _record_of(self, kept: Kept, one: Seen) -> Order | None:
+        """Return the order of a worker that has a record; None where it has none."""
+        order = kept.order or (told.order_of(one.job) if one.job is not None else None)
+        return order if order is not None and self._harvest.has_record(kept, order) else None
+
+    async def _forgotten(self, kept: Kept, one: Seen, *, theirs: bool) -> str:
+        """Remove a worker's Secret and, where it was ordered here, its record; return what stays.
+
+        Whoever ordered it may not have seen its end yet, and finds that on the record.
+        """
+        detail = ""
+        try:
+            await self.forget_secret(kept)
+        except UnreachableError as error:
+            detail = f"its Secret may still be there: {error.message}"
+        order = self._record_of(kept, one)
+        if order is not None and theirs:
+            detail = detail or "another machine ordered it, and finds its end on its record"
+        elif order is not None and kept.result is not None:
+            try:
+                await self._desk.witness.forget(order)
+            except (UnreachableError, RecordRefusedError) as error:
+                detail = error.message
+        return detail
+
+    async def _is_mine(self, kept: Kept, job: Object) -> bool:
+        """Whether this machine has ordered a worker, by what is kept here or by its ledger."""
+        if kept.digest:
+            return True
+        ordered = self._desk.context.ordered
+        order = await ordered(kept.worker) if ordered is not None else None
+        return order is not None and order.owner == seen.annotation(job, names.OWNER)
 
     async def _removed(self, worker: str, job: Object) -> bool:
         with contextlib.suppress(ConflictError):

@@ -21,6 +21,7 @@ from outpost_core.names import checkpoint_ref
 from outpost_core.types import Json, Order, Result, State
 from outpost_k8s import price
 from outpost_k8s.near import ended, said, seen
+from outpost_k8s.near.desk import who_asks
 from outpost_k8s.objects import names, told
 from outpost_shared import plain
 from outpost_worker.record.kinds import LEASE, RecordRefusedError
@@ -83,7 +84,7 @@ class Harvest:
             if isinstance(found, str):
                 return found
             result = found
-        result = _as_the_cluster_tells(result, why)
+        result = _with_who(_as_the_cluster_tells(result, why), one)
         collected = word is not None and word.collected
         result = self._checked(result, order, one, collected=collected)
         if not kept.ending and (kept.hosted or (_is_hosted(one) and not collected)):
@@ -337,6 +338,14 @@ def _as_the_cluster_tells(result: Result, why: Why) -> Result:
     state = why.state if why.state is State.FAILED else result.state
     message = f"{why.message}; it was told to end, and did (SIGTERM)"
     return replace(result, state=state, reason=why.reason, message=message)
+
+
+def _with_who(result: Result, one: Seen) -> Result:
+    """Return how a worker ended that was stopped, with who asked for that, where it was another."""
+    by = seen.words(one.job, "metadata", "annotations", names.STOPPED_BY)
+    if result.reason != "stopped" or not by or by == who_asks():
+        return result
+    return replace(result, message=f"{result.message}; {by} asked for it")
 
 
 def _is_hosted(one: Seen) -> bool:

@@ -255,8 +255,10 @@ class Listing:
             if isinstance(end, Result):
                 return self._ended(kept, end, one.job)
             return replace(self._plain(one, replace(why, detail=end)), tree=answer.tree)
+        # its pod runs, so that it begins: what was shown as starting before never waits again
+        state = State.STARTING if answer.state is State.QUEUED else answer.state
         return replace(
-            answer, id=one.worker, digest=_digest(kept, one),
+            answer, id=one.worker, digest=_digest(kept, one), state=state,
             detail=border.line(answer.detail, _DETAIL),
             started_at=answer.started_at or why.started,
         )  # fmt: skip

@@ -26,6 +26,8 @@ OWNER: Final = "outpost/owner"
 SPEC: Final = "outpost/spec"
 ORDER: Final = "outpost/order"
 STOP: Final = "outpost/stop"
+#: Annotation: who asked for that stop, for people.
+STOPPED_BY: Final = "outpost/stopped-by"
 HOSTED: Final = "outpost/hosted"
 
 #: Beginnings of keys of labels and annotations that are Outpost's own.
