@@ -22,9 +22,12 @@ from outpost_core.types import REASONS
 from outpost_k8s.near.codes import REASONS as KUBERNETES
 from outpost_manager.cli.app import SECTIONS, cli
 from outpost_manager.config.model import AgentOptions, Defaults
+from outpost_manager.config.queue import QueueConfig
 from outpost_manager.config.read import PRICE_FIELDS
 from outpost_manager.hints import HINTS
 from outpost_manager.jsonshapes import SHAPES
+from outpost_mayor.commands.shapes import SHAPES as MAYOR
+from outpost_mayor.plugin import outpost_commands as mayor_commands
 from outpost_testing.command import SHAPE as CONFORMANCE
 from outpost_testing.command import conformance
 
@@ -44,6 +47,10 @@ def commands() -> str:
     parts += _command(conformance, "conformance", context, 3)
     parts.append("## From `outpost-container`\n")
     parts += _command(image, "image", context, 3)
+    parts.append("## From `outpost-mayor`\n")
+    for each in mayor_commands():
+        assert isinstance(each, click.Command)
+        parts += _command(each, str(each.name), context, 3)
     parts.append("## Environment\n")
     parts.append(ENVIRONMENT)
     return "\n".join(parts)
@@ -98,6 +105,8 @@ def configuration() -> str:
     parts += _fields(option_fields(AgentOptions))
     parts.append(PRICES)
     parts += _fields(list(PRICE_FIELDS))
+    parts.append(QUEUE)
+    parts += _fields(option_fields(QueueConfig))
     return "\n".join(parts)
 
 
@@ -138,6 +147,7 @@ defaults:
 | `defaults` | see below |
 | `agents` | see below |
 | `prices` | see below |
+| `queue` | see below |
 
 ## outposts
 """
@@ -154,6 +164,12 @@ PRICES = """\
 ## prices
 A map: the beginning of a model's name to its price, for agents that report tokens alone. Each entry
 replaces the built-in ones that begin with it. See [cost and limits](../guides/cost.md).
+"""
+
+
+QUEUE = """\
+## queue
+In which order what waits in the queue is placed. See [leave it running](../guides/unattended.md).
 """
 
 
@@ -180,7 +196,12 @@ def _default(field: OptionField) -> str:
 def shapes() -> str:
     """Return the reference of `--json`."""
     parts = [NOTE, JSON]
-    for name, shape in {**SHAPES, "conformance": CONFORMANCE, "image build": IMAGE}.items():
+    for name, shape in {
+        **SHAPES,
+        "conformance": CONFORMANCE,
+        "image build": IMAGE,
+        **MAYOR,
+    }.items():
         parts.append(
             f"## {name}\n\n```json\n{json.dumps(shape, indent=2, ensure_ascii=False)}\n```\n"
         )

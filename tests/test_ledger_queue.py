@@ -11,7 +11,8 @@ import pytest
 from outpost_core import wire
 from outpost_core.errors import ConflictError, NotFoundError, UsageError
 from outpost_core.types import Agent, Issue, Order, Result, Secrets, State, WorkerStatus
-from outpost_manager.ledger import Ledger, Outcome, QueueItem, QueueRules, Reservation
+from outpost_manager.config.queue import QueueRules
+from outpost_manager.ledger import Ledger, Outcome, QueueItem, Reservation
 
 RULES = QueueRules()
 

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from outpost_manager.config.policy import Ranking
     from outpost_manager.events.observers import Observers
     from outpost_manager.fleet.resources import Presence
-    from outpost_manager.ledger import Budget, Letter
+    from outpost_manager.ledger import Added, Budget, Letter
     from outpost_manager.ledger.budgets import Use
     from outpost_manager.mail.mail import Mail
     from outpost_manager.orders.localgit import Around, LocalGit
@@ -600,6 +600,56 @@ class Manager:
                 f"nothing is known of an account {name[:80]!a}", hint=suggest(name, known)
             )
         return await self.ledger.run(lambda ledger: ledger.breakers.reset(kind, name))
+
+    async def enqueue(
+        self,
+        orders: Sequence[Order],
+        *,
+        on: str | None = None,
+        batch: str = "",
+        after: Sequence[str] = (),
+        not_before: float = 0.0,
+    ) -> list[Added]:
+        """Put orders into the queue, all or none; see `Queue.add`.
+
+        Args:
+            orders: what is to be done.
+            on: the one outpost for all of them; None lets the policy choose.
+            batch: what they belong to; "" for nothing.
+            after: issues that have to be done first.
+            not_before: moment before which none is placed; 0 for none.
+
+        Raises:
+            ConflictError: an issue is in the queue with another order, or its attempt has ended.
+            UsageError: a rig's URL has a password, or `after` cannot be.
+        """
+        from outpost_manager.placing.queueing import queue_items
+
+        if on is not None:
+            self.fleet.configured(on)
+        amended = await self._amended(orders)
+        for order in amended:
+            if isinstance(order, OutpostError):
+                raise order
+        items = queue_items(
+            self.config,
+            [order for order in amended if not isinstance(order, OutpostError)],
+            on=on,
+            batch=batch,
+            after=after,
+            not_before=not_before,
+        )
+        return await self.ledger.queue.add(items)
+
+    def with_secrets(self, order: Order) -> Order:
+        """Return an order that was written down, with the values of its secrets.
+
+        Raises:
+            UsageError: one is not set here.
+        """
+        from outpost_manager.placing.queueing import with_secrets
+
+        return with_secrets(order, self._environ)
 
     async def explain(self, order: Order, *, on: str | None = None) -> Explanation:
         """Say where an order would go and why, after asking every outpost; changes nothing.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from outpost_core import hookimpl
 
@@ -17,14 +17,17 @@ OUTPOST_API = 1
 @hookimpl
 def outpost_commands() -> Sequence[object]:
     """Return the commands of this package."""
-    from outpost_mayor.commands.serve import serve
+    from outpost_mayor.commands.batch import batch
+    from outpost_mayor.commands.queue import queue
 
-    return [serve]
+    return [queue, batch]
 
 
 @hookimpl
-def outpost_services(manager: Manager) -> Mapping[str, Callable[[], Awaitable[None]]]:
-    """Return what the mayor does by itself."""
-    from outpost_mayor.serving.follow import Follower
+def outpost_services(manager: object) -> Mapping[str, Callable[[], Awaitable[None]]]:
+    """Return what `outpost serve` does beside hosting others."""
+    from outpost_mayor.dispatch.dispatcher import Dispatcher
+    from outpost_mayor.retries.settler import Settler
 
-    return {"follow": Follower(manager).run}
+    manager = cast("Manager", manager)
+    return {"dispatch": Dispatcher(manager).run, "settle": Settler(manager).run}

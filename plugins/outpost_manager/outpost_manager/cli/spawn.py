@@ -39,7 +39,8 @@ class OrderCommand(Command):
         return super().parse_args(ctx, args)
 
 
-def _after_dashes() -> tuple[str, ...] | None:
+def after_dashes() -> tuple[str, ...] | None:
+    """Return the words after the first `--`; None when there is none."""
     found: tuple[str, ...] | None = click.get_current_context().meta.get(complete.AFTER_DASHES)
     return found
 
@@ -72,7 +73,7 @@ def spawn(
       outpost spawn gt-1 gt-2 gt-3 --agent codex --wait
       outpost spawn fix-1 --rig . -- make fix
     """
-    requests = requests_of(said, _after_dashes())
+    requests = requests_of(said, after_dashes())
     if dry_run:
         explain_requests(session, requests, on)
         return
@@ -315,7 +316,7 @@ def explain(session: Session, on: str | None, **said: Any) -> None:
     Example:
       outpost explain gt-abc123 --priority P3 --estimate 45m
     """
-    explain_requests(session, requests_of(said, _after_dashes()), on)
+    explain_requests(session, requests_of(said, after_dashes()), on)
 
 
 def explain_requests(session: Session, requests: Sequence[OrderRequest], on: str | None) -> None:

@@ -13,6 +13,7 @@ from outpost_manager.config.accounts import AccountConfig
 from outpost_manager.config.budgets import BudgetConfig
 from outpost_manager.config.origin import BUILT_IN, Origin
 from outpost_manager.config.policy import PolicyConfig
+from outpost_manager.config.queue import QueueConfig
 
 if TYPE_CHECKING:
     from outpost_core.types import Json, Price
@@ -164,6 +165,7 @@ class Config:
             with a preset's name changes that preset.
         budgets: what may be reserved and spent.
         accounts: whose credentials agents work with; of those of one agent the first with room.
+        queue: in which order what waits is placed.
         path: the file; None when everything is built in.
         origins: dotted key (`outposts.local.max_workers`) → where it was written; a key that
             is not in it is built in.
@@ -176,6 +178,7 @@ class Config:
     agents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     budgets: tuple[BudgetConfig, ...] = ()
     accounts: tuple[AccountConfig, ...] = ()
+    queue: QueueConfig = field(default_factory=QueueConfig)
     path: Path | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
 

@@ -31,6 +31,7 @@ from outpost_manager.config.model import (
 )
 from outpost_manager.config.origin import Origin
 from outpost_manager.config.policy import Override, PolicyConfig
+from outpost_manager.config.queue import QueueConfig, mistake
 from outpost_manager.config.yamlnodes import Document, Node, caret, plain
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
 _SECTIONS: Final = (
     *("outposts", "policy", "defaults", "agents", "prices"),
-    *("budgets", "accounts"),
+    *("budgets", "accounts", "queue"),
 )
 #: The fields of an entry of `prices`.
 PRICE_FIELDS: Final = tuple(
@@ -106,6 +107,7 @@ class _Reader:
             prices=self.prices(root.get("prices")),
             budgets=read_budgets(self, root.get("budgets")),
             accounts=read_accounts(self, root.get("accounts")),
+            queue=self.queue(root.get("queue")),
             path=path,
             origins=self.origins,
         )
@@ -300,6 +302,16 @@ class _Reader:
             # what comes from a cache costs no less, where nobody says so
             found[model] = (said["input"], said.get("cached", said["input"]), said["output"])
         return found
+
+    def queue(self, node: Node | None) -> QueueConfig:
+        if node is None or node.kind == "null":
+            return QueueConfig()
+        made = QueueConfig(**self.values(node, "queue", option_fields(QueueConfig)))
+        for key, (_, value) in (node.entries or {}).items():
+            self.origins[f"queue.{key}"] = self.origin(value)
+        if found := mistake(made):
+            raise self.error(f"queue: {found[1]}", node.get(found[0]) or node)
+        return made
 
     # --- pieces
 

@@ -23,15 +23,16 @@ if TYPE_CHECKING:
     from outpost_manager.ledger.ledger import OutpostNote as OutpostNote
     from outpost_manager.ledger.outbox import Letter as Letter
     from outpost_manager.ledger.outbox import Outbox as Outbox
+    from outpost_manager.ledger.queue import Added as Added
     from outpost_manager.ledger.queue import Entry as Entry
     from outpost_manager.ledger.queue import Queue as Queue
     from outpost_manager.ledger.queue import QueueItem as QueueItem
-    from outpost_manager.ledger.queue import QueueRules as QueueRules
     from outpost_manager.ledger.reserve import Answer as Answer
     from outpost_manager.ledger.reserve import Reservation as Reservation
 
 _HOMES = {
     "Account": "accounts",
+    "Added": "queue",
     "Answer": "reserve",
     "AsyncLedger": "asyncledger",
     "Breaker": "breakers",
@@ -45,7 +46,6 @@ _HOMES = {
     "OutpostNote": "ledger",
     "Queue": "queue",
     "QueueItem": "queue",
-    "QueueRules": "queue",
     "Reservation": "reserve",
 }
 

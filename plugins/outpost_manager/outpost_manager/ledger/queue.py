@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from outpost_core.errors import ConflictError, NotFoundError, UsageError
+from outpost_manager.config.queue import AGING, QueueRules
 from outpost_manager.ledger import rows, values
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from outpost_core.types import Json, Order
     from outpost_manager.ledger.store import Store
 
-#: Seconds by which a step of priority puts an order back: a P4 waits at most four times as long
-#: as this behind whatever comes later.
-AGING: Final = 6 * 3600.0
 WAITING, RUNNING, SETTLING, ENDED = "waiting", "running", "settling", "ended"
 #: How an entry can end.
 OUTCOMES: Final = ("done", "failed", "stopped", "lost", "removed")
@@ -129,23 +127,6 @@ class Entry:
     added_at: float
     moved_at: float
     outcome: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QueueRules:
-    """By which rules the next entry is found.
-
-    Args:
-        aging: seconds that a step of priority weighs.
-        weights: share → its weight; 1 where it is not named.
-        per_rig: rig → the most workers that run on it at once; "" for every other rig.
-        per_account: account → the same; "" for every other account.
-    """
-
-    aging: float = AGING
-    weights: Mapping[str, float] = field(default_factory=dict)
-    per_rig: Mapping[str, int] = field(default_factory=dict)
-    per_account: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,1 +1,1 @@
-"""The commands of the mayor, a file a family; the only place that knows click."""
+"""The commands of this package; the only place that knows click."""

@@ -1,0 +1,120 @@
+"""Entries of the queue for people and for machines."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from outpost_manager.cli import render
+from outpost_manager.jsonviews import moment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from outpost_manager.ledger import Entry
+
+#: What `--json` says of an entry.
+SHAPE: Final[dict[str, Any]] = {
+    "issue": "its id",
+    "worker": "the attempt that waits, runs, or ran last",
+    "state": "waiting, running, settling or ended",
+    "outcome": "done, failed, stopped, lost or removed, once it has ended; else empty",
+    "why": "why it waits, or what became of it",
+    "title": "of the issue",
+    "priority": "0 to 4",
+    "rig": "URL or path of its repository",
+    "agent": "the agent's name",
+    "account": "whose credentials it needs",
+    "batch": "what it belongs to",
+    "share": "what it counts as where the queue is shared",
+    "labels": ["of the issue"],
+    "place": "the one outpost that it has to go to, or null",
+    "avoid": "the one that it does not go to",
+    "not_before": "when it may start, or null",
+    "held": "whether it was paused by hand",
+    "waits_for": "how many issues have to be done first",
+    "tries": "attempts that have ended",
+    "added_at": "when it was added",
+    "moved_at": "when it came into its state",
+}
+
+
+def as_json(entry: Entry) -> dict[str, Any]:
+    """Return what `--json` says of an entry."""
+    said = {name: getattr(entry, name) for name in SHAPE}
+    return said | {
+        "labels": [*entry.labels],
+        "not_before": moment(entry.not_before or None),
+        "added_at": moment(entry.added_at),
+        "moved_at": moment(entry.moved_at),
+    }
+
+
+def waits(entry: Entry, now: float) -> str:
+    """Return why an entry waits, in a few words."""
+    if entry.state != "waiting":
+        return entry.why
+    if entry.held:
+        return f"paused; {entry.why}" if entry.why else "paused: outpost queue resume"
+    if entry.waits_for:
+        return f"after {entry.waits_for} other{'s' if entry.waits_for > 1 else ''}"
+    if entry.not_before > now:
+        soon = f"not before {clock(entry.not_before, now)}"
+        return f"{soon}; {entry.why}" if entry.why else soon
+    return entry.why
+
+
+def clock(moment: float, now: float) -> str:
+    """Return a moment of this day or of another one."""
+    form = "%H:%M" if abs(moment - now) < 20 * 3600 else "%Y-%m-%d %H:%M"
+    return time.strftime(form, time.localtime(moment))
+
+
+def table(entries: Sequence[Entry]) -> Iterator[str]:
+    """Yield the table of entries."""
+    if not entries:
+        yield "the queue is empty"
+        return
+    now = time.time()
+    yield from render.table(
+        ("issue", "status", "priority", "waits", "tries", "batch", "rig", "why", "title"),
+        [
+            (
+                entry.issue,
+                entry.outcome or entry.state,
+                f"P{entry.priority}",
+                render.age(entry.added_at, now),
+                str(entry.tries or "-"),
+                entry.batch or "-",
+                entry.rig.rstrip("/").rpartition("/")[2] or "-",
+                waits(entry, now) or "-",
+                entry.title or "-",
+            )
+            for entry in entries
+        ],
+        keep=("issue", "status", "priority"),
+        colour=("status",),
+        drop=("title", "rig", "batch", "tries", "waits", "why"),
+    )
+
+
+def entry_lines(entry: Entry, needs: Sequence[str]) -> Iterator[str]:
+    """Yield all of one entry."""
+    now = time.time()
+    yield from render.pairs(
+        [
+            ("issue", render.clean(entry.issue)),
+            ("title", render.clean(entry.title)),
+            ("status", render.tint(entry.outcome or entry.state)),
+            ("why", render.clean(waits(entry, now))),
+            ("worker", render.clean(entry.worker)),
+            ("priority", f"P{entry.priority}"),
+            ("rig", render.clean(entry.rig)),
+            ("agent", render.clean(entry.agent)),
+            ("at", render.clean(entry.place or "")),
+            ("batch", render.clean(entry.batch)),
+            ("after", render.clean(", ".join(needs))),
+            ("tries", str(entry.tries or "")),
+            ("added", render.ago(entry.added_at, now)),
+        ]
+    )

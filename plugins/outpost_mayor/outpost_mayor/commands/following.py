@@ -1,0 +1,30 @@
+"""Following the queue on a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from outpost_manager.cli.progress import Progress
+from outpost_mayor.dispatch.draining import drain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from outpost_manager.cli.session import Session
+    from outpost_manager.ledger import Entry
+    from outpost_manager.manager import Manager
+
+
+async def follow(
+    session: Session,
+    manager: Manager,
+    *,
+    place: bool = True,
+    wanted: Callable[[Entry], bool] = lambda _: True,
+) -> list[Entry]:
+    """Work on the queue and show what happens; see `draining.drain`."""
+    progress = Progress.of(session)
+    try:
+        return await drain(manager, place=place, wanted=wanted, on_change=progress.worker)
+    finally:
+        progress.close()

@@ -1,0 +1,344 @@
+"""`outpost queue`: what waits for a place."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from outpost_core.errors import UsageError
+from outpost_manager.cli import complete, output, render
+from outpost_manager.cli.orderflags import order_options, requests_of
+from outpost_manager.cli.session import Group, Session, command
+from outpost_manager.cli.spawn import OrderCommand, after_dashes
+from outpost_manager.cli.values import duration, priority
+from outpost_mayor.commands.entries import SHAPE as ENTRY
+from outpost_mayor.commands.entries import as_json, entry_lines, table
+from outpost_mayor.dispatch.dispatcher import SWITCH
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from outpost_manager.ledger import Added, Entry
+    from outpost_manager.manager import Manager
+
+#: What `--json` answers, by command.
+SHAPES: Final[dict[str, Any]] = {
+    "queue add": {"queued": [ENTRY], "there": ["issues that were in the queue before"]},
+    "queue list": {
+        "entries": [ENTRY], "counts": {"waiting": "how many"},
+        "switch": "paused, draining, or empty while the queue runs",
+    },
+    "queue show": {"entry": ENTRY, "needs": ["issues that have to be done first"]},
+    "queue remove": {"removed": [ENTRY]},
+    "queue move": {"entry": ENTRY},
+    "queue pause": {"held": ["issues"], "switch": "paused where the whole queue is"},
+    "queue resume": {"held": ["issues that are paused still"], "switch": "as before"},
+    "queue drain": {"waiting": [ENTRY]},
+    "queue run": {"ended": [ENTRY], "waiting": [ENTRY]},
+}  # fmt: skip
+
+queue = Group(
+    "queue",
+    short_help="Have orders wait for a place.",
+    help="Have orders wait for a place, and look at what waits.\n\n"
+    "Orders wait durably. `outpost serve` places them as slots become free; without it,"
+    " `outpost queue run` does so once.\n\n"
+    "\b\nExamples:\n  outpost queue add gt-1 gt-2 gt-3\n  outpost queue list\n"
+    "  outpost queue run",
+)
+
+
+@command("add", cls=OrderCommand)
+@order_options
+@click.option("--on", metavar="OUTPOST", shell_complete=complete.outposts,
+              help="At this outpost and no other.")  # fmt: skip
+@click.option("--after", multiple=True, metavar="ISSUE", shell_complete=complete.issues,
+              help="Start when this one is done; repeat it for several.")  # fmt: skip
+@click.option("--not-before", metavar="TIME",
+              help="Start then or later: 2026-01-31T08:00, 22:00, or in so long: 2h.")  # fmt: skip
+@click.option("--batch", metavar="NAME", help="What they belong to, for outpost batch.")
+def add(
+    session: Session,
+    on: str | None,
+    after: tuple[str, ...],
+    not_before: str | None,
+    batch: str | None,
+    **said: Any,
+) -> None:
+    """Put orders into the queue; takes what spawn takes.
+
+    The same command again finds the same entries. Values of secrets are never kept: they are taken
+    from the environment of whoever works on the queue.
+
+    \b
+    Examples:
+      outpost queue add gt-1 gt-2 gt-3 --agent codex
+      outpost queue add --from-file issues.txt --batch night --not-before 22:00
+      outpost queue add gt-9 --after gt-1 --after gt-2
+    """
+    requests = requests_of(said, after_dashes())
+    moment = moment_of(not_before)
+
+    async def work(manager: Manager) -> list[Added]:
+        await manager.look_at([request.issue for request in requests])
+        orders = [await manager.order(request) for request in requests]
+        return await manager.enqueue(
+            orders, on=on, batch=batch or "", after=after, not_before=moment
+        )
+
+    say_queued(session, session.run(work))
+
+
+def say_queued(session: Session, added: list[Added]) -> None:
+    """Print what was put into the queue."""
+    session.answer(
+        lambda: {
+            "queued": [as_json(one.entry) for one in added if one.new],
+            "there": [one.entry.issue for one in added if not one.new],
+        },
+        lambda: (
+            f"{render.clean(one.entry.worker)} "
+            + ("waits in the queue" if one.new else f"is in the queue already ({one.entry.state})")
+            for one in added
+        ),
+    )
+    session.note(
+        "  → outpost serve works on the queue as slots become free; outpost queue run once"
+    )
+
+
+@command("list")
+@click.option("--all", "all_", is_flag=True, help="Those that have ended too.")
+@click.option("--batch", metavar="NAME", default="", help="Only this batch.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many.")
+def list_(session: Session, all_: bool, batch: str, limit: int | None) -> None:
+    """Show what waits and runs, the next first.
+
+    \b
+    Example:
+      outpost queue list --batch night
+    """
+    states = ("waiting", "running", "settling", *(("ended",) if all_ else ()))
+
+    async def work(manager: Manager) -> tuple[list[Entry], dict[str, int], str]:
+        queue = manager.ledger.queue
+        found = await queue.entries(states=states, batch=batch, limit=limit or -1)
+        return found, await queue.counts(), await queue.switch(SWITCH)
+
+    entries, counts, switch = session.run(work)
+
+    def lines() -> Iterator[str]:
+        if switch:
+            yield output.style(f"the queue is {switch}", fg="yellow") + ": outpost queue resume"
+        yield from table(entries)
+        if entries:
+            yield " · ".join(
+                f"{counts[state]} {state}" for state in ("waiting", "running") if counts.get(state)
+            )
+
+    session.answer(
+        lambda: {"entries": [*map(as_json, entries)], "counts": counts, "switch": switch}, lines
+    )
+
+
+@command("show")
+@click.argument("issue", shell_complete=complete.issues)
+def show(session: Session, issue: str) -> None:
+    """Show one entry, and why it waits.
+
+    \b
+    Example:
+      outpost queue show gt-1
+    """
+
+    async def work(manager: Manager) -> tuple[Entry, list[str]]:
+        entry = await manager.ledger.queue.entry(issue)
+        if entry is None:
+            raise unknown(issue)
+        return entry, await manager.ledger.queue.needs(issue)
+
+    entry, needs = session.run(work)
+    session.answer(
+        lambda: {"entry": as_json(entry), "needs": needs}, lambda: entry_lines(entry, needs)
+    )
+
+
+@command("remove")
+@click.argument("issues", nargs=-1, required=True, shell_complete=complete.issues)
+def remove(session: Session, issues: tuple[str, ...]) -> None:
+    """Take waiting orders out of the queue; all or none.
+
+    \b
+    Example:
+      outpost queue remove gt-1
+    """
+    removed = session.run(lambda manager: manager.ledger.queue.remove(issues))
+    session.answer(
+        lambda: {"removed": [*map(as_json, removed)]},
+        lambda: (f"{render.clean(one.issue)} is out of the queue" for one in removed),
+    )
+
+
+@command("move")
+@click.argument("issue", shell_complete=complete.issues)
+@click.argument("priority", metavar="P0..P4", shell_complete=complete.priorities)
+def move(session: Session, issue: str, **said: str) -> None:
+    """Give a waiting order another priority.
+
+    \b
+    Example:
+      outpost queue move gt-1 P0
+    """
+    wanted = priority(said["priority"])
+    assert wanted is not None
+
+    async def work(manager: Manager) -> Entry:
+        return await manager.ledger.queue.move(issue, wanted, manager.config.queue.aging)
+
+    entry = session.run(work)
+    session.answer(
+        lambda: {"entry": as_json(entry)},
+        lambda: [f"{render.clean(entry.issue)} has priority P{entry.priority}"],
+    )
+
+
+@command("pause")
+@click.argument("issues", nargs=-1, shell_complete=complete.issues)
+def pause(session: Session, issues: tuple[str, ...]) -> None:
+    """Place nothing, or not these issues, until outpost queue resume; what runs goes on.
+
+    \b
+    Examples:
+      outpost queue pause
+      outpost queue pause gt-1
+    """
+    _switch(session, issues, "paused")
+
+
+@command("resume")
+@click.argument("issues", nargs=-1, shell_complete=complete.issues)
+def resume(session: Session, issues: tuple[str, ...]) -> None:
+    """Place what waits again.
+
+    \b
+    Example:
+      outpost queue resume
+    """
+    _switch(session, issues, "")
+
+
+def _switch(session: Session, issues: tuple[str, ...], word: str) -> None:
+    async def work(manager: Manager) -> tuple[list[str], str]:
+        queue = manager.ledger.queue
+        if issues:
+            await queue.hold(issues, bool(word))
+        else:
+            await queue.set_switch(SWITCH, word)
+        held = [entry.issue for entry in await queue.entries() if entry.held]
+        return held, await queue.switch(SWITCH)
+
+    held, switch = session.run(work)
+
+    def lines() -> Iterator[str]:
+        for issue in issues:
+            yield f"{render.clean(issue)} {'is paused' if word else 'waits for its turn'}"
+        if not issues:
+            yield "nothing is placed until outpost queue resume" if word else "the queue goes on"
+
+    session.answer(lambda: {"held": held, "switch": switch}, lines)
+
+
+@command("drain")
+def drain(session: Session) -> None:
+    """Place nothing more, and wait until what runs has ended.
+
+    \b
+    Example:
+      outpost queue drain
+    """
+    from outpost_mayor.commands.following import follow
+
+    async def work(manager: Manager) -> list[Entry]:
+        await manager.ledger.queue.set_switch(SWITCH, "draining")
+        return await follow(session, manager, place=False)
+
+    waiting = session.run(work)
+    session.answer(
+        lambda: {"waiting": [*map(as_json, waiting)]},
+        lambda: [f"nothing of the queue runs; {len(waiting)} wait for outpost queue resume"],
+    )
+
+
+@command("run")
+def run(session: Session) -> None:
+    """Work on the queue until nothing is left that can go, without a mayor.
+
+    Exit code 3 when something still waits, 1 when an order failed.
+
+    \b
+    Example:
+      outpost queue run
+    """
+    from outpost_mayor.commands.following import follow
+
+    async def work(manager: Manager) -> tuple[list[Entry], list[Entry]]:
+        began = time.time()
+        session.going_on = "Interrupted; workers keep running, and what waits stays in the queue"
+        waiting = await follow(session, manager)
+        ended = await manager.ledger.queue.entries(states=("ended",))
+        return [one for one in ended if one.moved_at >= began], waiting
+
+    ended, waiting = session.run(work)
+
+    def lines() -> Iterator[str]:
+        for one in ended:
+            yield f"{render.clean(one.worker)} {render.tint(one.outcome)}"
+        for one in waiting:
+            yield f"{render.clean(one.issue)} waits: {render.clean(one.why or 'for its turn')}"
+
+    session.answer(
+        lambda: {"ended": [*map(as_json, ended)], "waiting": [*map(as_json, waiting)]}, lines
+    )
+    bad = any(one.outcome != "done" for one in ended)
+    click.get_current_context().exit(3 if waiting else 1 if bad else 0)
+
+
+for each in (add, list_, show, remove, move, pause, resume, drain, run):
+    queue.add_command(each)
+
+
+def moment_of(text: str | None) -> float:
+    """Return the moment that a user means; 0 for none.
+
+    Raises:
+        UsageError: it is neither a moment nor a time from now.
+    """
+    if not text:
+        return 0.0
+    from datetime import datetime, timedelta
+
+    try:
+        if len(text) <= 5 and ":" in text:  # a time of the day: the next such one
+            now = datetime.now().astimezone()
+            hour, minute = (int(part) for part in text.split(":"))
+            found = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+            return (found if found > now else found + timedelta(days=1)).timestamp()
+        return datetime.fromisoformat(text).astimezone().timestamp()
+    except (ValueError, OverflowError, OSError):
+        pass
+    try:
+        return time.time() + (duration(text, "--not-before") or 0.0)
+    except UsageError:
+        raise UsageError(
+            f"--not-before: {text[:80]!a} is no moment",
+            hint="say 2026-01-31T08:00, 22:00, or a time from now such as 2h",
+        ) from None
+
+
+def unknown(issue: str) -> Exception:
+    """Return the error that an issue is not in the queue."""
+    from outpost_core.errors import NotFoundError
+
+    return NotFoundError(f"{issue[:96]!a} is not in the queue", hint="outpost queue list --all")

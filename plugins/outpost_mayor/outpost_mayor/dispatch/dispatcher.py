@@ -1,0 +1,166 @@
+"""Placing what waits: as much as there is room for, best first.
+
+The dispatcher holds no truth. Which entry is next is asked of the ledger each time, and an entry
+that is placed is `running` in the transaction that reserves its slot: killed anywhere, or beside
+another one, nothing is placed twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from outpost_core.errors import (
+    ConflictError,
+    LedgerError,
+    OutpostError,
+    UnreachableError,
+    UsageError,
+)
+from outpost_shared import faults
+from outpost_shared.log import Logger
+
+if TYPE_CHECKING:
+    from outpost_core.types import Order
+    from outpost_manager.ledger import Entry
+    from outpost_manager.manager import Manager
+
+_log = Logger("dispatch")
+#: Most that are placed at once, so that what comes meanwhile is seen.
+BUNCH: Final = 32
+#: Kinds of orders that find no room are tried again after so many seconds, whatever happens.
+AGAIN: Final = 5.0
+#: Seconds between two looks at what has happened.
+LOOK: Final = 0.05
+#: Events after which there may be room, or something to place.
+_NEWS: Final = frozenset(
+    {"queued", "dequeued", "state", "renewed", "released", "reachable", "decided", "refused"}
+)
+#: The switch of the whole queue, and its words.
+SWITCH: Final = "queue"
+PAUSED: Final = ("paused", "draining")
+
+
+class Dispatcher:
+    """Places what waits.
+
+    Args:
+        manager: an open one.
+        clock: says what time it is, in seconds since the epoch.
+    """
+
+    def __init__(self, manager: Manager, clock: Callable[[], float] = time.time) -> None:
+        self._manager = manager
+        self._clock = clock
+        self._full: dict[str, str] = {}  # kind → why it finds no room
+
+    async def step(self) -> int:
+        """Place as much as there is room for; return how many were placed.
+
+        Raises:
+            LedgerError: the ledger cannot be used.
+        """
+        queue = self._manager.ledger.queue
+        self._full.clear()
+        placed = 0
+        while True:
+            if await queue.switch(SWITCH) in PAUSED:
+                return placed
+            entries = await queue.next(
+                self._manager.config.queue.rules(), self._clock(), BUNCH, skip=[*self._full]
+            )
+            if not entries:
+                await self._explain()
+                return placed
+            faults.point("dispatch.chosen")
+            placed += await self._place(entries)
+            faults.point("dispatch.placed")
+
+    async def run(self) -> None:
+        """Place what waits, for ever: when something happens, and when a moment has come."""
+        manager = self._manager
+        seen = -1
+        due = 0.0
+        while True:
+            last = await manager.ledger.last_event()
+            if last != seen:
+                news = await manager.ledger.events_after(max(seen, 0)) if seen >= 0 else []
+                if seen < 0 or any(event.kind in _NEWS for event in news):
+                    due = 0.0
+                seen = news[-1].id if news else last
+            if time.monotonic() >= due:
+                try:
+                    await self.step()
+                except LedgerError as error:
+                    _log.warning("the queue waits: %s", error)
+                due = time.monotonic() + await self._pause()
+            await asyncio.sleep(LOOK)
+
+    async def _pause(self) -> float:
+        """Return the seconds until there is something to do without news."""
+        moment = await self._manager.ledger.queue.next_moment(self._clock())
+        pause = AGAIN if self._full else 60.0
+        return pause if moment is None else min(pause, max(0.0, moment - self._clock()))
+
+    async def _place(self, entries: Sequence[Entry]) -> int:
+        """Place entries, those for the same outpost together; return how many were placed."""
+        ready: dict[str | None, list[tuple[Entry, Order]]] = {}
+        for entry in entries:
+            try:
+                ready.setdefault(entry.place, []).append((entry, await self._order(entry)))
+            except OutpostError as error:
+                await self._waits(entry, error)
+        placed = 0
+        for place, pairs in ready.items():
+            try:
+                answers = await self._manager.spawn_many([order for _, order in pairs], on=place)
+            except LedgerError:
+                raise
+            except OutpostError as error:  # there is no such outpost
+                answers = [error] * len(pairs)
+            for (entry, _), answer in zip(pairs, answers, strict=True):
+                if isinstance(answer, OutpostError):
+                    await self._waits(entry, answer)
+                else:
+                    placed += 1
+        return placed
+
+    async def _order(self, entry: Entry) -> Order:
+        order = await self._manager.ledger.queue.order(entry.issue)
+        if order is None or order.worker != entry.worker:
+            raise UsageError("what is kept of its order cannot be read", hint="queue it again")
+        return self._manager.with_secrets(order)
+
+    async def _waits(self, entry: Entry, error: OutpostError) -> None:
+        """Have an entry wait, and those that are placed alike; say why."""
+        why = short(error)
+        _log.info("%s waits: %s", entry.issue, why)
+        if isinstance(error, UnreachableError):  # it may have begun: its row says so
+            return
+        if isinstance(error, ConflictError):  # nothing that happens by itself changes that
+            await self._manager.ledger.queue.hold([entry.issue])
+        self._full[entry.kind] = why
+        await self._manager.ledger.queue.explain({entry.issue: why})
+
+    async def _explain(self) -> None:
+        """Write down why what waits does, so that `queue list` can say it."""
+        queue = self._manager.ledger.queue
+        if not self._full:
+            return
+        why = {
+            entry.issue: self._full[entry.kind]
+            for entry in await queue.entries(states=("waiting",))
+            if entry.kind in self._full and entry.why != self._full[entry.kind]
+        }
+        await queue.explain(why)
+
+
+def short(error: OutpostError) -> str:
+    """Return why something waits in one line: of several outposts the first two reasons."""
+    lines = [line.strip() for line in error.message.splitlines() if line.strip()]
+    if len(lines) < 2:
+        return error.message
+    more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
+    return "; ".join(lines[1:3]) + more

@@ -1,0 +1,70 @@
+"""Working on the queue without a mayor, until there is nothing left that can go."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from outpost_mayor.dispatch.dispatcher import Dispatcher
+from outpost_mayor.retries.settler import Settler
+from outpost_shared.backoff import Backoff
+
+if TYPE_CHECKING:
+    from outpost_core.types import Worker
+    from outpost_manager.ledger import Entry
+    from outpost_manager.manager import Manager
+
+#: Seconds between two looks at what runs: after a change, and at most.
+_LOOK_FIRST, _LOOK_MOST = 0.02, 1.0
+#: So long nothing may run and nothing be placed, until what waits is said to be stuck.
+_STUCK: Final = 1.0
+
+
+async def drain(
+    manager: Manager,
+    *,
+    wanted: Callable[[Entry], bool] = lambda _: True,
+    place: bool = True,
+    on_change: Callable[[Worker], None] | None = None,
+) -> list[Entry]:
+    """Place what waits and follow what runs, until nothing runs and nothing can be placed.
+
+    Args:
+        manager: an open one.
+        wanted: which entries are waited for.
+        place: also place what waits; else only what runs is waited for.
+        on_change: is told each worker whenever it changes.
+
+    Returns:
+        the entries that still wait.
+    """
+    dispatcher, settler = Dispatcher(manager), Settler(manager)
+    looks, quiet = Backoff(_LOOK_FIRST, _LOOK_MOST), time.monotonic()
+    seen: dict[str, Worker] = {}
+    while True:
+        moved = await settler.step()
+        moved += await dispatcher.step() if place else 0
+        entries = [one for one in await manager.ledger.queue.entries() if wanted(one)]
+        running = [one.worker for one in entries if one.state == "running"]
+        settling = [one for one in entries if one.state == "settling"]
+        workers = await manager.ledger.workers(ids=[*running, *seen])
+        for worker in workers:
+            if seen.get(worker.id) != worker:
+                moved += 1
+                seen[worker.id] = worker
+                if on_change is not None:
+                    on_change(worker)
+        if moved:
+            looks.reset()
+            quiet = time.monotonic()
+        waiting = [one for one in entries if one.state == "waiting"]
+        if not running and not settling:
+            soon = await manager.ledger.queue.next_moment(time.time()) if place else None
+            if not waiting or not place:
+                return waiting
+            if soon is None and time.monotonic() - quiet >= _STUCK:
+                return waiting
+        await asyncio.sleep(looks.pause())
+        await manager.watch.refresh_of([w for w in workers if not w.state.terminal])

@@ -1,0 +1,1 @@
+"""What comes after an attempt has ended."""
