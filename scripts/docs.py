@@ -21,11 +21,15 @@ from outpost_core.options import OptionField, option_fields
 from outpost_core.types import REASONS
 from outpost_k8s.near.codes import REASONS as KUBERNETES
 from outpost_manager.cli.app import SECTIONS, cli
+from outpost_manager.config.accounts import AccountConfig
+from outpost_manager.config.budgets import BudgetConfig
 from outpost_manager.config.model import AgentOptions, Defaults
 from outpost_manager.config.queue import QueueConfig
 from outpost_manager.config.read import PRICE_FIELDS
 from outpost_manager.hints import HINTS
 from outpost_manager.jsonshapes import SHAPES
+from outpost_manager.ledger.breakers import PROBE_PATIENCE
+from outpost_manager.ledger.breakers import RULES as BREAKER_RULES
 from outpost_mayor.commands.shapes import SHAPES as MAYOR
 from outpost_mayor.plugin import outpost_commands as mayor_commands
 from outpost_testing.command import SHAPE as CONFORMANCE
@@ -107,7 +111,27 @@ def configuration() -> str:
     parts += _fields(list(PRICE_FIELDS))
     parts.append(QUEUE)
     parts += _fields(option_fields(QueueConfig))
+    parts.append(BUDGETS)
+    parts += _fields(option_fields(BudgetConfig))
+    parts.append(ACCOUNTS)
+    parts += _fields(option_fields(AccountConfig))
+    parts.append(BREAKERS)
+    parts += _breakers()
     return "\n".join(parts)
+
+
+def _breakers() -> Iterator[str]:
+    yield "| of | opens after | first pause | longest pause | what counts as a failure |"
+    yield "| --- | --- | --- | --- | --- |"
+    for kind, rule in BREAKER_RULES.items():
+        yield (
+            f"| {kind} | {rule.failures} failures in a row | {rule.first:g} s | {rule.most:g} s |"
+            f" {rule.counts} |"
+        )
+    yield ""
+    yield (
+        f"A probe of which nothing is heard for {PROBE_PATIENCE:g} s makes room for another one.\n"
+    )
 
 
 # ruff: noqa: E501
@@ -148,6 +172,8 @@ defaults:
 | `agents` | see below |
 | `prices` | see below |
 | `queue` | see below |
+| `budgets` | see below |
+| `accounts` | see below |
 
 ## outposts
 """
@@ -170,6 +196,27 @@ replaces the built-in ones that begin with it. See [cost and limits](../guides/c
 QUEUE = """\
 ## queue
 In which order what waits in the queue is placed. See [leave it running](../guides/unattended.md).
+"""
+
+
+BUDGETS = """\
+## budgets
+A list: what any hour, day, week or month may hold of reserved and spent money. See
+[budgets](../guides/cost.md#budgets).
+"""
+
+
+ACCOUNTS = """\
+## accounts
+A list: whose credentials agents work with, and what each may take. Of several accounts of an agent
+the first with room is used. See [accounts](../guides/cost.md#accounts).
+"""
+
+
+BREAKERS = """\
+## Circuit breakers
+Nothing of them is configured. The first pause doubles with each probe that fails. See
+[circuit breakers](../guides/cost.md#circuit-breakers).
 """
 
 

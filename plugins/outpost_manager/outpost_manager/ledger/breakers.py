@@ -52,7 +52,7 @@ class Rule:
         return float(min(self.most, self.first * 2**doubled))
 
 
-#: THE table of breakers; the reference of the configuration shows it.
+#: THE table of breakers; the configuration reference shows it.
 RULES: Final[Mapping[str, Rule]] = {
     OUTPOST: Rule(
         failures=5,
