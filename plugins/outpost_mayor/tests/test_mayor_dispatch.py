@@ -1,0 +1,332 @@
+"""The dispatcher: best first, nobody held up, nothing twice, and why something waits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from mayorkit import PATIENCE, Clock, Fleet, order, until
+
+from outpost_core.errors import ConflictError, UsageError
+from outpost_core.types import Order, State
+from outpost_manager.manager import Manager
+from outpost_mayor.dispatch.dispatcher import SWITCH, Dispatcher
+from outpost_mayor.retries.settler import Settler
+
+
+def each(work: Callable[[Manager], Awaitable[None]], fleet: Fleet, **environ: str) -> None:
+    """Do something with a manager of a fleet."""
+
+    async def run() -> None:
+        async with fleet.manager(environ) as manager:
+            await asyncio.wait_for(work(manager), PATIENCE)
+
+    asyncio.run(run())
+
+
+async def issues(manager: Manager, state: str) -> list[str]:
+    return [entry.issue for entry in await manager.ledger.queue.entries(states=(state,))]
+
+
+async def why(manager: Manager, issue: str) -> str:
+    entry = await manager.ledger.queue.entry(issue)
+    assert entry is not None
+    return entry.why
+
+
+@asynccontextmanager
+async def running(manager: Manager) -> AsyncIterator[None]:
+    """Have the services of the queue run while the block is entered."""
+    tasks = [
+        asyncio.create_task(service)
+        for service in (Dispatcher(manager).run(), Settler(manager).run())
+    ]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(one, asyncio.CancelledError) for one in found), found
+
+
+def test_the_best_take_the_slots_that_there_are(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, {"a": 2, "b": 1})
+
+    async def work(manager: Manager) -> None:
+        wanted = [order(f"t-{n}", priority=n) for n in (4, 3, 2, 1, 0)]
+        await manager.enqueue(wanted)
+        assert await Dispatcher(manager).step() == 3
+        assert sorted(fleet.spawned()) == ["t-0.1", "t-1.1", "t-2.1"]
+        assert await issues(manager, "waiting") == ["t-3", "t-4"]
+        for issue in ("t-3", "t-4"):
+            assert "a: " in await why(manager, issue)
+            assert "b: " in await why(manager, issue)
+        assert await Dispatcher(manager).step() == 0
+        await fleet.end(manager, "t-0.1")
+        assert await Dispatcher(manager).step() == 1
+        assert await issues(manager, "waiting") == ["t-4"]
+        assert await why(manager, "t-3") == ""
+
+    each(work, fleet)
+
+
+def test_what_cannot_go_holds_up_nobody(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, {"a": 1, "b": 30})
+
+    async def work(manager: Manager) -> None:
+        await manager.enqueue([order(f"stuck-{n}", priority=0) for n in range(100)], on="a")
+        await manager.enqueue([order(f"free-{n}", priority=4) for n in range(20)], on="b")
+        assert await Dispatcher(manager).step() == 21
+        assert len(await issues(manager, "running")) == 21
+        assert {f"free-{n}.1" for n in range(20)} <= set(fleet.spawned())
+        # those that find no room speak for all of their kind: 99 are not tried one by one
+        tried = {w for w in fleet.spawned() if w.startswith("stuck")}
+        assert len(tried) == 1
+
+    each(work, fleet)
+
+
+@pytest.mark.parametrize("mend", ["restore", "refuse"])
+def test_an_outpost_that_fails_is_waited_for_and_others_go_on(tmp_path: Path, mend: str) -> None:
+    fleet = Fleet(tmp_path, {"a": 5, "b": 5})
+
+    async def work(manager: Manager) -> None:
+        if mend == "restore":
+            fleet.outposts["a"].cut("the cable is out")
+        else:
+            fleet.outposts["a"].refuse("no disk")
+        await manager.enqueue([order("only-a", priority=0)], on="a")
+        await manager.enqueue([order("any-1", priority=4), order("any-2", priority=4)])
+        # a step ends whatever an outpost does, and what can go has gone
+        await asyncio.wait_for(Dispatcher(manager).step(), PATIENCE)
+        assert await issues(manager, "running") in (
+            ["any-1", "any-2"], ["only-a", "any-1", "any-2"],
+        )  # fmt: skip
+        if mend == "restore":
+            fleet.outposts["a"].restore()
+        else:
+            assert "no disk" in await why(manager, "only-a")
+            fleet.outposts["a"].refuse("")
+
+        async def placed() -> bool:
+            await manager.refresh()
+            await Dispatcher(manager).step()
+            return "only-a.1" in {status.id for status in await fleet.outposts["a"].outpost_list()}
+
+        await until(placed, "it was not placed when its outpost was well again")
+        assert fleet.outposts["a"].calls.count(("outpost_spawn", "only-a.1")) <= 4
+
+    each(work, fleet)
+
+
+def test_what_waits_for_another_or_for_a_moment_starts_then(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, {"a": 5})
+    clock = Clock()
+
+    async def work(manager: Manager) -> None:
+        dispatcher = Dispatcher(manager, clock)
+        await manager.enqueue([order("first")])
+        await manager.enqueue([order("second")], after=["first"])
+        await manager.enqueue([order("later")], not_before=clock.now + 3600)
+        assert await dispatcher.step() == 1
+        await fleet.end(manager, "first.1", State.FAILED)  # only what is done frees it
+        await Settler(manager).step()
+        assert await dispatcher.step() == 0
+        clock.tick(3600)
+        assert await dispatcher.step() == 1
+        assert fleet.spawned() == ["first.1", "later.1"]
+        clock.tick(-7200)  # a clock that goes back starts nothing again
+        assert await dispatcher.step() == 0
+        await manager.enqueue([order("first", attempt=2)])
+        assert await dispatcher.step() == 1
+        await fleet.end(manager, "first.2")
+        assert await dispatcher.step() == 1
+        assert fleet.spawned()[-1] == "second.1"
+
+    each(work, fleet)
+
+
+def test_paused_or_draining_places_nothing(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, {"a": 5})
+
+    async def work(manager: Manager) -> None:
+        queue = manager.ledger.queue
+        await manager.enqueue([order("p-1"), order("p-2")])
+        for word in ("paused", "draining"):
+            await queue.set_switch(SWITCH, word)
+            assert await Dispatcher(manager).step() == 0
+        await queue.set_switch(SWITCH, "")
+        await queue.hold(["p-1"])
+        assert await Dispatcher(manager).step() == 1
+        await queue.hold(["p-1"], False)
+        assert await Dispatcher(manager).step() == 1
+        assert fleet.spawned() == ["p-2.1", "p-1.1"]
+
+    each(work, fleet)
+
+
+def test_limits_and_weights_of_the_configuration(tmp_path: Path) -> None:
+    fleet = Fleet(
+        tmp_path, {"a": 12},
+        "queue:\n  weights: {x: 2}\n  share: label\n"
+        "  per_rig: {'https://git.example/few.git': 1}\n",
+    )  # fmt: skip
+
+    async def work(manager: Manager) -> None:
+        few = "https://git.example/few.git"
+        await manager.enqueue([order(f"few-{n}", rig=few, priority=0) for n in range(3)])
+        await manager.enqueue([order(f"x-{n}", labels=("x",)) for n in range(20)])
+        await manager.enqueue([order(f"y-{n}", labels=("y",)) for n in range(20)])
+        await Dispatcher(manager).step()
+        got = [worker.split("-")[0] for worker in fleet.spawned()]
+        assert got.count("few") == 1
+        assert (got.count("x"), got.count("y")) in ((7, 4), (8, 3), (7, 3), (8, 4)), got
+
+    each(work, fleet)
+
+
+def test_secrets_are_taken_from_whoever_places_and_a_missing_one_is_named(
+    tmp_path: Path,
+) -> None:
+    fleet = Fleet(tmp_path, {"a": 5})
+    said = order("s-1", secrets={"THE_KEY": "hunter2-hunter2"})
+
+    async def put(manager: Manager) -> None:
+        await manager.enqueue([said, order("s-2", priority=4)])
+        assert await Dispatcher(manager).step() == 1
+        assert fleet.spawned() == ["s-2.1"]
+        assert "THE_KEY" in await why(manager, "s-1")
+        assert await Dispatcher(manager).step() == 0
+
+    async def place(manager: Manager) -> None:
+        assert await Dispatcher(manager).step() == 1
+        got = fleet.outposts["a"].order("s-1.1")
+        assert got.secrets["THE_KEY"] == "hunter2-hunter2"
+
+    each(put, fleet)
+    each(place, fleet, THE_KEY="hunter2-hunter2")
+    for file in fleet.state.rglob("*"):
+        assert not file.is_file() or b"hunter2" not in file.read_bytes(), file
+
+
+def test_another_order_for_the_same_worker_is_set_aside_and_says_why(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, {"a": 5})
+
+    async def work(manager: Manager) -> None:
+        await manager.enqueue([order("c-1")])
+        # somebody else's worker has that id at the outpost, with another order
+        await fleet.outposts["a"].outpost_spawn(order("c-1", agent="codex"))
+        await manager.enqueue([order("c-2", priority=4)])
+        await asyncio.wait_for(Dispatcher(manager).step(), PATIENCE)
+        assert "c-2.1" in fleet.spawned()
+        entry = await manager.ledger.queue.entry("c-1")
+        assert entry is not None
+        assert entry.state != "running"
+        assert entry.why
+
+    each(work, fleet)
+
+
+@pytest.mark.parametrize("issue", ["../../x", "-rf", "a\x1b]0;x\x07", "a b", "x" * 300, "", "é\n"])
+def test_hostile_ids_do_not_get_in(tmp_path: Path, issue: str) -> None:
+    fleet = Fleet(tmp_path, {"a": 5})
+
+    async def work(manager: Manager) -> None:
+        try:
+            await manager.enqueue([order(issue)])
+        except (UsageError, ConflictError, ValueError):
+            assert not await manager.ledger.queue.entries()
+            return
+        # what got in is placed or says why not, and holds up nobody
+        await manager.enqueue([order("good", priority=4)])
+        await asyncio.wait_for(Dispatcher(manager).step(), PATIENCE)
+        assert "good.1" in fleet.spawned()
+
+    each(work, fleet)
+
+
+def test_two_dispatchers_place_each_once(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, {"a": 40, "b": 40})
+
+    async def work(manager: Manager) -> None:
+        await manager.enqueue([order(f"w-{n}") for n in range(60)])
+        async with fleet.manager({}) as other:
+            await asyncio.gather(Dispatcher(manager).step(), Dispatcher(other).step())
+            await Dispatcher(manager).step()
+        assert len(await issues(manager, "running")) == 60
+        begun = [
+            status.id
+            for outpost in fleet.outposts.values()
+            for status in await outpost.outpost_list()
+        ]
+        assert sorted(begun) == sorted(f"w-{n}.1" for n in range(60))
+
+    each(work, fleet)
+
+
+def test_the_services_fill_slots_as_they_become_free(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, {"a": 3})
+
+    async def work(manager: Manager) -> None:
+        async with running(manager):
+            await manager.enqueue([order(f"r-{n}") for n in range(12)])
+            at_once = 0
+            for _ in range(12):
+
+                async def one() -> bool:
+                    return bool(await issues(manager, "running"))
+
+                await until(one)
+                busy = await manager.ledger.queue.entries(states=("running",))
+                at_once = max(at_once, len(busy))
+                begun = {s.id for s in await fleet.outposts["a"].outpost_list()}
+                worker = next((e.worker for e in busy if e.worker in begun), None)
+                if worker is None:
+                    await asyncio.sleep(0.02)
+                    continue
+                await fleet.end(manager, worker)
+
+            async def over() -> bool:
+                for entry in await manager.ledger.queue.entries(states=("running",)):
+                    if entry.worker in {s.id for s in await fleet.outposts["a"].outpost_list()}:
+                        await fleet.end(manager, entry.worker)
+                return not await manager.ledger.queue.entries()
+
+            await until(over, "the queue did not become empty")
+            assert at_once <= 3
+        assert sorted(set(fleet.spawned())) == sorted(f"r-{n}.1" for n in range(12))
+
+    each(work, fleet)
+
+
+def test_a_moment_that_comes_wakes_the_service(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, {"a": 3})
+
+    async def work(manager: Manager) -> None:
+        async with running(manager):
+            await manager.enqueue([order("soon")], not_before=time.time() + 0.5)
+
+            async def placed() -> bool:
+                return bool(await issues(manager, "running"))
+
+            begun = time.time()
+            await until(placed)
+            assert time.time() - begun >= 0.4
+
+    each(work, fleet)
+
+
+def test_an_empty_order_list_changes_nothing(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, {"a": 3})
+
+    async def work(manager: Manager) -> None:
+        none: list[Order] = []
+        assert await manager.enqueue(none) == []
+        assert await Dispatcher(manager).step() == 0
+
+    each(work, fleet)
