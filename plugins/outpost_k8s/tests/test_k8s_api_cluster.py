@@ -148,6 +148,9 @@ def test_a_list_comes_in_pages_and_each_thing_once(cluster: Lab, ns: str) -> Non
             assert [item["metadata"]["name"] for item in lean] == names
             assert not any("data" in item for item in lean)
             assert {item["kind"] for item in lean} == {"PartialObjectMetadata"}
+            for lean_too in (False, True):
+                none = api.items(maps, labels="no=such", metadata_only=lean_too)
+                assert [item async for item in none] == []
 
     within(work())
 

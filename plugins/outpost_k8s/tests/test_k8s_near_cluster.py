@@ -17,6 +17,7 @@ from peers.kubelab import Cluster
 from outpost_core.errors import ConflictError, NotFoundError, SpawnRefusedError, UnreachableError
 from outpost_core.types import Issue, Result, Secrets, State, WorkerStatus
 from outpost_k8s.api.client import Cluster as ApiCluster
+from outpost_k8s.near import look
 from outpost_k8s.near.kept import Kept
 from outpost_k8s.objects import names
 from outpost_k8s.outpost import K8sOutpost
@@ -278,6 +279,37 @@ def test_an_end_that_is_brought_home_survives_a_kill(
     assert status == again
     assert status.result is not None
     assert objects(cluster, SECRETS, namespace) == [], "nobody reads the order any more"
+
+
+@pytest.mark.parametrize("point", ["kube.secret_deleted", "kube.log_kept"])
+def test_ends_of_many_that_are_brought_home_together_survive_a_kill(
+    cluster: Cluster, namespace: str, tmp_path: Path, point: str
+) -> None:
+    said = k8snearkit.options(cluster, namespace, **KWOK)
+    orders = [k8snearkit.order(f"many{number}") for number in range(look.ALONE + 2)]
+
+    async def spawn(mine: K8sOutpost) -> None:
+        await asyncio.gather(*(mine.outpost_spawn(order=order) for order in orders))
+
+    k8snearkit.with_outpost(said, tmp_path, spawn)
+    cluster.admin.until(
+        JOBS.format(namespace),
+        lambda found: all(look.has_ended(job) for job in found["items"]),
+        labelSelector=names.SELECTOR,
+    )
+    assert k8snearkit.killed(k8snearkit.child("end", said, tmp_path, orders[0], fault=point))
+
+    async def home(mine: K8sOutpost) -> None:
+        for order in orders:
+            assert (await k8snearkit.ended(mine, order.worker)).result is not None
+        kept = [mine.desk.keeping.of(order.worker) for order in orders]
+        async with asyncio.timeout(k8snearkit.PATIENCE):
+            while not all(one.has_log and one.secret_gone for one in kept):
+                await mine.outpost_list()
+
+    k8snearkit.with_outpost(said, tmp_path, home)
+    assert objects(cluster, SECRETS, namespace) == []
+    assert len(objects(cluster, JOBS, namespace)) == len(orders)
 
 
 @pytest.mark.parametrize("point", ["", "kube.job_deleted", "kube.forgotten"])

@@ -29,6 +29,9 @@ _PAGE: Final = 100
 _PAGES: Final = WORKERS // _PAGE
 #: Orders that are placed, and workers that are removed, at once.
 _AT_ONCE: Final = 24
+#: Requests of a list while workers end, beside logs: Jobs, pods that live, those that have ended,
+#: Secrets before and after, in pages; what happened, the clock, and what spawns have left.
+_ROUND: Final = 5 * _PAGES + 5
 #: Seconds until all of them must be home.
 _HOME: Final = 150.0
 #: Bytes by which this process may grow at its peak.
@@ -131,15 +134,19 @@ def test_hundreds_of_workers_are_made_listed_brought_home_and_removed(
             assert {one.id for one in statuses} == set(orders)
             assert len(statuses) == WORKERS
             assert [one for one in statuses if not is_honest(one)] == []
-            left = lab.admin.get(SECRETS.format(namespace), labelSelector=names.SELECTOR, limit=1)
-            if all(one.state.terminal for one in statuses) and not left["items"]:
+            if all(one.state.terminal and mine.desk.keeping.of(one.id).secret_gone
+                   for one in statuses):  # fmt: skip
                 break
             assert time.monotonic() < end, Counter(one.detail for one in statuses)
             await asyncio.sleep(0.2)
         for one in statuses:
             assert one.digest == wire.digest(orders[one.id])
+        assert kit.objects(lab, SECRETS, namespace) == []
         requests = asked.taken()
         took(f"home, {rounds} lists", requests.total())
+        assert requests.total() <= 3 * WORKERS + _ROUND * (rounds + 1), (
+            "many are asked for together"
+        )
         again = await mine.outpost_list()
         assert all(one is two for one, two in zip(statuses, again, strict=True))
         requests = asked.taken()
@@ -154,7 +161,9 @@ def test_hundreds_of_workers_are_made_listed_brought_home_and_removed(
             assert cleaned.removed, cleaned.detail
 
         await each(clean, [*orders])
-        took("clean", asked.taken().total())
+        requests = asked.taken()
+        took("clean", requests.total())
+        assert requests.total() <= 3 * WORKERS, "each is removed, and then looked for"
         assert await mine.outpost_list() == []
 
     with lab.namespace() as namespace:

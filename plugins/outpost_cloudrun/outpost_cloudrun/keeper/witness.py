@@ -1,14 +1,12 @@
-"""What the record of a worker says, read by the near side, and completed where nobody else can.
+"""Records of jobs, which cannot be asked: on the rig, or in a bucket, as their orders and logs.
 
-A job cannot be asked: how it ended is in its record, on the rig or in a bucket. Where a container
-ended without a word (its memory, a deadline), this side writes into the record how, so that it
-stands once for everybody: a container that still runs finds itself superseded and delivers nothing.
+See `outpost_worker.container.witness`: a container that ended without a word (its memory, a
+deadline) has its end written there by this side, and one that still runs finds itself superseded.
 """
 
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -17,10 +15,8 @@ from outpost_cloudrun.server.bucket import Bucket, PreconditionError
 from outpost_core import wire
 from outpost_core.errors import OutpostError, SpawnRefusedError, UsageError
 from outpost_core.names import check_rig
-from outpost_shared import private
-from outpost_worker.container.settling import checkpoint_on, settle
-from outpost_worker.record.kinds import Found, Record
-from outpost_worker.record.places import on_rig, pushed_to
+from outpost_worker.container import witness
+from outpost_worker.record.places import pushed_to
 from outpost_worker.record.segments import KeptLog
 
 if TYPE_CHECKING:
@@ -28,17 +24,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from outpost_cloudrun.admin.client import Tokens
-    from outpost_core.types import Order, Result
+    from outpost_core.types import Order
+    from outpost_worker.record.kinds import Record
 
 T = TypeVar("T")
 
-#: Records that are asked at once; git is a process each.
-_AT_ONCE: Final = 8
 #: Seconds until an access token must be there.
 _ANSWER: Final = 60.0
 
 
-class Witness:
+class Witness(witness.Witness):
     """Reads records, and says the last word of who cannot.
 
     Args:
@@ -49,19 +44,14 @@ class Witness:
     """
 
     def __init__(self, root: Path, bucket: str = "", tokens: Tokens | None = None) -> None:
-        self._root = root / "records"
+        super().__init__(root / "records")
         self._bucket = f"gs://{bucket}" if bucket else ""
         self._tokens = tokens
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="record")
-
-    def close(self) -> None:
-        """Let go of the threads; what runs in them ends by itself."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def has_place(self, order: Order) -> bool:
         """Whether a worker of an order has a record that can be seen from here."""
-        return bool(self._bucket or _rig(order))
+        return bool(self._bucket) or super().has_place(order)
 
     def check(self, order: Order) -> None:
         """Refuse an order that has no place for a record.
@@ -103,53 +93,8 @@ class Witness:
             with suppress(PreconditionError):  # it was put before
                 Bucket(self._bucket, None, self._access).insert(name, packed, "0")
 
-        await self._thread(put)
+        await self.thread(put)
         return f"{self._bucket}/{name}"
-
-    async def found(self, order: Order) -> Found | None:
-        """Return what the record of a worker says; None for nothing.
-
-        Raises:
-            UnreachableError: it cannot be asked.
-            RecordBrokenError: something else stands there.
-        """
-        return await self._thread(lambda: self._place(order).read(order.worker))
-
-    async def settle(self, order: Order, digest: str, result: Result) -> Found:
-        """Say how a worker ended that certainly runs no more; return what stands.
-
-        Where its branch was pushed already, that is how it ended.
-
-        Args:
-            order: its order.
-            digest: the order's.
-            result: how it ended, if nobody has said anything else.
-
-        Raises:
-            UnreachableError: the record cannot be asked.
-            RecordRefusedError: its place does not take that.
-        """
-        return await self._thread(lambda: settle(self._place(order), order, digest, result))
-
-    async def checkpoint(self, order: Order) -> str | None:
-        """Return the ref with unpushed work of a worker, when its rig has it.
-
-        Raises:
-            UnreachableError: the rig cannot be asked.
-        """
-        rig = _rig(order)
-        if not rig:
-            return None
-        return await self._thread(lambda: checkpoint_on(rig, order))
-
-    async def ask_stop(self, order: Order, grace: float) -> None:
-        """Leave word that a worker is to end; whoever has it looks for that every few seconds.
-
-        Raises:
-            UnreachableError: its record cannot be asked.
-            RecordRefusedError: its place does not take that.
-        """
-        await self._thread(lambda: self._place(order).ask_stop(order.worker, grace))
 
     async def forget(self, order: Order) -> None:
         """Remove the record of a worker, and what is kept of its log.
@@ -158,18 +103,15 @@ class Witness:
             UnreachableError: it cannot be asked.
             RecordRefusedError: its place keeps it.
         """
-        if not self.has_place(order):
-            return
+        if self._bucket:
+            await self.thread(lambda: self._forget_objects(order))
+        await super().forget(order)
 
-        def forget() -> None:
-            if self._bucket:
-                objects = bucketrecord.logs(self._bucket, None, self._access)
-                KeptLog(objects, order.worker, order.owner).forget()
-                bucket = Bucket(self._bucket, None, self._access)
-                bucket.delete(_order_object(order, wire.digest(order)))
-            self._place(order).forget(order.worker)
-
-        await self._thread(forget)
+    def _forget_objects(self, order: Order) -> None:
+        objects = bucketrecord.logs(self._bucket, None, self._access)
+        KeptLog(objects, order.worker, order.owner).forget()
+        bucket = Bucket(self._bucket, None, self._access)
+        bucket.delete(_order_object(order, wire.digest(order)))
 
     async def log(self, order: Order, offset: int) -> bytes:
         """Return the next bytes of a worker's log that are kept; b"" for none yet.
@@ -189,7 +131,7 @@ class Witness:
             objects = bucketrecord.logs(self._bucket, None, self._access)
             return KeptLog(objects, order.worker, order.owner).read(offset)
 
-        return await self._thread(read)
+        return await self.thread(read)
 
     def _access(self, fresh: bool) -> str:
         """Return an access token, on a thread that may wait for it.
@@ -206,27 +148,18 @@ class Witness:
         except (OutpostError, TimeoutError) as error:
             raise OSError(str(error) or "no token in time") from error
 
-    def _place(self, order: Order) -> Record:
+    def place(self, order: Order) -> Record:
+        """Return where the record of a worker is."""
         if self._bucket:
             return bucketrecord.records(self._bucket, order.owner, None, self._access)
-        rig = _rig(order)
-        assert rig, "who has no place is asked nothing"
-        private.make(str(self._root))
-        return on_rig(rig, str(self._root), order.owner)
+        return super().place(order)
 
-    async def _thread(self, work: Callable[[], T]) -> T:
+    async def thread(self, work: Callable[[], T]) -> T:
+        """Do what blocks, which may ask for an access token meanwhile."""
         self._loop = asyncio.get_running_loop()
-        return await self._loop.run_in_executor(self._threads, work)
+        return await super().thread(work)
 
 
 def _order_object(order: Order, digest: str) -> str:
     folder = f"{order.owner}/orders" if order.owner else "orders"
     return f"{folder}/{order.worker}-{digest[:32]}"
-
-
-def _rig(order: Order) -> str:
-    """Return where an order's work is pushed to; "" for nowhere, and where that is no rig."""
-    rig = pushed_to(order)
-    with suppress(UsageError):
-        return check_rig(rig) if rig else ""
-    return ""

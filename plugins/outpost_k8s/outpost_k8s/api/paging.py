@@ -43,6 +43,8 @@ async def pages(
             proceed, again = error.proceed, True
             continue
         metadata, found = answer.get("metadata"), answer.get("items")
+        if found is None and "items" in answer:  # how a list of metadata tells that it is empty
+            found = []
         if not isinstance(metadata, dict) or not isinstance(found, list):
             raise asking.strange(f"GET {path}", "no list")
         fresh = [item for item in found if _uid(item) not in seen] if again else found

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 from outpost_core.errors import OutpostError
 from outpost_k8s.near import seen
 from outpost_k8s.near.kept import Keeping
-from outpost_k8s.near.witness import Witness
 from outpost_shared import border
+from outpost_worker.container.witness import Witness
 
 if TYPE_CHECKING:
     from outpost_core.backend import BuildContext

@@ -15,6 +15,7 @@ from outpost_core.errors import ConflictError, NotFoundError, OutpostError, Unre
 from outpost_core.types import Cleaned, Result, State
 from outpost_k8s.near import look, seen
 from outpost_k8s.near.desk import who_asks
+from outpost_k8s.near.look import Seen
 from outpost_k8s.near.pod import NoPodError
 from outpost_k8s.near.reasons import explain
 from outpost_k8s.objects import names, told
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from outpost_k8s.near.desk import Desk
     from outpost_k8s.near.harvest import Harvest
     from outpost_k8s.near.kept import Kept
-    from outpost_k8s.near.look import Look, Seen
+    from outpost_k8s.near.look import Look
     from outpost_k8s.near.pod import Pods
     from outpost_k8s.near.seen import Object
 
@@ -40,6 +41,8 @@ _PUSH: Final = 60.0
 _TAKEN: Final = 10.0
 #: Seconds until a deleted Job must be gone.
 _GONE: Final = 30.0
+#: Why a worker stays whose Job is another one by now.
+_ANOTHER: Final = "somebody has made another Job of that name at the cluster; --force removes it"
 #: Why a worker of another machine stays.
 _THEIRS: Final = (
     "another machine ordered it, and would not learn how it ended any more: clean it there;"
@@ -209,7 +212,9 @@ class Ending:
             UnreachableError: the cluster cannot be asked.
         """
         kept = self._desk.keeping.of(worker)
-        one = await self._look.one(worker)
+        known = kept.result is not None and bool(kept.uid and kept.digest)
+        # of one that was ordered here, the answer to its removal says the rest
+        one = Seen(worker) if known else await self._look.one(worker)
         if kept.result is None and (one.job is not None or one.pod is not None or kept.exists):
             why = explain(one.job, one.pod, one.events)
             if not why.state.terminal:
@@ -223,8 +228,9 @@ class Ending:
             return Cleaned(removed=False, detail=why_not)
         rescued = kept.result.checkpoint if kept.result is not None else None
         await self._pods.leave(worker)
-        if one.job is not None and not await self._removed(worker, one.job):
-            raise UnreachableError(f"the Job of {worker} is not removed yet", hint="try again")
+        uid = kept.uid if known else seen.uid(one.job)
+        if uid and not await self._removed(worker, uid, force=force):
+            return Cleaned(removed=False, detail=_ANOTHER)
         detail = await self._forgotten(kept, one, theirs=theirs)
         if kept.hosted:
             from outpost_exec import rigs
@@ -236,7 +242,7 @@ class Ending:
     def _stays(self, kept: Kept, one: Seen, *, theirs: bool) -> str:
         """Return why a worker that has ended is better not removed; "" where nothing says that."""
         if kept.uid and one.job is not None and seen.uid(one.job) != kept.uid:
-            return "somebody has made another Job of that name at the cluster; --force removes it"
+            return _ANOTHER
         return _THEIRS if theirs and not self._record_of(kept, one) else ""
 
     def _record_of(self, kept: Kept, one: Seen) -> Order | None:
@@ -250,10 +256,11 @@ class Ending:
         Whoever ordered it may not have seen its end yet, and finds that on the record.
         """
         detail = ""
-        try:
-            await self.forget_secret(kept)
-        except UnreachableError as error:
-            detail = f"its Secret may still be there: {error.message}"
+        if not kept.secret_gone:
+            try:
+                await self.forget_secret(kept)
+            except UnreachableError as error:
+                detail = f"its Secret may still be there: {error.message}"
         order = self._record_of(kept, one)
         if order is not None and theirs:
             detail = detail or "another machine ordered it, and finds its end on its record"
@@ -272,13 +279,32 @@ class Ending:
         order = await ordered(kept.worker) if ordered is not None else None
         return order is not None and order.owner == seen.annotation(job, names.OWNER)
 
-    async def _removed(self, worker: str, job: Object) -> bool:
-        with contextlib.suppress(ConflictError):
-            await self._desk.cluster().delete(
-                self._desk.path("jobs", seen.name(job)), uid=seen.uid(job)
-            )
+    async def _removed(self, worker: str, uid: str, *, force: bool) -> bool:
+        """Remove a worker's Job and see that it is gone; False where another has its name.
+
+        Args:
+            worker: its id.
+            uid: of its Job.
+            force: remove another one of that name, too.
+
+        Raises:
+            UnreachableError: the cluster cannot be asked, or it is still there.
+        """
+        path = self._desk.path("jobs", names.job_name(worker))
+        try:
+            there = await self._desk.cluster().delete(path, uid=uid)
+        except ConflictError:
+            job = await self._look.job(worker)
+            if job is None:  # gone meanwhile, or none of a worker
+                return True
+            if not force:
+                return False
+            there = await self._desk.cluster().delete(path, uid=seen.uid(job))
+            uid = seen.uid(job)
         faults.point("kube.job_deleted")
-        return await self._is_gone(worker, seen.uid(job))
+        if there and not await self._is_gone(worker, uid):
+            raise UnreachableError(f"the Job of {worker} is not removed yet", hint="try again")
+        return True
 
     async def forget_secret(self, kept: Kept) -> None:
         """Remove the Secret of a worker that has ended: nobody reads its order any more.
@@ -286,22 +312,31 @@ class Ending:
         Raises:
             UnreachableError: the cluster cannot be asked.
         """
-        cluster = self._desk.cluster()
         path = self._desk.path("secrets", names.job_name(kept.worker))
         for _ in range(2):  # the second answer is that it is not there
             try:
-                found = await cluster.get(path)
+                found = await self._desk.cluster().get(path)
             except NotFoundError:
                 break
             if look.worker_of(found) != kept.worker:
                 break
-            with contextlib.suppress(ConflictError):
-                await cluster.delete(path, uid=seen.uid(found))
+            await self.delete_secret(found)
         else:
             return
         faults.point("kube.secret_deleted")
         if kept.result is not None and kept.digest:
             await asyncio.to_thread(kept.watch, secret_gone=True)
+
+    async def delete_secret(self, secret: Object) -> None:
+        """Remove a Secret, this one and no other of its name.
+
+        Raises:
+            UnreachableError: the cluster cannot be asked.
+        """
+        with contextlib.suppress(ConflictError):
+            await self._desk.cluster().delete(
+                self._desk.path("secrets", seen.name(secret)), uid=seen.uid(secret)
+            )
 
     # --- Secrets without a Job --------------------------------------------------------------------
 

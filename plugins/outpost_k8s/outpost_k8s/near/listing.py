@@ -8,24 +8,22 @@ only they know, a few at each look.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import random
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import OutpostError
-from outpost_core.types import Order, Result, State, WorkerStatus
+from outpost_core.types import Result, State, WorkerStatus
 from outpost_k8s.near import look, seen
+from outpost_k8s.near.aftercare import Aftercare
+from outpost_k8s.near.answers import Answers
+from outpost_k8s.near.behind import Behind
 from outpost_k8s.near.ending import asked_grace
 from outpost_k8s.near.look import Seen
 from outpost_k8s.near.reasons import explain
-from outpost_k8s.objects import names, told
+from outpost_k8s.objects import names
 from outpost_shared import border
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
-
     from outpost_k8s.near.codes import Why
     from outpost_k8s.near.collecting import Collecting
     from outpost_k8s.near.desk import Desk
@@ -36,26 +34,14 @@ if TYPE_CHECKING:
     from outpost_k8s.near.pod import Pods
     from outpost_k8s.near.seen import Object
 
-#: Pods that one list asks, seconds that it waits for them, and for which their answers are new.
-ASKED: Final = 16
-_ANSWER: Final = 4.0
-#: Seconds that it waits for those that only their pods can tell of.
-_MATTERS: Final = 12.0
-_NEW: Final = 5.0
-#: Seconds for which a pod is not asked again that has not answered.
-_AGAIN: Final = 10.0
 #: Seconds that a list waits for what has ended to come home; the rest comes behind, or next time.
 _HARVEST: Final = 5.0
-#: Seconds that it waits for their output.
-_LOGS: Final = 3.0
-#: How many come home at once.
-_AT_ONCE: Final = 8
+#: How many come home at once; what git does for them is bounded by itself (`witness`).
+_AT_ONCE: Final = 24
 #: Seconds of a pod in which a worker that was not asked counts as not begun.
 _PREPARES: Final = 15.0
 #: Longest detail of a worker, in characters.
 _DETAIL: Final = 500
-#: Seconds between two looks for Secrets of spawns that were never finished.
-_SWEEP: Final = 3600.0
 
 
 class Listing:
@@ -80,25 +66,20 @@ class Listing:
         collecting: Collecting,
     ) -> None:
         self._desk = desk
-        self._pods = pods
         self._look = look
         self._harvest = harvest
         self._ending = ending
         self._collecting = collecting
+        self._behind = Behind()
+        self._answers = Answers(pods, self._behind)
+        self._after = Aftercare(desk, pods, look, harvest, ending, collecting, self._behind)
         self._told: dict[str, WorkerStatus] = {}
-        self._answers: dict[str, tuple[float, WorkerStatus]] = {}
-        self._unheard: dict[str, float] = {}  # worker → when its pod was asked in vain
-        self._behind: dict[str, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(_AT_ONCE)
-        self._swept = 0.0
         self._stopping: set[str] = set()  # uids whose stop was seen to
 
     async def aclose(self) -> None:
         """Break off what comes home behind; it is taken up again by the next list."""
-        tasks = [*self._behind.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._behind.aclose()
 
     # --- all of them ----------------------------------------------------------------------------
 
@@ -126,13 +107,14 @@ class Listing:
                 open_.append(Seen(worker, None, look.pod_of(None, live.get(worker, []))))
         await self._find(open_)
         await self._look.complete(open_)
-        answers = await self._ask(open_)
+        answers = await self._answers.ask(open_)
         found = await self._settled(open_, answers)
         statuses |= {worker: status for worker, status in found.items() if status is not None}
         seen_now = [self._desk.keeping.of(one.worker) for one in open_]
-        await self._logs([*kept.values(), *seen_now], jobs)
-        await self._let_go([*kept.values()], jobs, live)
-        await self._tidy(jobs, [*kept.values()])
+        pods = {one.worker: one.pod for one in open_ if one.pod and seen.has_ended(one.pod)}
+        await self._after.take_home([*kept.values(), *seen_now], jobs, pods)
+        await self._after.let_go([*kept.values()], jobs, live)
+        await self._after.tidy(jobs, [*kept.values()])
         return self._same(statuses)
 
     async def one(self, worker: str, one: Seen) -> WorkerStatus | None:
@@ -155,8 +137,10 @@ class Listing:
     async def _find(self, open_: list[Seen]) -> None:
         """Find what the two lists did not show: pods that have ended, Jobs that came meanwhile."""
         gone = [one for one in open_ if one.job is None]
-        for one in gone:  # the second answer in a row that lacks it, or shows it after all
-            one.job = await self._look.job(one.worker)
+        if gone:  # the second answer in a row that lacks it, or shows it after all
+            jobs = await self._look.jobs_of(one.worker for one in gone)
+            for one in gone:
+                one.job = jobs[one.worker]
         wanted = [
             one for one in open_ if one.pod is None and (one.job is None or _had_pod(one.job))
         ]
@@ -177,15 +161,14 @@ class Listing:
                 kept = self._desk.keeping.of(one.worker)
                 found[one.worker] = await self._status(kept, one, answers.get(one.worker))
 
-        tasks = []
+        begun = []
         for one in open_:
             if one.worker in self._behind:
                 found[one.worker] = self._slow(one)
                 continue
-            task = self._start(one.worker, settle(one))
-            tasks.append(task)
-        if tasks:
-            await asyncio.wait(tasks, timeout=_HARVEST)
+            self._behind.start(one.worker, settle(one))
+            begun.append(one.worker)
+        await self._behind.wait(begun, _HARVEST)
         for one in open_:
             if one.worker not in found:
                 found[one.worker] = self._slow(one)
@@ -197,17 +180,6 @@ class Listing:
         if why.state.terminal:
             why = replace(why, state=State.WORKING, detail="it has ended, and is brought home")
         return self._plain(one, why)
-
-    def _start(self, worker: str, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._behind[worker] = task
-
-        def over(done: asyncio.Task[None]) -> None:
-            self._behind.pop(worker, None)
-            _ = done.cancelled() or done.exception()  # seen; the next list tries it again
-
-        task.add_done_callback(over)
-        return task
 
     async def _status(
         self, kept: Kept, one: Seen, answer: WorkerStatus | None
@@ -344,111 +316,6 @@ class Listing:
                 return self._of_end(kept, after, back)
         return self._plain(one, replace(why, detail=f"{why.detail}; it is being taken back"))
 
-    # --- what pods say --------------------------------------------------------------------------
-
-    async def _ask(self, open_: list[Seen]) -> dict[str, WorkerStatus]:
-        """Ask pods that run how their workers are; return what is known of that."""
-        now = time.monotonic()
-        running = {
-            one.worker: one
-            for one in open_
-            if one.job is not None
-            and seen.is_running(one.pod)
-            and explain(one.job, one.pod).detail == ""
-        }
-        self._answers = {w: known for w, known in self._answers.items() if w in running}
-        self._unheard = {w: at for w, at in self._unheard.items() if w in running}
-        due = [
-            one for one in running.values()
-            if now - self._answers.get(one.worker, (-_NEW, None))[0] >= _NEW
-            and now - self._unheard.get(one.worker, -_AGAIN) >= _AGAIN
-        ]  # fmt: skip
-        random.shuffle(due)
-        due.sort(key=lambda one: (not _matters(one), self._answers.get(one.worker, (0.0,))[0]))
-        # one that is late goes on behind: a busy node starts the program in its pod slowly, and
-        # whoever broke that off at each look would never hear of it
-        for one in due[:ASKED]:
-            name = f"{one.worker} answer"
-            if name not in self._behind:
-                self._start(name, self._answer(one))
-        for wanted, seconds in (
-            (due[:ASKED], _ANSWER),
-            ([one for one in due[:ASKED] if _matters(one)], _MATTERS - _ANSWER),
-        ):
-            asked = [self._behind.get(f"{one.worker} answer") for one in wanted]
-            if tasks := [task for task in asked if task is not None]:
-                await asyncio.wait(tasks, timeout=seconds)
-        return {worker: status for worker, (_, status) in self._answers.items()}
-
-    async def _answer(self, one: Seen) -> None:
-        assert one.pod is not None
-        self._unheard[one.worker] = time.monotonic()
-        with contextlib.suppress(OutpostError):
-            for status in await self._pods.of(one.worker, one.pod).outpost_list():
-                if status.id == one.worker:
-                    self._answers[one.worker] = (time.monotonic(), status)
-                    self._unheard.pop(one.worker, None)
-
-    # --- behind -----------------------------------------------------------------------------------
-
-    async def _logs(self, kept: list[Kept], jobs: dict[str, Object]) -> None:
-        """Have the output of ended workers come here, and their Secrets go from the cluster.
-
-        A command that ends soon has some time for it; what takes longer comes when it is asked for,
-        or before its worker is removed.
-        """
-        coming = []
-        for one in kept:
-            name = f"{one.worker} log"
-            if one.result is None or one.worker not in jobs or name in self._behind:
-                continue
-            if one.digest and not (one.has_log and one.secret_gone):  # it was ordered here
-                coming.append(self._start(name, self._log(one, jobs[one.worker])))
-        if coming:
-            await asyncio.wait(coming, timeout=_LOGS)
-
-    async def _log(self, kept: Kept, job: Object) -> None:
-        async with self._slots:
-            try:
-                if not kept.has_log:
-                    pod = look.pod_of(job, await self._look.pods(kept.worker))
-                    await self._harvest.log(kept, Seen(kept.worker, job, pod))
-            finally:  # whoever may not read logs does not leave orders there
-                if not kept.secret_gone:
-                    await self._ending.forget_secret(kept)
-
-    async def _let_go(
-        self, kept: list[Kept], jobs: dict[str, Object], live: dict[str, list[Object]]
-    ) -> None:
-        """Tell pods that they need not stay, which a program that was killed has not told."""
-        coming = []
-        for one in kept:
-            job, name = jobs.get(one.worker), f"{one.worker} pod"
-            if one.result is None or job is None:
-                continue
-            pod = look.pod_of(job, live.get(one.worker, []))
-            if pod is not None and seen.is_running(pod) and name not in self._behind:
-                inside = self._pods.of(one.worker, pod)
-                coming.append(self._start(name, self._collecting.again(one.worker, inside)))
-        if coming:
-            await asyncio.wait(coming, timeout=_LOGS)
-
-    async def _tidy(self, jobs: dict[str, Object], kept: Sequence[Kept]) -> None:
-        """Now and then, remove what spawns have left that were never finished."""
-        now = time.monotonic()
-        if self._swept and now - self._swept < _SWEEP:
-            return
-        self._swept = now
-        if any(one.hosted for one in kept):
-            from outpost_exec import rigs
-
-            await asyncio.to_thread(rigs.sweep, self._desk.context.state_dir)
-        orders = [one.order for one in kept]
-        owners = {order.owner for order in orders if order is not None and order.owner}
-        if owners:
-            with contextlib.suppress(OutpostError):
-                await self._ending.sweep(owners, {seen.name(job) for job in jobs.values()})
-
 
 def _had_pod(job: Object) -> bool:
     """Whether a Job has or had a pod, by its counters; only then is one looked for."""
@@ -457,13 +324,6 @@ def _had_pod(job: Object) -> bool:
         seen.number(status, name) for name in ("active", "failed", "succeeded", "terminating")
     )
     return counted or look.has_ended(job) or bool(seen.part(status, "uncountedTerminatedPods"))
-
-
-def _matters(one: Seen) -> bool:
-    """Whether only its pod can say what a worker does: it is asked first."""
-    order: Order | None = told.order_of(one.job) if one.job is not None else None
-    hosted = seen.annotation(one.job, names.HOSTED) == "true"
-    return hosted or (order is not None and order.agent.interactive)
 
 
 def _digest(kept: Kept, one: Seen) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ JOB_NAME: Final = "batch.kubernetes.io/job-name"
 #: Pods that have not ended, as a field selector.
 _LIVE: Final = "status.phase!=Succeeded,status.phase!=Failed"
 #: Things of which each is asked for alone; more are asked for together.
-_ALONE: Final = 8
+ALONE: Final = 8
 #: Seconds for which the events of a thing are believed to be all.
 _FRESH: Final = 20.0
 #: Events of pods that a cluster takes away, which it counts as normal.
@@ -128,9 +129,30 @@ class Look:
     async def ended_pods(self, workers: Iterable[str]) -> dict[str, list[Object]]:
         """Return the pods of some workers, whatever their state: each alone, or all at once."""
         wanted = [*workers]
-        if len(wanted) <= _ALONE:
-            return {worker: await self.pods(worker) for worker in wanted}
+        if len(wanted) <= ALONE:
+            found = await asyncio.gather(*map(self.pods, wanted))
+            return dict(zip(wanted, found, strict=True))
         return await self._pods("")
+
+    async def jobs_of(self, workers: Iterable[str]) -> dict[str, Object | None]:
+        """Return the Jobs of some workers: each alone, or all at once."""
+        wanted = [*workers]
+        if len(wanted) <= ALONE:
+            found = await asyncio.gather(*map(self.job, wanted))
+            return dict(zip(wanted, found, strict=True))
+        jobs = await self.jobs()
+        return {worker: jobs.get(worker) for worker in wanted}
+
+    async def secrets(self) -> dict[str, Object]:
+        """Return the Secrets of all workers without what is in them, by worker."""
+        items = self._desk.cluster().items(
+            self._desk.path("secrets"), labels=names.SELECTOR, metadata_only=True
+        )
+        return {
+            worker: secret
+            async for secret in items
+            if (worker := worker_of(secret)) and seen.name(secret) == names.job_name(worker)
+        }
 
     async def _pods(self, fields: str) -> dict[str, list[Object]]:
         found: dict[str, list[Object]] = {}
@@ -155,7 +177,7 @@ class Look:
             await self._add_queue(queued)
 
     async def _add_events(self, waiting: list[Seen]) -> None:
-        if len(waiting) > _ALONE:
+        if len(waiting) > ALONE:
             together = await self._events_of("type!=Normal")
             if any(one.pod is None and has_ended(one.job) for one in waiting):
                 for reason in _TAKEN:  # as normal as anything, to a cluster
