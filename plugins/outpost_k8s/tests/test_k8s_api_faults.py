@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from apikit import (
 )
 
 from outpost_core.errors import UnreachableError
-from outpost_k8s.api import asking, streams
+from outpost_k8s.api import asking, streams, transport
 from outpost_k8s.api.errors import (
     AbsentError,
     ApiError,
@@ -359,3 +360,44 @@ async def test_a_thing_that_is_not_there_is_no_fault_of_the_server(tmp_path: Pat
         with pytest.raises(AbsentError):
             await cluster.get(ONE)
     assert len(api.requests) == 1
+
+
+@looped
+async def test_the_environment_is_read_when_one_connects_and_no_login_is_taken_from_netrc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password s3cret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    reads = []
+
+    def read() -> dict[str, str]:
+        reads.append("environment")
+        return {}
+
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setattr(transport, "getproxies", read)
+    async with Api([Answer(body=THING)] * 3) as api:
+        async with reached(kubeconfig(tmp_path, api.url)) as cluster:
+            for _ in range(3):
+                assert await cluster.get(ONE) == THING
+        assert not any("authorization" in request.headers for request in api.requests)
+    assert len(reads) == 1
+
+
+@looped
+async def test_who_looks_after_garbage_by_himself_keeps_that(tmp_path: Path) -> None:
+    long = {"metadata": {}, "items": [{"metadata": {"name": f"n{n:05}"}} for n in range(5000)]}
+    async with (
+        Api([Answer(body=long)] * 2) as api,
+        reached(kubeconfig(tmp_path, api.url)) as cluster,
+    ):
+        assert len([one async for one in cluster.items(MAPS)]) == 5000
+        assert gc.isenabled()
+        gc.disable()
+        try:
+            assert len([one async for one in cluster.items(MAPS)]) == 5000
+            assert not gc.isenabled()
+        finally:
+            gc.enable()

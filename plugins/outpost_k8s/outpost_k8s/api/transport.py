@@ -17,7 +17,8 @@ from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -68,6 +69,7 @@ class Transport:
         self.peer = peer
         self.heard = 0.0  # time.monotonic() of the last answer
         self.skew: float | None = None  # seconds that the server's clock is ahead
+        self._date = ""  # the last that it has told
         self._outpost = outpost
         self._kubeconfig = kubeconfig
         self._use_proxy = use_proxy
@@ -123,7 +125,7 @@ class Transport:
                 raise self.broken(error, sending=True) from error
             response: aiohttp.ClientResponse = answer.response
             self.heard = time.monotonic()
-            self.skew = _skew(response.headers.get("Date", ""), asked_at, self.skew)
+            self._heed_date(response.headers.get("Date", ""), asked_at)
             if response.status == 401 and not last and await self._renewed(number):
                 response.close()
                 continue
@@ -275,6 +277,11 @@ class Transport:
             return f"the certificate of user {self.place.user!r} ended on {day}"
         return self.place.how
 
+    def _heed_date(self, date: str, asked_at: float) -> None:
+        if date != self._date:  # hundreds of answers in a second tell the same
+            self._date = date
+            self.skew = _skew(date, asked_at, self.skew)
+
     # --- what goes wrong ----------------------------------------------------------------------
 
     async def _told(self, asked: str, response: aiohttp.ClientResponse) -> ApiError:
@@ -330,8 +337,19 @@ def _client(credentials: Credentials, use_proxy: bool) -> Any:
     """Return the official client of these credentials; certificates are read here."""
     configuration: Any = credentials.configuration
     configuration.connection_pool_maxsize = _CONNECTIONS
+    if use_proxy and not configuration.proxy:
+        configuration.proxy = _proxy(configuration.host)
+    # with `trust_env` each request would read ~/.netrc and the environment anew, on two threads
     configuration.client_session_kwargs = {
-        "trust_env": use_proxy,
+        "trust_env": False,
         "cookie_jar": aiohttp.DummyCookieJar(),
     }
     return official().rest(configuration)
+
+
+def _proxy(server: str) -> str | None:
+    """Return the proxy that the environment says for a server; None for none."""
+    where = urlsplit(server)
+    if not where.hostname or proxy_bypass(where.hostname):
+        return None
+    return getproxies().get(where.scheme)
