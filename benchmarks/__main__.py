@@ -1,16 +1,16 @@
-"""Run every measurement, print the table, and write it to `docs/benchmarks.md`.
+"""Run measurements, print their tables, and write them to `docs/benchmarks.md`.
 
 Usage: python -m benchmarks [NAME …]   (startup workers fence status prices ledger loop logs ssh
 cloudrun kubernetes)
+
+Without a name all are run; with names the page's other tables stay as they are.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 from benchmarks import (
     cloudrun,
@@ -19,22 +19,14 @@ from benchmarks import (
     ledger,
     logs,
     loop,
+    page,
     prices,
     ssh,
     startup,
     status,
     workers,
 )
-from benchmarks.harness import Row, machine, table
-
-HEADER = """\
-# Benchmarks
-Written by `make bench`; the code is in `benchmarks/`. Each figure stands beside its floor or a
-named peer, measured in the same run. Lower ratios are better.
-
-Measured on {machine}, {day}.
-
-"""
+from benchmarks.harness import Row, table
 
 
 def ledger_rows() -> list[Row]:
@@ -68,18 +60,19 @@ MEASUREMENTS: dict[str, Callable[[], list[Row]]] = {
 
 
 def main(names: list[str]) -> None:
-    """Measure what is named, or everything; only everything is written to the page."""
+    """Measure what is named, or everything; write it to the page."""
     # Byte code is kept, as it is wherever Outpost was installed.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    rows: list[Row] = []
+    unknown = [name for name in names if name not in MEASUREMENTS]
+    if unknown:
+        sys.exit(f"there is no {', '.join(unknown)}; there are {', '.join(MEASUREMENTS)}")
     for name in names or MEASUREMENTS:
         print(f"measuring {name} …", file=sys.stderr)
-        rows += MEASUREMENTS[name]()
-    text = table(rows)
-    print(text)
-    if not names:
-        header = HEADER.format(machine=machine(), day=time.strftime("%Y-%m-%d"))
-        Path("docs/benchmarks.md").write_text(header + text + "\n", encoding="utf-8")
+        rows = MEASUREMENTS[name]()
+        print(table(rows))
+        text = page.PAGE.read_text(encoding="utf-8") if page.PAGE.exists() else ""
+        text = page.written(text, {name: rows}, MEASUREMENTS)
+        page.PAGE.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
