@@ -168,12 +168,9 @@ class Queue:
             ConflictError: an issue is in the queue with another order, or that attempt has ended.
             UsageError: `after` names an issue that nobody knows, or makes a circle.
         """
-        from outpost_core import wire
-
-        drafts = [(item, wire.digest(item.order), wire.dumps(item.order)) for item in items]
-        now = time.time()
+        ready, now = drafts(items), time.time()
         with self._store.write(only_here=True) as db:
-            added = [_add(db, item, digest, body, now) for item, digest, body in drafts]
+            added = [put(db, draft, now) for draft in ready]
             issues = {item.order.issue.id for item in items}
             for item in items:
                 _need(db, item.order.issue.id, item.after, issues)
@@ -516,8 +513,24 @@ class _Head:
             self._at = (self._page[-1].turn, self._page[-1].seq)
 
 
-def _add(db: sqlite3.Connection, item: QueueItem, digest: str, body: str, now: float) -> bool:
-    """Write an item's row, inside a write transaction; False when it is there already."""
+#: An item with its order's digest and JSON text, made before a transaction begins.
+Draft: TypeAlias = "tuple[QueueItem, str, str]"
+
+
+def drafts(items: Sequence[QueueItem]) -> list[Draft]:
+    """Return what `put` takes."""
+    from outpost_core import wire
+
+    return [(item, wire.digest(item.order), wire.dumps(item.order)) for item in items]
+
+
+def put(db: sqlite3.Connection, draft: Draft, now: float) -> bool:
+    """Write an item's row, inside a write transaction; False when it is there already.
+
+    Raises:
+        ConflictError: its issue is in the queue with another order, or that attempt has ended.
+    """
+    item, digest, body = draft
     order, issue = item.order, item.order.issue
     there = db.execute(
         "SELECT state, digest, worker FROM queue WHERE issue = ?", (issue.id,)
