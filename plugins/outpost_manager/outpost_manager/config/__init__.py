@@ -7,7 +7,7 @@ imported when there is a file, not before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,7 +125,11 @@ def settings(config: Config) -> list[Setting]:
 
 def _entries(config: Config) -> Iterator[tuple[str, Json]]:
     """Yield key and value of the sections that are lists of entries with a name."""
-    for section, entries in (("budgets", config.budgets), ("accounts", config.accounts)):
+    sections: tuple[tuple[str, Sequence[Any]], ...] = (
+        ("budgets", config.budgets), ("accounts", config.accounts),
+        ("schedules", config.schedules), ("notify", config.notify),
+    )  # fmt: skip
+    for section, entries in sections:
         for entry in entries:
             for each in option_fields(type(entry)):
                 yield f"{section}.{entry.name}.{each.name}", each.show(getattr(entry, each.name))

@@ -11,9 +11,11 @@ from outpost_core.backend import Backend, OutpostOptions, option
 from outpost_core.isolation import contained, describe
 from outpost_manager.config.accounts import AccountConfig
 from outpost_manager.config.budgets import BudgetConfig
+from outpost_manager.config.notify import NotifyConfig
 from outpost_manager.config.origin import BUILT_IN, Origin
 from outpost_manager.config.policy import PolicyConfig
 from outpost_manager.config.queue import QueueConfig
+from outpost_manager.config.schedules import ScheduleConfig
 
 if TYPE_CHECKING:
     from outpost_core.types import Json, Price
@@ -166,6 +168,8 @@ class Config:
         budgets: what may be reserved and spent.
         accounts: whose credentials agents work with; of those of one agent the first with room.
         queue: in which order what waits is placed.
+        schedules: orders that are put into the queue at times of the calendar.
+        notify: who is told of what happens.
         path: the file; None when everything is built in.
         origins: dotted key (`outposts.local.max_workers`) → where it was written; a key that
             is not in it is built in.
@@ -179,6 +183,8 @@ class Config:
     budgets: tuple[BudgetConfig, ...] = ()
     accounts: tuple[AccountConfig, ...] = ()
     queue: QueueConfig = field(default_factory=QueueConfig)
+    schedules: tuple[ScheduleConfig, ...] = ()
+    notify: tuple[NotifyConfig, ...] = ()
     path: Path | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
 

@@ -29,9 +29,11 @@ from outpost_manager.config.model import (
     built_in_local,
     options_problem,
 )
+from outpost_manager.config.notify import read_notify
 from outpost_manager.config.origin import Origin
 from outpost_manager.config.policy import Override, PolicyConfig
 from outpost_manager.config.queue import QueueConfig, mistake
+from outpost_manager.config.schedules import read_schedules
 from outpost_manager.config.yamlnodes import Document, Node, caret, plain
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
 _SECTIONS: Final = (
     *("outposts", "policy", "defaults", "agents", "prices"),
-    *("budgets", "accounts", "queue"),
+    *("budgets", "accounts", "queue", "schedules", "notify"),
 )
 #: The fields of an entry of `prices`.
 PRICE_FIELDS: Final = tuple(
@@ -108,6 +110,8 @@ class _Reader:
             budgets=read_budgets(self, root.get("budgets")),
             accounts=read_accounts(self, root.get("accounts")),
             queue=self.queue(root.get("queue")),
+            schedules=read_schedules(self, root.get("schedules"), tuple(names)),
+            notify=read_notify(self, root.get("notify")),
             path=path,
             origins=self.origins,
         )

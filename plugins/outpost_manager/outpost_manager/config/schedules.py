@@ -72,7 +72,7 @@ class ScheduleConfig:
     @property
     def key(self) -> str:
         """Which firings are its own: another time makes it another schedule."""
-        return "\n".join((self.name, self.cron, self.timezone))
+        return f"{self.name}\n{self.cron}\n{self.timezone}"
 
 
 _ENTRY: Final = "schedules is a list, one '- name: …' a schedule"

@@ -19,7 +19,12 @@ from outpost_shared.log import Logger
 if TYPE_CHECKING:
     from outpost_core.errors import LedgerError
     from outpost_core.types import Event, Worker, WorkerStatus
-    from outpost_manager.ledger.asyncparts import AsyncOutbox, AsyncQueue
+    from outpost_manager.ledger.asyncparts import (
+        AsyncFirings,
+        AsyncNotices,
+        AsyncOutbox,
+        AsyncQueue,
+    )
     from outpost_manager.ledger.reserve import Answer, Reservation
     from outpost_manager.workthread import Together, WorkThread
 
@@ -91,6 +96,20 @@ class AsyncLedger:
         from outpost_manager.ledger.asyncparts import AsyncOutbox
 
         return AsyncOutbox(self)
+
+    @property
+    def firings(self) -> AsyncFirings:
+        """When each schedule fired last."""
+        from outpost_manager.ledger.asyncparts import AsyncFirings
+
+        return AsyncFirings(self)
+
+    @property
+    def notices(self) -> AsyncNotices:
+        """What is to be told to people."""
+        from outpost_manager.ledger.asyncparts import AsyncNotices
+
+        return AsyncNotices(self)
 
     @property
     def queue(self) -> AsyncQueue:

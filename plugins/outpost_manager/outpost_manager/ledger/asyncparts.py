@@ -6,6 +6,8 @@ from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+from outpost_manager.ledger.firings import Firings
+from outpost_manager.ledger.notices import Notices
 from outpost_manager.ledger.outbox import Outbox
 from outpost_manager.ledger.queue import Queue
 
@@ -70,6 +72,14 @@ def _queue(ledger: Ledger) -> Queue:
     return ledger.queue
 
 
+def _firings(ledger: Ledger) -> Firings:
+    return ledger.firings
+
+
+def _notices(ledger: Ledger) -> Notices:
+    return ledger.notices
+
+
 class AsyncOutbox(AsyncPart):
     """The outbox."""
 
@@ -106,3 +116,22 @@ class AsyncQueue(AsyncPart):
     remove = awaited(_queue, Queue.remove)
     switch = read(_queue, Queue.switch)
     set_switch = awaited(_queue, Queue.set_switch)
+
+
+class AsyncFirings(AsyncPart):
+    """The firings of schedules."""
+
+    last = read(_firings, Firings.last)
+    begin = awaited(_firings, Firings.begin)
+    fire = awaited(_firings, Firings.fire)
+
+
+class AsyncNotices(AsyncPart):
+    """What is to be told to people."""
+
+    begin = awaited(_notices, Notices.begin)
+    write = awaited(_notices, Notices.write)
+    due = read(_notices, Notices.due)
+    delivered = awaited(_notices, Notices.delivered)
+    failed = awaited(_notices, Notices.failed)
+    waiting = read(_notices, Notices.waiting)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # what describes outposts needs none of it, and is waited for
     from outpost_manager.ledger.claims import Claim
     from outpost_manager.ledger.cursors import Cursors
     from outpost_manager.ledger.forecast import Past, Waiting
+    from outpost_manager.ledger.firings import Firings
+    from outpost_manager.ledger.notices import Notices
     from outpost_manager.ledger.outbox import Outbox
     from outpost_manager.ledger.queue import Queue
     from outpost_manager.ledger.reserve import Answer, Reservation
@@ -89,6 +91,20 @@ class Ledger:
         from outpost_manager.ledger.queue import Queue
 
         return Queue(self._store)
+
+    @property
+    def firings(self) -> Firings:
+        """When each schedule fired last."""
+        from outpost_manager.ledger.firings import Firings
+
+        return Firings(self._store)
+
+    @property
+    def notices(self) -> Notices:
+        """What is to be told to people."""
+        from outpost_manager.ledger.notices import Notices
+
+        return Notices(self._store)
 
     @property
     def cursors(self) -> Cursors:
