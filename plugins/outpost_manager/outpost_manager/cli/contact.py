@@ -221,7 +221,7 @@ def stop(session: Session, workers: tuple[str, ...], grace: str | None, forget: 
     Example:
       outpost stop gt-abc123.1 --grace 30s
     """
-    from outpost_manager.orders.words import duration
+    from outpost_manager.cli.values import duration
 
     seconds = duration(grace, "--grace")
     if forget and seconds is not None:

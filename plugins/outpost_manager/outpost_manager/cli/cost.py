@@ -43,7 +43,7 @@ def cost(session: Session, by: str, since: str, forecast: bool) -> None:
       outpost cost --forecast
     """
     from outpost_manager import jsonviews
-    from outpost_manager.orders.words import duration
+    from outpost_manager.cli.values import duration
 
     seconds = duration(since, "--since") or 0.0
     begin = time.time() - seconds if seconds else 0.0

@@ -63,7 +63,7 @@ def send(
       git log -3 | outpost mail send vm1:mayor/ -s 'Last commits' --stdin
     """
     from outpost_core.types import Message
-    from outpost_manager.orders.words import priority as number
+    from outpost_manager.cli.values import priority as number
     from outpost_shared.message import check
 
     if stdin and body is not None:

@@ -12,7 +12,7 @@ from outpost_manager.cli import complete, render
 from outpost_manager.cli.progress import Progress
 from outpost_manager.cli.session import Session, command
 from outpost_manager.cli.spawn import start
-from outpost_manager.orders.words import duration
+from outpost_manager.cli.values import duration
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

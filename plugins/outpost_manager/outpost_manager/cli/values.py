@@ -1,13 +1,16 @@
-"""Words of the command line → values: `K=V`, JSON."""
+"""Words of the command line → values: durations, sizes, priorities, `K=V`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from outpost_core.errors import UsageError
+from outpost_manager.orders.words import duration, priority, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+__all__ = ["assignments", "duration", "json_or_text", "priority", "size"]
 
 
 def assignments(texts: Sequence[str], flag: str) -> dict[str, str]:

@@ -70,7 +70,7 @@ def workers(
       outpost workers --all --json
       outpost workers --status failed --since 1d
     """
-    from outpost_manager.orders.words import duration
+    from outpost_manager.cli.values import duration
 
     seconds = duration(since, "--since")
     ends = any(State(state).terminal for state in states)
@@ -405,7 +405,7 @@ def wait(session: Session, workers: tuple[str, ...], timeout: str | None) -> Non
       outpost wait gt-abc123.1 --timeout 2h
     """
     from outpost_manager.cli.progress import Progress
-    from outpost_manager.orders.words import duration
+    from outpost_manager.cli.values import duration
 
     seconds = duration(timeout, "--timeout")
     progress = Progress.of(session)
@@ -473,7 +473,7 @@ def clean(
     if force and not workers:
         raise click.UsageError("--force needs the ids of the workers that may lose work")
 
-    from outpost_manager.orders.words import duration
+    from outpost_manager.cli.values import duration
     from outpost_manager.placing import keptlogs
 
     others: list[str] = []

@@ -109,9 +109,11 @@ class Notices:
         """Return what is to be tried now, oldest first."""
         marks = ",".join("?" * len(targets))
         found = self._store.read(
-            f"SELECT id, target, body, tries FROM notices WHERE {_WAITS} AND next_try <= ?"  # noqa: S608
+            f"SELECT id, target, body, tries FROM notices WHERE {_WAITS}"  # noqa: S608
+            # what lies further ahead than any pause was written by a clock that went back since
+            " AND (next_try <= ? OR next_try > ?)"
             f" AND target IN ({marks}) ORDER BY written_at, id LIMIT ?",
-            (now, *targets, limit),
+            (now, now + RETRY_MOST, *targets, limit),
         )
         return [_notice(row) for row in found]
 

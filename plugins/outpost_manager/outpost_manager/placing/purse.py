@@ -137,7 +137,7 @@ class Purse:
                     hint=f"export {where}=… where outpost runs",
                 )
             return value
-        return _read(where, what)
+        return read_secret(where, what)
 
     def _configured(self, agent: str) -> list[AccountConfig]:
         return [one for one in self.fleet.config.accounts if one.agent == agent]
@@ -166,7 +166,7 @@ def model_of(order: Order) -> str:
     return ""
 
 
-def _read(where: str, what: str) -> str:
+def read_secret(where: str, what: str) -> str:
     """Return what a file says that nobody else can read, without its last line end.
 
     Raises:
