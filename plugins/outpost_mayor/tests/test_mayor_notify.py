@@ -17,15 +17,15 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from outpost_mayor.notify import notifier, telling
-from outpost_mayor.notify.notifier import Notifier
-from outpost_mayor.notify.sending import NotToldError, send
 from servekit import LOCAL, Town, until
 
 from outpost_core.types import Event
 from outpost_manager.config.notify import About, NotifyConfig, Way
 from outpost_manager.ledger import Ledger
 from outpost_manager.manager import Manager
+from outpost_mayor.notify import notifier, telling
+from outpost_mayor.notify.notifier import Notifier
+from outpost_mayor.notify.sending import NotToldError, send
 
 EVIL = "\x1b]0;owned\x07$(id) `id` <script> & \u202e\r\nX-Evil: 1 * _ | --help"
 
@@ -149,7 +149,7 @@ def test_a_command_gets_json_and_no_secret_of_the_mayor(
         with pytest.raises(NotToldError, match=why):
             told(NotifyConfig(name="c", to=Way.COMMAND, command=command), {"id": "1"})
     slow = (sys.executable, "-c", "import time; time.sleep(600)")
-    with pytest.raises(NotToldError, match="did not answer within 0.2"):
+    with pytest.raises(NotToldError, match=r"did not answer within 0\.2"):
         told(NotifyConfig(name="c", to=Way.COMMAND, command=slow, timeout=0.2), {"id": "1"})
 
 

@@ -113,7 +113,7 @@ def read_schedules(
         what = f"the schedule {name!r}"
         values = reading.values(item, what, option_fields(ScheduleConfig))
         for key, check in (("cron", cron_mistake), ("timezone", zone_mistake)):
-            if key in values and (why := check(values[key])):
+            if key in values and (why := check(values[key]))[0]:
                 raise reading.error(f"{what}: {key}: {why[0]}", item.get(key) or item, hint=why[1])
         if (on := values.get("on")) is not None and on not in outposts:
             raise reading.error(

@@ -26,8 +26,8 @@ if TYPE_CHECKING:  # what describes outposts needs none of it, and is waited for
     from outpost_manager.ledger.budgets import Budget, Use
     from outpost_manager.ledger.claims import Claim
     from outpost_manager.ledger.cursors import Cursors
-    from outpost_manager.ledger.forecast import Past, Waiting
     from outpost_manager.ledger.firings import Firings
+    from outpost_manager.ledger.forecast import Past, Waiting
     from outpost_manager.ledger.notices import Notices
     from outpost_manager.ledger.outbox import Outbox
     from outpost_manager.ledger.queue import Queue

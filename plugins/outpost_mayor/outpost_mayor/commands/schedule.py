@@ -59,9 +59,7 @@ def list_(session: Session, count: int) -> None:
         return [await _shown(manager, one, last, count) for one in manager.config.schedules]
 
     found = session.run(work)
-    session.answer(
-        lambda: {"schedules": [_shape(one) for one in found]}, lambda: _lines(found)
-    )
+    session.answer(lambda: {"schedules": [_shape(one) for one in found]}, lambda: _lines(found))
 
 
 async def _shown(

@@ -217,7 +217,7 @@ def _post_now(request: urllib.request.Request, timeout: float) -> None:
             told = ""
             with suppress(OSError, ValueError):
                 told = clean(error.read(_ANSWER).decode("utf-8", "replace").strip())[:_SHOWN]
-            why = "it redirects, which is not followed" if 300 <= error.code < 400 else told  # noqa: PLR2004
+            why = "it redirects, which is not followed" if 300 <= error.code < 400 else told
             raise NotToldError(
                 f"{host} answered {error.code}: {why}".rstrip(": "), final=error.code == _GONE
             ) from None

@@ -7,9 +7,10 @@ goes on through either.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from datetime import datetime
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -20,6 +21,7 @@ from outpost_manager.config.schedules import SHORT, CatchUp, ScheduleConfig
 
 #: Seconds that a firing may be late and still be on time: a mayor that is just restarted.
 GRACE: Final = 60.0
+_DAY: Final = 86400.0
 
 
 def following(schedule: ScheduleConfig, after: float) -> Iterator[float]:
@@ -38,16 +40,19 @@ def due(schedule: ScheduleConfig, last: float, now: float) -> list[float]:
     """
     most = schedule.catch_up_limit if schedule.catch_up is CatchUp.ALL else 1
     begin = max(last, now - GRACE) if schedule.catch_up is CatchUp.NONE else last
-    found = []
-    # backwards, so that a year without a mayor costs no more than a minute; a second later, since
-    # it begins before what it is given
-    for moment in _cron(schedule, now + 1, reverse=True):
-        at = moment.timestamp()
-        if at <= begin or len(found) >= most:
-            break
-        if at <= now:
-            found.append(at)
-    return found[::-1]
+    begin = max(begin, _some_before(schedule, now, most) - _DAY)
+    found = takewhile(lambda at: at <= now, following(schedule, begin))
+    return [*deque(found, maxlen=most)]
+
+
+def _some_before(schedule: ScheduleConfig, now: float, count: int) -> float:
+    """Return about when a schedule fired so many times before.
+
+    From there on firings are looked for, so that a year without a mayor costs no more than a day.
+    """
+    for moment in islice(_cron(schedule, now, reverse=True), count - 1, count):
+        return moment.timestamp()
+    return -_DAY
 
 
 def issue_of(schedule: ScheduleConfig, at: float) -> str:
