@@ -108,6 +108,9 @@ COMMANDS: dict[tuple[str, ...], list[tuple[str, ...]]] = {
                        ("conformance", "dead", "--group", "stop"),
                        ("conformance", "evil", "--group", "stop")],
     ("serve",): [("serve", "--status"), ("serve", EVIL), ("serve", "--env-file", EVIL)],
+    ("schedule", "list"): [("schedule", "list"), ("schedule", EVIL)],
+    ("schedule", "run"): [("schedule", "run", EVIL)],
+    ("notify", "test"): [("notify", "test", EVIL), ("notify", "test")],
     ("completion",): [("completion", "bash"), ("completion", EVIL)],
 }  # fmt: skip
 #: whose answer is the agent's own output, or the files of its work.

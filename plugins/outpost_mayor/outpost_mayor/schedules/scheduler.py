@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import ConflictError, OutpostError
-from outpost_manager.ledger.queue import QueueItem
 from outpost_manager.orders.fields import request_of
+from outpost_manager.placing.queueing import queue_items
 from outpost_mayor.schedules.times import due, issue_of
 from outpost_shared.backoff import every
 from outpost_shared.log import Logger
@@ -16,6 +16,7 @@ from outpost_shared.log import Logger
 if TYPE_CHECKING:
     from outpost_core.types import Order
     from outpost_manager.config.schedules import ScheduleConfig
+    from outpost_manager.ledger import QueueItem
     from outpost_manager.manager import Manager
 
 _log = Logger("schedules")
@@ -110,4 +111,4 @@ async def items_of(manager: Manager, schedule: ScheduleConfig, issue: str) -> li
         UsageError: something in its order is wrong.
     """
     order = await order_of(manager, schedule, issue)
-    return [QueueItem(order=order, place=schedule.on, batch=schedule.batch)]
+    return queue_items(manager.config, [order], on=schedule.on, batch=schedule.batch)
