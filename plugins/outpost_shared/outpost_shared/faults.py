@@ -185,6 +185,14 @@ KUBE = (
     "kube.forgotten",  # what is kept here is in the trash, whole
 )
 
+#: The queue, in whatever process changes it or works on it.
+QUEUE = (
+    "queue.added",  # the orders wait; whoever ordered has no answer
+    "dispatch.chosen",  # it is known whose turn it is; nothing is reserved
+    "dispatch.placed",  # workers run; what comes next was not looked for
+    "queue.removed",  # entries are out of the queue; whoever asked has no answer
+)
+
 #: The mayor, which places, follows and tells by itself.
 MAYOR = (
     "mayor.leased",  # the state folder is its own, and it is written down whose

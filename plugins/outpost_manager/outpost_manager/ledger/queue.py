@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from outpost_core.errors import ConflictError, NotFoundError, UsageError
 from outpost_manager.config.queue import AGING, QueueRules
 from outpost_manager.ledger import rows, values
+from outpost_shared import faults
 
 if TYPE_CHECKING:
     import sqlite3
@@ -175,10 +176,12 @@ class Queue:
             for item in items:
                 _need(db, item.order.issue.id, item.after, issues)
             _refuse_circles(db, issues)
-            return [
+            answers = [
                 Added(entry=_load(db, item.order.issue.id), new=new)
                 for item, new in zip(items, added, strict=True)
             ]
+        faults.point("queue.added")
+        return answers
 
     # --- looking ------------------------------------------------------------------------------
 
@@ -422,7 +425,8 @@ class Queue:
                 db.execute("UPDATE queue SET waits_for = 0 WHERE issue = ?", (issue,))
                 rows.tell(db, "dequeued", now, entry.worker, "")
                 found.append(_load(db, issue))
-            return found
+        faults.point("queue.removed")
+        return found
 
     def switch(self, name: str) -> str:
         """Return what was switched by hand under a name; "" for nothing."""
@@ -658,7 +662,7 @@ def _load(db: sqlite3.Connection, issue: str) -> Entry:
 def _waiting(db: sqlite3.Connection, issue: str) -> Entry:
     entry = _load(db, issue)
     if entry.state != WAITING:
-        hint = f"outpost stop {entry.worker}" if entry.state == RUNNING else ""
+        hint = f"outpost {'stop' if entry.state == RUNNING else 'show'} {entry.worker}"
         raise ConflictError(f"{issue} does not wait: it is {entry.state}", hint=hint)
     return entry
 
