@@ -26,12 +26,14 @@ from outpost_manager.config.budgets import BudgetConfig
 from outpost_manager.config.model import AgentOptions, Defaults
 from outpost_manager.config.queue import QueueConfig
 from outpost_manager.config.read import PRICE_FIELDS
+from outpost_manager.config.retries import RetryOptions
 from outpost_manager.hints import HINTS
 from outpost_manager.jsonshapes import SHAPES
 from outpost_manager.ledger.breakers import PROBE_PATIENCE
 from outpost_manager.ledger.breakers import RULES as BREAKER_RULES
 from outpost_mayor.commands.shapes import SHAPES as MAYOR
 from outpost_mayor.plugin import outpost_commands as mayor_commands
+from outpost_mayor.retries.table import page as retries_page
 from outpost_testing.command import SHAPE as CONFORMANCE
 from outpost_testing.command import conformance
 
@@ -117,6 +119,8 @@ def configuration() -> str:
     parts += _fields(option_fields(AccountConfig))
     parts.append(BREAKERS)
     parts += _breakers()
+    parts.append(RETRIES)
+    parts += _fields(option_fields(RetryOptions))
     return "\n".join(parts)
 
 
@@ -174,6 +178,7 @@ defaults:
 | `queue` | see below |
 | `budgets` | see below |
 | `accounts` | see below |
+| `retries` | see below |
 
 ## outposts
 """
@@ -217,6 +222,14 @@ BREAKERS = """\
 ## Circuit breakers
 Nothing of them is configured. The first pause doubles with each probe that fails. See
 [circuit breakers](../guides/cost.md#circuit-breakers).
+"""
+
+
+RETRIES = """\
+## retries
+What the queue tries again by itself, and its ceilings. `reasons` is a map: a reason to how often it
+is tried again, in the place of what the table says (`reasons: {agent_failed: 1}`). See
+[retries](retries.md).
 """
 
 
@@ -321,6 +334,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "configuration.md": configuration,
     "json.md": shapes,
     "reasons.md": reasons,
+    "retries.md": lambda: f"{NOTE}\n{retries_page()}",
     "hooks.md": hooks,
 }
 

@@ -360,7 +360,7 @@ def test_a_parked_account_is_passed_over_until_its_time(ledger):
     def park(account, until, since=now, model=""):
         with ledger._store.write() as db:
             db.execute(
-                "INSERT OR REPLACE INTO parked VALUES (?, ?, ?, ?, 'rate_limited', '')",
+                "INSERT OR REPLACE INTO parked VALUES (?, ?, ?, ?, 'rate_limited', '', 1)",
                 (account, model, until, since),
             )
 
@@ -370,7 +370,8 @@ def test_a_parked_account_is_passed_over_until_its_time(ledger):
     refused = reserve(ledger, "y", accounts=some)
     assert refused.outcome is Outcome.PARKED
     assert refused.until == pytest.approx(now + 300)
-    assert "account a is parked: rate_limited" in refused.detail
+    assert "account a is parked until " in refused.detail
+    assert "UTC: rate_limited" in refused.detail
     park("b", now - 1)
     assert reserve(ledger, "y", accounts=some).account == "b"
     park("a", now + 600, since=now + 3600)  # written before the clock was set back

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, M
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from outpost_core import __version__
@@ -486,16 +487,23 @@ class Manager:
         *,
         on: str | None = None,
         progress: Callable[[Event], None] | None = None,
+        avoid: Mapping[str, str] = MappingProxyType({}),
     ) -> list[Spawned | OutpostError]:
         """Place several orders at once; each answer is a worker or its own error.
 
         An outpost that seems to be full is asked first whether it still is.
+
+        Args:
+            orders: what is to be done.
+            on: the outpost to use; None lets the policy choose.
+            progress: as for `spawn`.
+            avoid: worker → the outpost that it is not to go to.
         """
         if on is not None:
             self.fleet.configured(on)
         amended = await self._amended(orders)
         sound = [order for order in amended if not isinstance(order, OutpostError)]
-        placed = iter(await self._place(sound, on, progress))
+        placed = iter(await self._place(sound, on, progress, avoid))
         return [each if isinstance(each, OutpostError) else next(placed) for each in amended]
 
     async def _amended(self, orders: Sequence[Order]) -> list[Order | OutpostError]:
@@ -518,13 +526,17 @@ class Manager:
             thread.end(0.0)
 
     async def _place(
-        self, orders: Sequence[Order], on: str | None, progress: Callable[[Event], None] | None
+        self,
+        orders: Sequence[Order],
+        on: str | None,
+        progress: Callable[[Event], None] | None,
+        avoid: Mapping[str, str],
     ) -> list[Spawned | OutpostError]:
         if orders and (tight := await self.overview.tight(orders, time.time())):
             await self.watch.refresh(tight)
 
         await self.presence.consult(orders, lambda some: self._chosen(some, on))
-        answers = await self.placement.spawn_many(orders, on=on, progress=progress)
+        answers = await self.placement.spawn_many(orders, on=on, progress=progress, avoid=avoid)
         for order, answer in zip(orders, answers, strict=True):
             if isinstance(answer, PlacementError):
                 self._advise(order, answer)
@@ -600,6 +612,18 @@ class Manager:
                 f"nothing is known of an account {name[:80]!a}", hint=suggest(name, known)
             )
         return await self.ledger.run(lambda ledger: ledger.breakers.reset(kind, name))
+
+    async def unpark(self, account: str) -> int:
+        """Let a parked account be used again at once; return how many of its models were parked.
+
+        Raises:
+            NotFoundError: nothing is known of such an account.
+        """
+        if account not in (known := [view.name for view in await self.accounts()]):
+            raise NotFoundError(
+                f"nothing is known of an account {account[:80]!a}", hint=suggest(account, known)
+            )
+        return await self.ledger.parking.unpark(account)
 
     async def enqueue(
         self,

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 @command("accounts")
 @click.option("--reset", metavar="NAME", multiple=True,
               help="Close the breaker of an account first: it is used again at once.")  # fmt: skip
-def accounts(session: Session, reset: tuple[str, ...]) -> None:
+@click.option("--unpark", metavar="NAME", multiple=True,
+              help="End the parking of an account first, whatever its provider said.")  # fmt: skip
+def accounts(session: Session, reset: tuple[str, ...], unpark: tuple[str, ...]) -> None:
     """List the accounts of agents: what each has taken, and what keeps it.
 
     Those of `accounts` in outposts.yaml, and those of other agents of which something is known: an
@@ -30,10 +32,13 @@ def accounts(session: Session, reset: tuple[str, ...]) -> None:
     Example:
       outpost accounts
       outpost accounts --reset team-a
+      outpost accounts --unpark claude
     """
     with session.manager() as manager:
         for name in reset:
             at_once(manager.reset_breaker("account", name))
+        for name in unpark:
+            at_once(manager.unpark(name))
         views = at_once(manager.accounts())
 
     def data() -> object:
@@ -69,6 +74,8 @@ def _lines(views: Sequence[AccountView]) -> Iterator[str]:
             yield render.clean(
                 f"  · {view.name} is parked{what} until {clock(one.until)}: {one.reason}"
             )
+        if view.parked:
+            yield f"    → outpost accounts --unpark {render.clean(view.name)} uses it again at once"
         if view.breaker is not None and view.breaker.state != "closed":
             yield f"  · {render.clean(breaker_line(view.breaker))}"
             yield f"    → outpost accounts --reset {render.clean(view.name)} uses it again at once"

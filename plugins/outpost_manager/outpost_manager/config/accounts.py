@@ -18,6 +18,7 @@ from outpost_core.types import check_env_name
 from outpost_manager.config.budgets import Window
 
 if TYPE_CHECKING:
+    from outpost_core.types import Order
     from outpost_manager.config.reading import Reading
     from outpost_manager.config.yamlnodes import Node
 
@@ -105,6 +106,19 @@ def read_accounts(reading: Reading, node: Node | None) -> tuple[AccountConfig, .
 def secret_names(accounts: Sequence[AccountConfig], agent: str) -> tuple[str, ...]:
     """Return the variables that the accounts of an agent give; an order of it names them."""
     return next((tuple(one.secrets) for one in accounts if one.agent == agent), ())
+
+
+def model_of(order: Order) -> str:
+    """Return the model that an order tells its agent to use; "" when it tells none."""
+    argv = order.agent.argv
+    for at, word in enumerate(argv):
+        if word == "--":
+            break
+        if word in ("--model", "-m") and at + 1 < len(argv) and order.agent.name != "command":
+            return argv[at + 1]
+        if word.startswith("--model=") and order.agent.name != "command":
+            return word.removeprefix("--model=")
+    return ""
 
 
 def is_reference(text: str) -> bool:

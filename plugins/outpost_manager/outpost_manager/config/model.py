@@ -15,6 +15,7 @@ from outpost_manager.config.notify import NotifyConfig
 from outpost_manager.config.origin import BUILT_IN, Origin
 from outpost_manager.config.policy import PolicyConfig
 from outpost_manager.config.queue import QueueConfig
+from outpost_manager.config.retries import RetriesConfig
 from outpost_manager.config.schedules import ScheduleConfig
 
 if TYPE_CHECKING:
@@ -166,6 +167,7 @@ class Config:
         agents: agents by name, each with the fields of `AgentOptions` that the file says; one
             with a preset's name changes that preset.
         budgets: what may be reserved and spent.
+        retries: what is tried again, and how often.
         accounts: whose credentials agents work with; of those of one agent the first with room.
         queue: in which order what waits is placed.
         schedules: orders that are put into the queue at times of the calendar.
@@ -181,6 +183,7 @@ class Config:
     prices: Mapping[str, Price] = field(default_factory=dict)
     agents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     budgets: tuple[BudgetConfig, ...] = ()
+    retries: RetriesConfig = field(default_factory=RetriesConfig)
     accounts: tuple[AccountConfig, ...] = ()
     queue: QueueConfig = field(default_factory=QueueConfig)
     schedules: tuple[ScheduleConfig, ...] = ()

@@ -33,6 +33,7 @@ from outpost_manager.config.notify import read_notify
 from outpost_manager.config.origin import Origin
 from outpost_manager.config.policy import Override, PolicyConfig
 from outpost_manager.config.queue import QueueConfig, mistake
+from outpost_manager.config.retries import read_retries
 from outpost_manager.config.schedules import read_schedules
 from outpost_manager.config.yamlnodes import Document, Node, caret, plain
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
 _SECTIONS: Final = (
     *("outposts", "policy", "defaults", "agents", "prices"),
-    *("budgets", "accounts", "queue", "schedules", "notify"),
+    *("budgets", "accounts", "queue", "retries", "schedules", "notify"),
 )
 #: The fields of an entry of `prices`.
 PRICE_FIELDS: Final = tuple(
@@ -108,6 +109,7 @@ class _Reader:
             agents=self.agents(root.get("agents")),
             prices=self.prices(root.get("prices")),
             budgets=read_budgets(self, root.get("budgets")),
+            retries=read_retries(self, root.get("retries")),
             accounts=read_accounts(self, root.get("accounts")),
             queue=self.queue(root.get("queue")),
             schedules=read_schedules(self, root.get("schedules"), tuple(names)),

@@ -6,6 +6,7 @@ so with these an account takes nothing more once its limit is reached, and what 
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -133,42 +134,8 @@ def parked(ask: Ask, account: str, model: str, now: float) -> tuple[str, float]:
     if not found:
         return "", 0.0
     until, reason = values.number(found[0][0]) or 0.0, values.text(found[0][1])
-    return f"account {account} is parked: {reason}", until
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Parking:
-    """An account that takes nothing for a while.
-
-    Args:
-        account: which one.
-        model: only for that model; "" for all.
-        until: when it is over.
-        reason: why, in words.
-    """
-
-    account: str
-    model: str
-    until: float
-    reason: str
-
-
-def parkings(ask: Ask, now: float) -> list[Parking]:
-    """Return what is parked now, as `parked` sees it."""
-    found = ask(
-        "SELECT account, model, until, reason FROM parked WHERE until > ? AND since <= ?"
-        " ORDER BY account, model",
-        (now, now + _SLACK),
-    )
-    return [
-        Parking(
-            account=values.text(account),
-            model=values.text(model),
-            until=values.number(until) or 0.0,
-            reason=values.text(reason),
-        )
-        for account, model, until, reason in found
-    ]
+    clock = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(until))
+    return f"account {account} is parked until {clock}: {reason}", until
 
 
 def in_use(ask: Ask) -> dict[str, int]:

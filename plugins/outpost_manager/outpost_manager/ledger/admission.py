@@ -66,6 +66,7 @@ class Wanted:
         budgets: all that are configured.
         now: seconds since the epoch.
         besides: its own id, when what it holds already does not count.
+        parking: whether parked accounts are left alone.
     """
 
     worker: str
@@ -80,6 +81,7 @@ class Wanted:
     budgets: Sequence[Budget]
     now: float
     besides: str = ""
+    parking: bool = True
 
 
 @dataclass(kw_only=True, slots=True)
@@ -126,7 +128,10 @@ def _warned(found: Admission, refusal: Refusal) -> Admission:
 
 def _account(ask: Ask, account: Account, wanted: Wanted, answer: Admission) -> Refusal | None:
     """Return why an account cannot be used; None when it can, which `answer` is told."""
-    why, until = accounts.parked(ask, account.name, wanted.model, wanted.now)
+    if wanted.parking:
+        why, until = accounts.parked(ask, account.name, wanted.model, wanted.now)
+    else:
+        why, until = "", 0.0
     if why:
         return Refusal(outcome=Outcome.PARKED, detail=why, until=until)
     breaker = breakers.look(ask, breakers.ACCOUNT, account.name)

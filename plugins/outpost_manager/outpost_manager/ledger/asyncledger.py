@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         AsyncFirings,
         AsyncNotices,
         AsyncOutbox,
+        AsyncParking,
         AsyncQueue,
     )
     from outpost_manager.ledger.reserve import Answer, Reservation
@@ -110,6 +111,13 @@ class AsyncLedger:
         from outpost_manager.ledger.asyncparts import AsyncNotices
 
         return AsyncNotices(self)
+
+    @property
+    def parking(self) -> AsyncParking:
+        """The accounts whose provider takes no more for a while."""
+        from outpost_manager.ledger.asyncparts import AsyncParking
+
+        return AsyncParking(self)
 
     @property
     def queue(self) -> AsyncQueue:

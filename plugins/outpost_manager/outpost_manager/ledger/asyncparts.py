@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 from outpost_manager.ledger.firings import Firings
 from outpost_manager.ledger.notices import Notices
 from outpost_manager.ledger.outbox import Outbox
+from outpost_manager.ledger.parking import Parking
 from outpost_manager.ledger.queue import Queue
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class AsyncQueue(AsyncPart):
     next = read(_queue, Queue.next)
     next_moment = read(_queue, Queue.next_moment)
     settling = read(_queue, Queue.settling)
+    decisions = read(_queue, Queue.decisions)
     again = awaited(_queue, Queue.again)
     end = awaited(_queue, Queue.end)
     explain = awaited(_queue, Queue.explain)
@@ -135,3 +137,14 @@ class AsyncNotices(AsyncPart):
     delivered = awaited(_notices, Notices.delivered)
     failed = awaited(_notices, Notices.failed)
     waiting = read(_notices, Notices.waiting)
+
+
+def _parking(ledger: Ledger) -> Parking:
+    return ledger.parking
+
+
+class AsyncParking(AsyncPart):
+    """The parked accounts."""
+
+    all = read(_parking, Parking.all)
+    unpark = awaited(_parking, Parking.unpark)

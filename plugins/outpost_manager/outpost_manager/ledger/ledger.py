@@ -21,7 +21,7 @@ from outpost_manager.ledger.store import Store
 if TYPE_CHECKING:  # what describes outposts needs none of it, and is waited for by a person
     from outpost_core.errors import LedgerError
     from outpost_core.types import Event, Explanation, Order, Worker, WorkerStatus
-    from outpost_manager.ledger.accounts import Account, Parking, Taken
+    from outpost_manager.ledger.accounts import Account, Taken
     from outpost_manager.ledger.breakers import Breakers
     from outpost_manager.ledger.budgets import Budget, Use
     from outpost_manager.ledger.claims import Claim
@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what describes outposts needs none of it, and is waited for
     from outpost_manager.ledger.forecast import Past, Waiting
     from outpost_manager.ledger.notices import Notices
     from outpost_manager.ledger.outbox import Outbox
+    from outpost_manager.ledger.parking import Parking
     from outpost_manager.ledger.queue import Queue
     from outpost_manager.ledger.reserve import Answer, Reservation
     from outpost_manager.ledger.spend import Total
@@ -112,6 +113,13 @@ class Ledger:
         from outpost_manager.ledger.cursors import Cursors
 
         return Cursors(self._store)
+
+    @property
+    def parking(self) -> Parking:
+        """The accounts whose provider takes no more for a while."""
+        from outpost_manager.ledger.parking import Parking
+
+        return Parking(self._store)
 
     @property
     def breakers(self) -> Breakers:
@@ -650,12 +658,6 @@ class Ledger:
         from outpost_manager.ledger.accounts import in_use
 
         return in_use(self._store.read)
-
-    def parkings(self) -> list[Parking]:
-        """Return the accounts that take nothing for a while."""
-        from outpost_manager.ledger.accounts import parkings
-
-        return parkings(self._store.read, time.time())
 
     def waiting(self) -> list[Waiting]:
         """Return what waits in the queue, as a forecast needs it, in the order of its turns."""

@@ -9,6 +9,7 @@ here is one transaction, and names what it expects to find: a second caller chan
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ _READY: Final = "state = 'waiting' AND held = 0 AND waits_for = 0"
 _COLUMNS: Final = (
     "issue, seq, state, worker, digest, kind, place, avoid, title, priority, turn, rig, agent,"
     " account, model, share, labels, batch, not_before, held, waits_for, tries, why, added_at,"
-    " moved_at, outcome"
+    " moved_at, outcome, retries"
 )
 #: So many entries of a share are looked at in one question.
 _PAGE: Final = 64
@@ -55,6 +56,7 @@ class QueueItem:
         after: issues that have to be done first.
         not_before: moment before which it is not placed; 0 for none.
         aging: seconds that a step of priority weighs; see `AGING`.
+        retries: how often an attempt is repeated whose agent judged itself that it failed.
     """
 
     order: Order
@@ -67,6 +69,7 @@ class QueueItem:
     after: tuple[str, ...] = ()
     not_before: float = 0.0
     aging: float = AGING
+    retries: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +103,7 @@ class Entry:
         added_at: when it was added.
         moved_at: when it came into its state.
         outcome: how it ended: one of `OUTCOMES`; "" while it has not.
+        retries: how often an attempt is repeated whose agent judged itself that it failed.
     """
 
     issue: str
@@ -128,6 +132,7 @@ class Entry:
     added_at: float
     moved_at: float
     outcome: str
+    retries: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,6 +148,28 @@ class Added:
     new: bool
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decided:
+    """What was decided after an attempt had ended.
+
+    Args:
+        at: when.
+        worker: the attempt.
+        data: of the event: `what` (retry, park or end), `why`, `reason`, `next` …
+    """
+
+    at: float
+    worker: str
+    data: Mapping[str, Json]
+
+    def text(self, key: str) -> str:
+        """Return a text of the data; "" where there is none."""
+        found = self.data.get(key)
+        return found if isinstance(found, str) else ""
+
+
+#: Seconds of the window in which retries are counted over all issues.
+DAY: Final = 86_400.0
 #: What a step of an entry tells besides: kind of the event, and its data.
 Told: TypeAlias = "tuple[str, Mapping[str, Json]]"
 
@@ -284,6 +311,25 @@ class Queue:
         )
         return [_entry(row) for row in found]
 
+    def decisions(self, issue: str, since: float = 0.0) -> list[Decided]:
+        """Return what was decided after attempts at an issue, oldest first.
+
+        Args:
+            issue: the issue.
+            since: moment from which on that counts.
+        """
+        found = self._store.read(
+            "SELECT at, worker, data FROM events WHERE worker > ? AND worker < ? AND at >= ?"
+            " AND kind = 'decided' ORDER BY id",
+            (f"{issue}.", f"{issue}/", since),
+        )
+        attempt = re.compile(rf"{re.escape(issue)}\.[1-9][0-9]*", re.ASCII)
+        return [
+            Decided(at=values.number(at) or 0.0, worker=worker, data=values.data(data))
+            for at, worker, data in found
+            if isinstance(worker, str) and attempt.fullmatch(worker)
+        ]
+
     def _shares(self) -> list[str]:
         """Return the shares of which something is ready, by as many steps in the index."""
         first = f"SELECT min(share) FROM queue WHERE {_READY}"  # noqa: S608
@@ -308,6 +354,7 @@ class Queue:
         place: str | None = None,
         avoid: str = "",
         told: Told | None = None,
+        most_a_day: int | None = None,
     ) -> bool:
         """Have an entry that settles wait for another attempt; False when it was decided already.
 
@@ -319,17 +366,25 @@ class Queue:
             place: the one outpost that it has to go to.
             avoid: the one that it must not go to.
             told: the event that says so, written in the same transaction.
+            most_a_day: so many retries may be decided in 24 hours, of all entries; where that is
+                reached, the entry stays as it is. None for no limit.
         """
         from outpost_core import wire
 
         digest, body, now = wire.digest(order), wire.dumps(order), time.time()
+        # placed alike no longer, where its place is another matter than that of the others
+        kind = entry.kind.partition("/")[0]
+        if (place, avoid, order.resume_at) != (None, "", ""):
+            kind = f"{kind}/{order.issue.id}"
         with self._store.write(only_here=True) as db:
+            if most_a_day is not None and _retried(db, now) >= most_a_day:
+                return False
             changed = db.execute(
-                "UPDATE queue SET state = 'waiting', worker = ?, digest = ?, body = ?, place = ?,"
-                " avoid = ?, not_before = ?, why = ?, tries = tries + 1, moved_at = ?"
-                " WHERE issue = ? AND state = 'settling' AND worker = ?",
-                (order.worker, digest, body, place, avoid, not_before, rows.text(why), now,
-                 entry.issue, entry.worker),
+                "UPDATE queue SET state = 'waiting', worker = ?, digest = ?, body = ?, kind = ?,"
+                " place = ?, avoid = ?, not_before = ?, why = ?, tries = tries + 1, moved_at = ?"
+                " WHERE issue = ? AND state = 'settling' AND worker = ? AND moved_at = ?",
+                (order.worker, digest, body, kind, place, avoid, not_before, rows.text(why), now,
+                 entry.issue, entry.worker, entry.moved_at),
             ).rowcount  # fmt: skip
             if changed and told is not None:
                 rows.tell(db, told[0], now, entry.worker, "", told[1])
@@ -348,11 +403,18 @@ class Queue:
         with self._store.write(only_here=True) as db:
             changed = db.execute(
                 "UPDATE queue SET state = 'ended', outcome = ?, why = ?, tries = tries + 1,"
-                " moved_at = ? WHERE issue = ? AND state = 'settling' AND worker = ?",
-                (outcome, rows.text(why), now, entry.issue, entry.worker),
+                " moved_at = ? WHERE issue = ? AND state = 'settling' AND worker = ?"
+                " AND moved_at = ?",
+                (outcome, rows.text(why), now, entry.issue, entry.worker, entry.moved_at),
             ).rowcount
             if changed and told is not None:
                 rows.tell(db, told[0], now, entry.worker, "", told[1])
+            if changed and outcome != "done":  # one that is done has freed them already
+                db.execute(
+                    "UPDATE queue SET why = ? WHERE state = 'waiting' AND issue IN"
+                    " (SELECT issue FROM queue_after WHERE needs = ?)",
+                    (f"after {entry.issue}, which ended as {outcome}", entry.issue),
+                )
             return changed == 1
 
     def explain(self, why: Mapping[str, str]) -> None:
@@ -517,6 +579,16 @@ class _Head:
             self._at = (self._page[-1].turn, self._page[-1].seq)
 
 
+def _retried(db: sqlite3.Connection, now: float) -> int:
+    """Return how many retries were decided in the last 24 hours."""
+    ((number,),) = db.execute(
+        "SELECT count(*) FROM events WHERE kind = 'decided' AND at > ? AND at <= ?"
+        " AND json_extract(data, '$.what') = 'retry'",
+        (now - DAY, now),
+    ).fetchall()
+    return int(number)
+
+
 #: An item with its order's digest and JSON text, made before a transaction begins.
 Draft: TypeAlias = "tuple[QueueItem, str, str]"
 
@@ -551,12 +623,12 @@ def put(db: sqlite3.Connection, draft: Draft, now: float) -> bool:
     db.execute("DELETE FROM queue_after WHERE issue = ?", (issue.id,))
     db.execute(
         f"INSERT OR REPLACE INTO queue ({_COLUMNS}, body)"  # noqa: S608
-        f" VALUES ({','.join('?' * 27)})",
+        f" VALUES ({','.join('?' * 28)})",
         (issue.id, seq, state, order.worker, digest, rows.text(item.kind or _kind(item)),
          item.place, "", rows.text(issue.title), issue.priority, now + issue.priority * item.aging,
          order.rig or "", rows.text(order.agent.name), rows.text(item.account),
          rows.text(item.model), rows.text(item.share), _labels(issue.labels), rows.text(item.batch),
-         item.not_before, 0, 0, 0, "", now, now, "", body),
+         item.not_before, 0, 0, 0, "", now, now, "", item.retries, body),
     )  # fmt: skip
     rows.tell(db, "queued", now, order.worker, "", {"batch": item.batch} if item.batch else {})
     return True
@@ -675,7 +747,7 @@ def _entry(row: tuple[Any, ...]) -> Entry:
     (
         issue, seq, state, worker, digest, kind, place, avoid, title, priority, turn, rig, agent,
         account, model, share, labels, batch, not_before, held, waits_for, tries, why, added_at,
-        moved_at, outcome,
+        moved_at, outcome, retries,
     ) = row  # fmt: skip
     text, number = values.text, values.number
     return Entry(
@@ -688,6 +760,7 @@ def _entry(row: tuple[Any, ...]) -> Entry:
         waits_for=waits_for if isinstance(waits_for, int) else 0,
         tries=tries if isinstance(tries, int) else 0, why=text(why),
         added_at=number(added_at) or 0.0, moved_at=number(moved_at) or 0.0, outcome=text(outcome),
+        retries=retries if isinstance(retries, int) else 0,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from outpost_core.errors import UsageError
 from outpost_core.types import Json, Result, State, Usage, WorkerStatus, split_worker_id
-from outpost_manager.ledger import breakers, doubtful, money, rows, values
+from outpost_manager.ledger import breakers, doubtful, money, parking, rows, values
 
 if TYPE_CHECKING:
     import sqlite3
@@ -80,6 +80,7 @@ def take(
         rows.tell(db, "state", now, status.id, outpost, _state(status))
         result = status.result
         breakers.heard(db, status.id, outpost, values.text(account), status.state, result)
+        parking.heard(db, status.id, values.text(account), result, now)
     return True
 
 

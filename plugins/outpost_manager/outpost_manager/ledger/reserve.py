@@ -57,6 +57,7 @@ class Reservation:
         accounts: of its agent, in the order of preference; none: the agent's name is the account.
         model: that its agent is told to use; "" when it is not told any.
         uncounted: why nobody knows what its agent may spend; "" when it is known.
+        parking: whether parked accounts are left alone.
     """
 
     order: Order
@@ -74,6 +75,7 @@ class Reservation:
     accounts: tuple[Account, ...] = ()
     model: str = ""
     uncounted: str = ""
+    parking: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,6 +182,7 @@ class Draft:
             worst=self.worst,
             agent=self.agent,
             uncounted=item.uncounted,
+            parking=item.parking,
             accounts=item.accounts or (Account(name=self.account),),
             budgets=item.budgets,
             now=self.now,

@@ -243,6 +243,7 @@ _V6: Final = (
         held INTEGER NOT NULL DEFAULT 0,
         waits_for INTEGER NOT NULL DEFAULT 0,
         tries INTEGER NOT NULL DEFAULT 0,
+        retries INTEGER NOT NULL DEFAULT 0,
         why TEXT NOT NULL DEFAULT '',
         added_at REAL NOT NULL,
         moved_at REAL NOT NULL,
@@ -276,13 +277,16 @@ _V6: Final = (
         WHERE issue IN (SELECT issue FROM queue_after WHERE needs = NEW.issue);
         DELETE FROM queue_after WHERE needs = NEW.issue; END""",
     "CREATE INDEX queue_needs ON queue_after (needs)",
+    # How often something was decided in a day is asked at every decision.
+    "CREATE INDEX events_decided ON events (at) WHERE kind = 'decided'",
     # What was switched by hand and holds for all processes, such as a queue that is paused.
     """CREATE TABLE switches (
         name TEXT PRIMARY KEY,
         value TEXT NOT NULL,
         at REAL NOT NULL
     ) WITHOUT ROWID""",
-    # Accounts of models that take no more for a while ("" as a model: whatever model).
+    # Accounts of models that take no more for a while ("" as a model: whatever model); `claims`
+    # is how often in a row that was said.
     """CREATE TABLE parked (
         account TEXT NOT NULL,
         model TEXT NOT NULL,
@@ -290,6 +294,7 @@ _V6: Final = (
         since REAL NOT NULL,
         reason TEXT NOT NULL,
         worker TEXT NOT NULL DEFAULT '',
+        claims INTEGER NOT NULL DEFAULT 1,
         PRIMARY KEY (account, model)
     ) WITHOUT ROWID""",
     # Circuit breakers of outposts and accounts (`kind`); no row: closed, and nothing has failed.

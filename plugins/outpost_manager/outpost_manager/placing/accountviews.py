@@ -13,7 +13,8 @@ from outpost_manager.placing.purse import limits_of
 if TYPE_CHECKING:
     from outpost_manager.config.accounts import AccountConfig
     from outpost_manager.ledger import Account, Breaker, Ledger
-    from outpost_manager.ledger.accounts import Parking, Taken
+    from outpost_manager.ledger.accounts import Taken
+    from outpost_manager.ledger.parking import Parked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,13 +55,13 @@ class AccountView:
     running: int
     max_workers: int | None
     allowances: Sequence[Allowance]
-    parked: Sequence[Parking]
+    parked: Sequence[Parked]
     breaker: Breaker | None
 
 
 def views(ledger: Ledger, configured: Sequence[AccountConfig]) -> list[AccountView]:
     """Return the configured accounts, and all others of which something is known now."""
-    running, parkings = ledger.accounts_in_use(), ledger.parkings()
+    running, parkings = ledger.accounts_in_use(), ledger.parking.all()
     breakers = {one.name: one for one in ledger.breakers.all() if one.kind == ACCOUNT}
     names = {one.name for one in configured}
     taken = ledger.taken([limits_of(one) for one in configured])

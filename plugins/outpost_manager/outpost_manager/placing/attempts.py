@@ -114,18 +114,50 @@ class Further:
             UsageError: its work is delivered, or a secret is missing.
         """
         last, order = await self.ledger.read(_last, ref)
-        if last.result is not None and last.result.commit is not None:
-            raise UsageError(
-                f"{last.id} is {last.state.value}, and its work is on {last.result.branch}",
-                hint=f'outpost continue {last.issue} "what else to do" continues from there;'
-                " spawn --again starts over",
-            )
-        again = last.unbegun and self.can_clean(last.outpost)
-        attempt = last.attempt if again else last.attempt + 1
+        _refuse_delivered(last)
         return Next(
-            order=await self._order(order, attempt, rig),
+            order=await self._order(order, self._number(last), self._secrets(order, rig)),
             on=on or await self._same_place(last),
         )
+
+    async def by_itself(self, ref: str, *, of: str = "", resume: str = "") -> Next:
+        """Return the next attempt at an issue as it waits in the queue: its secrets are names.
+
+        It starts from the work that was kept, if any.
+
+        Args:
+            ref: an issue, or a worker.
+            of: the attempt whose command and prompt it has; "" for the last one.
+            resume: what the agent is told that continues with its own session, where it can and
+                has one there; "" starts a new one.
+
+        Raises:
+            NotFoundError, ConflictError: as for `retry`.
+            UsageError: its work is delivered.
+        """
+        last, before = await self.ledger.read(_last, ref)
+        _refuse_delivered(last)
+        before = (await self.ledger.order(of) if of else None) or before
+        order = await self._order(before, self._number(last), before.secrets)
+        session = None
+        if resume and last.outpost in self.outposts:
+            session = self._session(last, order)
+        if session is None:
+            return Next(order=order, on=await self._same_place(last))
+        return Next(order=self._resuming(order, session, resume), on=last.outpost, session=session)
+
+    def _number(self, last: Worker) -> int:
+        """Return the number of the attempt after one; its own where its agent never began."""
+        again = last.unbegun and self.can_clean(last.outpost)
+        return last.attempt if again else last.attempt + 1
+
+    def _resuming(self, order: Order, session: str, text: str) -> Order:
+        """Return an order whose agent continues with its own session."""
+        argv = resumed(self.presets[order.agent.name], order.agent.argv, session)
+        assert argv is not None, "else there were no session"
+        branch = order.delivery.branch if order.delivery is not None else ""
+        prompt = RESUMED.format(text=text.strip(), branch=branch) if branch else text
+        return replace(order, agent=replace(order.agent, argv=argv), prompt=prompt)
 
     async def go_on(
         self,
@@ -157,7 +189,7 @@ class Further:
                 "it is not said what is to be done", hint="outpost continue ISSUE TEXT"
             )
         last, before = await self.ledger.read(_last, ref)
-        order = await self._order(before, last.attempt + 1, rig)
+        order = await self._order(before, last.attempt + 1, self._secrets(before, rig))
         result = last.result
         if order.delivery is not None and result is not None and result.commit and result.branch:
             order = replace(
@@ -171,13 +203,7 @@ class Further:
             session = self._session(last, order)
         branch = order.delivery.branch if order.delivery is not None else ""
         if session is not None:
-            argv = resumed(self.presets[order.agent.name], order.agent.argv, session)
-            assert argv is not None, "else there were no session"
-            order = replace(
-                order,
-                agent=replace(order.agent, argv=argv),
-                prompt=RESUMED.format(text=text.strip(), branch=branch) if branch else text,
-            )
+            order = self._resuming(order, session, text)
             return Next(order=order, on=last.outpost, session=session)
         prompt = CONTINUED.format(
             text=text.strip(),
@@ -191,7 +217,7 @@ class Further:
 
     # --- inside -----------------------------------------------------------------------------
 
-    async def _order(self, order: Order, attempt: int, rig: str | None) -> Order:
+    async def _order(self, order: Order, attempt: int, secrets: Secrets) -> Order:
         kept, owner = Kept(), ""
         if order.rig:
             kept, owner = await self.ledger.read(_kept, order.issue.id, attempt)
@@ -201,7 +227,7 @@ class Further:
             resume=kept.ref,
             resume_at=kept.at,
             owner=owner,
-            secrets=self._secrets(order, rig),
+            secrets=secrets,
         )
         return self._on_own_branch(order, made)
 
@@ -303,6 +329,16 @@ def _last(ledger: Ledger, ref: str) -> tuple[Worker, Order]:
             hint=f"outpost spawn {last.issue} --again, with its repository",
         )
     return last, order
+
+
+def _refuse_delivered(last: Worker) -> None:
+    """Refuse another try of what has delivered its work."""
+    if last.result is not None and last.result.commit is not None:
+        raise UsageError(
+            f"{last.id} is {last.state.value}, and its work is on {last.result.branch}",
+            hint=f'outpost continue {last.issue} "what else to do" continues from there;'
+            " spawn --again starts over",
+        )
 
 
 def _kept(ledger: Ledger, issue: str, attempt: int) -> tuple[Kept, str]:

@@ -66,6 +66,7 @@ class PendingOrder:
         progress: is told each step: `placed`, `reserved`, `starting`, `sending`, `refused`,
             `renewed`, `spawned`.
         on: the one outpost to use, or None.
+        avoid: the one that is not to be used; "" for none.
         owner: the word under which the ledger's row is held.
         candidates: the fact sheets that the policy saw, by name.
         explanation: why, and what was tried.
@@ -86,6 +87,7 @@ class PendingOrder:
     digest: str
     progress: Progress | None = None
     on: str | None = None
+    avoid: str = ""
     owner: str = field(default_factory=lambda: f"{me()}/{uuid.uuid4().hex[:12]}")
     candidates: Mapping[str, Candidate] = field(default_factory=dict)
     explanation: Explanation = field(default_factory=lambda: Explanation(rule="", verdicts=()))

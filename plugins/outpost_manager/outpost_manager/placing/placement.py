@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from outpost_core import wire
@@ -174,7 +175,8 @@ class Placement:
                 sheets = tuple(_after(sheet, last) for sheet in sheets)
             last = {}
             try:
-                pending.chosen(self.assign(pending.order, sheets, pending.on), sheets)
+                seen = _without(sheets, pending.avoid) if pending.avoid else sheets
+                pending.chosen(self.assign(pending.order, seen, pending.on), seen)
             except OutpostError as error:
                 pending.error = error
                 continue
@@ -231,7 +233,12 @@ class Placement:
     # --- the whole way --------------------------------------------------------------------------
 
     async def spawn_many(
-        self, orders: Sequence[Order], *, on: str | None, progress: Progress | None = None
+        self,
+        orders: Sequence[Order],
+        *,
+        on: str | None,
+        progress: Progress | None = None,
+        avoid: Mapping[str, str] = MappingProxyType({}),
     ) -> list[Spawned | OutpostError]:
         """Place several orders; each gets its own answer, in the same order.
 
@@ -239,12 +246,19 @@ class Placement:
             orders: what is to be done.
             on: the one outpost to use, or None to let the policy choose.
             progress: is told each step of these orders.
+            avoid: worker → the outpost that it is not to go to.
 
         Raises:
             LedgerError: the ledger cannot be used; nothing was started that is not recorded.
         """
         pendings = [
-            PendingOrder(order=order, digest=wire.digest(order), progress=progress, on=on)
+            PendingOrder(
+                order=order,
+                digest=wire.digest(order),
+                progress=progress,
+                on=on,
+                avoid=avoid.get(order.worker, ""),
+            )
             for order in orders
         ]
         try:
@@ -621,6 +635,15 @@ def _after(sheet: Candidate, taken: Mapping[str, tuple[int, float]]) -> Candidat
     if not slots:
         return sheet
     return replace(sheet, active=sheet.active + slots, spent=sheet.spent + usd)
+
+
+def _without(sheets: tuple[Candidate, ...], outpost: str) -> tuple[Candidate, ...]:
+    """Return fact sheets as an order sees them that is not to go to one of the outposts."""
+    why = "the attempt before ended there, and this one is to go elsewhere"
+    return tuple(
+        replace(sheet, available=False, unavailable_reason=why) if sheet.name == outpost else sheet
+        for sheet in sheets
+    )
 
 
 def _conflict(order: Order) -> ConflictError:

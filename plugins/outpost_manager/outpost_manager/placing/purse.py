@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Final
 from outpost_core.errors import OutpostError, UsageError
 from outpost_core.types import Secrets
 from outpost_manager.config import spending
-from outpost_manager.config.accounts import secret_names
+from outpost_manager.config.accounts import model_of, secret_names
 from outpost_manager.config.patterns import fits
+from outpost_manager.config.retries import Park
 from outpost_manager.ledger import Account, Budget
 from outpost_shared import access
 
@@ -95,6 +96,7 @@ class Purse:
             accounts=self.accounts(order.agent.name),
             model=model_of(order),
             uncounted=spending.uncounted(order) if reservation.agent_cost is None else "",
+            parking=self.fleet.config.retries.park is Park.ON,
         )
 
     def lacks(self, order: Order) -> str:
@@ -151,19 +153,6 @@ def limits_of(account: AccountConfig) -> Account:
         usd=tuple((window.value, usd) for window, usd in account.usd()),
         tokens=tuple((window.value, most) for window, most in account.tokens()),
     )
-
-
-def model_of(order: Order) -> str:
-    """Return the model that an order tells its agent to use; "" when it tells none."""
-    argv = order.agent.argv
-    for at, word in enumerate(argv):
-        if word == "--":
-            break
-        if word in ("--model", "-m") and at + 1 < len(argv) and order.agent.name != "command":
-            return argv[at + 1]
-        if word.startswith("--model=") and order.agent.name != "command":
-            return word.removeprefix("--model=")
-    return ""
 
 
 def read_secret(where: str, what: str) -> str:

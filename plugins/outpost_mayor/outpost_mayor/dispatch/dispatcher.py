@@ -36,7 +36,10 @@ AGAIN: Final = 5.0
 LOOK: Final = 0.05
 #: Events after which there may be room, or something to place.
 _NEWS: Final = frozenset(
-    {"queued", "dequeued", "state", "renewed", "released", "reachable", "decided", "refused"}
+    {
+        *("queued", "dequeued", "state", "renewed", "released", "reachable", "decided", "refused"),
+        *("unparked", "breaker"),
+    }
 )
 #: The switch of the whole queue, and its words.
 SWITCH: Final = "queue"
@@ -115,7 +118,11 @@ class Dispatcher:
         placed = 0
         for place, pairs in ready.items():
             try:
-                answers = await self._manager.spawn_many([order for _, order in pairs], on=place)
+                answers = await self._manager.spawn_many(
+                    [order for _, order in pairs],
+                    on=place,
+                    avoid={entry.worker: entry.avoid for entry, _ in pairs if entry.avoid},
+                )
             except LedgerError:
                 raise
             except OutpostError as error:  # there is no such outpost

@@ -60,6 +60,8 @@ async def drain(
             looks.reset()
             quiet = time.monotonic()
         waiting = [one for one in entries if one.state == "waiting"]
+        if not running and settling and time.monotonic() - quiet >= _STUCK:
+            return waiting  # the retries of a day are used up
         if not running and not settling:
             soon = await manager.ledger.queue.next_moment(time.time()) if place else None
             if not waiting or not place:

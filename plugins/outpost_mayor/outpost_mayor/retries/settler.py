@@ -1,42 +1,218 @@
-"""Ending entries of the queue whose worker has ended."""
+"""Applies decisions to the entries of the queue whose attempt has ended.
+
+Any number of settlers may run at once, and each may be killed at any moment: an entry is moved on
+in one transaction that also writes the event `decided`, and only from the state in which it was
+seen.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from outpost_core.types import State
+from outpost_core.errors import OutpostError
+from outpost_core.types import Json, Worker
+from outpost_manager.ledger.parking import end_of
+from outpost_mayor.retries.decide import Decision, End, History, Pause, Retry, decide
+from outpost_shared import faults
 from outpost_shared.log import Logger
 
 if TYPE_CHECKING:
+    from outpost_manager.ledger import Entry
+    from outpost_manager.ledger.queue import Decided
     from outpost_manager.manager import Manager
 
 _log = Logger("retries")
-#: Seconds between two looks.
-LOOK: Final = 0.05
+#: Entries that are looked at in one step.
+_AT_ONCE: Final = 1000
+#: Seconds between looks where nothing is heard.
+_PACE: Final = 30.0
+#: What an agent is told whose provider takes requests again.
+GO_ON: Final = "The limit of your provider is over. Continue with the task where you stopped."
 
 
 class Settler:
-    """Decides what comes after an attempt of the queue has ended.
+    """Decides what comes after attempts that have ended.
 
     Args:
-        manager: an open one.
+        manager: whose queue it is.
+        clock: returns seconds since the epoch.
+        chance: returns a number from 0 to 1, for the jitter of back-offs.
     """
 
-    def __init__(self, manager: Manager) -> None:
+    def __init__(
+        self,
+        manager: Manager,
+        *,
+        clock: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
         self._manager = manager
-
-    async def step(self) -> int:
-        """Decide of all entries that settle; return of how many."""
-        ledger, decided = self._manager.ledger, 0
-        for entry in await ledger.queue.settling():
-            worker = await ledger.worker(entry.worker)
-            state = State.LOST if worker is None else worker.state
-            decided += await ledger.queue.end(entry, state.value)
-        return decided
+        self._clock = clock
+        self._chance = chance
 
     async def run(self) -> None:
-        """Do that for ever."""
-        while True:
-            await self.step()
-            await asyncio.sleep(LOOK)
+        """Decide as soon as attempts end, until this is cancelled."""
+        news = asyncio.Event()
+        listening = asyncio.create_task(self._listen(news))
+        try:
+            while True:
+                news.clear()
+                await self.step()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(news.wait(), _PACE)
+        finally:
+            listening.cancel()
+            with suppress(asyncio.CancelledError):
+                await listening
+
+    async def _listen(self, news: asyncio.Event) -> None:
+        async for event in self._manager.events():
+            if event.kind == "state" and event.data.get("state") not in ("working", "idle"):
+                news.set()
+
+    async def step(self) -> int:
+        """Decide of every entry whose attempt has ended; return of how many."""
+        settled = 0
+        for entry in await self._manager.ledger.queue.settling(_AT_ONCE):
+            settled += await self._settle(entry)
+        return settled
+
+    # --- one entry ----------------------------------------------------------------------------
+
+    async def _settle(self, entry: Entry) -> bool:
+        attempts = await self._manager.ledger.attempts(entry.issue)
+        worker = next((one for one in attempts if one.id == entry.worker), None)
+        if worker is None:
+            return await self._end(entry, End(outcome="lost", why="nothing is known of it"))
+        newest = max(attempts, key=lambda one: one.attempt)
+        if newest.attempt > worker.attempt:
+            state = newest.state if newest.state.terminal else worker.state
+            why = f"{newest.id} was ordered besides the queue"
+            return await self._end(entry, End(outcome=state.value, why=why))
+        if not worker.state.terminal:  # its row is about to be replaced
+            return False
+        before = await self._manager.ledger.queue.decisions(entry.issue, entry.added_at)
+        resumed = _resumed(worker, before)
+        if resumed is not None:  # it was to go where its session is, and need not any more
+            entry = replace(entry, place=resumed.text("asked") or None)
+        history = await self._history(worker, len(attempts), before)
+        now = self._clock()
+        config = self._manager.config.retries
+        found = decide(config, entry, worker, history, now, self._chance())
+        _log.info("%s: %s", worker.id, found)
+        if isinstance(found, End):
+            return await self._end(entry, found)
+        try:
+            return await self._again(entry, worker, found, resumed)
+        except OutpostError as error:
+            return await self._end(entry, End(outcome=worker.state.value, why=error.message))
+
+    async def _history(self, worker: Worker, attempts: int, before: list[Decided]) -> History:
+        reasons = Counter(
+            one.text("reason") for one in before if one.text("what") in ("retry", "park")
+        )
+        until = None
+        result = worker.result
+        if result is not None and result.reason in ("rate_limited", "overloaded"):
+            until = await self._parked(worker)
+            if until is None and worker.agent == "command":  # such commands share no account
+                until = end_of(result, reasons[result.reason] + 1, self._clock())
+        return History(
+            retries=sum(one.text("what") == "retry" for one in before),
+            by_reason=reasons,
+            attempts=attempts,
+            others=any(name != worker.outpost for name in self._manager.watch.usable()),
+            parked_until=until,
+        )
+
+    async def _parked(self, worker: Worker) -> float | None:
+        account = await self._manager.ledger.account(worker.id)
+        parked = await self._manager.ledger.parking.all(self._clock())
+        return max((one.until for one in parked if one.account == account), default=None)
+
+    async def _again(
+        self, entry: Entry, worker: Worker, found: Retry | Pause, resumed: Decided | None
+    ) -> bool:
+        """Have an entry wait for another attempt, from the work that was rescued."""
+        pauses = isinstance(found, Pause)
+        base = resumed.text("of") if resumed is not None else ""
+        following = await self._manager.further.by_itself(
+            worker.id, of=base, resume=GO_ON if pauses else ""
+        )
+        order = following.order
+        place, avoid, not_before = entry.place, "", 0.0
+        if isinstance(found, Retry):
+            not_before, avoid = found.at, found.avoid
+            if avoid and order.resume_at == avoid:  # its work is there alone
+                if found.strict:
+                    why = f"{found.why}; its work is at {avoid} alone"
+                    return await self._end(entry, End(outcome=worker.state.value, why=why))
+                avoid = ""
+        else:
+            place = following.on if following.session else entry.place
+            if worker.agent == "command":
+                not_before = found.until
+        told: dict[str, Json] = {
+            **_told(found, worker),
+            "next": order.worker,
+            "at": not_before or self._clock(),
+        }
+        if isinstance(found, Pause):
+            told |= {"until": found.until, "account": await self._manager.ledger.account(worker.id)}
+        if avoid:
+            told["avoid"] = avoid
+        if following.session:
+            told |= {"session": following.session, "of": base or worker.id}
+            told["asked"] = entry.place or ""
+        faults.point("retries.decided")
+        changed = await self._manager.ledger.queue.again(
+            entry,
+            order,
+            not_before=not_before,
+            why=found.why,
+            place=place,
+            avoid=avoid,
+            told=("decided", told),
+            most_a_day=None if pauses else self._manager.config.retries.per_day,
+        )
+        faults.point("retries.settled")
+        return changed
+
+    async def _end(self, entry: Entry, found: End) -> bool:
+        worker = await self._manager.ledger.worker(entry.worker)
+        faults.point("retries.decided")
+        changed = await self._manager.ledger.queue.end(
+            entry, found.outcome, found.why, ("decided", _told(found, worker))
+        )
+        faults.point("retries.settled")
+        return changed
+
+
+def _resumed(worker: Worker, before: Sequence[Decided]) -> Decided | None:
+    """Return the decision that let an attempt go on with a session; None where it began anew."""
+    return next(
+        (one for one in reversed(before) if one.text("next") == worker.id and one.text("session")),
+        None,
+    )
+
+
+def _told(found: Decision, worker: Worker | None) -> dict[str, Json]:
+    """Return what the event of a decision says in every case."""
+    result = worker.result if worker is not None else None
+    data: dict[str, Json] = {
+        "what": "retry" if isinstance(found, Retry) else "park",
+        "why": found.why,
+        "reason": result.reason if result is not None else "lost_process",
+    }
+    if worker is not None:
+        data["attempt"] = worker.attempt
+    if isinstance(found, End):
+        data |= {"what": "end", "outcome": found.outcome}
+    return data
