@@ -673,7 +673,7 @@ class Manager:
         """
         from outpost_manager.placing.queueing import with_secrets
 
-        return with_secrets(order, self._environ)
+        return with_secrets(order, self._environ, self.config.accounts)
 
     async def explain(self, order: Order, *, on: str | None = None) -> Explanation:
         """Say where an order would go and why, after asking every outpost; changes nothing.

@@ -60,7 +60,7 @@ class Town:
 
     def json(self, *words: str) -> Any:
         """Run a command with `--json`; return its answer."""
-        return json.loads(self.run(*words, "--json"))
+        return json.loads(self.run("--json", *words))
 
     def events(self, kind: str, of: str = "") -> list[dict[str, Any]]:
         """Return the events of a kind, without asking any outpost."""

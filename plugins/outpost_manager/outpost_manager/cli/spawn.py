@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
     from outpost_core.types import Explanation, Order, Worker
+    from outpost_manager.ledger import Added
     from outpost_manager.manager import Manager
     from outpost_manager.orders.making import OrderRequest
     from outpost_manager.placing.pending import Spawned
@@ -51,9 +52,17 @@ def after_dashes() -> tuple[str, ...] | None:
               help="At this outpost and no other.")  # fmt: skip
 @click.option("--follow", "follow_", is_flag=True, help="Print the output until the worker ends.")
 @click.option("--wait", is_flag=True, help="Return when the workers have ended.")
+@click.option("--queue", "queued", is_flag=True,
+              help="Put them into the queue, as outpost queue add does.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only show where it would go, as explain does.")
 def spawn(
-    session: Session, on: str | None, follow_: bool, wait: bool, dry_run: bool, **said: Any
+    session: Session,
+    on: str | None,
+    follow_: bool,
+    wait: bool,
+    queued: bool,
+    dry_run: bool,
+    **said: Any,
 ) -> None:
     """Start workers on issues, at the best outpost.
 
@@ -79,6 +88,11 @@ def spawn(
         return
     if follow_ and len(requests) > 1:
         raise click.UsageError("--follow follows one worker; use --wait for several")
+    if queued:
+        if follow_ or wait:
+            raise click.UsageError("--queue returns at once; outpost queue run waits")
+        queue_requests(session, requests, on)
+        return
     progress = Progress.of(session)
 
     async def work(manager: Manager) -> int:
@@ -120,6 +134,8 @@ async def start(
 
     session.going_on = _spawning(orders)
     answers = await _place(manager, orders, on, progress)
+    if wait or follow_:
+        await _wait_for_room(session, manager, orders, answers, on, progress)
     progress.close()
     pairs = [*zip(orders, answers, strict=True)]
     workers = [a.worker for _, a in pairs if not isinstance(a, OutpostError)]
@@ -169,6 +185,41 @@ async def _place(
     return [answers[number] for number in range(len(orders))]
 
 
+async def _wait_for_room(
+    session: Session,
+    manager: Manager,
+    orders: Sequence[Order],
+    answers: list[Spawned | OutpostError],
+    on: str | Sequence[str | None] | None,
+    progress: Progress,
+) -> None:
+    """Try those again that found everything full, until they are placed; changes `answers`."""
+    from outpost_manager.placing.pending import NotPlacedError
+    from outpost_shared.backoff import Backoff
+
+    pauses, said = Backoff(_ROOM_FIRST, _ROOM_MOST), False
+    while True:
+        crowded = [
+            number
+            for number, answer in enumerate(answers)
+            if isinstance(answer, NotPlacedError) and answer.crowded
+        ]
+        if not crowded:
+            return
+        if not said:
+            said = True
+            names = " ".join(orders[number].worker for number in crowded[:3])
+            more = " …" if len(crowded) > 3 else ""
+            session.note(f"everything is full: {render.clean(names)}{more} waits for a slot")
+        await pauses.wait()
+        where = on if on is None or isinstance(on, str) else [on[number] for number in crowded]
+        again = await _place(manager, [orders[number] for number in crowded], where, progress)
+        for number, answer in zip(crowded, again, strict=True):
+            answers[number] = answer
+            if not isinstance(answer, OutpostError):
+                pauses.reset()
+
+
 async def _orders(
     manager: Manager, requests: Sequence[OrderRequest], progress: Progress
 ) -> list[Order]:
@@ -177,6 +228,18 @@ async def _orders(
         progress.stage(request.issue, "placing")
         orders.append(await manager.order(request))
     return orders
+
+
+def queue_requests(session: Session, requests: Sequence[OrderRequest], on: str | None) -> None:
+    """Put requests into the queue."""
+    from outpost_manager.cli.queued import say_queued
+
+    async def work(manager: Manager) -> list[Added]:
+        await manager.look_at([request.issue for request in requests])
+        orders = [await manager.order(request) for request in requests]
+        return await manager.enqueue(orders, on=on)
+
+    say_queued(session, session.run(work))
 
 
 async def say_passed_over(session: Session, manager: Manager, order: Order) -> None:
@@ -212,6 +275,8 @@ def _spawning(orders: Sequence[Order]) -> str:
     )
 
 
+#: Seconds between two tries of an order that found everything full: at first, and at most.
+_ROOM_FIRST, _ROOM_MOST = 0.2, 5.0
 #: fields of an order that are named by their own fields.
 _COMPOUND = ("issue", "agent", "delivery", "limits")
 _Pairs = list[tuple["Order", "Spawned | OutpostError"]]

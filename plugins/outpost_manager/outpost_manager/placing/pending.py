@@ -46,14 +46,18 @@ class NotPlacedError(PlacementError):
 
     Args:
         until: when one may, as far as the ledger knows: a window has moved, a pause is over.
+        crowded: one would, if less ran or were spent there.
     """
 
     #: its name in JSON, where `until` is nobody's business
     shown_as: Final = "PlacementError"
 
-    def __init__(self, message: str, *, hint: str = "", until: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, hint: str = "", until: float | None = None, crowded: bool = False
+    ) -> None:
         super().__init__(message, hint=hint)
         self.until = until
+        self.crowded = crowded
 
 
 @dataclass(kw_only=True, eq=False)
@@ -81,6 +85,7 @@ class PendingOrder:
         renews: the ended try whose row this pending replaces.
         account: whose credentials its agent uses, once it is reserved.
         until: when what refused it may take it, as far as anybody knows.
+        crowded: an outpost would have taken it, if less ran or were spent there.
     """
 
     order: Order
@@ -100,6 +105,7 @@ class PendingOrder:
     recovered: bool = False
     renews: Worker | None = None
     account: str = ""
+    crowded: bool = False
     until: float | None = None
 
     @property
@@ -161,6 +167,13 @@ class PendingOrder:
         return NotPlacedError(
             f"no outpost could take {self.id}:{reasons}",
             until=self.until,
+            crowded=self.crowded or any(map(_crowded, self.candidates.values())),
             hint=f"outpost explain {self.order.issue.id} shows each outpost; outpost workers"
             " shows what runs",
         )
+
+
+def _crowded(sheet: Candidate) -> bool:
+    """Whether an outpost would take one more if less ran there."""
+    slots = sheet.max_workers
+    return sheet.available and slots is not None and 0 < slots <= sheet.active

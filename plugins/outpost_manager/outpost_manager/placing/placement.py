@@ -218,6 +218,7 @@ class Placement:
                     pending.error = _conflict(pending.order)
                 else:
                     pending.refused(reservation.outpost, answer.detail, answer.until)
+                    pending.crowded = True
                     left.append(pending)
 
     def _next(self, pending: PendingOrder) -> Reservation | None:

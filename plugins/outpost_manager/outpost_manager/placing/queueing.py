@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from outpost_core.errors import UsageError
 from outpost_core.names import RIG_CREDENTIAL
 from outpost_core.types import Secrets
+from outpost_manager.config.accounts import secret_names
 from outpost_manager.ledger import QueueItem
 
 if TYPE_CHECKING:
     from outpost_core.types import Order
+    from outpost_manager.config.accounts import AccountConfig
     from outpost_manager.config.model import Config
 
 
@@ -59,16 +61,25 @@ def queue_items(
     ]
 
 
-def with_secrets(order: Order, environ: Mapping[str, str]) -> Order:
+def with_secrets(
+    order: Order, environ: Mapping[str, str], accounts: Sequence[AccountConfig] = ()
+) -> Order:
     """Return an order with the values of its secrets, which are never kept.
+
+    Args:
+        order: as it was written down: with the names alone.
+        environ: where the values come from.
+        accounts: those that are configured; what they give comes when one of them is chosen.
 
     Raises:
         UsageError: one is not set.
     """
-    missing = sorted(name for name in order.secrets if name not in environ)
+    given = secret_names(accounts, order.agent.name)
+    missing = sorted(name for name in order.secrets if name not in environ and name not in given)
     if missing:
         raise UsageError(
             f"its secrets are not set where the queue is worked on: {', '.join(missing)}",
             hint=f"export {missing[0]}=… where `outpost serve` or `outpost queue run` is started",
         )
-    return replace(order, secrets=Secrets({name: environ[name] for name in order.secrets}))
+    values = {name: "" if name in given else environ[name] for name in order.secrets}
+    return replace(order, secrets=Secrets(values))

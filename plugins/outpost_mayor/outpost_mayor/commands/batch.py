@@ -9,10 +9,10 @@ import click
 
 from outpost_core.errors import NotFoundError, OutpostError
 from outpost_manager.cli import output, render
+from outpost_manager.cli.queued import SHAPE as ENTRY
+from outpost_manager.cli.queued import as_json, table
 from outpost_manager.cli.session import Session, command
 from outpost_manager.placing import references
-from outpost_mayor.commands.entries import SHAPE as ENTRY
-from outpost_mayor.commands.entries import as_json, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,11 +10,11 @@ import click
 from outpost_core.errors import UsageError
 from outpost_manager.cli import complete, output, render
 from outpost_manager.cli.orderflags import order_options, requests_of
+from outpost_manager.cli.queued import SHAPE as ENTRY
+from outpost_manager.cli.queued import as_json, entry_lines, say_queued, table
 from outpost_manager.cli.session import Group, Session, command
 from outpost_manager.cli.spawn import OrderCommand, after_dashes
 from outpost_manager.cli.values import duration, priority
-from outpost_mayor.commands.entries import SHAPE as ENTRY
-from outpost_mayor.commands.entries import as_json, entry_lines, table
 from outpost_mayor.dispatch.dispatcher import SWITCH
 
 if TYPE_CHECKING:
@@ -89,24 +89,6 @@ def add(
         )
 
     say_queued(session, session.run(work))
-
-
-def say_queued(session: Session, added: list[Added]) -> None:
-    """Print what was put into the queue."""
-    session.answer(
-        lambda: {
-            "queued": [as_json(one.entry) for one in added if one.new],
-            "there": [one.entry.issue for one in added if not one.new],
-        },
-        lambda: (
-            f"{render.clean(one.entry.worker)} "
-            + ("waits in the queue" if one.new else f"is in the queue already ({one.entry.state})")
-            for one in added
-        ),
-    )
-    session.note(
-        "  → outpost serve works on the queue as slots become free; outpost queue run once"
-    )
 
 
 @command("list")

@@ -11,7 +11,8 @@ from outpost_manager.jsonviews import moment
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from outpost_manager.ledger import Entry
+    from outpost_manager.cli.session import Session
+    from outpost_manager.ledger import Added, Entry
 
 #: What `--json` says of an entry.
 SHAPE: Final[dict[str, Any]] = {
@@ -117,4 +118,22 @@ def entry_lines(entry: Entry, needs: Sequence[str]) -> Iterator[str]:
             ("tries", str(entry.tries or "")),
             ("added", render.ago(entry.added_at, now)),
         ]
+    )
+
+
+def say_queued(session: Session, added: Sequence[Added]) -> None:
+    """Print what was put into the queue."""
+    session.answer(
+        lambda: {
+            "queued": [as_json(one.entry) for one in added if one.new],
+            "there": [one.entry.issue for one in added if not one.new],
+        },
+        lambda: (
+            f"{render.clean(one.entry.worker)} "
+            + ("waits in the queue" if one.new else f"is in the queue already ({one.entry.state})")
+            for one in added
+        ),
+    )
+    session.note(
+        "  → outpost serve works on the queue as slots become free; outpost queue run once"
     )
