@@ -24,9 +24,11 @@ from outpost_manager.cli.app import SECTIONS, cli
 from outpost_manager.config.accounts import AccountConfig
 from outpost_manager.config.budgets import BudgetConfig
 from outpost_manager.config.model import AgentOptions, Defaults
+from outpost_manager.config.notify import NotifyConfig
 from outpost_manager.config.queue import QueueConfig
 from outpost_manager.config.read import PRICE_FIELDS
 from outpost_manager.config.retries import RetryOptions
+from outpost_manager.config.schedules import ScheduleConfig
 from outpost_manager.hints import HINTS
 from outpost_manager.jsonshapes import SHAPES
 from outpost_manager.ledger.breakers import PROBE_PATIENCE
@@ -113,6 +115,10 @@ def configuration() -> str:
     parts += _fields(list(PRICE_FIELDS))
     parts.append(QUEUE)
     parts += _fields(option_fields(QueueConfig))
+    parts.append(SCHEDULES)
+    parts += _fields(option_fields(ScheduleConfig))
+    parts.append(NOTIFY)
+    parts += _fields(option_fields(NotifyConfig))
     parts.append(BUDGETS)
     parts += _fields(option_fields(BudgetConfig))
     parts.append(ACCOUNTS)
@@ -176,6 +182,8 @@ defaults:
 | `agents` | see below |
 | `prices` | see below |
 | `queue` | see below |
+| `schedules` | see below |
+| `notify` | see below |
 | `budgets` | see below |
 | `accounts` | see below |
 | `retries` | see below |
@@ -201,6 +209,20 @@ replaces the built-in ones that begin with it. See [cost and limits](../guides/c
 QUEUE = """\
 ## queue
 In which order what waits in the queue is placed. See [leave it running](../guides/unattended.md).
+"""
+
+
+SCHEDULES = """\
+## schedules
+A list: orders that are put into the queue at times of the calendar, each firing once. See
+[schedules](../guides/unattended.md#schedules).
+"""
+
+
+NOTIFY = """\
+## notify
+A list: who is told of what happens, and how. See
+[notifications](../guides/unattended.md#notifications).
 """
 
 

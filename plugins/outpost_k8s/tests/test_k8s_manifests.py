@@ -1,5 +1,8 @@
 """`deploy/k8s` is what bootstrap makes, and a real API server takes it."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +74,46 @@ def test_a_real_api_server_takes_them(cluster: Cluster, folder: str) -> None:
                 fieldValidation="Strict",
             )  # fmt: skip
             assert not difference.missing(sent, taken), where
+
+
+def test_a_real_api_server_takes_the_mayor(cluster: Cluster) -> None:
+    plurals = {"ConfigMap": "configmaps", "Service": "services", "StatefulSet": "statefulsets"}
+    with cluster.namespace() as namespace:
+        for sent in read("mayor"):
+            where = path(
+                plurals[sent["kind"]], namespace, sent["metadata"]["name"],
+                group=sent["apiVersion"],
+            )  # fmt: skip
+            taken = cluster.admin.patch(
+                where, sent, kind="apply", fieldManager="test", dryRun="All",
+                fieldValidation="Strict",
+            )  # fmt: skip
+            assert not difference.missing(sent, taken), where
+
+
+def test_the_mayor_is_one_has_the_right_account_and_a_configuration_that_loads(
+    tmp_path: Path,
+) -> None:
+    config, _, mayor = read("mayor")
+    spec = mayor["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert mayor["spec"]["replicas"] == 1
+    assert spec["serviceAccountName"] == around.account(OPTIONS)["metadata"]["name"]
+    assert spec["automountServiceAccountToken"] is True
+    (claim,) = mayor["spec"]["volumeClaimTemplates"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    (state,) = [each["value"] for each in container["env"] if each["name"] == "OUTPOST_STATE"]
+    assert state.startswith(mounts[claim["metadata"]["name"]] + "/")
+    assert container["command"][2] == f"{mounts['config']}/outposts.yaml"
+    file = tmp_path / "outposts.yaml"
+    file.write_text(config["data"]["outposts.yaml"])
+    done = subprocess.run(
+        [sys.executable, "-m", "outpost_manager", "--config", str(file), "config", "check"],
+        capture_output=True, text=True, check=False, timeout=120,
+        env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_kueue_takes_its_part(cluster: Cluster) -> None:

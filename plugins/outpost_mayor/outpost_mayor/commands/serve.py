@@ -22,7 +22,25 @@ if TYPE_CHECKING:
 @click.option("--log-json", is_flag=True, help="Log one JSON object a line.")
 @click.option("--env-file", type=click.Path(path_type=Path), metavar="FILE",
               help="Take secrets from a private file of NAME=value lines.")  # fmt: skip
-def serve(session: Session, status: bool, log_json: bool, env_file: Path | None) -> None:
+@click.option(
+    "--install",
+    "install_",
+    is_flag=True,
+    help="Have the system run it: a systemd user unit, or a launchd agent.",
+)
+@click.option("--uninstall", is_flag=True, help="Have the system run it no more.")
+@click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="NAME",
+    help="With --install: keep the value of this variable for it, in a private file.",
+)
+@click.option("--dry-run", is_flag=True, help="Show what --install or --uninstall would do.")
+def serve(
+    session: Session, status: bool, log_json: bool, env_file: Path | None, install_: bool,
+    uninstall: bool, secrets: tuple[str, ...], dry_run: bool,
+) -> None:  # fmt: skip
     """Run the mayor, which works for as long as it runs.
 
     It places what is in the queue, follows workers at all outposts, fires schedules and tells
@@ -34,11 +52,19 @@ def serve(session: Session, status: bool, log_json: bool, env_file: Path | None)
     Examples:
       outpost serve
       outpost serve --status --json
+      outpost serve --install --secret ANTHROPIC_API_KEY
     """
     from outpost_mayor.serving import lease
     from outpost_shared.paths import state_dir
 
     folder = session.state or state_dir(os.environ)
+    if sum((status, install_, uninstall)) > 1:
+        raise UsageError("--status, --install and --uninstall exclude each other")
+    if (secrets or dry_run) and not (install_ or uninstall):
+        raise UsageError("--secret and --dry-run go with --install")
+    if install_ or uninstall:
+        _install(session, secrets, away=uninstall, dry_run=dry_run)
+        return
     if status:
         _status(session, folder)
         return
@@ -53,6 +79,43 @@ def serve(session: Session, status: bool, log_json: bool, env_file: Path | None)
     logsetup.steadily(as_json=log_json)
     with lease.hold(folder):
         session.run(run)
+
+
+def _install(session: Session, names: tuple[str, ...], *, away: bool, dry_run: bool) -> None:
+    import sys
+
+    from outpost_mayor.serving import install
+
+    program = [os.path.abspath(sys.executable), "-m", "outpost_manager"]  # noqa: PTH100 - a venv's own
+    for flag, path in (("--config", session.config), ("--state", session.state)):
+        if path is not None:
+            program += [flag, str(path.absolute())]
+    macos = sys.platform == "darwin"
+    made = install.plan([*program, "serve"], os.environ, names=names, macos=macos)
+    done = "would be written" if dry_run else "is written"
+    said, state = [f"{made.unit} {done}"], None
+    if away:
+        removed = [str(made.unit)] if dry_run else install.uninstall(made)
+        said = [f"{path} {'would be' if dry_run else 'is'} removed" for path in removed]
+        said = said or ["nothing was installed"]
+    else:
+        said += [f"{made.secrets} {done}, with {', '.join(names) or 'no secret yet'}"]
+        if dry_run:
+            said += ["", *made.text.splitlines(), ""]
+            said += [f"would run: {' '.join(words)}" for words in made.commands]
+        else:
+            state = install.install(made, os.environ)
+            said += [f"the system says: {state}"]
+        if not macos and (hint := install.linger_hint()):
+            said += [f"  → {hint}"]
+    session.answer(
+        lambda: {
+            "unit": str(made.unit), "secrets": str(made.secrets), "names": [*names],
+            "text": made.text, "commands": [[*words] for words in made.commands],
+            "dry_run": dry_run, "state": state,
+        },
+        lambda: said,
+    )  # fmt: skip
 
 
 def _status(session: Session, folder: Path) -> None:
