@@ -194,6 +194,7 @@ syncFrequency: 10s
 serializeImagePulls: false
 maxPods: 100
 resolvConf: {resolv}
+{plan.options.kubelet}
 """)  # fmt: skip
     return [
         plan.program, "kubelet", f"--config={config}", f"--kubeconfig={keys}/kubelet.kubeconfig",

@@ -34,6 +34,7 @@ class Options:
         node_grace: seconds without a word from a node until it counts as lost.
         evict_after: seconds until pods of a lost node are deleted, where they do not say.
         api_arguments: more arguments of the API server.
+        kubelet: more lines of the kubelet's configuration.
     """
 
     fake_nodes: int = 2
@@ -43,6 +44,7 @@ class Options:
     node_grace: int = 40
     evict_after: int = 300
     api_arguments: tuple[str, ...] = ()
+    kubelet: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

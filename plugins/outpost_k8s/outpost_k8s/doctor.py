@@ -51,7 +51,7 @@ async def examine(name: str, options: K8sOptions, rig: str | None) -> list[Findi
             version = await cluster.version()
         except OutpostError as error:
             return [_bad("cluster", error)]
-        found = [_version(version, cluster), *_clock(cluster.skew)]
+        found = [_version(version, cluster), *_line(cluster), *_clock(cluster.skew)]
         doctor = _Doctor(name, options, cluster)
         for check, ask in doctor.checks():
             found += await _asked(check, ask)
@@ -82,6 +82,23 @@ def _version(version: str, cluster: Cluster) -> Finding:
         hint="update the cluster; the claim on the repository keeps workers from running twice"
         if old else "",
     )  # fmt: skip
+
+
+def _line(cluster: Cluster) -> list[Finding]:
+    """Say where anybody in between could read orders and secrets, or answer for the cluster."""
+    place, files = cluster.place, ", ".join(cluster.place.files)
+    if place.server.startswith("http://"):
+        detail = f"{place.server} is spoken to without encryption"
+        return [Finding(check="connection", ok=None, detail=detail,
+                        hint=f"name its https:// address in {files}")]  # fmt: skip
+    if not place.insecure:
+        return []
+    detail = (
+        "insecure-skip-tls-verify: nobody sees whether it is that server which answers, and whoever"
+        " is in between can read orders, secrets and logins"
+    )
+    return [Finding(check="connection", ok=None, detail=detail,
+                    hint=f"put its certificate-authority-data into {files} instead")]  # fmt: skip
 
 
 def _clock(skew: float | None) -> list[Finding]:

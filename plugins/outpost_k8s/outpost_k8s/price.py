@@ -20,6 +20,8 @@ _GIB: Final = 1 << 30
 _HOUR: Final = 3600.0
 #: Seconds of a worker besides its agent, at most: the clone before it, pushes after it.
 AROUND: Final = 300.0
+#: Seconds that a pod has for its last checkpoint, beside the grace of its agent.
+LAST_CHECKPOINT: Final = 60
 #: Seconds that a worker without a timeout may take.
 UNLIMITED: Final = 7 * 86400.0
 #: Seconds that a pod waits for its work to be fetched, where the options do not say: without a
@@ -88,8 +90,12 @@ def longest(options: Settings, order: Order) -> float:
 
 
 def worst_case(options: Settings, order: Order) -> float:
-    """Return the most that an order can cost there, in USD."""
-    return hourly(options, order) * longest(options, order) / _HOUR
+    """Return the most that an order can cost there, in USD.
+
+    A pod that the cluster ends at its Job's deadline still has its grace (`objects.job`).
+    """
+    seconds = longest(options, order) + math.ceil(order.limits.grace) + LAST_CHECKPOINT
+    return hourly(options, order) * seconds / _HOUR
 
 
 def cost(options: Settings, seconds: float, order: Order | None = None) -> float:

@@ -1,10 +1,12 @@
 """`outpost doctor` of a Kubernetes outpost: what is missing is named, each with its mend."""
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from peers.kubelab import Cluster
 
 from outpost_core.types import Finding
@@ -122,6 +124,37 @@ def test_permissions_verb_by_verb(cluster: Cluster) -> None:
         assert found["may pods"].ok is True
         assert found["nodes"].ok is None  # those of the whole cluster are not for everybody
         assert "cannot be seen" in found["nodes"].detail
+
+
+def test_every_missing_right_says_what_it_is_for_and_who_can_give_it(cluster: Cluster) -> None:
+    with cluster.namespace() as namespace:
+        user = cluster.user(namespace, [])
+        found = examine(options(cluster, namespace, kubeconfig=user.kubeconfig, queue="team"))
+        lines = {check: each for check, each in found.items() if check.startswith("may ")}
+        for right in permissions.PERMISSIONS:
+            each = lines[f"may {right.name}"]
+            assert each.ok is (False if right.needed else None), each
+            for verb in right.verbs:
+                assert re.search(rf"\b{verb}\b", each.detail), each
+            assert right.why in each.detail, each
+            assert "create rolebinding" in each.hint, each
+            assert len(each.detail) < 200, "one line"
+
+
+def test_a_server_that_nobody_makes_sure_of_is_told(cluster: Cluster, tmp_path: Path) -> None:
+    said = yaml.safe_load(cluster.kubeconfig.read_text())
+    place = said["clusters"][0]["cluster"]
+    place.pop("certificate-authority-data", None)
+    place.pop("certificate-authority", None)
+    place["insecure-skip-tls-verify"] = True
+    path = tmp_path / "blind"
+    path.write_text(yaml.safe_dump(said))
+    with cluster.namespace() as namespace:
+        assert "connection" not in examine(options(cluster, namespace))
+        told = examine(options(cluster, namespace, kubeconfig=path))["connection"]
+    assert told.ok is None
+    assert "insecure-skip-tls-verify" in told.detail
+    assert str(path) in told.hint
 
 
 def test_the_role_alone_is_enough_for_a_clean_bill(cluster: Cluster) -> None:

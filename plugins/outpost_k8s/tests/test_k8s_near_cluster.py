@@ -130,7 +130,7 @@ def test_a_create_whose_answer_is_lost_is_found_by_its_name(
     async def lossy(
         self: ApiCluster, path: str, body: Any, *, dry_run: bool = False
     ) -> dict[str, Any]:
-        if "/jobs" not in path:
+        if "/jobs" not in path or dry_run:
             return await create(self, path, body, dry_run=dry_run)
         if arrives:
             await create(self, path, body, dry_run=dry_run)
@@ -179,7 +179,7 @@ def test_a_refused_job_leaves_nothing_behind(
 def test_a_job_that_somebody_deletes_is_lost_after_two_answers_and_stays_told(
     cluster: Cluster, namespace: str, tmp_path: Path
 ) -> None:
-    said = k8snearkit.options(cluster, namespace, **NOWHERE)
+    said = k8snearkit.options(cluster, namespace, **NOWHERE, price_per_hour=9.0)
     order = k8snearkit.order("deleted")
 
     async def first(mine: K8sOutpost) -> None:
@@ -190,7 +190,10 @@ def test_a_job_that_somebody_deletes_is_lost_after_two_answers_and_stays_told(
         )
         status = await k8snearkit.ended(mine, "deleted.1")
         assert (status.state, status.detail) == (State.LOST, "k8s_deleted")
-        assert "its Job was deleted" in (status.result.message if status.result else "")
+        assert status.result is not None
+        assert "its Job was deleted" in status.result.message
+        assert status.result.cost_usd is None, "which the ledger settles by its worst case"
+        assert "its worst case counts" in status.result.message
         assert (await mine.outpost_spawn(order=order)).state is State.LOST, "never made anew"
 
     async def second(mine: K8sOutpost) -> None:
@@ -224,7 +227,7 @@ def test_nothing_is_lost_at_another_cluster(
 def test_what_no_node_takes_is_told_and_taken_back_when_patience_ends(
     cluster: Cluster, namespace: str, tmp_path: Path
 ) -> None:
-    said = k8snearkit.options(cluster, namespace, **NOWHERE, patience=0.0)
+    said = k8snearkit.options(cluster, namespace, **NOWHERE, patience=0.0, price_per_hour=9.0)
 
     async def waits(mine: K8sOutpost) -> None:
         await mine.outpost_spawn(order=k8snearkit.order("nowhere"))
@@ -242,6 +245,7 @@ def test_what_no_node_takes_is_told_and_taken_back_when_patience_ends(
     assert status.result is not None
     assert status.result.agent_began is False
     assert "did not begin within 1 s" in status.result.message
+    assert status.result.cost_usd == 0, "no node ever had it"
     assert objects(cluster, JOBS, namespace) == []
     assert objects(cluster, PODS, namespace) == []
 

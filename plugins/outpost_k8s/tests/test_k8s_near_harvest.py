@@ -190,6 +190,16 @@ def test_what_it_cost_is_the_time_of_its_pod_by_the_cluster_s_clocks(tmp_path: P
     assert kept.result.cost_usd == pytest.approx(1.0)
 
 
+def test_one_of_which_nothing_is_left_is_never_free_without_a_word(tmp_path: Path) -> None:
+    kept = Near(tmp_path / "priced", price_per_hour=2.0).bring(Seen("x.1"))
+    assert kept.result is not None
+    assert (kept.result.reason, kept.result.cost_usd) == ("k8s_deleted", None)
+    assert kept.result.message.endswith("its worst case counts"), "the ledger settles None so"
+    kept = Near(tmp_path / "free").bring(Seen("x.1"))
+    assert kept.result is not None
+    assert "worst case" not in kept.result.message
+
+
 def test_a_pod_that_left_no_word_is_told_by_the_cluster(tmp_path: Path) -> None:
     near = Near(tmp_path, b"partial")
     dead = pod("", exitCode=137, reason="OOMKilled")

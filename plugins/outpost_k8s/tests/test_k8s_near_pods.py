@@ -226,18 +226,61 @@ def test_a_pod_that_somebody_deletes_is_told_by_its_record(
     assert has_ref(rig, status.result.checkpoint)
 
 
-def test_memory_that_ran_out_is_told(said: K8sOptions, tmp_path: Path) -> None:
-    eat = "python3 -c 'x = bytearray(1 << 30); x[::4096] = b\"1\" * len(x[::4096])'"
+#: Fills all memory that there is.
+EATS = "python3 -c 'x = bytearray(1 << 30); x[::4096] = b\"1\" * len(x[::4096])'"
+
+
+def test_an_agent_that_the_system_kills_for_memory_says_so_and_its_work_is_saved(
+    said: K8sOptions, rig: str, tmp_path: Path
+) -> None:
+    order = rig_order("hungry", rig, f"echo new > file; {EATS}", checkpoint_every=0.0)
 
     async def work(mine: K8sOutpost) -> WorkerStatus:
-        await mine.outpost_spawn(order=kit.order("hungry", eat))
+        await mine.outpost_spawn(order=order)
         return await kit.ended(mine, "hungry.1")
 
     status = kit.with_outpost(said, tmp_path, work)
-    assert status.state is State.FAILED
+    assert (status.state, status.detail) == (State.FAILED, "k8s_oom_killed"), status
     assert status.result is not None
-    words = f"{status.result.reason} {status.result.message}".lower()
-    assert "memory" in words or "oom" in words or "signal" in words
+    assert status.result.message.startswith("its agent used more than its `memory`"), status
+    assert "the memory here (128 MiB) was used up" in status.result.message, status
+    ref = checkpoint_ref("hungry.1", order.owner)
+    assert status.result.checkpoint == ref
+    assert has_ref(rig, ref)
+
+
+def test_a_container_that_is_killed_for_memory_says_so_and_keeps_its_last_checkpoint(
+    lab: Lab, said: K8sOptions, rig: str, tmp_path: Path
+) -> None:
+    order = rig_order("starved", rig, "echo new > file; echo up; sleep 300")
+    ref = checkpoint_ref("starved.1", order.owner)
+    # the kernel takes whom it likes; here it likes the program around the agent
+    prefer = (
+        "for p in /proc/[0-9]*; do"
+        " tr '\\0' ' ' <$p/cmdline | grep -q 'outpost_k8s.far run' && echo 1000 >$p/oom_score_adj;"
+        " done; true"
+    )
+
+    async def work(mine: K8sOutpost) -> WorkerStatus:
+        await mine.outpost_spawn(order=order)
+        await printed(mine, "starved.1", b"up")
+        end = time.monotonic() + kit.PATIENCE
+        while not has_ref(rig, ref):
+            assert time.monotonic() < end
+            await asyncio.sleep(0.3)
+        pod = await mine._pod("starved.1")
+        await asyncio.to_thread(lab.client.run, "sh", "-c", prefer)
+        process = await mine.desk.cluster().exec(pod.pod, ["sh", "-c", EATS])
+        status = await kit.ended(mine, "starved.1")
+        await process.close()
+        return status
+
+    status = kit.with_outpost(said, tmp_path, work)
+    assert (status.state, status.detail) == (State.FAILED, "k8s_oom_killed"), status
+    assert status.result is not None
+    assert "it used more than its `memory`" in status.result.message
+    assert status.result.checkpoint == ref
+    assert has_ref(rig, ref)
 
 
 def test_a_follower_outlives_the_api_server(lab: Lab, said: K8sOptions, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Each is done to a worker of a real kubelet as a cluster does it, and its work ha
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,14 +17,14 @@ import k8snearkit as kit
 import pytest
 from k8snearkit import JOBS, PODS, SECRETS
 from peers import containers
-from peers.kubehook import mutate, refuse
+from peers.kubehook import Hook, mutate, refuse
 from peers.kubelab import Lab, Options, own_lab
 from test_k8s_near_pods import has_ref, pod_of, printed, rig_order
 from test_k8s_near_pods import rig as rig  # noqa: PLC0414 - a fixture
 
-from outpost_core.errors import SpawnRefusedError
+from outpost_core.errors import ConflictError, SpawnRefusedError
 from outpost_core.types import State, WorkerStatus
-from outpost_k8s.near import seen
+from outpost_k8s.near import aftercare, seen
 from outpost_k8s.near.seen import has_ended
 from outpost_k8s.objects import names
 from outpost_k8s.options import K8sOptions
@@ -37,6 +38,18 @@ CLASSES = "/apis/scheduling.k8s.io/v1/priorityclasses"
 RULES = [
     {"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["jobs"]}
 ]
+
+
+#: What is created for nothing, to be asked about.
+PROBE = {
+    "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "probe"},
+    "spec": {
+        "suspend": True,
+        "template": {
+            "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "none"}]}
+        },
+    },
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -252,3 +265,123 @@ def test_an_admission_webhook_that_refuses_is_quoted_and_leaves_nothing(
     for path in (JOBS, SECRETS, PODS):
         left = lab.admin.get(path.format(namespace), labelSelector=names.SELECTOR)["items"]
         assert left == []
+
+
+def hooked(lab: Lab, namespace: str, hook: Hook, path: str, probe: dict[str, Any]) -> None:
+    """Return when the API server asks a new webhook, which it looks for now and then."""
+    end = time.monotonic() + kit.PATIENCE
+    while not hook.asked:
+        lab.admin.post(path.format(namespace), probe, dryRun="All")
+        assert time.monotonic() < end
+    hook.asked.clear()
+
+
+def test_a_webhook_that_adds_things_to_a_worker_is_no_other_order(
+    lab: Lab, said: K8sOptions, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels, a limit, and a container that never ends, as a service mesh has it."""
+    monkeypatch.setattr(aftercare, "_OTHERS", 1.0)
+    sleeps = {
+        "name": "mesh", "image": said.image, "imagePullPolicy": "Never",
+        "command": ["sh", "-c", "trap 'exit 0' TERM; sleep 600 & wait"],
+        "securityContext": {
+            "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]},
+        },
+    }  # fmt: skip
+
+    def decide(request: dict[str, Any]) -> dict[str, Any]:
+        if not request.get("name", "").startswith("outpost-"):
+            return mutate()
+        return mutate(
+            {"op": "add", "path": "/metadata/labels/team", "value": "mine"},
+            {"op": "add", "path": "/spec/template/metadata/labels/team", "value": "mine"},
+            {"op": "add", "path": "/spec/template/spec/containers/0", "value": sleeps},
+            {"op": "replace", "path": "/spec/ttlSecondsAfterFinished", "value": 1000},
+        )
+
+    order = kit.order("meshed", "echo out")
+
+    async def work(mine: K8sOutpost) -> None:
+        await mine.outpost_spawn(order=order)
+        await mine.outpost_spawn(order=order)
+        status = await kit.ended(mine, "meshed.1")
+        assert status.state is State.DONE, status
+
+    async def other(mine: K8sOutpost) -> None:
+        assert (await mine.outpost_spawn(order=order)).id == "meshed.1", "adopted"
+        with pytest.raises(ConflictError):
+            await mine.outpost_spawn(order=kit.order("meshed", "echo another"))
+
+    async def later(mine: K8sOutpost) -> bytes:
+        end = time.monotonic() + kit.PATIENCE
+        while True:  # its pod goes although the other container wants to stay
+            await mine.outpost_list()
+            pods = kit.objects(lab, PODS, namespace)
+            if all(pod["status"]["phase"] != "Running" for pod in pods):
+                break
+            assert time.monotonic() < end, pods
+            await asyncio.sleep(0.5)
+        pieces = mine.outpost_logs(worker="meshed.1", offset=0, follow=False)
+        log = b"".join([piece async for piece in pieces])
+        assert (await mine.outpost_clean(worker="meshed.1", force=False)).removed
+        return log
+
+    with lab.webhook(decide, namespace, RULES) as hook:
+        hooked(lab, namespace, hook, JOBS, PROBE)
+        kit.with_outpost(said, tmp_path / "first", work)
+        [job] = kit.objects(lab, JOBS, namespace)
+        assert len(job["spec"]["template"]["spec"]["containers"]) == 2
+        kit.with_outpost(said, tmp_path / "second", other)
+        assert kit.with_outpost(said, tmp_path / "first", later) == b"out\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"path": "/spec/backoffLimit", "value": 6}, "spec.backoffLimit is 6 and not 0"),
+        ({"path": "/metadata/labels/app.kubernetes.io~1managed-by", "value": "mesh"}, "managed-by"),
+        ({"path": "/spec/template/spec/containers/0/command", "value": ["sh"]}, "worker.command"),
+    ],
+)  # fmt: skip
+def test_a_webhook_that_takes_away_what_a_worker_stands_on_is_named_and_nothing_is_made(
+    lab: Lab, said: K8sOptions, namespace: str, tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
+    def decide(request: dict[str, Any]) -> dict[str, Any]:
+        if not request.get("name", "").startswith("outpost-"):
+            return mutate()
+        return mutate({"op": "replace", **change})
+
+    async def work(mine: K8sOutpost) -> None:
+        with pytest.raises(SpawnRefusedError, match=re.escape(says)) as told:
+            await mine.outpost_spawn(order=kit.order("changed"))
+        assert "admission webhooks" in told.value.hint
+
+    with lab.webhook(decide, namespace, RULES) as hook:
+        hooked(lab, namespace, hook, JOBS, PROBE)
+        kit.with_outpost(said, tmp_path, work)
+    for path in (JOBS, SECRETS, PODS):
+        assert lab.admin.get(path.format(namespace))["items"] == []
+
+
+def test_a_namespace_that_is_being_removed_takes_no_worker(
+    lab: Lab, said: K8sOptions, tmp_path: Path
+) -> None:
+    with lab.namespace() as doomed:
+        path = f"/api/v1/namespaces/{doomed}"
+        maps = f"{path}/configmaps"
+        held = {"metadata": {"name": "held", "finalizers": ["kubelab.test/stays"]}}
+        lab.admin.post(maps, held)
+        lab.admin.delete(path)
+        lab.admin.until(path, lambda found: found["status"]["phase"] == "Terminating")
+
+        async def work(mine: K8sOutpost) -> None:
+            with pytest.raises(SpawnRefusedError, match="is being terminated") as told:
+                await mine.outpost_spawn(order=kit.order("late"))
+            assert "outpost bootstrap kube" in told.value.hint
+            assert await mine.outpost_list() == []
+
+        try:
+            kit.with_outpost(replace(said, namespace=doomed), tmp_path, work)
+        finally:
+            lab.admin.patch(f"{maps}/held", {"metadata": {"finalizers": None}})
+        lab.admin.gone(path)

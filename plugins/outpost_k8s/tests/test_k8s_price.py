@@ -42,9 +42,11 @@ def test_the_worst_case_is_all_the_time_that_the_cluster_gives_the_job():
     chosen = options(price_per_hour=1.0, patience=600.0, linger=120.0)
     seconds = 600 + 1800 + price.AROUND + 10 + 120
     assert price.longest(chosen, order()) == seconds
-    assert price.worst_case(chosen, order()) == pytest.approx(seconds / 3600)
     made = jobs.job(chosen, order(), hosted=False)
     assert made["spec"]["activeDeadlineSeconds"] == math.ceil(seconds)
+    grace = made["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace == 10 + price.LAST_CHECKPOINT, "which a pod has after the deadline"
+    assert price.worst_case(chosen, order()) == pytest.approx((seconds + grace) / 3600)
 
 
 @pytest.mark.parametrize(

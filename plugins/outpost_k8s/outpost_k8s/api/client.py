@@ -60,6 +60,7 @@ class Cluster:
         self.namespace = place.namespace
         self.server = place.server
         self.context = place.context
+        self.place = place
         shown = border.line(place.context, 80)
         self.peer = f"{outpost} (cluster {shown})" if outpost else f"the cluster {shown}"
         self._transport = Transport(

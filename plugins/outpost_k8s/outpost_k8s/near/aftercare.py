@@ -35,6 +35,8 @@ T = TypeVar("T")
 _PATIENCE: Final = 3.0
 #: Logs that come, and Secrets that go, at once: more than an API server does at a time.
 _AT_ONCE: Final = 24
+#: Seconds after a worker's end for which other containers of its pod may go on.
+_OTHERS: Final = 60.0
 #: Seconds between two looks for Secrets of spawns that were never finished.
 _SWEEP: Final = 3600.0
 _SECRETS: Final = "secrets of ended workers"
@@ -165,11 +167,25 @@ class Aftercare:
             if one.result is None or job is None:
                 continue
             pod = look.pod_of(job, live.get(one.worker, []))
-            if pod is not None and seen.is_running(pod) and name not in self._behind:
+            if pod is None or name in self._behind:
+                continue
+            if seen.is_running(pod):
                 inside = self._pods.of(one.worker, pod)
                 self._behind.start(name, self._collecting.again(one.worker, inside))
-                told.append(name)
+            elif one.digest and one.has_log and not seen.is_going(pod) and seen.has_ended(pod):
+                self._behind.start(name, self._end_others(pod))
+            told.append(name)
         await self._behind.wait(told, _PATIENCE)
+
+    async def _end_others(self, pod: Object) -> None:
+        """End a pod in which only others' containers run on, such as a service mesh's."""
+        now, ended = await self._desk.cluster_now(), seen.terminated(pod)
+        if now is None or now - (seen.moment(ended, "finishedAt") or now) < _OTHERS:
+            return
+        with contextlib.suppress(OutpostError):
+            await self._desk.cluster().delete(
+                self._desk.path("pods", seen.name(pod)), uid=seen.uid(pod)
+            )
 
     # --- what spawns have left ------------------------------------------------------------------
 

@@ -151,6 +151,7 @@ class Ending:
         """
         cluster, path = self._desk.cluster(), self._desk.path
         if kept.result is None:
+            result = replace(result, cost_usd=await self._spent(kept, pod))
             await asyncio.to_thread(kept.note_ending, seen.uid(job), result)
         if pod is not None and not seen.text(pod, "spec", "nodeName"):
             # as it was seen: a pod that has got a node meanwhile stays
@@ -166,6 +167,13 @@ class Ending:
             await cluster.delete(path("jobs", seen.name(job)), uid=seen.uid(job))
         faults.point("kube.job_deleted")
         return await self._is_gone(kept.worker, seen.uid(job))
+
+    async def _spent(self, kept: Kept, pod: Object | None) -> float | None:
+        """Return what a worker has cost that has not begun: nothing, while no node has its pod."""
+        if seen.moment(pod, "status", "startTime") is None:
+            return 0.0
+        now = await self._desk.cluster_now()
+        return self._harvest.cost(look.Seen(kept.worker, None, pod), kept.order, now)
 
     async def taken_back(self, kept: Kept, one: Seen) -> Result | str | None:
         """Return how a worker counts whose Job is being taken back; None where none is.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,8 @@ _VOLUME: Final = "/outpost/volume/"
 _PIECE: Final = 1 << 20
 #: Reason of a worker that was told to end by SIGTERM, which does not say by whom.
 _TERMINATED: Final = "terminated"
+_MEMORY: Final = "k8s_oom_killed"
+_EATEN: Final = "its agent used more than its `memory`, and was killed"
 #: What a kubelet answers in place of a log that it has no more.
 _NO_LOG: Final = b"unable to retrieve container logs for "
 
@@ -86,7 +89,7 @@ class Harvest:
             result = found
         result = _with_who(_as_the_cluster_tells(result, why), one)
         collected = word is not None and word.collected
-        result = self._checked(result, order, one, collected=collected)
+        result = self._checked(result, order, one, kept, collected=collected)
         if not kept.ending and (kept.hosted or (_is_hosted(one) and not collected)):
             result = await self._home(kept, result)
         return await asyncio.to_thread(kept.finish, result)
@@ -139,7 +142,7 @@ class Harvest:
         )
 
     def _checked(
-        self, result: Result, order: Order | None, one: Seen, *, collected: bool
+        self, result: Result, order: Order | None, one: Seen, kept: Kept, *, collected: bool
     ) -> Result:
         """Return a result with what only this side knows, and without what cannot be meant."""
         checkpoint, message = result.checkpoint, result.message
@@ -153,9 +156,12 @@ class Harvest:
             else:
                 message += "; the checkpoint that its pod names is not its own"
             checkpoint = None
-        return replace(
-            result, message=message, checkpoint=checkpoint, cost_usd=self.cost(one, order)
-        )
+        cost = self.cost(one, order)
+        if cost is None and (taken_back := kept.ending_result()) is not None:
+            cost = taken_back.cost_usd
+        if cost is None and price.is_priced(self._desk.options):
+            message += "; the cluster does not say any more how long it ran: its worst case counts"
+        return replace(result, message=message, checkpoint=checkpoint, cost_usd=cost)
 
     def _is_own(self, checkpoint: str, order: Order) -> bool:
         if checkpoint == checkpoint_ref(order.worker, order.owner):
@@ -328,7 +334,13 @@ def _as_asked(why: Why, kept: Kept, one: Seen) -> Why:
 
 
 def _as_the_cluster_tells(result: Result, why: Why) -> Result:
-    """Return how a worker ended that only knows that it was told to: who wanted that, and why."""
+    """Return how a worker ended of which its own program does not know why: what the cluster says.
+
+    It only knows that it was told to end, or that its agent was killed.
+    """
+    killed = signal.SIGKILL in (result.signal, (result.exit_code or 0) - 128)
+    if why.reason == _MEMORY and killed and result.reason in ("agent_failed", "agent_signal"):
+        return replace(result, reason=_MEMORY, message=f"{_EATEN}: {result.message}")
     if result.reason != _TERMINATED:
         return result
     if why.reason == "stopped":  # it could not be told in its pod, so that was deleted

@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core import wire
 from outpost_core.errors import (
@@ -25,14 +26,19 @@ from outpost_core.errors import (
     UnreachableError,
 )
 from outpost_k8s.near import seen
+from outpost_k8s.near.codes import REASONS
+from outpost_k8s.near.waiting import of_refusal
 from outpost_k8s.objects import job as objects
-from outpost_k8s.objects import names
+from outpost_k8s.objects import names, standing
 from outpost_shared import faults
 
 if TYPE_CHECKING:
     from outpost_core.types import Json, Order
     from outpost_k8s.near.desk import Desk
     from outpost_k8s.near.seen import Object
+
+#: Seconds for which it is known what the cluster's webhooks make of a Job.
+_ADMISSION: Final = 600.0
 
 
 class Placing:
@@ -44,6 +50,7 @@ class Placing:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._asked_until = 0.0
 
     async def place(self, order: Order, git_credentials: str, *, hosted: bool) -> Object:
         """Create or adopt the Job of an order; return it.
@@ -62,6 +69,7 @@ class Placing:
         body = objects.job(options, order, hosted=hosted)
         secret = objects.secret(options, order, git_credentials)
         await asyncio.to_thread(desk.keeping.claim)
+        await self._stands(body)
         made = await self._have_secret(secret)
         faults.point("kube.secret_created")
         job = await self._have_job(order, body, made)
@@ -80,6 +88,33 @@ class Placing:
         )  # fmt: skip
         return job
 
+    async def _stands(self, body: dict[str, Any]) -> None:
+        """Ask, once a while, what the cluster's webhooks would make of a worker's Job.
+
+        Nothing is made by that. What is refused is told by the creation itself.
+
+        Raises:
+            SpawnRefusedError: they would change what a worker stands on.
+            UnreachableError: nobody answers; nothing was asked for.
+        """
+        if time.monotonic() < self._asked_until:
+            return
+        try:
+            found = await self._desk.cluster().create(self._desk.path("jobs"), body, dry_run=True)
+        except UnreachableError as error:
+            error.sent = False
+            raise
+        except OutpostError:  # also of webhooks that cannot be asked for nothing
+            return
+        if changed := standing.undone(body, found):
+            raise SpawnRefusedError(
+                f"the cluster changes what a worker stands on: {'; '.join(changed[:3])}",
+                hint="have its admission webhooks leave alone what is labelled"
+                f" {names.MANAGED_BY}={names.MANAGER} in the namespace"
+                f" {self._desk.cluster().namespace}",
+            )
+        self._asked_until = time.monotonic() + _ADMISSION
+
     # --- the Secret -----------------------------------------------------------------------------
 
     async def _have_secret(self, body: dict[str, Any]) -> Object:
@@ -92,6 +127,8 @@ class Placing:
             pass
         except NotFoundError as error:
             raise self._no_namespace(error) from error
+        except SpawnRefusedError as error:
+            raise self._with_hint(error) from error
         except UnreachableError as error:
             error.sent = False  # no Job was asked for
             raise
@@ -114,9 +151,9 @@ class Placing:
             pass
         except NotFoundError as error:
             raise self._no_namespace(error) from error
-        except SpawnRefusedError:
+        except SpawnRefusedError as error:
             await self._drop(secret)
-            raise
+            raise self._with_hint(error) from error
         except UnreachableError as error:
             if not error.sent:
                 raise
@@ -134,6 +171,11 @@ class Placing:
                 hint="it is tried again",
             )
         return found
+
+    def _with_hint(self, error: SpawnRefusedError) -> SpawnRefusedError:
+        """Return a refusal with what helps against it."""
+        hint = REASONS[of_refusal(error.message)].hint.replace("{outpost}", self._desk.name)
+        return SpawnRefusedError(error.message, hint=hint)
 
     def _no_namespace(self, error: NotFoundError) -> SpawnRefusedError:
         """Return how it is told that there is no place for anything of a worker."""

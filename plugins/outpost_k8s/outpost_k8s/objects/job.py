@@ -33,8 +33,6 @@ GIT: Final = "/outpost/git"
 GIT_CREDENTIALS: Final = "git-credentials"
 #: What the container runs; tini is not readable, so that nobody reads its environment.
 PROGRAM: Final = ("/usr/bin/tini", "--", "outpost-enter", "python", "-m", "outpost_k8s.far", "run")
-#: Seconds that a pod has for its last checkpoint beside the grace of its agent.
-LAST_CHECKPOINT: Final = 60
 #: Most bytes of a Secret's values (`MaxSecretSize` of k8s.io/api/core/v1).
 MOST_SECRET: Final = 1 << 20
 
@@ -202,7 +200,7 @@ def _pod(options: Settings, order: Order, *, hosted: bool) -> dict[str, Any]:
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": math.ceil(order.limits.grace) + LAST_CHECKPOINT,
+        "terminationGracePeriodSeconds": math.ceil(order.limits.grace) + price.LAST_CHECKPOINT,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": names.USER,
