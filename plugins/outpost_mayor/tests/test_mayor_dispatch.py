@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -186,6 +187,23 @@ def test_limits_and_weights_of_the_configuration(tmp_path: Path) -> None:
         got = [worker.split("-")[0] for worker in fleet.spawned()]
         assert got.count("few") == 1
         assert (got.count("x"), got.count("y")) in ((7, 4), (8, 3), (7, 3), (8, 4)), got
+
+    each(work, fleet)
+
+
+@pytest.mark.parametrize(("aging", "first"), [("1h", "old"), ("0", "new")])
+def test_who_waits_long_enough_goes_first_unless_nothing_ages(
+    tmp_path: Path, aging: str, first: str
+) -> None:
+    fleet = Fleet(tmp_path, {"a": 1}, f"queue:\n  aging: {aging}\n")
+
+    async def work(manager: Manager) -> None:
+        await manager.enqueue([order("old", priority=4)])
+        with sqlite3.connect(fleet.state / "ledger.db") as db:  # five hours go by
+            db.execute("UPDATE queue SET added_at = added_at - 18000, turn = turn - 18000")
+        await manager.enqueue([order("new", priority=0)])
+        assert await Dispatcher(manager).step() == 1
+        assert fleet.spawned() == [f"{first}.1"]
 
     each(work, fleet)
 

@@ -20,6 +20,8 @@ SHARES: Final = ("rig", "label", "none")
 #: The word that stands for whatever is not named.
 _OTHERS: Final = "*"
 _HEAVIEST: Final = 1_000_000
+#: Seconds that a step of priority weighs where nothing ages: more than anybody waits.
+_NEVER: Final = 1e9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +46,8 @@ class QueueConfig:
     """The section `queue`."""
 
     aging: float = option(
-        "how long an order waits until it counts as one priority higher; a P4 waits at most four"
-        " times as long behind whatever comes later; 0 for never",
+        "how long an order waits until it counts as one priority higher, so that a P4 is passed only"
+        " by a P0 that comes within four times as long; 0 for never",
         default=AGING,
         unit="duration",
         min=0,
@@ -63,10 +65,15 @@ class QueueConfig:
         "agent or account to the most workers of the queue at once; * for every other", default={}
     )
 
+    @property
+    def step(self) -> float:
+        """Seconds that a step of priority weighs."""
+        return self.aging or _NEVER
+
     def rules(self) -> QueueRules:
         """Return what the ledger goes by."""
         return QueueRules(
-            aging=self.aging,
+            aging=self.step,
             weights=_numbers(self.weights) or {},
             per_rig=_most(self.per_rig),
             per_account=_most(self.per_account),

@@ -55,7 +55,7 @@ def queue_items(
             batch=batch,
             after=tuple(after),
             not_before=not_before,
-            aging=config.queue.aging,
+            aging=config.queue.step,
         )
         for order in orders
     ]

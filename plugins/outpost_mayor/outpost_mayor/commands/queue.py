@@ -177,7 +177,7 @@ def move(session: Session, issue: str, **said: str) -> None:
     assert wanted is not None
 
     async def work(manager: Manager) -> Entry:
-        return await manager.ledger.queue.move(issue, wanted, manager.config.queue.aging)
+        return await manager.ledger.queue.move(issue, wanted, manager.config.queue.step)
 
     entry = session.run(work)
     session.answer(
