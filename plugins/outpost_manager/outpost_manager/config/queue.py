@@ -46,8 +46,8 @@ class QueueConfig:
     """The section `queue`."""
 
     aging: float = option(
-        "how long an order waits until it counts as one priority higher, so that a P4 is passed only"
-        " by a P0 that comes within four times as long; 0 for never",
+        "how long an order waits until it counts as one priority higher, so that a P4 is passed"
+        " only by a P0 that comes within four times as long; 0 for never",
         default=AGING,
         unit="duration",
         min=0,
