@@ -331,6 +331,15 @@ SHAPES: Final[Mapping[str, Shape]] = {
         "order": "the order as spawned; of secrets only the names; or null",
         "explanation": "as in spawn, or null",
         "attempts": [WORKER],
+        "decisions": [
+            {
+                "worker": "the attempt that had ended",
+                "at": "when",
+                "what": "retry, park or end",
+                "why": "in words",
+                "next": "the attempt that follows, or null",
+            }
+        ],
         "events": [EVENT],
         "tree": "path of its working tree on its own machine, or null",
         "fence": "what keeps or kept its agent to its work: namespace, landlock 7, off,"

@@ -633,6 +633,7 @@ class Manager:
         batch: str = "",
         after: Sequence[str] = (),
         not_before: float = 0.0,
+        retries: int = 0,
     ) -> list[Added]:
         """Put orders into the queue, all or none; see `Queue.add`.
 
@@ -642,6 +643,7 @@ class Manager:
             batch: what they belong to; "" for nothing.
             after: issues that have to be done first.
             not_before: moment before which none is placed; 0 for none.
+            retries: how often an attempt is repeated whose agent judged itself that it failed.
 
         Raises:
             ConflictError: an issue is in the queue with another order, or its attempt has ended.
@@ -662,6 +664,7 @@ class Manager:
             batch=batch,
             after=after,
             not_before=not_before,
+            retries=retries,
         )
         return await self.ledger.queue.add(items)
 

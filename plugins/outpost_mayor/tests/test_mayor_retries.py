@@ -434,3 +434,69 @@ def test_a_bare_command_parks_nothing_but_itself(tmp_path: Path) -> None:
         await at.spawn(command("gt-2"))
 
     run(manager(tmp_path, a), body)
+
+
+# --- what people see ---------------------------------------------------------------------------
+
+
+def test_show_tells_the_attempts_as_a_story(tmp_path: Path) -> None:
+    import click
+
+    from outpost_manager.cli import story
+
+    a, b = FakeOutpost("a"), FakeOutpost("b")
+
+    async def told(course: Course) -> str:
+        ledger = course.at.ledger
+        lines = story.lines(
+            await ledger.attempts("gt-1"),
+            await ledger.queue.decisions("gt-1"),
+            await ledger.queue.entry("gt-1"),
+        )
+        return click.unstyle("\n".join(lines))
+
+    async def body(at: Manager) -> None:
+        course = Course(at, a, b)
+        await course.add(claude())
+        await course.place()
+        await course.finish(limited(time.time() + 7200, session="s"))
+        text = await told(course)
+        assert "gt-1.1 at a: failed (rate_limited)" in text
+        assert "the limit is reached" in text
+        assert "→ parked until " in text
+        assert " UTC as gt-1.2, with its session: rate_limited: the limit is reached" in text
+        assert "next: gt-1.2 waits for a: " in text
+        await at.ledger.parking.unpark("claude")
+        await course.place()
+        lost = "the machine\x1b[31m is gone"
+        await course.finish(Result(state=State.LOST, reason="lost_process", message=lost))
+        text = await told(course)
+        assert "\x1b" not in text
+        assert "→ tried again from " in text
+        assert "as gt-1.3, not at a: lost_process: the machine was lost" in text
+        assert "next: gt-1.3 waits until " in text
+        await course.place()
+        await course.finish(failed("agent_failed"))
+        text = await told(course)
+        assert "→ ended as failed: agent_failed: the agent says itself that it failed" in text
+        assert "next:" not in text
+        shown = story.as_json(await at.ledger.queue.decisions("gt-1"))
+        assert [(one["worker"], one["what"], one["next"]) for one in shown] == [
+            ("gt-1.1", "park", "gt-1.2"), ("gt-1.2", "retry", "gt-1.3"), ("gt-1.3", "end", None),
+        ]  # fmt: skip
+
+    run(manager(tmp_path, a, b), body)
+
+
+def test_an_order_says_how_often_what_its_agent_judged_is_repeated(tmp_path: Path) -> None:
+    a = FakeOutpost("a")
+
+    async def body(at: Manager) -> None:
+        await at.enqueue([command()], retries=1)
+        course = Course(at, a)
+        await course.place()
+        assert (await course.finish(failed("agent_failed"))).state == "waiting"
+        await course.place()
+        assert (await course.finish(failed("agent_failed"))).state == "ended"
+
+    run(manager(tmp_path, a), body)

@@ -35,6 +35,7 @@ SHAPE: Final[dict[str, Any]] = {
     "held": "whether it was paused by hand",
     "waits_for": "how many issues have to be done first",
     "tries": "attempts that have ended",
+    "retries": "how often an attempt is repeated that its agent judged itself",
     "added_at": "when it was added",
     "moved_at": "when it came into its state",
 }
@@ -58,7 +59,7 @@ def waits(entry: Entry, now: float) -> str:
     if entry.held:
         return f"paused; {entry.why}" if entry.why else "paused: outpost queue resume"
     if entry.waits_for:
-        return f"after {entry.waits_for} other{'s' if entry.waits_for > 1 else ''}"
+        return entry.why or f"after {entry.waits_for} other{'s' if entry.waits_for > 1 else ''}"
     if entry.not_before > now:
         soon = f"not before {clock(entry.not_before, now)}"
         return f"{soon}; {entry.why}" if entry.why else soon

@@ -13,7 +13,7 @@ from outpost_agents.registry import PLAIN, usable
 from outpost_core.errors import OutpostError
 from outpost_core.types import State
 from outpost_manager import jsonviews
-from outpost_manager.cli import complete, output, render
+from outpost_manager.cli import complete, output, render, story
 from outpost_manager.cli.cost import approximate
 from outpost_manager.cli.session import Session, command
 from outpost_manager.cli.table import cost, worker_lines
@@ -182,9 +182,11 @@ def show(session: Session, worker: str) -> None:
             await ledger.explanation(found.id),
             await ledger.attempts(found.issue),
             await ledger.events(found.id),
+            await ledger.queue.decisions(found.issue),
+            await ledger.queue.entry(found.issue),
         )
 
-    found, glimpse, order, explanation, attempts, events = session.run(work)
+    found, glimpse, order, explanation, attempts, events, decisions, entry = session.run(work)
 
     def data() -> object:
         from outpost_core.wire import to_json
@@ -194,6 +196,7 @@ def show(session: Session, worker: str) -> None:
             "order": to_json(order) if order else None,
             "explanation": jsonviews.explanation(explanation) if explanation else None,
             "attempts": [*map(jsonviews.worker, attempts)],
+            "decisions": story.as_json(decisions),
             "events": [*map(jsonviews.event, events)],
             "tree": glimpse.tree or None,
             "fence": _fence(found, glimpse) or None,
@@ -202,7 +205,8 @@ def show(session: Session, worker: str) -> None:
         }
 
     def lines() -> Iterator[str]:
-        return _show_lines(found, glimpse, order, explanation, attempts, events)
+        told = [*story.lines(attempts, decisions, entry)] if decisions or entry else []
+        return _show_lines(found, glimpse, order, explanation, attempts, events, told)
 
     session.answer(data, lines)
 
@@ -214,12 +218,17 @@ def _show_lines(
     explanation: Explanation | None,
     attempts: Sequence[Worker],
     events: Sequence[Event],
+    told: Sequence[str],
 ) -> Iterator[str]:
     yield from render.pairs(_rows(worker, glimpse, order))
     if explanation is not None:
         yield ""
         yield from explanation_lines(explanation)
-    if others := [other for other in attempts if other.id != worker.id]:
+    if told:
+        yield ""
+        yield output.style("what came of it", bold=True)
+        yield from told
+    elif others := [other for other in attempts if other.id != worker.id]:
         yield ""
         yield output.style("other attempts", bold=True)
         yield from worker_lines(others)

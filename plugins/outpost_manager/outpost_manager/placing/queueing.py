@@ -26,6 +26,7 @@ def queue_items(
     batch: str = "",
     after: Sequence[str] = (),
     not_before: float = 0.0,
+    retries: int = 0,
 ) -> list[QueueItem]:
     """Return orders as they are put into the queue.
 
@@ -36,6 +37,7 @@ def queue_items(
         batch: what they belong to; "" for nothing.
         after: issues that have to be done first.
         not_before: moment before which none is placed; 0 for none.
+        retries: how often an attempt is repeated whose agent judged itself that it failed.
 
     Raises:
         UsageError: the URL of a rig has a password, which the queue would have to keep.
@@ -55,6 +57,7 @@ def queue_items(
             batch=batch,
             after=tuple(after),
             not_before=not_before,
+            retries=retries,
             aging=config.queue.step,
         )
         for order in orders

@@ -59,12 +59,15 @@ queue = Group(
 @click.option("--not-before", metavar="TIME",
               help="Start then or later: 2026-01-31T08:00, 22:00, or in so long: 2h.")  # fmt: skip
 @click.option("--batch", metavar="NAME", help="What they belong to, for outpost batch.")
+@click.option("--retry", "retries", type=click.IntRange(0, 1000), default=0, metavar="N",
+              help="Repeat up to N times what its agent says itself that it failed.")  # fmt: skip
 def add(
     session: Session,
     on: str | None,
     after: tuple[str, ...],
     not_before: str | None,
     batch: str | None,
+    retries: int,
     **said: Any,
 ) -> None:
     """Put orders into the queue; takes what spawn takes.
@@ -85,7 +88,12 @@ def add(
         await manager.look_at([request.issue for request in requests])
         orders = [await manager.order(request) for request in requests]
         return await manager.enqueue(
-            orders, on=on, batch=batch or "", after=after, not_before=moment
+            orders,
+            on=on,
+            batch=batch or "",
+            after=after,
+            not_before=moment,
+            retries=retries,
         )
 
     say_queued(session, session.run(work))
