@@ -1,7 +1,7 @@
 """Run measurements, print their tables, and write them to `docs/benchmarks.md`.
 
 Usage: python -m benchmarks [NAME …]   (startup workers fence status prices ledger loop logs ssh
-cloudrun kubernetes)
+cloudrun kubernetes mayor)
 
 Without a name all are run; with names the page's other tables stay as they are.
 """
@@ -19,6 +19,7 @@ from benchmarks import (
     ledger,
     logs,
     loop,
+    mayor,
     page,
     prices,
     ssh,
@@ -56,6 +57,7 @@ MEASUREMENTS: dict[str, Callable[[], list[Row]]] = {
     "ssh": ssh.measure,
     "cloudrun": cloudrun.measure,
     "kubernetes": kubernetes.measure,
+    "mayor": mayor.measure,
 }
 
 

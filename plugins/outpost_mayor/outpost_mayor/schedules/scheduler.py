@@ -40,6 +40,7 @@ class Scheduler:
         self._manager = manager
         self._clock = clock
         self._said: dict[str, float] = {}
+        self._idle = False
 
     async def run(self) -> None:
         """Fire for ever."""
@@ -51,6 +52,9 @@ class Scheduler:
     async def step(self) -> list[str]:
         """Fire what is due; return the issues that are new in the queue."""
         schedules = {one.key: one for one in self._manager.config.schedules if one.enabled}
+        if not schedules and self._idle:  # it costs nothing where nobody uses it
+            return []
+        self._idle = not schedules
         firings = self._manager.ledger.firings
         now = self._clock()
         known = await firings.last()
