@@ -179,9 +179,9 @@ def measure() -> list[Row]:
     return [
         Row(what=f"processor time of the mayor, {LIVE} live workers, quiet", ours=f"{share:.2%}",
             goal="≤ 1 %", met=share <= 0.01),
-        Row(what="memory of it", ours=f"{resident:.0f} MB", 
+        Row(what="memory of it", ours=f"{resident:.0f} MB",
             goal="≤ 120 MB", met=resident <= 120),
-        Row(what="it hears of a local worker's end", ours=ms(heard), 
+        Row(what="it hears of a local worker's end", ours=ms(heard),
             goal="", met=None),
         Row(what=f"it runs again after SIGKILL, {LIVE} live workers", ours=ms(restart),
             goal="", met=None),
