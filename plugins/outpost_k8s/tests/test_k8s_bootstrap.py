@@ -56,7 +56,8 @@ def fresh(cluster: Cluster) -> Iterator[str]:
 def options(cluster: Cluster, namespace: str, **said: Any) -> K8sOptions:
     values = {
         "image": IMAGE, "image_pull_policy": "Never", "namespace": namespace,
-        "kubeconfig": cluster.kubeconfig,
+        "kubeconfig": cluster.kubeconfig, "cpu": 0.1, "memory": 128 << 20,
+        "ephemeral_storage": 64 << 20,
     }  # fmt: skip
     return K8sOptions(**values | said)
 

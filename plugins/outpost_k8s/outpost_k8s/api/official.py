@@ -8,16 +8,19 @@ are empty; whoever imports `kubernetes` afterwards gets all of it, as ever.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import importlib.util
 import socket
 import sys
-from collections.abc import Iterator
+import weakref
+from collections.abc import Coroutine, Iterator
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 
 _PACKAGE: Final = "kubernetes"
 #: Packages that our modules are in, those around them first.
@@ -29,6 +32,33 @@ _AROUND: Final = (
 #: each so many seconds, and is dead after so many questions: 30 s in all. Load balancers, too,
 #: forget a line that is silent for minutes.
 _KEEPALIVE: Final = (15, 5, 3)
+
+
+class _Connector(aiohttp.TCPConnector):
+    """A connector whose end is the end of all its connections.
+
+    One that is given back to be closed waits for the other side to close it too, and then nobody
+    waits for it: an API server that is stopped would keep it open for longer than we live.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._opened: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
+
+    async def _create_connection(
+        self, req: Any, traces: Any, timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        protocol = await super()._create_connection(req, traces, timeout)
+        if protocol.transport is not None:
+            self._opened.add(protocol.transport)
+        return protocol
+
+    def close(self, *, abort_ssl: bool = False) -> Coroutine[Any, Any, None]:
+        """Close all connections, also those that wait for the other side."""
+        closing = super().close(abort_ssl=abort_ssl)
+        for transport in [*self._opened]:
+            transport.abort()
+        return closing
 
 
 class Official(NamedTuple):
@@ -74,9 +104,7 @@ def _parts() -> Official:
             return session
 
         def _create_connector(self) -> aiohttp.TCPConnector:
-            return aiohttp.TCPConnector(
-                limit=self.maxsize, ssl=self.ssl_context, socket_factory=_socket
-            )
+            return _Connector(limit=self.maxsize, ssl=self.ssl_context, socket_factory=_socket)
 
     return Official(Configuration, Rest, load_incluster_config, ConfigException)
 
