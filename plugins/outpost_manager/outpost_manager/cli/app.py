@@ -38,7 +38,11 @@ class LazyGroup(Group):
         """Import and return a command, or None when nobody has it."""
         if cmd_name not in COMMANDS:
             found = current(ctx).plugin_commands().get(cmd_name)
-            return None if found is None else found.command
+            if found is None:
+                return None
+            from outpost_manager.cli.plugincommands import Deferred
+
+            return found.command.load() if isinstance(found.command, Deferred) else found.command
         from importlib import import_module
 
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")

@@ -23,7 +23,11 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "peek": ("contact:peek", "Print what a worker's terminal shows."),
         "nudge": ("contact:nudge", "Type a line into an interactive worker."),
         "mail": ("mail:mail", "Send mail to someone at an outpost, and read it."),
-        "cost": ("cost:cost", "Show what workers cost, by day, outpost, agent or rig."),
+        "cost": (
+            "cost:cost",
+            "Show what workers cost, by day, outpost, agent or rig,"
+            " and what the budgets have left.",
+        ),
         "stop": ("contact:stop", "End workers, after rescuing their unpushed work."),
         "clean": ("workers:clean", "Remove the files of workers whose work is delivered."),
     },

@@ -51,6 +51,34 @@ class PluginCommand:
         )
 
 
+class Deferred(click.Command):
+    """A command that is imported when it is used, so that listing commands costs little.
+
+    Args:
+        name: its name.
+        home: where it is: `module:variable`.
+        short_help: its line in the list of commands.
+    """
+
+    def __init__(self, name: str, home: str, short_help: str) -> None:
+        super().__init__(name, short_help=short_help)
+        self.home = home
+
+    def load(self) -> click.Command:
+        """Import the command.
+
+        Raises:
+            PluginError: there is no such command.
+        """
+        from importlib import import_module
+
+        module, _, variable = self.home.partition(":")
+        found = getattr(import_module(module), variable, None)
+        if not isinstance(found, click.Command):
+            raise PluginError(f"{self.home} is not a click command")
+        return found
+
+
 def plugin_commands(
     plugins: Plugins, taken: Iterable[str], tell: Callable[[str], None]
 ) -> dict[str, PluginCommand]:
