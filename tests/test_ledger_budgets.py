@@ -526,7 +526,7 @@ def test_a_long_history_costs_a_budget_little(tmp_path):
             [WorkerStatus(id=one.order.worker, state=State.DONE, result=result) for one in batch],
         )
     plans = ledger._store.read(
-        f"EXPLAIN QUERY PLAN {budgets_module.meter(some[1])._spent}",
+        f"EXPLAIN QUERY PLAN {budgets_module.meter(some[1])._ended}",
         [0.0, *budgets_module.meter(some[1])._args],
     )
     assert any("COVERING INDEX workers_spent" in plan[3] for plan in plans)

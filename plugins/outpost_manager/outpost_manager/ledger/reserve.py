@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.types import Explanation, Json, Order, State, Worker
-from outpost_manager.ledger import admission, breakers, budgets, money, rows
+from outpost_manager.ledger import admission, breakers, budgets, money, rows, values
 from outpost_manager.ledger.accounts import Account
 from outpost_manager.ledger.admission import Outcome
 from outpost_manager.ledger.budgets import Budget
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 _STARTING: Final = State.STARTING.value
+#: Seconds after which it is told again that an outpost refused a worker for the same reason.
+REFUSED_EVERY: Final = 600.0
 #: What a reservation has to know: the row that is there, what the outpost's workers hold, what was
 #: spent there in this hour, and whether any account is parked or any breaker not closed. One
 #: statement, since all other processes wait for it.
@@ -278,9 +280,19 @@ def _decided(
 
 
 def _refused(db: sqlite3.Connection, draft: Draft, refusal: Answer) -> Answer:
-    """Write the event that an outpost had no room."""
+    """Write the event that an outpost had no room, once in a while for the same reason.
+
+    What waits in the queue is tried again and again, and the log keeps every event.
+    """
     reason: dict[str, Json] = {"reason": refusal.detail}
-    rows.tell(db, "refused", draft.now, draft.worker, draft.item.outpost, reason)
+    told = db.execute(
+        "SELECT at, data FROM events WHERE worker = ? AND kind = 'refused' AND outpost = ?"
+        " ORDER BY id DESC LIMIT 1",
+        (draft.worker, draft.item.outpost),
+    ).fetchone()
+    again = told is not None and values.data(told[1]) == reason
+    if not again or not 0 <= draft.now - (values.number(told[0]) or 0.0) < REFUSED_EVERY:
+        rows.tell(db, "refused", draft.now, draft.worker, draft.item.outpost, reason)
     return refusal
 
 

@@ -19,6 +19,7 @@ from outpost_core.errors import (
     UnreachableError,
     UsageError,
 )
+from outpost_manager.placing.pending import NotPlacedError
 from outpost_shared import faults
 from outpost_shared.log import Logger
 
@@ -39,8 +40,8 @@ LOOK_IDLE: Final = 0.25
 #: Events after which there may be room, or something to place.
 _NEWS: Final = frozenset(
     {
-        *("queued", "dequeued", "state", "renewed", "released", "reachable", "decided", "refused"),
-        *("unparked", "breaker"),
+        *("queued", "dequeued", "state", "renewed", "released", "moved", "reachable", "decided"),
+        *("breaker", "unparked"),
     }
 )
 #: The switch of the whole queue, and its words.
@@ -60,6 +61,12 @@ class Dispatcher:
         self._manager = manager
         self._clock = clock
         self._full: dict[str, str] = {}  # kind → why it finds no room
+        self._until: dict[str, float] = {}  # kind → when it may, where that is known
+
+    @property
+    def next_moment(self) -> float | None:
+        """When something that found no room may find some, since money or a pause is over."""
+        return min(self._until.values(), default=None)
 
     async def step(self) -> int:
         """Place as much as there is room for; return how many were placed.
@@ -69,6 +76,7 @@ class Dispatcher:
         """
         queue = self._manager.ledger.queue
         self._full.clear()
+        self._until.clear()
         placed = 0
         while True:
             if await queue.switch(SWITCH) in PAUSED:
@@ -108,9 +116,11 @@ class Dispatcher:
 
     async def _pause(self) -> float:
         """Return the seconds until there is something to do without news."""
-        moment = await self._manager.ledger.queue.next_moment(self._clock())
-        pause = AGAIN if self._full else 60.0
-        return pause if moment is None else min(pause, max(0.0, moment - self._clock()))
+        now = self._clock()
+        moments = [await self._manager.ledger.queue.next_moment(now), self.next_moment]
+        # what waits for a moment needs no look before it
+        pause = AGAIN if any(kind not in self._until for kind in self._full) else 60.0
+        return min([pause, *(max(0.0, one - now) for one in moments if one is not None)])
 
     async def _place(self, entries: Sequence[Entry]) -> int:
         """Place entries, those for the same outpost together; return how many were placed."""
@@ -153,6 +163,9 @@ class Dispatcher:
             return
         if isinstance(error, ConflictError):  # nothing that happens by itself changes that
             await self._manager.ledger.queue.hold([entry.issue])
+        if isinstance(error, NotPlacedError) and error.until is not None:
+            self._until[entry.kind] = error.until
+            why += f", until {_clock(error.until)}"
         self._full[entry.kind] = why
         await self._manager.ledger.queue.explain({entry.issue: why})
 
@@ -167,6 +180,12 @@ class Dispatcher:
             if entry.kind in self._full and entry.why != self._full[entry.kind]
         }
         await queue.explain(why)
+
+
+def _clock(moment: float) -> str:
+    """Return a moment of today as `14:05:09`, another one with its day."""
+    at = time.localtime(moment)
+    return time.strftime("%H:%M:%S" if at[:3] == time.localtime()[:3] else "%Y-%m-%d %H:%M", at)
 
 
 def short(error: OutpostError) -> str:

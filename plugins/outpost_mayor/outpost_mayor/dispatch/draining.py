@@ -66,7 +66,11 @@ async def drain(
             soon = await manager.ledger.queue.next_moment(time.time()) if place else None
             if not waiting or not place:
                 return waiting
-            if soon is None and time.monotonic() - quiet >= _STUCK:
+            if (
+                soon is None
+                and dispatcher.next_moment is None
+                and time.monotonic() - quiet >= _STUCK
+            ):
                 return waiting
         await asyncio.sleep(looks.pause())
         await manager.watch.refresh_of([w for w in workers if not w.state.terminal])
