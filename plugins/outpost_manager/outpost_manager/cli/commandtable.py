@@ -25,8 +25,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "mail": ("mail:mail", "Send mail to someone at an outpost, and read it."),
         "cost": (
             "cost:cost",
-            "Show what workers cost, by day, outpost, agent or rig,"
-            " and what the budgets have left.",
+            "Show what workers cost, by day, outpost, agent or rig, and the budgets.",
         ),
         "stop": ("contact:stop", "End workers, after rescuing their unpushed work."),
         "clean": ("workers:clean", "Remove the files of workers whose work is delivered."),

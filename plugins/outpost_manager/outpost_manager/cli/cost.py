@@ -29,7 +29,7 @@ _BY = ("day", "outpost", "agent", "rig")
 @click.option("--forecast", is_flag=True,
               help="Also what the queue will cost, and when budgets are used up.")  # fmt: skip
 def cost(session: Session, by: str, since: str, forecast: bool) -> None:
-    """Show what workers cost, by day, outpost, agent or rig, and what the budgets have left.
+    """Show what workers cost, by day, outpost, agent or rig, and the budgets.
 
     What outposts charged and agents spent, and the agents' tokens. Counts workers whose files were
     cleaned, too, and what running ones have spent so far. Asks no outpost: what is shown is what
