@@ -463,8 +463,9 @@ class Queue:
         """
         with self._store.write(only_here=True) as db:
             for issue in issues:
-                _load(db, issue)
+                entry = _load(db, issue)
                 db.execute("UPDATE queue SET held = ? WHERE issue = ?", (int(held), issue))
+                rows.tell(db, "held" if held else "resumed", time.time(), entry.worker, "")
 
     def remove(self, issues: Iterable[str]) -> list[Entry]:
         """Take waiting entries out; they are `ended`, and say that they were removed.
@@ -501,6 +502,8 @@ class Queue:
             db.execute("DELETE FROM switches WHERE name = ?", (name,))
             if value:
                 db.execute("INSERT INTO switches VALUES (?, ?, ?)", (name, value, time.time()))
+            kind = "held" if value else "resumed"
+            rows.tell(db, kind, time.time(), "", "", {"what": name, "as": value})
 
 
 _RUNNING: Final = (

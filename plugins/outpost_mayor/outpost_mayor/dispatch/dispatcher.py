@@ -41,7 +41,7 @@ LOOK_IDLE: Final = 0.25
 _NEWS: Final = frozenset(
     {
         *("queued", "dequeued", "state", "renewed", "released", "moved", "reachable", "decided"),
-        *("breaker", "unparked"),
+        *("breaker", "unparked", "resumed"),
     }
 )
 #: The switch of the whole queue, and its words.
