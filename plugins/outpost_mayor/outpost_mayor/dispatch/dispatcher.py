@@ -16,7 +16,6 @@ from outpost_core.errors import (
     ConflictError,
     LedgerError,
     OutpostError,
-    UnreachableError,
     UsageError,
 )
 from outpost_manager.placing.pending import NotPlacedError
@@ -159,8 +158,6 @@ class Dispatcher:
         """Have an entry wait, and those that are placed alike; say why."""
         why = short(error)
         _log.info("%s waits: %s", entry.issue, why)
-        if isinstance(error, UnreachableError):  # it may have begun: its row says so
-            return
         if isinstance(error, ConflictError):  # nothing that happens by itself changes that
             await self._manager.ledger.queue.hold([entry.issue])
         if isinstance(error, NotPlacedError) and error.until is not None:
