@@ -67,7 +67,7 @@ def test_requests_share_a_container_up_to_the_concurrency_then_another_starts(
 def test_without_a_free_container_a_request_waits_and_then_gets_429(google: Emulator) -> None:
     url = deploy(google, service("w", most=1, concurrency=1))
     get(url, "/hello")
-    answers = many(url, "/sleep?6", 2)  # long enough that the second one meets the first
+    answers = many(url, "/sleep?12", 2)  # long enough that the second one meets the first
     assert sorted(each.status_code for each in answers) == [200, 429]
     refused = next(each for each in answers if each.status_code == 429)
     assert "no available instance" in refused.text

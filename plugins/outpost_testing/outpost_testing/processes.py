@@ -115,9 +115,13 @@ class ArgumentsWatch:
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
+        self._look()  # on a busy machine the only look may have begun before the process did
 
     def _watch(self) -> None:
         while not self._done.is_set():
-            for entry, line in command_lines():
-                if self._text in line:
-                    self.seen.add(int(entry.name))
+            self._look()
+
+    def _look(self) -> None:
+        for entry, line in command_lines():
+            if self._text in line:
+                self.seen.add(int(entry.name))
