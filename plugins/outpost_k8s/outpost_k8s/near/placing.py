@@ -51,6 +51,7 @@ class Placing:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._asked_until = 0.0
+        self._asking = asyncio.Lock()
 
     async def place(self, order: Order, git_credentials: str, *, hosted: bool) -> Object:
         """Create or adopt the Job of an order; return it.
@@ -97,8 +98,11 @@ class Placing:
             SpawnRefusedError: they would change what a worker stands on.
             UnreachableError: nobody answers; nothing was asked for.
         """
-        if time.monotonic() < self._asked_until:
-            return
+        async with self._asking:  # of many at once the first one asks
+            if time.monotonic() >= self._asked_until:
+                await self._ask_what_stands(body)
+
+    async def _ask_what_stands(self, body: dict[str, Any]) -> None:
         try:
             found = await self._desk.cluster().create(self._desk.path("jobs"), body, dry_run=True)
         except UnreachableError as error:
