@@ -72,12 +72,12 @@ class TestProcess(OutpostSuite):
 
 
 @pytest.mark.parametrize("mode", [Mode.TMUX, Mode.PROCESS])
-def test_no_check_is_passed_over_but_that_of_a_price(
+def test_no_check_is_passed_over_but_those_of_a_price_and_of_changes(
     server: Sshd, tmp_path: Path, mode: Mode
 ) -> None:
     target = make_target(server, mode, tmp_path)
     passed_over = {one.id for one in all_checks() if one.needs - target.capabilities}
-    assert passed_over == {"list.price_is_pure"}
+    assert passed_over == {"list.price_is_pure", "list.tells_of_changes"}
 
 
 @pytest.mark.parametrize(
