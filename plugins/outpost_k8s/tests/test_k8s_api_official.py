@@ -20,6 +20,7 @@ print(sorted(beside & sys.modules.keys()))
 """
 _ALL_AFTERWARDS = """
 import kubernetes
+import kubernetes.aio.client.rest
 assert kubernetes.client.CoreV1Api and kubernetes.config.load_kube_config
 assert kubernetes.aio.client.Configuration is not None
 assert kubernetes.aio.client.rest.RESTClientObject.__mro__[0] not in parts.rest.__mro__
