@@ -12,7 +12,6 @@ from typing import Any
 
 import k8smutants
 import pytest
-from peers import containers
 from peers.kubelab import Lab, Options, own_lab
 
 from outpost_k8s.options import K8sOptions
@@ -29,13 +28,6 @@ def lab() -> Iterator[Lab]:
     """A cluster of its own, since checks cut it off."""
     with own_lab(Options(fake_nodes=0)) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def image(lab: Lab) -> str:
-    """The image of workers, at the cluster's node."""
-    tag: str = lab.load_image(containers.image().tag, containers.base())
-    return tag
 
 
 def make_target(lab: Lab, image: str, namespace: str, state: Path, **more: Any) -> Target:

@@ -18,7 +18,6 @@ from pathlib import Path
 import k8snearkit as kit
 import pytest
 from k8snearkit import JOBS, PODS, SECRETS, objects
-from peers import containers
 from peers.kubelab import Lab, Options, own_lab
 from test_k8s_near_faults import hurried as hurried  # noqa: PLC0414 - a fixture
 from test_k8s_near_faults import killed, stopped
@@ -46,18 +45,6 @@ Away = Callable[[Lab], AbstractContextManager[None]]
 def lab() -> Iterator[Lab]:
     with own_lab(Options(fake_nodes=0)) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def image(lab: Lab) -> str:
-    tag: str = lab.load_image(containers.image().tag, containers.base())
-    return tag
-
-
-@pytest.fixture
-def namespace(lab: Lab) -> Iterator[str]:
-    with lab.namespace() as made:
-        yield made
 
 
 @pytest.fixture

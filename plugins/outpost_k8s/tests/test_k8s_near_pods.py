@@ -13,7 +13,7 @@ from typing import Any
 import k8snearkit as kit
 import pytest
 from k8snearkit import JOBS, PODS
-from peers import containers, githttp
+from peers import githttp
 from peers.kubelab import Lab, Options, own_lab
 
 from outpost_core.names import checkpoint_ref
@@ -33,18 +33,6 @@ def lab() -> Iterator[Lab]:
     """A cluster that tests may break; a lost node counts as lost soon."""
     with own_lab(Options(fake_nodes=0, node_grace=8, evict_after=2)) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def image(lab: Lab) -> str:
-    tag: str = lab.load_image(containers.image().tag, containers.base())
-    return tag
-
-
-@pytest.fixture
-def namespace(lab: Lab) -> Iterator[str]:
-    with lab.namespace() as made:
-        yield made
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from typing import Any
 import k8snearkit as kit
 import pytest
 from k8snearkit import JOBS, PODS, SECRETS
-from peers import containers
 from peers.kubehook import Hook, mutate, refuse
 from peers.kubelab import Lab, Options, own_lab
 from test_k8s_near_pods import has_ref, pod_of, printed, rig_order
@@ -56,18 +55,6 @@ PROBE = {
 def lab() -> Iterator[Lab]:
     with own_lab(Options(fake_nodes=0)) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def image(lab: Lab) -> str:
-    tag: str = lab.load_image(containers.image().tag, containers.base())
-    return tag
-
-
-@pytest.fixture
-def namespace(lab: Lab) -> Iterator[str]:
-    with lab.namespace() as made:
-        yield made
 
 
 @pytest.fixture
