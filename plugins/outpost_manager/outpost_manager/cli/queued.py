@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from outpost_manager.cli.session import Session
     from outpost_manager.ledger import Added, Entry
+    from outpost_manager.manager import Manager
+    from outpost_manager.orders.making import OrderRequest
 
 #: What `--json` says of an entry.
 SHAPE: Final[dict[str, Any]] = {
@@ -122,7 +124,29 @@ def entry_lines(entry: Entry, needs: Sequence[str]) -> Iterator[str]:
     )
 
 
-def say_queued(session: Session, added: Sequence[Added]) -> None:
+def queue_requests(
+    session: Session,
+    requests: Sequence[OrderRequest],
+    *,
+    on: str | None = None,
+    batch: str = "",
+    after: Sequence[str] = (),
+    not_before: float = 0.0,
+    retries: int = 0,
+) -> None:
+    """Put requests into the queue, and print what became of them; see `Manager.enqueue`."""
+
+    async def work(manager: Manager) -> list[Added]:
+        await manager.look_at([request.issue for request in requests])
+        orders = [await manager.order(request) for request in requests]
+        return await manager.enqueue(
+            orders, on=on, batch=batch, after=after, not_before=not_before, retries=retries
+        )
+
+    _say_queued(session, session.run(work))
+
+
+def _say_queued(session: Session, added: Sequence[Added]) -> None:
     """Print what was put into the queue."""
     session.answer(
         lambda: {

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
     from outpost_core.types import Explanation, Order, Worker
-    from outpost_manager.ledger import Added
     from outpost_manager.manager import Manager
     from outpost_manager.orders.making import OrderRequest
     from outpost_manager.placing.pending import Spawned
@@ -91,7 +90,9 @@ def spawn(
     if queued:
         if follow_ or wait:
             raise click.UsageError("--queue returns at once; outpost queue run waits")
-        queue_requests(session, requests, on)
+        from outpost_manager.cli.queued import queue_requests
+
+        queue_requests(session, requests, on=on)
         return
     progress = Progress.of(session)
 
@@ -228,18 +229,6 @@ async def _orders(
         progress.stage(request.issue, "placing")
         orders.append(await manager.order(request))
     return orders
-
-
-def queue_requests(session: Session, requests: Sequence[OrderRequest], on: str | None) -> None:
-    """Put requests into the queue."""
-    from outpost_manager.cli.queued import say_queued
-
-    async def work(manager: Manager) -> list[Added]:
-        await manager.look_at([request.issue for request in requests])
-        orders = [await manager.order(request) for request in requests]
-        return await manager.enqueue(orders, on=on)
-
-    say_queued(session, session.run(work))
 
 
 async def say_passed_over(session: Session, manager: Manager, order: Order) -> None:

@@ -13,7 +13,7 @@ from outpost_manager.jsonviews import moment
 if TYPE_CHECKING:
     from outpost_core.types import Worker
     from outpost_manager.ledger import Entry
-    from outpost_manager.ledger.queue import Decided
+    from outpost_manager.ledger.entries import Decided
 
 #: What a decision is called, by its `what`.
 _WORDS = {"retry": "tried again", "park": "parked", "end": "ended"}

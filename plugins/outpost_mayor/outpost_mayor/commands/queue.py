@@ -11,7 +11,7 @@ from outpost_core.errors import UsageError
 from outpost_manager.cli import complete, output, render
 from outpost_manager.cli.orderflags import order_options, requests_of
 from outpost_manager.cli.queued import SHAPE as ENTRY
-from outpost_manager.cli.queued import as_json, entry_lines, say_queued, table
+from outpost_manager.cli.queued import as_json, entry_lines, queue_requests, table
 from outpost_manager.cli.session import Group, Session, command
 from outpost_manager.cli.spawn import OrderCommand, after_dashes
 from outpost_manager.cli.values import duration, priority
@@ -20,7 +20,7 @@ from outpost_mayor.dispatch.dispatcher import SWITCH
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from outpost_manager.ledger import Added, Entry
+    from outpost_manager.ledger import Entry
     from outpost_manager.manager import Manager
 
 #: What `--json` answers, by command.
@@ -81,22 +81,15 @@ def add(
       outpost queue add --from-file issues.txt --batch night --not-before 22:00
       outpost queue add gt-9 --after gt-1 --after gt-2
     """
-    requests = requests_of(said, after_dashes())
-    moment = moment_of(not_before)
-
-    async def work(manager: Manager) -> list[Added]:
-        await manager.look_at([request.issue for request in requests])
-        orders = [await manager.order(request) for request in requests]
-        return await manager.enqueue(
-            orders,
-            on=on,
-            batch=batch or "",
-            after=after,
-            not_before=moment,
-            retries=retries,
-        )
-
-    say_queued(session, session.run(work))
+    queue_requests(
+        session,
+        requests_of(said, after_dashes()),
+        on=on,
+        batch=batch or "",
+        after=after,
+        not_before=moment_of(not_before),
+        retries=retries,
+    )
 
 
 @command("list")
