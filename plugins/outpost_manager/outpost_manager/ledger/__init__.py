@@ -19,33 +19,33 @@ if TYPE_CHECKING:
     from outpost_manager.ledger.breakers import Breaker as Breaker
     from outpost_manager.ledger.budgets import Budget as Budget
     from outpost_manager.ledger.claims import Claim as Claim
+    from outpost_manager.ledger.entries import Added as Added
+    from outpost_manager.ledger.entries import Entry as Entry
+    from outpost_manager.ledger.entries import QueueItem as QueueItem
     from outpost_manager.ledger.ledger import Ledger as Ledger
     from outpost_manager.ledger.ledger import OutpostNote as OutpostNote
     from outpost_manager.ledger.outbox import Letter as Letter
     from outpost_manager.ledger.outbox import Outbox as Outbox
-    from outpost_manager.ledger.queue import Added as Added
-    from outpost_manager.ledger.queue import Entry as Entry
     from outpost_manager.ledger.queue import Queue as Queue
-    from outpost_manager.ledger.queue import QueueItem as QueueItem
     from outpost_manager.ledger.reserve import Answer as Answer
     from outpost_manager.ledger.reserve import Reservation as Reservation
 
 _HOMES = {
     "Account": "accounts",
-    "Added": "queue",
+    "Added": "entries",
     "Answer": "reserve",
     "AsyncLedger": "asyncledger",
     "Breaker": "breakers",
     "Budget": "budgets",
     "Claim": "claims",
-    "Entry": "queue",
+    "Entry": "entries",
     "Ledger": "ledger",
     "Letter": "outbox",
     "Outbox": "outbox",
     "Outcome": "admission",
     "OutpostNote": "ledger",
     "Queue": "queue",
-    "QueueItem": "queue",
+    "QueueItem": "entries",
     "Reservation": "reserve",
 }
 

@@ -11,11 +11,11 @@ import time
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from outpost_manager.ledger import queue, values
+from outpost_manager.ledger import queueing, values
 from outpost_shared import faults
 
 if TYPE_CHECKING:
-    from outpost_manager.ledger.queue import QueueItem
+    from outpost_manager.ledger.entries import QueueItem
     from outpost_manager.ledger.store import Store
 
 
@@ -63,7 +63,7 @@ class Firings:
         Raises:
             ConflictError: an attempt exists with another order; nothing was changed.
         """
-        drafts = queue.drafts(items)
+        drafts = queueing.drafts(items)
         now = time.time()
         with self._store.write(only_here=True) as db:
             moved = db.execute(
@@ -76,7 +76,7 @@ class Firings:
                 issue = draft[0].order.issue.id
                 if db.execute("SELECT 1 FROM queue WHERE issue = ?", (issue,)).fetchone():
                     continue
-                if queue.put(db, draft, now):
+                if queueing.put(db, draft, now):
                     new.append(issue)
         faults.point("mayor.fired")
         return new

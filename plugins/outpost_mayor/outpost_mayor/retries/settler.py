@@ -25,7 +25,7 @@ from outpost_shared.log import Logger
 
 if TYPE_CHECKING:
     from outpost_manager.ledger import Entry
-    from outpost_manager.ledger.queue import Decided
+    from outpost_manager.ledger.entries import Decided
     from outpost_manager.manager import Manager
 
 _log = Logger("retries")
