@@ -14,7 +14,7 @@ from outpost_core.nearest import suggest
 from outpost_core.types import check_env_name
 
 #: What an exec outpost can at most do: what the protocol has a method for, and all traits.
-CAPABILITIES: Final = frozenset(ALL.keys() | TRAITS.keys()) - {"price", "bootstrap", "changes"}
+CAPABILITIES: Final = frozenset(ALL.keys() | TRAITS.keys()) - {"price", "bootstrap"}
 
 
 @dataclass(frozen=True, kw_only=True)

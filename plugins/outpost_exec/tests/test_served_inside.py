@@ -21,7 +21,16 @@ from outpost_core.types import Agent, Issue, Order, State, WorkerStatus
 from outpost_exec.options import ExecOptions
 from outpost_exec.outpost import ExecOutpost
 
-CAPABILITIES = ("rig", "local_rig", "checkpoint", "secrets", "interactive", "clean", "facts")
+CAPABILITIES = (
+    "rig",
+    "local_rig",
+    "checkpoint",
+    "secrets",
+    "interactive",
+    "clean",
+    "facts",
+    "changes",
+)
 SERVE = (sys.executable, "-m", "outpost_worker", "serve")
 #: Seconds until what has to come is taken for missing.
 PATIENCE = 60.0

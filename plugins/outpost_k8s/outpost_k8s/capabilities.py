@@ -7,6 +7,7 @@ from typing import Final
 CAPABILITIES: Final = frozenset(
     (
         *("clean", "attach", "nudge", "peek", "price", "doctor", "bootstrap"),
+        "changes",
         *("interactive", "checkpoint", "rig", "local_rig", "secrets"),
     )
 )

@@ -228,6 +228,16 @@ class K8sOutpost(Outpost):
         )
 
     @hookimpl
+    async def outpost_changes(self) -> AsyncIterator[None]:
+        """Yield once the cluster is watched, and whenever workers here may have changed."""
+        from outpost_k8s.near import hearing
+
+        heard = hearing.changes(self.desk, self._listing.came_home)
+        async with aclosing(heard) as news:  # type: ignore[type-var]
+            async for _ in news:
+                yield
+
+    @hookimpl
     def outpost_price(self, order: Order) -> float:
         """Return the most that the order can cost here, in USD."""
         return price.worst_case(self.options, order)

@@ -66,7 +66,7 @@ class TestKubernetes(OutpostSuite):
 def test_only_what_a_pod_cannot_have_is_passed_over(lab: Lab, image: str, tmp_path: Path) -> None:
     target = make_target(lab, image, "default", tmp_path)
     lacking = {what for one in all_checks() for what in one.needs - target.capabilities}
-    assert lacking == {"changes", "facts", "mail", "inbox", "shared"}
+    assert lacking == {"facts", "mail", "inbox", "shared"}
 
 
 @pytest.mark.parametrize(

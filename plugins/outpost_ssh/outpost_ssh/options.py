@@ -19,6 +19,7 @@ from outpost_local.options import Fence, Mode, check_fence
 CAPABILITIES: Final = frozenset(
     (
         *("clean", "attach", "nudge", "peek", "mail", "inbox", "facts", "doctor", "bootstrap"),
+        "changes",
         *("interactive", "checkpoint", "rig", "local_rig", "secrets"),
     )
 )

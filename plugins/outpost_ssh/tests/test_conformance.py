@@ -77,7 +77,7 @@ def test_no_check_is_passed_over_but_those_of_a_price_and_of_changes(
 ) -> None:
     target = make_target(server, mode, tmp_path)
     passed_over = {one.id for one in all_checks() if one.needs - target.capabilities}
-    assert passed_over == {"list.price_is_pure", "list.tells_of_changes"}
+    assert passed_over == {"list.price_is_pure"}
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ WAIT: Final = 20.0
 _LATE: Final = 15.0
 #: Seconds in which a server says how a worker is shown.
 _VIEWER: Final = 20.0
+#: Longest word for what a server told last of changes, in characters.
+_WORD: Final = 200
 #: Workers or messages of one list; more are taken for a list that never ends.
 _MOST_ITEMS: Final = border.MOST_WORKERS
 #: capability → its method, where they are called differently.
@@ -265,6 +267,28 @@ class HeadlessStdioOutpost(Caller):
         hello = client.hello
         methods = {c for c in CAPABILITIES if _METHODS.get(c, c) in hello.methods}
         return frozenset(methods | (hello.capabilities & TRAITS.keys()) | {"doctor", "price"})
+
+    @hookimpl
+    async def outpost_changes(self) -> AsyncIterator[None]:
+        """Yield once the server watches, and whenever workers there may have changed.
+
+        Raises:
+            UnreachableError: the channel broke; whoever wants to hear more asks again.
+            UnsupportedError: the server cannot tell, or takes one request at a time.
+        """
+        client = await self.client()
+        if client.hello.inflight == 1:
+            raise UnsupportedError(f"the program of {self.name} takes one request at a time")
+        seen = ""
+        while True:
+            params: dict[str, Json] = {"wait": WAIT, "after": seen}
+            asked = self._asked("changes", params, repeat=True, due=WAIT, deadline=WAIT + _LATE)
+            now = self._object(await asked, "changes").get("now")
+            if not isinstance(now, str) or len(now) > _WORD:
+                raise self._odd("changes")
+            if now != seen:
+                seen = now
+                yield
 
     async def viewer(self, worker: str) -> list[str]:
         """Return the argv that shows the worker on a terminal of the server's machine.

@@ -12,10 +12,15 @@ T = TypeVar("T")
 
 
 class Behind:
-    """The tasks of one outpost, each under a name of its own while it runs."""
+    """The tasks of one outpost, each under a name of its own while it runs.
+
+    Attributes:
+        done: set whenever one has ended; who waits for that clears it.
+    """
 
     def __init__(self) -> None:
         self._tasks: dict[str, asyncio.Task[object]] = {}
+        self.done = asyncio.Event()
 
     def __contains__(self, name: str) -> bool:
         """Whether something of that name runs."""
@@ -28,6 +33,7 @@ class Behind:
 
         def over(done: asyncio.Task[T]) -> None:
             self._tasks.pop(name, None)
+            self.done.set()
             _ = done.cancelled() or done.exception()  # seen
 
         task.add_done_callback(over)

@@ -77,6 +77,11 @@ class Listing:
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._stopping: set[str] = set()  # uids whose stop was seen to
 
+    @property
+    def came_home(self) -> asyncio.Event:
+        """Set whenever something has been found out that a list did not wait for."""
+        return self._behind.done
+
     async def aclose(self) -> None:
         """Break off what comes home behind; it is taken up again by the next list."""
         await self._behind.aclose()

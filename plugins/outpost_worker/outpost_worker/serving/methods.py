@@ -16,6 +16,7 @@ from outpost_core import wire
 from outpost_core.errors import NotFoundError, OutpostError, UsageError
 from outpost_core.types import Json, Message, WorkerStatus
 from outpost_shared.protocol import text
+from outpost_worker.serving.news import News
 from outpost_worker.serving.request import Params, flag, mask, number, order_of, secrets_of, word
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Methods:
             "inbox": ("inbox", self._inbox),
             "facts": ("facts", self._facts),
             "doctor": ("doctor", self._doctor),
+            "changes": ("changes", self._changes),
         }
         for name, (capability, method) in optional.items():
             if capability in outpost.capabilities:
@@ -89,6 +91,7 @@ class Methods:
         for name, handler in extra.items():
             offered[name] = self._bound(handler)
         self._offered = offered
+        self._news = News(outpost)
 
     @property
     def names(self) -> list[str]:
@@ -224,6 +227,14 @@ class Methods:
         rig = None if params.get("rig") is None else word(params, "rig")
         findings = await self._outpost.outpost_doctor(rig=rig)
         return {"findings": [wire.to_json(finding) for finding in findings]}
+
+    async def _changes(self, params: Params) -> Json:
+        wait = min(number(params, "wait", _LARGEST, 0.0), MOST_WAIT)
+        return {"now": await self._news.after(word(params, "after", ""), wait)}
+
+    async def aclose(self) -> None:
+        """Let go of what watches for this client."""
+        await self._news.aclose()
 
     # --- pages ----------------------------------------------------------------------------------
 

@@ -47,7 +47,9 @@ TAKES: Final = 8 * MAX_FRAME
 #: Seconds for what is under way when the client has gone.
 FINISH: Final = 10.0
 #: Methods that only look, and so can be broken off at any time.
-_LOOKING: Final = frozenset({"list", "ping", "logs", "peek", "inbox", "facts", "doctor", "viewer"})
+_LOOKING: Final = frozenset(
+    {"list", "ping", "logs", "peek", "inbox", "facts", "doctor", "viewer", "changes"}
+)
 _SMALLEST_FRAME: Final = 4096
 
 Build = Callable[[str, Mapping[str, Json]], "Outpost"]
@@ -113,7 +115,10 @@ async def serve(
                 writer.write(b"\n" + frame({"outpost": PROTOCOL, "hello": said}))
                 await writer.drain()
             beats = said_hello["hello"].get("beats") is True
-            await _Session(methods, lines, writer, takes, raw).run(silence if beats else None)
+            try:
+                await _Session(methods, lines, writer, takes, raw).run(silence if beats else None)
+            finally:
+                await methods.aclose()
         finally:
             if hasattr(outpost, "outpost_close"):
                 await outpost.outpost_close()
