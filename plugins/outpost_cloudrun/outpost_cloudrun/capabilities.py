@@ -6,7 +6,7 @@ from typing import Final
 
 CAPABILITIES: Final = frozenset(
     (
-        *("clean", "price", "facts", "doctor", "bootstrap"),
+        *("clean", "price", "facts", "doctor", "bootstrap", "changes"),
         *("checkpoint", "rig", "secrets"),
     )
 )

@@ -92,5 +92,5 @@ def test_only_what_a_container_cannot_have_is_passed_over(google: Emulator, tmp_
         for mode in (Mode.JOB, Mode.INSTANCE)
     }
     never = {"interactive", "nudge", "peek", "mail", "inbox", "local_rig"}
-    never |= {"changes", "facts"}
+    never |= {"facts"}
     assert lacking == {Mode.JOB: {*never, "secrets"}, Mode.INSTANCE: never}

@@ -72,4 +72,4 @@ def test_only_what_a_container_cannot_have_is_passed_over(server: Program, tmp_p
     server.restore()
     target = make_target(server, tmp_path)
     lacking = {what for one in all_checks() for what in one.needs - target.capabilities}
-    assert lacking == {"interactive", "nudge", "peek", "mail", "inbox", "local_rig", "changes"}
+    assert lacking == {"interactive", "nudge", "peek", "mail", "inbox", "local_rig"}

@@ -18,6 +18,7 @@ from outpost_cloudrun.capabilities import CAPABILITIES
 from outpost_cloudrun.keeper import disk
 from outpost_cloudrun.keeper.courses import course_of
 from outpost_cloudrun.keeper.disk import NotWrittenError
+from outpost_cloudrun.keeper.moves import Moves
 from outpost_cloudrun.keeper.records import Records
 from outpost_cloudrun.keeper.site import Site
 from outpost_cloudrun.keeper.workerrecord import WorkerRecord
@@ -80,6 +81,7 @@ class Held(Outpost):
         super().__init__(name, options, context)
         self._records = Records(context.state_dir.absolute())
         self._known: dict[str, WorkerRecord] = {}
+        self._moves = Moves()
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._courses: dict[Site, Course] = {}
@@ -90,7 +92,7 @@ class Held(Outpost):
         """Take up every worker that is written down."""
         await asyncio.to_thread(self._records.tidy)
         for record in await asyncio.to_thread(lambda: [*self._records.all()]):
-            self._known[record.worker] = record
+            self._know(record)
             await self._note_site(record)
             if record.accepted:
                 self._follow(record)
@@ -189,6 +191,12 @@ class Held(Outpost):
                 return
             await news.wait()
 
+    async def outpost_changes(self) -> AsyncIterator[None]:
+        """Yield at once, and whenever a worker here is new, in another state, or gone."""
+        async with contextlib.aclosing(self._moves.listen()) as moves:  # type: ignore[type-var]
+            async for _ in moves:
+                yield
+
     async def outpost_stop(self, worker: str, grace: float) -> None:
         """Write down that the worker is to end; it is asked until it has.
 
@@ -278,7 +286,14 @@ class Held(Outpost):
                 f"{order.worker} cannot be written down: {disk.said(error)}",
                 hint=f"outpost doctor {self.name}",
             ) from error
-        return self._known.setdefault(order.worker, record)
+        return self._know(record)
+
+    def _know(self, record: WorkerRecord) -> WorkerRecord:
+        """Take up a record, unless there is one of its worker; return that which counts."""
+        counts = self._known.setdefault(record.worker, record)
+        counts.moves = self._moves
+        self._moves.tell()
+        return counts
 
     async def _start(self, record: WorkerRecord, secrets: dict[str, str]) -> None:
         try:
@@ -324,6 +339,7 @@ class Held(Outpost):
             with contextlib.suppress(FileNotFoundError):
                 await asyncio.to_thread(self._records.remove, record)
             self._known.pop(record.worker, None)
+            self._moves.tell()
 
     # --- holding ---------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from outpost_cloudrun.keeper import steady
 from outpost_cloudrun.keeper.disk import NotWrittenError, writing
+from outpost_cloudrun.keeper.moves import Moves
 from outpost_cloudrun.keeper.output import PIECE, Output
 from outpost_core import wire
 from outpost_core.errors import ConflictError, UsageError
@@ -51,9 +52,11 @@ class WorkerRecord:
         order: what was ordered; its secrets have names and no values.
         worker: the worker's id.
         digest: the order's.
+        moves: is told when it gets into another state.
     """
 
     def __init__(self, folder: Path, order: Order) -> None:
+        self.moves: Moves | None = None
         self.folder = folder
         self.order = order
         self.worker = order.worker
@@ -130,6 +133,8 @@ class WorkerRecord:
             updated_at=now,
         )
         self._status = told
+        if told.state is not before.state and self.moves is not None:
+            self.moves.tell()
         known = self._stored
         if (told.state, told.started_at) != (known.state, known.started_at) or (
             (told.detail, told.usage) != (known.detail, known.usage)
@@ -183,6 +188,8 @@ class WorkerRecord:
         self.forget_secrets()
         faults.point("keeper.finished")
         self._changed()
+        if self.moves is not None:
+            self.moves.tell()
         return result
 
     def _is_own(self, checkpoint: str) -> bool:
