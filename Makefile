@@ -4,7 +4,7 @@ PYTHON ?= python3
 export PYTHON
 BIN := .venv/bin
 
-demo:  ## run the main job for real against a throw-away repository, and show what came of it
+demo:  ## three workers in a throw-away repository, one of them killed and taken up again
 	@scripts/setup demo
 	@$(BIN)/outpost demo
 

@@ -29,41 +29,80 @@ def own_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*OUTPOST, *words], capture_output=True, text=True, timeout=100, check=False, env=env
+        [*OUTPOST, *words], capture_output=True, text=True, timeout=200, check=False, env=env
     )
 
 
-def test_the_demo_does_the_main_job_and_leaves_nothing(own_tmp):
-    done = run("demo", "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    said = json.loads(done.stdout)
-    assert said["ok"]
-    assert said["worker"]["status"] == "done"
-    assert said["worker"]["branch"] == "outpost/demo-1"
-    assert '+print("Hello, world")' in said["diff"]
-    assert "agent: working on demo-1" in said["log"]
-    assert said["folder"] is None
-    assert [p for p in own_tmp.iterdir() if p.name.startswith("outpost-demo-")] == []
-    assert outliving(own_tmp, 20) == {}
+#: the demo, as where no package has brought a queue.
+WITHOUT_QUEUE = """\
+import outpost_manager.cli.session as session
+session.Session.plugin_commands = lambda *_, **__: {}
+from outpost_manager.cli import main
+main()
+"""
 
 
-def test_the_demo_shows_branch_diff_log_and_result(own_tmp):
+def test_the_demo_shows_three_workers_one_killed_and_taken_up_again(own_tmp):
     done = run("demo", "--keep")
     assert done.returncode == 0, done.stdout + done.stderr
-    for part in (
-        "refs/heads/outpost/demo-1",
-        "-print(",
-        "agent: I fixed",
-        "demo-1.1 done at local",
-    ):
+    story = [
+        "$ outpost queue add --from-file issues.jsonl",
+        "$ outpost queue run &",
+        "$ outpost workers\n",
+        "$ kill -9 ",
+        "$ outpost workers --all",
+        "lost_process",
+        "$ outpost retry tests",
+        "$ git ls-remote --heads origin",
+    ]
+    places = [done.stderr.find(part) for part in story]
+    assert -1 not in places, done.stderr
+    assert places == sorted(places)
+    side_by_side = done.stderr[places[2] : places[3]]
+    assert side_by_side.count(" working ") == 3
+    for part in ("I go on from it", "tests.2 done at local → outpost/tests"):
         assert part in done.stdout
+    assert "outpost spawn my-first --title" in done.stdout.splitlines()[-1]
     (kept,) = own_tmp.glob("outpost-demo-*")
     heads = subprocess.run(
         ["git", "-C", str(kept / "remote.git"), "branch", "--format=%(refname:short)"],
         capture_output=True, text=True, check=True, timeout=30,
     )  # fmt: skip
-    assert heads.stdout.split() == ["main", "outpost/demo-1"]
+    assert heads.stdout.split() == [
+        "main", "outpost/greeting", "outpost/readme", "outpost/tests",
+    ]  # fmt: skip
     assert outliving(own_tmp, 20) == {}
+
+
+def test_the_demo_without_a_queue_does_the_same_and_leaves_nothing(own_tmp):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_QUEUE, "demo", "--json"],
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    said = json.loads(done.stdout)
+    assert said["ok"]
+    assert {one["id"]: one["status"] for one in said["workers"]} == {
+        "greeting.1": "done", "readme.1": "done", "tests.2": "done",
+    }  # fmt: skip
+    assert said["killed"] == "tests.1"
+    assert said["branches"] == {one["branch"]: one["commit"] for one in said["workers"]}
+    assert '+print("Hello, world")' in said["diff"]
+    assert "agent: tests, attempt 2" in said["log"]
+    assert said["folder"] is None
+    assert [p for p in own_tmp.iterdir() if p.name.startswith("outpost-demo-")] == []
+    assert outliving(own_tmp, 20) == {}
+
+
+def test_a_demo_that_was_killed_ends_all_the_same(own_tmp):
+    with subprocess.Popen([*OUTPOST, "demo"], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "$ outpost workers" in line:
+                break
+        process.kill()
+    assert outliving(own_tmp, 120) == {}
 
 
 def test_the_demo_without_git_says_what_to_install(own_tmp, tmp_path):

@@ -41,8 +41,8 @@ def test_the_demo_does_the_main_job_and_leaves_nothing(own_tmp: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     said = json.loads(done.stdout)
     assert said["ok"]
-    assert said["worker"]["outpost"] == "cloudrun"
-    assert said["worker"]["status"] == "done"
+    assert said["workers"][0]["outpost"] == "cloudrun"
+    assert said["workers"][0]["status"] == "done"
     assert '+print("Hello, world")' in said["diff"]
     assert left(own_tmp) == []
     assert list(own_tmp.glob("outpost-demo-*")) == []

@@ -437,9 +437,11 @@ SHAPES: Final[Mapping[str, Shape]] = {
     },
     "demo": {
         "ok": "whether everything was as it should be",
-        "worker": WORKER,
-        "diff": "what the agent changed",
-        "log": "what it printed",
+        "workers": [WORKER],
+        "killed": "the worker that was killed on the way, or null",
+        "branches": {"outpost/gt-1": "the commit, as the remote has it"},
+        "diff": "what the agents changed",
+        "log": "what the last one printed",
         "folder": "where it was kept, or null",
     },
     "config check": {

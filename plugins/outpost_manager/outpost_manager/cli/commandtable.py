@@ -56,7 +56,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
             "setup:doctor",
             "Check everything that workers need, and say what to do about it.",
         ),
-        "demo": ("demo:demo", "Run the main job for real, in a throw-away folder."),
+        "demo": ("demo:demo", "Watch three workers in a throw-away folder: no key, no account."),
         "config": ("edit:config", "Check or show the configuration."),
         "trust": ("trust:trust", "Let the files of a Gas Town count."),
         "completion": ("setup:completion", "Print the completion script for a shell."),
