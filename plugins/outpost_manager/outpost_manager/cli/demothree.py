@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from outpost_manager.manager import Manager
 
 _CONFIG: Final = "outposts:\n  - {name: local, type: local, max_workers: 3}\n"
-_ISSUES: Final = {
+ISSUES: Final = {
     "greeting": "Correct the greeting",
     "readme": "Write a README",
     "tests": "Test the greeting",
@@ -39,7 +39,7 @@ _VICTIM: Final = "tests"
 _PATIENCE: Final = 240.0
 #: a plain script in the place of Claude Code or Codex. It waits at its half as long as there is
 #: something to see, and ends by itself where the demo was killed.
-_AGENT: Final = """\
+AGENT: Final = """\
 #!/bin/sh
 # A plain script in the place of an agent: it is told an issue, and changes files.
 set -eu
@@ -85,6 +85,18 @@ def show(session: Session, folder: Path) -> Outcome:
     return session.run(lambda manager: _Show(session, manager, folder, queue).run())
 
 
+def supervisor(state: Path, outpost: str, worker: str) -> int:
+    """Return the process id of a worker's supervisor, as its folder has it.
+
+    Args:
+        state: the state folder, which nobody else has written to.
+        outpost: a local one.
+        worker: its id.
+    """
+    file = state / "outposts" / outpost / "workers" / worker / "supervisor.json"
+    return int(json.loads(file.read_bytes())["pid"])
+
+
 class _Show:
     """One run of it.
 
@@ -112,9 +124,9 @@ class _Show:
         if local.state == "missing":
             raise PlacementError(local.detail, hint=local.hint)
         self._hold.touch()
-        issues = (json.dumps({"issue": name, "title": said}) for name, said in _ISSUES.items())
+        issues = (json.dumps({"issue": name, "title": said}) for name, said in ISSUES.items())
         self._project.make({
-            "agent.sh": _AGENT.replace("{hold}", shlex.quote(str(self._hold))),
+            "agent.sh": AGENT.replace("{hold}", shlex.quote(str(self._hold))),
             "issues.jsonl": "\n".join([*issues, ""]),
         })  # fmt: skip
         self._say("A throw-away git repository, with a remote and three issues in a file:")
@@ -200,7 +212,7 @@ class _Show:
         async for event in self._manager.events(0):
             if event.kind == "spawned" and event.worker is not None:
                 found[event.worker.rpartition(".")[0]] = event.worker
-                if len(found) == len(_ISSUES):
+                if len(found) == len(ISSUES):
                     break
         for worker in found.values():
             text = b""
@@ -212,8 +224,7 @@ class _Show:
 
     async def _kill(self, worker: str) -> None:
         """Kill a supervisor, as the kernel does where memory runs out, and see it noticed."""
-        folder = self._project.folder / "state" / "outposts" / "local" / "workers" / worker
-        pid = int(json.loads((folder / "supervisor.json").read_bytes())["pid"])
+        pid = supervisor(self._project.folder / "state", "local", worker)
         self._say(f"One of them is killed with all that it runs, as by a crash: {worker}")
         self._say(f"  $ kill -9 {pid}")
         os.kill(pid, signal.SIGKILL)
