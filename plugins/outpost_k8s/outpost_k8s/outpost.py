@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ from outpost_k8s.near.listing import Listing
 from outpost_k8s.near.logs import Logs
 from outpost_k8s.near.look import Look, Seen
 from outpost_k8s.near.placing import Placing
-from outpost_k8s.near.pod import Pods
+from outpost_k8s.near.pod import BEGINS, NoPodError, Pods
 from outpost_k8s.near.reasons import explain
 from outpost_shared.backoff import Backoff
 
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from outpost_k8s.near.pod import PodOutpost
     from outpost_k8s.options import K8sOptions
 
-#: Seconds for which a pod is waited for that is about to begin.
-_BEGINS = 60.0
 #: Seconds for a ping.
 _QUICK = 8.0
 
@@ -201,17 +199,20 @@ class K8sOutpost(Outpost):
         return shown
 
     async def _pod(self, worker: str) -> PodOutpost:
-        """Return the channel into a worker's pod; one that begins just now is waited for.
+        """Return the channel into a worker's pod; what begins just now is waited for.
 
         Raises:
             NotFoundError: there is no such worker.
             UnreachableError: its pod does not run.
         """
         status: WorkerStatus | None = None
-        async for _ in Backoff(0.2, 2.0, within=_BEGINS).rounds():
+        async for _ in Backoff(0.2, 2.0, within=BEGINS).rounds():
             one = await self._look.one(worker)
             if seen.is_running(one.pod) and one.pod is not None:
-                return self._pods.of(worker, one.pod)
+                pod = self._pods.of(worker, one.pod)
+                with suppress(NoPodError):  # it has ended meanwhile: what is told of it below
+                    await pod.begun()
+                    return pod
             status = await self._listing.one(worker, one)
             if (
                 status is None

@@ -71,9 +71,9 @@ class Near:
     def _more(self) -> bool:
         return bool(select.select([self.master], [], [], 0.2)[0])
 
-    def end(self) -> int:
+    def end(self, seconds: float = DEADLINE) -> int:
         """Look until the program has ended; return its exit code."""
-        deadline = time.monotonic() + DEADLINE
+        deadline = time.monotonic() + seconds
         while self.process.poll() is None:
             assert time.monotonic() < deadline, self.seen[-3000:]
             self.look()

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.errors import NotFoundError, OutpostError, UnreachableError
 from outpost_core.hookspecs import hookimpl
+from outpost_core.types import State
 from outpost_exec.stdio.client import Client
 from outpost_exec.stdio.remote import StdioOutpost
 from outpost_k8s.capabilities import CAPABILITIES
 from outpost_k8s.near import seen
 from outpost_shared import border
+from outpost_shared.backoff import Backoff
 
 if TYPE_CHECKING:
     from outpost_core.types import Json
@@ -24,6 +26,8 @@ ENTER: Final = ("outpost-enter",)
 SERVE: Final = (*ENTER, "python", "-m", "outpost_k8s.far", "serve")
 #: Seconds until the program in the pod has said hello; a busy node starts Python late.
 HELLO: Final = 30.0
+#: Seconds for which a worker is waited for that is about to begin.
+BEGINS: Final = 60.0
 #: Characters of what it writes to stderr that are looked at, to be quoted.
 _STDERR: Final = 1000
 
@@ -111,6 +115,23 @@ class PodOutpost(StdioOutpost):
         except BaseException:
             self._drop(process)
             raise
+
+    async def begun(self) -> None:
+        """Wait until the worker is there that a person can be shown: a pod prepares at first.
+
+        Raises:
+            NoPodError: its pod has ended.
+            UnreachableError: it does not begin, or nobody can say.
+        """
+        detail = ""
+        async for _ in Backoff(0.2, 2.0, within=BEGINS).rounds():
+            for status in await self.outpost_list():
+                if status.id == self._worker:
+                    detail = status.detail
+                    if status.state is not State.QUEUED:
+                        return
+        why = detail or "its program does not begin"
+        raise UnreachableError(f"{self._worker} cannot be asked: {why}", sent=False)
 
     def _hello(self) -> dict[str, Json]:
         """Return what the program in the pod is to know."""
