@@ -35,6 +35,11 @@ def outpost_commands() -> Sequence[object]:
         Deferred(
             "schedule", f"{home}.schedule:schedule", "Show what fires when, and have it fire."
         ),
+        Deferred(
+            "simulate",
+            f"{home}.simulate:simulate",
+            "Show what a policy would cost, and how long work would wait.",
+        ),
         Deferred("notify", f"{home}.notify:notify", "Try whether those who are told hear of it."),
     ]
 

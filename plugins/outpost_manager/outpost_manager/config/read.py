@@ -40,6 +40,7 @@ from outpost_manager.config.yamlnodes import Document, Node, caret, plain
 if TYPE_CHECKING:
     from outpost_core.types import Price
     from outpost_manager.config.conditions import Condition
+    from outpost_manager.config.reading import Reading
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
 _SECTIONS: Final = (
@@ -80,6 +81,11 @@ def parse_config(
         ConfigError: it has a mistake.
     """
     return _Reader(document, backends, presets).config(path)
+
+
+def reading(document: Document) -> Reading:
+    """Return the way from YAML to values for another file than a configuration."""
+    return _Reader(document, {}, None)
 
 
 class _Reader:

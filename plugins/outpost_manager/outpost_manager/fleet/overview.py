@@ -188,6 +188,18 @@ class Overview:
             found.append(sheets)
         return found
 
+    async def room(self) -> int | None:
+        """Return how many workers find a slot, for all that the ledger knows; None: no limit."""
+        active, free = await self.ledger.active(), 0
+        for entry in self.fleet.config.outposts:
+            if entry.options is None or entry.problem:
+                continue
+            slots, _ = slots_of(entry, self.fleet.config)
+            if slots is None:
+                return None
+            free += max(0, slots - active.get(entry.name, 0))
+        return free
+
     async def tight(self, orders: Sequence[Order], now: float) -> list[str]:
         """Return the outposts where orders may find no room, for all that the ledger knows.
 

@@ -11,13 +11,12 @@ heard for `PROBE_PATIENCE` seconds, in either direction, makes room for another 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.types import State
-from outpost_manager.ledger import rows, values
+from outpost_manager.ledger import clock, rows, values
 
 if TYPE_CHECKING:
     import sqlite3
@@ -160,7 +159,7 @@ class Breakers:
                 "DELETE FROM breakers WHERE kind = ? AND name = ? RETURNING state", (kind, name)
             ).fetchall()
             if found:
-                _tell(db, kind, name, CLOSED, time.time(), "", "closed by hand")
+                _tell(db, kind, name, CLOSED, clock.now(), "", "closed by hand")
             return bool(found)
 
 
@@ -212,7 +211,7 @@ def failed(db: sqlite3.Connection, kind: str, name: str, detail: str, worker: st
     Only the probe counts while it is half-open, and nobody while it is open: who was sent there
     before says nothing new.
     """
-    rule, now = RULES[kind], time.time()
+    rule, now = RULES[kind], clock.now()
     found = db.execute(
         f"SELECT {_COLUMNS} FROM breakers WHERE kind = ? AND name = ?",  # noqa: S608
         (kind, name),
@@ -249,7 +248,7 @@ def worked(db: sqlite3.Connection, kind: str, name: str, worker: str) -> None:
         (kind, name, worker),
     ).fetchall()
     if found and found[0][0] != CLOSED:
-        _tell(db, kind, name, CLOSED, time.time(), worker, "its probe worked")
+        _tell(db, kind, name, CLOSED, clock.now(), worker, "its probe worked")
 
 
 def heard(

@@ -8,14 +8,13 @@ copy of what the outposts say, and can be learnt again from them.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from outpost_core.errors import UsageError
-from outpost_manager.ledger import money, values
+from outpost_manager.ledger import clock, money, values
 from outpost_manager.ledger.store import Store
 
 if TYPE_CHECKING:  # what describes outposts needs none of it, and is waited for by a person
@@ -238,7 +237,7 @@ class Ledger:
             ).fetchone()
             if found is None:
                 return False
-            rows.tell(db, "released", time.time(), worker, found[0])
+            rows.tell(db, "released", clock.now(), worker, found[0])
             return True
 
     def claim(self, worker: str, owner: str) -> Claim:
@@ -380,7 +379,7 @@ class Ledger:
                 continue
             missing_at = values.number(noted_at)
             if missing_at is None:
-                news.append((time.time(), worker))
+                news.append((clock.now(), worker))
             elif missing_at < before:
                 gone.append(worker)
         if news:
@@ -414,7 +413,7 @@ class Ledger:
             if found is None:
                 return False
             data = {"rescued": rescued} if rescued else {}
-            rows.tell(db, "cleaned", time.time(), worker, found[0], data)
+            rows.tell(db, "cleaned", clock.now(), worker, found[0], data)
             return True
 
     def _relearn(self, worker: Worker) -> None:
@@ -465,7 +464,7 @@ class Ledger:
                     "reachable": reachable,
                     "detail": detail,
                     "at": at,
-                    "now": time.time(),
+                    "now": clock.now(),
                 },
             ).rowcount
             turned = changed > 0 and (not found or bool(found[0][0]) is not reachable)
@@ -570,7 +569,7 @@ class Ledger:
         found = self._store.read(
             "SELECT id FROM workers WHERE ended_at IS NULL AND spawned_at IS NULL"
             " AND reserved_at <= ?",
-            (time.time() - older_than,),
+            (clock.now() - older_than,),
         )
         return self.workers(ids=[row[0] for row in found]) if found else []
 
@@ -643,14 +642,14 @@ class Ledger:
         """Return what the window of each budget that ends now holds."""
         from outpost_manager.ledger.budgets import meter
 
-        now = time.time()
+        now = clock.now()
         return [meter(budget).use(self._store.read, now) for budget in budgets]
 
     def taken(self, accounts: Sequence[Account]) -> list[Taken]:
         """Return what each account has taken of what it may."""
         from outpost_manager.ledger.accounts import taken
 
-        now = time.time()
+        now = clock.now()
         return [taken(self._store.read, account, now) for account in accounts]
 
     def accounts_in_use(self) -> dict[str, int]:

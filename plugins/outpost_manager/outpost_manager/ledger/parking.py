@@ -9,12 +9,11 @@ ends it.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.types import Json, Order, State
-from outpost_manager.ledger import doubtful, rows, values
+from outpost_manager.ledger import clock, doubtful, rows, values
 
 if TYPE_CHECKING:
     import sqlite3
@@ -75,7 +74,7 @@ class Parking:
         Args:
             now: seconds since the epoch; None for the clock's.
         """
-        now = time.time() if now is None else now
+        now = clock.now() if now is None else now
         found = self._store.read(
             f"SELECT {_COLUMNS} FROM parked WHERE until > ? AND since <= ?"  # noqa: S608
             " ORDER BY until, account, model",
@@ -85,7 +84,7 @@ class Parking:
 
     def unpark(self, account: str) -> int:
         """Let an account be used again; return how many of its models were parked."""
-        now = time.time()
+        now = clock.now()
         with self._store.write(only_here=True) as db:
             found = db.execute(
                 "DELETE FROM parked WHERE account = ? RETURNING model, until", (account,)

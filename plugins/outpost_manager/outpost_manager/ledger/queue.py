@@ -8,14 +8,14 @@ here is one transaction, and names what it expects to find: a second caller chan
 
 from __future__ import annotations
 
+import math
 import re
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from outpost_core.errors import ConflictError, NotFoundError
 from outpost_manager.config.queue import AGING, QueueRules
-from outpost_manager.ledger import queueing, rows, turns, values
+from outpost_manager.ledger import clock, queueing, rows, turns, values
 from outpost_manager.ledger.entries import (
     COLUMNS,
     RUNNING,
@@ -63,7 +63,7 @@ class Queue:
             ConflictError: an issue is in the queue with another order, or that attempt has ended.
             UsageError: `after` names an issue that nobody knows, or makes a circle.
         """
-        ready, now = queueing.drafts(items), time.time()
+        ready, now = queueing.drafts(items), clock.now()
         with self._store.write(only_here=True) as db:
             added = [queueing.put(db, draft, now) for draft in ready]
             issues = {item.order.issue.id for item in items}
@@ -207,7 +207,7 @@ class Queue:
         """
         from outpost_core import wire
 
-        digest, body, now = wire.digest(order), wire.dumps(order), time.time()
+        digest, body, now = wire.digest(order), wire.dumps(order), clock.now()
         # placed alike no longer, where its place is another matter than that of the others
         kind = entry.kind.partition("/")[0]
         if (place, avoid, order.resume_at) != (None, "", ""):
@@ -235,7 +235,7 @@ class Queue:
             why: in words.
             told: the event that says so, written in the same transaction.
         """
-        now = time.time()
+        now = clock.now()
         with self._store.write(only_here=True) as db:
             changed = db.execute(
                 "UPDATE queue SET state = 'ended', outcome = ?, why = ?, tries = tries + 1,"
@@ -253,15 +253,33 @@ class Queue:
                 )
             return changed == 1
 
-    def explain(self, why: Mapping[str, str]) -> None:
-        """Write down why entries wait, by issue; those that do not wait stay as they are."""
-        if not why:
-            return
+    def explain(self, why: Mapping[str, str], others: str = "", now: float = math.inf) -> None:
+        """Write down why entries wait.
+
+        Args:
+            why: by kind.
+            others: why those of all other kinds do whose turn could be; "" leaves them as they are.
+            now: seconds since the epoch.
+        """
         with self._store.write(durable=False) as db:
-            db.executemany(
-                "UPDATE queue SET why = ? WHERE issue = ? AND state = 'waiting' AND why <> ?",
-                [(rows.text(said), issue, rows.text(said)) for issue, said in why.items()],
-            )
+            for kind, said in why.items():
+                text = rows.text(said)
+                db.execute(
+                    "UPDATE queue SET why = ? WHERE state = 'waiting' AND kind = ? AND why <> ?",
+                    (text, kind, text),
+                )
+            if others:
+                text, marks = rows.text(others), ",".join("?" * len(why))
+                db.execute(
+                    f"UPDATE queue SET why = ? WHERE {turns.READY} AND not_before <= ?"  # noqa: S608
+                    f" AND why <> ? AND kind NOT IN ({marks})",
+                    (text, now, text, *why),
+                )
+
+    def newest(self) -> int:
+        """Return the place of the newest entry in the order of arrival; 0 when there is none."""
+        ((seq,),) = self._store.read("SELECT coalesce(max(seq), 0) FROM queue")
+        return int(seq)
 
     # --- by hand ------------------------------------------------------------------------------
 
@@ -301,7 +319,7 @@ class Queue:
             for issue in issues:
                 entry = _load(db, issue)
                 db.execute("UPDATE queue SET held = ? WHERE issue = ?", (int(held), issue))
-                rows.tell(db, "held" if held else "resumed", time.time(), entry.worker, "")
+                rows.tell(db, "held" if held else "resumed", clock.now(), entry.worker, "")
 
     def remove(self, issues: Iterable[str]) -> list[Entry]:
         """Take waiting entries out; they are `ended`, and say that they were removed.
@@ -310,7 +328,7 @@ class Queue:
             NotFoundError: one is not in the queue; nothing was changed.
             ConflictError: one runs; nothing was changed.
         """
-        now = time.time()
+        now = clock.now()
         with self._store.write(only_here=True) as db:
             found = []
             for issue in issues:
@@ -337,9 +355,9 @@ class Queue:
         with self._store.write(only_here=True) as db:
             db.execute("DELETE FROM switches WHERE name = ?", (name,))
             if value:
-                db.execute("INSERT INTO switches VALUES (?, ?, ?)", (name, value, time.time()))
+                db.execute("INSERT INTO switches VALUES (?, ?, ?)", (name, value, clock.now()))
             kind = "held" if value else "resumed"
-            rows.tell(db, kind, time.time(), "", "", {"what": name, "as": value})
+            rows.tell(db, kind, clock.now(), "", "", {"what": name, "as": value})
 
 
 def _retried(db: sqlite3.Connection, now: float) -> int:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from outpost_core.errors import UsageError
 from outpost_core.types import Json, Result, State, Usage, WorkerStatus, split_worker_id
-from outpost_manager.ledger import breakers, doubtful, money, parking, rows, values
+from outpost_manager.ledger import breakers, clock, doubtful, money, parking, rows, values
 
 if TYPE_CHECKING:
     import sqlite3
@@ -23,7 +22,7 @@ def take(
     db: sqlite3.Connection, outpost: str, status: WorkerStatus, asked_at: float | None = None
 ) -> bool:
     """Take one status over, inside a write transaction; False when that is no news."""
-    now = time.time()
+    now = clock.now()
     found = db.execute(
         "SELECT outpost, digest, state, detail, started_at, told_at, spawned_at, ended_at,"
         " cost_reserved, reserved_at, agent_reserved, agent_spent, usage, account FROM workers"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.types import Explanation, Json, Order, State, Worker
-from outpost_manager.ledger import admission, breakers, budgets, money, rows, values
+from outpost_manager.ledger import admission, breakers, budgets, clock, money, rows, values
 from outpost_manager.ledger.accounts import Account
 from outpost_manager.ledger.admission import Outcome
 from outpost_manager.ledger.budgets import Budget
@@ -130,7 +129,7 @@ class Draft:
         self.standing = money.nano(item.standing, f"what {item.outpost} costs by itself")
         self.body = item.body or wire.dumps(item.order)
         self.explanation = wire.dumps(item.explanation) if item.explanation else None
-        self.now = now = time.time()
+        self.now = now = clock.now()
         outpost, order = item.outpost, item.order
         #: what the event says, as JSON
         self.told = wire.dumps({"cost": money.dollars(self.worst)})

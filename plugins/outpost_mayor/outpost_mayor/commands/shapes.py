@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from outpost_mayor.commands import batch, queue
+from outpost_mayor.commands import batch, queue, simulate
 
-SHAPES: Final[Mapping[str, Any]] = {**queue.SHAPES, "batch": batch.SHAPE}
+SHAPES: Final[Mapping[str, Any]] = {
+    **queue.SHAPES,
+    "batch": batch.SHAPE,
+    "simulate": simulate.SHAPE,
+}

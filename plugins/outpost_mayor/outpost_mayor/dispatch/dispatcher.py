@@ -61,11 +61,18 @@ class Dispatcher:
         self._clock = clock
         self._full: dict[str, str] = {}  # kind → why it finds no room
         self._until: dict[str, float] = {}  # kind → when it may, where that is known
+        self._crowded = ""  # why nothing of any kind finds room, where that is so
+        self._said: tuple[object, ...] = ()  # what was written down of why, and up to which entry
 
     @property
     def next_moment(self) -> float | None:
         """When something that found no room may find some, since money or a pause is over."""
         return min(self._until.values(), default=None)
+
+    @property
+    def unforeseen(self) -> bool:
+        """Whether something found no room, and nobody knows when it may."""
+        return any(kind not in self._until for kind in self._full)
 
     async def step(self) -> int:
         """Place as much as there is room for; return how many were placed.
@@ -76,12 +83,19 @@ class Dispatcher:
         queue = self._manager.ledger.queue
         self._full.clear()
         self._until.clear()
+        self._crowded = ""
         placed = 0
         while True:
             if await queue.switch(SWITCH) in PAUSED:
                 return placed
+            room = await self._manager.overview.room()
+            if room == 0 and self._crowded:  # one was tried, and every slot is taken still
+                await self._explain()
+                return placed
+            # no more than find a slot; where none is free, one shows whether that is so still
+            most = BUNCH if room is None else max(1, min(BUNCH, room))
             entries = await queue.next(
-                self._manager.config.queue.rules(), self._clock(), BUNCH, skip=[*self._full]
+                self._manager.config.queue.rules(), self._clock(), most, skip=[*self._full]
             )
             if not entries:
                 await self._explain()
@@ -118,7 +132,7 @@ class Dispatcher:
         now = self._clock()
         moments = [await self._manager.ledger.queue.next_moment(now), self.next_moment]
         # what waits for a moment needs no look before it
-        pause = AGAIN if any(kind not in self._until for kind in self._full) else 60.0
+        pause = AGAIN if self.unforeseen else 60.0
         return min([pause, *(max(0.0, one - now) for one in moments if one is not None)])
 
     async def _place(self, entries: Sequence[Entry]) -> int:
@@ -160,23 +174,23 @@ class Dispatcher:
         _log.info("%s waits: %s", entry.issue, why)
         if isinstance(error, ConflictError):  # nothing that happens by itself changes that
             await self._manager.ledger.queue.hold([entry.issue])
-        if isinstance(error, NotPlacedError) and error.until is not None:
-            self._until[entry.kind] = error.until
-            why += f", until {_clock(error.until)}"
+        if isinstance(error, NotPlacedError):
+            if error.until is not None:
+                self._until[entry.kind] = error.until
+                why += f", until {_clock(error.until)}"
+            elif error.crowded and entry.place is None and not entry.avoid:
+                self._crowded = why
         self._full[entry.kind] = why
-        await self._manager.ledger.queue.explain({entry.issue: why})
 
     async def _explain(self) -> None:
         """Write down why what waits does, so that `queue list` can say it."""
         queue = self._manager.ledger.queue
         if not self._full:
             return
-        why = {
-            entry.issue: self._full[entry.kind]
-            for entry in await queue.entries(states=("waiting",))
-            if entry.kind in self._full and entry.why != self._full[entry.kind]
-        }
-        await queue.explain(why)
+        said = ({**self._full}, self._crowded, await queue.newest())
+        if said != self._said:
+            await queue.explain(self._full, self._crowded, self._clock())
+            self._said = said
 
 
 def _clock(moment: float) -> str:
