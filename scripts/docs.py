@@ -23,6 +23,7 @@ from outpost_k8s.near.codes import REASONS as KUBERNETES
 from outpost_manager.cli.app import SECTIONS, cli
 from outpost_manager.cli.plugincommands import Deferred
 from outpost_manager.config.accounts import AccountConfig
+from outpost_manager.config.api import ApiConfig
 from outpost_manager.config.budgets import BudgetConfig
 from outpost_manager.config.model import AgentOptions, Defaults
 from outpost_manager.config.notify import NotifyConfig
@@ -120,6 +121,8 @@ def configuration() -> str:
     parts += _fields(option_fields(ScheduleConfig))
     parts.append(NOTIFY)
     parts += _fields(option_fields(NotifyConfig))
+    parts.append(API)
+    parts += _fields(option_fields(ApiConfig))
     parts.append(BUDGETS)
     parts += _fields(option_fields(BudgetConfig))
     parts.append(ACCOUNTS)
@@ -224,6 +227,13 @@ NOTIFY = """\
 ## notify
 A list: who is told of what happens, and how. See
 [notifications](../guides/unattended.md#notifications).
+"""
+
+
+API = """\
+## api
+Where the mayor is found by other programs and machines. What is changed here counts when
+`outpost serve` is started again. See [the API](../guides/unattended.md#the-api).
 """
 
 

@@ -114,6 +114,10 @@ COMMANDS: dict[tuple[str, ...], list[tuple[str, ...]]] = {
     ("simulate",): [("simulate", EVIL), ("simulate", "--past", "30d", "--json"),
                     ("simulate", "--past", EVIL), ("simulate", "--past", "1d", "--compare", EVIL)],
     ("notify", "test"): [("notify", "test", EVIL), ("notify", "test")],
+    ("token", "add"): [("token", "add", EVIL, "--role", "view"),
+                       ("token", "add", "ada", "--role", EVIL)],
+    ("token", "list"): [("token", "list"), ("token", "list", EVIL)],
+    ("token", "remove"): [("token", "remove", EVIL)],
     ("completion",): [("completion", "bash"), ("completion", EVIL)],
 }  # fmt: skip
 #: whose answer is the agent's own output, or the files of its work.

@@ -16,7 +16,7 @@ from outpost_manager.ledger.money import dollars
 from outpost_manager.plugins.advice import first_hint, hint_for
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from outpost_core.discovery import PluginReport
     from outpost_core.types import (
@@ -102,6 +102,26 @@ def worker(worker: Worker) -> Shape:
         "cost_estimated": worker.cost_estimated,
         "cost_reserved_usd": worker.cost_held,
         "usage": _plain(worker.usage) if worker.usage else None,
+    }
+
+
+def workers(
+    found: Sequence[Worker], silent: Mapping[str, OutpostError], outpost: str | None = None
+) -> Shape:
+    """Return the shape of a list of workers.
+
+    Args:
+        found: the workers.
+        silent: why each outpost told nothing that told nothing.
+        outpost: the one that alone was asked for.
+    """
+    return {
+        "workers": [*map(worker, found)],
+        "not_told": [
+            {"outpost": name, "message": error.message, "hint": error.hint}
+            for name, error in silent.items()
+            if outpost in (None, name)
+        ],
     }
 
 

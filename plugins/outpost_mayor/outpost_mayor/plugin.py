@@ -40,6 +40,7 @@ def outpost_commands() -> Sequence[object]:
             f"{home}.simulate:simulate",
             "Show what a policy would cost, and how long work would wait.",
         ),
+        Deferred("token", f"{home}.token:token", "Say who may ask the mayor over the network."),
         Deferred("notify", f"{home}.notify:notify", "Try whether those who are told hear of it."),
     ]
 

@@ -199,6 +199,7 @@ MAYOR = (
     "mayor.fired",  # what a schedule ordered is in the queue, with its firing
     "mayor.noticed",  # what is to be told is written down; nobody was told
     "mayor.told",  # somebody was told; that is not written down yet
+    "token.kept",  # a token counts, or counts no more; whoever asked has no answer
 )
 
 _armed = os.environ.get("OUTPOST_FAULT", "")

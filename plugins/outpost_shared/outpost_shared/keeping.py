@@ -123,11 +123,20 @@ def is_kept(path: Path) -> bool:
 
 def is_ours(end: socket.socket) -> bool:
     """Whether the process at the other end of a socket is this user's."""
+    return peer(end) == os.geteuid()
+
+
+def peer(end: socket.socket) -> int:
+    """Return whose process is at the other end of a private socket.
+
+    Raises:
+        OSError: the connection is gone.
+    """
     if not hasattr(socket, "SO_PEERCRED"):  # the folder's mode has to do
-        return True
+        return os.geteuid()
     size = struct.calcsize("3i")
     _, uid, _ = struct.unpack("3i", end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-    return bool(uid == os.geteuid())
+    return int(uid)
 
 
 def environment(environ: Mapping[str, str], needed: Iterable[str] = ()) -> dict[str, str]:

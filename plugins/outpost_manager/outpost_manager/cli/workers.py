@@ -71,6 +71,7 @@ def workers(
       outpost workers --status failed --since 1d
     """
     from outpost_manager.cli.values import duration
+    from outpost_manager.placing.selecting import selected
 
     seconds = duration(since, "--since")
     ends = any(State(state).terminal for state in states)
@@ -81,25 +82,15 @@ def workers(
         oldest = None if seconds is None else time.time() - seconds
         silent.update(await manager.look())
         everything = all_ or ends or oldest is not None
-        return [
-            worker
-            for worker in await manager.workers(all=everything, refresh=False)
-            if on in (None, worker.outpost)
-            and issue in (None, worker.issue)
-            and (not states or worker.state.value in states)
-            and (oldest is None or not worker.state.terminal or _ended_at(worker) >= oldest)
-        ][:limit]
+        return selected(
+            await manager.workers(all=everything, refresh=False),
+            outpost=on, issue=issue, states=[State(state) for state in states], oldest=oldest,
+            limit=limit,
+        )  # fmt: skip
 
     found = session.run(work)
     session.answer(
-        lambda: {
-            "workers": [*map(jsonviews.worker, found)],
-            "not_told": [
-                {"outpost": name, "message": error.message, "hint": error.hint}
-                for name, error in silent.items()
-                if on in (None, name)
-            ],
-        },
+        lambda: jsonviews.workers(found, silent, on),
         lambda: worker_lines(found),
     )
     for name, error in silent.items():
@@ -113,10 +104,6 @@ def _not_told(name: str, error: OutpostError) -> str:
     """Return that an outpost did not tell of its workers, and why, in one line."""
     hint = f"; {error.hint}" if error.hint else f"; outpost doctor {name} says more"
     return f"  · {name} did not tell of its workers: {' '.join(error.message.split())}{hint}"
-
-
-def _ended_at(worker: Worker) -> float:
-    return worker.finished_at or worker.created_at
 
 
 def end_line(worker: Worker, presets: Mapping[str, AgentPreset] | None = None) -> str:

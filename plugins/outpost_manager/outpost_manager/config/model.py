@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from outpost_core.backend import Backend, OutpostOptions, option
 from outpost_core.isolation import contained, describe
 from outpost_manager.config.accounts import AccountConfig
+from outpost_manager.config.api import ApiConfig
 from outpost_manager.config.budgets import BudgetConfig
 from outpost_manager.config.notify import NotifyConfig
 from outpost_manager.config.origin import BUILT_IN, Origin
@@ -172,6 +173,7 @@ class Config:
         queue: in which order what waits is placed.
         schedules: orders that are put into the queue at times of the calendar.
         notify: who is told of what happens.
+        api: where the mayor is found.
         path: the file; None when everything is built in.
         origins: dotted key (`outposts.local.max_workers`) → where it was written; a key that
             is not in it is built in.
@@ -188,6 +190,7 @@ class Config:
     queue: QueueConfig = field(default_factory=QueueConfig)
     schedules: tuple[ScheduleConfig, ...] = ()
     notify: tuple[NotifyConfig, ...] = ()
+    api: ApiConfig = field(default_factory=ApiConfig)
     path: Path | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
 

@@ -18,6 +18,7 @@ from outpost_core.nearest import suggest
 from outpost_core.options import OptionField, option_fields
 from outpost_core.types import check_env_name
 from outpost_manager.config.accounts import read_accounts
+from outpost_manager.config.api import read_api
 from outpost_manager.config.budgets import read_budgets
 from outpost_manager.config.convert import OptionError, convert
 from outpost_manager.config.model import (
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
 _SECTIONS: Final = (
     *("outposts", "policy", "defaults", "agents", "prices"),
-    *("budgets", "accounts", "queue", "retries", "schedules", "notify"),
+    *("budgets", "accounts", "queue", "retries", "schedules", "notify", "api"),
 )
 #: The fields of an entry of `prices`.
 PRICE_FIELDS: Final = tuple(
@@ -120,6 +121,7 @@ class _Reader:
             queue=self.queue(root.get("queue")),
             schedules=read_schedules(self, root.get("schedules"), tuple(names)),
             notify=read_notify(self, root.get("notify")),
+            api=read_api(self, root.get("api")),
             path=path,
             origins=self.origins,
         )

@@ -90,6 +90,7 @@ class Queue:
         states: Collection[str] = (WAITING, RUNNING, SETTLING),
         batch: str = "",
         limit: int = -1,
+        after: str | None = None,
     ) -> list[Entry]:
         """Return entries in the order of their turns.
 
@@ -97,12 +98,15 @@ class Queue:
             states: only those in these.
             batch: only those of this batch; "" for all.
             limit: at most so many; -1 for all.
+            after: only those behind the entry of this issue; none where there is none.
         """
         marks = ",".join("?" * len(states))
+        behind = " AND (turn, seq) > (SELECT turn, seq FROM queue WHERE issue = ?)"
         found = self._store.read(
             f"SELECT {COLUMNS} FROM queue WHERE state IN ({marks})"  # noqa: S608
-            f"{' AND batch = ?' if batch else ''} ORDER BY turn, seq LIMIT ?",
-            (*states, *([batch] if batch else []), limit),
+            f"{' AND batch = ?' if batch else ''}{behind if after is not None else ''}"
+            " ORDER BY turn, seq LIMIT ?",
+            (*states, *([batch] if batch else []), *([] if after is None else [after]), limit),
         )
         return [from_row(row) for row in found]
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from outpost_core.errors import NotFoundError, OutpostError
 from outpost_manager.cli import output, render
-from outpost_manager.cli.queued import SHAPE as ENTRY
-from outpost_manager.cli.queued import as_json, table
+from outpost_manager.cli.queued import table
 from outpost_manager.cli.session import Session, command
+from outpost_manager.jsonqueue import as_json
 from outpost_manager.placing import references
 
 if TYPE_CHECKING:
@@ -20,15 +20,6 @@ if TYPE_CHECKING:
     from outpost_manager.ledger import Entry
     from outpost_manager.manager import Manager
 
-#: What `--json` answers.
-SHAPE: Final[dict[str, Any]] = {
-    "batch": "its name",
-    "entries": [ENTRY],
-    "counts": {"done": "how many, by state or outcome"},
-    "cost": "USD that its attempts cost so far; null where nobody knows",
-    "stopped": ["workers that were told to stop"],
-    "again": ["issues that are queued again"],
-}
 _ALL: Final = ("waiting", "running", "settling", "ended")
 
 

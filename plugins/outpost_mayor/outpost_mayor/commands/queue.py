@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from outpost_core.errors import UsageError
 from outpost_manager.cli import complete, output, render
 from outpost_manager.cli.orderflags import order_options, requests_of
-from outpost_manager.cli.queued import SHAPE as ENTRY
-from outpost_manager.cli.queued import as_json, entry_lines, queue_requests, table
+from outpost_manager.cli.queued import entry_lines, queue_requests, table
 from outpost_manager.cli.session import Group, Session, command
 from outpost_manager.cli.spawn import OrderCommand, after_dashes
-from outpost_manager.cli.values import duration, priority
+from outpost_manager.cli.values import priority
+from outpost_manager.jsonqueue import as_json
+from outpost_manager.orders.words import moment
 from outpost_mayor.dispatch.dispatcher import SWITCH
 
 if TYPE_CHECKING:
@@ -22,22 +22,6 @@ if TYPE_CHECKING:
 
     from outpost_manager.ledger import Entry
     from outpost_manager.manager import Manager
-
-#: What `--json` answers, by command.
-SHAPES: Final[dict[str, Any]] = {
-    "queue add": {"queued": [ENTRY], "there": ["issues that were in the queue before"]},
-    "queue list": {
-        "entries": [ENTRY], "counts": {"waiting": "how many"},
-        "switch": "paused, draining, or empty while the queue runs",
-    },
-    "queue show": {"entry": ENTRY, "needs": ["issues that have to be done first"]},
-    "queue remove": {"removed": [ENTRY]},
-    "queue move": {"entry": ENTRY},
-    "queue pause": {"held": ["issues"], "switch": "paused where the whole queue is"},
-    "queue resume": {"held": ["issues that are paused still"], "switch": "as before"},
-    "queue drain": {"waiting": [ENTRY]},
-    "queue run": {"ended": [ENTRY], "waiting": [ENTRY]},
-}  # fmt: skip
 
 queue = Group(
     "queue",
@@ -87,7 +71,7 @@ def add(
         on=on,
         batch=batch or "",
         after=after,
-        not_before=moment_of(not_before),
+        not_before=moment(not_before, "--not-before"),
         retries=retries,
     )
 
@@ -290,34 +274,6 @@ def run(session: Session) -> None:
 
 for each in (add, list_, show, remove, move, pause, resume, drain, run):
     queue.add_command(each)
-
-
-def moment_of(text: str | None) -> float:
-    """Return the moment that a user means; 0 for none.
-
-    Raises:
-        UsageError: it is neither a moment nor a time from now.
-    """
-    if not text:
-        return 0.0
-    from datetime import datetime, timedelta
-
-    try:
-        if len(text) <= 5 and ":" in text:  # a time of the day: the next such one
-            now = datetime.now().astimezone()
-            hour, minute = (int(part) for part in text.split(":"))
-            found = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
-            return (found if found > now else found + timedelta(days=1)).timestamp()
-        return datetime.fromisoformat(text).astimezone().timestamp()
-    except (ValueError, OverflowError, OSError):
-        pass
-    try:
-        return time.time() + (duration(text, "--not-before") or 0.0)
-    except UsageError:
-        raise UsageError(
-            f"--not-before: {text[:80]!a} is no moment",
-            hint="say 2026-01-31T08:00, 22:00, or a time from now such as 2h",
-        ) from None
 
 
 def unknown(issue: str) -> Exception:

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 @command("serve")
 @click.option("--status", is_flag=True, help="Say whether a mayor runs, and how it does.")
+@click.option("--listen", metavar="HOST:PORT",
+              help="Have its API listen there, too; every request needs a token then.")  # fmt: skip
+@click.option("--tls-cert", type=click.Path(path_type=Path), metavar="FILE",
+              help="Its certificate, PEM; a must where other machines reach the host.")  # fmt: skip
+@click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE",
+              help="The key of that certificate.")  # fmt: skip
 @click.option("--log-json", is_flag=True, help="Log one JSON object a line.")
 @click.option("--env-file", type=click.Path(path_type=Path), metavar="FILE",
               help="Take secrets from a private file of NAME=value lines.")  # fmt: skip
@@ -38,19 +44,23 @@ if TYPE_CHECKING:
 )
 @click.option("--dry-run", is_flag=True, help="Show what --install or --uninstall would do.")
 def serve(
-    session: Session, status: bool, log_json: bool, env_file: Path | None, install_: bool,
-    uninstall: bool, secrets: tuple[str, ...], dry_run: bool,
+    session: Session, status: bool, listen: str | None, tls_cert: Path | None,
+    tls_key: Path | None, log_json: bool, env_file: Path | None, install_: bool, uninstall: bool,
+    secrets: tuple[str, ...], dry_run: bool,
 ) -> None:  # fmt: skip
     """Run the mayor, which works for as long as it runs.
 
     It places what is in the queue, follows workers at all outposts, fires schedules and tells
     of what happens. It runs in the foreground; SIGTERM or Ctrl-C ends it, and no worker. The
-    configuration is read again when its file changes. One mayor runs for a state folder: a second
-    one says who that is and ends with exit code 6. With --status, exit code 4 when none runs.
+    configuration is read again when its file changes. Programs ask it over HTTP: at a socket in
+    the state folder that is yours alone, and where --listen (or `api` in outposts.yaml) says. One
+    mayor runs for a state folder: a second one says who that is and ends with exit code 6. With
+    --status, exit code 4 when none runs.
 
     \b
     Examples:
       outpost serve
+      outpost serve --listen 127.0.0.1:8080
       outpost serve --status --json
       outpost serve --install --secret ANTHROPIC_API_KEY
     """
@@ -71,14 +81,20 @@ def serve(
     if session.json:
         raise UsageError("serve answers nothing", hint="--log-json makes its log JSON")
     from outpost_manager.cli import logsetup
+    from outpost_manager.config.api import address
     from outpost_mayor.serving.program import read_secrets
     from outpost_mayor.serving.program import serve as run
 
+    at = None
+    if listen is not None:
+        at = address(listen, str(tls_cert or ""), str(tls_key or ""))
+    elif tls_cert or tls_key:
+        raise UsageError("--tls-cert and --tls-key go with --listen")
     if env_file is not None:
         os.environ.update(read_secrets(env_file))
     logsetup.steadily(as_json=log_json)
     with lease.hold(folder):
-        session.run(run)
+        session.run(lambda manager: run(manager, at=at))
 
 
 def _install(session: Session, names: tuple[str, ...], *, away: bool, dry_run: bool) -> None:

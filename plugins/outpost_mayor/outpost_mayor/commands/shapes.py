@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from outpost_mayor.commands import batch, queue, simulate
+from outpost_mayor import shapes
+from outpost_mayor.commands import simulate
 
-SHAPES: Final[Mapping[str, Any]] = {
-    **queue.SHAPES,
-    "batch": batch.SHAPE,
-    "simulate": simulate.SHAPE,
-}
+SHAPES: Final[Mapping[str, Any]] = {**shapes.SHAPES, "simulate": simulate.SHAPE}

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 
 from outpost_core.errors import UsageError
 from outpost_manager.host import stay
+from outpost_mayor.api import listen
+from outpost_mayor.api.answering import answer
 from outpost_mayor.serving import status
 from outpost_mayor.serving.systemd import ServiceManager
 from outpost_shared.log import Logger
 
 if TYPE_CHECKING:
+    from outpost_manager.config.api import Address
     from outpost_manager.manager import Manager
     from outpost_manager.plugins.services import Services
 
@@ -22,7 +25,9 @@ _log = Logger("serve")
 _MOST = 1 << 20
 
 
-async def serve(manager: Manager, end: asyncio.Event | None = None) -> None:
+async def serve(
+    manager: Manager, end: asyncio.Event | None = None, *, at: Address | None = None
+) -> None:
     """Host the services of plugins until this program is told to end; workers keep running.
 
     The caller holds the lease of the state folder.
@@ -30,18 +35,30 @@ async def serve(manager: Manager, end: asyncio.Event | None = None) -> None:
     Args:
         manager: an open one.
         end: ends it too, once it is set.
+        at: where its API listens besides its private socket; None for where the configuration
+            says.
+
+    Raises:
+        OutpostError: its API cannot listen there; nothing has begun.
     """
+    async with listen.opened(manager.state, at or manager.config.api.address) as doors:
+        await _serve(manager, end, doors)
+
+
+async def _serve(manager: Manager, end: asyncio.Event | None, doors: listen.Doors) -> None:
     live = await manager.ledger.active()  # whoever cannot open the ledger is not READY
     above = ServiceManager(os.environ)
     tasks = [asyncio.create_task(above.beat())]
 
     def begun(services: Services) -> None:
         tasks.append(asyncio.create_task(status.keep(manager.state, services)))
+        tasks.append(asyncio.create_task(answer(manager, doors)))
         names = ", ".join(sorted(note.name for note in services.notes)) or "none"
         _log.info(
             "the mayor runs: %d outposts, %d workers live, services: %s",
             len(manager.fleet.names), sum(live.values()), names,
         )  # fmt: skip
+        _log.info("the API listens at %s", " and ".join(doors.urls))
         above.tell("READY=1", f"STATUS={len(manager.fleet.names)} outposts")
 
     try:

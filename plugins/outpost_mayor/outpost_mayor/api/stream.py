@@ -1,0 +1,113 @@
+"""Server-sent events: the event log as it grows, for as long as somebody listens."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Final
+
+from starlette.responses import StreamingResponse
+
+from outpost_core.errors import OutpostError
+from outpost_manager import jsonviews
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+    from outpost_core.types import Event
+    from outpost_manager.manager import Manager
+
+EVENT_STREAM: Final = "text/event-stream"
+#: Seconds after which something is sent where nothing happens, so that both ends know of a cut.
+HEARTBEAT: Final = 15.0
+#: Streams at once.
+_MOST: Final = 100
+
+
+class CrowdedError(OutpostError):
+    """So many listen that one more would slow the others down."""
+
+    exit_code = 3
+    status = 503
+
+
+async def stream(
+    request: Request, manager: Manager, after: int | None, of: str | None
+) -> StreamingResponse:
+    """Return events as they happen.
+
+    Args:
+        request: who asks.
+        manager: an open one.
+        after: id of the last event that he knows; None for what happens from now on.
+        of: only those of this worker.
+
+    Raises:
+        CrowdedError: too many listen.
+    """
+    state = request.app.state
+    state.streams = getattr(state, "streams", 0)
+    if state.streams >= _MOST:
+        raise CrowdedError(f"{_MOST} listen already", hint="try again later, or ask for pages")
+    begin = await manager.ledger.last_event() if after is None else after
+
+    async def lines() -> AsyncIterator[str]:
+        state.streams += 1
+        try:
+            # whoever is cut before the first event knows where to go on
+            yield f"id: {begin}\nretry: 2000\n: the log\n\n"
+            async with aclosing(_until(state.ended, manager, begin, of)) as found:
+                async for event in found:
+                    yield ": alive\n\n" if event is None else _line(event)
+        finally:
+            state.streams -= 1
+
+    return StreamingResponse(
+        lines(), media_type=EVENT_STREAM,
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )  # fmt: skip
+
+
+async def _until(
+    ended: asyncio.Event, manager: Manager, after: int, of: str | None
+) -> AsyncGenerator[Event | None]:
+    """Yield events until the mayor ends, None where nothing has happened for a while."""
+    ending = asyncio.ensure_future(ended.wait())
+    found: asyncio.Queue[Event] = asyncio.Queue(100)
+    reading = asyncio.ensure_future(_read(manager, after, of, found))
+    getting = asyncio.ensure_future(found.get())
+    try:
+        while True:
+            done, _ = await asyncio.wait(
+                {ending, reading, getting}, timeout=HEARTBEAT, return_when=asyncio.FIRST_COMPLETED
+            )
+            if getting in done:
+                yield getting.result()
+                getting = asyncio.ensure_future(found.get())
+            elif not done:
+                yield None
+            else:  # it ends, or the log cannot be read: whoever listens comes again
+                return
+    finally:
+        for task in (ending, reading, getting):
+            task.cancel()
+        await asyncio.gather(ending, reading, getting, return_exceptions=True)
+
+
+async def _read(manager: Manager, after: int, of: str | None, to: asyncio.Queue[Event]) -> None:
+    async with aclosing(manager.events(after)) as events:
+        async for event in events:
+            if of in (None, event.worker):
+                await to.put(event)
+
+
+def _line(event: Event) -> str:
+    shape = json.dumps(jsonviews.event(event))
+    return f"id: {event.id}\nevent: {_word(event.kind)}\ndata: {shape}\n\n"
+
+
+def _word(kind: str) -> str:
+    """Return a kind without what would end its line."""
+    return "".join(each for each in kind if each.isprintable())
