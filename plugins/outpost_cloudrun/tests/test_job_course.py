@@ -318,6 +318,7 @@ def test_a_stop_leaves_word_and_cancels_what_does_not_hear_it(
         found = case.on_rig().read("gt-1.1")
         assert found is not None
         assert found.stop == 0.0
+        assert record.hurry.is_set()  # whoever follows it looks at once
         assert google.count("CancelExecution") == 0
         while record.result is None:
             await course.stop(record, 0.0)

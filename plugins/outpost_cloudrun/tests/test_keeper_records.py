@@ -181,6 +181,24 @@ def test_readers_are_told_that_there_is_more(record: WorkerRecord) -> None:
     assert asyncio.run(work()) == b"more"
 
 
+def test_who_reads_its_log_or_wants_its_end_waits_for_it(
+    record: WorkerRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outpost_cloudrun.keeper.workerrecord._READ", 0.0)
+    with record.read():
+        assert record.waited_for
+        assert record.hurry.is_set()
+    assert not record.waited_for
+    monkeypatch.setattr("outpost_cloudrun.keeper.workerrecord._READ", 600.0)
+    assert record.waited_for  # who has read will come again
+    record.hurry.clear()
+    with record.read():
+        assert not record.hurry.is_set()
+    monkeypatch.setattr("outpost_cloudrun.keeper.workerrecord._READ", 0.0)
+    record.ask_stop(1.0)
+    assert record.waited_for
+
+
 def test_removing_forgets_it(records: Records, record: WorkerRecord) -> None:
     record.put_log(0, b"x")
     records.remove(record)

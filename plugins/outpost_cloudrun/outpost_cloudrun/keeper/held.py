@@ -181,15 +181,16 @@ class Held(Outpost):
             NotFoundError: there is no such worker.
         """
         record = self._record(worker)
-        while True:
-            news = record.news
-            ended = record.result is not None or worker not in self._known
-            while piece := record.read_log(offset):
-                offset += len(piece)
-                yield piece
-            if ended or not follow:
-                return
-            await news.wait()
+        with record.read():
+            while True:
+                news = record.news
+                ended = record.result is not None or worker not in self._known
+                while piece := record.read_log(offset):
+                    offset += len(piece)
+                    yield piece
+                if ended or not follow:
+                    return
+                await news.wait()
 
     async def outpost_changes(self) -> AsyncIterator[None]:
         """Yield at once, and whenever a worker here is new, in another state, or gone."""

@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 MOST_IN_ENV: Final = 24 << 10
 #: Seconds for which a job that was created is watched before its start counts as taken.
 _FIRST_LOOK: Final = 20.0
+#: Seconds between two looks at a worker, at most: when nobody waits for it, and when somebody does.
+_MOST: Final = 20.0
+_AWAITED: Final = 3.0
 #: Seconds for which it is believed that Google answers, and that one question at it may take.
 _FRESH: Final = 2.0
 _QUICK: Final = 3.0
@@ -65,7 +68,6 @@ class JobCourse(AdminCourse):
 
     def __init__(self, options: CloudRunOptions, admin: AdminClient, witness: Witness) -> None:
         super().__init__(options, admin, witness)
-        self._hurry: dict[str, asyncio.Event] = {}
         self._asked = 0.0  # when Google was last seen to answer (monotonic)
         self._trouble: dict[str, str] = {}  # worker → why it cannot be looked at
 
@@ -165,13 +167,13 @@ class JobCourse(AdminCourse):
 
     async def follow(self, record: WorkerRecord) -> None:
         """Look at a job until its record has a result; see `Course`."""
-        hurry = self._hurry.setdefault(record.worker, asyncio.Event())
-        pauses, trouble = Backoff(2.0, 20.0, jitter=0.3), reaching_again()
+        hurry = record.hurry
+        pauses, trouble = Backoff(2.0, _MOST, jitter=0.3), reaching_again()
         try:
             while record.result is None:
                 try:
                     await self._look(record)
-                    pause = pauses.pause()
+                    pause = min(pauses.pause(), _AWAITED if record.waited_for else _MOST)
                     trouble.reset()
                     self._trouble.pop(record.worker, None)
                 except UnreachableError as error:  # says nothing about the worker
@@ -184,7 +186,6 @@ class JobCourse(AdminCourse):
                         pauses.reset()
                     hurry.clear()
         finally:
-            self._hurry.pop(record.worker, None)
             self._trouble.pop(record.worker, None)
 
     async def _look(self, record: WorkerRecord) -> None:
@@ -333,6 +334,7 @@ class JobCourse(AdminCourse):
         asked = record.course.get("stop_at")
         if not isinstance(asked, float) and await self._is_told(record, grace):
             await asyncio.to_thread(record.remember, stop_at=now)
+            record.hurry.set()
             return
         if isinstance(asked, float) and 0 <= now - asked < grace + HEARD:
             return
@@ -340,8 +342,7 @@ class JobCourse(AdminCourse):
         faults.point("job.cancelled")
         if cancelled is None:
             await self._stop_unstarted(record, name)
-        if hurry := self._hurry.get(record.worker):
-            hurry.set()
+        record.hurry.set()
 
     async def _is_told(self, record: WorkerRecord, grace: float) -> bool:
         """Leave word for a container that has the worker; False where that cannot be done."""

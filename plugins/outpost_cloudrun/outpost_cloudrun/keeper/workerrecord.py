@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,8 @@ _LOG: Final = "output.log"
 _ROOM: Final = 64 * 1024
 #: Seconds between two writes of details: a container may say another one with each line.
 _OFTEN: Final = 1.0
+#: Seconds for which who has read its log may come again.
+_READ: Final = 5.0
 #: Longest detail of a worker, in characters.
 _DETAIL: Final = 500
 
@@ -53,6 +56,7 @@ class WorkerRecord:
         worker: the worker's id.
         digest: the order's.
         moves: is told when it gets into another state.
+        hurry: set when somebody begins to wait for what comes of it; whoever looks clears it.
     """
 
     def __init__(self, folder: Path, order: Order) -> None:
@@ -68,6 +72,9 @@ class WorkerRecord:
         self._stored = self._status  # what the file says
         self._stop = self._read_stop()
         self._news = asyncio.Event()
+        self.hurry = asyncio.Event()
+        self._readers = 0
+        self._read_at = -_READ
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writing = threading.Lock()
 
@@ -208,6 +215,24 @@ class WorkerRecord:
         if self._loop is not None:  # this may be another thread than that of who waits
             with contextlib.suppress(RuntimeError):  # nobody waits in a loop that was closed
                 self._loop.call_soon_threadsafe(event.set)
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether somebody waits for what comes of it: reads its log, or wants its end."""
+        read = self._readers or time.monotonic() < self._read_at + _READ
+        return bool(read) or self._stop is not None
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[None]:
+        """Note that somebody reads its log, for as long as this lasts and a moment more."""
+        if not self.waited_for:
+            self.hurry.set()
+        self._readers += 1
+        try:
+            yield
+        finally:
+            self._readers -= 1
+            self._read_at = time.monotonic()
 
     # --- its log ---------------------------------------------------------------------------------
 
