@@ -7,7 +7,7 @@ One import for whoever writes a plugin: every name in `__all__` is meant for aut
 - an agent: `AgentPreset`; a policy: `Assignment`, `Candidate`
 - what is handed over: `Order` with `Issue`, `Agent`, `Limits`, `Delivery`, `Secrets`;
   `WorkerStatus` with `State`, `Result`, `Usage`; `Health`, `Facts`, `Finding`, `Step`, `Cleaned`,
-  `Message`, `Event`
+  `Scale`, `Message`, `Event`
 - errors: `OutpostError` and those below it; `digest` of an order, and ids of workers
 
 The hooks themselves are described in `outpost_core.hookspecs`. Modules that are not named here are
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
         Delivery as Delivery, Event as Event, Explanation as Explanation, Facts as Facts,
         Finding as Finding, Health as Health, Issue as Issue, Json as Json, Limits as Limits,
         Message as Message, Order as Order, REASONS as REASONS, Result as Result,
-        Secrets as Secrets, State as State, Step as Step, Usage as Usage, Verdict as Verdict,
-        Worker as Worker, WorkerStatus as WorkerStatus, split_worker_id as split_worker_id,
-        worker_id as worker_id
+        Scale as Scale, Secrets as Secrets, State as State, Step as Step, Usage as Usage,
+        Verdict as Verdict, Worker as Worker, WorkerStatus as WorkerStatus,
+        split_worker_id as split_worker_id, worker_id as worker_id
     )
     from outpost_core.wire import digest as digest
     from outpost_core.errors import (
@@ -60,7 +60,7 @@ _NAMES = {
     "agents": "AgentPreset",
     "types": (
         "Agent Assignment Candidate Cleaned Delivery Event Explanation Facts Finding Health "
-        "Issue Json Limits Message Order REASONS Result Secrets State Step Usage Verdict "
+        "Issue Json Limits Message Order REASONS Result Scale Secrets State Step Usage Verdict "
         "Worker WorkerStatus split_worker_id worker_id "
     ),
     "wire": "digest",

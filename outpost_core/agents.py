@@ -24,8 +24,8 @@ class AgentPreset:
         env: variables that it always gets.
         secrets: names of variables that hold its credentials: those that the caller has go
             along as secrets.
-        forward: names of ordinary variables (its model, its server) that go along likewise, so
-            that a key never reaches another server than the caller's own agent would use.
+        forward: ordinary variables (its model, its server) that go along likewise, so that a key
+            reaches no other server than the caller's own agent would use.
         summary: one line for lists.
         install: the command that installs it.
         resume: program and arguments that continue with a session of before, headless; `{session}`
@@ -33,11 +33,9 @@ class AgentPreset:
         model_args: arguments that choose a model; `{model}` is replaced. Empty when it cannot.
         budget_args: arguments that let the agent itself keep within `{budget}` USD. Empty when
             it cannot.
-        logins: files, with `~` for the home folder, of which one is there once it is logged in;
-            empty when nobody can see that.
+        logins: files (`~`: home folder) of which one is there once it is logged in; or nothing.
         login: the command that logs it in.
-        max_agent_cost_usd: USD that it may spend, where the order does not say; None: as in the
-            configuration's defaults.
+        max_agent_cost_usd: USD that it may spend, where the order does not say; None: `defaults`.
     """
 
     name: str

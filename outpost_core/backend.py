@@ -22,18 +22,11 @@ class OutpostOptions:
     adds help and checks.
     """
 
-    max_workers: int | None = field(
-        default=None,
-        metadata={
-            "help": "slots: workers at once; without it unlimited, or by cores and memory for a"
-            " local outpost beside others",
-            "min": 0,
-        },
-    )
-    cost_cap_hourly: float | None = field(
-        default=None,
-        metadata={"help": "USD that may be reserved and spent here in any hour", "min": 0},
-    )
+    max_workers: int | None = field(default=None, metadata={
+        "help": "slots: workers at once; without it unlimited, or by cores and memory for a local"
+        " outpost beside others", "min": 0})  # fmt: skip
+    cost_cap_hourly: float | None = field(default=None, metadata={
+        "help": "USD that may be reserved and spent here in any hour", "min": 0})  # fmt: skip
 
     def default_slots(self) -> tuple[int, str] | None:
         """Return the sensible `max_workers`, and where it comes from; None for no limit.
@@ -97,8 +90,7 @@ class BuildContext:
     Args:
         state_dir: this outpost's own folder under the state folder, private, may not exist yet.
         config_dir: folder of `outposts.yaml`, to resolve relative paths; None without a file.
-        trusts: whether the user has trusted a file of a folder that was only found, as it is now
-            (`outpost trust`); what such a folder says counts for nothing before.
+        trusts: whether the user has trusted a found file as it is now (`outpost trust`).
         ordered: finds the order of a worker in the ledger, for an outpost that knows nothing of it.
     """
 
@@ -135,9 +127,9 @@ class Backend:
             imported when an outpost of the type is first used. Opens nothing.
         summary: one line for `outpost backends`.
         capabilities: what its outposts can at most do.
-        introduce: `(name, options, context, dialogue)` → options to write besides what the user
-            gave; called by `outpost add` before anything is written, to look at the place and
-            pin its identity. Raises an OutpostError when it is not to be added.
+        introduce: `(name, options, context, dialogue)` → options to write besides the user's;
+            called by `outpost add` before anything is written, to look at the place and pin its
+            identity. Raises an OutpostError when it is not to be added.
     """
 
     type: str

@@ -147,9 +147,7 @@ class Plugins:
     listeners: list[Callable[[Failure], None]] = field(default_factory=list)
     _named: dict[str, PluginReport] = field(default_factory=dict, init=False)
     _reaching: dict[tuple[str, str], tuple[set[Any], Any]] = field(default_factory=dict, init=False)
-    _narrowed: dict[str, tuple[list[Any], list[tuple[str, Any]]]] = field(
-        default_factory=dict, init=False
-    )
+    _narrowed: dict[str, tuple[Any, list[Any]]] = field(default_factory=dict, init=False)
 
     @classmethod
     def load(cls, entry_points: Iterable[EntryPoint] | None = None) -> Plugins:

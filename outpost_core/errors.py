@@ -53,8 +53,7 @@ class ConfigError(UsageError):
         message: what is wrong.
         hint: the nearest right word or what to write instead.
         file: path of the file as the user knows it, or "" when there is none.
-        line: 1-based line of the mistake, 0 when unknown.
-        column: 1-based column of the mistake, 0 when unknown.
+        line: 1-based line of the mistake, 0 when unknown; likewise `column`.
         snippet: the offending line with a caret under the mistake; may be empty.
     """
 

@@ -16,20 +16,10 @@ import pluggy
 if TYPE_CHECKING:  # annotations alone: `outpost --help` loads none of it
     from outpost_core.agents import AgentPreset
     from outpost_core.backend import Backend
-    from outpost_core.types import (
-        Assignment,
-        Candidate,
-        Cleaned,
-        Event,
-        Facts,
-        Finding,
-        Health,
-        Issue,
-        Message,
-        Order,
-        Step,
-        WorkerStatus,
-    )
+    from outpost_core.types import (  # isort: skip
+        Assignment, Candidate, Cleaned, Event, Facts, Finding, Health, Issue, Message, Order, Scale,
+        Step, WorkerStatus,
+    )  # fmt: skip
 
 #: The version of these hooks. A plugin says `OUTPOST_API = 1` at its top level.
 API_VERSION: Final = 1
@@ -106,8 +96,7 @@ async def outpost_stop(worker: str, grace: float) -> None:
 async def outpost_clean(worker: str, force: bool) -> Cleaned:
     """Remove an ended worker's files, after unpushed work was rescued (law 5).
 
-    A running worker is not removed. An unknown one counts as removed. `force` removes also
-    when the rescue failed.
+    A running one is not removed, an unknown one counts as removed. `force`: also when that failed.
     """
 
 
@@ -195,6 +184,18 @@ def outpost_changes() -> AsyncIterator[None]:
 
 
 @hookspec
+async def outpost_scale(to: int | None) -> Scale:
+    """Have `to` of what workers run on (machines, warm containers) up; None: only look.
+
+    Returns once that is so, or is certain to become so. Idempotent: after a crash it is asked
+    again. Whoever asks for less has made sure that no worker there is ended by it.
+
+    Raises:
+        OutpostError: it does not become so; of an UnreachableError nobody knows.
+    """
+
+
+@hookspec
 async def outpost_close() -> None:
     """Let go of connections and files; workers keep running."""
 
@@ -270,6 +271,7 @@ CAPABILITIES: Final[Mapping[str, str]] = {
     "doctor": "outpost_doctor",
     "bootstrap": "outpost_bootstrap",
     "changes": "outpost_changes",
+    "scale": "outpost_scale",
 }
 #: capabilities without a hook of their own: what an order may ask of an outpost.
 TRAITS: Final[Mapping[str, str]] = {

@@ -20,7 +20,6 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 #: Metadata of a field of an order that came after 0.1.0: while it has its default it is no part
 #: of the order's identity (`wire.digest`), so that orders of before stay the same orders.
 LATER: Final[Mapping[str, bool]] = MappingProxyType({"later": True})
-
 #: Metadata of such a field that is no part of the identity whatever it says: the same order of
 #: two people is one worker.
 ASIDE: Final[Mapping[str, bool]] = MappingProxyType({"later": True, "aside": True})
@@ -218,10 +217,9 @@ class Limits:
         checkpoint_every: seconds between checkpoints of unpushed work; 0 for none.
         cpu: cores that the worker wants, for placement; None when nobody said.
         memory: bytes that the worker wants, for placement; None when nobody said.
-        final_grace: seconds that an agent may continue after it has reported its end (the last
-            record of its output) before it is ended and its work delivered; 0 for no limit.
-        max_agent_cost_usd: USD that the agent may spend; at that it is ended, with its work
-            rescued. None for no limit.
+        final_grace: seconds that an agent may continue after it has reported its end, before it is
+            ended and its work delivered; 0 for no limit.
+        max_agent_cost_usd: USD that the agent may spend; at that it is ended, its work rescued.
     """
 
     timeout: float | None = None
@@ -276,11 +274,10 @@ class Order:
         base: branch, tag or commit to start from; None for the remote's default branch.
         resume: the checkpoint of an earlier attempt to start from instead: its ref
             (`refs/outpost/<owner>/<worker>`), or a commit.
-        owner: id of the ledger that ordered it, 8 to 64 hex digits: it is in the names of the
-            refs for unpushed work, so that nobody moves or takes another one's. "" for the names
-            of Outpost 0.1. It does not count in the order's digest.
+        owner: id of the ledger that ordered it, 8 to 64 hex digits: part of the names of refs for
+            unpushed work, so that nobody takes another one's; "" for those of Outpost 0.1.
         resume_at: the outpost that alone has what `resume` names, since the rig did not take it;
-            "" when the rig has it. It does not count in the digest either.
+            "" when the rig has it. Neither counts in the digest.
         depth: history depth of the first clone; None for all of it.
         delivery: how the work goes home; None exactly when `rig` is None.
         prompt: what the agent is told; goes to a file, never into a shell.
@@ -619,6 +616,27 @@ class Step:
     state: str
     detail: str = ""
     hint: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """How much of an outpost is up.
+
+    Args:
+        running: units (machines, warm containers) that are up.
+        target: how many it makes sure of.
+        limit: the most that it can have.
+        detail: what is worth saying.
+        always: it takes work at 0 too.
+        price: USD an hour of one more unit; None when it does not know.
+    """
+
+    running: int
+    target: int
+    limit: int = 1
+    detail: str = ""
+    always: bool = False
+    price: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

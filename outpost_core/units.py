@@ -19,9 +19,7 @@ _NUMBER = re.compile(r"\s*\d+(?:\.\d+)?\s*", re.ASCII)
 _SECONDS: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _BINARY: Final = ("KiB", "MiB", "GiB", "TiB", "PiB")
 _BYTES: Final[dict[str, int]] = {
-    "": 1,
-    "B": 1,
-    "kB": 1000,
+    **dict(zip(("", "B", "kB"), (1, 1, 1000), strict=True)),
     **{f"{letter}B": 1000**power for power, letter in enumerate("KMGTP", 1)},
     **{name: 1024**power for power, name in enumerate(_BINARY, 1)},
     **{name[:2]: 1024**power for power, name in enumerate(_BINARY, 1)},
@@ -34,7 +32,7 @@ def parse_duration(value: str | float) -> float:
     """Return the seconds that `value` says.
 
     Args:
-        value: `30m`, `2h`, `90s`, `1h30m`, `1.5h`, `1d`, `500ms`, or a number of seconds.
+        value: `30m`, `90s`, `1h30m`, `1.5h`, `1d`, `500ms`, or a number of seconds.
 
     Raises:
         ValueError: it is none of these, or negative; the message is a sentence for people.

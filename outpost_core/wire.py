@@ -21,7 +21,6 @@ T = TypeVar("T")
 
 #: Version of the JSON shapes; only ever counts up when a reader could misunderstand.
 WIRE_VERSION = 1
-
 _PLAIN = frozenset((NoneType, bool, int, float, str))
 #: dataclass → its fields, and whether each is a float: `60` and `60.0` must be the same order.
 _FIELDS: dict[type, tuple[tuple[str, bool], ...]] = {}

@@ -51,6 +51,7 @@ def outpost_services(manager: object) -> Mapping[str, Callable[[], Awaitable[Non
     from outpost_mayor.dispatch.dispatcher import Dispatcher
     from outpost_mayor.notify.notifier import Notifier
     from outpost_mayor.retries.settler import Settler
+    from outpost_mayor.scaling.scaler import Scaler
     from outpost_mayor.schedules.scheduler import Scheduler
     from outpost_mayor.serving.follow import Follower
 
@@ -61,4 +62,5 @@ def outpost_services(manager: object) -> Mapping[str, Callable[[], Awaitable[Non
         "follow": Follower(manager).run,
         "schedules": Scheduler(manager).run,
         "notify": Notifier(manager).run,
+        "scale": Scaler(manager).run,
     }

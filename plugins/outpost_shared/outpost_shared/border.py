@@ -21,6 +21,7 @@ from outpost_core.types import (
     Json,
     Message,
     Result,
+    Scale,
     State,
     WorkerStatus,
     split_worker_id,
@@ -52,6 +53,8 @@ _LATEST: Final = 4_102_444_800.0
 _STATES: Final = frozenset(state.value for state in State)
 #: USD of one worker beyond which nobody is believed, as in the ledger.
 _DEAREST: Final = 1_000_000.0
+#: Machines or containers of one outpost that anybody is believed to have.
+_UNITS: Final = 100_000
 
 
 # --- texts ------------------------------------------------------------------------------------
@@ -406,6 +409,11 @@ def _odd_answer(told: object) -> str:
         if not plausible.amount(told.memory):
             return "memory"
         return "programs" if len(told.programs) > 1000 or len(told.logins) > 1000 else ""
+    if isinstance(told, Scale):
+        units = (told.running, told.target, told.limit)
+        if not all(type(one) is int and 0 <= one <= _UNITS for one in units):
+            return "running" if units[0] not in range(_UNITS) else "target"
+        return "price" if not plausible.amount(told.price, _DEAREST) else ""
     if isinstance(told, Health):
         return "free_memory" if not plausible.amount(told.free_memory) else ""
     return ""

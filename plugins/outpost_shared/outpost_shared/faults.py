@@ -202,6 +202,14 @@ MAYOR = (
     "token.kept",  # a token counts, or counts no more; whoever asked has no answer
 )
 
+#: Bringing an outpost up and down, in the mayor or the command that does.
+SCALE = (
+    "scale.begun",  # what is to be done is written down, nobody has begun
+    "scale.decided",  # whoever does it has it in hand; the outpost was not asked
+    "scale.emptied",  # nothing is there, and nothing can come; it is up
+    "scale.asked",  # it is up, or down; nobody has written that down
+)
+
 _armed = os.environ.get("OUTPOST_FAULT", "")
 
 #: Processes that die first at a fault: a forked stage takes its supervisor along.

@@ -30,6 +30,7 @@ from outpost_core.types import (
     Message,
     Order,
     Result,
+    Scale,
     State,
     Step,
     WorkerStatus,
@@ -60,6 +61,7 @@ class FakeOptions(OutpostOptions):
     output: str = option("what workers print", default="")
     refuse: str = option("refuse every spawn, saying this", default="")
     unreachable: str = option("never answer, saying this", default="")
+    units: int = option("so many units are up at first", default=1, min=0)
     capabilities: tuple[str, ...] = option(
         "declare only these", default=tuple(sorted(ALL_CAPABILITIES))
     )
@@ -97,6 +99,8 @@ class _World:
     listed: list[WorkerStatus] | None = None
     refusal: str = ""
     cut: str = ""
+    units: int = 1
+    scaling: str = ""
     delay: float = 0.0
 
 
@@ -168,6 +172,10 @@ class FakeOutpost(Outpost):
     def refuse(self, why: str) -> None:
         """Raise SpawnRefusedError from spawns of new workers; "" to take them again."""
         self._world.refusal = why
+
+    def refuse_to_scale(self, why: str) -> None:
+        """Raise UnreachableError when units are to come or go; "" to do it again."""
+        self._world.scaling = why
 
     def slow(self, seconds: float) -> None:
         """Wait so long before every answer."""
@@ -343,6 +351,19 @@ class FakeOutpost(Outpost):
         return self.options.price
 
     @hookimpl
+    async def outpost_scale(self, to: int | None) -> Scale:
+        """Have so many units up, at once; at none of them nothing else answers."""
+        self.calls.append(("outpost_scale", "" if to is None else str(to)))
+        if self._world.delay:
+            await asyncio.sleep(self._world.delay)
+        if to is not None and self._world.scaling:
+            raise UnreachableError(self._world.scaling)
+        if to is not None:
+            self._world.units = min(to, 10)
+            self._world.cut = "" if to else "it is off"
+        return Scale(running=self._world.units, target=self._world.units, limit=10, price=0.5)
+
+    @hookimpl
     async def outpost_facts(self, programs: Sequence[str]) -> Facts:
         """Say that there is room for everything, and that every program is installed."""
         await self._answer("outpost_facts")
@@ -406,7 +427,8 @@ class FakeOutpost(Outpost):
 
 def new_world(options: FakeOptions) -> _World:
     """Return an empty memory that behaves as the options say."""
-    return _World(refusal=options.refuse, cut=options.unreachable, delay=options.delay)
+    cut = options.unreachable or ("" if options.units else "it is off")
+    return _World(refusal=options.refuse, cut=cut, delay=options.delay, units=options.units)
 
 
 def fake_backend(outposts: Mapping[str, FakeOutpost] | None = None) -> Backend:

@@ -17,6 +17,7 @@ from outpost_manager.config.origin import BUILT_IN, Origin
 from outpost_manager.config.policy import PolicyConfig
 from outpost_manager.config.queue import QueueConfig
 from outpost_manager.config.retries import RetriesConfig
+from outpost_manager.config.scaling import ScalingConfig
 from outpost_manager.config.schedules import ScheduleConfig
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class OutpostConfig:
         raw: what the file says, `name` and `type` included.
         origin: where it was written.
         problem: how the code of the type failed; "" when it did not.
+        scaling: when how many of its machines are up; None: nobody brings it up and down.
     """
 
     name: str
@@ -46,6 +48,7 @@ class OutpostConfig:
     raw: Mapping[str, Json] = field(default_factory=dict)
     origin: Origin = BUILT_IN
     problem: str = ""
+    scaling: ScalingConfig | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

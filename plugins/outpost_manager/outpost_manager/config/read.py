@@ -35,6 +35,7 @@ from outpost_manager.config.origin import Origin
 from outpost_manager.config.policy import Override, PolicyConfig
 from outpost_manager.config.queue import QueueConfig, mistake
 from outpost_manager.config.retries import read_retries
+from outpost_manager.config.scaling import read_scaling
 from outpost_manager.config.schedules import read_schedules
 from outpost_manager.config.yamlnodes import Document, Node, caret, plain
 
@@ -176,7 +177,13 @@ class _Reader:
         origin = self.origins[prefix] = self.origin(node)
         options, problem = self.options(node, name, kind)
         return OutpostConfig(
-            name=name, type=kind, options=options, raw=raw, origin=origin, problem=problem
+            name=name,
+            type=kind,
+            options=options,
+            raw=raw,
+            origin=origin,
+            problem=problem,
+            scaling=read_scaling(self, f"outpost {name!r}", node.get("scaling")),
         )
 
     def options(self, node: Node, name: str, kind: str) -> tuple[OutpostOptions | None, str]:
@@ -186,7 +193,7 @@ class _Reader:
             return None, ""
         where = f"outpost {name!r} (type {kind})"
         values = self.values(
-            node, where, option_fields(backend.options_class), known=("name", "type")
+            node, where, option_fields(backend.options_class), known=("name", "type", "scaling")
         )
         try:
             with contained():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from outpost_manager.fleet.fleet import Fleet
     from outpost_manager.fleet.resources import Presence
     from outpost_manager.ledger import AsyncLedger, Breaker, Ledger, OutpostNote
+    from outpost_manager.ledger.scaling import Scaled
 
 #: After an outpost did not answer, placement passes it over for this long (seconds), so that one
 #: dead host does not cost its whole timeout at every spawn.
@@ -38,7 +39,8 @@ class OutpostView:
         package: the distribution that provides the type, or "".
         version: that distribution's version, or "".
         state: `ready`, `unknown` (never asked), `unhealthy`, `unreachable`, `missing` (nobody
-            provides the type) or `broken`.
+            provides the type), `broken`, or, where it is brought up and down and nothing is placed
+            there just now, `down`, `starting`, `draining` or `stopping`.
         detail: what it said, or why it is not ready.
         hint: the next step.
         active: workers there that have not ended.
@@ -52,6 +54,7 @@ class OutpostView:
         cost_cap_hourly: USD; None for no cap.
         health: its last answer to ping in this process.
         breaker: its circuit breaker; None while nothing has failed.
+        scaled: how much of it is up; None where nobody brings it up and down.
     """
 
     name: str
@@ -72,6 +75,7 @@ class OutpostView:
     cost_cap_hourly: float | None = None
     health: Health | None = None
     breaker: Breaker | None = None
+    scaled: Scaled | None = None
 
 
 @dataclass(kw_only=True, eq=False)
@@ -94,14 +98,14 @@ class Overview:
         Args:
             health: fresh answers to ping, by outpost; they win over what the ledger remembers.
         """
-        notes, active, spent, breakers = await self.ledger.read(_known)
+        notes, active, spent, breakers, scaled = await self.ledger.read(_known)
         found = [
             self._view(entry, notes.get(entry.name), active, spent, (health or {}).get(entry.name))
             for entry in self.fleet.config.outposts
         ]
-        if not breakers:
-            return found
-        return [replace(view, breaker=breakers.get(view.name)) for view in found]
+        if breakers:
+            found = [replace(view, breaker=breakers.get(view.name)) for view in found]
+        return [_as_scaled(view, scaled.get(view.name)) for view in found] if scaled else found
 
     def _view(
         self,
@@ -298,10 +302,25 @@ class Overview:
 
 def _known(
     ledger: Ledger,
-) -> tuple[dict[str, OutpostNote], dict[str, int], dict[str, float], dict[str, Breaker]]:
-    """Return what is known of outposts: answers, number of workers, what was spent, breakers."""
+) -> tuple[
+    dict[str, OutpostNote],
+    dict[str, int],
+    dict[str, float],
+    dict[str, Breaker],
+    dict[str, Scaled],
+]:
+    """Return what is known of outposts: answers, workers, what was spent, breakers, what is up."""
     breakers = {one.name: one for one in ledger.breakers.all() if one.kind == "outpost"}
-    return ledger.outposts(), ledger.active(), ledger.spent(time.time() - money.HOUR), breakers
+    spent = ledger.spent(time.time() - money.HOUR)
+    return ledger.outposts(), ledger.active(), spent, breakers, ledger.scaling.all()
+
+
+def _as_scaled(view: OutpostView, row: Scaled | None) -> OutpostView:
+    """Return an outpost as it is seen where it may be meant not to answer."""
+    if row is None or row.phase == "up" or view.state in ("missing", "broken"):
+        return replace(view, scaled=row)
+    detail = row.error or "starts when needed" if row.phase == "down" else row.reason
+    return replace(view, scaled=row, state=row.phase.value, detail=detail, hint="")
 
 
 def _is_tight(sheet: Candidate, more: int) -> bool:
@@ -337,6 +356,8 @@ def slots_of(entry: OutpostConfig, config: Config) -> tuple[int | None, str]:
 
 def _unavailable(view: OutpostView, now: float) -> str:
     """Return why an outpost is not to be tried, or ""."""
+    if view.scaled is not None and view.scaled.phase != "up":
+        return view.scaled.why()
     if view.state in ("missing", "broken", "unhealthy"):
         return f"{view.state}: {view.detail}"
     # by the distance alone: a clock that was set back must not avoid it for long

@@ -1,8 +1,8 @@
 """What a reservation has to pass besides slots and the outpost's own cap.
 
-Breakers, budgets, and the account that it uses: the first of its agent's accounts that is not
-parked, whose breaker lets it through, and that has room. All inside the transaction of the
-reservation; asked without one, it says what would be.
+Whether its outpost is up, breakers, budgets, and the account that it uses: the first of its agent's
+accounts that is not parked, whose breaker lets it through, and that has room. All inside the
+transaction of the reservation; asked without one, it says what would be.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from outpost_manager.ledger import accounts, breakers, budgets
+from outpost_manager.ledger import accounts, breakers, budgets, scaling
 
 if TYPE_CHECKING:
     from outpost_manager.ledger.accounts import Account
@@ -32,6 +32,7 @@ class Outcome(StrEnum):
     ACCOUNT = "account"  # no account of its agent has room
     PARKED = "parked"  # the provider takes no more of its account for a while
     BREAKER = "breaker"  # too much has failed there, or with its account
+    DOWN = "down"  # it is not up, or about to be stopped
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +68,7 @@ class Wanted:
         now: seconds since the epoch.
         besides: its own id, when what it holds already does not count.
         parking: whether parked accounts are left alone.
+        if_up: whether an outpost that is down counts as up.
     """
 
     worker: str
@@ -82,6 +84,7 @@ class Wanted:
     now: float
     besides: str = ""
     parking: bool = True
+    if_up: bool = False
 
 
 @dataclass(kw_only=True, slots=True)
@@ -104,6 +107,8 @@ class Admission:
 def admit(ask: Ask, wanted: Wanted) -> Admission:
     """Say whether something may be reserved, and with which account; changes nothing."""
     found = Admission()
+    if not wanted.if_up and (why := scaling.obstacle(ask, wanted.outpost)):
+        return Admission(refusal=Refusal(outcome=Outcome.DOWN, detail=why))
     breaker = breakers.look(ask, breakers.OUTPOST, wanted.outpost)
     if refusal := _refused_by(ask, breaker, wanted, found):
         return Admission(refusal=refusal)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         AsyncOutbox,
         AsyncParking,
         AsyncQueue,
+        AsyncScaling,
     )
     from outpost_manager.ledger.reserve import Answer, Reservation
     from outpost_manager.workthread import Together, WorkThread
@@ -118,6 +119,13 @@ class AsyncLedger:
         from outpost_manager.ledger.asyncparts import AsyncParking
 
         return AsyncParking(self)
+
+    @property
+    def scaling(self) -> AsyncScaling:
+        """What is up of outposts that are brought up and down."""
+        from outpost_manager.ledger.asyncparts import AsyncScaling
+
+        return AsyncScaling(self)
 
     @property
     def queue(self) -> AsyncQueue:

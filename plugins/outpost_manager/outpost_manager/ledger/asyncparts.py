@@ -11,6 +11,7 @@ from outpost_manager.ledger.notices import Notices
 from outpost_manager.ledger.outbox import Outbox
 from outpost_manager.ledger.parking import Parking
 from outpost_manager.ledger.queue import Queue
+from outpost_manager.ledger.scaling import Scaling
 
 if TYPE_CHECKING:
     from outpost_manager.ledger.ledger import Ledger
@@ -149,3 +150,21 @@ class AsyncParking(AsyncPart):
 
     all = read(_parking, Parking.all)
     unpark = awaited(_parking, Parking.unpark)
+
+
+def _scaling(ledger: Ledger) -> Scaling:
+    return ledger.scaling
+
+
+class AsyncScaling(AsyncPart):
+    """Outposts that are brought up and down."""
+
+    all = read(_scaling, Scaling.all)
+    asleep = read(_scaling, Scaling.asleep)
+    seen = awaited(_scaling, Scaling.seen)
+    busy = awaited(_scaling, Scaling.busy)
+    begin = awaited(_scaling, Scaling.begin)
+    empty = awaited(_scaling, Scaling.empty)
+    done = awaited(_scaling, Scaling.done)
+    refused = awaited(_scaling, Scaling.refused)
+    forget = awaited(_scaling, Scaling.forget)

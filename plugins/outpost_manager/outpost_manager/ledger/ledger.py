@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # what describes outposts needs none of it, and is waited for
     from outpost_manager.ledger.parking import Parking
     from outpost_manager.ledger.queue import Queue
     from outpost_manager.ledger.reserve import Answer, Reservation
+    from outpost_manager.ledger.scaling import Scaling
     from outpost_manager.ledger.spend import Total
 
 T = TypeVar("T")
@@ -112,6 +113,13 @@ class Ledger:
         from outpost_manager.ledger.cursors import Cursors
 
         return Cursors(self._store)
+
+    @property
+    def scaling(self) -> Scaling:
+        """What is up of outposts that are brought up and down."""
+        from outpost_manager.ledger.scaling import Scaling
+
+        return Scaling(self._store)
 
     @property
     def parking(self) -> Parking:

@@ -20,13 +20,14 @@ _STARTING: Final = State.STARTING.value
 #: Seconds after which it is told again that an outpost refused a worker for the same reason.
 REFUSED_EVERY: Final = 600.0
 #: What a reservation has to know: the row that is there, what the outpost's workers hold, what was
-#: spent there in this hour, and whether any account is parked or any breaker not closed. One
-#: statement, since all other processes wait for it.
+#: spent there in this hour, and whether any account is parked, any breaker not closed or any
+#: outpost not up. One statement, since all other processes wait for it.
 _LOOK: Final = (
     "SELECT w.owner, w.ended_at, w.id IS NOT NULL, coalesce(h.slots, 0), coalesce(h.cost, 0),"  # noqa: S608
     f" iif(?, (SELECT {rows.SETTLED} FROM workers WHERE outpost = ?"
     " AND (cost_settled > 0 OR agent_settled > 0) AND ended_at > ?), 0),"
     " EXISTS (SELECT 1 FROM parked) OR EXISTS (SELECT 1 FROM breakers WHERE state <> 'closed')"
+    " OR EXISTS (SELECT 1 FROM scaling WHERE phase <> 'up')"
     " FROM (SELECT 1) LEFT JOIN workers w ON w.id = ? LEFT JOIN held h ON h.outpost = ?"
 )
 _INSERT: Final = (
@@ -59,6 +60,7 @@ class Reservation:
         model: that its agent is told to use; "" when it is not told any.
         uncounted: why nobody knows what its agent may spend; "" when it is known.
         parking: whether parked accounts are left alone.
+        if_up: whether an outpost that is down counts as up.
     """
 
     order: Order
@@ -77,6 +79,7 @@ class Reservation:
     model: str = ""
     uncounted: str = ""
     parking: bool = True
+    if_up: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,6 +191,7 @@ class Draft:
             budgets=item.budgets,
             now=self.now,
             besides=besides,
+            if_up=item.if_up,
         )
 
 

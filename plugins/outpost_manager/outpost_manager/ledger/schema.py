@@ -349,8 +349,28 @@ _V6: Final = (
     ) WITHOUT ROWID""",
 )
 
+_V7: Final = (
+    # Outposts that are brought up and down, and how far each is; see `scaling`. `price` is what
+    # the units that are wanted cost an hour.
+    """CREATE TABLE scaling (
+        outpost TEXT PRIMARY KEY,
+        phase TEXT NOT NULL
+            CHECK (phase IN ('down', 'starting', 'up', 'draining', 'stopping')),
+        desired INTEGER NOT NULL,
+        running INTEGER NOT NULL,
+        since REAL NOT NULL,
+        decision TEXT NOT NULL DEFAULT '',
+        reason TEXT NOT NULL DEFAULT '',
+        price INTEGER,
+        failures INTEGER NOT NULL DEFAULT 0,
+        retry_at REAL NOT NULL DEFAULT 0,
+        error TEXT NOT NULL DEFAULT '',
+        busy_at REAL NOT NULL DEFAULT 0
+    ) WITHOUT ROWID""",
+)
+
 #: `MIGRATIONS[v]` brings a ledger from version `v` to `v + 1`; the last one makes it current.
-MIGRATIONS: Final[Sequence[Sequence[str]]] = (_V1, _V2, _V3, _V4, _V5, _V6)
+MIGRATIONS: Final[Sequence[Sequence[str]]] = (_V1, _V2, _V3, _V4, _V5, _V6, _V7)
 
 
 class NewerSchemaError(Exception):

@@ -121,7 +121,12 @@ class Placement:
         return found
 
     async def foreseen(
-        self, order: Order, said: Explanation, sheets: Sequence[Candidate]
+        self,
+        order: Order,
+        said: Explanation,
+        sheets: Sequence[Candidate],
+        *,
+        if_up: bool = False,
     ) -> Explanation:
         """Return an explanation that also says where money, accounts or breakers are in the way.
 
@@ -129,13 +134,14 @@ class Placement:
             order: what is to be done.
             said: what the policy says of it.
             sheets: what it saw.
+            if_up: whether outposts that are down count as up.
         """
         pending = PendingOrder(order=order, digest=wire.digest(order))
         pending.candidates = {sheet.name: sheet for sheet in sheets}
         pending.queue = [one.outpost for one in said.verdicts if one.eligible]
         asked: list[Reservation] = []
         while (found := self._next(pending)) is not None:
-            asked.append(found)
+            asked.append(replace(found, if_up=if_up))
         answers = await self.ledger.foresee(asked)
         why = {
             one.outpost: answer.detail

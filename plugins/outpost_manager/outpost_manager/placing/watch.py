@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from outpost_core.errors import NotFoundError, OutpostError, UnreachableError
 from outpost_core.types import Health, Result, State, Worker, WorkerStatus
+from outpost_manager.ledger.scaling import ASLEEP
 from outpost_shared.backoff import Backoff
 from outpost_shared.log import Logger
 
@@ -69,6 +70,9 @@ class Watch:
 
     async def _ping_one(self, name: str) -> Health | OutpostError:
         asked_at = time.time()
+        row = (await self.ledger.scaling.all()).get(name)
+        if row is not None and row.phase in ASLEEP:
+            return Health(ok=False, detail=row.why(), hint=f"outpost scale {name} --to 1")
         try:
             health = await self.fleet.ping(name, timeout=self.answer_timeout)
         except UnreachableError as error:
@@ -87,6 +91,9 @@ class Watch:
             the error of each outpost that gave no answer.
         """
         asked_at = time.time()
+        names = [*names]
+        if asleep := await self.ledger.scaling.asleep():  # nobody is to wait for an answer
+            names = [name for name in names if name not in asleep]
         answers = await self.fleet.list_all(names, timeout=self.answer_timeout)
         errors: dict[str, OutpostError] = {}
         told: dict[str, Sequence[WorkerStatus]] = {}

@@ -40,7 +40,7 @@ LOOK_IDLE: Final = 0.25
 _NEWS: Final = frozenset(
     {
         *("queued", "dequeued", "state", "renewed", "released", "moved", "reachable", "decided"),
-        *("breaker", "unparked", "resumed"),
+        *("breaker", "unparked", "resumed", "scaled_up"),
     }
 )
 #: The switch of the whole queue, and its words.
