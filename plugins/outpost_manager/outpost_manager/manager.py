@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -29,6 +28,7 @@ from outpost_manager.fleet.fleet import Fleet
 from outpost_manager.fleet.overview import OutpostView, Overview
 from outpost_manager.ledger.asyncledger import AsyncLedger
 from outpost_manager.ledger.ledger import Ledger
+from outpost_manager.managing import Glimpse, Shown, kept_where
 from outpost_manager.offloop import off_loop, running_loop
 from outpost_manager.orders.presets import offered
 from outpost_manager.placing import keptlogs, references
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
         Health,
         Message,
         Order,
-        Usage,
         Worker,
     )
     from outpost_manager.config.policy import Ranking
@@ -81,23 +80,6 @@ _AT_A_TIME, _FOR_SO_LONG = 50, 20.0
 _LONGEST_LOG, _LOG_MARGIN = 256 * 1024 * 1024, 64 * 1024
 #: So many lines are asked for to find one that says something.
 _LAST_LINES = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Glimpse:
-    """What only its outpost can say of a worker, as far as it answers.
-
-    Args:
-        tree: path of its working tree, on its own machine; "" when there is none.
-        text: the last lines that its agent printed, or that its screen shows, as they are.
-        usage: what the agent of a running worker has used so far; None when nobody knows.
-        fence: what keeps its agent to its work; "" when nobody knows.
-    """
-
-    tree: str = ""
-    fence: str = ""
-    text: str = ""
-    usage: Usage | None = None
 
 
 class Manager:
@@ -829,6 +811,68 @@ class Manager:
         if refresh:
             await self.refresh()
         return await self.ledger.workers(active=None if all else True)
+
+    async def ended_since(self, moment: float) -> list[Worker]:
+        """Return the workers that ended then or later, as far as is known here."""
+        return await self.ledger.workers(active=False, ended_since=moment)
+
+    async def those(self, ids: Sequence[str]) -> list[Worker]:
+        """Return workers by their ids, as far as they are known here."""
+        return await self.ledger.workers(ids=ids)
+
+    async def shown(self, ref: str) -> Shown:
+        """Return everything about a worker, after asking its outpost.
+
+        Raises:
+            NotFoundError: it is not known, even after asking every outpost.
+        """
+        found, ledger = await self.worker(ref), self.ledger
+        events = await ledger.events(found.id)
+        return Shown(
+            worker=kept_where(found, events),
+            glimpse=await self.glimpse(found),
+            order=await ledger.order(found.id),
+            explanation=await ledger.explanation(found.id),
+            attempts=await ledger.attempts(found.issue),
+            events=events,
+            decisions=await ledger.queue.decisions(found.issue),
+            entry=await ledger.queue.entry(found.issue),
+        )
+
+    async def order_of(self, worker: str) -> Order | None:
+        """Return the order of a worker, by its id; None where it was not ordered here."""
+        return await self.ledger.order(worker)
+
+    async def ordered_here(self, ids: Sequence[str]) -> set[str]:
+        """Return those of the workers that were ordered here."""
+        return {*await self.ledger.ordered(ids)}
+
+    async def was_cleaned(self, worker: str) -> bool:
+        """Say whether the files of a worker were removed, by its id."""
+        return any(event.kind == "cleaned" for event in await self.ledger.events(worker))
+
+    async def newest_events(self, of: str | None, limit: int) -> tuple[list[Event], int]:
+        """Return the newest events, oldest first, and the id of the newest of all.
+
+        Args:
+            of: only those of this worker, by its id; None for all.
+            limit: at most so many.
+        """
+        last = await self.ledger.last_event()
+        found = await self.ledger.events(of, limit)
+        return found, max(last, found[-1].id) if found else last
+
+    async def events_after(self, after: int, of: str | None, limit: int) -> tuple[list[Event], int]:
+        """Return what happened behind an event, oldest first, and the id behind which to go on.
+
+        Args:
+            after: id of that event.
+            of: only those of this worker, by its id; None for all.
+            limit: so many are looked at.
+        """
+        found = await self.ledger.events_after(after, limit)
+        last = found[-1].id if found else after
+        return [event for event in found if of in (None, event.worker)], last
 
     async def find(self, ref: str) -> Worker:
         """Return a worker by its id, or the newest attempt at an issue, without asking anyone.

@@ -9,15 +9,15 @@ import click
 from outpost_manager.cli import render
 from outpost_manager.cli.outposts import breaker_line, clock
 from outpost_manager.cli.session import Session, command
-from outpost_manager.offloop import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from outpost_manager.managing import Managing
     from outpost_manager.placing.accountviews import AccountView, Allowance
 
 
-@command("accounts")
+@command("accounts", anywhere=True)
 @click.option("--reset", metavar="NAME", multiple=True,
               help="Close the breaker of an account first: it is used again at once.")  # fmt: skip
 @click.option("--unpark", metavar="NAME", multiple=True,
@@ -34,12 +34,15 @@ def accounts(session: Session, reset: tuple[str, ...], unpark: tuple[str, ...]) 
       outpost accounts --reset team-a
       outpost accounts --unpark claude
     """
-    with session.manager() as manager:
+
+    async def work(manager: Managing) -> list[AccountView]:
         for name in reset:
-            at_once(manager.reset_breaker("account", name))
+            await manager.reset_breaker("account", name)
         for name in unpark:
-            at_once(manager.unpark(name))
-        views = at_once(manager.accounts())
+            await manager.unpark(name)
+        return await manager.accounts()
+
+    views = session.anywhere(work, at_once=True)
 
     def data() -> object:
         from outpost_manager import jsonviews

@@ -11,7 +11,7 @@ import click
 from outpost_core.errors import OutpostError, UsageError
 from outpost_manager.cli import failures
 from outpost_manager.cli.commandtable import COMMANDS, ELSEWHERE, SECTIONS
-from outpost_manager.cli.session import Group, Session, current, version_option
+from outpost_manager.cli.session import Command, Group, Session, current, version_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -79,6 +79,8 @@ class LazyGroup(Group):
             return super().resolve_command(ctx, args)
         if name not in COMMANDS:
             current(ctx).running = current(ctx).plugin_commands().get(name)
+            if not isinstance(found, Command | Group):  # those of ours know it themselves
+                current(ctx).stay_here(f"outpost {name}")
         return name, found, args[1:]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
     from outpost_core.types import Order, Worker
     from outpost_manager.manager import Manager
+    from outpost_manager.managing import Managing
 
 
-@command("logs")
+@command("logs", anywhere=True)
 @click.argument("worker", shell_complete=complete.workers)
 @click.option(
     "-f", "--follow", "follow_", is_flag=True, help="Continue until the worker has ended."
@@ -51,13 +52,13 @@ def logs(session: Session, worker: str, follow_: bool, offset: int, readable: st
       outpost logs -f gt-abc123.1
     """
 
-    async def work(manager: Manager) -> None:
+    async def work(manager: Managing) -> None:
         found = await manager.worker(worker)
         if follow_ and not found.state.terminal:
             session.going_on = keeps_running([found.id])
         write: Write = _JsonWriter(offset)
         if not session.json:
-            order = await manager.ledger.order(found.id)
+            order = await manager.order_of(found.id)
             text = None if readable is None else readable == "yes"
             kind = order.agent.output if order else ""
             write = writer(kind=kind, readable=text, following=follow_)
@@ -69,18 +70,14 @@ def logs(session: Session, worker: str, follow_: bool, offset: int, readable: st
                 write(chunk, False)
             write(b"", True)
         except NotFoundError as error:
-            if await _cleaned(manager, found.id):
+            if await manager.was_cleaned(found.id):
                 raise NotFoundError(
                     f"the output of {found.id} was removed by outpost clean",
                     hint=f"outpost show {found.id} has its result",
                 ) from error
             raise
 
-    session.run(work)
-
-
-async def _cleaned(manager: Manager, worker: str) -> bool:
-    return any(event.kind == "cleaned" for event in await manager.ledger.events(worker))
+    session.anywhere(work)
 
 
 class _JsonWriter:
@@ -118,7 +115,7 @@ def attach(session: Session, worker: str) -> None:
     async def work(manager: Manager) -> tuple[Worker, int]:
         found = await manager.worker(worker)
         session.going_on = keeps_running([found.id])
-        order = await manager.ledger.order(found.id)
+        order = await manager.order_of(found.id)
         if order and not found.state.terminal and _prints_records(order):
             check_terminal(found.id)
             session.note(f"{found.id} works alone and reads nothing; Ctrl-C ends the looking")
@@ -143,9 +140,9 @@ def _prints_records(order: Order) -> bool:
     return not order.agent.interactive and is_known(order.agent.output)
 
 
-async def _told(manager: Manager, worker: str, text: str, lines: int) -> str:
+async def _told(manager: Managing, worker: str, text: str, lines: int) -> str:
     """Return the end of a worker's output as people read it, also where it is JSON lines."""
-    order = await manager.ledger.order(worker)
+    order = await manager.order_of(worker)
     if order is None or not _prints_records(order):
         return text
     from outpost_manager.cli.readable import Readable
@@ -155,7 +152,7 @@ async def _told(manager: Manager, worker: str, text: str, lines: int) -> str:
     return "\n".join(click.unstyle(told).splitlines()[-lines:]) + "\n"
 
 
-@command("peek")
+@command("peek", anywhere=True)
 @click.argument("worker", shell_complete=complete.active_workers)
 @click.option("--lines", default=50, type=click.IntRange(1, 10_000), show_default=True,
               help="The last so many.")  # fmt: skip
@@ -167,18 +164,18 @@ def peek(session: Session, worker: str, lines: int) -> None:
       outpost peek gt-abc123.1 --lines 20
     """
 
-    async def work(manager: Manager) -> tuple[str, str]:
+    async def work(manager: Managing) -> tuple[str, str]:
         found = (await manager.find(worker)).id
         text = await manager.peek(worker, lines)
         return found, await _told(manager, found, text, lines)
 
-    found, text = session.run(work)
+    found, text = session.anywhere(work)
     session.answer(
         lambda: {"worker": found, "text": text}, lambda: [render.clean_lines(text.rstrip("\n"))]
     )
 
 
-@command("nudge")
+@command("nudge", anywhere=True)
 @click.argument("worker", shell_complete=complete.active_workers)
 @click.argument("text", nargs=-1, required=True)
 def nudge(session: Session, worker: str, text: tuple[str, ...]) -> None:
@@ -190,17 +187,17 @@ def nudge(session: Session, worker: str, text: tuple[str, ...]) -> None:
     """
     words = " ".join(text)
 
-    async def work(manager: Manager) -> str:
+    async def work(manager: Managing) -> str:
         await manager.nudge(worker, words)
         return (await manager.find(worker)).id
 
-    found = session.run(work)
+    found = session.anywhere(work)
     session.answer(
         lambda: {"worker": found, "text": words}, lambda: [f"typed into {render.clean(found)}"]
     )
 
 
-@command("stop")
+@command("stop", anywhere=True)
 @click.argument("workers", nargs=-1, required=True, metavar="WORKER...",
                 shell_complete=complete.active_workers)  # fmt: skip
 @click.option("--grace", metavar="DURATION", help="Time between TERM and KILL: 10s.")
@@ -227,13 +224,13 @@ def stop(session: Session, workers: tuple[str, ...], grace: str | None, forget: 
     if forget and seconds is not None:
         raise click.UsageError("--forget and --grace exclude each other: nothing is ended")
 
-    async def work(manager: Manager) -> dict[str, OutpostError | Worker]:
+    async def work(manager: Managing) -> dict[str, OutpostError | Worker]:
         import asyncio
 
         answers = await asyncio.gather(*(_stop_one(manager, w, seconds, forget) for w in workers))
         return dict(zip(workers, answers, strict=True))
 
-    answers = session.run(work)
+    answers = session.anywhere(work)
     errors = {w: a for w, a in answers.items() if isinstance(a, OutpostError)}
 
     def data() -> object:
@@ -260,7 +257,7 @@ def stop(session: Session, workers: tuple[str, ...], grace: str | None, forget: 
 
 
 async def _stop_one(
-    manager: Manager, worker: str, grace: float | None, forget: bool
+    manager: Managing, worker: str, grace: float | None, forget: bool
 ) -> OutpostError | Worker:
     try:
         return await (manager.forget(worker) if forget else manager.stop(worker, grace))

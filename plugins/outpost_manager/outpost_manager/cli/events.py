@@ -12,10 +12,10 @@ from outpost_manager.cli.session import Session, command, print_json
 
 if TYPE_CHECKING:
     from outpost_core.types import Event
-    from outpost_manager.manager import Manager
+    from outpost_manager.managing import Managing
 
 
-@command("events")
+@command("events", anywhere=True)
 @click.argument("worker", required=False, shell_complete=complete.workers)
 @click.option("-f", "--follow", "follow_", is_flag=True, help="Show what happens from now on, too.")
 @click.option("--after", type=click.IntRange(min=0), metavar="ID",
@@ -37,26 +37,22 @@ def events(
       outpost events -f --json --after 1042
     """
 
-    async def work(manager: Manager) -> tuple[list[Event], int]:
+    async def work(manager: Managing) -> tuple[list[Event], int]:
         of = (await manager.find(worker)).id if worker is not None else None
-        ledger = manager.ledger
         if after is None:
-            last = await ledger.last_event()
-            found = await ledger.events(of, limit)
+            found, last = await manager.newest_events(of, limit)
         else:
-            found = await ledger.events_after(after, limit)
-            last = found[-1].id if found else after
-            found = [event for event in found if of in (None, event.worker)]
+            found, last = await manager.events_after(after, of, limit)
         if not follow_:
             return found, last
         for event in found:
             _print(session, event)
-        async for event in manager.events(max(last, found[-1].id) if found else last):
+        async for event in manager.events(last):
             if of in (None, event.worker):
                 _print(session, event)
         raise AssertionError("the log has no end")
 
-    found, last = session.run(work)
+    found, last = session.anywhere(work)
     session.answer(
         lambda: {"events": [*map(jsonviews.event, found)], "last": last},
         lambda: (render.event_line(event, of_many=True) for event in found),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from outpost_manager.cli.progress import Progress
     from outpost_manager.cli.readable import Readable
-    from outpost_manager.manager import Manager
+    from outpost_manager.managing import Managing
 
 #: seconds without output before the outpost is asked whether it is there, and at most between
 #: two questions.
@@ -31,7 +31,7 @@ Write: TypeAlias = "Callable[[bytes, bool], None]"
 
 
 async def follow(
-    manager: Manager, worker: str, write: Write, progress: Progress, *, offset: int = 0
+    manager: Managing, worker: str, write: Write, progress: Progress, *, offset: int = 0
 ) -> None:
     """Print a worker's output until it has ended.
 
@@ -74,7 +74,7 @@ class _Heard:
         self.at = time.monotonic()
 
 
-async def _tell_silence(manager: Manager, worker: str, heard: _Heard, progress: Progress) -> None:
+async def _tell_silence(manager: Managing, worker: str, heard: _Heard, progress: Progress) -> None:
     """Say so when nothing is printed because the outpost does not answer.
 
     An outpost that resumes a log by itself does not say when it waits for its line.
@@ -82,8 +82,8 @@ async def _tell_silence(manager: Manager, worker: str, heard: _Heard, progress: 
     told, pause, row = None, Backoff(ASK_FIRST, ASK_AGAIN), None
     while True:
         with contextlib.suppress(OutpostError):  # a ledger that fails is told elsewhere
-            row = await manager.ledger.worker(worker)
-            if row is not None and row.unreachable_since != told:
+            row = await manager.find(references.exact(worker))
+            if row.unreachable_since != told:
                 told = row.unreachable_since
                 answers = "answers again" if told is None else "does not answer; waiting for it"
                 progress.line(f"{worker}: {row.outpost} {answers}")

@@ -10,7 +10,6 @@ import click
 from outpost_core.errors import NotFoundError, OutpostError
 from outpost_manager.cli import complete, render
 from outpost_manager.cli.session import Session, command
-from outpost_manager.offloop import at_once
 from outpost_manager.plugins.advice import first_hint, missing_hint
 
 if TYPE_CHECKING:
@@ -20,9 +19,10 @@ if TYPE_CHECKING:
     from outpost_core.types import Health
     from outpost_manager.fleet.overview import OutpostView
     from outpost_manager.ledger import Breaker
+    from outpost_manager.managing import Managing
 
 
-@command("list")
+@command("list", anywhere=True)
 @click.option("--reset", metavar="NAME", multiple=True, shell_complete=complete.outposts,
               help="Close the breaker of an outpost first: it is used again at once.")  # fmt: skip
 def list_(session: Session, reset: tuple[str, ...]) -> None:
@@ -36,10 +36,13 @@ def list_(session: Session, reset: tuple[str, ...]) -> None:
       outpost list --json
       outpost list --reset gce-worker-1
     """
-    with session.manager() as manager:
+
+    async def work(manager: Managing) -> list[OutpostView]:
         for name in reset:
-            at_once(manager.reset_breaker("outpost", name))
-        views = at_once(manager.outposts())
+            await manager.reset_breaker("outpost", name)
+        return await manager.outposts()
+
+    views = session.anywhere(work, at_once=True)
     session.answer(lambda: {"outposts": view_shapes(views)}, lambda: outpost_lines(views))
 
 

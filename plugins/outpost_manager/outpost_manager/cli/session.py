@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from outpost_manager.config.model import Config
     from outpost_manager.config.places import Place
     from outpost_manager.manager import Manager
+    from outpost_manager.managing import Managing
 
 T = TypeVar("T")
 
@@ -35,6 +36,7 @@ class Session:
     Attributes:
         config: what `--config` said.
         state: what `--state` said.
+        server: what `--server` said; None where it was not given.
         json: answers are JSON.
         hints: what is worth knowing besides the answer.
         running: the command of a plugin that runs now.
@@ -44,6 +46,7 @@ class Session:
     def __init__(self, plugins: Plugins | None = None) -> None:
         self.config: Path | None = None
         self.state: Path | None = None
+        self.server: str | None = None
         self.json = False
         self.going_on = ""
         self.hints: list[str] = []
@@ -91,12 +94,77 @@ class Session:
         if _COMPLETING not in os.environ:
             output.echo(text, err=True)
 
+    @property
+    def far(self) -> str:
+        """The URL of the server that commands ask; "" where they work on this machine.
+
+        What the command line says wins over the environment, and so do `--config` and `--state`,
+        which are about this machine.
+
+        Raises:
+            UsageError: `--server` was given together with one of these.
+        """
+        here = "--config" if self.config else "--state" if self.state else ""
+        if self.server is None:
+            return "" if here else os.environ.get("OUTPOST_SERVER", "")
+        if self.server and here:
+            raise click.UsageError(f"{here} is about this machine: it does not go with --server")
+        return self.server
+
+    def stay_here(self, what: str) -> None:
+        """Refuse what works on the machine itself alone, where a server is asked.
+
+        Args:
+            what: the command.
+
+        Raises:
+            UsageError: it does.
+        """
+        if not self.far:
+            return
+        from outpost_core.errors import UsageError
+
+        said = "--server" if self.server else "OUTPOST_SERVER"
+        raise UsageError(
+            f"{what} works only on the machine itself, and {said} names a server",
+            hint="log in there and say it, or say --server '' to mean this machine",
+        )
+
+    def anywhere(self, work: Callable[[Managing], Awaitable[T]], *, at_once: bool = False) -> T:
+        """Run `work` with a manager, the one here or that of the server, and close it.
+
+        Args:
+            work: asks it.
+            at_once: here it asks no outpost, so that no event loop is needed.
+        """
+        if not self.far:
+            if not at_once:
+                return self.run(work)
+            from outpost_manager.offloop import at_once as run_at_once
+
+            with self.manager() as manager:
+                return run_at_once(_coroutine(work(manager)))
+        import asyncio
+
+        from outpost_manager.remote.client import open_client
+        from outpost_manager.remote.manager import RemoteManager
+
+        client = open_client(self.far, os.environ)
+
+        async def edge() -> T:
+            async with RemoteManager(client) as manager:
+                return await work(manager)
+
+        return asyncio.run(edge())
+
     def manager(self) -> Manager:
         """Return a manager for the configuration and state that were asked for.
 
         Raises:
             ConfigError: the configuration has a mistake.
+            UsageError: a server is asked, which has a manager of its own.
         """
+        self.stay_here("this")
         from outpost_manager.manager import Manager
 
         made = Manager.open(
@@ -148,6 +216,7 @@ class Session:
         from outpost_manager.config import choose
         from outpost_shared.paths import here
 
+        self.stay_here("this")
         found = choose(self.config, os.environ, here(os.environ))
         if ask and found.changed is not None and _COMPLETING not in os.environ:
             from outpost_manager.cli.trusting import ask_again
@@ -223,6 +292,10 @@ class Session:
             output.echo(text, err=True)
 
 
+async def _coroutine(work: Awaitable[T]) -> T:
+    return await work
+
+
 def _say_nothing(_: str) -> None: ...
 
 
@@ -264,7 +337,7 @@ def current(ctx: click.Context) -> Session:
 
 
 def _set(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    if value and param.name is not None:
+    if (value or value == "") and param.name is not None:
         setattr(current(ctx), param.name, value)
 
 
@@ -310,6 +383,12 @@ def global_options(*, hidden: bool) -> list[click.Parameter]:
             help="Keep the ledger and workers in this folder.", metavar="FOLDER",
         ),
         click.Option(
+            ["--server"], expose_value=False, callback=_set, hidden=hidden, metavar="URL",
+            help="Ask the mayor at this URL, as OUTPOST_SERVER does: https://HOST,"
+            " http://127.0.0.1:PORT or unix:/PATH/api.sock. Its token is in OUTPOST_TOKEN_FILE or"
+            " OUTPOST_TOKEN.",
+        ),
+        click.Option(
             ["-v", "--verbose"], count=True, expose_value=False, callback=_verbose, hidden=hidden,
             help="Log on standard error what is done; -vv says more. See also OUTPOST_LOG.",
         ),
@@ -329,12 +408,24 @@ def version_option() -> click.Parameter:
 
 
 class Command(click.Command):
-    """A command that also takes the global options after its name, but for names of its own."""
+    """A command that also takes the global options after its name, but for names of its own.
+
+    Attributes:
+        works_anywhere: it works with `--server`, too.
+    """
+
+    works_anywhere = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         own = {flag for param in self.params for flag in param.opts}
         self.params.extend(o for o in global_options(hidden=True) if own.isdisjoint(o.opts))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it, where it can be asked of a server or none is to be asked."""
+        if not self.works_anywhere:
+            current(ctx).stay_here(ctx.command_path)
+        return super().invoke(ctx)
 
 
 class Group(click.Group):
@@ -356,8 +447,17 @@ def _show_help(ctx: click.Context) -> None:
         output.echo(ctx.get_help())
 
 
-def command(name: str, *, cls: type[Command] = Command, **attrs: Any) -> Callable[[Any], Command]:
-    """Declare a command; its function gets the `Session` first."""
+def command(
+    name: str, *, cls: type[Command] = Command, anywhere: bool = False, **attrs: Any
+) -> Callable[[Any], Command]:
+    """Declare a command; its function gets the `Session` first.
+
+    Args:
+        name: how it is called.
+        cls: its class.
+        anywhere: it works with `--server`, too.
+        attrs: for the class.
+    """
 
     def declare(function: Callable[..., None]) -> Command:
         import functools
@@ -366,6 +466,8 @@ def command(name: str, *, cls: type[Command] = Command, **attrs: Any) -> Callabl
         def with_session(*args: Any, **kwargs: Any) -> None:
             function(current(click.get_current_context()), *args, **kwargs)
 
-        return click.command(name, cls=cls, **attrs)(with_session)
+        made = click.command(name, cls=cls, **attrs)(with_session)
+        made.works_anywhere = anywhere
+        return made
 
     return declare

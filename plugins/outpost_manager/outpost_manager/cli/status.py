@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from outpost_core.types import Worker
     from outpost_manager.fleet.overview import OutpostView
-    from outpost_manager.manager import Manager
+    from outpost_manager.managing import Managing
 
 #: Seconds for which an ended worker is shown.
 _SINCE: Final = 86400.0
@@ -48,7 +48,7 @@ class _Look:
         }
 
 
-@command("status")
+@command("status", anywhere=True)
 @click.argument("name", required=False, shell_complete=complete.outposts)
 @click.option(
     "--watch", is_flag=True, help="Continue, and draw anew when something may have changed."
@@ -66,7 +66,7 @@ def status(session: Session, name: str | None, watch: bool, interval: float) -> 
       outpost status --watch
     """
 
-    async def work(manager: Manager) -> None:
+    async def work(manager: Managing) -> None:
         import asyncio
 
         if watch and not session.json and sys.stdout.isatty():
@@ -83,10 +83,10 @@ def status(session: Session, name: str | None, watch: bool, interval: float) -> 
                 return
             await asyncio.sleep(interval)
 
-    session.run(work)
+    session.anywhere(work)
 
 
-async def _watch_screen(manager: Manager, name: str | None, interval: float) -> None:
+async def _watch_screen(manager: Managing, name: str | None, interval: float) -> None:
     import asyncio
 
     from outpost_manager.cli.screen import Screen
@@ -119,14 +119,14 @@ async def _first(asked: asyncio.Future[_Look], changed: asyncio.Event) -> None:
     changed.clear()
 
 
-async def _later(manager: Manager, name: str | None, interval: float) -> _Look:
+async def _later(manager: Managing, name: str | None, interval: float) -> _Look:
     import asyncio
 
     await asyncio.sleep(interval)
     return await _look(manager, name, set())
 
 
-async def _look(manager: Manager, name: str | None, seen: set[str]) -> _Look:
+async def _look(manager: Managing, name: str | None, seen: set[str]) -> _Look:
     """Ask the outposts.
 
     Args:
@@ -136,7 +136,7 @@ async def _look(manager: Manager, name: str | None, seen: set[str]) -> _Look:
     """
     views = await manager.refresh(None if name is None else [name])
     workers = await manager.workers(refresh=False)
-    ended = await manager.ledger.workers(active=False, ended_since=time.time() - _SINCE)
+    ended = await manager.ended_since(time.time() - _SINCE)
     ended.sort(key=lambda worker: worker.finished_at or 0.0, reverse=True)
     if name is not None:
         views = [view for view in views if view.name == name]
@@ -144,7 +144,7 @@ async def _look(manager: Manager, name: str | None, seen: set[str]) -> _Look:
         ended = [worker for worker in ended if worker.outpost == name]
     active = {worker.id for worker in workers}
     if gone := seen - active:
-        workers += await manager.ledger.workers(ids=sorted(gone))
+        workers += await manager.those(sorted(gone))
     seen |= active
     return _Look(views=views, workers=workers, ended=ended)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,15 +22,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from outpost_core.agents import AgentPreset
-    from outpost_core.types import Cleaned, Event, Explanation, Order, Usage, Verdict, Worker
-    from outpost_manager.manager import Glimpse, Manager
+    from outpost_core.types import Cleaned, Explanation, Order, Usage, Verdict, Worker
+    from outpost_manager.managing import Glimpse, Managing, Shown
 
 
 #: of the last line of a worker's output, so much is shown.
 _LONGEST_LINE = 500
 
 
-@command("workers")
+@command("workers", anywhere=True)
 @click.option("--all", "all_", is_flag=True, help="Those that have ended, too.")
 @click.option(
     "--on", "--outpost", metavar="OUTPOST", shell_complete=complete.outposts, help="Only there."
@@ -78,7 +77,7 @@ def workers(
 
     silent: dict[str, OutpostError] = {}
 
-    async def work(manager: Manager) -> list[Worker]:
+    async def work(manager: Managing) -> list[Worker]:
         oldest = None if seconds is None else time.time() - seconds
         silent.update(await manager.look())
         everything = all_ or ends or oldest is not None
@@ -88,7 +87,7 @@ def workers(
             limit=limit,
         )  # fmt: skip
 
-    found = session.run(work)
+    found = session.anywhere(work)
     session.answer(
         lambda: jsonviews.workers(found, silent, on),
         lambda: worker_lines(found),
@@ -147,7 +146,7 @@ def _message(worker: Worker) -> str:
 # --- show --------------------------------------------------------------------------------------
 
 
-@command("show")
+@command("show", anywhere=True)
 @click.argument("worker", shell_complete=complete.workers)
 def show(session: Session, worker: str) -> None:
     """Show everything about a worker.
@@ -159,79 +158,47 @@ def show(session: Session, worker: str) -> None:
       outpost show gt-abc123.1
     """
 
-    async def work(manager: Manager) -> tuple[Any, ...]:
-        found = await manager.worker(worker)
-        ledger = manager.ledger
-        return (
-            _where_now(found, await ledger.events(found.id)),
-            await manager.glimpse(found),
-            await ledger.order(found.id),
-            await ledger.explanation(found.id),
-            await ledger.attempts(found.issue),
-            await ledger.events(found.id),
-            await ledger.queue.decisions(found.issue),
-            await ledger.queue.entry(found.issue),
-        )
-
-    found, glimpse, order, explanation, attempts, events, decisions, entry = session.run(work)
-
-    def data() -> object:
-        from outpost_core.wire import to_json
-
-        return {
-            "worker": jsonviews.worker(found),
-            "order": to_json(order) if order else None,
-            "explanation": jsonviews.explanation(explanation) if explanation else None,
-            "attempts": [*map(jsonviews.worker, attempts)],
-            "decisions": story.as_json(decisions),
-            "events": [*map(jsonviews.event, events)],
-            "tree": glimpse.tree or None,
-            "fence": _fence(found, glimpse) or None,
-            "last_line": _last_line(glimpse, order) or None,
-            "live_usage": to_json(glimpse.usage) if glimpse.usage else None,
-        }
-
-    def lines() -> Iterator[str]:
-        told = [*story.lines(attempts, decisions, entry)] if decisions or entry else []
-        return _show_lines(found, glimpse, order, explanation, attempts, events, told)
-
-    session.answer(data, lines)
+    found = session.anywhere(lambda manager: manager.shown(worker))
+    session.answer(lambda: shown_shape(found), lambda: _show_lines(found))
 
 
-def _show_lines(
-    worker: Worker,
-    glimpse: Glimpse,
-    order: Order | None,
-    explanation: Explanation | None,
-    attempts: Sequence[Worker],
-    events: Sequence[Event],
-    told: Sequence[str],
-) -> Iterator[str]:
-    yield from render.pairs(_rows(worker, glimpse, order))
-    if explanation is not None:
+def shown_shape(found: Shown) -> dict[str, Any]:
+    """Return what `show --json` says of a worker."""
+    from outpost_core.wire import to_json
+
+    glimpse, order, why = found.glimpse, found.order, found.explanation
+    return {
+        "worker": jsonviews.worker(found.worker),
+        "order": to_json(order) if order else None,
+        "explanation": jsonviews.explanation(why) if why else None,
+        "attempts": [*map(jsonviews.worker, found.attempts)],
+        "decisions": story.as_json(found.decisions),
+        "events": [*map(jsonviews.event, found.events)],
+        "tree": glimpse.tree or None,
+        "fence": _fence(found.worker, glimpse) or None,
+        "last_line": _last_line(glimpse, order) or None,
+        "live_usage": to_json(glimpse.usage) if glimpse.usage else None,
+    }
+
+
+def _show_lines(found: Shown) -> Iterator[str]:
+    worker = found.worker
+    yield from render.pairs(_rows(worker, found.glimpse, found.order))
+    if found.explanation is not None:
         yield ""
-        yield from explanation_lines(explanation)
-    if told:
+        yield from explanation_lines(found.explanation)
+    if found.decisions or found.entry:
         yield ""
         yield output.style("what came of it", bold=True)
-        yield from told
-    elif others := [other for other in attempts if other.id != worker.id]:
+        yield from story.lines(found.attempts, found.decisions, found.entry)
+    elif others := [other for other in found.attempts if other.id != worker.id]:
         yield ""
         yield output.style("other attempts", bold=True)
         yield from worker_lines(others)
-    if events:
+    if found.events:
         yield ""
         yield output.style("events", bold=True)
-        yield from map(render.event_line, events)
-
-
-def _where_now(worker: Worker, events: Sequence[Event]) -> Worker:
-    """Return a worker with the place of its kept work: cleaning moves what lay in its folder."""
-    for event in reversed(events):
-        rescued = event.data.get("rescued") if event.kind == "cleaned" else None
-        if worker.result is not None and isinstance(rescued, str) and rescued:
-            return replace(worker, result=replace(worker.result, checkpoint=rescued))
-    return worker
+        yield from map(render.event_line, found.events)
 
 
 def _by_hand(worker: Worker, order: Order | None) -> str:
@@ -387,7 +354,7 @@ def explanation_lines(explanation: Explanation) -> Iterator[str]:
 # --- wait and clean ----------------------------------------------------------------------------
 
 
-@command("wait")
+@command("wait", anywhere=True)
 @click.argument("workers", nargs=-1, required=True, metavar="WORKER...",
                 shell_complete=complete.active_workers)  # fmt: skip
 @click.option("--timeout", metavar="DURATION", help="Give up waiting after so long: 90s, 2h.")
@@ -406,14 +373,14 @@ def wait(session: Session, workers: tuple[str, ...], timeout: str | None) -> Non
     seconds = duration(timeout, "--timeout")
     progress = Progress.of(session)
 
-    async def work(manager: Manager) -> list[Worker]:
+    async def work(manager: Managing) -> list[Worker]:
         ids = [(await manager.worker(worker)).id for worker in workers]
         session.going_on = keeps_running(ids)
         return await manager.wait(
             [*map(references.exact, ids)], timeout=seconds, on_change=progress.worker
         )
 
-    found = session.run(work)
+    found = session.anywhere(work)
     progress.close()
     session.answer(
         lambda: {"workers": [*map(jsonviews.worker, found)]},
@@ -437,7 +404,7 @@ def exit_code(workers: Sequence[Worker]) -> int:
     return 0 if all(worker.state is State.DONE for worker in workers) else 1
 
 
-@command("clean")
+@command("clean", anywhere=True)
 @click.argument("workers", nargs=-1, metavar="[WORKER]...", shell_complete=complete.workers)
 @click.option("--all", "all_", is_flag=True,
               help="All that have ended, also failed and stopped ones.")  # fmt: skip
@@ -475,13 +442,13 @@ def clean(
     others: list[str] = []
     age = duration(older_than, "--older-than")
 
-    async def work(manager: Manager) -> dict[str, Cleaned | OutpostError]:
+    async def work(manager: Managing) -> dict[str, Cleaned | OutpostError]:
         ids: Sequence[str] = workers
         if not ids:
             ended = [State.DONE] if not all_ else [state for state in State if state.terminal]
             found = [w.id for w in await manager.workers(all=True) if w.state in ended]
             # whoever ordered the others may not have seen their end: to it they would be lost
-            ours = await manager.ledger.ordered(found)
+            ours = await manager.ordered_here(found)
             ids = [references.exact(worker) for worker in found if worker in ours]
             others.extend(worker for worker in found if worker not in ours)
         if age is not None:
@@ -493,7 +460,7 @@ def clean(
         return await manager.clean_many(ids, force=force, purge=purge)
 
     would: list[Worker] = []
-    answers = session.run(work)
+    answers = session.anywhere(work)
     if dry_run:
         session.answer(
             lambda: {"would_clean": [jsonviews.worker(worker) for worker in would]},
