@@ -1,0 +1,189 @@
+"""Walking through a page of the documentation: what it tells a reader to type is typed.
+
+The reader has a home of his own, a clone of a repository without beads, and an agent: a program
+that is called `claude`, takes Claude Code's arguments, prints its records, and changes a file.
+`gh` is a program that asks no network: it prints the two issues of a list, or the address of the
+pull request that it was told to open.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+#: what stands for anything: within a line, or alone for any lines.
+ANYTHING: Final = "…"
+_FENCE: Final = re.compile(
+    r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
+_CLAUDE: Final = """\
+#!{python}
+import json, os, sys, uuid
+if sys.argv[1:] == ["--version"]:
+    print("2.1.197 (Claude Code)")
+    sys.exit()
+session = str(uuid.uuid4())
+def say(**record):
+    print(json.dumps(record), flush=True)
+say(type="system", subtype="init", session_id=session, model="claude-sonnet-4-5", tools=["Edit"])
+says = [{"type": "text", "text": "I have changed app.py."}]
+say(type="assistant", session_id=session, message={"role": "assistant", "content": says})
+with open("app.py", "a") as file:
+    file.write(f"# {os.environ['OUTPOST_ISSUE']}, attempt {os.environ['OUTPOST_ATTEMPT']}\\n")
+usage = {"input_tokens": 1200, "output_tokens": 340}
+say(type="result", subtype="success", is_error=False, num_turns=2, result="I have changed app.py.",
+    session_id=session, total_cost_usd=0.21, usage=usage)
+"""
+_GH: Final = """\
+#!/bin/sh
+case $1 in
+issue) printf '%s\\n' '{"issue":"gh-7","title":"Login fails","body":"With an empty password."}' \
+  '{"issue":"gh-9","title":"The start is slow","body":""}' ;;
+pr) [ "$2" = create ] && echo "https://github.com/me/app/pull/8" ;;
+esac
+"""
+_IDENTITY: Final = (
+    "[user]\n\tname = Ada\n\temail = ada@example.org\n[init]\n\tdefaultBranch = main\n"
+)
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A command of a page, and the lines that it shows below.
+
+    Args:
+        line: of the page.
+        command: what is typed.
+        shown: what it shows; empty where it shows nothing.
+    """
+
+    line: int
+    command: str
+    shown: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a page: the block's title names it.
+
+    Args:
+        line: of the page.
+        name: where it goes, `~` being the home.
+        text: what is in it.
+    """
+
+    line: int
+    name: str
+    text: str
+
+
+def steps(page: Path) -> Iterator[Typed | File]:
+    """Yield what a page has a reader do, from top to bottom."""
+    text = page.read_text(encoding="utf-8")
+    for match in _FENCE.finditer(text):
+        line = text.count("\n", 0, match.start()) + 1
+        if match[2]:
+            yield File(line, match[2], match[3])
+        elif match[1] == "console":
+            yield from _typed(match[3], line)
+
+
+def _typed(block: str, line: int) -> Iterator[Typed]:
+    command, at, shown = "", 0, list[str]()
+    for number, text in enumerate(block.splitlines(), line + 1):
+        if text.startswith("$ "):
+            if command:
+                yield Typed(at, command, tuple(shown))
+            command, at, shown = text[2:], number, []
+        elif command.endswith("\\"):
+            command += f"\n{text}"
+        else:
+            shown.append(text)
+    if command:
+        yield Typed(at, command, tuple(shown))
+
+
+def matches(shown: tuple[str, ...], said: str) -> bool:
+    """Whether output is as a page shows it."""
+    parts = [r"(?:.*\n)*?" if line == ANYTHING else f"{_line(line)}\n" for line in shown]
+    return (
+        re.fullmatch("".join(parts), "".join(f"{x.rstrip()}\n" for x in said.splitlines()))
+        is not None
+    )
+
+
+def _line(line: str) -> str:
+    return ".*".join(
+        re.sub(r"(\\ )+", r"[ ]+", re.escape(part)) for part in line.rstrip().split(ANYTHING)
+    )
+
+
+class Reader:
+    """Somebody who does what a page says.
+
+    Args:
+        folder: an empty one, which becomes his home.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.home = folder
+        self.clone = folder / "app"
+        programs = self.settle(folder)
+        self.env = {
+            "HOME": str(folder),
+            "LANG": "C.UTF-8",
+            "COLUMNS": "100",
+            "OUTPOST_KEEP": "0",
+            "PATH": f"{programs}:{Path(sys.executable).parent}:/usr/bin:/bin:/usr/sbin",
+        }
+        self.shell(
+            "git init -q --bare app.git; git clone -q app.git app 2>/dev/null; cd app;"
+            " echo 'print(\"hello\")' > app.py; git add .; git commit -qm 'Say hello';"
+            " git push -q origin HEAD:main",
+            self.home,
+        )
+
+    def settle(self, home: Path) -> Path:
+        """Put what the reader has into a home, his own or that at a host; return its programs."""
+        programs = home / ".local" / "bin"
+        programs.mkdir(parents=True)
+        for name, text in {
+            "claude": _CLAUDE.replace("{python}", sys.executable),
+            "gh": _GH,
+        }.items():
+            (programs / name).write_text(text)
+            (programs / name).chmod(0o755)
+        (home / ".gitconfig").write_text(_IDENTITY)
+        (home / ".claude").mkdir()
+        (home / ".claude" / ".credentials.json").write_text("{}")
+        return programs
+
+    def shell(self, command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Type a command in the clone, and return what came of it."""
+        return subprocess.run(
+            ["bash", "-c", command], cwd=cwd or self.clone, env=self.env, text=True, timeout=200,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+        )  # fmt: skip
+
+    def do(self, step: Typed | File) -> None:
+        """Do a step; it has to do what the page shows."""
+        if isinstance(step, File):
+            target = self.home / step.name[2:] if step.name[:2] == "~/" else self.clone / step.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(step.text)
+            return
+        done = self.shell(step.command)
+        where = f"line {step.line}: {step.command}\n{done.stdout}"
+        assert done.returncode == 0, where
+        assert not step.shown or matches(step.shown, done.stdout), where
+
+    def leave(self) -> None:
+        """End what still works."""
+        self.shell(
+            "outpost workers --json | jq -r '.workers[].id' | xargs -r outpost stop --grace 1s"
+        )

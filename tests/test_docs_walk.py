@@ -1,0 +1,94 @@
+"""Somebody without beads who types what the pages tell him gets what they show."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from docswalk import File, Reader, Typed, matches, steps
+from peers.sshd import sshd
+
+from outpost_core.discovery import Plugins
+from outpost_core.types import Limits
+from outpost_manager.config import load_config
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = [
+    ROOT / "README.md",
+    *sorted((DOCS / "start").glob("*.md")),
+    *(DOCS / "guides" / f"{name}.md" for name in ("issues", "keys", "local")),
+]
+
+
+@pytest.fixture
+def reader() -> Iterator[Reader]:
+    """A reader with a short home (sockets), who can log in to a machine called `vm1`."""
+    with tempfile.TemporaryDirectory(prefix="op") as folder:
+        made = Reader(Path(folder))
+        yield made
+        made.leave()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_says_can_be_typed(page: Path, reader: Reader, tmp_path: Path) -> None:
+    todo = [*steps(page)]
+    if not any("vm1" in step.command for step in todo if isinstance(step, Typed)):
+        for step in todo:
+            reader.do(step)
+        return
+    with sshd(tmp_path / "sshd") as host:
+        reader.settle(host.home)
+        config = reader.home / ".ssh" / "config"
+        config.parent.mkdir(mode=0o700)
+        config.write_text(
+            f"Host vm1\n  HostName {host.host}\n  Port {host.port}\n  User {host.user}\n"
+            f"  IdentityFile {host.key}\n"
+        )
+        for step in todo:
+            reader.do(step)
+
+
+def test_a_step_that_shows_something_else_is_caught(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        '```json title="a.jsonl"\n{}\n```\n```console\n$ echo \\\n  two\ntwo\n$ true\n```\n'
+    )
+    file, echo, true = steps(page)
+    assert isinstance(file, File)
+    assert (file.name, file.text) == ("a.jsonl", "{}\n")
+    assert isinstance(echo, Typed)
+    assert isinstance(true, Typed)
+    assert echo.shown == ("two",)
+    assert matches(("…", "b  c …"), "a\nx\nb c at 12:00\n")
+    assert not matches(("b",), "a\nb\n")
+    assert not matches(("a …",), "a\n")
+
+
+def test_relative_links_of_the_first_screen_lead_somewhere() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?://)([^)#]+)", text)
+    assert len(links) > 30
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_pages_that_say_how_to_install_say_the_same() -> None:
+    said = {
+        block.group(0)
+        for page in (ROOT / "README.md", DOCS / "index.md", DOCS / "start" / "install.md")
+        for block in re.finditer(r"^```sh\n.*?^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    }
+    assert len(said) == 1
+
+
+def test_nothing_is_limited_unless_it_is_said() -> None:
+    """The warning of the first screen, word by word."""
+    assert Limits().timeout is None
+    assert Limits().idle_timeout is None
+    config = load_config(None, Plugins.load().backends)
+    assert config.defaults.max_agent_cost_usd is None
+    assert config.defaults.timeout is None
+    assert config.budgets == ()
