@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from outpost_core.errors import OutpostError
 from outpost_manager.errorview import error_shape
 from outpost_manager.ledger.money import dollars
+from outpost_manager.ledger.spend import summed
 from outpost_manager.plugins.advice import first_hint, hint_for
 
 if TYPE_CHECKING:
@@ -139,6 +140,35 @@ def total(total: Total) -> Shape:
         "input_tokens": total.input_tokens,
         "cached_tokens": total.cached_tokens,
         "output_tokens": total.output_tokens,
+    }
+
+
+def cost(
+    by: str,
+    since: float,
+    totals: Sequence[Total],
+    standing: Mapping[str, float],
+    budgets: Sequence[tuple[Budget, Use]],
+    outlook: Forecast | None,
+) -> Shape:
+    """Return the shape of what was spent.
+
+    Args:
+        by: what the totals are of.
+        since: when they begin; 0 for all there ever was.
+        totals: one for each.
+        standing: outpost → USD an hour that it costs without a worker.
+        budgets: each with what its window holds.
+        outlook: what waits will cost; None where nobody asked.
+    """
+    return {
+        "by": by,
+        "since": moment(since) if since else None,
+        "totals": [*map(total, totals)],
+        "total": total(summed(totals)),
+        "standing": [{"outpost": name, "usd_hourly": usd} for name, usd in standing.items()],
+        "budgets": [budget(one, use) for one, use in budgets],
+        "forecast": forecast(outlook) if outlook is not None else None,
     }
 
 

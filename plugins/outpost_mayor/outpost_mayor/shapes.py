@@ -35,7 +35,46 @@ SHAPES: Final[Mapping[str, Any]] = {
         "stopped": ["workers that were told to stop"],
         "again": ["issues that are queued again"],
     },
+    "schedule list": {
+        "schedules": [
+            {
+                "name": "its name", "cron": "when", "timezone": "in which time zone",
+                "enabled": True, "catch_up": "none, last or all", "last": "moment or null",
+                "next": ["moments"], "error": "why it cannot fire, or null",
+            }
+        ]
+    },
+    "schedule run": {"issue": "the issue that is in the queue"},
+    "serve": {
+        "running": "whether a mayor runs",
+        "pid": "its process, or null",
+        "host": "its machine, or null",
+        "since": "when it began, or null",
+        "services": [
+            {
+                "name": "of what it does",
+                "plugin": "who brought that",
+                "state": "running, waiting (it failed, and is called again) or ended",
+                "failures": "how often it failed",
+                "error": "the last failure, or an empty text",
+                "since": "when it came into that state",
+            }
+        ],
+    },
     "token add": {"name": "whose it is", "role": "what it may do", "token": "shown this once"},
     "token list": {"tokens": [_TOKEN]},
     "token remove": {"removed": _TOKEN},
 }  # fmt: skip
+
+#: What the API answers that no command does.
+API: Final[Mapping[str, Any]] = {
+    "batches": {
+        "batches": [
+            {
+                "batch": "its name",
+                "counts": {"done": "how many, by state or outcome"},
+                "added_at": "when the last of it was added",
+            }
+        ]
+    },
+}

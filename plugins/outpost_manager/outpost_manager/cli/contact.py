@@ -140,7 +140,7 @@ def _prints_records(order: Order) -> bool:
     return not order.agent.interactive and is_known(order.agent.output)
 
 
-async def _told(manager: Managing, worker: str, text: str, lines: int) -> str:
+async def told(manager: Managing, worker: str, text: str, lines: int) -> str:
     """Return the end of a worker's output as people read it, also where it is JSON lines."""
     order = await manager.order_of(worker)
     if order is None or not _prints_records(order):
@@ -148,8 +148,8 @@ async def _told(manager: Managing, worker: str, text: str, lines: int) -> str:
     from outpost_manager.cli.readable import Readable
 
     whole = [line for line in text.splitlines() if not line or line[0] == "{" or len(line) < 1000]
-    told = Readable(order.agent.output).feed("\n".join(whole).encode() + b"\n", final=True)
-    return "\n".join(click.unstyle(told).splitlines()[-lines:]) + "\n"
+    shown = Readable(order.agent.output).feed("\n".join(whole).encode() + b"\n", final=True)
+    return "\n".join(click.unstyle(shown).splitlines()[-lines:]) + "\n"
 
 
 @command("peek", anywhere=True)
@@ -167,7 +167,7 @@ def peek(session: Session, worker: str, lines: int) -> None:
     async def work(manager: Managing) -> tuple[str, str]:
         found = (await manager.find(worker)).id
         text = await manager.peek(worker, lines)
-        return found, await _told(manager, found, text, lines)
+        return found, await told(manager, found, text, lines)
 
     found, text = session.anywhere(work)
     session.answer(

@@ -11,6 +11,7 @@ from outpost_manager.cli import render
 from outpost_manager.cli.money import budget_lines, forecast_lines
 from outpost_manager.cli.outposts import standing_lines
 from outpost_manager.cli.session import Session, command
+from outpost_manager.ledger.spend import BY, summed
 from outpost_manager.offloop import at_once
 
 if TYPE_CHECKING:
@@ -18,11 +19,9 @@ if TYPE_CHECKING:
 
     from outpost_manager.ledger.spend import Total
 
-_BY = ("day", "outpost", "agent", "rig")
-
 
 @command("cost")
-@click.option("--by", type=click.Choice(_BY), default="day", show_default=True,
+@click.option("--by", type=click.Choice(BY), default="day", show_default=True,
               help="What the totals are of.")  # fmt: skip
 @click.option("--since", metavar="DURATION", default="30d", show_default=True,
               help="Of workers that ended so long ago or later: 1h, 7d; 0 for all.")  # fmt: skip
@@ -54,15 +53,7 @@ def cost(session: Session, by: str, since: str, forecast: bool) -> None:
         outlook = at_once(manager.forecast()) if forecast else None
     standing = {view.name: view.standing for view in views if view.standing}
     session.answer(
-        lambda: {
-            "by": by,
-            "since": jsonviews.moment(begin) if seconds else None,
-            "totals": [*map(jsonviews.total, totals)],
-            "total": jsonviews.total(_sum(totals)),
-            "standing": [{"outpost": name, "usd_hourly": usd} for name, usd in standing.items()],
-            "budgets": [jsonviews.budget(one, use) for one, use in budgets],
-            "forecast": jsonviews.forecast(outlook) if outlook is not None else None,
-        },
+        lambda: jsonviews.cost(by, begin, totals, standing, budgets, outlook),
         lambda: [
             *_lines(by, since if seconds else "", totals),
             *standing_lines(standing),
@@ -72,23 +63,11 @@ def cost(session: Session, by: str, since: str, forecast: bool) -> None:
     )
 
 
-def _sum(totals: Sequence[Total]) -> Total:
-    from outpost_manager.ledger.spend import Total
-
-    whole = Total(key="total")
-    for one in totals:
-        for name in Total.__slots__:
-            if name != "key":
-                setattr(whole, name, getattr(whole, name) + getattr(one, name))
-    whole.estimated = bool(whole.estimated)
-    return whole
-
-
 def _lines(by: str, since: str, totals: Sequence[Total]) -> Iterator[str]:
     if not totals:
         yield "no workers" + (f" in the last {since}" if since else "")
         return
-    whole = _sum(totals)
+    whole = summed(totals)
     yield from render.table(
         (by, "workers", "total", "machine", "agent", "tokens in", "cached", "tokens out"),
         [

@@ -105,6 +105,7 @@ class AsyncQueue(AsyncPart):
     entry = read(_queue, Queue.entry)
     entries = read(_queue, Queue.entries)
     counts = read(_queue, Queue.counts)
+    batches = read(_queue, Queue.batches)
     newest = read(_queue, Queue.newest)
     order = read(_queue, Queue.order)
     needs = read(_queue, Queue.needs)

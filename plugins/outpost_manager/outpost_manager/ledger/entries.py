@@ -11,6 +11,7 @@ from outpost_manager.ledger import values
 
 if TYPE_CHECKING:
     from outpost_core.types import Json, Order
+    from outpost_manager.ledger.store import Store
 
 WAITING, RUNNING, SETTLING, ENDED = "waiting", "running", "settling", "ended"
 #: How an entry can end.
@@ -171,6 +172,20 @@ def from_row(row: tuple[Any, ...]) -> Entry:
         added_at=number(added_at) or 0.0, moved_at=number(moved_at) or 0.0, outcome=text(outcome),
         retries=retries if isinstance(retries, int) else 0,
     )  # fmt: skip
+
+
+def by_batch(store: Store) -> list[tuple[str, dict[str, int], float]]:
+    """Return the batches, that to which something was added last first; see `Queue.batches`."""
+    found: dict[str, dict[str, int]] = {}
+    grew: dict[str, float] = {}
+    for batch, word, number, at in store.read(
+        "SELECT batch, CASE state WHEN 'ended' THEN outcome ELSE state END, count(*), max(added_at)"
+        " FROM queue WHERE batch <> '' GROUP BY 1, 2"
+    ):
+        name = values.text(batch)
+        found.setdefault(name, {})[values.text(word)] = number
+        grew[name] = max(grew.get(name, 0.0), values.number(at) or 0.0)
+    return [(name, found[name], grew[name]) for name in sorted(grew, key=grew.__getitem__)[::-1]]
 
 
 def _words(labels: object) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from outpost_manager.ledger.entries import (
     Decided,
     Entry,
     QueueItem,
+    by_batch,
     from_row,
 )
 from outpost_shared import faults
@@ -114,6 +115,10 @@ class Queue:
         """Return how many entries are in each state."""
         found = self._store.read("SELECT state, count(*) FROM queue GROUP BY state")
         return {values.text(state): number for state, number in found}
+
+    def batches(self) -> list[tuple[str, dict[str, int], float]]:
+        """Return each batch, how many of it are in each state or ended how, and when it grew."""
+        return by_batch(self._store)
 
     def order(self, issue: str) -> Order | None:
         """Return the order of an entry's attempt, its secrets without values.

@@ -11,6 +11,8 @@ from outpost_manager.ledger.money import dollars
 from outpost_shared import plausible
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from outpost_manager.ledger.store import Store
 
 #: What totals are made by.
@@ -51,6 +53,17 @@ class Total:
     def total(self) -> float:
         """USD of outposts and agents."""
         return self.machine + self.agent
+
+
+def summed(totals: Sequence[Total]) -> Total:
+    """Return what all of some totals come to."""
+    whole = Total(key="total")
+    for one in totals:
+        for name in Total.__slots__:
+            if name != "key":
+                setattr(whole, name, getattr(whole, name) + getattr(one, name))
+    whole.estimated = bool(whole.estimated)
+    return whole
 
 
 def totals(store: Store, by: str, since: float) -> list[Total]:

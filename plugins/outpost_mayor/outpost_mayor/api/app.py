@@ -23,7 +23,7 @@ from outpost_core.errors import (
     WorkerError,
 )
 from outpost_mayor.api.guard import ForbiddenError, failure
-from outpost_mayor.api.routes import events, mayor, outposts, queue, workers
+from outpost_mayor.api.routes import events, mayor, money, outposts, queue, workers
 from outpost_shared.log import Logger
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def create(manager: Manager, ended: asyncio.Event | None = None) -> FastAPI:
     return app
 
 
-_ROUTES: Final = (mayor, outposts, workers, queue, events)
+_ROUTES: Final = (mayor, outposts, workers, queue, money, events)
 
 
 def _tags() -> list[dict[str, Any]]:

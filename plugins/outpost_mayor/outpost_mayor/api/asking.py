@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from outpost_core.errors import UsageError
+from outpost_core.errors import OutpostError, UsageError
+from outpost_manager import jsonviews
 from outpost_manager.config.accounts import secret_names
 from outpost_manager.orders.fields import request_of
 from outpost_mayor.api.guard import demand
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from outpost_core.types import Order
     from outpost_manager.manager import Manager
     from outpost_manager.orders.making import OrderRequest
+    from outpost_manager.placing.pending import Spawned
 
 #: Orders of one request, at most.
 _MOST: Final = 1000
@@ -99,3 +102,37 @@ def _named(manager: Manager, one: OrderRequest) -> set[str]:
     preset = manager.agents().get(agent)
     given = secret_names(manager.config.accounts, agent)
     return {*(preset.secrets if preset is not None else ()), *given}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placing:
+    """An order on its way.
+
+    Args:
+        order: what is to be done.
+        on: the one outpost for it; None lets the policy choose.
+    """
+
+    order: Order
+    on: str | None
+
+
+async def spawned(manager: Manager, placings: Sequence[Placing]) -> dict[str, Any]:
+    """Place orders at once; return the document that says what became of each."""
+    answers: dict[int, Spawned | OutpostError] = {}
+    for on in dict.fromkeys(one.on for one in placings):
+        mine = [number for number, one in enumerate(placings) if one.on == on]
+        found = await manager.spawn_many([placings[number].order for number in mine], on=on)
+        answers |= dict(zip(mine, found, strict=True))
+    pairs = [(one.order, answers[number]) for number, one in enumerate(placings)]
+    return {
+        "spawned": [
+            jsonviews.spawned(each) for _, each in pairs if not isinstance(each, OutpostError)
+        ],
+        "refused": [
+            jsonviews.refused(order.issue.id, each)
+            for order, each in pairs
+            if isinstance(each, OutpostError)
+        ],
+        "hints": [],
+    }

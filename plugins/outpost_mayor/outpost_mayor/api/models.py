@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, create_model
 from outpost_core.types import State
 from outpost_manager import jsonqueue, jsonshapes
 from outpost_manager.jsonshapes import SHAPES
+from outpost_mayor.shapes import API
 from outpost_mayor.shapes import SHAPES as MAYOR
 
 Model = type[BaseModel]
@@ -118,3 +119,129 @@ Queue: Final = shaped(
 )
 QueueEntry: Final = shaped("QueueEntry", MAYOR["queue show"], entry=Entry, needs=list[str])
 Queued: Final = shaped("Queued", MAYOR["queue add"], queued=many(Entry), there=list[str])
+
+Verdict: Final = shaped(
+    "Verdict", jsonshapes.EXPLANATION["verdicts"][0], outpost=str, rank=Count, eligible=bool,
+    reason=str, machine_cost=Usd, agent_cost=Usd,
+)  # fmt: skip
+Tried: Final = shaped("Tried", jsonshapes.EXPLANATION["attempts"][0], outpost=str, error=str)
+_explanation: Final[dict[str, Any]] = {
+    "rule": str, "verdicts": many(Verdict), "attempts": many(Tried), "notes": list[str],
+}  # fmt: skip
+Explanation: Final = shaped("Explanation", jsonshapes.EXPLANATION, **_explanation)
+_one: Final = SHAPES["explain"]["explanations"][0]
+Explained: Final = shaped(
+    "Explained", SHAPES["explain"],
+    explanations=many(shaped("Explained1", _one, issue=str, worker=str, **_explanation)),
+)  # fmt: skip
+_started: Final = SHAPES["spawn"]
+Started: Final = shaped(
+    "Started", _started["spawned"][0], worker=Worker, adopted=bool, explanation=Explanation
+)
+Refused: Final = shaped("Refused", _started["refused"][0], issue=str, error=Error)
+Spawned: Final = shaped(
+    "Spawned", _started, spawned=many(Started), refused=many(Refused), hints=list[str]
+)
+Decision: Final = shaped(
+    "Decision", SHAPES["show"]["decisions"][0], worker=str, at=Moment, what=str, why=str,
+    next=str | None,
+)  # fmt: skip
+Shown: Final = shaped(
+    "Shown", SHAPES["show"], worker=Worker, order=Plain | None, explanation=Explanation | None,
+    attempts=many(Worker), decisions=many(Decision), events=many(Event), tree=str | None,
+    fence=str | None, last_line=str | None, live_usage=Plain | None,
+)  # fmt: skip
+Waited: Final = shaped("Waited", SHAPES["wait"], workers=many(Worker))
+Text: Final = shaped("Text", SHAPES["peek"], worker=str, text=str)
+_kept: Final = SHAPES["stop"]["refused"][0]
+Stopped: Final = shaped(
+    "Stopped", SHAPES["stop"], stopped=list[str],
+    refused=many(shaped("NotStopped", _kept, worker=str, error=Error)),
+)  # fmt: skip
+_clean: Final = SHAPES["clean"]["cleaned"][0]
+Cleaned: Final = shaped(
+    "Cleaned", SHAPES["clean"],
+    cleaned=many(
+        shaped("Clean1", _clean, worker=str, removed=bool, rescued=str | None, detail=str,
+               error=Error | None)
+    ),
+)  # fmt: skip
+_ping: Final = SHAPES["ping"]["outposts"][0]
+Pinged: Final = shaped(
+    "Pinged", SHAPES["ping"],
+    outposts=many(
+        shaped("Ping", _ping, name=str, ok=bool, detail=str, hint=str, latency=Usd,
+               free_memory=Count, error=Error | None)
+    ),
+)  # fmt: skip
+
+Switched: Final = shaped("Switched", MAYOR["queue pause"], held=list[str], switch=str)
+Removed: Final = shaped("Removed", MAYOR["queue remove"], removed=many(Entry))
+Moved: Final = shaped("Moved", MAYOR["queue move"], entry=Entry)
+Batch: Final = shaped(
+    "Batch", MAYOR["batch"], batch=str, entries=many(Entry), counts=dict[str, int], cost=Usd,
+    stopped=list[str], again=list[str],
+)  # fmt: skip
+Batches: Final = shaped(
+    "Batches", API["batches"],
+    batches=many(
+        shaped("Batch1", API["batches"]["batches"][0], batch=str, counts=dict[str, int],
+               added_at=Moment)
+    ),
+)  # fmt: skip
+Schedules: Final = shaped(
+    "Schedules", MAYOR["schedule list"],
+    schedules=many(
+        shaped("Schedule", MAYOR["schedule list"]["schedules"][0], name=str, cron=str,
+               timezone=str, enabled=bool, catch_up=str, last=Moment, next=list[Moment],
+               error=str | None)
+    ),
+)  # fmt: skip
+Mayor: Final = shaped(
+    "Mayor", MAYOR["serve"], running=bool, pid=Count, host=str | None, since=Moment,
+    services=many(
+        shaped("Service", MAYOR["serve"]["services"][0], name=str, plugin=str, state=str,
+               failures=int, error=str, since=Moment)
+    ),
+)  # fmt: skip
+
+_cost: Final = SHAPES["cost"]
+Total: Final = shaped(
+    "Total", jsonshapes.TOTAL, key=str, workers=int, running=int, unknown=int, total_usd=float,
+    machine_usd=float, agent_usd=float, estimated=bool, input_tokens=int, cached_tokens=int,
+    output_tokens=int,
+)  # fmt: skip
+Standing: Final = shaped("Standing", _cost["standing"][0], outpost=str, usd_hourly=float)
+Counts: Final = shaped(
+    "Counts", _cost["budgets"][0]["counts"], outpost=list[str], rig=list[str], label=list[str],
+    account=list[str],
+)  # fmt: skip
+Budget: Final = shaped(
+    "Budget", _cost["budgets"][0], name=str, window=str, usd=float, used_usd=float,
+    reserved_usd=float, spent_usd=float, standing_usd=float, left_usd=float, counts=Counts,
+)  # fmt: skip
+Forecast: Final = create_model(
+    "Forecast", waiting=(int, Field(description="how many orders")),
+    worst_usd=(float, ...), usual_usd=(float, ...), unlimited=(int, ...), unknown=(int, ...),
+    budgets=(list[Plain], ...),
+)  # fmt: skip
+Cost: Final = shaped(
+    "Cost", _cost, by=str, since=Moment, totals=many(Total), total=Total,
+    standing=many(Standing), budgets=many(Budget), forecast=Forecast | None,
+)  # fmt: skip
+_account: Final = SHAPES["accounts"]["accounts"][0]
+Accounts: Final = shaped(
+    "Accounts", SHAPES["accounts"],
+    accounts=many(
+        shaped(
+            "Account", _account, name=str, agent=str, configured=bool, running=int,
+            max_workers=Count, limits=many(shaped(
+                "Allowance", _account["limits"][0], unit=str, window=str, used=float, most=float
+            )),
+            parked=many(shaped(
+                "Parked", _account["parked"][0], model=str | None, until=Moment, reason=str
+            )),
+            breaker=Breaker | None,
+        )
+    ),
+)  # fmt: skip

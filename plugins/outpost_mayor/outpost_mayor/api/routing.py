@@ -23,7 +23,7 @@ ROLE: Final = "x-outpost-role"
 PAGE_MOST: Final = 1000
 PAGE: Final = 100
 #: The largest number that a row can have.
-_LAST: Final = 2**63 - 1
+LAST: Final = 2**63 - 1
 
 
 class _Route(APIRoute):
@@ -78,4 +78,4 @@ def _manager(request: Request) -> Manager:
 #: The mayor's manager, as a parameter of a route.
 Open = Annotated[Any, Depends(_manager)]
 Limit = Annotated[int, Query(ge=1, le=PAGE_MOST, description="At most so many.")]
-After = Annotated[int | None, Query(ge=0, le=_LAST)]
+After = Annotated[int | None, Query(ge=0, le=LAST)]

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from starlette.responses import StreamingResponse
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 EVENT_STREAM: Final = "text/event-stream"
 #: Seconds after which something is sent where nothing happens, so that both ends know of a cut.
 HEARTBEAT: Final = 15.0
+#: What comes when nothing comes.
+_OVER: Final = object()
+T = TypeVar("T")
 #: Streams at once.
 _MOST: Final = 100
 
@@ -111,3 +114,29 @@ def _line(event: Event) -> str:
 def _word(kind: str) -> str:
     """Return a kind without what would end its line."""
     return "".join(each for each in kind if each.isprintable())
+
+
+async def until_ended(ended: asyncio.Event, found: AsyncIterator[T]) -> AsyncGenerator[T]:
+    """Yield what comes until the mayor ends.
+
+    Raises:
+        ConnectionAbortedError: it ends before all has come, so that whoever listens knows of it.
+    """
+    ending = asyncio.ensure_future(ended.wait())
+    try:
+        while True:
+            coming = asyncio.ensure_future(anext(found, _OVER))
+            try:
+                await asyncio.wait({ending, coming}, return_when=asyncio.FIRST_COMPLETED)
+                if not coming.done():
+                    raise ConnectionAbortedError("the mayor ends")
+            finally:
+                if not coming.done():
+                    coming.cancel()
+                    await asyncio.gather(coming, return_exceptions=True)
+            one = coming.result()
+            if one is _OVER:
+                return
+            yield cast("T", one)
+    finally:
+        ending.cancel()

@@ -5,33 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import click
 
-from outpost_core.errors import NotFoundError, OutpostError
+from outpost_core.errors import NotFoundError
 from outpost_core.nearest import suggest
 from outpost_manager.cli.session import Group, Session, command
-from outpost_manager.jsonviews import moment
+from outpost_mayor.schedules.view import shape, view
 
 if TYPE_CHECKING:
-    from outpost_manager.config.schedules import ScheduleConfig
     from outpost_manager.manager import Manager
-
-#: What `--json` answers, by command.
-SHAPES: Final[dict[str, Any]] = {
-    "schedule list": {
-        "schedules": [
-            {
-                "name": "its name", "cron": "when", "timezone": "in which time zone",
-                "enabled": True, "catch_up": "none, last or all", "last": "moment or null",
-                "next": ["moments"], "error": "why it cannot fire, or null",
-            }
-        ]
-    },
-    "schedule run": {"issue": "the issue that is in the queue"},
-}  # fmt: skip
 
 schedule = Group(
     "schedule",
@@ -54,36 +39,8 @@ def list_(session: Session, count: int) -> None:
       outpost schedule list --count 10 --json
     """
 
-    async def work(manager: Manager) -> list[dict[str, Any]]:
-        last = await manager.ledger.firings.last()
-        return [await _shown(manager, one, last, count) for one in manager.config.schedules]
-
-    found = session.run(work)
-    session.answer(lambda: {"schedules": [_shape(one) for one in found]}, lambda: _lines(found))
-
-
-async def _shown(
-    manager: Manager, one: ScheduleConfig, last: dict[str, float], count: int
-) -> dict[str, Any]:
-    from outpost_mayor.schedules.scheduler import order_of
-    from outpost_mayor.schedules.times import issue_of, next_times
-
-    now, error, times = time.time(), None, list[float]()
-    try:
-        times = next_times(one, now, count)
-        await order_of(manager, one, issue_of(one, now))
-    except OutpostError as wrong:
-        error = wrong.message
-    return {"schedule": one, "last": last.get(one.key), "next": times, "error": error}
-
-
-def _shape(found: dict[str, Any]) -> dict[str, Any]:
-    one = found["schedule"]
-    return {
-        "name": one.name, "cron": one.cron, "timezone": one.timezone, "enabled": one.enabled,
-        "catch_up": one.catch_up.value, "last": moment(found["last"]),
-        "next": [moment(at) for at in found["next"]], "error": found["error"],
-    }  # fmt: skip
+    found = session.run(lambda manager: view(manager, count))
+    session.answer(lambda: {"schedules": [*map(shape, found)]}, lambda: _lines(found))
 
 
 def _lines(found: list[dict[str, Any]]) -> Iterator[str]:

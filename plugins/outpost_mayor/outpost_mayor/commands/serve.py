@@ -11,7 +11,6 @@ import click
 
 from outpost_core.errors import NotFoundError, UsageError
 from outpost_manager.cli.session import Session, command
-from outpost_manager.jsonviews import moment
 
 if TYPE_CHECKING:
     from outpost_mayor.serving.lease import Holder
@@ -140,21 +139,11 @@ def _status(session: Session, folder: Path) -> None:
     held = lease.holder(folder)
     services = status.read(folder) if held is not None else ()
     session.answer(
-        lambda: _shape(held, services),
+        lambda: status.shape(held, services),
         lambda: _lines(folder, held, services),
     )
     if held is None:
         click.get_current_context().exit(NotFoundError.exit_code)
-
-
-def _shape(held: Holder | None, services: Any) -> dict[str, Any]:
-    return {
-        "running": held is not None,
-        "pid": held.pid or None if held else None,
-        "host": held.host or None if held else None,
-        "since": moment(held.since) if held else None,
-        "services": [{**one, "since": moment(one["since"])} for one in services],
-    }
 
 
 def _lines(folder: Path, held: Holder | None, services: Any) -> Iterator[str]:

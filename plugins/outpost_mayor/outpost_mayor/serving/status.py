@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from outpost_manager.jsonviews import moment
 from outpost_shared import jsonfiles
 from outpost_shared.backoff import every
 from outpost_shared.harmless import clean
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from outpost_manager.plugins.services import Services
+    from outpost_mayor.serving.lease import Holder
 
 #: The file in the state folder.
 FILE: Final = "mayor-services.json"
@@ -56,4 +58,15 @@ def _checked(one: dict[str, Any]) -> dict[str, Any]:
         "failures": failures if isinstance(failures, int) else 0,
         "error": clean(str(one.get("error", "")))[:500],
         "since": since if isinstance(since, float) else None,
+    }
+
+
+def shape(held: Holder | None, services: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the document that says how a mayor does."""
+    return {
+        "running": held is not None,
+        "pid": held.pid or None if held else None,
+        "host": held.host or None if held else None,
+        "since": moment(held.since) if held else None,
+        "services": [{**one, "since": moment(one["since"])} for one in services],
     }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from fastapi import Request, Response
 
+from outpost_manager.offloop import off_loop
 from outpost_mayor.api import models
-from outpost_mayor.api.routing import ROLE, answer, needs, router
+from outpost_mayor.api.routing import ROLE, Open, answer, needs, router
+from outpost_mayor.serving import lease, status
 
 routes = router("mayor")
 
@@ -14,6 +16,20 @@ routes = router("mayor")
 async def healthz(request: Request) -> Response:
     """Whether it works (`ok`) or is about to end (`ending`); needs no token."""
     return answer({"status": "ending" if request.app.state.ended.is_set() else "ok"})
+
+
+@routes.get("/v1/mayor", **needs("view", models.Mayor))
+async def status_(manager: Open) -> Response:
+    """How the mayor does, as `outpost serve --status`."""
+    held = await off_loop(lease.holder, manager.state)
+    return answer(status.shape(held, await off_loop(status.read, manager.state)))
+
+
+@routes.post("/v1/mayor/reload", **needs("admin", models.Mayor))
+async def reload(manager: Open) -> Response:
+    """Read the configuration again now; a mistake in it is said, and changes nothing."""
+    await manager.reload()
+    return await status_(manager)
 
 
 @routes.get("/openapi.json", include_in_schema=False, **needs("view"))

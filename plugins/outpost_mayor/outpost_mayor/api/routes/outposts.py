@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Path, Query, Response
 
@@ -32,7 +32,21 @@ async def show(manager: Open, name: _Name) -> Response:
     return answer(await _one(manager, name))
 
 
-async def _one(manager: Manager, name: str) -> dict[str, object]:
-    manager.fleet.configured(name)
+@routes.get("/v1/outposts/{name}/ping", **needs("view", models.Pinged))
+async def ping(manager: Open, name: _Name) -> Response:
+    """Whether an outpost would take a worker now, as `outpost ping`."""
+    answers = await manager.ping([manager.fleet.configured(name).name])
+    return answer({"outposts": [jsonviews.ping(one, each) for one, each in answers.items()]})
+
+
+@routes.post("/v1/outposts/{name}/breaker/reset", **needs("admin", models.Outpost))
+async def reset(manager: Open, name: _Name) -> Response:
+    """Close the circuit breaker of an outpost, as `outpost list --reset`."""
+    await manager.reset_breaker("outpost", name)
+    return answer(await _one(manager, name))
+
+
+async def _one(manager: Manager, name: str) -> dict[str, Any]:
+    name = manager.fleet.configured(name).name
     (view,) = [view for view in await manager.outposts() if view.name == name]
     return jsonviews.outpost(view)

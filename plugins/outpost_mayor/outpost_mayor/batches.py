@@ -1,0 +1,117 @@
+"""Orders that belong together: what became of them, stopping them, trying again what failed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+from outpost_core.errors import NotFoundError, OutpostError
+from outpost_manager.jsonqueue import as_json
+from outpost_manager.jsonviews import moment
+from outpost_manager.placing import references
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from outpost_manager.ledger import Entry
+    from outpost_manager.manager import Manager
+
+_ALL: Final = ("waiting", "running", "settling", "ended")
+#: Outcomes after which an entry is tried again.
+_AGAIN: Final = ("failed", "stopped", "lost")
+
+
+async def entries(manager: Manager, name: str) -> list[Entry]:
+    """Return the entries of a batch, ended ones too.
+
+    Raises:
+        NotFoundError: there is no such batch.
+    """
+    found = await manager.ledger.queue.entries(states=_ALL, batch=name) if name else []
+    if not found:
+        raise NotFoundError(f"there is no batch {name[:80]!a}", hint="outpost queue list --all")
+    return found
+
+
+async def overview(manager: Manager) -> list[dict[str, Any]]:
+    """Return the document of each batch in short, the newest first."""
+    return [
+        {"batch": name, "counts": told, "added_at": moment(at)}
+        for name, told, at in await manager.ledger.queue.batches()
+    ]
+
+
+def counts(found: Sequence[Entry]) -> dict[str, int]:
+    """Return how many of some entries are in each state, or ended how."""
+    return dict(Counter(one.outcome or one.state for one in found))
+
+
+async def cost(manager: Manager, found: Sequence[Entry]) -> float | None:
+    """Return USD that the attempts of some entries cost so far; None where nobody knows."""
+    known = [
+        worker.cost
+        for entry in found
+        for worker in await manager.ledger.attempts(entry.issue)
+        if worker.cost is not None
+    ]
+    return sum(known) if known else None
+
+
+async def stop(
+    manager: Manager, found: Sequence[Entry]
+) -> tuple[list[str], dict[str, OutpostError]]:
+    """Take out what waits of a batch, and stop what runs.
+
+    Returns:
+        the workers that were told to stop, and why others were not.
+    """
+    for entry in found:
+        if entry.state == "waiting":
+            try:
+                await manager.ledger.queue.remove([entry.issue])
+            except OutpostError:  # it has just begun
+                continue
+    told, refused = list[str](), dict[str, OutpostError]()
+    for entry in await manager.ledger.queue.entries(states=("running",), batch=found[0].batch):
+        try:
+            await manager.stop(references.exact(entry.worker))
+            told.append(entry.worker)
+        except OutpostError as error:
+            refused[entry.worker] = error
+    return told, refused
+
+
+async def retry(
+    manager: Manager, found: Sequence[Entry]
+) -> tuple[list[str], dict[str, OutpostError]]:
+    """Queue again what failed of a batch, was stopped or lost.
+
+    Returns:
+        the issues that wait again, and why others do not.
+    """
+    again, refused = list[str](), dict[str, OutpostError]()
+    for entry in found:
+        if entry.outcome not in _AGAIN:
+            continue
+        try:
+            following = await manager.further.retry(entry.issue)
+            await manager.enqueue([following.order], on=following.on, batch=entry.batch)
+            again.append(entry.issue)
+        except OutpostError as error:
+            refused[entry.issue] = error
+    return again, refused
+
+
+def shape(
+    name: str,
+    found: Sequence[Entry],
+    usd: float | None,
+    stopped: Sequence[str] = (),
+    again: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return the document of a batch."""
+    told: Mapping[str, int] = counts(found)
+    return {
+        "batch": name, "entries": [*map(as_json, found)], "counts": told, "cost": usd,
+        "stopped": [*stopped], "again": [*again],
+    }  # fmt: skip
