@@ -6,6 +6,8 @@ from typing import Final
 
 from kubelab.plan import NODE, SERVICES, Plan
 
+#: What Kueue is called by whoever asks for the places in its queues.
+KUEUE: Final = "kueue.kueue-system.svc"
 _CLIENT: Final = "extendedKeyUsage=clientAuth"
 _DAYS: Final = "3650"
 
@@ -26,6 +28,10 @@ def make(plan: Plan) -> None:
     names = f"IP:{plan.address},DNS:{NODE}"
     sign(plan, "kubelet", f"/O=system:nodes/CN=system:node:{NODE}",
          f"subjectAltName={names}\nextendedKeyUsage=clientAuth,serverAuth")  # fmt: skip
+    sign(plan, "front-proxy", "/CN=front-proxy")
+    (plan.keys / "kueue").mkdir()
+    sign(plan, "kueue/tls", "/CN=kueue", f"subjectAltName=IP:127.0.0.1,DNS:{KUEUE}\n"
+         "extendedKeyUsage=serverAuth")  # fmt: skip
     for name in ("admin", "kubelet"):
         kubeconfig(plan, name)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kubelab import cluster, parts
-from kubelab.plan import COVERED, SERVICES, Plan
+from kubelab.plan import COVERED, ON_DEMAND, SERVICES, Plan
 
 #: Seconds until a leased lab that nobody holds ends: at its start, and after its last holder.
 FIRST_HOLD: Final = 60.0
@@ -75,7 +75,7 @@ class Keeper:
         This thread alone does that: where the kernel ends children with their parent, it means
         the thread that started them.
         """
-        for part in self._plan.parts:
+        for part in (*self._plan.parts, *ON_DEMAND):
             if part not in self._pids and self._wanted.get(part, math.inf) <= time.monotonic():
                 self._pids[part] = self._spawn(part)
                 self._changed.notify_all()

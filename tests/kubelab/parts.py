@@ -64,6 +64,13 @@ def _apiserver(plan: Plan) -> list[str]:
         f"--kubelet-client-certificate={keys}/kubelet-client.crt",
         f"--kubelet-client-key={keys}/kubelet-client.key",
         "--kubelet-preferred-address-types=InternalIP",
+        f"--requestheader-client-ca-file={keys}/ca.crt",
+        "--requestheader-allowed-names=front-proxy",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        f"--proxy-client-cert-file={keys}/front-proxy.crt",
+        f"--proxy-client-key-file={keys}/front-proxy.key",
         "--authorization-mode=Node,RBAC", "--allow-privileged=true", "--profiling=false",
         f"--default-not-ready-toleration-seconds={options.evict_after}",
         f"--default-unreachable-toleration-seconds={options.evict_after}",
@@ -204,6 +211,26 @@ resolvConf: {resolv}
     ]  # fmt: skip
 
 
+def _kueue(plan: Plan) -> list[str]:
+    config = _write(plan, "kueue.yaml", f"""apiVersion: config.kueue.x-k8s.io/v1beta2
+kind: Configuration
+namespace: kueue-system
+health: {{healthProbeBindAddress: "127.0.0.1:{plan.ports["kueue_health"]}"}}
+metrics: {{bindAddress: "0"}}
+webhook: {{host: 127.0.0.1, port: {plan.ports["kueue"]}, certDir: keys/kueue}}
+visibilityServer: {{bindAddress: 127.0.0.1}}
+leaderElection: {{leaderElect: false}}
+internalCertManagement: {{enable: false}}
+clientConnection: {{qps: 500, burst: 1000}}
+integrations: {{frameworks: [batch/job]}}
+""")  # fmt: skip
+    return [
+        "env", f"--chdir={plan.folder}", f"{plan.tools}/kueue", f"--config={config}",
+        f"--kubeconfig={plan.kubeconfig}",
+        f"--visibility-server-port={plan.ports['kueue_places']}",
+    ]  # fmt: skip
+
+
 def _write(plan: Plan, name: str, text: str) -> Path:
     path = plan.folder / name
     path.write_text(text)
@@ -212,5 +239,5 @@ def _write(plan: Plan, name: str, text: str) -> Path:
 
 _PARTS: Final[dict[str, Callable[[Plan], list[str]]]] = {
     "etcd": _etcd, "apiserver": _apiserver, "manager": _manager, "scheduler": _scheduler,
-    "kwok": _kwok, "containerd": _containerd, "kubelet": _kubelet,
+    "kwok": _kwok, "kueue": _kueue, "containerd": _containerd, "kubelet": _kubelet,
 }  # fmt: skip

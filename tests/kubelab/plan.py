@@ -19,7 +19,12 @@ KIND: Final = "kubelab/node"
 COVERED: Final = ("/run", "/var/lib", "/var/log")
 #: The parts that together are a cluster's control plane, in the order in which they start.
 CONTROL_PLANE: Final = ("etcd", "apiserver", "manager", "scheduler")
-_PORTS: Final = ("etcd", "etcd_peer", "apiserver", "manager", "scheduler", "kwok")
+#: What is started when a test asks for it.
+ON_DEMAND: Final = ("kueue",)
+_PORTS: Final = (
+    *("etcd", "etcd_peer", "apiserver", "manager", "scheduler", "kwok"),
+    *("kueue", "kueue_health", "kueue_places"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +108,11 @@ class Plan:
         return str(self.tools / "kubelab")
 
     @property
+    def kueue(self) -> Path:
+        """The definitions of Kueue's kinds, and its webhooks, as it ships them."""
+        return self.tools / "kueue.d"
+
+    @property
     def debian(self) -> Path:
         """What was unpacked of Debian's packages."""
         return self.tools / "debian"
@@ -134,7 +144,7 @@ class Plan:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """All parts, in the order in which they start."""
+        """All parts that a lab begins with, in the order in which they start."""
         return (*CONTROL_PLANE, "kwok", *(("containerd", "kubelet") if self.has_node else ()))
 
     def numbered(self, number: int) -> "Plan":

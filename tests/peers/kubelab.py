@@ -27,7 +27,8 @@ from kubelab.plan import KIND, NODE, Options
 from peers import MissingError
 from peers.kubeapi import Api, ApiError, Target, from_kubeconfig
 from peers.kubehook import Decide, Hook
-from peers.kubequeue import Queue, define
+from peers.kubequeue import KINDS, Queue
+from peers.kueue import define
 
 __all__ = ["KIND", "NODE", "Api", "ApiError", "Cluster", "Lab", "Options", "lab", "own_lab"]
 
@@ -284,7 +285,7 @@ class Lab(Cluster):
             slots: how many Jobs may run at once.
         """
         with _locked(self.plan.folder):
-            define(self.admin, self.plan.tools / "kueue")
+            define(self.admin, self.plan.kueue, KINDS)
         with Queue(self.admin, namespace, name, slots) as queue:
             yield queue
 

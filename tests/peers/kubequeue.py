@@ -1,40 +1,25 @@
 """A stand-in for Kueue: its objects as they are defined, and a thread that admits Jobs.
 
-Kueue itself is another program of the size of Kubernetes, for which the lab has no time. What is
-seen from outside is what it does with Jobs that have its label: it makes a Workload for each, says
-in its conditions why it waits, and lets the Job go on or suspends it again.
+Kueue itself (`peers.kueue`) is for labs of one's own, and decides itself. This one is told whom to
+admit and whom to evict, in a cluster that others use too. What is seen from outside is what Kueue
+does with Jobs that have its label: it makes a Workload for each, says in its conditions why it
+waits, and lets the Job go on or suspends it again.
 """
 
-import contextlib
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final, Self
 
 from peers.kubeapi import Api, ApiError
+from peers.kueue import GROUP, true
 
-GROUP: Final = "kueue.x-k8s.io"
 #: The label of a Job that says in which queue it waits.
 QUEUE: Final = f"{GROUP}/queue-name"
 _API: Final = f"/apis/{GROUP}/v1beta2"
-_DEFINITIONS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+#: The kinds that it needs.
+KINDS: Final = ("clusterqueues", "localqueues", "resourceflavors", "workloads")
 _EVER: Final = "2026-01-01T00:00:00Z"
 _POLL: Final = 0.1
-
-
-def define(admin: Api, folder: Path) -> None:
-    """Have the kinds of Kueue in a cluster.
-
-    Args:
-        admin: its administrator.
-        folder: with the definitions, as `.ci/kubelab` has put them there.
-    """
-    for file in sorted(folder.glob("*.yaml")):
-        group, _, kind = file.stem.partition("_")
-        with contextlib.suppress(ApiError):  # it is there
-            admin.call("POST", _DEFINITIONS, file.read_bytes(), content="application/yaml")
-        path = f"{_DEFINITIONS}/{kind}.{group}"
-        admin.until(path, lambda found: "Established" in _true(found))
 
 
 class Queue:
@@ -108,7 +93,7 @@ class Queue:
         for job in jobs:
             name = f"job-{job['metadata']['name']}"[:63]
             workload = there.get(name) or self._admin.post(self._workloads, self._new(name, job))
-            if {"Complete", "Failed"} & _true(job):
+            if {"Complete", "Failed"} & true(job):
                 self._say(workload, {"Finished": ("True", "Succeeded", "Job finished")})
                 continue
             evicted = self._evicted.get(job["metadata"]["name"])
@@ -189,8 +174,3 @@ class Queue:
         if bool(job["spec"].get("suspend")) != suspended:
             path = f"{self._jobs}/{job['metadata']['name']}"
             self._admin.patch(path, {"spec": {"suspend": suspended}})
-
-
-def _true(found: Mapping[str, Any]) -> set[str]:
-    conditions = (found.get("status") or {}).get("conditions") or ()
-    return {one["type"] for one in conditions if one["status"] == "True"}
