@@ -220,7 +220,7 @@ def test_a_worker_with_a_field_that_makes_no_sense_is_not_believed(key: str, val
 @given(documents)
 def test_no_document_breaks_a_reader(value: Any) -> None:
     for read in (parse.event, parse.outpost, parse.account, parse.explanation, parse.cleaned,
-                 parse.order, lambda data: parse.shown(data, None)):  # fmt: skip
+                 parse.order, parse.shown, parse.spawned, parse.entry):  # fmt: skip
         try:
             read(value)
         except NotBelievedError:

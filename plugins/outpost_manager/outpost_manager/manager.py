@@ -650,6 +650,32 @@ class Manager:
         )
         return await self.ledger.queue.add(items)
 
+    async def enqueue_requests(
+        self,
+        requests: Sequence[OrderRequest],
+        *,
+        on: str | None = None,
+        batch: str = "",
+        after: Sequence[str] = (),
+        not_before: float = 0.0,
+        retries: int = 0,
+    ) -> list[Added]:
+        """Make orders of requests and put them into the queue, all or none; see `enqueue`."""
+        await self.look_at([request.issue for request in requests])
+        orders = [await self.order(request) for request in requests]
+        return await self.enqueue(
+            orders, on=on, batch=batch, after=after, not_before=not_before, retries=retries
+        )
+
+    async def explain_requests(
+        self, requests: Sequence[OrderRequest], on: str | None
+    ) -> list[tuple[str, str, Explanation]]:
+        """Say where the orders of requests would go: issue, worker, and why; see `explain`."""
+        orders = [await self.order(request) for request in requests]
+        return [
+            (order.issue.id, order.worker, await self.explain(order, on=on)) for order in orders
+        ]
+
     def with_secrets(self, order: Order) -> Order:
         """Return an order that was written down, with the values of its secrets.
 

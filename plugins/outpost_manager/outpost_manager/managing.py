@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from outpost_core.errors import OutpostError
     from outpost_core.types import Cleaned, Event, Explanation, Order, Usage, Worker
     from outpost_manager.fleet.overview import OutpostView
-    from outpost_manager.ledger import Entry
+    from outpost_manager.ledger import Added, Entry
     from outpost_manager.ledger.entries import Decided
+    from outpost_manager.orders.making import OrderRequest
     from outpost_manager.placing.accountviews import AccountView
 
 
@@ -84,14 +85,33 @@ class Managing(Protocol):
     async def look(self, names: Iterable[str] | None = None) -> dict[str, OutpostError]:
         """Ask outposts for their workers; return why each told nothing that told nothing."""
 
-    async def reset_breaker(self, kind: str, name: str) -> bool:
+    async def reset_breaker(self, kind: str, name: str) -> object:
         """Close the circuit breaker of an outpost or account."""
 
     async def accounts(self) -> list[AccountView]:
         """Return the accounts."""
 
-    async def unpark(self, account: str) -> int:
+    async def unpark(self, account: str) -> object:
         """Let a parked account be used again at once."""
+
+    # --- orders -------------------------------------------------------------------------------
+
+    async def explain_requests(
+        self, requests: Sequence[OrderRequest], on: str | None
+    ) -> list[tuple[str, str, Explanation]]:
+        """Say where orders would go and why: issue, worker, and the explanation."""
+
+    async def enqueue_requests(
+        self,
+        requests: Sequence[OrderRequest],
+        *,
+        on: str | None = None,
+        batch: str = "",
+        after: Sequence[str] = (),
+        not_before: float = 0.0,
+        retries: int = 0,
+    ) -> list[Added]:
+        """Put requests into the queue, all or none; see `Manager.enqueue`."""
 
     # --- workers ------------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from outpost_manager.cli.session import Session
     from outpost_manager.ledger import Added, Entry
-    from outpost_manager.manager import Manager
     from outpost_manager.orders.making import OrderRequest
 
 
@@ -97,16 +96,13 @@ def queue_requests(
     not_before: float = 0.0,
     retries: int = 0,
 ) -> None:
-    """Put requests into the queue, and print what became of them; see `Manager.enqueue`."""
-
-    async def work(manager: Manager) -> list[Added]:
-        await manager.look_at([request.issue for request in requests])
-        orders = [await manager.order(request) for request in requests]
-        return await manager.enqueue(
-            orders, on=on, batch=batch, after=after, not_before=not_before, retries=retries
+    """Put requests into the queue, and say what became of them; see `Manager.enqueue_requests`."""
+    added = session.anywhere(
+        lambda manager: manager.enqueue_requests(
+            requests, on=on, batch=batch, after=after, not_before=not_before, retries=retries
         )
-
-    _say_queued(session, session.run(work))
+    )
+    _say_queued(session, added)
 
 
 def _say_queued(session: Session, added: Sequence[Added]) -> None:
@@ -122,6 +118,7 @@ def _say_queued(session: Session, added: Sequence[Added]) -> None:
             for one in added
         ),
     )
-    session.note(
-        "  → outpost serve works on the queue as slots become free; outpost queue run once"
-    )
+    if not session.far:  # where a server answers, a mayor runs
+        session.note(
+            "  → outpost serve works on the queue as slots become free; outpost queue run once"
+        )

@@ -11,7 +11,7 @@ from outpost_core.errors import OutpostError
 from outpost_manager.cli import complete, render
 from outpost_manager.cli.progress import Progress
 from outpost_manager.cli.session import Session, command
-from outpost_manager.cli.spawn import start
+from outpost_manager.cli.spawn import start, start_far
 from outpost_manager.cli.values import duration
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from outpost_manager.manager import Manager
     from outpost_manager.placing.attempts import Further, Next
+    from outpost_manager.remote.manager import RemoteManager
 
 _Decorator: TypeAlias = "Callable[[Callable[..., None]], Callable[..., None]]"
 _OPTIONS: Final[tuple[_Decorator, ...]] = (
@@ -38,7 +39,7 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-@command("retry")
+@command("retry", anywhere=True)
 @click.argument("issues", nargs=-1, metavar="[ISSUE]...", shell_complete=complete.issues)
 @click.option("--failed", is_flag=True, help="All whose last attempt failed or was lost.")
 @click.option("--since", metavar="DURATION",
@@ -69,6 +70,17 @@ def retry(
     if since is not None and not failed:
         raise click.UsageError("--since goes with --failed")
     seconds = duration(since, "--since")
+    if session.far:
+        if failed or rig:
+            raise click.UsageError("a server is told of issues alone: no --failed, no --rig")
+
+        async def there(manager: RemoteManager) -> int:
+            wanted = [*dict.fromkeys(issues)]
+            return await start_far(
+                session, manager, lambda: manager.retry(wanted, on), follow_=follow_, wait=wait
+            )
+
+        click.get_current_context().exit(session.at_server(there))
 
     async def find(further: Further) -> list[str]:
         return [*dict.fromkeys(issues)] if issues else await further.failed(seconds)

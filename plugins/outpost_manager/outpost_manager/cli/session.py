@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from outpost_manager.config.places import Place
     from outpost_manager.manager import Manager
     from outpost_manager.managing import Managing
+    from outpost_manager.remote.manager import RemoteManager
 
 T = TypeVar("T")
 
@@ -144,15 +145,20 @@ class Session:
 
             with self.manager() as manager:
                 return run_at_once(_coroutine(work(manager)))
+        return self.at_server(work)
+
+    def at_server(self, work: Callable[[RemoteManager], Awaitable[T]]) -> T:
+        """Run `work` with the manager of the server, and close it."""
         import asyncio
 
         from outpost_manager.remote.client import open_client
         from outpost_manager.remote.manager import RemoteManager
+        from outpost_shared.paths import here
 
         client = open_client(self.far, os.environ)
 
         async def edge() -> T:
-            async with RemoteManager(client) as manager:
+            async with RemoteManager(client, os.environ, here(os.environ)) as manager:
                 return await work(manager)
 
         return asyncio.run(edge())

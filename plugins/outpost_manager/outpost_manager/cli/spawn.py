@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,21 +9,21 @@ import click
 from outpost_core.errors import ConflictError, OutpostError
 from outpost_manager import jsonviews
 from outpost_manager.cli import complete, output, render
-from outpost_manager.cli.existing import found_lines, renewed_lines, where_it_is
-from outpost_manager.cli.follow import follow, writer
+from outpost_manager.cli.existing import where_it_is
 from outpost_manager.cli.orderflags import order_options, requests_of
+from outpost_manager.cli.placed import Placed, Started, finish
 from outpost_manager.cli.progress import Progress
 from outpost_manager.cli.session import Command, Session, command
-from outpost_manager.cli.workers import end_line, exit_code, explanation_lines, keeps_running
-from outpost_manager.placing import references
+from outpost_manager.cli.workers import explanation_lines
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
-    from outpost_core.types import Explanation, Order, Worker
+    from outpost_core.types import Order
     from outpost_manager.manager import Manager
     from outpost_manager.orders.making import OrderRequest
     from outpost_manager.placing.pending import Spawned
+    from outpost_manager.remote.manager import RemoteManager
 
 
 class OrderCommand(Command):
@@ -45,7 +44,7 @@ def after_dashes() -> tuple[str, ...] | None:
     return found
 
 
-@command("spawn", cls=OrderCommand)
+@command("spawn", cls=OrderCommand, anywhere=True)
 @order_options
 @click.option("--on", metavar="OUTPOST", shell_complete=complete.outposts,
               help="At this outpost and no other.")  # fmt: skip
@@ -94,6 +93,18 @@ def spawn(
 
         queue_requests(session, requests, on=on)
         return
+    if session.far:
+
+        async def there(manager: RemoteManager) -> int:
+            return await start_far(
+                session,
+                manager,
+                lambda: manager.spawn_requests(requests, on),
+                follow_=follow_,
+                wait=wait,
+            )
+
+        click.get_current_context().exit(session.at_server(there))
     progress = Progress.of(session)
 
     async def work(manager: Manager) -> int:
@@ -131,40 +142,60 @@ async def start(
         wait: return when all have ended.
         refused: issues for which no order could be made, and why.
     """
-    import asyncio
-
     session.going_on = _spawning(orders)
     answers = await _place(manager, orders, on, progress)
     if wait or follow_:
         await _wait_for_room(session, manager, orders, answers, on, progress)
     progress.close()
     pairs = [*zip(orders, answers, strict=True)]
-    workers = [a.worker for _, a in pairs if not isinstance(a, OutpostError)]
-    session.going_on = keeps_running([w.id for w in workers]) if workers else ""
     for issue, error in refused:
         session.note(_refusal(f"{issue}: {error}"))
     for line in [line async for line in _refusals(manager, pairs)]:
         session.note(line)
-    placed = [a for a in answers if not isinstance(a, OutpostError)]
-    for line in renewed_lines(placed):
-        session.note(line)
-    for note in dict.fromkeys(n for a in placed if not a.adopted for n in a.explanation.notes):
-        session.note(f"note: {render.clean(note)}")
-    if not (follow_ or wait):
-        return _answer(session, pairs, {}, refused)
-    waiting = asyncio.ensure_future(
-        manager.wait([references.exact(w.id) for w in workers], on_change=progress.worker)
+    first = orders[0].agent if orders else None
+    placed = Placed(
+        spawned=[answer for answer in answers if not isinstance(answer, OutpostError)],
+        refused=[*refused, *((o.issue.id, a) for o, a in pairs if isinstance(a, OutpostError))],
+        output=first.output if first else "",
+        interactive=first is not None and first.interactive,
     )
-    try:
-        if follow_ and workers:
-            kind = orders[0].agent.output
-            write = writer(kind=kind, to_stderr=session.json, following=True)
-            await follow(manager, workers[0].id, write, progress)
-        ended = await waiting
-    finally:
-        waiting.cancel()
+    return await finish(session, manager, placed, progress, follow_=follow_, wait=wait)
+
+
+async def start_far(
+    session: Session,
+    manager: RemoteManager,
+    ask: Callable[[], Awaitable[Started]],
+    *,
+    follow_: bool,
+    wait: bool,
+) -> int:
+    """Have a server start workers, print what became of each, and return the exit code.
+
+    Args:
+        session: of this command.
+        manager: of the server.
+        ask: asks for them.
+        follow_: print the output of the first until it has ended.
+        wait: return when all have ended.
+    """
+    progress = Progress.of(session)
+    session.going_on = "Interrupted while starting; what has begun goes on.\n  → outpost workers"
+    spawned, refused, hints = await ask()
     progress.close()
-    return _answer(session, pairs, {w.id: w for w in ended}, refused, followed=follow_)
+    for hint in hints:
+        session.hints.append(hint)
+        session.note(render.clean(hint))
+    for issue, error in refused:
+        session.note(_refusal(str(error) if issue in error.message else f"{issue}: {error}"))
+    order = await manager.order_of(spawned[0].worker.id) if spawned and follow_ else None
+    placed = Placed(
+        spawned=spawned,
+        refused=refused,
+        output=order.agent.output if order else "",
+        interactive=order is not None and order.agent.interactive,
+    )
+    return await finish(session, manager, placed, progress, follow_=follow_, wait=wait)
 
 
 async def _place(
@@ -271,52 +302,6 @@ _COMPOUND = ("issue", "agent", "delivery", "limits")
 _Pairs = list[tuple["Order", "Spawned | OutpostError"]]
 
 
-def _answer(
-    session: Session,
-    pairs: _Pairs,
-    ended: dict[str, Worker],
-    refused: Sequence[tuple[str, OutpostError]],
-    *,
-    followed: bool = False,
-) -> int:
-    """Print what became of each order and return the exit code."""
-    spawned = [answer for _, answer in pairs if not isinstance(answer, OutpostError)]
-    not_taken = [(o.issue.id, a) for o, a in pairs if isinstance(a, OutpostError)]
-    errors = [*refused, *not_taken]
-
-    def data() -> object:
-        return {
-            "spawned": [
-                jsonviews.spawned(s)
-                | {"worker": jsonviews.worker(ended.get(s.worker.id, s.worker))}
-                for s in spawned
-            ],
-            "refused": [jsonviews.refused(issue, error) for issue, error in errors],
-            "hints": session.hints,
-        }
-
-    def lines() -> Iterator[str]:
-        for one in spawned:
-            worker = ended.get(one.worker.id, one.worker)
-            if one.adopted and (not ended or one.worker.state.terminal):
-                yield from found_lines(worker)
-            else:
-                yield end_line(worker, None if followed else session.presets())
-
-    if followed and not session.json:  # standard output is the worker's own
-        for line in lines():
-            output.echo(line, err=True)
-    else:
-        session.answer(data, lines)
-    if spawned and not ended and sys.stderr.isatty():
-        verb = "attach" if pairs[0][0].agent.interactive else "logs -f"
-        session.note(f"  → outpost {verb} {spawned[0].worker.id}")
-    if errors:
-        return errors[0][1].exit_code
-    there = [one.worker for one in spawned if one.adopted and one.worker.state.terminal]
-    return exit_code([*ended.values(), *there])
-
-
 async def _refusals(manager: Manager, pairs: _Pairs) -> AsyncIterator[str]:
     for order, answer in pairs:
         if not isinstance(answer, OutpostError):
@@ -357,7 +342,7 @@ def _differences(one: Order, other: Order) -> Iterator[str]:
             yield name.removeprefix("issue ").removeprefix("limits ")
 
 
-@command("explain", cls=OrderCommand)
+@command("explain", cls=OrderCommand, anywhere=True)
 @order_options
 @click.option("--on", metavar="OUTPOST", shell_complete=complete.outposts,
               help="As if it had to go there.")  # fmt: skip
@@ -376,27 +361,23 @@ def explain(session: Session, on: str | None, **said: Any) -> None:
 def explain_requests(session: Session, requests: Sequence[OrderRequest], on: str | None) -> None:
     """Print where orders would go; exit with 3 when one would go nowhere."""
 
-    async def work(manager: Manager) -> list[tuple[Order, Explanation]]:
-        orders = [await manager.order(request) for request in requests]
-        return [(order, await manager.explain(order, on=on)) for order in orders]
-
-    found = session.run(work)
+    found = session.anywhere(lambda manager: manager.explain_requests(requests, on))
 
     def data() -> object:
         return {
             "explanations": [
-                {"issue": order.issue.id, "worker": order.worker, **jsonviews.explanation(e)}
-                for order, e in found
+                {"issue": issue, "worker": worker, **jsonviews.explanation(e)}
+                for issue, worker, e in found
             ]
         }
 
     def lines() -> Iterator[str]:
-        for order, explanation in found:
+        for _, worker, explanation in found:
             first = next((v.outpost for v in explanation.verdicts if v.eligible), None)
             where = render.clean(first) if first else output.style("nowhere", fg="red")
-            yield f"{output.style(render.clean(order.worker), bold=True)} → {where}"
+            yield f"{output.style(render.clean(worker), bold=True)} → {where}"
             yield from explanation_lines(explanation)
 
     session.answer(data, lines)
-    placed = all(any(verdict.eligible for verdict in e.verdicts) for _, e in found)
+    placed = all(any(verdict.eligible for verdict in e.verdicts) for *_, e in found)
     click.get_current_context().exit(0 if placed else 3)

@@ -40,6 +40,11 @@ class Fields:
         self.where = where
         self.data: dict[str, Any] = data
 
+    @classmethod
+    def of_answer(cls, data: object) -> Fields:
+        """Return the fields of a whole answer."""
+        return cls("the answer", data)
+
     def _wrong(self, key: str, what: str) -> NotBelievedError:
         return NotBelievedError(f"{self.where}: {key} is no {what}")
 

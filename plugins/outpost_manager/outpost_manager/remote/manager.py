@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from outpost_core.errors import NotFoundError, OutpostError, UnreachableError
+from outpost_manager.ledger.entries import Added
 from outpost_manager.placing import references
 from outpost_manager.remote import answers, parse, sse
 from outpost_manager.remote.client import Client, segment
@@ -16,11 +20,13 @@ from outpost_manager.remote.fields import Fields, NotBelievedError
 from outpost_shared.backoff import reaching_again
 
 if TYPE_CHECKING:
-    from outpost_core.types import Cleaned, Event, Order, Worker
+    from outpost_core.types import Cleaned, Event, Explanation, Order, Worker
     from outpost_manager.fleet.overview import OutpostView
     from outpost_manager.ledger import Entry
     from outpost_manager.managing import Shown
+    from outpost_manager.orders.making import OrderRequest
     from outpost_manager.placing.accountviews import AccountView
+    from outpost_manager.placing.pending import Spawned
 
 T = TypeVar("T")
 
@@ -43,10 +49,14 @@ class RemoteManager:
 
     Args:
         client: reaches the server.
+        environ: the environment of whoever asks.
+        cwd: where he stands.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, environ: Mapping[str, str], cwd: Path) -> None:
         self.client = client
+        self._environ = environ
+        self._cwd = cwd
 
     async def __aenter__(self) -> Self:
         return self
@@ -54,26 +64,35 @@ class RemoteManager:
     async def __aexit__(self, *_: object) -> None:
         await self.client.aclose()
 
-    def _made(self, make: Callable[[Any], T], data: object) -> T:
-        """Return what a document says, or the error that it makes no sense."""
+    def read(self, make: Callable[[Any], T], data: object) -> T:
+        """Return what a document says.
+
+        Args:
+            make: reads it; raises `NotBelievedError` for what it does not believe.
+            data: the document, or a part of it.
+
+        Raises:
+            UnreachableError: it makes no sense.
+        """
         try:
             return make(data)
         except NotBelievedError as error:
             raise answers.strange(self.client.at.shown, str(error)) from None
 
-    def _each(self, make: Callable[[object], T], said: dict[str, Any], key: str) -> list[T]:
-        return self._made(lambda data: Fields("the answer", data).each(key, make), said)
+    def each(self, make: Callable[[object], T], said: dict[str, Any], key: str) -> list[T]:
+        """Return what the rows of an answer say; raises as `read` does."""
+        return self.read(lambda data: Fields.of_answer(data).each(key, make), said)
 
     # --- outposts and accounts ----------------------------------------------------------------
 
     async def outposts(self) -> list[OutpostView]:
         """Describe every outpost of the server, without having it ask any."""
-        return self._each(parse.outpost, await self.client.get("/v1/outposts"), "outposts")
+        return self.each(parse.outpost, await self.client.get("/v1/outposts"), "outposts")
 
     async def refresh(self, names: Iterable[str] | None = None) -> list[OutpostView]:
         """Have the server ask its outposts; describe all of them."""
         said = await self.client.get("/v1/outposts", {"refresh": True})
-        views = self._each(parse.outpost, said, "outposts")
+        views = self.each(parse.outpost, said, "outposts")
         known = [view.name for view in views]
         for name in names or ():
             if name not in known:
@@ -89,27 +108,103 @@ class RemoteManager:
         def silent(data: object) -> dict[str, OutpostError]:
             return {
                 one.text("outpost"): UnreachableError(one.text("message"), hint=one.text("hint"))
-                for one in Fields("the answer", data).objects("not_told")
+                for one in Fields.of_answer(data).objects("not_told")
             }
 
-        found = self._made(silent, said)
+        found = self.read(silent, said)
         wanted = None if names is None else set(names)
         return {name: why for name, why in found.items() if wanted is None or name in wanted}
 
-    async def reset_breaker(self, kind: str, name: str) -> bool:
+    async def reset_breaker(self, kind: str, name: str) -> None:
         """Close the circuit breaker of an outpost or account."""
-        path = f"/v1/{kind}s/{segment(name)}/breaker/reset"
-        said = await self.client.post(path)
-        return bool(said.get("reset", True))
+        await self.client.post(f"/v1/{kind}s/{segment(name)}/breaker/reset")
 
     async def accounts(self) -> list[AccountView]:
         """Return the accounts."""
-        return self._each(parse.account, await self.client.get("/v1/accounts"), "accounts")
+        return self.each(parse.account, await self.client.get("/v1/accounts"), "accounts")
 
-    async def unpark(self, account: str) -> int:
+    async def unpark(self, account: str) -> None:
         """Let a parked account be used again at once."""
-        said = await self.client.post(f"/v1/accounts/{segment(account)}/unpark")
-        return self._made(lambda data: Fields("the answer", data).whole("unparked"), said)
+        await self.client.post(f"/v1/accounts/{segment(account)}/unpark")
+
+    # --- orders -------------------------------------------------------------------------------
+
+    async def _orders(self, requests: Sequence[OrderRequest], on: str | None) -> dict[str, Any]:
+        from outpost_manager.remote.requests import prepared
+
+        at = self.client.at
+        said = await asyncio.to_thread(prepared, requests, at, self._environ, self._cwd)
+        return {"requests": said} | ({} if on is None else {"on": on})
+
+    async def spawn_requests(
+        self, requests: Sequence[OrderRequest], on: str | None
+    ) -> tuple[list[Spawned], list[tuple[str, OutpostError]], list[str]]:
+        """Have workers started at once.
+
+        Returns:
+            those that are there now, the issues that were refused and why, and hints.
+        """
+        return self._spawned(
+            await self.client.post("/v1/workers", await self._orders(requests, on))
+        )
+
+    async def retry(
+        self, issues: Sequence[str], on: str | None
+    ) -> tuple[list[Spawned], list[tuple[str, OutpostError]], list[str]]:
+        """Have what failed tried again; answers as `spawn_requests` does."""
+        said: dict[str, Any] = {"issues": [*issues]} | ({} if on is None else {"on": on})
+        return self._spawned(await self.client.post("/v1/retry", said))
+
+    def _spawned(
+        self, said: dict[str, Any]
+    ) -> tuple[list[Spawned], list[tuple[str, OutpostError]], list[str]]:
+        refused = self.each(parse.refused, said, "refused")
+        hints = self.read(lambda data: Fields.of_answer(data).words("hints"), said)
+        return self.each(parse.spawned, said, "spawned"), refused, [*hints]
+
+    async def explain_requests(
+        self, requests: Sequence[OrderRequest], on: str | None
+    ) -> list[tuple[str, str, Explanation]]:
+        """Have it said where orders would go: issue, worker, and why."""
+        said = await self.client.post("/v1/explain", await self._orders(requests, on))
+        return self.each(parse.explained, said, "explanations")
+
+    async def enqueue_requests(
+        self,
+        requests: Sequence[OrderRequest],
+        *,
+        on: str | None = None,
+        batch: str = "",
+        after: Sequence[str] = (),
+        not_before: float = 0.0,
+        retries: int = 0,
+    ) -> list[Added]:
+        """Have requests put into the queue, all or none."""
+        more = {
+            "batch": batch,
+            "after": [*after],
+            "not_before": datetime.fromtimestamp(not_before, UTC).isoformat()
+            if not_before
+            else None,
+            "retries": retries,
+        }
+        said = await self.client.post("/v1/queue", await self._orders(requests, on) | more)
+        there = self.read(lambda data: Fields.of_answer(data).words("there"), said)
+        entries = await self._together(self.entry, there)
+        return [
+            *(Added(entry=one, new=True) for one in self.each(parse.entry, said, "queued")),
+            *(Added(entry=one[0], new=False) for one in entries),
+        ]
+
+    async def entry(self, issue: str) -> tuple[Entry, list[str]]:
+        """Return an entry of the queue, and what has to be done first."""
+        said = await self.client.get(f"/v1/queue/{segment(issue)}")
+
+        def made(data: object) -> tuple[Entry, list[str]]:
+            answer = Fields.of_answer(data)
+            return parse.entry(answer.data.get("entry")), [*answer.words("needs")]
+
+        return self.read(made, said)
 
     # --- workers ------------------------------------------------------------------------------
 
@@ -132,7 +227,7 @@ class RemoteManager:
                 "/v1/workers",
                 {"all": everything, "refresh": refresh or None, "limit": _PAGE, "after": after},
             )
-            page = self._each(parse.worker, said, "workers")
+            page = self.each(parse.worker, said, "workers")
             fresh = [one for one in page if one.id not in found]
             found |= {one.id: one for one in fresh}
             if len(page) < _PAGE or not fresh or enough(page[-1]):
@@ -176,27 +271,32 @@ class RemoteManager:
 
     async def find(self, ref: str) -> Worker:
         """Return a worker as the server knows it."""
-        return (await self._shown(ref, None)).worker
+        return (await self._shown(ref)).worker
 
     async def worker(self, ref: str) -> Worker:
         """Return a worker after having its outpost asked."""
         return await self.find(ref)
 
-    async def _shown(self, ref: str, entry: Entry | None) -> Shown:
+    async def _shown(self, ref: str) -> Shown:
         said = await self.client.get(f"/v1/workers/{segment(ref)}")
-        return self._made(lambda data: parse.shown(data, entry), said)
+        return self.read(parse.shown, said)
 
     async def shown(self, ref: str) -> Shown:
         """Return everything about a worker."""
-        return await self._shown(ref, None)
+        found = await self._shown(ref)
+        try:
+            entry, _ = await self.entry(found.worker.issue)
+        except NotFoundError:
+            return found
+        return replace(found, entry=entry)
 
     async def order_of(self, worker: str) -> Order | None:
         """Return the order of a worker; None where it was not ordered by the server."""
-        return (await self._shown(references.exact(worker), None)).order
+        return (await self._shown(references.exact(worker))).order
 
     async def was_cleaned(self, worker: str) -> bool:
         """Say whether the files of a worker were removed."""
-        shown = await self._shown(references.exact(worker), None)
+        shown = await self._shown(references.exact(worker))
         return any(event.kind == "cleaned" for event in shown.events)
 
     async def logs(self, ref: str, offset: int = 0, follow: bool = False) -> AsyncIterator[bytes]:
@@ -257,7 +357,7 @@ class RemoteManager:
                 return known
             try:
                 said = await self.client.get(path, {"timeout": round(left, 3)})
-                known = self._each(parse.worker, said, "workers")[0]
+                known = self.each(parse.worker, said, "workers")[0]
                 again.reset()
             except UnreachableError:
                 if deadline is not None and time.monotonic() >= deadline:
@@ -284,7 +384,7 @@ class RemoteManager:
     async def peek(self, ref: str, lines: int = 50) -> str:
         """Return what the worker's terminal shows."""
         said = await self.client.get(f"/v1/workers/{segment(ref)}/peek", {"lines": lines})
-        return self._made(lambda data: Fields("the answer", data).text("text"), said)
+        return self.read(lambda data: Fields.of_answer(data).text("text"), said)
 
     async def ordered_here(self, ids: Sequence[str]) -> set[str]:
         """Return those of the workers that were ordered by the server."""
@@ -305,8 +405,8 @@ class RemoteManager:
                 said = await self.client.post(path, {"force": force, "purge": purge})
             except OutpostError as error:
                 return name.removeprefix(references.WORKER), error
-            (row, *_) = self._each(_named, said, "cleaned") or [("", None)]
-            return row[0] or name, self._made(parse.cleaned, row[1])
+            (row, *_) = self.each(_named, said, "cleaned") or [("", None)]
+            return row[0] or name, self.read(parse.cleaned, row[1])
 
         return dict(await self._together(ask, [*dict.fromkeys(names)]))
 
@@ -324,8 +424,8 @@ class RemoteManager:
         if query["worker"] is not None:
             query["worker"] = references.exact(query["worker"])
         said = await self.client.get("/v1/events", query)
-        found = self._each(parse.event, said, "events")
-        return found, self._made(lambda data: Fields("the answer", data).whole("last"), said)
+        found = self.each(parse.event, said, "events")
+        return found, self.read(lambda data: Fields.of_answer(data).whole("last"), said)
 
     async def events(self, after: int | None = None) -> AsyncGenerator[Event, None]:
         """Yield what happens; never ends. A cut line is taken up where it was."""

@@ -23,16 +23,16 @@ from outpost_core.types import (
 from outpost_core.wire import from_json
 from outpost_manager.fleet.overview import OutpostView
 from outpost_manager.ledger.breakers import Breaker
-from outpost_manager.ledger.entries import Decided
+from outpost_manager.ledger.entries import Decided, Entry
 from outpost_manager.ledger.parking import Parked
 from outpost_manager.managing import Glimpse, Shown
 from outpost_manager.placing.accountviews import AccountView, Allowance
+from outpost_manager.placing.pending import Spawned
 from outpost_manager.remote import answers
 from outpost_manager.remote.fields import Fields, NotBelievedError
 
 if TYPE_CHECKING:
     from outpost_core.types import Json
-    from outpost_manager.ledger import Entry
 
 
 def worker(data: object) -> Worker:
@@ -229,13 +229,8 @@ def order(data: object) -> Order:
         raise NotBelievedError(f"an order: {error}") from None
 
 
-def shown(data: object, entry: Entry | None) -> Shown:
-    """Return everything about a worker; raises as `worker` does.
-
-    Args:
-        data: what `show --json` says.
-        entry: of the queue, which that does not say.
-    """
+def shown(data: object) -> Shown:
+    """Return everything about a worker but its entry of the queue; raises as `worker` does."""
     said = Fields("what is known of a worker", data)
     return Shown(
         worker=worker(said.data.get("worker")),
@@ -257,7 +252,63 @@ def shown(data: object, entry: Entry | None) -> Shown:
             )
             for one in said.objects("decisions")
         ],
-        entry=entry,
+        entry=None,
+    )
+
+
+def spawned(data: object) -> Spawned:
+    """Return what became of an order; raises as `worker` does."""
+    said = Fields("what became of an order", data)
+    return Spawned(
+        worker=worker(said.data.get("worker")),
+        adopted=said.flag("adopted"),
+        explanation=explanation(said.data.get("explanation")),
+    )
+
+
+def refused(data: object) -> tuple[str, OutpostError]:
+    """Return an issue whose order was not taken, and why; raises as `worker` does."""
+    said = Fields("a refusal", data)
+    return said.text("issue"), error(said.data.get("error"))
+
+
+def explained(data: object) -> tuple[str, str, Explanation]:
+    """Return issue, worker, and where it would go; raises as `worker` does."""
+    said = Fields("an explanation", data)
+    return said.text("issue"), said.text("worker"), explanation(data)
+
+
+def entry(data: object) -> Entry:
+    """Return an entry of the queue; raises as `worker` does."""
+    said = Fields("an entry of the queue", data)
+    return Entry(
+        issue=said.text("issue"),
+        seq=0,
+        state=said.text("state"),
+        worker=said.text("worker"),
+        digest="",
+        kind="",
+        place=said.text_or("place"),
+        avoid=said.text("avoid"),
+        title=said.text("title"),
+        priority=said.whole("priority", 2),
+        turn=0.0,
+        rig=said.text("rig"),
+        agent=said.text("agent"),
+        account=said.text("account"),
+        model="",
+        share=said.text("share"),
+        labels=said.words("labels"),
+        batch=said.text("batch"),
+        not_before=said.moment("not_before"),
+        held=said.flag("held"),
+        waits_for=said.whole("waits_for"),
+        tries=said.whole("tries"),
+        why=said.text("why"),
+        added_at=said.moment("added_at"),
+        moved_at=said.moment("moved_at"),
+        outcome=said.text("outcome"),
+        retries=said.whole("retries"),
     )
 
 

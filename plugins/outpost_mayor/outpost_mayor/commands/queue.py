@@ -16,12 +16,14 @@ from outpost_manager.cli.values import priority
 from outpost_manager.jsonqueue import as_json
 from outpost_manager.orders.words import moment
 from outpost_mayor.dispatch.dispatcher import SWITCH
+from outpost_mayor.waiting import queue_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Iterator
 
     from outpost_manager.ledger import Entry
     from outpost_manager.manager import Manager
+    from outpost_manager.managing import Managing
 
 queue = Group(
     "queue",
@@ -34,7 +36,7 @@ queue = Group(
 )
 
 
-@command("add", cls=OrderCommand)
+@command("add", cls=OrderCommand, anywhere=True)
 @order_options
 @click.option("--on", metavar="OUTPOST", shell_complete=complete.outposts,
               help="At this outpost and no other.")  # fmt: skip
@@ -76,7 +78,7 @@ def add(
     )
 
 
-@command("list")
+@command("list", anywhere=True)
 @click.option("--all", "all_", is_flag=True, help="Those that have ended too.")
 @click.option("--batch", metavar="NAME", default="", help="Only this batch.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many.")
@@ -89,12 +91,8 @@ def list_(session: Session, all_: bool, batch: str, limit: int | None) -> None:
     """
     states = ("waiting", "running", "settling", *(("ended",) if all_ else ()))
 
-    async def work(manager: Manager) -> tuple[list[Entry], dict[str, int], str]:
-        queue = manager.ledger.queue
-        found = await queue.entries(states=states, batch=batch, limit=limit or -1)
-        return found, await queue.counts(), await queue.switch(SWITCH)
-
-    entries, counts, switch = session.run(work)
+    found = session.anywhere(lambda manager: queue_of(manager).listed(states, batch, limit or -1))
+    entries, counts, switch = found.entries, found.counts, found.switch
 
     def lines() -> Iterator[str]:
         if switch:
@@ -110,7 +108,7 @@ def list_(session: Session, all_: bool, batch: str, limit: int | None) -> None:
     )
 
 
-@command("show")
+@command("show", anywhere=True)
 @click.argument("issue", shell_complete=complete.issues)
 def show(session: Session, issue: str) -> None:
     """Show one entry, and why it waits.
@@ -120,19 +118,13 @@ def show(session: Session, issue: str) -> None:
       outpost queue show gt-1
     """
 
-    async def work(manager: Manager) -> tuple[Entry, list[str]]:
-        entry = await manager.ledger.queue.entry(issue)
-        if entry is None:
-            raise unknown(issue)
-        return entry, await manager.ledger.queue.needs(issue)
-
-    entry, needs = session.run(work)
+    entry, needs = session.anywhere(lambda manager: queue_of(manager).entry(issue))
     session.answer(
         lambda: {"entry": as_json(entry), "needs": needs}, lambda: entry_lines(entry, needs)
     )
 
 
-@command("remove")
+@command("remove", anywhere=True)
 @click.argument("issues", nargs=-1, required=True, shell_complete=complete.issues)
 def remove(session: Session, issues: tuple[str, ...]) -> None:
     """Take waiting orders out of the queue; all or none.
@@ -141,14 +133,14 @@ def remove(session: Session, issues: tuple[str, ...]) -> None:
     Example:
       outpost queue remove gt-1
     """
-    removed = session.run(lambda manager: manager.ledger.queue.remove(issues))
+    removed = session.anywhere(lambda manager: queue_of(manager).remove(issues))
     session.answer(
         lambda: {"removed": [*map(as_json, removed)]},
         lambda: (f"{render.clean(one.issue)} is out of the queue" for one in removed),
     )
 
 
-@command("move")
+@command("move", anywhere=True)
 @click.argument("issue", shell_complete=complete.issues)
 @click.argument("priority", metavar="P0..P4", shell_complete=complete.priorities)
 def move(session: Session, issue: str, **said: str) -> None:
@@ -161,17 +153,14 @@ def move(session: Session, issue: str, **said: str) -> None:
     wanted = priority(said["priority"])
     assert wanted is not None
 
-    async def work(manager: Manager) -> Entry:
-        return await manager.ledger.queue.move(issue, wanted, manager.config.queue.step)
-
-    entry = session.run(work)
+    entry = session.anywhere(lambda manager: queue_of(manager).move(issue, wanted))
     session.answer(
         lambda: {"entry": as_json(entry)},
         lambda: [f"{render.clean(entry.issue)} has priority P{entry.priority}"],
     )
 
 
-@command("pause")
+@command("pause", anywhere=True)
 @click.argument("issues", nargs=-1, shell_complete=complete.issues)
 def pause(session: Session, issues: tuple[str, ...]) -> None:
     """Place nothing, or not these issues, until outpost queue resume; what runs goes on.
@@ -184,7 +173,7 @@ def pause(session: Session, issues: tuple[str, ...]) -> None:
     _switch(session, issues, "paused")
 
 
-@command("resume")
+@command("resume", anywhere=True)
 @click.argument("issues", nargs=-1, shell_complete=complete.issues)
 def resume(session: Session, issues: tuple[str, ...]) -> None:
     """Place what waits again.
@@ -197,16 +186,11 @@ def resume(session: Session, issues: tuple[str, ...]) -> None:
 
 
 def _switch(session: Session, issues: tuple[str, ...], word: str) -> None:
-    async def work(manager: Manager) -> tuple[list[str], str]:
-        queue = manager.ledger.queue
-        if issues:
-            await queue.hold(issues, bool(word))
-        else:
-            await queue.set_switch(SWITCH, word)
-        held = [entry.issue for entry in await queue.entries() if entry.held]
-        return held, await queue.switch(SWITCH)
+    def work(manager: Managing) -> Awaitable[tuple[list[str], str]]:
+        queue = queue_of(manager)
+        return queue.hold(issues, bool(word)) if issues else queue.switch(word)
 
-    held, switch = session.run(work)
+    held, switch = session.anywhere(work)
 
     def lines() -> Iterator[str]:
         for issue in issues:
@@ -274,10 +258,3 @@ def run(session: Session) -> None:
 
 for each in (add, list_, show, remove, move, pause, resume, drain, run):
     queue.add_command(each)
-
-
-def unknown(issue: str) -> Exception:
-    """Return the error that an issue is not in the queue."""
-    from outpost_core.errors import NotFoundError
-
-    return NotFoundError(f"{issue[:96]!a} is not in the queue", hint="outpost queue list --all")
