@@ -111,6 +111,8 @@ COMMANDS: dict[tuple[str, ...], list[tuple[str, ...]]] = {
     ("serve",): [("serve", "--status"), ("serve", EVIL), ("serve", "--env-file", EVIL)],
     ("schedule", "list"): [("schedule", "list"), ("schedule", EVIL)],
     ("schedule", "run"): [("schedule", "run", EVIL)],
+    ("scale",): [("scale",), ("scale", "--dry-run"), ("scale", EVIL), ("scale", EVIL, "--to", "1"),
+                 ("scale", "evil", "--to", "0", "--dry-run")],
     ("simulate",): [("simulate", EVIL), ("simulate", "--past", "30d", "--json"),
                     ("simulate", "--past", EVIL), ("simulate", "--past", "1d", "--compare", EVIL)],
     ("notify", "test"): [("notify", "test", EVIL), ("notify", "test")],

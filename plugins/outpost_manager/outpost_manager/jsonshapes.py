@@ -66,7 +66,8 @@ BREAKER: Final[Shape] = {
 OUTPOST: Final[Shape] = {
     "name": "its name",
     "type": "its type",
-    "state": "ready, unknown, unhealthy, unreachable, missing or broken",
+    "state": "ready, unknown, unhealthy, unreachable, missing or broken; where it is brought up"
+    " and down also down, starting, draining or stopping",
     "active": "workers there that have not ended",
     "max_workers": "slots, or null for no limit",
     "slots_reason": "where the slots come from when the configuration does not say them",

@@ -36,6 +36,11 @@ def outpost_commands() -> Sequence[object]:
             "schedule", f"{home}.schedule:schedule", "Show what fires when, and have it fire."
         ),
         Deferred(
+            "scale",
+            f"{home}.scale:scale",
+            "Show what is up and what comes next; bring an outpost up or down.",
+        ),
+        Deferred(
             "simulate",
             f"{home}.simulate:simulate",
             "Show what a policy would cost, and how long work would wait.",

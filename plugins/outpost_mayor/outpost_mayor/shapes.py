@@ -13,6 +13,10 @@ _TOKEN: Final = {
     "last4": "its last characters",
     "created_at": "when it was made",
 }
+_DECISION: Final = {
+    "outpost": "its name", "to": "units (machines, warm containers) that are to be up",
+    "more": True, "why": "in one line", "price": "USD an hour of them; null where nobody knows",
+}  # fmt: skip
 #: Command → its answer.
 SHAPES: Final[Mapping[str, Any]] = {
     "queue add": {"queued": [ENTRY], "there": ["issues that were in the queue before"]},
@@ -60,6 +64,22 @@ SHAPES: Final[Mapping[str, Any]] = {
                 "since": "when it came into that state",
             }
         ],
+    },
+    "scale": {
+        "outposts": [
+            {
+                "outpost": "its name", "phase": "down, starting, up, draining or stopping",
+                "running": "units that are up", "desired": "units that are wanted",
+                "active": "workers there that have not ended", "since": "moment of the phase",
+                "decision": "who decided: mayor or hand; empty where nobody has",
+                "reason": "why", "error": "what failed last; empty for nothing",
+                "price": "USD an hour of what is up; null where nobody knows",
+                "retry_at": "moment before which nothing is tried again, or null",
+                "next": "what comes next",
+            }
+        ],
+        "decisions": [_DECISION],
+        "errors": {"an outpost": "why it does not say how much of it is up"},
     },
     "token add": {"name": "whose it is", "role": "what it may do", "token": "shown this once"},
     "token list": {"tokens": [_TOKEN]},

@@ -19,7 +19,7 @@ from outpost_local.options import Fence, Mode, check_fence
 CAPABILITIES: Final = frozenset(
     (
         *("clean", "attach", "nudge", "peek", "mail", "inbox", "facts", "doctor", "bootstrap"),
-        "changes",
+        *("changes", "scale"),
         *("interactive", "checkpoint", "rig", "local_rig", "secrets"),
     )
 )
@@ -222,6 +222,23 @@ class SshOptions(OutpostOptions):
         "names of environment variables of the far login that every agent gets",
         default=(), metavar="NAME",
     )  # fmt: skip
+    start_command: tuple[str, ...] = option(
+        "program and arguments that start its machine, run here without a shell; with it and"
+        " stop_command the outpost can be brought up and down (`scaling`)",
+        default=(), metavar="WORD",
+    )  # fmt: skip
+    stop_command: tuple[str, ...] = option(
+        "the same to stop it; it is never run while a worker is there", default=(), metavar="WORD"
+    )
+    state_command: tuple[str, ...] = option(
+        "the same that prints `running` (in any case) while it is up; without it, it is up when it"
+        " answers over SSH",
+        default=(), metavar="WORD",
+    )  # fmt: skip
+    boot_patience: float = option(
+        "time that these commands, and the machine after them, may take", default=300.0,
+        unit="duration", min=1,
+    )  # fmt: skip
     memory_floor: int | None = option(
         "refuse to start a worker when less memory is available there",
         default=None, min=0, unit="bytes", metavar="SIZE",
@@ -245,6 +262,19 @@ class SshOptions(OutpostOptions):
         _check_python(self.python)
         if self.host_key is not None:
             _check_key(self.host_key)
+        if bool(self.start_command) != bool(self.stop_command) or (
+            self.state_command and not self.start_command
+        ):
+            has = "start_command" if self.start_command else "stop_command"
+            has = "state_command" if self.state_command and not self.start_command else has
+            raise UsageError(
+                f"{has} needs its counterpart",
+                hint="give both start_command and stop_command, or neither",
+            )
+        for word in ("start_command", "stop_command", "state_command"):
+            argv = getattr(self, word)
+            if argv and not argv[0]:
+                raise UsageError(f"{word} has no program")
         if self.town_url is not None and (
             self.town_url.startswith("-") or not self.town_url.isprintable()
         ):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import OutpostError
 from outpost_core.hookspecs import hookimpl
-from outpost_core.types import Cleaned, Finding, Message, Order, Step, WorkerStatus
+from outpost_core.types import Cleaned, Finding, Message, Order, Scale, Step, WorkerStatus
 from outpost_exec.stdio.client import Client
 from outpost_exec.stdio.remote import StdioOutpost
 from outpost_local.options import Mode
@@ -54,7 +54,10 @@ class SshOutpost(StdioOutpost):
     def __init__(self, name: str, options: SshOptions, context: BuildContext) -> None:
         super().__init__(name, options, context)
         process = options.mode is Mode.PROCESS
-        self.capabilities = CAPABILITIES - {"attach"} if process else CAPABILITIES
+        lacks = {"attach"} if process else set[str]()
+        if not options.start_command:
+            lacks.add("scale")
+        self.capabilities = CAPABILITIES - lacks
         self._host: RemoteHost | None = None
         self._tails: set[asyncio.Task[None]] = set()
         self._skew = 0.0
@@ -163,7 +166,7 @@ class SshOutpost(StdioOutpost):
 
     def offered(self, client: Client) -> frozenset[str]:
         """Return what can be had there; a far machine is set up from this side."""
-        return super().offered(client) | {"bootstrap"}
+        return super().offered(client) | {"bootstrap", "scale"}
 
     # --- moments ------------------------------------------------------------------------------
 
@@ -267,6 +270,15 @@ class SshOutpost(StdioOutpost):
         async with contextlib.aclosing(taken) as steps:  # type: ignore[type-var]
             async for step in steps:
                 yield step
+
+    @hookimpl
+    async def outpost_scale(self, to: int | None) -> Scale:
+        """Have its machine be started or stopped by the user's own commands."""
+        from outpost_ssh.scaling import Machine
+
+        if to is not None:
+            self._borrows = False  # a keeper's connection is that to the machine as it was
+        return await Machine(self.name, self.options, self.host()).scale(to)
 
     @hookimpl
     async def outpost_close(self) -> None:

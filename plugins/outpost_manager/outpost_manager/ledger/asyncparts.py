@@ -161,7 +161,6 @@ class AsyncScaling(AsyncPart):
     """Outposts that are brought up and down."""
 
     all = read(_scaling, Scaling.all)
-    asleep = read(_scaling, Scaling.asleep)
     seen = awaited(_scaling, Scaling.seen)
     busy = awaited(_scaling, Scaling.busy)
     begin = awaited(_scaling, Scaling.begin)

@@ -111,13 +111,6 @@ class Scaling:
         found = self._store.read(f"SELECT {_COLUMNS} FROM scaling")  # noqa: S608
         return {one.outpost: one for one in map(_scaled, found)}
 
-    def asleep(self) -> set[str]:
-        """Return the outposts that do not answer since they are meant not to."""
-        found = self._store.read(
-            "SELECT outpost FROM scaling WHERE phase IN ('down', 'starting', 'stopping')"
-        )
-        return {values.text(name) for (name,) in found}
-
     def seen(self, outpost: str, running: int, now: float, *, always: bool) -> bool:
         """Take over what an outpost says of itself; return whether that is news.
 
@@ -131,6 +124,10 @@ class Scaling:
         """
         phase = Phase.UP if running or always else Phase.DOWN
         known = self.all().get(outpost)
+        if phase is Phase.DOWN and self._store.read(
+            "SELECT 1 FROM workers WHERE outpost = ? AND ended_at IS NULL LIMIT 1", (outpost,)
+        ):
+            return False  # it does not answer: whoever works there is no less there (law 2)
         if known is not None and known.phase not in (Phase.UP, Phase.DOWN):
             return False
         if known is not None and (known.phase, known.running) == (phase, running):

@@ -91,9 +91,8 @@ class Watch:
             the error of each outpost that gave no answer.
         """
         asked_at = time.time()
-        names = [*names]
-        if asleep := await self.ledger.scaling.asleep():  # nobody is to wait for an answer
-            names = [name for name in names if name not in asleep]
+        rows = await self.ledger.scaling.all()
+        names = [n for n in names if n not in rows or rows[n].phase not in ASLEEP]
         answers = await self.fleet.list_all(names, timeout=self.answer_timeout)
         errors: dict[str, OutpostError] = {}
         told: dict[str, Sequence[WorkerStatus]] = {}
@@ -104,7 +103,9 @@ class Watch:
                 looks.append(_Look(name, answer, None, self.fleet.nameless.get(name) or ()))
                 continue
             errors[name] = answer
-            if isinstance(answer, UnreachableError):
+            scaled = name in self.fleet.names and self.fleet.configured(name).scaling
+            if isinstance(answer, UnreachableError) and (name in rows or not scaled):
+                # else nobody has looked yet whether it is meant to be up
                 looks.append(_Look(name, (), answer.message, ()))
         for name, error in errors.items():
             _log.info("%s gave no answer: %s", name, error.message)

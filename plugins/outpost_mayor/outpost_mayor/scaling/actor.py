@@ -134,14 +134,16 @@ class Actor:
     async def _stop(self, row: Scaled) -> None:
         name, scaling = row.outpost, self._manager.ledger.scaling
         try:
-            if (await self.look(name)).running > row.desired:
-                if running := _running(await self._listed(name)):
-                    await self._stays(name, f"{running[0].id} runs there")
-                    return
-                told = await self._ask(name, row.desired, self._patience(name))
-                faults.point("scale.asked")
-                if told.running > row.desired:
-                    raise PluginError(f"its stop was answered, but it is up ({told.detail})")
+            if (await self.look(name)).running > row.desired and (
+                running := _running(await self._listed(name))
+            ):
+                await self._stays(name, f"{running[0].id} runs there")
+                return
+            # also where it seems to be off: a line that is cut looks like that
+            told = await self._ask(name, row.desired, self._patience(name))
+            faults.point("scale.asked")
+            if told.running > row.desired:
+                raise PluginError(f"its stop was answered, but it is up ({told.detail})")
         except OutpostError as error:
             await self._stays(name, error.message)
             return
