@@ -13,6 +13,7 @@ from outpost_core.errors import ConflictError, NotFoundError, UsageError
 from outpost_core.types import Agent, Issue, Order, Result, Secrets, State, WorkerStatus
 from outpost_manager.config.queue import QueueRules
 from outpost_manager.ledger import Ledger, Outcome, QueueItem, Reservation
+from outpost_manager.ledger.endings import Ending
 
 RULES = QueueRules()
 
@@ -255,3 +256,36 @@ def test_a_crowd_takes_each_entry_once(tmp_path: Path) -> None:
         process.join()
     assert sorted(taken) == sorted(f"i{number}.1" for number in range(60))
     assert ledger.queue.counts() == {"running": 60}
+
+
+def test_many_ends_are_one_write_and_each_is_decided_once(ledger: Ledger) -> None:
+    for issue in ("a", "b", "c"):
+        put(ledger, issue, batch="night" if issue == "a" else "")
+        reserve(ledger, order(issue))
+        ended(ledger, order(issue), State.DONE)
+    endings = [
+        Ending(entry=entry, outcome="done", told=("decided", {"what": "end"}))
+        for entry in ledger.queue.settling()
+    ]
+    assert not ledger.queue.ready()
+    assert ledger.queue.end_all(endings[:2]) == 2
+    assert ledger.queue.end_all(endings) == 1
+    assert ledger.queue.end_all(endings) == 0
+    assert ledger.queue.counts() == {"ended": 3}
+    assert ledger.queue.counts("night") == {"ended": 1}
+    page, more = ledger.queue.page(states=("ended",), limit=2)
+    assert ([entry.issue for entry in page], more) == (["a", "b"], 1)
+    page, more = ledger.queue.page(states=("ended",), limit=2, after="b")
+    assert ([entry.issue for entry in page], more) == (["c"], 0)
+    assert sum(event.kind == "decided" for event in ledger.events()) == 3
+
+
+def test_why_others_wait_is_said_of_those_alone_whose_turn_could_be(ledger: Ledger) -> None:
+    put(ledger, "a", kind="one")
+    put(ledger, "b", kind="two")
+    put(ledger, "c", kind="two", not_before=time.time() + 3600)
+    put(ledger, "d", kind="two")
+    ledger.queue.hold(["d"])
+    ledger.queue.explain({"one": "no room"}, "every slot is taken", time.time())
+    said = {entry.issue: entry.why for entry in ledger.queue.entries()}
+    assert said == {"a": "no room", "b": "every slot is taken", "c": "", "d": ""}

@@ -22,6 +22,7 @@ SHAPES: Final[Mapping[str, Any]] = {
     "queue add": {"queued": [ENTRY], "there": ["issues that were in the queue before"]},
     "queue list": {
         "entries": [ENTRY], "counts": {"waiting": "how many"},
+        "more": "how many are behind those, left out by the limit",
         "switch": "paused, draining, or empty while the queue runs",
     },
     "queue show": {"entry": ENTRY, "needs": ["issues that have to be done first"]},

@@ -30,11 +30,13 @@ class Listed:
         entries: in the order of their turns.
         counts: how many there are, by state.
         switch: `paused`, `draining`, or "" while it runs.
+        more: how many are behind those, left out by the limit.
     """
 
     entries: Sequence[Entry]
     counts: dict[str, int]
     switch: str
+    more: int = 0
 
 
 class Waiting(Protocol):
@@ -77,8 +79,9 @@ class _Here:
         self._queue = manager.ledger.queue
 
     async def listed(self, states: Collection[str], batch: str, limit: int) -> Listed:
-        found = await self._queue.entries(states=states, batch=batch, limit=limit)
+        found, more = await self._queue.page(states=states, batch=batch, limit=limit)
         return Listed(
+            more=more,
             entries=found,
             counts=await self._queue.counts(),
             switch=await self._queue.switch(SWITCH),
@@ -140,6 +143,7 @@ class _There:
                 entries=[*entries.values()],
                 counts={state: counts.whole(state) for state in counts.data},
                 switch=said.text("switch"),
+                more=said.whole("more"),
             )
 
         return self._manager.read(made, answer)

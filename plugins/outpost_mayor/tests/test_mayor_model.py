@@ -40,8 +40,8 @@ from outpost_manager.ledger import (
     Reservation,
 )
 from outpost_manager.ledger.breakers import CLOSED, OPEN, RULES
+from outpost_manager.ledger.endings import DAY
 from outpost_manager.ledger.parking import LONGEST
-from outpost_manager.ledger.queue import DAY
 from outpost_mayor.retries.decide import End, History, Pause, Retry, decide
 
 OUTPOSTS = ("a", "b")

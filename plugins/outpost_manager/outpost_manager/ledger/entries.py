@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from outpost_manager.ledger.store import Store
 
 WAITING, RUNNING, SETTLING, ENDED = "waiting", "running", "settling", "ended"
+STATES: Final = (WAITING, RUNNING, SETTLING, ENDED)
+#: Those of entries that have not ended.
+LIVE: Final = (WAITING, RUNNING, SETTLING)
 #: How an entry can end.
 OUTCOMES: Final = ("done", "failed", "stopped", "lost", "removed")
 #: What `from_row()` reads, in its order.

@@ -11,15 +11,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING
 
 from outpost_core.errors import ConflictError, NotFoundError
 from outpost_manager.config.queue import AGING, QueueRules
-from outpost_manager.ledger import clock, queueing, rows, turns, values
+from outpost_manager.ledger import clock, endings, listing, queueing, rows, turns, values
+from outpost_manager.ledger.endings import Ending, Told
 from outpost_manager.ledger.entries import (
     COLUMNS,
+    LIVE,
     RUNNING,
-    SETTLING,
     WAITING,
     Added,
     Decided,
@@ -33,13 +34,8 @@ from outpost_shared import faults
 if TYPE_CHECKING:
     import sqlite3
 
-    from outpost_core.types import Json, Order
+    from outpost_core.types import Order
     from outpost_manager.ledger.store import Store
-
-#: Seconds of the window in which retries are counted over all issues.
-DAY: Final = 86_400.0
-#: What a step of an entry tells besides: kind of the event, and its data.
-Told: TypeAlias = "tuple[str, Mapping[str, Json]]"
 
 
 class Queue:
@@ -88,7 +84,7 @@ class Queue:
     def entries(
         self,
         *,
-        states: Collection[str] = (WAITING, RUNNING, SETTLING),
+        states: Collection[str] = LIVE,
         batch: str = "",
         limit: int = -1,
         after: str | None = None,
@@ -101,24 +97,45 @@ class Queue:
             limit: at most so many; -1 for all.
             after: only those behind the entry of this issue; none where there is none.
         """
-        marks = ",".join("?" * len(states))
-        behind = " AND (turn, seq) > (SELECT turn, seq FROM queue WHERE issue = ?)"
-        found = self._store.read(
-            f"SELECT {COLUMNS} FROM queue WHERE state IN ({marks})"  # noqa: S608
-            f"{' AND batch = ?' if batch else ''}{behind if after is not None else ''}"
-            " ORDER BY turn, seq LIMIT ?",
-            (*states, *([batch] if batch else []), *([] if after is None else [after]), limit),
-        )
-        return [from_row(row) for row in found]
+        return listing.entries(self._store, states, batch, limit, after)
 
-    def counts(self) -> dict[str, int]:
-        """Return how many entries are in each state."""
-        found = self._store.read("SELECT state, count(*) FROM queue GROUP BY state")
+    def page(
+        self,
+        *,
+        states: Collection[str] = LIVE,
+        batch: str = "",
+        limit: int = -1,
+        after: str | None = None,
+    ) -> tuple[list[Entry], int]:
+        """Return entries as `entries` does, and how many more there are behind the last."""
+        found = self.entries(states=states, batch=batch, limit=limit, after=after)
+        if not found or len(found) != limit:
+            return found, 0
+        return found, listing.behind(self._store, states, batch, found[-1])
+
+    def counts(self, batch: str = "") -> dict[str, int]:
+        """Return how many entries are in each state.
+
+        Args:
+            batch: only of this batch; "" for all.
+        """
+        found = self._store.read(
+            f"SELECT state, count(*) FROM queue {'WHERE batch = ?' if batch else ''}"  # noqa: S608
+            " GROUP BY state",
+            (batch,) if batch else (),
+        )
         return {values.text(state): number for state, number in found}
 
     def batches(self) -> list[tuple[str, dict[str, int], float]]:
         """Return each batch, how many of it are in each state or ended how, and when it grew."""
         return by_batch(self._store)
+
+    def ready(self) -> bool:
+        """Whether the turn of any entry can come, as far as its row says. Cheap."""
+        ((found,),) = self._store.read(
+            f"SELECT EXISTS (SELECT 1 FROM queue WHERE {turns.READY})"  # noqa: S608
+        )
+        return bool(found)
 
     def order(self, issue: str) -> Order | None:
         """Return the order of an entry's attempt, its secrets without values.
@@ -222,7 +239,7 @@ class Queue:
         if (place, avoid, order.resume_at) != (None, "", ""):
             kind = f"{kind}/{order.issue.id}"
         with self._store.write(only_here=True) as db:
-            if most_a_day is not None and _retried(db, now) >= most_a_day:
+            if most_a_day is not None and endings.retried(db, now) >= most_a_day:
                 return False
             changed = db.execute(
                 "UPDATE queue SET state = 'waiting', worker = ?, digest = ?, body = ?, kind = ?,"
@@ -244,23 +261,19 @@ class Queue:
             why: in words.
             told: the event that says so, written in the same transaction.
         """
+        return self.end_all([Ending(entry=entry, outcome=outcome, why=why, told=told)]) == 1
+
+    def end_all(self, items: Sequence[Ending]) -> int:
+        """End entries that settle, all in one transaction; those that were decided already stay.
+
+        Returns:
+            how many ended.
+        """
+        if not items:
+            return 0
         now = clock.now()
         with self._store.write(only_here=True) as db:
-            changed = db.execute(
-                "UPDATE queue SET state = 'ended', outcome = ?, why = ?, tries = tries + 1,"
-                " moved_at = ? WHERE issue = ? AND state = 'settling' AND worker = ?"
-                " AND moved_at = ?",
-                (outcome, rows.text(why), now, entry.issue, entry.worker, entry.moved_at),
-            ).rowcount
-            if changed and told is not None:
-                rows.tell(db, told[0], now, entry.worker, "", told[1])
-            if changed and outcome != "done":  # one that is done has freed them already
-                db.execute(
-                    "UPDATE queue SET why = ? WHERE state = 'waiting' AND issue IN"
-                    " (SELECT issue FROM queue_after WHERE needs = ?)",
-                    (f"after {entry.issue}, which ended as {outcome}", entry.issue),
-                )
-            return changed == 1
+            return sum(endings.end(db, one, now) for one in items)
 
     def explain(self, why: Mapping[str, str], others: str = "", now: float = math.inf) -> None:
         """Write down why entries wait.
@@ -367,16 +380,6 @@ class Queue:
                 db.execute("INSERT INTO switches VALUES (?, ?, ?)", (name, value, clock.now()))
             kind = "held" if value else "resumed"
             rows.tell(db, kind, clock.now(), "", "", {"what": name, "as": value})
-
-
-def _retried(db: sqlite3.Connection, now: float) -> int:
-    """Return how many retries were decided in the last 24 hours."""
-    ((number,),) = db.execute(
-        "SELECT count(*) FROM events WHERE kind = 'decided' AND at > ? AND at <= ?"
-        " AND json_extract(data, '$.what') = 'retry'",
-        (now - DAY, now),
-    ).fetchall()
-    return int(number)
 
 
 def _load(db: sqlite3.Connection, issue: str) -> Entry:

@@ -367,6 +367,8 @@ _V7: Final = (
         error TEXT NOT NULL DEFAULT '',
         busy_at REAL NOT NULL DEFAULT 0
     ) WITHOUT ROWID""",
+    # A page of the queue, and how many entries are in each state, however many there are.
+    "CREATE INDEX queue_listed ON queue (state, turn, seq)",
 )
 
 #: `MIGRATIONS[v]` brings a ledger from version `v` to `v + 1`; the last one makes it current.

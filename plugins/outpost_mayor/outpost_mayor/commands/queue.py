@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,7 @@ from outpost_manager.cli.session import Group, Session, command
 from outpost_manager.cli.spawn import OrderCommand, after_dashes
 from outpost_manager.cli.values import priority
 from outpost_manager.jsonqueue import as_json
+from outpost_manager.ledger.entries import ENDED, LIVE
 from outpost_manager.orders.words import moment
 from outpost_mayor.dispatch.dispatcher import SWITCH
 from outpost_mayor.waiting import queue_of
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from outpost_manager.ledger import Entry
     from outpost_manager.manager import Manager
     from outpost_manager.managing import Managing
+    from outpost_mayor.waiting import Listed
 
 queue = Group(
     "queue",
@@ -81,31 +84,48 @@ def add(
 @command("list", anywhere=True)
 @click.option("--all", "all_", is_flag=True, help="Those that have ended too.")
 @click.option("--batch", metavar="NAME", default="", help="Only this batch.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many.")
-def list_(session: Session, all_: bool, batch: str, limit: int | None) -> None:
+@click.option("--limit", type=click.IntRange(min=0), default=100, show_default=True, metavar="N",
+              help="At most so many; 0 for all.")  # fmt: skip
+def list_(session: Session, all_: bool, batch: str, limit: int) -> None:
     """Show what waits and runs, the next first.
 
     \b
-    Example:
+    Examples:
       outpost queue list --batch night
+      outpost queue list --limit 0 --json
     """
-    states = ("waiting", "running", "settling", *(("ended",) if all_ else ()))
 
-    found = session.anywhere(lambda manager: queue_of(manager).listed(states, batch, limit or -1))
-    entries, counts, switch = found.entries, found.counts, found.switch
+    async def work(manager: Managing) -> Listed:
+        waiting = queue_of(manager)
+        found = await waiting.listed(LIVE, batch, limit or -1)
+        if not all_:
+            return found
+        left = limit - len(found.entries) if limit else -1
+        ended = await waiting.listed((ENDED,), batch, left or 1)
+        shown = ended.entries if left else ()
+        more = found.more + ended.more + len(ended.entries) - len(shown)
+        return replace(ended, entries=[*found.entries, *shown], more=more)
+
+    found = session.anywhere(work)
+    entries, counts, more, switch = found.entries, found.counts, found.more, found.switch
 
     def lines() -> Iterator[str]:
         if switch:
             yield output.style(f"the queue is {switch}", fg="yellow") + ": outpost queue resume"
         yield from table(entries)
+        if more:
+            yield f"and {more:,} more: --limit 0 shows all"
         if entries:
             yield " · ".join(
                 f"{counts[state]} {state}" for state in ("waiting", "running") if counts.get(state)
             )
 
     session.answer(
-        lambda: {"entries": [*map(as_json, entries)], "counts": counts, "switch": switch}, lines
-    )
+        lambda: {
+            "entries": [*map(as_json, entries)], "counts": counts, "more": more, "switch": switch,
+        },
+        lines,
+    )  # fmt: skip
 
 
 @command("show", anywhere=True)

@@ -123,8 +123,7 @@ class Dispatcher:
                 except LedgerError as error:
                     _log.warning("the queue waits: %s", error)
                 due = time.monotonic() + await self._pause()
-                waits = (await manager.ledger.queue.counts()).get("waiting")
-                look = LOOK if waits else LOOK_IDLE
+                look = LOOK if await manager.ledger.queue.ready() else LOOK_IDLE
             await asyncio.sleep(look)
 
     async def _pause(self) -> float:

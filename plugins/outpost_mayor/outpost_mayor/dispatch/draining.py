@@ -40,15 +40,14 @@ async def drain(
     Returns:
         the entries that still wait.
     """
-    dispatcher, settler = Dispatcher(manager), Settler(manager)
+    dispatcher, settler, queue = Dispatcher(manager), Settler(manager), manager.ledger.queue
     looks, quiet = Backoff(_LOOK_FIRST, _LOOK_MOST), time.monotonic()
     seen: dict[str, Worker] = {}
     while True:
         moved = await settler.step()
         moved += await dispatcher.step() if place else 0
-        entries = [one for one in await manager.ledger.queue.entries() if wanted(one)]
-        running = [one.worker for one in entries if one.state == "running"]
-        settling = [one for one in entries if one.state == "settling"]
+        running = [one.worker for one in await queue.entries(states=("running",)) if wanted(one)]
+        settling = [one for one in await queue.entries(states=("settling",)) if wanted(one)]
         workers = await manager.ledger.workers(ids=[*running, *seen])
         for worker in workers:
             if seen.get(worker.id) != worker:
@@ -59,18 +58,15 @@ async def drain(
         if moved:
             looks.reset()
             quiet = time.monotonic()
-        waiting = [one for one in entries if one.state == "waiting"]
-        if not running and settling and time.monotonic() - quiet >= _STUCK:
-            return waiting  # the retries of a day are used up
-        if not running and not settling:
-            soon = await manager.ledger.queue.next_moment(time.time()) if place else None
+        stuck = time.monotonic() - quiet >= _STUCK
+        if not running and (stuck or not settling):
+            waiting = [one for one in await queue.entries(states=("waiting",)) if wanted(one)]
+            if settling:
+                return waiting  # the retries of a day are used up
+            soon = await queue.next_moment(time.time()) if place else None
             if not waiting or not place:
                 return waiting
-            if (
-                soon is None
-                and dispatcher.next_moment is None
-                and time.monotonic() - quiet >= _STUCK
-            ):
+            if soon is None and dispatcher.next_moment is None and stuck:
                 return waiting
         await asyncio.sleep(looks.pause())
         await manager.watch.refresh_of([w for w in workers if not w.state.terminal])

@@ -17,7 +17,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import OutpostError
-from outpost_core.types import Json, Worker
+from outpost_core.types import Json, State, Worker
+from outpost_manager.ledger.endings import Ending
 from outpost_manager.ledger.parking import end_of
 from outpost_mayor.retries.decide import Decision, End, History, Pause, Retry, decide
 from outpost_shared import faults
@@ -80,22 +81,36 @@ class Settler:
     async def step(self) -> int:
         """Decide of every entry whose attempt has ended; return of how many."""
         settled = 0
+        endings: list[Ending] = []
         for entry in await self._manager.ledger.queue.settling(_AT_ONCE):
-            settled += await self._settle(entry)
+            found = await self._settle(entry)
+            if isinstance(found, Ending):
+                endings.append(found)
+            else:
+                settled += found
+        if endings:  # one wait for the disk for all of them
+            faults.point("retries.decided")
+            settled += await self._manager.ledger.queue.end_all(endings)
+            faults.point("retries.settled")
         return settled
 
     # --- one entry ----------------------------------------------------------------------------
 
-    async def _settle(self, entry: Entry) -> bool:
+    async def _settle(self, entry: Entry) -> bool | Ending:
+        """Decide of an entry: return how it ends, or whether it waits again."""
         attempts = await self._manager.ledger.attempts(entry.issue)
         worker = next((one for one in attempts if one.id == entry.worker), None)
         if worker is None:
-            return await self._end(entry, End(outcome="lost", why="nothing is known of it"))
+            return _ending(entry, None, End(outcome="lost", why="nothing is known of it"))
         newest = max(attempts, key=lambda one: one.attempt)
         if newest.attempt > worker.attempt:
             state = newest.state if newest.state.terminal else worker.state
             why = f"{newest.id} was ordered besides the queue"
-            return await self._end(entry, End(outcome=state.value, why=why))
+            return _ending(entry, worker, End(outcome=state.value, why=why))
+        if worker.state is State.DONE:  # whatever was before
+            done = decide(self._manager.config.retries, entry, worker, History(), self._clock())
+            assert isinstance(done, End)
+            return _ending(entry, worker, done)
         if not worker.state.terminal:  # its row is about to be replaced
             return False
         before = await self._manager.ledger.queue.decisions(entry.issue, entry.added_at)
@@ -108,11 +123,11 @@ class Settler:
         found = decide(config, entry, worker, history, now, self._chance())
         _log.info("%s: %s", worker.id, found)
         if isinstance(found, End):
-            return await self._end(entry, found)
+            return _ending(entry, worker, found)
         try:
             return await self._again(entry, worker, found, resumed)
         except OutpostError as error:
-            return await self._end(entry, End(outcome=worker.state.value, why=error.message))
+            return _ending(entry, worker, End(outcome=worker.state.value, why=error.message))
 
     async def _history(self, worker: Worker, attempts: int, before: list[Decided]) -> History:
         reasons = Counter(
@@ -139,7 +154,7 @@ class Settler:
 
     async def _again(
         self, entry: Entry, worker: Worker, found: Retry | Pause, resumed: Decided | None
-    ) -> bool:
+    ) -> bool | Ending:
         """Have an entry wait for another attempt, from the work that was rescued."""
         pauses = isinstance(found, Pause)
         base = resumed.text("of") if resumed is not None else ""
@@ -153,7 +168,7 @@ class Settler:
             if avoid and order.resume_at == avoid:  # its work is there alone
                 if found.strict:
                     why = f"{found.why}; its work is at {avoid} alone"
-                    return await self._end(entry, End(outcome=worker.state.value, why=why))
+                    return _ending(entry, worker, End(outcome=worker.state.value, why=why))
                 avoid = ""
         else:
             place = following.on if following.session else entry.place
@@ -185,14 +200,11 @@ class Settler:
         faults.point("retries.settled")
         return changed
 
-    async def _end(self, entry: Entry, found: End) -> bool:
-        worker = await self._manager.ledger.worker(entry.worker)
-        faults.point("retries.decided")
-        changed = await self._manager.ledger.queue.end(
-            entry, found.outcome, found.why, ("decided", _told(found, worker))
-        )
-        faults.point("retries.settled")
-        return changed
+
+def _ending(entry: Entry, worker: Worker | None, found: End) -> Ending:
+    """Return an end as it is written down."""
+    told = ("decided", _told(found, worker))
+    return Ending(entry=entry, outcome=found.outcome, why=found.why, told=told)
 
 
 def _resumed(worker: Worker, before: Sequence[Decided]) -> Decided | None:

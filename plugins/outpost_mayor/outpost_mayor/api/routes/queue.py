@@ -48,11 +48,12 @@ async def list_(
 ) -> Response:
     """What waits and runs, the next first, as `outpost queue list`."""
     queue = manager.ledger.queue
-    found = await queue.entries(states=state or _STATES, batch=batch, limit=limit, after=after)
+    found, more = await queue.page(states=state or _STATES, batch=batch, limit=limit, after=after)
     return answer(
         {
             "entries": [*map(as_json, found)],
             "counts": await queue.counts(),
+            "more": more,
             "switch": await queue.switch(SWITCH),
         }
     )
