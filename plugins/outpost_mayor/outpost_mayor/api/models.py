@@ -115,7 +115,12 @@ Outposts: Final = shaped("Outposts", SHAPES["list"], outposts=many(Outpost))
 Workers: Final = shaped("Workers", SHAPES["workers"], workers=many(Worker), not_told=many(NotTold))
 Events: Final = shaped("Events", SHAPES["events"], events=many(Event), last=int)
 Queue: Final = shaped(
-    "Queue", MAYOR["queue list"], entries=many(Entry), counts=dict[str, int], switch=str
+    "Queue",
+    MAYOR["queue list"],
+    entries=many(Entry),
+    counts=dict[str, int],
+    more=int,
+    switch=str,
 )
 QueueEntry: Final = shaped("QueueEntry", MAYOR["queue show"], entry=Entry, needs=list[str])
 Queued: Final = shaped("Queued", MAYOR["queue add"], queued=many(Entry), there=list[str])
