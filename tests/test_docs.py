@@ -158,6 +158,22 @@ def test_every_command_and_flag_that_is_shown_exists(block: Block) -> None:
                 assert word.partition("=")[0] in flags, f"{line}: no {word}"
 
 
+def test_each_proof_leads_to_a_test_that_is_there() -> None:
+    """The page of proofs, which the site makes, shows what these links name."""
+    links = {
+        (page, page.parent / path, name)
+        for page in (ROOT / "docs").rglob("*.md")
+        for path, name in re.findall(r"\]\(([./]+\w[\w/]+\.py)#(\w+)\)", page.read_text())
+    }
+    assert len(links) > 100
+    lost = [
+        f"{page.relative_to(ROOT)}: {path.name} {name}"
+        for page, path, name in links
+        if not path.exists() or not re.search(rf"\bdef {name}\(", path.read_text())
+    ]
+    assert lost == []
+
+
 def test_references_are_what_the_code_says() -> None:
     script = ROOT / "scripts" / "docs.py"
     done = subprocess.run(
