@@ -18,6 +18,8 @@ from peers import MissingError
 if TYPE_CHECKING:
     from peers.kubelab import Cluster
 
+    from outpost_testing.registry import Check
+
 #: Whether what a test needs must be there; `.ci/run` says so, and CI systems do.
 EVERYTHING = any(os.environ.get(name, "") not in ("", "0") for name in ("OUTPOST_TEST_ALL", "CI"))
 #: What a test is marked with that uses a fixture.
@@ -35,7 +37,7 @@ MARKS = {
 BUILD = 900
 #: Which part of the others is done before tests that need a cluster begin.
 LATE = 0.6
-#: How dear a test with this mark is, beside one of a common file.
+#: How dear a test with this mark is, beside one of a common file; `slow(90)` says it itself.
 DEAR = {
     "slow": 30,
     "kube": 25,
@@ -84,11 +86,29 @@ def _group(item: pytest.Item) -> str:
     """Return with which others a test runs, one after the other, in one process.
 
     That is its file, whose fixtures are dear to make twice. Checks of the conformance kit stand
-    each on their own, and together they would be the last to end: they go by their groups.
+    each on their own, and together they would be the last to end: they go by their groups; where
+    they need a cluster, which each process would have one of, in three parts. So does a test that
+    takes minutes and is marked `apart`.
     """
-    check = getattr(getattr(item, "callspec", None), "params", {}).get("check")
+    check = _check(item)
     file = item.nodeid.partition("::")[0]
-    return f"{file}:{item.parent.name}:{check.group}" if check and item.parent else file
+    if check and item.parent:
+        parts = sum(map(ord, check.group)) % 3 if item.get_closest_marker("kube") else check.group
+        return f"{file}:{item.parent.name}:{parts}"
+    return item.nodeid if item.get_closest_marker("apart") else file
+
+
+def _check(item: pytest.Item) -> Check | None:
+    """Return the check of the conformance kit that a test is."""
+    found: Check | None = getattr(getattr(item, "callspec", None), "params", {}).get("check")
+    return found
+
+
+def _cost(item: pytest.Item) -> float:
+    """Return how dear a test is, beside one of a common file."""
+    dear = (mark for mark in item.iter_markers() if mark.name in DEAR)
+    said = [mark.args[0] if mark.args else DEAR[mark.name] for mark in dear]
+    return max([5 if _check(item) else 1, *said])
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -110,9 +130,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     cost: dict[str, float] = {}
     late: set[str] = set()
     for item in items:
-        marks = [DEAR.get(mark.name, 0) for mark in item.iter_markers()]
-        more = 5 if "check" in getattr(getattr(item, "callspec", None), "params", {}) else 1
-        cost[_group(item)] = cost.get(_group(item), 0) + max([more, *marks])
+        cost[_group(item)] = cost.get(_group(item), 0) + _cost(item)
         if item.get_closest_marker("kube"):
             late.add(_group(item))
     order = sorted(cost, key=lambda group: (-cost[group], group))

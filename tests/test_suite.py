@@ -74,11 +74,14 @@ def test_the_dearest_groups_come_first_and_a_files_tests_stay_together(tmp_path:
         "test_b.py": "import pytest\n@pytest.mark.slow\ndef test_long(): pass\n"
         "def test_short(): pass\n",
         "test_c.py": "import pytest\n@pytest.fixture\ndef net(): pass\ndef test_net(net): pass\n",
+        "test_d.py": "import pytest\ndef test_beside(): pass\n@pytest.mark.apart\n"
+        "@pytest.mark.slow(90)\ndef test_longest(): pass\n",
     }.items():
         (tmp_path / name).write_text(text)
     said = run(tmp_path, "-v", "-W", "ignore")
     order = [line.split("::")[1].split()[0] for line in said.splitlines() if " PASSED" in line]
-    assert order == ["test_long", "test_short", "test_net", "test_one", "test_two"], said
+    shown = ["test_longest", "test_long", "test_short", "test_net", "test_one", "test_two"]
+    assert order == [*shown, "test_beside"], said
 
 
 FLAKY = """

@@ -240,6 +240,8 @@ def ask(place: Place, folder: Path) -> WorkerStatus | None:
     return found
 
 
+@pytest.mark.apart
+@pytest.mark.slow(60)
 @settings(
     max_examples=int(os.environ.get("OUTPOST_FUZZ", "200")),
     deadline=None,

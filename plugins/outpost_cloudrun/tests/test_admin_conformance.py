@@ -67,16 +67,44 @@ def make_target(google: Emulator, mode: Mode, state: Path, **more: Any) -> Targe
         within=60.0,
         spawns=6,  # each is a container with a program of its own
         listed=10,
+        log_bytes=20_000_000,
     )
 
 
+#: What a container that is started for one worker changes.
+CHANGED = ("load", "spawn", "list", "stop", "crash", "faults", "scale")
+#: What an agent says and does, as it gets here in another way than in mode service.
+HEARD = (
+    "security.forged_result_is_not_believed",
+    "security.ids_do_not_escape",
+    "security.nonsense_hides_no_other",
+    "security.words_of_an_agent_are_plain",
+)
+#: What Google's Admin API could show of an order.
+SECRETS = (
+    "security.secret_arrives",
+    "security.secret_in_no_answer",
+    "security.secret_in_no_argv",
+    "security.secret_in_no_file",
+    "security.secret_in_no_ledger",
+)
+
+
 class TestJob(OutpostSuite):
+    """All but what the container's program does by itself, which a service's does as well."""
+
+    groups = (*CHANGED, "outcome", "logs", *HEARD, "security.claims_of_an_agent_can_be_true")
+
     @pytest.fixture
     def target(self, google: Emulator, kept: str, tmp_path: Path) -> Target:
         return make_target(google, Mode.JOB, tmp_path, bucket="outpost")
 
 
 class TestInstance(OutpostSuite):
+    """What a worker's own container changes; it is followed as a service's is."""
+
+    groups = (*CHANGED, *HEARD, *SECRETS)
+
     @pytest.fixture
     def target(self, google: Emulator, kept: str, tmp_path: Path) -> Target:
         return make_target(google, Mode.INSTANCE, tmp_path)

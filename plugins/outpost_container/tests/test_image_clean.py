@@ -26,7 +26,8 @@ NO_FILES = re.compile(
 
 
 @pytest.mark.containers
-@pytest.mark.slow
+@pytest.mark.apart
+@pytest.mark.slow(140)
 @pytest.mark.timeout(900)
 def test_nothing_of_this_machine_stays_in_the_image(tmp_path: Path) -> None:
     """Marks are given to everything that the build is handed, and are looked for in all of it."""

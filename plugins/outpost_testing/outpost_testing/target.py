@@ -51,7 +51,7 @@ class Target:
         timeout: the wall-clock limit of orders that say none, for an outpost that takes no order
             without one; None for no limit.
         within: seconds that a short worker may take from spawn to result.
-        spawns: how many workers the scale checks start at once.
+        spawns: how many workers a check starts at once, at most; fewer where one is dear.
         listed: how many workers an outpost has when its list is looked at.
         log_bytes: how long the long log is.
         temporary: `run_suite` removes `state` at its end.

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Descriptors and threads that pools and caches may keep.
 _SLACK = 16
+#: So many followers, and so many stops, at once.
+_TOGETHER = 20
 
 
 def _descriptors() -> int:
@@ -72,12 +74,14 @@ async def list_of_many(trial: Trial) -> None:
 @check("scale", patience=4.0)
 async def followers_of_many(trial: Trial) -> None:
     """Followers of many logs at once all come to the end, with flat descriptors."""
-    orders = [trial.sh(f"printf {n}; sleep 0.3; printf .") for n in range(20)]
+    count = min(_TOGETHER, trial.target.spawns)
+    orders = [trial.sh(f"printf {n}; sleep 0.3; printf .") for n in range(count)]
     before, threads = _descriptors(), threading.active_count()
     for order in orders:
         await trial.spawn(order)
-    logs = await asyncio.gather(*(trial.log(order, follow=True) for order in orders))
-    for number, log in enumerate(logs):
+    followed = [number % count for number in range(_TOGETHER)]  # where they are dear, by several
+    logs = await asyncio.gather(*(trial.log(orders[n], follow=True) for n in followed))
+    for number, log in zip(followed, logs, strict=True):
         expect(log == f"{number}.".encode(), f"Number {number} gave {log!r}.")
     await _flat(trial, before, threads)
 
@@ -85,7 +89,7 @@ async def followers_of_many(trial: Trial) -> None:
 @check("scale", patience=4.0)
 async def stops_at_once(trial: Trial) -> None:
     """Many stops at once all come to their end."""
-    orders = [trial.sh(HOLD) for _ in range(20)]
+    orders = [trial.sh(HOLD) for _ in range(min(_TOGETHER, trial.target.spawns))]
     await asyncio.gather(*(trial.spawn(order) for order in orders))
     await asyncio.gather(
         *(trial.outpost.outpost_stop(worker=order.worker, grace=0.5) for order in orders)
