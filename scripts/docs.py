@@ -35,6 +35,7 @@ from outpost_manager.hints import HINTS
 from outpost_manager.jsonshapes import SHAPES
 from outpost_manager.ledger.breakers import PROBE_PATIENCE
 from outpost_manager.ledger.breakers import RULES as BREAKER_RULES
+from outpost_mayor.api.reference import page as api_page
 from outpost_mayor.commands.shapes import SHAPES as MAYOR
 from outpost_mayor.plugin import outpost_commands as mayor_commands
 from outpost_mayor.retries.table import page as retries_page
@@ -369,6 +370,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reasons.md": reasons,
     "retries.md": lambda: f"{NOTE}\n{retries_page()}",
     "hooks.md": hooks,
+    "api.md": lambda: f"{NOTE}\n{api_page()}",
 }
 
 

@@ -137,3 +137,23 @@ def test_every_route_says_its_role_and_keeps_to_it(api: Api) -> None:
             if role:
                 got = api.ask(method.upper(), path, {}, remote=True)
                 assert got.status == 401, (method, path)
+
+
+def test_prometheus_is_told(api: Api) -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    put = {"requests": [order("m-1", priority=1), order("m-2", priority=3), order("m-3")]}
+    fine(api.ask("POST", "/v1/queue", put))
+    got = api.ask("GET", "/metrics")
+    assert got.status == 200
+    found = {
+        (sample.name, *map(sample.labels.get, sorted(sample.labels))): sample.value
+        for family in text_string_to_metric_families(got.data.decode())
+        for sample in family.samples
+    }
+    assert [found["outpost_queue_entries", f"P{n}", "waiting"] for n in (1, 2, 3)] == [1, 1, 1]
+    assert found["outpost_queue_oldest_wait_seconds",] >= 0
+    assert found["outpost_slots", "local"] == 50
+    assert found["outpost_breaker_open", "local"] == 0
+    assert found["outpost_events_total",] == api.run(api.manager.ledger.last_event())
+    assert found["outpost_api_request_seconds_count", "POST", "/v1/queue"] == 1

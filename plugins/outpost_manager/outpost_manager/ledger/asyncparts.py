@@ -107,6 +107,7 @@ class AsyncQueue(AsyncPart):
     page = read(_queue, Queue.page)
     counts = read(_queue, Queue.counts)
     batches = read(_queue, Queue.batches)
+    levels = read(_queue, Queue.levels)
     newest = read(_queue, Queue.newest)
     ready = read(_queue, Queue.ready)
     order = read(_queue, Queue.order)

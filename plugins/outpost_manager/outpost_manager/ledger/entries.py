@@ -191,6 +191,19 @@ def by_batch(store: Store) -> list[tuple[str, dict[str, int], float]]:
     return [(name, found[name], grew[name]) for name in sorted(grew, key=grew.__getitem__)[::-1]]
 
 
+def by_priority(store: Store) -> list[tuple[str, int, int, float]]:
+    """Return state, priority, number and oldest `added_at` of entries; see `Queue.levels`."""
+    found = store.read(
+        "SELECT state, priority, count(*), min(added_at) FROM queue WHERE state <> 'ended'"
+        " GROUP BY 1, 2 ORDER BY 1, 2"
+    )
+    return [
+        (values.text(state), priority, number, values.number(at) or 0.0)
+        for state, priority, number, at in found
+        if isinstance(priority, int)
+    ]
+
+
 def _words(labels: object) -> tuple[str, ...]:
     if labels == "[]":
         return ()

@@ -27,6 +27,7 @@ from outpost_manager.ledger.entries import (
     Entry,
     QueueItem,
     by_batch,
+    by_priority,
     from_row,
 )
 from outpost_shared import faults
@@ -136,6 +137,10 @@ class Queue:
             f"SELECT EXISTS (SELECT 1 FROM queue WHERE {turns.READY})"  # noqa: S608
         )
         return bool(found)
+
+    def levels(self) -> list[tuple[str, int, int, float]]:
+        """Return state, priority, number and oldest moment of what has not ended, by both."""
+        return by_priority(self._store)
 
     def order(self, issue: str) -> Order | None:
         """Return the order of an entry's attempt, its secrets without values.

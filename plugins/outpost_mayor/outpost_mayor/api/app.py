@@ -23,6 +23,7 @@ from outpost_core.errors import (
     WorkerError,
 )
 from outpost_mayor.api.guard import ForbiddenError, failure
+from outpost_mayor.api.metrics import Metrics
 from outpost_mayor.api.routes import events, mayor, money, outposts, queue, workers
 from outpost_shared.log import Logger
 
@@ -61,18 +62,29 @@ def create(manager: Manager, ended: asyncio.Event | None = None) -> FastAPI:
         manager: an open one.
         ended: is set when the program that answers ends.
     """
-    app = FastAPI(
-        title="Outpost", version=__version__, description=_ABOUT, openapi_url=None, docs_url=None,
-        redoc_url=None, redirect_slashes=False, openapi_tags=_tags(), servers=[{"url": "/"}],
-    )  # fmt: skip
+    app = _routed()
     app.state.manager = manager
+    app.state.metrics = Metrics()
     app.state.ended = ended or asyncio.Event()
-    for each in _ROUTES:
-        app.include_router(each.routes)
     app.add_exception_handler(OutpostError, _said)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _plain)
     app.add_exception_handler(Exception, _unexpected)
+    return app
+
+
+def described() -> dict[str, Any]:
+    """Return the OpenAPI of the application."""
+    return _routed().openapi()
+
+
+def _routed() -> FastAPI:
+    app = FastAPI(
+        title="Outpost", version=__version__, description=_ABOUT, openapi_url=None, docs_url=None,
+        redoc_url=None, redirect_slashes=False, openapi_tags=_tags(), servers=[{"url": "/"}],
+    )  # fmt: skip
+    for each in _ROUTES:
+        app.include_router(each.routes)
     return app
 
 

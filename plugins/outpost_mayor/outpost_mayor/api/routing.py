@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -36,7 +37,12 @@ class _Route(APIRoute):
         async def handle(request: Request) -> Response:
             if role:
                 demand(request, role)
-            return await inner(request)
+            began = time.monotonic()
+            try:
+                return await inner(request)
+            finally:
+                took = time.monotonic() - began
+                request.app.state.metrics.took(request.method, self.path, took)
 
         return handle
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from outpost_manager.offloop import off_loop
 from outpost_mayor.api import models
@@ -30,6 +31,24 @@ async def reload(manager: Open) -> Response:
     """Read the configuration again now; a mistake in it is said, and changes nothing."""
     await manager.reload()
     return await status_(manager)
+
+
+@routes.get(
+    "/metrics",
+    **needs(
+        "view",
+        responses={
+            200: {
+                "description": "Text that Prometheus reads",
+                "content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}},
+            }
+        },
+    ),
+)
+async def metrics(request: Request, manager: Open) -> Response:
+    """Numbers for Prometheus: workers, slots, queue, money, breakers, services, requests."""
+    text = await request.app.state.metrics.text(manager)
+    return Response(text, media_type=CONTENT_TYPE_LATEST, headers={"Cache-Control": "no-store"})
 
 
 @routes.get("/openapi.json", include_in_schema=False, **needs("view"))
