@@ -173,7 +173,7 @@ cli = LazyGroup(
     hidden_options=False,
     help="Run coding agents on issues of a git repository, wherever there is room.\n\n"
     "\b\nExample:\n"
-    "  outpost spawn gt-abc123 --rig git@example.com:team/app.git --follow",
+    "  outpost spawn fix-login --title 'Login fails' --follow",
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

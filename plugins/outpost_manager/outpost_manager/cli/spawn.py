@@ -76,8 +76,9 @@ def spawn(
 
     \b
     Examples:
-      outpost spawn gt-abc123 --rig git@example.com:team/app.git --follow
-      outpost spawn gt-1 gt-2 gt-3 --agent codex --wait
+      outpost spawn fix-login --title "Login fails with an empty password" --follow
+      outpost spawn --from-file issues.jsonl --agent codex --wait
+      outpost spawn gt-1 gt-2 gt-3              (where issues are kept in beads)
       outpost spawn fix-1 --rig . -- make fix
     """
     requests = requests_of(said, after_dashes())

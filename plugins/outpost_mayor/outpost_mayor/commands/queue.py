@@ -34,7 +34,7 @@ queue = Group(
     help="Have orders wait for a place, and look at what waits.\n\n"
     "Orders wait durably. `outpost serve` places them as slots become free; without it,"
     " `outpost queue run` does so once.\n\n"
-    "\b\nExamples:\n  outpost queue add gt-1 gt-2 gt-3\n  outpost queue list\n"
+    "\b\nExamples:\n  outpost queue add --from-file issues.jsonl\n  outpost queue list\n"
     "  outpost queue run",
 )
 
@@ -66,9 +66,9 @@ def add(
 
     \b
     Examples:
-      outpost queue add gt-1 gt-2 gt-3 --agent codex
-      outpost queue add --from-file issues.txt --batch night --not-before 22:00
-      outpost queue add gt-9 --after gt-1 --after gt-2
+      outpost queue add fix-login --title "Login fails with an empty password"
+      outpost queue add --from-file issues.jsonl --batch night --not-before 22:00
+      outpost queue add login-docs --title "Say how to log in" --after fix-login
     """
     queue_requests(
         session,
