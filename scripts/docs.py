@@ -30,6 +30,7 @@ from outpost_manager.config.notify import NotifyConfig
 from outpost_manager.config.queue import QueueConfig
 from outpost_manager.config.read import PRICE_FIELDS
 from outpost_manager.config.retries import RetryOptions
+from outpost_manager.config.scaling import ScalingConfig
 from outpost_manager.config.schedules import ScheduleConfig
 from outpost_manager.hints import HINTS
 from outpost_manager.jsonshapes import SHAPES
@@ -109,6 +110,8 @@ def configuration() -> str:
         parts.append(f"### type: {type_}\n")
         parts.append(f"{backend.summary[:1].upper()}{backend.summary[1:]}.\n")
         parts += _fields(option_fields(backend.options_class))
+    parts.append(SCALING)
+    parts += _fields(option_fields(ScalingConfig))
     parts.append("## defaults\n")
     parts.append("What an order has when nothing else is said.\n")
     parts += _fields(option_fields(Defaults))
@@ -181,7 +184,7 @@ defaults:
 
 | key | meaning |
 | --- | --- |
-| `outposts` | a list; each has a unique `name` (letters, digits, `-`, `_`), a `type`, and the options of that type |
+| `outposts` | a list; each has a unique `name` (letters, digits, `-`, `_`), a `type`, the options of that type, and perhaps [`scaling`](#scaling) |
 | `policy` | `default_preference`: outposts in the order to try; `overrides`: a list of `condition` and `prefer` (a name or a list). See [policy and conditions](../guides/policy.md) |
 | `defaults` | see below |
 | `agents` | see below |
@@ -194,6 +197,13 @@ defaults:
 | `retries` | see below |
 
 ## outposts
+"""
+
+
+SCALING = """\
+## scaling
+A key of an outpost that can be brought up and down: when how much of it is up. See
+[machines that start when needed](../guides/scaling.md).
 """
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 CAPABILITIES: Final = frozenset(
     (
-        *("clean", "price", "facts", "doctor", "bootstrap", "changes"),
+        *("clean", "price", "facts", "doctor", "bootstrap", "changes", "scale"),
         *("checkpoint", "rig", "secrets"),
     )
 )

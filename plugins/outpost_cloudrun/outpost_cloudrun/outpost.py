@@ -17,7 +17,7 @@ from outpost_cloudrun.options import CloudRunOptions, Mode
 from outpost_core import wire
 from outpost_core.backend import BuildContext
 from outpost_core.hookspecs import hookimpl
-from outpost_core.types import Cleaned, Facts, Finding, Health, Order, Step, WorkerStatus
+from outpost_core.types import Cleaned, Facts, Finding, Health, Order, Scale, Step, WorkerStatus
 from outpost_exec.stdio.client import Client
 from outpost_exec.stdio.remote import HeadlessStdioOutpost
 
@@ -44,7 +44,9 @@ class CloudRunOutpost(HeadlessStdioOutpost):
         if options.mode is not Mode.SERVICE:  # only a container knows its programs
             self.capabilities = CAPABILITIES - {"facts"}
         if not options.project:  # whoever runs its container has deployed it
-            self.capabilities -= {"bootstrap"}
+            self.capabilities -= {"bootstrap", "scale"}
+        if options.mode is not Mode.SERVICE:  # each worker has a container of its own
+            self.capabilities -= {"scale"}
         if options.mode is Mode.JOB:  # an order's secrets would be seen by who may look at jobs
             self.capabilities -= {"secrets"}
 
@@ -126,6 +128,13 @@ class CloudRunOutpost(HeadlessStdioOutpost):
         async with aclosing(steps) as found:  # type: ignore[type-var]
             async for step in found:
                 yield step
+
+    @hookimpl
+    async def outpost_scale(self, to: int | None) -> Scale:
+        """Have Google keep so many containers of the service warm."""
+        from outpost_cloudrun import scaling
+
+        return await scaling.scale(self.options, to)
 
     @hookimpl
     def outpost_price(self, order: Order) -> float:
