@@ -1,0 +1,200 @@
+"""The command line of one machine and the mayor of another: real programs, over real sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+from servekit import PATIENCE, Mayor, Town, until
+
+#: An agent that says something until a file is there.
+TALKS = 'n=0; while [ ! -e "$DONE" ]; do n=$((n+1)); echo line $n; sleep 0.05; done'
+
+
+class Far:
+    """Somebody at another machine: another home, no configuration, and the URL of a server."""
+
+    def __init__(self, town: Town, folder: Path, url: str, token: str = "") -> None:
+        self.town = town
+        self.folder = folder
+        folder.mkdir()
+        self.env = {**town.env, "HOME": str(folder), "OUTPOST_SERVER": url}
+        if token:
+            file = folder / "token"
+            file.touch(mode=0o600)
+            file.write_text(token)
+            self.env["OUTPOST_TOKEN_FILE"] = str(file)
+
+    def begin(self, *words: str) -> subprocess.Popen[bytes]:
+        """Start a command."""
+        argv = self.town.argv()[:3]
+        return subprocess.Popen(
+            [*argv, *words], env=self.env, cwd=self.folder, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def run(self, *words: str, code: int = 0) -> str:
+        """Run a command to its end; return what it printed."""
+        process = self.begin(*words)
+        out, err = process.communicate(timeout=PATIENCE * 2)
+        assert process.returncode == code, (words, process.returncode, out, err)
+        return out.decode() + err.decode()
+
+    def json(self, *words: str) -> Any:
+        """Run a command with `--json`; return its answer."""
+        return json.loads(self.run("--json", *words))
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Town:
+    """Return a place for a mayor."""
+    return Town(tmp_path)
+
+
+def address_of(mayor: Mayor) -> str:
+    """Return the URL at which a mayor listens for others."""
+    mayor.hears("the API listens at")
+    found = re.search(r"http://127\.0\.0\.1:\d+", mayor.log)
+    assert found is not None, mayor.log
+    return found.group()
+
+
+def test_a_team_uses_one_mayor_from_anywhere(town: Town, tmp_path: Path) -> None:
+    with town.mayor("--listen", "127.0.0.1:0") as mayor:
+        mayor.ready()
+        url = address_of(mayor)
+        tokens = {
+            role: json.loads(
+                "\n".join(
+                    line for line in town.run("--json", "token", "add", role, "--role", role)
+                    .splitlines() if not line.startswith("  →")
+                )
+            )["token"]
+            for role in ("view", "work")
+        }  # fmt: skip
+        work = Far(town, tmp_path / "work", url, tokens["work"])
+        view = Far(town, tmp_path / "view", url, tokens["view"])
+        nobody = Far(town, tmp_path / "nobody", url)
+
+        # a role does what it may, and whoever has none is told how to get one
+        assert "token" in nobody.run("list", code=2)
+        refused = view.run("spawn", "t-1", "--no-rig", "--", "true", code=2)
+        assert "role work" in refused
+        assert "local" in view.run("list")
+
+        # the same order from two machines is one worker
+        order = ("t-1", "--no-rig", "--", "sh", "-c", "echo out; exit 3")
+        both = [work.begin("--json", "spawn", "--wait", *order) for _ in range(2)]
+        answers = [json.loads(each.communicate(timeout=PATIENCE * 2)[0]) for each in both]
+        assert [each.returncode for each in both] == [1, 1]
+        ids = {one["spawned"][0]["worker"]["id"] for one in answers}
+        assert ids == {"t-1.1"}
+        assert len(town.events("spawned", "t-1.1")) == 1
+
+        # what one sees there is what the machine itself says
+        for words in (("show", "t-1"), ("workers", "--all"), ("events", "--after", "0")):
+            here, there = town.json(*words), view.json(*words)
+            assert without_moments(here) == without_moments(there), words
+        assert view.run("logs", "t-1") == "out\n"
+        assert "t-1.1" in view.run("status")
+
+        # the queue is one, and the mayor works on it
+        work.run("queue", "pause", code=2)  # that is for admins
+        Far(town, tmp_path / "own", f"unix:{town.state}/mayor/api.sock").run("queue", "pause")
+        work.run("queue", "add", "q-1", "q-2", "--no-rig", "--batch", "b", "--", "true")
+        assert [one["issue"] for one in view.json("queue", "list")["entries"]] == ["q-1", "q-2"]
+        assert work.json("queue", "move", "q-2", "P0")["entry"]["priority"] == 0
+        work.run("queue", "remove", "q-1")
+        town.run("queue", "resume")
+        until(lambda: view.json("queue", "show", "q-2")["entry"]["outcome"] == "done")
+
+        # what failed is tried again, and cleaned
+        assert "t-1.2" in work.run("retry", "t-1", "--wait", code=1)
+        assert "cleaned" in work.run("clean", "t-1.1")
+        assert "role admin" in work.run("clean", "t-1.2", "--purge", code=2)
+        assert view.run("logs", "t-1.1") == "out\n"
+        assert mayor.end() == 0
+    assert "cannot be reached" in view.run("list", code=5)
+
+
+def without_moments(shape: Any) -> Any:
+    """Return a document without what differs between two looks at a worker that has ended."""
+    text = json.dumps(shape)
+    return json.loads(re.sub(r'"(updated_at|live_usage)": ("[^"]*"|null)', r'"\1": null', text))
+
+
+def test_a_log_and_events_go_on_when_the_mayor_is_killed_and_comes_back(
+    town: Town, tmp_path: Path
+) -> None:
+    done = tmp_path / "done"
+    with town.mayor("--listen", "127.0.0.1:0") as mayor:
+        mayor.ready()
+        url = address_of(mayor)
+        far = Far(town, tmp_path / "far", url, admin(town))
+        spawn = ("spawn", "t-1", "--no-rig", "--env", f"DONE={done}", "--", "sh", "-c", TALKS)
+        far.run(*spawn)
+        log, events = far.begin("logs", "-f", "t-1"), far.begin("events", "-f", "--json")
+        read = _Read(log.stdout), _Read(events.stdout)
+        until(lambda: b"line 3\n" in read[0].text, "the log comes")
+        until(lambda: b'"kind"' in read[1].text, "events come")
+        waits = far.begin("wait", "t-1")
+        told, answer = _Read(waits.stderr), _Read(waits.stdout)
+        until(lambda: b"t-1.1: working" in told.text, "somebody waits")
+        mayor.kill()
+        mark = len(read[0].text)
+    with town.mayor("--listen", url.removeprefix("http://")) as mayor:
+        mayor.ready()
+        until(lambda: len(read[0].text) > mark, "the log goes on")
+        done.touch()
+        assert log.wait(PATIENCE) == 0
+        read[0].join()
+        lines = read[0].text.decode().split("\n")
+        assert lines == [*(f"line {number}" for number in range(1, len(lines))), ""]
+        assert read[0].text.decode() == town.run("logs", "t-1")
+        assert waits.wait(PATIENCE) == 0
+        answer.join()
+        assert answer.text.startswith(b"t-1.1 done")
+        until(lambda: b'"done"' in read[1].text, "the end comes by the stream")
+        events.send_signal(signal.SIGINT)
+        assert events.wait(PATIENCE) == 130
+        read[1].join()
+    for each in (log, events):
+        assert each.stderr is not None
+        each.stderr.close()
+    ids = [json.loads(line)["id"] for line in read[1].text.decode().splitlines()]
+    assert ids == sorted(set(ids)), "each event once, in its order"
+    known = [one["id"] for one in town.json("events", "--after", "0", "--limit", "1000")["events"]]
+    begin = known.index(ids[0])
+    assert known[begin : begin + len(ids)] == ids, "and none is missing"
+
+
+def admin(town: Town) -> str:
+    """Return a token for everything."""
+    said = town.run("token", "add", "admin", "--role", "admin")
+    found = re.search(r"outpost_[\w-]{43}", said)
+    assert found is not None, said
+    return found.group()
+
+
+class _Read(threading.Thread):
+    """Reads what a process prints."""
+
+    def __init__(self, stream: IO[bytes] | None) -> None:
+        super().__init__(daemon=True)
+        assert stream is not None
+        self.text = b""
+        self._stream = stream
+        self.start()
+
+    def run(self) -> None:
+        """Read to the end."""
+        with self._stream:
+            while chunk := os.read(self._stream.fileno(), 65536):
+                self.text += chunk
