@@ -10,6 +10,7 @@ from hashlib import sha1
 from pathlib import Path
 
 import pytest
+from fuzzkit import many
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ from outpost_worker.repository.git import Git
 from outpost_worker.repository.repostate import Said, UnusableError, is_hash, is_ref
 
 FUZZ = hypothesis(
-    max_examples=300,
+    max_examples=many(100),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

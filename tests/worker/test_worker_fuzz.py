@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fuzzkit import many
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -241,9 +242,9 @@ def ask(place: Place, folder: Path) -> WorkerStatus | None:
 
 
 @pytest.mark.apart
-@pytest.mark.slow(60)
+@pytest.mark.slow(30)
 @settings(
-    max_examples=int(os.environ.get("OUTPOST_FUZZ", "200")),
+    max_examples=many(50),
     deadline=None,
     database=None,
     phases=[Phase.explicit, Phase.generate],

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fuzzkit import many
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,8 +27,8 @@ from outpost_worker.repository.git import Git
 from outpost_worker.run.stopping import Stopping
 from outpost_worker.work import checkpoint
 
-many = settings(
-    max_examples=int(os.environ.get("OUTPOST_FUZZ_READERS", "700")),
+often = settings(
+    max_examples=many(250),
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -59,7 +60,7 @@ def folder_of(tmp_path: Path) -> Path:
     return folder
 
 
-@many
+@often
 @given(said=results)
 def test_a_result_is_sound_or_broken(said):
     try:
@@ -75,7 +76,7 @@ def test_a_result_is_sound_or_broken(said):
     json.dumps(wire.to_json(result), allow_nan=False)
 
 
-@many
+@often
 @given(said=st.dictionaries(st.sampled_from(["state", "detail", "updated_at", "usage"]), values))
 def test_a_state_is_sound_or_broken(said):
     try:
@@ -88,7 +89,7 @@ def test_a_state_is_sound_or_broken(said):
     assert not plausible.odd_usage(usage)
 
 
-@many
+@often
 @given(said=st.dictionaries(st.sampled_from(["pid", "start", "boot", "at"]), values))
 def test_a_claim_names_nobody_but_a_supervisor(said):
     assert claim.proved("/x/workers/x.1", {**said, "boot": said.get("boot")}, NOBODY) is None
@@ -105,7 +106,7 @@ class _Nobody(claim.Supervisors):
 NOBODY = _Nobody()
 
 
-@many
+@often
 @given(data=st.binary(max_size=300), name=st.sampled_from(sorted(seal.SIGNED)))
 def test_nothing_is_signed_but_by_its_key(data, name):
     made = {"digest": "d", "order": "o", "launch": "l", "key": "00" * 16}
@@ -116,7 +117,7 @@ def test_nothing_is_signed_but_by_its_key(data, name):
     assert own.unsign(name, own.sign(name, b'{"a":1}')) == b'{"a":1}'
 
 
-@many
+@often
 @given(data=st.one_of(st.binary(max_size=300), values.map(lambda v: json.dumps(v).encode())))
 def test_notes_lead_nowhere_else(tmp_path, data):
     folder = folder_of(tmp_path)
@@ -133,7 +134,7 @@ def test_notes_lead_nowhere_else(tmp_path, data):
     assert 0 <= stopping.grace < 1e8
 
 
-@many
+@often
 @given(
     about=st.dictionaries(
         st.sampled_from(["path", "ref", "seen", "tried", "grace", "holds"]), values
@@ -154,7 +155,7 @@ def test_notes_of_any_type_lead_nowhere_else(tmp_path, about):
     assert 0 <= stopping.grace < 1e8
 
 
-@many
+@often
 @given(
     kind=st.sampled_from(["claude-stream-json", "codex-json", "gemini-json", "opencode-json"]),
     records=st.lists(
@@ -188,7 +189,7 @@ def test_the_kinds_of_output_are_those_that_there_are():
         assert type(account(kind).reader) is not type(account("plain").reader)
 
 
-@many
+@often
 @given(data=st.binary(max_size=400), most=st.integers(0, 300))
 def test_a_file_is_read_within_its_bound(tmp_path, data, most):
     (tmp_path / "file").write_bytes(data)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fuzzkit import many
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -342,7 +343,7 @@ def test_the_mayor_is_what_its_reference_says(monkeypatch: pytest.MonkeyPatch) -
     run_state_machine_as_test(
         Mayor,
         settings=settings(
-            max_examples=200, stateful_step_count=40, deadline=None,
+            max_examples=many(60), stateful_step_count=40, deadline=None,
             suppress_health_check=[*HealthCheck],
         ),
     )  # fmt: skip
