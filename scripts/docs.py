@@ -11,17 +11,14 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import click
+import clipages
 
 from outpost_container.command import SHAPE as IMAGE
-from outpost_container.command import image
 from outpost_core import hookspecs
 from outpost_core.discovery import Plugins
 from outpost_core.options import OptionField, option_fields
 from outpost_core.types import REASONS
 from outpost_k8s.near.codes import REASONS as KUBERNETES
-from outpost_manager.cli.app import SECTIONS, cli
-from outpost_manager.cli.plugincommands import Deferred
 from outpost_manager.config.accounts import AccountConfig
 from outpost_manager.config.api import ApiConfig
 from outpost_manager.config.budgets import BudgetConfig
@@ -38,75 +35,19 @@ from outpost_manager.ledger.breakers import PROBE_PATIENCE
 from outpost_manager.ledger.breakers import RULES as BREAKER_RULES
 from outpost_mayor.api.reference import page as api_page
 from outpost_mayor.commands.shapes import SHAPES as MAYOR
-from outpost_mayor.plugin import outpost_commands as mayor_commands
 from outpost_mayor.retries.table import page as retries_page
 from outpost_testing.command import SHAPE as CONFORMANCE
-from outpost_testing.command import conformance
 
 HERE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 NOTE = "<!-- written by scripts/docs.py from the code; do not edit -->\n"
 
 
-def commands() -> str:
-    """Return the reference of the command line."""
-    parts = [NOTE, "# Command line\n", "`outpost COMMAND --help` shows the same.\n"]
-    context = click.Context(cli, info_name="outpost")
-    for title, names in SECTIONS.items():
-        parts.append(f"## {title}\n")
-        for name in names:
-            parts += _command(cli.get_command(context, name), name, context, 3)
-    parts.append("## From `outpost-testing`\n")
-    parts += _command(conformance, "conformance", context, 3)
-    parts.append("## From `outpost-container`\n")
-    parts += _command(image, "image", context, 3)
-    parts.append("## From `outpost-mayor`\n")
-    for each in mayor_commands():
-        assert isinstance(each, Deferred)
-        parts += _command(each.load(), str(each.name), context, 3)
-    parts.append("## Environment\n")
-    parts.append(ENVIRONMENT)
-    return "\n".join(parts)
-
-
-ENVIRONMENT = """\
-| variable | meaning |
-| --- | --- |
-| `OUTPOST_CONFIG` | path of `outposts.yaml` |
-| `OUTPOST_STATE` | the state folder |
-| `OUTPOST_LOG` | `warning`, `info` or `debug` logs on standard error, `debug:FILE` into a file |
-| `OUTPOST_DEBUG` | `1` shows tracebacks of unexpected errors, and of the errors of plugins |
-| `NO_COLOR` | no colour |
-
-## Exit codes
-| code | meaning |
-| --- | --- |
-| 0 | it worked |
-| 1 | the work failed |
-| 2 | usage or configuration |
-| 3 | no outpost could take it |
-| 4 | not found |
-| 5 | unreachable |
-| 6 | another mayor runs for this state folder |
-| 130 | Ctrl-C; workers keep running |
-"""
-
-
-def _command(
-    command: click.Command | None, name: str, parent: click.Context, level: int
-) -> Iterator[str]:
-    assert command is not None, name
-    context = click.Context(command, info_name=name, parent=parent)
-    yield f"{'#' * level} outpost {context.command_path.removeprefix('outpost ')}\n"
-    yield f"```text\n{command.get_help(context).strip()}\n```\n"
-    if isinstance(command, click.Group):
-        for sub in command.list_commands(context):
-            yield from _command(command.get_command(context, sub), sub, context, level + 1)
-
-
 def configuration() -> str:
     """Return the reference of outposts.yaml."""
     parts = [NOTE, CONFIGURATION]
-    for type_, backend in sorted(Plugins.load().backends.items()):
+    for type_, backend in sorted(
+        Plugins.load().backends.items(), key=lambda each: (each[0] != "local", each[0])
+    ):
         parts.append(f"### type: {type_}\n")
         parts.append(f"{backend.summary[:1].upper()}{backend.summary[1:]}.\n")
         parts += _fields(option_fields(backend.options_class))
@@ -374,7 +315,6 @@ def hooks() -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
-    "cli.md": commands,
     "configuration.md": configuration,
     "json.md": shapes,
     "reasons.md": reasons,
@@ -386,10 +326,16 @@ PAGES: dict[str, Callable[[], str]] = {
 
 def main(check: bool) -> int:
     """Write the pages, or return 1 when one differs from the code."""
-    HERE.mkdir(parents=True, exist_ok=True)
+    (HERE / "cli").mkdir(parents=True, exist_ok=True)
     stale = []
-    for name, make in PAGES.items():
-        path, text = HERE / name, make().rstrip() + "\n"
+    made = clipages.pages(NOTE) | {name: make() for name, make in PAGES.items()}
+    for old in (HERE / "cli").glob("*.md"):
+        if f"cli/{old.name}" not in made:
+            stale.append(f"cli/{old.name}")
+            if not check:
+                old.unlink()
+    for name, page in made.items():
+        path, text = HERE / name, page.rstrip() + "\n"
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             stale.append(name)
             if not check:
