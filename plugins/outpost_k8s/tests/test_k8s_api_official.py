@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
+import ssl
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
+import aiohttp
+import apikit
 import pytest
 
 from outpost_k8s.api import official
@@ -66,3 +74,44 @@ def test_a_release_whose_modules_are_elsewhere_is_imported_whole() -> None:
         "assert parts.configuration and parts.rest"
     )
     run(script)
+
+
+def test_the_end_of_the_connections_waits_for_nobody(tmp_path: Path) -> None:
+    """A TLS connection that is closed waits for the other side's word; it never says it here."""
+    certificate = apikit.certificate(tmp_path, "server")
+    context = certificate.server()
+    held: list[socket.socket] = []
+
+    def serve(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                plain, _ = listening.accept()
+                there = context.wrap_socket(plain, server_side=True)
+                there.recv(65536)
+                there.sendall(
+                    b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
+                )
+                held.append(there)  # and is not heard of again
+
+    async def ask(port: int) -> None:
+        trusted = ssl.create_default_context(cafile=certificate.certificate)
+        connector = official._Connector(ssl=trusted)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            async with session.get(f"https://127.0.0.1:{port}/") as answer:
+                assert await answer.read() == b"ok"
+            (opened,) = connector._opened
+            own = opened.get_extra_info("socket")
+            await asyncio.sleep(0.1)
+            assert own.fileno() >= 0, "it waits for the other side"
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert own.fileno() == -1
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,), daemon=True)
+        thread.start()
+        asyncio.run(ask(listening.getsockname()[1]))
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join(30)
+    for one in held:
+        one.close()

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from podkit import Pod, until
@@ -15,7 +16,7 @@ from rigkit import DEADLINE
 from outpost_core import wire
 from outpost_core.errors import OutpostError, UnreachableError
 from outpost_core.names import checkpoint_ref
-from outpost_core.types import Order, Result, State
+from outpost_core.types import Json, Order, Result, State
 from outpost_exec import rigs
 from outpost_exec.rigs import retrieval
 from outpost_shared import faults
@@ -229,5 +230,47 @@ def test_a_pod_that_dies_under_an_upload_is_said_to_be_unreachable(tmp_path: Pat
         assert left.startswith("gt-1.1.")
         never = Result(state=State.LOST, reason="k8s_deleted", agent_began=False)
         assert await gone(cluster, order, never) == never
+
+    at_cluster(tmp_path, test)
+
+
+# --- a pod that lies ------------------------------------------------------------------------------
+
+
+def on_main(answer: Json) -> Json:
+    """Return what a pod says of its worker, with another branch in it."""
+    assert isinstance(answer, dict)
+    told: dict[str, Any] = {**answer, "branch": "main"} if "sha256" in answer else answer
+    for status in told.get("workers") or ():
+        if status.get("result"):
+            status["result"]["branch"] = "main"
+    return told
+
+
+def test_a_pod_does_not_choose_where_its_work_goes(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        main = cluster.rig.tip("main")
+        order = cluster.order("echo new >new.txt")
+        pipe = cluster.into(cluster.pod(order))
+        pipe.lies = {"list": on_main, "x-rig-want": on_main}
+        await pipe.outpost_spawn(order)
+        result = await cluster.result(pipe)
+        assert {"list", "x-rig-want"} <= {*pipe.calls}
+        assert (result.state, result.branch) == (State.DONE, "polecat/gt-1")
+        assert result.commit == cluster.rig.tip("polecat/gt-1")
+        assert cluster.rig.tip("main") == main
+
+    at_cluster(tmp_path, test)
+
+
+def test_a_pod_that_is_gone_has_not_delivered_what_others_have(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        order = cluster.order("sleep 60")
+        pipe = cluster.into(cluster.pod(order))
+        await pipe.outpost_spawn(order)
+        await asyncio.to_thread(pipe.pod.kill)
+        lie = Result(state=State.DONE, reason="ok", branch="main", commit=cluster.rig.tip("main"))
+        result = await gone(cluster, order, lie)
+        assert (result.state, result.branch, result.commit) == (State.LOST, None, None)
 
     at_cluster(tmp_path, test)
