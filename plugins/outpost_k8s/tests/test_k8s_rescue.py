@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import os
 import sys
@@ -17,9 +18,12 @@ from podkit import OWNER, commit, rescued_ref, work
 from podrigkit import Cluster, PodPipe, at_cluster
 
 from outpost_core import wire
-from outpost_core.errors import UnreachableError
+from outpost_core.errors import SpawnRefusedError, UnreachableError
 from outpost_core.types import Json, Order, Result, State
 from outpost_exec import rescue
+from outpost_k8s.near import resuming
+from outpost_k8s.objects import job as jobs
+from outpost_k8s.options import K8sOptions
 from outpost_shared import faults
 from outpost_worker.work import lfs
 
@@ -96,6 +100,40 @@ def test_a_bundle_comes_home_and_the_pod_may_go(tmp_path: Path) -> None:
         assert await cluster.leave(pipe) == 1
         await asyncio.to_thread(pipe.pod.kill)
         is_commit(cluster, str(kept), "made.txt", "made")
+
+    at_cluster(tmp_path, test)
+
+
+def test_the_next_pod_goes_on_from_a_bundle_that_came_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        script = f"{commit('made')}; echo more >more.txt"
+        pipe, order, there = await lingering(cluster, script)
+        await rescue.fetch(pipe, order, there, cluster.near, source="x")
+        assert await cluster.leave(pipe) == 1
+        cluster.rig.path.joinpath("hooks", "update").unlink()
+        again = work(cluster.rig, "cat made.txt more.txt; echo new >new", "gt-1")
+        again = replace(again, attempt=2, resume=rescued_ref("gt-1.1"))
+        bundle = resuming.bundle_for(again, cluster.near, volume=False)
+        secret = jobs.secret(K8sOptions(image="worker"), again, "", bundle)
+        pod = cluster.pod(again, begins=False, OUTPOST_HOSTED="")
+        (pod.folder / "order" / jobs.BUNDLE).write_bytes(
+            base64.b64decode(secret["data"][jobs.BUNDLE])
+        )
+        result = await asyncio.to_thread(pod.run)
+        assert result["result"]["state"] == "done", result
+        assert pod.log.read_bytes() == b"made\nmore\n"
+        assert cluster.rig.show(result["result"]["branch"], "new") == "new"
+        assert cluster.rig.show(result["result"]["branch"], "made.txt") == "made"
+
+        assert resuming.bundle_for(order, cluster.near, volume=False) == b"", "it is the first"
+        other = replace(again, resume=rescued_ref("gt-9.1"))
+        assert resuming.bundle_for(other, cluster.near, volume=False) == b"", "it is not here"
+        monkeypatch.setattr(resuming, "MOST", 10)
+        assert resuming.bundle_for(again, cluster.near, volume=True) == b"", "the volume has it"
+        with pytest.raises(SpawnRefusedError, match="10 can travel"):
+            resuming.bundle_for(again, cluster.near, volume=False)
 
     at_cluster(tmp_path, test)
 

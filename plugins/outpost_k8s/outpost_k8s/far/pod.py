@@ -248,6 +248,7 @@ class Pod:
         with contextlib.suppress(OSError):  # it is not in the way: the work says what it lacks
             if settings.volume:
                 await asyncio.to_thread(rescue.bring, settings.root, order, settings.volume)
+            await asyncio.to_thread(rescue.carried, settings.root, order, settings.order)
         if settings.rig_reference and order.rig and not settings.hosted:
             await asyncio.to_thread(place.begin_mirror, settings, order.rig)
         if holding is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -23,6 +23,8 @@ from outpost_worker.work import lfs
 
 #: On the volume: a folder for each worker.
 WORK: Final = "work"
+#: A file of the Secret (`objects.job`): the work that its order goes on from.
+BUNDLE: Final = "resume.bundle"
 _COPY: Final = 1 << 20
 _NEW: Final = ".new"
 
@@ -118,6 +120,28 @@ def bring(root: Path, order: Order, volume: str) -> None:
             _copy(source / bundles.NAME, goal)
 
 
+def carried(root: Path, order: Order, folder: Path) -> None:
+    """Have here what an earlier attempt left at the machine that ordered: it comes with the order.
+
+    Args:
+        root: the state folder.
+        order: the order.
+        folder: where the Secret of the Job is.
+
+    Raises:
+        OSError: it could not be read or written.
+    """
+    resume = order.resume or ""
+    with contextlib.suppress(UsageError, FileNotFoundError):
+        worker = resume.rpartition("/")[2]
+        split_worker_id(worker)
+        data = (folder / BUNDLE).read_bytes()  # the kubelet's own link; no agent writes there
+        if resume.startswith(REFS):
+            rescued = root / bundles.RESCUED
+            private.make(str(rescued))
+            _whole([data], rescued / f"{worker}.bundle")
+
+
 def _found(root: Path, worker: str) -> Iterator[Kept]:
     places = [root / files.WORKERS / worker / bundles.NAME]
     with contextlib.suppress(FileNotFoundError):
@@ -153,11 +177,15 @@ def _below(folder: Path) -> Iterator[tuple[Path, str]]:
 
 def _copy(source: Path, goal: Path) -> None:
     """Copy a file that an agent may have had a hand in, whole or not at all."""
-    fd = files.open_plain(str(source))
+    with os.fdopen(files.open_plain(str(source)), "rb") as out_of:
+        _whole(iter(lambda: out_of.read(_COPY), b""), goal)
+
+
+def _whole(pieces: Iterable[bytes], goal: Path) -> None:
+    """Write a file that is there whole or not at all."""
     staged = goal.with_name(goal.name + _NEW)
-    with os.fdopen(fd, "rb") as out_of, os.fdopen(_made(staged), "wb") as into:
-        while data := out_of.read(_COPY):
-            into.write(data)
+    with os.fdopen(_made(staged), "wb") as into:
+        into.writelines(pieces)
         into.flush()
         os.fsync(into.fileno())
     staged.replace(goal)

@@ -27,6 +27,7 @@ from outpost_core.errors import (
 )
 from outpost_k8s.near import seen
 from outpost_k8s.near.codes import REASONS
+from outpost_k8s.near.resuming import bundle_for
 from outpost_k8s.near.waiting import of_refusal
 from outpost_k8s.objects import job as objects
 from outpost_k8s.objects import names, standing
@@ -68,7 +69,7 @@ class Placing:
         """
         desk, options = self._desk, self._desk.options
         body = objects.job(options, order, hosted=hosted)
-        secret = objects.secret(options, order, git_credentials)
+        secret = objects.secret(options, order, git_credentials, await self._bundle(order))
         await asyncio.to_thread(desk.keeping.claim)
         await self._stands(body)
         made = await self._have_secret(secret)
@@ -88,6 +89,20 @@ class Placing:
             order=order_told,
         )  # fmt: skip
         return job
+
+    async def _bundle(self, order: Order) -> bytes:
+        """Return the work that an order goes on from, where it is in a bundle here.
+
+        Raises:
+            SpawnRefusedError: it cannot travel, or cannot be read.
+        """
+        state, volume = self._desk.context.state_dir, bool(self._desk.options.volume)
+        try:
+            return await asyncio.to_thread(bundle_for, order, state, volume=volume)
+        except OSError as error:
+            raise SpawnRefusedError(
+                f"the work that {order.worker} goes on from cannot be read: {error}"
+            ) from error
 
     async def _stands(self, body: dict[str, Any]) -> None:
         """Ask, once a while, what the cluster's webhooks would make of a worker's Job.

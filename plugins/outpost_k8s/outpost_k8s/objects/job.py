@@ -31,6 +31,7 @@ RIGS: Final = "/outpost/rigs"
 GIT: Final = "/outpost/git"
 #: The key of the Secret, and the name of the file below ORDER or GIT, with what git logs in with.
 GIT_CREDENTIALS: Final = "git-credentials"
+BUNDLE: Final = "resume.bundle"
 #: What the container runs; tini is not readable, so that nobody reads its environment.
 PROGRAM: Final = ("/usr/bin/tini", "--", "outpost-enter", "python", "-m", "outpost_k8s.far", "run")
 #: Most bytes of a Secret's values (`MaxSecretSize` of k8s.io/api/core/v1).
@@ -105,13 +106,16 @@ def job(options: Settings, order: Order, *, hosted: bool) -> dict[str, Any]:
     return made
 
 
-def secret(options: Settings, order: Order, git_credentials: str = "") -> dict[str, Any]:
+def secret(
+    options: Settings, order: Order, git_credentials: str = "", bundle: bytes = b""
+) -> dict[str, Any]:
     """Return the Secret that the order travels in; it is called like the Job.
 
     Args:
         options: of the outpost.
         order: what is to be done, with its secrets' values.
         git_credentials: what git at the worker logs in with; "" for nothing.
+        bundle: the work that it goes on from; b"" where that is on the rig, or there is none.
 
     Raises:
         SpawnRefusedError: it is too large for one.
@@ -123,6 +127,8 @@ def secret(options: Settings, order: Order, git_credentials: str = "") -> dict[s
     if git_credentials:
         values[GIT_CREDENTIALS] = git_credentials
     data = {name: text.encode(errors="surrogateescape") for name, text in values.items()}
+    if bundle:
+        data[BUNDLE] = bundle
     total = sum(map(len, data.values()))
     if total > MOST_SECRET:
         raise SpawnRefusedError(
