@@ -33,6 +33,7 @@ def reader() -> Iterator[Reader]:
         made.leave()
 
 
+@pytest.mark.apart
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_what_a_page_says_can_be_typed(page: Path, reader: Reader, tmp_path: Path) -> None:
     todo = [*steps(page)]
