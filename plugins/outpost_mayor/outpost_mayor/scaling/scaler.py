@@ -77,10 +77,12 @@ class Scaler:
         found = await self.decisions()
         rows = await scaling.all()
         now = self._clock()
-        for name in found.busy:
-            row = rows[name]
-            often = min(_NOTE, rule_of(self._manager, name).idle / 4)
-            if not 0 <= now - row.busy_at <= often:
+        for name, row in rows.items():
+            idle = now - row.busy_at
+            often = (
+                min(_NOTE, rule_of(self._manager, name).idle / 4) if name in found.busy else idle
+            )
+            if not 0 <= idle <= often:  # or the clock was set back, and it would never be idle
                 await scaling.busy(name, now)
         for one in found.decisions:
             if one.outpost in self._acting or one.outpost not in names:
