@@ -1,7 +1,7 @@
 """Run measurements, print their tables, and write them to `docs/benchmarks.md`.
 
 Usage: python -m benchmarks [NAME …]   (startup workers fence status prices ledger loop logs ssh
-cloudrun kubernetes mayor)
+cloudrun kubernetes mayor queueing simulate)
 
 Without a name all are run; with names the page's other tables stay as they are.
 """
@@ -22,6 +22,8 @@ from benchmarks import (
     mayor,
     page,
     prices,
+    queueing,
+    simulate,
     ssh,
     startup,
     status,
@@ -58,6 +60,8 @@ MEASUREMENTS: dict[str, Callable[[], list[Row]]] = {
     "cloudrun": cloudrun.measure,
     "kubernetes": kubernetes.measure,
     "mayor": mayor.measure,
+    "queueing": queueing.measure,
+    "simulate": simulate.measure,
 }
 
 

@@ -111,6 +111,7 @@ class AsyncQueue(AsyncPart):
     newest = read(_queue, Queue.newest)
     ready = read(_queue, Queue.ready)
     order = read(_queue, Queue.order)
+    orders = read(_queue, Queue.orders)
     needs = read(_queue, Queue.needs)
     next = read(_queue, Queue.next)
     next_moment = read(_queue, Queue.next_moment)

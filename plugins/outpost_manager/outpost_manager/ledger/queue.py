@@ -147,11 +147,19 @@ class Queue:
 
         None when there is no entry, or what is kept of it cannot be read.
         """
+        return self.orders([issue]).get(issue)
+
+    def orders(self, issues: Sequence[str]) -> dict[str, Order]:
+        """Return the orders of entries by issue, as `order` does; without those that it lacks."""
         from outpost_core.types import Order
         from outpost_manager.ledger import doubtful
 
-        found = self._store.read("SELECT body FROM queue WHERE issue = ?", (issue,))
-        return doubtful.parsed(Order, found[0][0]) if found else None
+        found = self._store.read(
+            f"SELECT issue, body FROM queue WHERE issue IN ({','.join('?' * len(issues))})",  # noqa: S608
+            issues,
+        )
+        orders = {issue: doubtful.parsed(Order, body) for issue, body in found}
+        return {issue: order for issue, order in orders.items() if order is not None}
 
     def needs(self, issue: str) -> list[str]:
         """Return the issues that have to be done before an entry may start."""

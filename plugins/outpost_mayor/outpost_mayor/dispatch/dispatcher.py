@@ -137,9 +137,11 @@ class Dispatcher:
     async def _place(self, entries: Sequence[Entry]) -> int:
         """Place entries, those for the same outpost together; return how many were placed."""
         ready: dict[str | None, list[tuple[Entry, Order]]] = {}
+        orders = await self._manager.ledger.queue.orders([entry.issue for entry in entries])
         for entry in entries:
             try:
-                ready.setdefault(entry.place, []).append((entry, await self._order(entry)))
+                order = self._equipped(entry, orders.get(entry.issue))
+                ready.setdefault(entry.place, []).append((entry, order))
             except OutpostError as error:
                 await self._waits(entry, error)
         placed = 0
@@ -161,8 +163,8 @@ class Dispatcher:
                     placed += 1
         return placed
 
-    async def _order(self, entry: Entry) -> Order:
-        order = await self._manager.ledger.queue.order(entry.issue)
+    def _equipped(self, entry: Entry, order: Order | None) -> Order:
+        """Return the order of an entry with its secrets."""
         if order is None or order.worker != entry.worker:
             raise UsageError("what is kept of its order cannot be read", hint="queue it again")
         return self._manager.with_secrets(order)

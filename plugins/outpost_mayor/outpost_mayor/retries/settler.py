@@ -25,13 +25,15 @@ from outpost_shared import faults
 from outpost_shared.log import Logger
 
 if TYPE_CHECKING:
-    from outpost_manager.ledger import Entry
+    from outpost_manager.ledger import Entry, Ledger
     from outpost_manager.ledger.entries import Decided
     from outpost_manager.manager import Manager
 
 _log = Logger("retries")
 #: Entries that are looked at in one step.
 _AT_ONCE: Final = 1000
+#: Entries of which the ledger is asked in one visit, so that others have their turn.
+_VISIT: Final = 100
 #: Seconds between looks where nothing is heard.
 _PACE: Final = 30.0
 #: What an agent is told whose provider takes requests again.
@@ -82,8 +84,16 @@ class Settler:
         """Decide of every entry whose attempt has ended; return of how many."""
         settled = 0
         endings: list[Ending] = []
-        for entry in await self._manager.ledger.queue.settling(_AT_ONCE):
-            found = await self._settle(entry)
+        entries = await self._manager.ledger.queue.settling(_AT_ONCE)
+        tried = [
+            attempts
+            for first in range(0, len(entries), _VISIT)
+            for attempts in await self._manager.ledger.read(
+                _attempts, entries[first : first + _VISIT]
+            )
+        ]
+        for entry, attempts in zip(entries, tried, strict=True):
+            found = await self._settle(entry, attempts)
             if isinstance(found, Ending):
                 endings.append(found)
             else:
@@ -96,9 +106,8 @@ class Settler:
 
     # --- one entry ----------------------------------------------------------------------------
 
-    async def _settle(self, entry: Entry) -> bool | Ending:
+    async def _settle(self, entry: Entry, attempts: Sequence[Worker]) -> bool | Ending:
         """Decide of an entry: return how it ends, or whether it waits again."""
-        attempts = await self._manager.ledger.attempts(entry.issue)
         worker = next((one for one in attempts if one.id == entry.worker), None)
         if worker is None:
             return _ending(entry, None, End(outcome="lost", why="nothing is known of it"))
@@ -199,6 +208,11 @@ class Settler:
         )
         faults.point("retries.settled")
         return changed
+
+
+def _attempts(ledger: Ledger, entries: Sequence[Entry]) -> list[list[Worker]]:
+    """Return the attempts at the issue of each entry, in one visit to the ledger's thread."""
+    return [ledger.attempts(entry.issue) for entry in entries]
 
 
 def _ending(entry: Entry, worker: Worker | None, found: End) -> Ending:

@@ -117,8 +117,10 @@ class NearSide:
         asked = False
         until: float | None = None
         why = ""
+        dear: float | None = None  # what costs so much there passes a budget
+        anywhere = not any(budget.outpost for budget in self.purse.budgets())
         for name in ranking.ranked:
-            if name == avoid:
+            if name == avoid or (dear is not None and self.fleet.worst(name, order) >= dear):
                 continue
             item = self.purse.held_to(
                 Reservation(
@@ -146,6 +148,10 @@ class NearSide:
             why = why or answer.detail
             if answer.until is not None:
                 until = min(until or answer.until, answer.until)
+            if answer.outcome in (Outcome.ACCOUNT, Outcome.PARKED):  # it is so wherever it goes
+                break
+            if answer.outcome is Outcome.BUDGET and anywhere:
+                dear = min(dear or item.cost, item.cost)
         if asked:
             self.ledger.direct.release(order.worker, _OWNER)
         return _nobody(order, why or self._passed(ranking), until, sheets)
