@@ -1,7 +1,8 @@
 """Run measurements, print their tables, and write them to `docs/benchmarks.md`.
 
 Usage: python -m benchmarks [NAME …]   (startup workers fence status prices ledger loop logs ssh
-cloudrun kubernetes mayor queueing simulate)
+cloudrun kubernetes mayor queueing
+simulate soak)
 
 Without a name all are run; with names the page's other tables stay as they are.
 """
@@ -24,6 +25,7 @@ from benchmarks import (
     prices,
     queueing,
     simulate,
+    soak,
     ssh,
     startup,
     status,
@@ -62,6 +64,7 @@ MEASUREMENTS: dict[str, Callable[[], list[Row]]] = {
     "mayor": mayor.measure,
     "queueing": queueing.measure,
     "simulate": simulate.measure,
+    "soak": soak.measure,
 }
 
 
