@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.errors import OutpostError
-from outpost_core.names import redact
 from outpost_core.types import Finding
-from outpost_k8s import checking
+from outpost_k8s import checking, findings
 from outpost_k8s.api.client import Cluster
 from outpost_k8s.api.errors import AbsentError, DeniedError
 from outpost_k8s.api.paths import path
@@ -23,15 +21,8 @@ if TYPE_CHECKING:
 
     from outpost_k8s.options import K8sOptions
 
-#: Versions of Kubernetes: the first in which a Job waits for its pod's end before it makes another
-#: (podReplacementPolicy, https://kubernetes.io/docs/concepts/workloads/controllers/job/).
-LEAST: Final = (1, 29)
-#: Seconds of difference between the clocks that are worth a word, and that break logins.
-WORTH_SAYING: Final = 5.0
-WRONG: Final = 300.0
 #: Nodes that are looked at.
 _MOST_NODES: Final = 1000
-_VERSION: Final = re.compile(r"v?(\d{1,3})\.(\d{1,3})")
 
 
 async def examine(name: str, options: K8sOptions, rig: str | None) -> list[Finding]:
@@ -45,20 +36,24 @@ async def examine(name: str, options: K8sOptions, rig: str | None) -> list[Findi
     try:
         cluster = Cluster.of(options, name)
     except OutpostError as error:
-        return [_bad("cluster", error)]
+        return [findings.failed("cluster", error)]
     try:
         try:
             version = await cluster.version()
         except OutpostError as error:
-            return [_bad("cluster", error)]
-        found = [_version(version, cluster), *_line(cluster), *_clock(cluster.skew)]
+            return [findings.failed("cluster", error)]
+        found = [
+            findings.of_version(version, cluster),
+            *findings.of_line(cluster),
+            *findings.of_clock(cluster.skew),
+        ]
         doctor = _Doctor(name, options, cluster)
         for check, ask in doctor.checks():
             found += await _asked(check, ask)
     finally:
         await cluster.aclose()
     if rig is not None:
-        found.append(_rig(options, rig))
+        found.append(findings.of_rig(options, rig))
     return found
 
 
@@ -68,54 +63,7 @@ async def _asked(check: str, ask: Callable[[], Awaitable[list[Finding]]]) -> lis
     except DeniedError as error:
         return [Finding(check=check, ok=None, detail=f"cannot be seen: {error.message}")]
     except OutpostError as error:
-        return [_bad(check, error)]
-
-
-def _version(version: str, cluster: Cluster) -> Finding:
-    match = _VERSION.match(version)
-    old = match is not None and (int(match[1]), int(match[2])) < LEAST
-    detail = f"Kubernetes {version} at {cluster.server} (context {cluster.context})"
-    if old:
-        detail += "; before 1.29 a Job may make a second pod while the first still runs"
-    return Finding(
-        check="cluster", ok=None if old else True, detail=detail,
-        hint="update the cluster; the claim on the repository keeps workers from running twice"
-        if old else "",
-    )  # fmt: skip
-
-
-def _line(cluster: Cluster) -> list[Finding]:
-    """Say where anybody in between could read orders and secrets, or answer for the cluster."""
-    place, files = cluster.place, ", ".join(cluster.place.files)
-    if place.server.startswith("http://"):
-        detail = f"{place.server} is spoken to without encryption"
-        return [Finding(check="connection", ok=None, detail=detail,
-                        hint=f"name its https:// address in {files}")]  # fmt: skip
-    if not place.insecure:
-        return []
-    detail = (
-        "insecure-skip-tls-verify: nobody sees whether it is that server which answers, and whoever"
-        " is in between can read orders, secrets and logins"
-    )
-    return [Finding(check="connection", ok=None, detail=detail,
-                    hint=f"put its certificate-authority-data into {files} instead")]  # fmt: skip
-
-
-def _clock(skew: float | None) -> list[Finding]:
-    if skew is None:
-        return []
-    if abs(skew) <= WORTH_SAYING:
-        return [Finding(check="clock", ok=True, detail="as the cluster's")]
-    side = "behind" if skew > 0 else "ahead of"
-    wrong = abs(skew) > WRONG
-    return [
-        Finding(
-            check="clock", ok=False if wrong else None,
-            detail=f"this machine is {abs(skew):.0f} s {side} the cluster"
-            + (", so that logins may be refused" if wrong else ""),
-            hint="sudo timedatectl set-ntp true",
-        )
-    ]  # fmt: skip
+        return [findings.failed(check, error)]
 
 
 class _Doctor:
@@ -230,7 +178,7 @@ class _Doctor:
             found.append(
                 Finding(
                     check=check, ok=False, detail=detail,
-                    hint=_create_secret(self._cluster.namespace, name, sorted(keys)),
+                    hint=findings.create_secret(self._cluster.namespace, name, sorted(keys)),
                 )
             )  # fmt: skip
         return found
@@ -398,23 +346,3 @@ class _Doctor:
         """Have the server say what admission would say of a worker."""
         await admit(self._options, self._cluster)
         return [Finding(check="worker", ok=True, detail="the cluster would take one")]
-
-
-def _create_secret(namespace: str, name: str, keys: list[str]) -> str:
-    if keys == [".dockerconfigjson"]:
-        return f"kubectl -n {namespace} create secret docker-registry {name} --docker-server …"
-    literals = " ".join(f"--from-file={key}=FILE" for key in keys)
-    return f"kubectl -n {namespace} create secret generic {name} {literals}"
-
-
-def _rig(options: K8sOptions, rig: str) -> Finding:
-    if rig.startswith(("/", "file://")):
-        return Finding(check="rig", ok=True, detail=f"{redact(rig)} travels to the pod and back")
-    detail = f"whether a pod may push to {redact(rig)} is seen by the first worker"
-    given = options.git_credentials or options.git_secret
-    hint = "" if given else "git at the worker has no login: git_credentials, or git_secret"
-    return Finding(check="rig", ok=None, detail=detail, hint=hint)
-
-
-def _bad(check: str, error: OutpostError) -> Finding:
-    return Finding(check=check, ok=False, detail=error.message, hint=error.hint)

@@ -10,7 +10,7 @@ import yaml
 from peers.kubelab import Cluster
 
 from outpost_core.types import Finding
-from outpost_k8s import doctor
+from outpost_k8s import doctor, findings
 from outpost_k8s.api.transport import _skew
 from outpost_k8s.objects import around, permissions, room, trial
 from outpost_k8s.options import K8sOptions
@@ -259,8 +259,8 @@ def test_the_clock() -> None:
     behind = _skew(date, 4e9, None)
     assert behind is not None
     assert behind < -300
-    (wrong,) = doctor._clock(-400.0)
+    (wrong,) = findings.of_clock(-400.0)
     assert (wrong.ok, "ahead of" in wrong.detail) == (False, True)
-    assert doctor._clock(7.0)[0].ok is None
-    assert doctor._clock(1.0)[0].ok is True
-    assert doctor._clock(None) == []
+    assert findings.of_clock(7.0)[0].ok is None
+    assert findings.of_clock(1.0)[0].ok is True
+    assert findings.of_clock(None) == []
