@@ -101,6 +101,19 @@ def test_a_mistake_is_named_and_the_rest_works(machine: Machine, bad: Bad) -> No
     assert machine.ok("list").count("\n") >= 3, "no command was replaced"
 
 
+def test_a_command_that_is_not_there_may_be_one_of_a_package_that_is_not_loaded(
+    machine: Machine,
+) -> None:
+    assert "could be loaded" not in machine.run("greet").stderr
+    (late,) = (bad for bad in BAD if bad.name == "import-error")
+    install(late, machine.site)
+    said = machine.run("greet")
+    assert said.exit_code == 2
+    assert "there is no command 'greet' among those that could be loaded" in said.stderr
+    assert f"bad-{late.name} 1.0: " in said.stderr
+    assert "outpost plugins" in said.stderr
+
+
 def test_all_of_them_at_once_in_the_real_program(tmp_path: Path) -> None:
     """One process each, with every bad package installed beside the real ones."""
     site = tmp_path / "site"

@@ -63,7 +63,8 @@ class LazyGroup(Group):
             from outpost_core.nearest import nearest
             from outpost_manager.cli.render import clean
 
-            if name in ELSEWHERE:
+            broken = [report for report in current(ctx).plugins().reports if not report.ok]
+            if name in ELSEWHERE and not broken:
                 from outpost_manager.plugins.advice import from_clone
 
                 raise UsageError(
@@ -74,6 +75,12 @@ class LazyGroup(Group):
 
             near = nearest(name, self.list_commands(ctx))
             hint = f"; did you mean {near!r}?" if near else ""
+            if broken:  # it may be one of theirs: a busy machine is too slow for them at times
+                whose = "; ".join(f"{report.label}: {report.reason}" for report in broken)
+                raise UsageError(
+                    f"there is no command {clean(name)!r} among those that could be loaded{hint}",
+                    hint=f"not all could: {clean(whose)}; try again, or see: outpost plugins",
+                )
             raise click.UsageError(f"there is no command {clean(name)!r}{hint}", ctx)
         if found is None:
             return super().resolve_command(ctx, args)
