@@ -140,6 +140,11 @@ def test_what_waits_for_others_goes_when_they_are_done(ledger: Ledger) -> None:
     ended(ledger, order("c"), State.FAILED)
     assert order_of(ledger) == []
     assert ledger.queue.needs("b") == ["c"]
+    reserve(ledger, order("by-hand"))
+    ended(ledger, order("by-hand"), State.FAILED)
+    put(ledger, "too-late", after=("by-hand",))
+    told = {entry.issue: entry.why for entry in ledger.queue.entries(states=("waiting",))}
+    assert told["too-late"] == "after by-hand, which ended as failed"
     reserve(ledger, order("c", attempt=2))  # by hand
     ended(ledger, order("c", attempt=2), State.DONE)
     assert order_of(ledger) == ["b"]

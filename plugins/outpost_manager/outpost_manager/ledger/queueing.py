@@ -104,12 +104,12 @@ def need(
     db: sqlite3.Connection, issue: str, after: Sequence[str], together: Collection[str]
 ) -> None:
     """Write down what an entry waits for, as far as that is not done."""
-    unmet = 0
+    unmet, failed = 0, ""
     for needed in dict.fromkeys(after):
         if needed == issue:
             raise UsageError(f"{issue} cannot wait for itself")
         known = db.execute(
-            "SELECT state = 'done', ended_at IS NULL FROM workers WHERE issue = ?"
+            "SELECT state = 'done', ended_at IS NULL, state FROM workers WHERE issue = ?"
             " AND id > ? AND id < ? ORDER BY attempt DESC LIMIT 1",
             (needed, f"{needed}.", f"{needed}/"),
         ).fetchone()
@@ -124,11 +124,19 @@ def need(
         waits = queued is not None and queued[0] in (WAITING, RUNNING)
         if not waits and known is not None and known[0]:
             continue
+        decided = queued is None or queued[0] == ENDED
+        if decided and needed not in together and not (known is not None and known[1]):
+            outcome = known[2] if known is not None else queued[1]
+            failed = f"after {needed}, which ended as {outcome}"
         unmet += db.execute(
             "INSERT OR IGNORE INTO queue_after VALUES (?, ?)", (issue, needed)
         ).rowcount
     if unmet:
-        db.execute("UPDATE queue SET waits_for = waits_for + ? WHERE issue = ?", (unmet, issue))
+        db.execute(
+            "UPDATE queue SET waits_for = waits_for + ?, why = CASE WHEN ? THEN ? ELSE why END"
+            " WHERE issue = ?",
+            (unmet, bool(failed), failed, issue),
+        )
 
 
 def refuse_circles(db: sqlite3.Connection, issues: Collection[str]) -> None:
