@@ -19,9 +19,12 @@ from outpost_manager import jsonviews
 from outpost_manager.errorview import error_shape
 from outpost_manager.fleet.overview import OutpostView
 from outpost_manager.ledger.breakers import Breaker
+from outpost_manager.ledger.budgets import Budget, Use
 from outpost_manager.ledger.parking import Parked
+from outpost_manager.ledger.spend import Total
 from outpost_manager.placing.accountviews import AccountView, Allowance
-from outpost_manager.remote import answers, parse
+from outpost_manager.placing.forecast import Forecast, Outlook, Sum
+from outpost_manager.remote import answers, parse, parsemoney
 from outpost_manager.remote.address import address, token
 from outpost_manager.remote.fields import NotBelievedError
 
@@ -195,6 +198,23 @@ def test_what_is_shown_is_the_same_behind_the_line(
     assert back(over_the_line(there(view))) == view
 
 
+def test_what_was_spent_is_the_same_behind_the_line() -> None:
+    budget = Budget(name="all", window="day", usd=10.0, outpost=("vm*",))
+    use = Use(cap=10_000_000_000, reserved=1_500_000_000, spent=250_000_001, standing=0)
+    totals = [Total(key="vm", workers=2, machine=1.25, agent=0.1, input_tokens=5, estimated=True)]
+    sums = Sum(waiting=3, worst=2_000_000_000, usual=1, unlimited=1, unknown=2)
+    outlook = Forecast(sum=sums, outlooks=[Outlook(budget=budget, use=use, sum=sums,
+                       fit_at_worst=1, fit_usually=2, used_up_at=99.5)])  # fmt: skip
+    for more in (outlook, None):
+        shape = over_the_line(
+            jsonviews.cost("outpost", 12.5, totals, {"run": 0.5}, [(budget, use)], more)
+        )
+        back = parsemoney.spending(shape)
+        assert jsonviews.cost(
+            "outpost", back.begin, back.totals, back.standing, back.budgets, back.outlook
+        ) == shape  # fmt: skip
+
+
 documents = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
@@ -219,8 +239,10 @@ def test_a_worker_with_a_field_that_makes_no_sense_is_not_believed(key: str, val
 
 @given(documents)
 def test_no_document_breaks_a_reader(value: Any) -> None:
-    for read in (parse.event, parse.outpost, parse.account, parse.explanation, parse.cleaned,
-                 parse.order, parse.shown, parse.spawned, parse.entry):  # fmt: skip
+    for read in (
+        *(parse.event, parse.outpost, parse.account, parse.explanation, parse.cleaned),
+        *(parse.order, parse.shown, parse.spawned, parse.entry, parsemoney.spending),
+    ):
         try:
             read(value)
         except NotBelievedError:

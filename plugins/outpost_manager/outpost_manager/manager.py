@@ -28,7 +28,7 @@ from outpost_manager.fleet.fleet import Fleet
 from outpost_manager.fleet.overview import OutpostView, Overview
 from outpost_manager.ledger.asyncledger import AsyncLedger
 from outpost_manager.ledger.ledger import Ledger
-from outpost_manager.managing import Glimpse, Shown, kept_where
+from outpost_manager.managing import Glimpse, Shown, Spending, kept_where
 from outpost_manager.offloop import off_loop, running_loop
 from outpost_manager.orders.presets import offered
 from outpost_manager.placing import keptlogs, references
@@ -570,6 +570,23 @@ class Manager:
             placement=self.placement,
             purse=self.purse,
         ).forecast()
+
+    async def spending(self, by: str, seconds: float, forecast: bool) -> Spending:
+        """Say what was spent, as far as is known here; asks nobody.
+
+        Args:
+            by: one of `ledger.spend.BY`.
+            seconds: of workers that ended so long ago or later; 0 for all.
+            forecast: also what the queue will cost.
+        """
+        begin = max(0.0, time.time() - seconds) if seconds else 0.0
+        return Spending(
+            begin=begin,
+            totals=await self.ledger.totals(by, begin),
+            standing={one.name: one.standing for one in await self.outposts() if one.standing},
+            budgets=await self.budgets(),
+            outlook=await self.forecast() if forecast else None,
+        )
 
     async def accounts(self) -> list[AccountView]:
         """Return the accounts, with what each has taken and what keeps it."""

@@ -6,7 +6,7 @@ the machine itself alone.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from outpost_core.errors import OutpostError
     from outpost_core.types import Cleaned, Event, Explanation, Order, Usage, Worker
     from outpost_manager.fleet.overview import OutpostView
-    from outpost_manager.ledger import Added, Entry
+    from outpost_manager.ledger import Added, Budget, Entry
+    from outpost_manager.ledger.budgets import Use
     from outpost_manager.ledger.entries import Decided
+    from outpost_manager.ledger.spend import Total
     from outpost_manager.orders.making import OrderRequest
     from outpost_manager.placing.accountviews import AccountView
+    from outpost_manager.placing.forecast import Forecast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,25 @@ class Shown:
     entry: Entry | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Spending:
+    """What was spent, and what it is held to.
+
+    Args:
+        begin: when the totals begin; 0 for all there ever was.
+        totals: one for each day, outpost, agent or rig.
+        standing: outpost → USD an hour that it costs without a worker.
+        budgets: each with what its window holds.
+        outlook: what waits will cost; None where nobody asked.
+    """
+
+    begin: float
+    totals: Sequence[Total]
+    standing: Mapping[str, float]
+    budgets: Sequence[tuple[Budget, Use]]
+    outlook: Forecast | None
+
+
 def kept_where(worker: Worker, events: Sequence[Event]) -> Worker:
     """Return a worker with the place of its kept work: cleaning moves what lay in its folder."""
     for event in reversed(events):
@@ -93,6 +115,15 @@ class Managing(Protocol):
 
     async def unpark(self, account: str) -> object:
         """Let a parked account be used again at once."""
+
+    async def spending(self, by: str, seconds: float, forecast: bool) -> Spending:
+        """Say what was spent.
+
+        Args:
+            by: day, outpost, agent or rig.
+            seconds: of workers that ended so long ago or later; 0 for all.
+            forecast: also what the queue will cost.
+        """
 
     # --- orders -------------------------------------------------------------------------------
 

@@ -115,6 +115,11 @@ def test_a_team_uses_one_mayor_from_anywhere(town: Town, tmp_path: Path) -> None
         town.run("queue", "resume")
         until(lambda: view.json("queue", "show", "q-2")["entry"]["outcome"] == "done")
 
+        assert view.json("batch", "b", "--wait")["counts"] == {"done": 1, "removed": 1}
+        assert without_since(town.json("cost")) == without_since(view.json("cost"))
+        assert view.json("serve", "--status")["pid"] == mayor.process.pid
+        assert view.run("serve", code=2).startswith("error: outpost serve without --status works")
+
         # what failed is tried again, and cleaned
         assert "t-1.2" in work.run("retry", "t-1", "--wait", code=1)
         assert "cleaned" in work.run("clean", "t-1.1")
@@ -122,6 +127,11 @@ def test_a_team_uses_one_mayor_from_anywhere(town: Town, tmp_path: Path) -> None
         assert view.run("logs", "t-1.1") == "out\n"
         assert mayor.end() == 0
     assert "cannot be reached" in view.run("list", code=5)
+
+
+def without_since(shape: Any) -> Any:
+    """Return a document about money without when it begins."""
+    return {key: value for key, value in shape.items() if key != "since"}
 
 
 def without_moments(shape: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +11,6 @@ from outpost_manager.cli.money import budget_lines, forecast_lines
 from outpost_manager.cli.outposts import standing_lines
 from outpost_manager.cli.session import Session, command
 from outpost_manager.ledger.spend import BY, summed
-from outpost_manager.offloop import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     from outpost_manager.ledger.spend import Total
 
 
-@command("cost")
+@command("cost", anywhere=True)
 @click.option("--by", type=click.Choice(BY), default="day", show_default=True,
               help="What the totals are of.")  # fmt: skip
 @click.option("--since", metavar="DURATION", default="30d", show_default=True,
@@ -45,20 +43,16 @@ def cost(session: Session, by: str, since: str, forecast: bool) -> None:
     from outpost_manager.cli.values import duration
 
     seconds = duration(since, "--since") or 0.0
-    begin = time.time() - seconds if seconds else 0.0
-    with session.manager() as manager:
-        totals = at_once(manager.ledger.totals(by, begin))
-        views = at_once(manager.outposts())
-        budgets = at_once(manager.budgets())
-        outlook = at_once(manager.forecast()) if forecast else None
-    standing = {view.name: view.standing for view in views if view.standing}
+    found = session.anywhere(lambda manager: manager.spending(by, seconds, forecast), at_once=True)
     session.answer(
-        lambda: jsonviews.cost(by, begin, totals, standing, budgets, outlook),
+        lambda: jsonviews.cost(
+            by, found.begin, found.totals, found.standing, found.budgets, found.outlook
+        ),
         lambda: [
-            *_lines(by, since if seconds else "", totals),
-            *standing_lines(standing),
-            *budget_lines(budgets),
-            *(forecast_lines(outlook) if outlook is not None else ()),
+            *_lines(by, since if seconds else "", found.totals),
+            *standing_lines(found.standing),
+            *budget_lines(found.budgets),
+            *(forecast_lines(found.outlook) if found.outlook is not None else ()),
         ],
     )
 

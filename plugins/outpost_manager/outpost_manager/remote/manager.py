@@ -15,7 +15,7 @@ from outpost_core.errors import NotFoundError, OutpostError, UnreachableError
 from outpost_manager.ledger.entries import Added
 from outpost_manager.placing import references
 from outpost_manager.remote import answers, parse, sse
-from outpost_manager.remote.client import Client, segment
+from outpost_manager.remote.client import Client, Query, segment
 from outpost_manager.remote.fields import Fields, NotBelievedError
 from outpost_shared.backoff import reaching_again
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from outpost_core.types import Cleaned, Event, Explanation, Order, Worker
     from outpost_manager.fleet.overview import OutpostView
     from outpost_manager.ledger import Entry
-    from outpost_manager.managing import Shown
+    from outpost_manager.managing import Shown, Spending
     from outpost_manager.orders.making import OrderRequest
     from outpost_manager.placing.accountviews import AccountView
     from outpost_manager.placing.pending import Spawned
@@ -126,6 +126,17 @@ class RemoteManager:
     async def unpark(self, account: str) -> None:
         """Let a parked account be used again at once."""
         await self.client.post(f"/v1/accounts/{segment(account)}/unpark")
+
+    async def spending(self, by: str, seconds: float, forecast: bool) -> Spending:
+        """Say what was spent, as the server knows it."""
+        from outpost_manager.remote import parsemoney
+
+        query: Query = {
+            "by": by,
+            "since": f"{seconds:.3f}s" if seconds else "0",
+            "forecast": forecast,
+        }
+        return self.read(parsemoney.spending, await self.client.get("/v1/cost", query))
 
     # --- orders -------------------------------------------------------------------------------
 

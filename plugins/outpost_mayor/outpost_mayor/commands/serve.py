@@ -13,10 +13,11 @@ from outpost_core.errors import NotFoundError, UsageError
 from outpost_manager.cli.session import Session, command
 
 if TYPE_CHECKING:
+    from outpost_manager.remote.manager import RemoteManager
     from outpost_mayor.serving.lease import Holder
 
 
-@command("serve")
+@command("serve", anywhere=True)
 @click.option("--status", is_flag=True, help="Say whether a mayor runs, and how it does.")
 @click.option("--listen", metavar="HOST:PORT",
               help="Have its API listen there, too; every request needs a token then.")  # fmt: skip
@@ -66,6 +67,11 @@ def serve(
     from outpost_mayor.serving import lease
     from outpost_shared.paths import state_dir
 
+    if session.far:
+        if not status:
+            session.stay_here("outpost serve without --status")
+        _status_far(session)
+        return
     folder = session.state or state_dir(os.environ)
     if sum((status, install_, uninstall)) > 1:
         raise UsageError("--status, --install and --uninstall exclude each other")
@@ -146,13 +152,34 @@ def _status(session: Session, folder: Path) -> None:
         click.get_current_context().exit(NotFoundError.exit_code)
 
 
-def _lines(folder: Path, held: Holder | None, services: Any) -> Iterator[str]:
-    from outpost_manager.cli import render
+def _status_far(session: Session) -> None:
+    """Say how the mayor of a server does."""
+    from outpost_mayor.serving import status
 
+    async def work(manager: RemoteManager) -> dict[str, Any]:
+        return manager.read(status.parsed, await manager.client.get("/v1/mayor"))
+
+    found = session.at_server(work)
+    session.answer(
+        lambda: found,
+        lambda: [
+            f"the mayor runs at {session.far}, as process {found['pid']} on {found['host']}",
+            *_service_lines(found["services"]),
+        ],
+    )
+
+
+def _lines(folder: Path, held: Holder | None, services: Any) -> Iterator[str]:
     if held is None:
         yield f"no mayor runs for {folder}"
         return
     yield f"{held} runs for {folder}"
+    yield from _service_lines(services)
+
+
+def _service_lines(services: Any) -> Iterator[str]:
+    from outpost_manager.cli import render
+
     if services:
         yield from render.table(
             ("service", "state", "failures", "last error"),

@@ -70,3 +70,29 @@ def shape(held: Holder | None, services: Sequence[dict[str, Any]]) -> dict[str, 
         "since": moment(held.since) if held else None,
         "services": [{**one, "since": moment(one["since"])} for one in services],
     }
+
+
+def parsed(data: object) -> dict[str, Any]:
+    """Return the document that a mayor of another machine said, as far as it makes sense.
+
+    Raises:
+        NotBelievedError: it makes none.
+    """
+    from outpost_manager.remote.fields import Fields
+
+    said = Fields.of_answer(data)
+    return {
+        "running": said.flag("running"),
+        "pid": said.whole_or("pid"),
+        "host": None if said.text_or("host") is None else clean(said.text("host"))[:300],
+        "since": moment(said.moment_or("since")),
+        "services": [
+            {
+                **{key: clean(one.text(key))[:500] for key in ("name", "plugin", "state")},
+                "failures": one.whole("failures"),
+                "error": clean(one.text("error"))[:500],
+                "since": moment(one.moment_or("since")),
+            }
+            for one in said.objects("services")
+        ],
+    }
