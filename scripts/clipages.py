@@ -35,13 +35,17 @@ def pages(note: str) -> dict[str, str]:
     groups["conformance"] = ("Conformance", "outpost-testing", {"conformance": conformance})
     made = {"cli.md": _overview(note, context, groups)}
     for slug, (title, package, commands) in groups.items():
-        parts = [note, f"# {title}\n", f"Commands of the package `{package}`.\n" if package else ""]
+        parts = [
+            note,
+            f"# {title}\n",
+            *([f"Commands of the package `{package}`.\n"] if package else []),
+        ]
         parts.append(
             "All of them take `--json` and `--help`, and the [options for all](../cli.md).\n"
         )
         for name, command in commands.items():
             parts += _command(command, name, context, 2)
-        made[f"cli/{slug}.md"] = "\n".join(part for part in parts if part)
+        made[f"cli/{slug}.md"] = "\n".join(parts)
     return made
 
 

@@ -102,7 +102,14 @@ def test_pictures_of_pages(site: Site, screen: Any, scheme: Any, tmp_path: Path)
     folder.mkdir(parents=True, exist_ok=True)
     context = site.browser.new_context(viewport=screen, color_scheme=scheme)
     page = context.new_page()
-    for path in ["/", "/concepts/how-it-works/", "/security/", "/reference/cli/", "/glossary/"]:
+    for path in [
+        "/",
+        "/concepts/how-it-works/",
+        "/security/",
+        "/reference/cli/",
+        "/reference/cli/work/",
+        "/glossary/",
+    ]:
         page.goto(site.address + path)
         name = path.strip("/").replace("/", "-") or "home"
         file = folder / f"{name}-{screen['width']}-{scheme}.png"

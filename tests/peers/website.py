@@ -124,7 +124,7 @@ def served(folder: Path) -> Iterator[str]:
 def build(folder: Path) -> None:
     """Build the site as the gate does."""
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
         cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
