@@ -90,7 +90,7 @@ def answering(folder: Path, listening: str = "127.0.0.1:0", config: str = LOCAL)
         async with Manager.open(
             config=folder / "outposts.yaml", state=folder / "state", environ=environ, cwd=folder
         ) as manager:
-            at = address(listening) if listening else None
+            at = address(listening) if listening else manager.config.api.address
             async with listen.opened(manager.state, at) as doors:
                 task = asyncio.create_task(answer(manager, doors))
                 begun.set_result(Api(manager, doors, asyncio.get_running_loop()))

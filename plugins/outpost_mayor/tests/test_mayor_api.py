@@ -7,11 +7,12 @@ import json
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mayorapikit import Api, UnixConnection, answering
+from mayorapikit import LOCAL, Api, UnixConnection, answering, ask
 from servekit import Town
 
 from outpost_core.errors import OutpostError, UsageError
@@ -238,3 +239,78 @@ def test_a_broken_file_of_tokens_lets_nobody_in(tmp_path: Path, text: str) -> No
     (tmp_path / "mayor" / "tokens.json").write_text(text)
     with pytest.raises(OutpostError, match="is no file of tokens"):
         tokens.Tokens(tmp_path).find("x")
+
+
+def test_beyond_this_machine_it_speaks_tls(tmp_path: Path) -> None:
+    import shutil
+    import ssl
+    import subprocess
+    from http.client import HTTPSConnection
+
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl, which makes a certificate, is not installed")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+         "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost"],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    more = f"api: {{listen: '0.0.0.0:0', tls_cert: {cert}, tls_key: {key}}}\n"
+    with answering(tmp_path, listening="", config=LOCAL + more) as api:
+        token = tokens.add(api.manager.state, "ada", "view")
+        port = int(api.address.rpartition(":")[2])
+        trusted = ssl.create_default_context(cafile=str(cert))
+        line = HTTPSConnection("localhost", port, timeout=60, context=trusted)
+        line.request("GET", "/v1/outposts", headers={"Authorization": f"Bearer {token}"})
+        assert line.getresponse().status == 200
+        line.close()
+        with pytest.raises((OSError, HTTPException)):
+            ask(f"127.0.0.1:{port}", "GET", "/healthz")
+
+
+def test_who_connects_and_says_nothing_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from outpost_mayor.api import guard, serving
+
+    monkeypatch.setattr(serving, "_FIRST", 0.2)
+    monkeypatch.setattr(guard, "PATIENCE", 0.2)
+    with answering(tmp_path) as api:
+        said = (b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: b\r\n")
+        for words in said:
+            with socket.socket(socket.AF_UNIX) as line:
+                line.settimeout(60)
+                line.connect(str(api.doors.unix))
+                line.sendall(words)
+                assert line.recv(1000) == b""
+        with socket.socket(socket.AF_UNIX) as line:  # a body that does not come
+            line.settimeout(60)
+            line.connect(str(api.doors.unix))
+            line.sendall(b"POST /v1/queue HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+            assert line.recv(1000).startswith(b"HTTP/1.1 408 ")
+        assert api.ask("GET", "/healthz").status == 200
+
+
+def test_a_token_counts_though_its_maker_was_killed(tmp_path: Path) -> None:
+    town = Town(tmp_path)
+    town.run("token", "add", "ada", "--role", "view", code=-9, env={"OUTPOST_FAULT": "token.kept"})
+    (kept,) = tokens.read(town.state)
+    assert kept.name == "ada"
+    town.run("token", "add", "ada", "--role", "view", code=2)
+    town.run("token", "remove", "ada")
+    town.run("token", "add", "ada", "--role", "view")
+
+
+@pytest.mark.parametrize(
+    "words", [("--listen", "0.0.0.0:0"), ("--listen", "x"), ("--tls-cert", "x"),
+              ("--listen", "0.0.0.0:0", "--tls-cert", "/no", "--tls-key", "/no")],
+)  # fmt: skip
+def test_a_mayor_that_may_not_listen_there_does_not_begin(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    said = Town(tmp_path).run("serve", *words, code=2)
+    assert "the mayor runs" not in said
+    assert "Traceback" not in said
+    assert "→" in said or "go with" in said or "cannot be read" in said
