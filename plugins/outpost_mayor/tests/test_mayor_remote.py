@@ -70,17 +70,7 @@ def test_a_team_uses_one_mayor_from_anywhere(town: Town, tmp_path: Path) -> None
     with town.mayor("--listen", "127.0.0.1:0") as mayor:
         mayor.ready()
         url = address_of(mayor)
-        tokens = {
-            role: json.loads(
-                "\n".join(
-                    line for line in town.run("--json", "token", "add", role, "--role", role)
-                    .splitlines() if not line.startswith("  →")
-                )
-            )["token"]
-            for role in ("view", "work")
-        }  # fmt: skip
-        work = Far(town, tmp_path / "work", url, tokens["work"])
-        view = Far(town, tmp_path / "view", url, tokens["view"])
+        work, view = (person(town, tmp_path, role, url) for role in ("work", "view"))
         nobody = Far(town, tmp_path / "nobody", url)
 
         # a role does what it may, and whoever has none is told how to get one
@@ -105,7 +95,17 @@ def test_a_team_uses_one_mayor_from_anywhere(town: Town, tmp_path: Path) -> None
         assert view.run("logs", "t-1") == "out\n"
         assert "t-1.1" in view.run("status")
 
-        # the queue is one, and the mayor works on it
+        assert mayor.end() == 0
+    assert "cannot be reached" in view.run("list", code=5)
+
+
+def test_a_team_shares_one_queue_and_one_account_of_what_was_spent(
+    town: Town, tmp_path: Path
+) -> None:
+    with town.mayor("--listen", "127.0.0.1:0") as mayor:
+        mayor.ready()
+        url = address_of(mayor)
+        work, view = (person(town, tmp_path, role, url) for role in ("work", "view"))
         work.run("queue", "pause", code=2)  # that is for admins
         Far(town, tmp_path / "own", f"unix:{town.state}/mayor/api.sock").run("queue", "pause")
         work.run("queue", "add", "q-1", "q-2", "--no-rig", "--batch", "b", "--", "true")
@@ -121,12 +121,11 @@ def test_a_team_uses_one_mayor_from_anywhere(town: Town, tmp_path: Path) -> None
         assert view.run("serve", code=2).startswith("error: outpost serve without --status works")
 
         # what failed is tried again, and cleaned
+        work.run("spawn", "t-1", "--no-rig", "--wait", "--", "sh", "-c", "echo out; exit 3", code=1)
         assert "t-1.2" in work.run("retry", "t-1", "--wait", code=1)
         assert "cleaned" in work.run("clean", "t-1.1")
         assert "role admin" in work.run("clean", "t-1.2", "--purge", code=2)
         assert view.run("logs", "t-1.1") == "out\n"
-        assert mayor.end() == 0
-    assert "cannot be reached" in view.run("list", code=5)
 
 
 def without_since(shape: Any) -> Any:
@@ -147,7 +146,7 @@ def test_a_log_and_events_go_on_when_the_mayor_is_killed_and_comes_back(
     with town.mayor("--listen", "127.0.0.1:0") as mayor:
         mayor.ready()
         url = address_of(mayor)
-        far = Far(town, tmp_path / "far", url, admin(town))
+        far = person(town, tmp_path, "admin", url)
         spawn = ("spawn", "t-1", "--no-rig", "--env", f"DONE={done}", "--", "sh", "-c", TALKS)
         far.run(*spawn)
         log, events = far.begin("logs", "-f", "t-1"), far.begin("events", "-f", "--json")
@@ -185,12 +184,12 @@ def test_a_log_and_events_go_on_when_the_mayor_is_killed_and_comes_back(
     assert known[begin : begin + len(ids)] == ids, "and none is missing"
 
 
-def admin(town: Town) -> str:
-    """Return a token for everything."""
-    said = town.run("token", "add", "admin", "--role", "admin")
+def person(town: Town, folder: Path, role: str, url: str) -> Far:
+    """Return somebody with a token of a role."""
+    said = town.run("token", "add", role, "--role", role)
     found = re.search(r"outpost_[\w-]{43}", said)
     assert found is not None, said
-    return found.group()
+    return Far(town, folder / role, url, found.group())
 
 
 class _Read(threading.Thread):
