@@ -38,7 +38,7 @@ def outpost_commands() -> Sequence[object]:
         Deferred(
             "scale",
             f"{home}.scale:scale",
-            "Show what is up and what comes next; bring an outpost up or down.",
+            "Show which outposts are up, why, and what comes next; or bring one up or down.",
         ),
         Deferred(
             "simulate",
