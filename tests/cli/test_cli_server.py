@@ -165,7 +165,7 @@ def test_the_token_is_sent_to_the_server_and_nowhere_else(
 
 @pytest.mark.parametrize(
     "words",
-    [("attach", "x"), ("ping",), ("doctor",), ("config", "show"), ("add", "local", "x"),
+    [("attach", "x"), ("doctor",), ("config", "show"), ("add", "local", "x"),
      ("mail", "outbox"), ("continue", "x", "y"), ("demo",), ("plugins",), ("queue", "run")],
 )  # fmt: skip
 def test_what_works_on_the_machine_alone_is_refused_before_anything(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from outpost_core.errors import OutpostError
-    from outpost_core.types import Cleaned, Event, Explanation, Order, Usage, Worker
+    from outpost_core.types import Cleaned, Event, Explanation, Health, Order, Usage, Worker
     from outpost_manager.fleet.overview import OutpostView
     from outpost_manager.ledger import Added, Budget, Entry
     from outpost_manager.ledger.budgets import Use
@@ -106,6 +106,9 @@ class Managing(Protocol):
 
     async def look(self, names: Iterable[str] | None = None) -> dict[str, OutpostError]:
         """Ask outposts for their workers; return why each told nothing that told nothing."""
+
+    async def ping(self, names: Iterable[str] | None = None) -> Mapping[str, Health | OutpostError]:
+        """Ask outposts whether they would take a worker now."""
 
     async def reset_breaker(self, kind: str, name: str) -> object:
         """Close the circuit breaker of an outpost or account."""

@@ -8,14 +8,19 @@ import re
 import signal
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from servekit import PATIENCE, Mayor, Town, until
+from servekit import LOCAL, PATIENCE, Mayor, Town, until
 
 #: An agent that says something until a file is there.
 TALKS = 'n=0; while [ ! -e "$DONE" ]; do n=$((n+1)); echo line $n; sleep 0.05; done'
+
+
+#: Commands that were begun and may run still.
+BEGUN: list[subprocess.Popen[bytes]] = []
 
 
 class Far:
@@ -33,12 +38,14 @@ class Far:
             self.env["OUTPOST_TOKEN_FILE"] = str(file)
 
     def begin(self, *words: str) -> subprocess.Popen[bytes]:
-        """Start a command."""
+        """Start a command; the test's end is its own, too."""
         argv = self.town.argv()[:3]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*argv, *words], env=self.env, cwd=self.folder, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
+        BEGUN.append(process)
+        return process
 
     def run(self, *words: str, code: int = 0) -> str:
         """Run a command to its end; return what it printed."""
@@ -53,9 +60,14 @@ class Far:
 
 
 @pytest.fixture
-def town(tmp_path: Path) -> Town:
-    """Return a place for a mayor."""
-    return Town(tmp_path)
+def town(tmp_path: Path) -> Iterator[Town]:
+    """Have a place for a mayor; no command of the test outlives it."""
+    yield Town(tmp_path)
+    for process in BEGUN:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    BEGUN.clear()
 
 
 def address_of(mayor: Mayor) -> str:
@@ -78,6 +90,9 @@ def test_a_team_uses_one_mayor_from_anywhere(town: Town, tmp_path: Path) -> None
         refused = view.run("spawn", "t-1", "--no-rig", "--", "true", code=2)
         assert "role work" in refused
         assert "local" in view.run("list")
+        (pinged,) = view.json("ping", "local")["outposts"]
+        assert (pinged["name"], pinged["ok"]) == ("local", True)
+        assert "no outpost" in view.run("ping", "nowhere", code=4)
 
         # the same order from two machines is one worker
         order = ("t-1", "--no-rig", "--", "sh", "-c", "echo out; exit 3")
@@ -102,10 +117,18 @@ def test_a_team_uses_one_mayor_from_anywhere(town: Town, tmp_path: Path) -> None
 def test_a_team_shares_one_queue_and_one_account_of_what_was_spent(
     town: Town, tmp_path: Path
 ) -> None:
+    nightly = "{name: nightly, cron: '0 3 * * *', order: {no_rig: true, command: ['true']}}"
+    town.config.write_text(f"{LOCAL}schedules:\n  - {nightly}\n")
     with town.mayor("--listen", "127.0.0.1:0") as mayor:
         mayor.ready()
         url = address_of(mayor)
         work, view = (person(town, tmp_path, role, url) for role in ("work", "view"))
+        assert town.json("schedule", "list") == view.json("schedule", "list")
+        assert "nightly" in view.run("schedule", "list")
+        assert "role work" in view.run("schedule", "run", "nightly", code=2)
+        fired = work.json("schedule", "run", "nightly")["issue"]
+        until(lambda: view.json("queue", "show", fired)["entry"]["outcome"] == "done")
+        assert "nightly" in work.run("schedule", "run", "nighty", code=4)
         work.run("queue", "pause", code=2)  # that is for admins
         Far(town, tmp_path / "own", f"unix:{town.state}/mayor/api.sock").run("queue", "pause")
         work.run("queue", "add", "q-1", "q-2", "--no-rig", "--batch", "b", "--", "true")

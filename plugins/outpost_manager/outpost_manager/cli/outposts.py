@@ -136,7 +136,7 @@ def view_shapes(views: Sequence[OutpostView]) -> list[dict[str, Any]]:
     return [jsonviews.outpost(view) for view in views]
 
 
-@command("ping")
+@command("ping", anywhere=True)
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete.outposts)
 def ping(session: Session, names: tuple[str, ...]) -> None:
     """Ask outposts whether they would take a worker now.
@@ -148,7 +148,11 @@ def ping(session: Session, names: tuple[str, ...]) -> None:
     Example:
       outpost ping local
     """
-    answers = session.run(lambda manager: manager.ping(list(names) or None))
+
+    async def work(manager: Managing) -> Mapping[str, Health | OutpostError]:
+        return await manager.ping([*names] or None)
+
+    answers = session.anywhere(work)
 
     def data() -> object:
         from outpost_manager import jsonviews
@@ -162,7 +166,7 @@ def ping(session: Session, names: tuple[str, ...]) -> None:
     click.get_current_context().exit(code)
 
 
-def _ping_lines(answers: dict[str, Health | OutpostError]) -> Iterator[str]:
+def _ping_lines(answers: Mapping[str, Health | OutpostError]) -> Iterator[str]:
     rows, mends = [], []
     for name, answer in answers.items():
         if isinstance(answer, OutpostError):

@@ -104,8 +104,13 @@ class Fields:
     def moment_or(self, key: str) -> float | None:
         """Return a moment, or None."""
         said = self.text_or(key)
-        if said is None:
-            return None
+        return None if said is None else self._moment(key, said)
+
+    def moments(self, key: str) -> tuple[float, ...]:
+        """Return a list of moments."""
+        return tuple(self._moment(key, said) for said in self.words(key))
+
+    def _moment(self, key: str, said: str) -> float:
         try:
             if len(said) > 40:
                 raise ValueError

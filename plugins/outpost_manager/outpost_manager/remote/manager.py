@@ -20,7 +20,7 @@ from outpost_manager.remote.fields import Fields, NotBelievedError
 from outpost_shared.backoff import reaching_again
 
 if TYPE_CHECKING:
-    from outpost_core.types import Cleaned, Event, Explanation, Order, Worker
+    from outpost_core.types import Cleaned, Event, Explanation, Health, Order, Worker
     from outpost_manager.fleet.overview import OutpostView
     from outpost_manager.ledger import Entry
     from outpost_manager.managing import Shown, Spending
@@ -114,6 +114,19 @@ class RemoteManager:
         found = self.read(silent, said)
         wanted = None if names is None else set(names)
         return {name: why for name, why in found.items() if wanted is None or name in wanted}
+
+    async def ping(self, names: Iterable[str] | None = None) -> Mapping[str, Health | OutpostError]:
+        """Have the server ask outposts whether they would take a worker now."""
+        asked = [view.name for view in await self.outposts()] if names is None else [*names]
+
+        async def ask(name: str) -> tuple[str, Health | OutpostError]:
+            said = await self.client.get(f"/v1/outposts/{segment(name)}/ping")
+            found = self.each(parse.ping, said, "outposts")
+            if not found:
+                raise answers.strange(self.client.at.shown, "it names no outpost")
+            return name, found[0]
+
+        return dict(await self._together(ask, asked))
 
     async def reset_breaker(self, kind: str, name: str) -> None:
         """Close the circuit breaker of an outpost or account."""

@@ -12,6 +12,7 @@ from outpost_core.types import (
     Cleaned,
     Event,
     Explanation,
+    Health,
     Order,
     Result,
     State,
@@ -319,6 +320,20 @@ def cleaned(data: object) -> Cleaned | OutpostError:
         return error(said.data["error"])
     return Cleaned(
         removed=said.flag("removed"), rescued=said.text_or("rescued"), detail=said.text("detail")
+    )
+
+
+def ping(data: object) -> Health | OutpostError:
+    """Return what an outpost answered to ping, or why it did not; raises as `worker` does."""
+    said = Fields("an answer to ping", data)
+    if said.data.get("error") is not None:
+        return error(said.data["error"])
+    return Health(
+        ok=said.flag("ok"),
+        detail=said.text("detail"),
+        hint=said.text("hint"),
+        latency=said.real_or("latency"),
+        free_memory=said.whole_or("free_memory"),
     )
 
 

@@ -202,6 +202,7 @@ Schedules: Final = shaped(
                error=str | None)
     ),
 )  # fmt: skip
+Fired: Final = shaped("Fired", MAYOR["schedule run"], issue=str)
 Mayor: Final = shaped(
     "Mayor", MAYOR["serve"], running=bool, pid=Count, host=str | None, since=Moment,
     services=many(

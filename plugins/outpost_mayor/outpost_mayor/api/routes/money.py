@@ -11,6 +11,7 @@ from outpost_manager import jsonviews
 from outpost_manager.orders.words import duration
 from outpost_mayor.api import models
 from outpost_mayor.api.routing import Open, answer, needs, router
+from outpost_mayor.schedules.view import fire as firing
 from outpost_mayor.schedules.view import shape, view
 
 routes = router("money")
@@ -71,3 +72,11 @@ async def schedules(
 ) -> Response:
     """The schedules, with the next times of each, as `outpost schedule list`."""
     return answer({"schedules": [*map(shape, await view(manager, count))]})
+
+
+@routes.post("/v1/schedules/{name}/run", **needs("work", models.Fired))
+async def fire(
+    manager: Open, name: Annotated[str, Path(description="Of the schedule.")]
+) -> Response:
+    """Put what a schedule orders into the queue now, as `outpost schedule run`."""
+    return answer({"issue": await firing(manager, name)})
