@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from peers.website import DESK, PHONE, ROOT, Seen, build, chromium, dead_links, look, pages, served
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the site is built, and each page seen
 #: Where pictures of pages are kept for people to look at; else they go with the test.
 PICTURES = os.environ.get("OUTPOST_SCREENSHOTS", "")
 

@@ -93,7 +93,7 @@ SECRETS = (
 class TestJob(OutpostSuite):
     """All but what the container's program does by itself, which a service's does as well."""
 
-    groups = (*CHANGED, "outcome", "logs", *HEARD, "security.claims_of_an_agent_can_be_true")
+    groups = (*CHANGED, *HEARD, "security.claims_of_an_agent_can_be_true")
 
     @pytest.fixture
     def target(self, google: Emulator, kept: str, tmp_path: Path) -> Target:
