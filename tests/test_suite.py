@@ -159,9 +159,9 @@ def test_what_passes_alone_is_named_and_what_fails_again_fails(tmp_path: Path) -
     last = done.stdout.splitlines()[-2:]
     assert last[0] == f"failed again: {tests}::test_wrong"
     assert last[1] == f"passed alone, failed under load: {tests}::test_late"
-    failed.write_text(f"{tests}::test_late\n" * 9)
+    failed.write_text(f"{tests}::test_late\n" * 17)
     done = again(failed)
     assert done.returncode == 1
-    assert "more than 8" in done.stdout
+    assert "more than 16" in done.stdout
     failed.unlink()
     assert again(failed).returncode == 1
