@@ -11,6 +11,7 @@ from typing import Any
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import run_v2
 
+from outpost_cloudrun.options import Auth, CloudRunOptions
 from outpost_cloudrun.testing.emulator import Emulator, emulating
 from outpost_cloudrun.testing.knobs import Image
 
@@ -32,6 +33,15 @@ def emulated(folder: Path, code: str = SERVER, **settings: Any) -> Iterator[Emul
     given = {"tokens": False, "images": {IMAGE: program(code)}, **settings}
     with emulating(folder, **given) as google:
         yield google
+
+
+def options(google: Emulator, **more: Any) -> CloudRunOptions:
+    """Return options of an outpost at an emulator, with a login of its metadata server."""
+    given = {
+        "project": "proj-1", "region": "us-central1", "service": "worker", "image": IMAGE,
+        "endpoint": google.admin, "auth": Auth.METADATA, **more,
+    }  # fmt: skip
+    return CloudRunOptions(**given)
 
 
 def client(google: Emulator, kind: Any) -> Any:

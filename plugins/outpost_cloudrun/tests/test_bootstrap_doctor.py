@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emulkit import IMAGE
+from emulkit import IMAGE, options
 
 from outpost_cloudrun import bootstrap, doctor
 from outpost_cloudrun.admin import changes, specs
@@ -28,14 +28,6 @@ def google(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator
         for name, value in running.environment.items():
             monkeypatch.setenv(name, value)
         yield running
-
-
-def options(google: Emulator, **more: Any) -> CloudRunOptions:
-    given = {
-        "project": "proj-1", "region": "us-central1", "service": "worker", "image": IMAGE,
-        "endpoint": google.admin, "auth": Auth.METADATA, **more,
-    }  # fmt: skip
-    return CloudRunOptions(**given)
 
 
 def boot(said: CloudRunOptions, *agents: str, dry_run: bool = False) -> list[Step]:

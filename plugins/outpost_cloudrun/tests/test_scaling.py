@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emulkit import IMAGE
+from emulkit import options
 
 from outpost_cloudrun import bootstrap
-from outpost_cloudrun.options import Auth, CloudRunOptions, Mode
+from outpost_cloudrun.options import CloudRunOptions, Mode
 from outpost_cloudrun.outpost import CloudRunOutpost
 from outpost_cloudrun.testing.emulator import Emulator, emulating
 from outpost_core.backend import BuildContext
@@ -25,14 +25,6 @@ def google(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator
         for name, value in running.environment.items():
             monkeypatch.setenv(name, value)
         yield running
-
-
-def options(google: Emulator, **more: Any) -> CloudRunOptions:
-    given = {
-        "project": "proj-1", "region": "us-central1", "service": "worker", "image": IMAGE,
-        "endpoint": google.admin, "auth": Auth.METADATA, **more,
-    }  # fmt: skip
-    return CloudRunOptions(**given)
 
 
 def scaled(said: CloudRunOptions, folder: Path, *counts: int | None) -> list[Scale]:
