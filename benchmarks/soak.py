@@ -74,7 +74,8 @@ class Soak:
             "  - {name: near, type: local, mode: process, fence: 'off', max_workers: 3,"
             " disk_floor: 0, memory_floor: 0}\n"
             f"  - {{name: far, type: exec, max_workers: 3, command: {json.dumps(served)}}}\n"
-            "retries: {per_order: 1000, per_issue: 1000, per_day: 100000, longest_backoff: 1s}\n"
+            "retries: {per_order: 1000, per_issue: 1000, per_day: 100000, longest_backoff: 1s,"
+            " reasons: {agent_signal: 1000}}\n"  # one agent may be killed again and again
         )
         self.mayor: subprocess.Popen[bytes] | None = None
 
@@ -150,6 +151,8 @@ class Soak:
             with suppress(ProcessLookupError):
                 os.kill(self.chance.choice(pids), signal.SIGKILL)
                 self.found.kills[what] += 1
+        if what == "mayor":
+            self.mayor.wait()
 
     def is_agent(self, words: str) -> bool:
         """Whether a command line is that of an agent."""
@@ -158,10 +161,10 @@ class Soak:
     def rest(self) -> None:
         """Let the queue run empty, with a mayor that nobody kills."""
         assert self.mayor is not None
-        if self.mayor.poll() is not None:
-            self.mayor = self.start("serve")
         end = time.monotonic() + _PATIENCE
         while time.monotonic() < end:
+            if self.mayor.poll() is not None:
+                self.mayor = self.start("serve")
             counts = self.counts()
             if not {word for word in counts if word != "ended"}:
                 return

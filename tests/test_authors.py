@@ -19,7 +19,7 @@ EXPORTED = """
 API_VERSION Agent AgentPreset Assignment Backend BuildContext Candidate Cleaned ConfigError
 ConflictError Delivery Dialogue Event Explanation Facts Finding Health Issue Json LedgerError Limits
 Message NotFoundError Order Outpost OutpostError OutpostOptions PlacementError PluginError REASONS
-Result Secrets SpawnRefusedError State Step UnreachableError UnsupportedError Usage UsageError
+Result Scale Secrets SpawnRefusedError State Step UnreachableError UnsupportedError Usage UsageError
 Verdict Worker WorkerError WorkerStatus digest hookimpl option split_worker_id worker_id
 """.split()  # noqa: SIM905 - a list of fifty lines hides what changes
 GUIDES = Path(__file__).parents[1] / "docs" / "guides"

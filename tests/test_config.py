@@ -187,7 +187,7 @@ OVERRIDES = POLICY + "  overrides:\n"
         # keys
         ("outpost: []\n", "1:1", "the file has no key 'outpost'", "did you mean 'outposts'?"),
         (LOCAL + "    max_worker: 4\n", "4:5", "no key 'max_worker'", "'max_workers'"),
-        (LOCAL + "    zzz: 4\n", "4:5", "no key 'zzz'", "allowed: name, type, max_workers"),
+        (LOCAL + "    zzz: 4\n", "4:5", "no key 'zzz'", "name, type, scaling, max_workers"),
         (POLICY + "  default_preferences: x\n", "5:3", "policy has no key", "'default_preference'"),
         (OVERRIDES + "    - {condition: type == x, prefers: a}\n", "6:30", "no key", "'prefer'"),
         (LOCAL + "defaults:\n  agnt: x\n", "5:3", "defaults has no key 'agnt'", "'agent'"),

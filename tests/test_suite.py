@@ -84,6 +84,30 @@ def test_the_dearest_groups_come_first_and_a_files_tests_stay_together(tmp_path:
     assert order == [*shown, "test_beside"], said
 
 
+TOGETHER = """
+import pytest
+
+@pytest.mark.parametrize("number", range(6))
+def test_of_a_file(number, worker_id):
+    with open("{name}", "a") as ran:
+        print(worker_id, file=ran)
+"""
+
+
+def test_the_tests_of_a_file_run_in_one_process(tmp_path: Path) -> None:
+    """Each process would make the fixtures of a file again: the suite took twice as long."""
+    folder = tmp_path / "tests"
+    folder.mkdir()
+    ran = [tmp_path / "ran_a", tmp_path / "ran_b"]
+    for each in ran:
+        (folder / f"test_{each.name}.py").write_text(TOGETHER.format(name=each))
+    said = run(folder, "-n", "2", "--dist", "loadgroup")
+    assert "12 passed" in said, said
+    by_whom = [each.read_text().split() for each in ran]
+    assert [len({*each}) for each in by_whom] == [1, 1]
+    assert by_whom[0] != by_whom[1]
+
+
 FLAKY = """
 import pytest
 
