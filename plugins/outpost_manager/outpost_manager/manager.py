@@ -470,6 +470,7 @@ class Manager:
         on: str | None = None,
         progress: Callable[[Event], None] | None = None,
         avoid: Mapping[str, str] = MappingProxyType({}),
+        entries: Mapping[str, str] = MappingProxyType({}),
     ) -> list[Spawned | OutpostError]:
         """Place several orders at once; each answer is a worker or its own error.
 
@@ -480,12 +481,14 @@ class Manager:
             on: the outpost to use; None lets the policy choose.
             progress: as for `spawn`.
             avoid: worker → the outpost that it is not to go to.
+            entries: worker → digest of the queue's entry that it is placed for. One that was taken
+                out, paused or moved since is not placed, and its answer is a `WithdrawnError`.
         """
         if on is not None:
             self.fleet.configured(on)
         amended = await self._amended(orders)
         sound = [order for order in amended if not isinstance(order, OutpostError)]
-        placed = iter(await self._place(sound, on, progress, avoid))
+        placed = iter(await self._place(sound, on, progress, avoid, entries))
         return [each if isinstance(each, OutpostError) else next(placed) for each in amended]
 
     async def _amended(self, orders: Sequence[Order]) -> list[Order | OutpostError]:
@@ -513,12 +516,15 @@ class Manager:
         on: str | None,
         progress: Callable[[Event], None] | None,
         avoid: Mapping[str, str],
+        entries: Mapping[str, str],
     ) -> list[Spawned | OutpostError]:
         if orders and (tight := await self.overview.tight(orders, time.time())):
             await self.watch.refresh(tight)
 
         await self.presence.consult(orders, lambda some: self._chosen(some, on))
-        answers = await self.placement.spawn_many(orders, on=on, progress=progress, avoid=avoid)
+        answers = await self.placement.spawn_many(
+            orders, on=on, progress=progress, avoid=avoid, entries=entries
+        )
         for order, answer in zip(orders, answers, strict=True):
             if isinstance(answer, PlacementError):
                 self._advise(order, answer)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from outpost_core.errors import NotFoundError
+from outpost_manager.ledger.turns import SWITCH
 from outpost_manager.remote import parse
 from outpost_manager.remote.client import Query, segment
 from outpost_manager.remote.fields import Fields
 from outpost_manager.remote.manager import RemoteManager
-from outpost_mayor.dispatch.dispatcher import SWITCH
 
 if TYPE_CHECKING:
     from outpost_manager.ledger import Entry

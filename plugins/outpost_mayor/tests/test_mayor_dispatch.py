@@ -8,14 +8,18 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mayorkit import PATIENCE, Clock, Fleet, order, until
 
-from outpost_core.errors import ConflictError, UsageError
+from outpost_core.errors import ConflictError, OutpostError, UsageError
 from outpost_core.types import Order, State
+from outpost_manager.ledger.asyncparts import AsyncQueue
+from outpost_manager.ledger.turns import SWITCH
 from outpost_manager.manager import Manager
-from outpost_mayor.dispatch.dispatcher import SWITCH, Dispatcher
+from outpost_manager.placing.pending import Spawned
+from outpost_mayor.dispatch.dispatcher import Dispatcher
 from outpost_mayor.retries.settler import Settler
 
 
@@ -167,6 +171,52 @@ def test_paused_or_draining_places_nothing(tmp_path: Path) -> None:
         await queue.hold(["p-1"], False)
         assert await Dispatcher(manager).step() == 1
         assert fleet.spawned() == ["p-2.1", "p-1.1"]
+
+    each(work, fleet)
+
+
+@pytest.mark.parametrize("how", ["remove", "pause", "move", "pause all", "drain", "replace"])
+def test_what_is_changed_while_a_dispatcher_has_it_in_hand_is_not_placed_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    fleet = Fleet(tmp_path, {"a": 5})
+
+    async def change(queue: AsyncQueue) -> None:
+        match how:
+            case "remove" | "replace":
+                await queue.remove(["p-1"])
+            case "pause":
+                await queue.hold(["p-1"])
+            case "move":
+                await queue.move("p-1", 0)
+            case _:
+                await queue.set_switch(SWITCH, "draining" if how == "drain" else "paused")
+
+    async def work(manager: Manager) -> None:
+        queue, place = manager.ledger.queue, manager.spawn_many
+        await manager.enqueue([order("p-1", priority=3)])
+
+        async def late(orders: list[Order], **more: Any) -> list[Spawned | OutpostError]:
+            monkeypatch.setattr(manager, "spawn_many", place)
+            await change(queue)
+            if how == "replace":
+                await manager.enqueue([order("p-1", agent="other")])
+            return await place(orders, **more)
+
+        monkeypatch.setattr(manager, "spawn_many", late)
+        await asyncio.wait_for(Dispatcher(manager).step(), PATIENCE)
+        entry = await queue.entry("p-1")
+        assert entry is not None
+        if how in ("move", "replace"):  # it goes in the same step, as it is now
+            assert entry.state == "running"
+            got = fleet.outposts["a"].order("p-1.1")
+            assert (got.issue.priority, got.agent.name) == (
+                (0, "") if how == "move" else (2, "other")
+            )
+        else:
+            assert entry.state == ("ended" if how == "remove" else "waiting")
+            assert not fleet.spawned()
+            assert not await manager.workers(all=True, refresh=False)
 
     each(work, fleet)
 

@@ -329,18 +329,24 @@ class Queue:
         from dataclasses import replace
 
         from outpost_core import wire
+        from outpost_core.types import Order
+        from outpost_manager.ledger import doubtful
 
-        order = self.order(issue)
-        if order is None:
-            raise _unknown(issue)
-        order = replace(order, issue=replace(order.issue, priority=priority))
         with self._store.write(only_here=True) as db:
             entry = _waiting(db, issue)
+            # as it is in this transaction: somebody may have put another order in its place
+            ((body,),) = db.execute("SELECT body FROM queue WHERE issue = ?", (issue,)).fetchall()
+            order = doubtful.parsed(Order, body)
+            if order is None:
+                raise ConflictError(
+                    f"what is kept of the order of {issue} cannot be read",
+                    hint=f"outpost queue remove {issue}, and queue it again",
+                )
+            order = replace(order, issue=replace(order.issue, priority=priority))
             turn = entry.turn + (priority - entry.priority) * aging
             db.execute(
-                "UPDATE queue SET priority = ?, turn = ?, digest = ?, body = ? WHERE issue = ?"
-                " AND worker = ?",
-                (priority, turn, wire.digest(order), wire.dumps(order), issue, order.worker),
+                "UPDATE queue SET priority = ?, turn = ?, digest = ?, body = ? WHERE issue = ?",
+                (priority, turn, wire.digest(order), wire.dumps(order), issue),
             )
             return _load(db, issue)
 

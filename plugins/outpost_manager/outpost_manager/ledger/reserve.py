@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.types import Explanation, Json, Order, State, Worker
-from outpost_manager.ledger import admission, breakers, budgets, clock, money, rows, values
+from outpost_manager.ledger import admission, breakers, budgets, clock, money, rows, turns, values
 from outpost_manager.ledger.accounts import Account
 from outpost_manager.ledger.admission import Outcome
 from outpost_manager.ledger.budgets import Budget
@@ -61,6 +61,8 @@ class Reservation:
         uncounted: why nobody knows what its agent may spend; "" when it is known.
         parking: whether parked accounts are left alone.
         if_up: whether an outpost that is down counts as up.
+        entry: digest of the queue's entry that it is placed for, as that was seen: one that does
+            not wait any more is not placed; "" when it is placed by hand.
     """
 
     order: Order
@@ -80,6 +82,7 @@ class Reservation:
     uncounted: str = ""
     parking: bool = True
     if_up: bool = False
+    entry: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,6 +206,8 @@ def reserve(db: sqlite3.Connection, draft: Draft) -> Answer:
     renewing = ended_at is not None and owner == item.owner != ""
     if known and not renewing:
         return _existing(db, draft, "")
+    if item.entry and not turns.still_waits(db, draft.worker, item.entry):
+        return Answer(outcome=Outcome.WITHDRAWN, detail=f"{draft.worker} waits no longer")
     refusal = _refusal(draft, slots, held, settled)
     if refusal:
         return _refused(db, draft, refusal)

@@ -10,7 +10,13 @@ from outpost_manager.config.queue import QueueRules
 from outpost_manager.ledger.entries import COLUMNS, Entry, from_row
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from outpost_manager.ledger.store import Store
+
+#: The switch of the whole queue, and the words at which nothing of it is placed.
+SWITCH: Final = "queue"
+PAUSED: Final = ("paused", "draining")
 
 #: An entry that may be placed, as far as its row says; the partial index has the same words.
 READY: Final = "state = 'waiting' AND held = 0 AND waits_for = 0"
@@ -42,6 +48,26 @@ def whose_turn(
             running.count(entry)
             found.append(entry)
     return found
+
+
+def still_waits(db: sqlite3.Connection, worker: str, digest: str) -> bool:
+    """Whether the entry of an attempt may be placed still, inside a write transaction.
+
+    It was taken out of the queue, paused or moved since it was seen, or the queue itself was.
+
+    Args:
+        db: the connection.
+        worker: the attempt.
+        digest: of its order, as the entry had it when it was seen.
+    """
+    words = ",".join("?" * len(PAUSED))
+    ((found,),) = db.execute(
+        "SELECT EXISTS (SELECT 1 FROM queue"  # noqa: S608
+        f" WHERE worker = ? AND digest = ? AND {READY}) AND NOT EXISTS"
+        f" (SELECT 1 FROM switches WHERE name = ? AND value IN ({words}))",
+        (worker, digest, SWITCH, *PAUSED),
+    ).fetchall()
+    return bool(found)
 
 
 def _shares(store: Store) -> list[str]:

@@ -60,6 +60,13 @@ class NotPlacedError(PlacementError):
         self.crowded = crowded
 
 
+class WithdrawnError(PlacementError):
+    """An order was taken out of the queue, paused or moved there before its slot was reserved."""
+
+    #: its name in JSON
+    shown_as: Final = "PlacementError"
+
+
 @dataclass(kw_only=True, eq=False)
 class PendingOrder:
     """One order on its way.
@@ -71,6 +78,7 @@ class PendingOrder:
             `renewed`, `spawned`.
         on: the one outpost to use, or None.
         avoid: the one that is not to be used; "" for none.
+        entry: digest of the queue's entry that it is placed for; "" when it is placed by hand.
         owner: the word under which the ledger's row is held.
         candidates: the fact sheets that the policy saw, by name.
         explanation: why, and what was tried.
@@ -93,6 +101,7 @@ class PendingOrder:
     progress: Progress | None = None
     on: str | None = None
     avoid: str = ""
+    entry: str = ""
     owner: str = field(default_factory=lambda: f"{me()}/{uuid.uuid4().hex[:12]}")
     candidates: Mapping[str, Candidate] = field(default_factory=dict)
     explanation: Explanation = field(default_factory=lambda: Explanation(rule="", verdicts=()))
@@ -156,6 +165,7 @@ class PendingOrder:
             cost_cap_hourly=sheet.cost_cap_hourly,
             explanation=self.explanation,
             owner=self.owner,
+            entry=self.entry,
         )
 
     def nobody(self) -> NotPlacedError:

@@ -43,7 +43,13 @@ from outpost_manager.fleet.fleet import NotBuiltError
 from outpost_manager.ledger import Claim, Ledger, Outcome, Reservation
 from outpost_manager.ledger.breakers import ACCOUNT, OUTPOST
 from outpost_manager.offloop import Breather
-from outpost_manager.placing.pending import ASKED_FOR, PendingOrder, Progress, Spawned
+from outpost_manager.placing.pending import (
+    ASKED_FOR,
+    PendingOrder,
+    Progress,
+    Spawned,
+    WithdrawnError,
+)
 from outpost_manager.plugins.masking import masked
 from outpost_shared import border, faults
 from outpost_shared.backoff import every
@@ -222,6 +228,8 @@ class Placement:
                     pending.adopted = answer.worker
                 elif answer.outcome is Outcome.CONFLICT:
                     pending.error = _conflict(pending.order)
+                elif answer.outcome is Outcome.WITHDRAWN:
+                    pending.error = WithdrawnError(answer.detail)
                 else:
                     pending.refused(reservation.outpost, answer.detail, answer.until)
                     pending.crowded = True
@@ -246,6 +254,7 @@ class Placement:
         on: str | None,
         progress: Progress | None = None,
         avoid: Mapping[str, str] = MappingProxyType({}),
+        entries: Mapping[str, str] = MappingProxyType({}),
     ) -> list[Spawned | OutpostError]:
         """Place several orders; each gets its own answer, in the same order.
 
@@ -254,6 +263,7 @@ class Placement:
             on: the one outpost to use, or None to let the policy choose.
             progress: is told each step of these orders.
             avoid: worker → the outpost that it is not to go to.
+            entries: worker → digest of the queue's entry that it is placed for.
 
         Raises:
             LedgerError: the ledger cannot be used; nothing was started that is not recorded.
@@ -265,6 +275,7 @@ class Placement:
                 progress=progress,
                 on=on,
                 avoid=avoid.get(order.worker, ""),
+                entry=entries.get(order.worker, ""),
             )
             for order in orders
         ]

@@ -16,8 +16,8 @@ from outpost_manager.cli.spawn import OrderCommand, after_dashes
 from outpost_manager.cli.values import priority
 from outpost_manager.jsonqueue import as_json
 from outpost_manager.ledger.entries import ENDED, LIVE
+from outpost_manager.ledger.turns import SWITCH
 from outpost_manager.orders.words import moment
-from outpost_mayor.dispatch.dispatcher import SWITCH
 from outpost_mayor.waiting import queue_of
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from outpost_core.errors import (
     OutpostError,
     UsageError,
 )
-from outpost_manager.placing.pending import NotPlacedError
+from outpost_manager.ledger.turns import PAUSED, SWITCH
+from outpost_manager.placing.pending import NotPlacedError, WithdrawnError
 from outpost_shared import faults
 from outpost_shared.log import Logger
 
@@ -43,9 +44,6 @@ _NEWS: Final = frozenset(
         *("breaker", "unparked", "resumed", "scaled_up"),
     }
 )
-#: The switch of the whole queue, and its words.
-SWITCH: Final = "queue"
-PAUSED: Final = ("paused", "draining")
 
 
 class Dispatcher:
@@ -151,13 +149,16 @@ class Dispatcher:
                     [order for _, order in pairs],
                     on=place,
                     avoid={entry.worker: entry.avoid for entry, _ in pairs if entry.avoid},
+                    entries={entry.worker: entry.digest for entry, _ in pairs},
                 )
             except LedgerError:
                 raise
             except OutpostError as error:  # there is no such outpost
                 answers = [error] * len(pairs)
             for (entry, _), answer in zip(pairs, answers, strict=True):
-                if isinstance(answer, OutpostError):
+                if isinstance(answer, WithdrawnError):
+                    _log.info("%s is not placed: it was taken out, paused or moved", entry.issue)
+                elif isinstance(answer, OutpostError):
                     await self._waits(entry, answer)
                 else:
                     placed += 1

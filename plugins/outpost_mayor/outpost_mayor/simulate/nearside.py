@@ -100,8 +100,10 @@ class NearSide:
         *,
         on: str | None = None,
         avoid: Mapping[str, str] = MappingProxyType({}),
+        entries: Mapping[str, str] = MappingProxyType({}),
     ) -> list[Spawned | OutpostError]:
         """Place orders, as `Manager.spawn_many` does."""
+        del entries  # nobody takes any out meanwhile
         return [await self._place(order, on, avoid.get(order.worker, "")) for order in orders]
 
     # --- one order --------------------------------------------------------------------------------

@@ -9,12 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from outpost_core.errors import NotFoundError
 from outpost_manager.jsonqueue import as_json
+from outpost_manager.ledger.turns import SWITCH
 from outpost_manager.orders.words import moment
 from outpost_mayor import batches
 from outpost_mayor.api import models
 from outpost_mayor.api.asking import Enqueue, orders_of
 from outpost_mayor.api.routing import PAGE, Limit, Open, answer, needs, router
-from outpost_mayor.dispatch.dispatcher import SWITCH
 
 if TYPE_CHECKING:
     from outpost_manager.manager import Manager
