@@ -503,10 +503,11 @@ def test_what_would_refuse_is_said_without_changing_anything(ledger):
     answers = ledger.foresee(
         [item("a"), item("b", outpost="x"), item("c", outpost="x", budgets=some)]
     )
-    assert [answer and answer.outcome for answer in answers] == ["breaker", None, "budget"]
+    assert [answer.outcome for answer in answers] == ["breaker", "reserved", "budget"]
     assert ledger.workers() == []
     age(ledger, 31)
-    assert ledger.foresee([item("a")]) == [None]
+    (fits,) = ledger.foresee([item("a")])
+    assert (fits.outcome, fits.account) == (Outcome.RESERVED, "claude")
     assert ledger.breakers.all()[0].state == "open"
 
 

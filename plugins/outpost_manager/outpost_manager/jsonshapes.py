@@ -332,13 +332,16 @@ SHAPES: Final[Mapping[str, Shape]] = {
         "order": "the order as spawned; of secrets only the names; or null",
         "explanation": "as in spawn, or null",
         "attempts": [WORKER],
+        "accounts": "id of an attempt → the account whose credentials its agent used",
         "decisions": [
             {
                 "worker": "the attempt that had ended",
                 "at": "when",
-                "what": "retry, park or end",
+                "what": "retry, park, anew (its session could not be resumed), elsewhere (the"
+                " outpost with its session did not take it) or end",
                 "why": "in words",
                 "next": "the attempt that follows, or null",
+                "account": "the one that a usage limit has parked, or null",
             }
         ],
         "events": [EVENT],

@@ -471,6 +471,7 @@ class Manager:
         progress: Callable[[Event], None] | None = None,
         avoid: Mapping[str, str] = MappingProxyType({}),
         entries: Mapping[str, str] = MappingProxyType({}),
+        accounts: Mapping[str, str] = MappingProxyType({}),
     ) -> list[Spawned | OutpostError]:
         """Place several orders at once; each answer is a worker or its own error.
 
@@ -483,12 +484,13 @@ class Manager:
             avoid: worker → the outpost that it is not to go to.
             entries: worker → digest of the queue's entry that it is placed for. One that was taken
                 out, paused or moved since is not placed, and its answer is a `WithdrawnError`.
+            accounts: worker → the one account of its agent that it is to use.
         """
         if on is not None:
             self.fleet.configured(on)
         amended = await self._amended(orders)
         sound = [order for order in amended if not isinstance(order, OutpostError)]
-        placed = iter(await self._place(sound, on, progress, avoid, entries))
+        placed = iter(await self._place(sound, on, progress, avoid, entries, accounts))
         return [each if isinstance(each, OutpostError) else next(placed) for each in amended]
 
     async def _amended(self, orders: Sequence[Order]) -> list[Order | OutpostError]:
@@ -517,13 +519,14 @@ class Manager:
         progress: Callable[[Event], None] | None,
         avoid: Mapping[str, str],
         entries: Mapping[str, str],
+        accounts: Mapping[str, str],
     ) -> list[Spawned | OutpostError]:
         if orders and (tight := await self.overview.tight(orders, time.time())):
             await self.watch.refresh(tight)
 
         await self.presence.consult(orders, lambda some: self._chosen(some, on))
         answers = await self.placement.spawn_many(
-            orders, on=on, progress=progress, avoid=avoid, entries=entries
+            orders, on=on, progress=progress, avoid=avoid, entries=entries, accounts=accounts
         )
         for order, answer in zip(orders, answers, strict=True):
             if isinstance(answer, PlacementError):
@@ -876,16 +879,17 @@ class Manager:
             NotFoundError: it is not known, even after asking every outpost.
         """
         found, ledger = await self.worker(ref), self.ledger
-        events = await ledger.events(found.id)
+        events, attempts = await ledger.events(found.id), await ledger.attempts(found.issue)
         return Shown(
             worker=kept_where(found, events),
             glimpse=await self.glimpse(found),
             order=await ledger.order(found.id),
             explanation=await ledger.explanation(found.id),
-            attempts=await ledger.attempts(found.issue),
+            attempts=attempts,
             events=events,
             decisions=await ledger.queue.decisions(found.issue),
             entry=await ledger.queue.entry(found.issue),
+            accounts=await ledger.accounts([found.id, *(one.id for one in attempts)]),
         )
 
     async def order_of(self, worker: str) -> Order | None:

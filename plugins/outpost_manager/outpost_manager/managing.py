@@ -7,7 +7,7 @@ the machine itself alone.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class Shown:
         events: what happened to it.
         decisions: what was decided after attempts at its issue had ended.
         entry: of the queue; None where its issue was never in it.
+        accounts: attempt → whose credentials it uses, as far as that is known.
     """
 
     worker: Worker
@@ -63,6 +64,7 @@ class Shown:
     events: Sequence[Event]
     decisions: Sequence[Decided]
     entry: Entry | None
+    accounts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -452,6 +452,7 @@ def test_show_tells_the_attempts_as_a_story(tmp_path: Path) -> None:
             await ledger.attempts("gt-1"),
             await ledger.queue.decisions("gt-1"),
             await ledger.queue.entry("gt-1"),
+            {"gt-1.1": "team"},
         )
         return click.unstyle("\n".join(lines))
 
@@ -461,9 +462,9 @@ def test_show_tells_the_attempts_as_a_story(tmp_path: Path) -> None:
         await course.place()
         await course.finish(limited(time.time() + 7200, session="s"))
         text = await told(course)
-        assert "gt-1.1 at a: failed (rate_limited)" in text
+        assert "gt-1.1 at a with account team: failed (rate_limited)" in text
         assert "the limit is reached" in text
-        assert "→ parked until " in text
+        assert "→ account claude is parked until " in text
         assert " UTC as gt-1.2, with its session: rate_limited: the limit is reached" in text
         assert "next: gt-1.2 waits for a: " in text
         await at.ledger.parking.unpark("claude")

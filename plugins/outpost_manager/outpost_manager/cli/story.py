@@ -16,11 +16,17 @@ if TYPE_CHECKING:
     from outpost_manager.ledger.entries import Decided
 
 #: What a decision is called, by its `what`.
-_WORDS = {"retry": "tried again", "park": "parked", "end": "ended"}
+_WORDS = {
+    "retry": "tried again", "park": "parked", "anew": "begins anew",
+    "elsewhere": "goes on elsewhere", "end": "ended",
+}  # fmt: skip
 
 
 def lines(
-    attempts: Sequence[Worker], decisions: Sequence[Decided], entry: Entry | None
+    attempts: Sequence[Worker],
+    decisions: Sequence[Decided],
+    entry: Entry | None,
+    accounts: Mapping[str, str],
 ) -> Iterator[str]:
     """Yield the story of an issue.
 
@@ -28,9 +34,10 @@ def lines(
         attempts: all that there were.
         decisions: what was decided after them, oldest first.
         entry: of the queue; None where the issue was never in it.
+        accounts: attempt → whose credentials it used.
     """
     for worker in sorted(attempts, key=lambda one: one.attempt):
-        yield "  " + _attempt(worker)
+        yield "  " + _attempt(worker, accounts.get(worker.id, ""))
         result = worker.result
         if result is not None and result.message and worker.state.value != "done":
             yield f"      {render.clean(_short(result.message))}"
@@ -50,13 +57,17 @@ def as_json(decisions: Sequence[Decided]) -> list[Mapping[str, Any]]:
             "what": one.text("what"),
             "why": one.text("why"),
             "next": one.text("next") or None,
+            "account": one.text("account") or None,
         }
         for one in decisions
     ]
 
 
-def _attempt(worker: Worker) -> str:
-    said = f"{render.clean(worker.id)} at {render.clean(worker.outpost)}: "
+def _attempt(worker: Worker, account: str) -> str:
+    said = f"{render.clean(worker.id)} at {render.clean(worker.outpost)}"
+    if account not in ("", worker.agent):  # else it says nothing
+        said += f" with account {render.clean(account)}"
+    said += ": "
     said += render.tint(worker.state.value)
     result = worker.result
     if result is not None and worker.state.value != "done":
@@ -76,6 +87,8 @@ def _decision(one: Decided) -> str:
     if what == "end":
         said += f" as {render.clean(one.text('outcome'))}"
     if until := one.data.get("until"):
+        if account := one.text("account"):
+            said = f"account {render.clean(account)} is {said}"
         said += f" until {_clock(until)}"
     elif what == "retry":
         said += f" from {_clock(one.data.get('at'))}"

@@ -172,6 +172,7 @@ def shown_shape(found: Shown) -> dict[str, Any]:
         "order": to_json(order) if order else None,
         "explanation": jsonviews.explanation(why) if why else None,
         "attempts": [*map(jsonviews.worker, found.attempts)],
+        "accounts": dict(found.accounts),
         "decisions": story.as_json(found.decisions),
         "events": [*map(jsonviews.event, found.events)],
         "tree": glimpse.tree or None,
@@ -183,14 +184,15 @@ def shown_shape(found: Shown) -> dict[str, Any]:
 
 def _show_lines(found: Shown) -> Iterator[str]:
     worker = found.worker
-    yield from render.pairs(_rows(worker, found.glimpse, found.order))
+    account = found.accounts.get(worker.id, "")
+    yield from render.pairs(_rows(worker, found.glimpse, found.order, account))
     if found.explanation is not None:
         yield ""
         yield from explanation_lines(found.explanation)
     if found.decisions or found.entry:
         yield ""
         yield output.style("what came of it", bold=True)
-        yield from story.lines(found.attempts, found.decisions, found.entry)
+        yield from story.lines(found.attempts, found.decisions, found.entry, found.accounts)
     elif others := [other for other in found.attempts if other.id != worker.id]:
         yield ""
         yield output.style("other attempts", bold=True)
@@ -214,7 +216,9 @@ def _by_hand(worker: Worker, order: Order | None) -> str:
     return ""
 
 
-def _rows(worker: Worker, glimpse: Glimpse, order: Order | None) -> Iterator[tuple[str, str]]:
+def _rows(
+    worker: Worker, glimpse: Glimpse, order: Order | None, account: str
+) -> Iterator[tuple[str, str]]:
     def said(value: object) -> str:
         return "" if value is None else render.clean(str(value))
 
@@ -235,6 +239,7 @@ def _rows(worker: Worker, glimpse: Glimpse, order: Order | None) -> Iterator[tup
     yield "priority", f"P{worker.priority}"
     yield "rig", said(worker.rig)
     yield "agent", said(worker.agent)
+    yield "account", "" if account == worker.agent else said(account)
     if order is not None:
         yield "command", said(shlex.join(order.agent.argv))
         yield "base", said(order.base)

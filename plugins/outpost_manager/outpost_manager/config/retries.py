@@ -36,6 +36,19 @@ class RetryOptions:
         "whether a usage limit parks its account until it is over, instead of being tried again",
         default=Park.ON,
     )
+    other_accounts: bool = option(
+        "what ran into a usage limit goes on at once with another account of its agent that has"
+        " room, instead of waiting for its own",
+        default=True,
+    )
+    patience: float = option(
+        "how long what goes on with its agent's session waits for the outpost that has the session,"
+        " once an account takes it, before it goes on elsewhere from the rescued work",
+        default=600.0,
+        unit="duration",
+        min=0,
+        max=86_400 * 366,
+    )
     per_order: int = option(
         "how often one order of the queue is tried again, whatever the reasons; pauses for a usage"
         " limit do not count",

@@ -286,6 +286,7 @@ class AsyncLedger:
     uses = _read(Ledger.uses)
     taken = _read(Ledger.taken)
     account = _read(Ledger.account)
+    accounts = _read(Ledger.accounts)
     pace = _read(Ledger.pace)
     accounts_in_use = _read(Ledger.accounts_in_use)
     waiting = _read(Ledger.waiting)

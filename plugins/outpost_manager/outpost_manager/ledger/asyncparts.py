@@ -116,6 +116,7 @@ class AsyncQueue(AsyncPart):
     next = read(_queue, Queue.next)
     next_moment = read(_queue, Queue.next_moment)
     settling = read(_queue, Queue.settling)
+    tied = read(_queue, Queue.tied)
     decisions = read(_queue, Queue.decisions)
     again = awaited(_queue, Queue.again)
     end_all = awaited(_queue, Queue.end_all)
@@ -154,6 +155,7 @@ class AsyncParking(AsyncPart):
     """The parked accounts."""
 
     all = read(_parking, Parking.all)
+    free_at = read(_parking, Parking.free_at)
     unpark = awaited(_parking, Parking.unpark)
 
 

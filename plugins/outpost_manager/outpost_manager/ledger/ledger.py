@@ -183,7 +183,7 @@ class Ledger:
         with self._store.write(only_here=True) as db:
             return [reserve.reserve(db, draft) for draft in drafts]
 
-    def foresee(self, items: Sequence[Reservation]) -> list[Answer | None]:
+    def foresee(self, items: Sequence[Reservation]) -> list[Answer]:
         """Say what would refuse each now, besides slots and the outpost's own cap.
 
         Returns:
@@ -688,6 +688,11 @@ class Ledger:
         """Return whose credentials a worker uses; "" when nobody knows."""
         found = self._store.read("SELECT account FROM workers WHERE id = ?", (id,))
         return values.text(found[0][0]) if found else ""
+
+    def accounts(self, ids: Sequence[str]) -> dict[str, str]:
+        """Return whose credentials workers use, as `account` does; without those it knows not."""
+        found = {worker: self.account(worker) for worker in ids}
+        return {worker: account for worker, account in found.items() if account}
 
     def totals(self, by: str, since: float) -> list[Total]:
         """Add up what workers cost; see `spend.totals`."""

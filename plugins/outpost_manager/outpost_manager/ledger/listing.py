@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from outpost_manager.ledger.entries import COLUMNS, STATES, Entry, from_row
+from outpost_manager.ledger.turns import READY
 
 if TYPE_CHECKING:
     from outpost_manager.ledger.store import Store
@@ -41,6 +42,15 @@ def entries(
         return []
     found = store.read(
         f"{' UNION ALL '.join(parts)} {order}", [*([*args, limit] * len(parts)), limit]
+    )
+    return [from_row(row) for row in found]
+
+
+def tied(store: Store) -> list[Entry]:
+    """Return entries whose next attempt waits for one outpost alone; see `Queue.tied`."""
+    found = store.read(
+        f"SELECT {COLUMNS} FROM queue WHERE {READY} AND tries > 0"  # noqa: S608
+        " AND place IS NOT NULL ORDER BY moved_at"
     )
     return [from_row(row) for row in found]
 

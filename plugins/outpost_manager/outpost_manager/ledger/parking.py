@@ -9,6 +9,7 @@ ends it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -81,6 +82,22 @@ class Parking:
             (now, now + _SLACK),
         )
         return [_parked(row) for row in found]
+
+    def free_at(self, accounts: Sequence[str], model: str, now: float) -> float:
+        """Return when the first of some accounts may be used; 0 where one was never parked.
+
+        Args:
+            accounts: their names, at least one.
+            model: that is asked for; "" for none in particular.
+            now: seconds since the epoch.
+        """
+        found = self._store.read(
+            "SELECT account, max(until) FROM parked WHERE model IN ('', ?) AND since <= ?"
+            " GROUP BY account",
+            (model, now + _SLACK),
+        )
+        until = {values.text(account): values.number(moment) or 0.0 for account, moment in found}
+        return min(until.get(account, 0.0) for account in accounts)
 
     def unpark(self, account: str) -> int:
         """Let an account be used again; return how many of its models were parked."""

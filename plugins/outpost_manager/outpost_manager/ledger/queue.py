@@ -21,6 +21,7 @@ from outpost_manager.ledger.entries import (
     COLUMNS,
     LIVE,
     RUNNING,
+    SETTLING,
     WAITING,
     Added,
     Decided,
@@ -198,6 +199,10 @@ class Queue:
         )
         return [from_row(row) for row in found]
 
+    def tied(self) -> list[Entry]:
+        """Return entries whose next attempt waits for one outpost alone."""
+        return listing.tied(self._store)
+
     def decisions(self, issue: str, since: float = 0.0) -> list[Decided]:
         """Return what was decided after attempts at an issue, oldest first.
 
@@ -229,18 +234,20 @@ class Queue:
         place: str | None = None,
         avoid: str = "",
         told: Told | None = None,
+        of: str = "",
         most_a_day: int | None = None,
     ) -> bool:
-        """Have an entry that settles wait for another attempt; False when it was decided already.
+        """Have an entry wait for another attempt; False when it is not as it was seen any more.
 
         Args:
-            entry: as it was seen.
+            entry: as it was seen: it settles, or waits for an attempt that is to be another one.
             order: of the next attempt.
             not_before: when it may start.
             why: why it waits.
             place: the one outpost that it has to go to.
             avoid: the one that it must not go to.
             told: the event that says so, written in the same transaction.
+            of: the attempt that the event is about; "" for the entry's.
             most_a_day: so many retries may be decided in 24 hours, of all entries; where that is
                 reached, the entry stays as it is. None for no limit.
         """
@@ -256,13 +263,14 @@ class Queue:
                 return False
             changed = db.execute(
                 "UPDATE queue SET state = 'waiting', worker = ?, digest = ?, body = ?, kind = ?,"
-                " place = ?, avoid = ?, not_before = ?, why = ?, tries = tries + 1, moved_at = ?"
-                " WHERE issue = ? AND state = 'settling' AND worker = ? AND moved_at = ?",
-                (order.worker, digest, body, kind, place, avoid, not_before, rows.text(why), now,
-                 entry.issue, entry.worker, entry.moved_at),
+                " place = ?, avoid = ?, not_before = ?, why = ?, tries = tries + ?, moved_at = ?"
+                " WHERE issue = ? AND state = ? AND worker = ? AND digest = ? AND moved_at = ?",
+                (order.worker, digest, body, kind, place, avoid, not_before, rows.text(why),
+                 int(entry.state == SETTLING), now, entry.issue, entry.state, entry.worker,
+                 entry.digest, entry.moved_at),
             ).rowcount  # fmt: skip
             if changed and told is not None:
-                rows.tell(db, told[0], now, entry.worker, "", told[1])
+                rows.tell(db, told[0], now, of or entry.worker, "", told[1])
             return changed == 1
 
     def end(self, entry: Entry, outcome: str, why: str = "", told: Told | None = None) -> bool:

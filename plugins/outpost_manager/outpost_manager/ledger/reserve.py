@@ -225,13 +225,15 @@ def reserve(db: sqlite3.Connection, draft: Draft) -> Answer:
     return Answer(outcome=Outcome.RESERVED, worker=draft.reserved(), account=account)
 
 
-def foresee(ask: budgets.Ask, draft: Draft) -> Answer | None:
-    """Say what would refuse a reservation, besides slots and the outpost's cap; None for nothing.
+def foresee(ask: budgets.Ask, draft: Draft) -> Answer:
+    """Say what would come of a reservation, slots and the outpost's cap left aside.
 
     Nothing is changed.
     """
-    refusal = admission.admit(ask, draft.wanted()).refusal
-    return None if refusal is None else _answer(refusal)
+    found = admission.admit(ask, draft.wanted())
+    if found.refusal is None:
+        return Answer(outcome=Outcome.RESERVED, account=found.account)
+    return _answer(found.refusal)
 
 
 def _answer(refusal: admission.Refusal) -> Answer:

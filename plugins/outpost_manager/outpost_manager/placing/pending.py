@@ -79,6 +79,7 @@ class PendingOrder:
         on: the one outpost to use, or None.
         avoid: the one that is not to be used; "" for none.
         entry: digest of the queue's entry that it is placed for; "" when it is placed by hand.
+        own: the one account of its agent that is to be used; "" for any of them.
         owner: the word under which the ledger's row is held.
         candidates: the fact sheets that the policy saw, by name.
         explanation: why, and what was tried.
@@ -102,6 +103,7 @@ class PendingOrder:
     on: str | None = None
     avoid: str = ""
     entry: str = ""
+    own: str = ""
     owner: str = field(default_factory=lambda: f"{me()}/{uuid.uuid4().hex[:12]}")
     candidates: Mapping[str, Candidate] = field(default_factory=dict)
     explanation: Explanation = field(default_factory=lambda: Explanation(rule="", verdicts=()))

@@ -152,8 +152,11 @@ class Placement:
         why = {
             one.outpost: answer.detail
             for one, answer in zip(asked, answers, strict=True)
-            if answer is not None
+            if answer.outcome is not Outcome.RESERVED
         }
+        first = next((one.account for one in answers if one.account), "")
+        if first not in ("", order.agent.name):
+            said = replace(said, notes=(*said.notes, f"its agent would use the account {first}"))
         if not why:
             return said
         fit = [one for one in said.verdicts if one.eligible and one.outpost not in why]
@@ -240,7 +243,7 @@ class Placement:
         while (found := pending.next_reservation()) is not None:
             try:
                 found = replace(found, standing=self.overview.standing(found.outpost))
-                return self.purse.held_to(found)
+                return self.purse.held_to(found, pending.own)
             except OutpostError as error:  # it is gone, or cannot say what it costs
                 pending.refused(found.outpost, error.message)
         return None
@@ -255,6 +258,7 @@ class Placement:
         progress: Progress | None = None,
         avoid: Mapping[str, str] = MappingProxyType({}),
         entries: Mapping[str, str] = MappingProxyType({}),
+        accounts: Mapping[str, str] = MappingProxyType({}),
     ) -> list[Spawned | OutpostError]:
         """Place several orders; each gets its own answer, in the same order.
 
@@ -264,6 +268,7 @@ class Placement:
             progress: is told each step of these orders.
             avoid: worker → the outpost that it is not to go to.
             entries: worker → digest of the queue's entry that it is placed for.
+            accounts: worker → the one account of its agent that it is to use.
 
         Raises:
             LedgerError: the ledger cannot be used; nothing was started that is not recorded.
@@ -276,6 +281,7 @@ class Placement:
                 on=on,
                 avoid=avoid.get(order.worker, ""),
                 entry=entries.get(order.worker, ""),
+                own=accounts.get(order.worker, ""),
             )
             for order in orders
         ]

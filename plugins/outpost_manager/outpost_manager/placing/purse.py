@@ -87,13 +87,19 @@ class Purse:
         """Return the accounts of an agent, in the order of preference; none: it has none."""
         return tuple(map(limits_of, self._configured(agent)))
 
-    def held_to(self, reservation: Reservation) -> Reservation:
-        """Return a reservation with all that it has to pass."""
+    def held_to(self, reservation: Reservation, own: str = "") -> Reservation:
+        """Return a reservation with all that it has to pass.
+
+        Args:
+            reservation: as it was made of an order.
+            own: the one account that it is to use, as long as it is configured; "" for any.
+        """
         budgets, order = self.budgets(), reservation.order
+        accounts = self.accounts(order.agent.name)
         return replace(
             reservation,
             budgets=budgets,
-            accounts=self.accounts(order.agent.name),
+            accounts=tuple(one for one in accounts if one.name == own) or accounts,
             model=model_of(order),
             uncounted=spending.uncounted(order) if reservation.agent_cost is None else "",
             parking=self.fleet.config.retries.park is Park.ON,

@@ -233,6 +233,7 @@ def order(data: object) -> Order:
 def shown(data: object) -> Shown:
     """Return everything about a worker but its entry of the queue; raises as `worker` does."""
     said = Fields("what is known of a worker", data)
+    accounts = Fields("accounts", said.data.get("accounts") or {})
     return Shown(
         worker=worker(said.data.get("worker")),
         glimpse=Glimpse(
@@ -249,11 +250,12 @@ def shown(data: object) -> Shown:
             Decided(
                 at=one.moment("at"),
                 worker=one.text("worker"),
-                data={key: one.text(key) for key in ("what", "why", "next")},
+                data={key: one.text(key) for key in ("what", "why", "next", "account")},
             )
             for one in said.objects("decisions")
         ],
         entry=None,
+        accounts={name: accounts.text(name) for name in accounts.data},
     )
 
 

@@ -149,12 +149,13 @@ Spawned: Final = shaped(
 )
 Decision: Final = shaped(
     "Decision", SHAPES["show"]["decisions"][0], worker=str, at=Moment, what=str, why=str,
-    next=str | None,
+    next=str | None, account=str | None,
 )  # fmt: skip
 Shown: Final = shaped(
     "Shown", SHAPES["show"], worker=Worker, order=Plain | None, explanation=Explanation | None,
-    attempts=many(Worker), decisions=many(Decision), events=many(Event), tree=str | None,
-    fence=str | None, last_line=str | None, live_usage=Plain | None,
+    attempts=many(Worker), accounts=dict[str, str], decisions=many(Decision),
+    events=many(Event), tree=str | None, fence=str | None, last_line=str | None,
+    live_usage=Plain | None,
 )  # fmt: skip
 Waited: Final = shaped("Waited", SHAPES["wait"], workers=many(Worker))
 Text: Final = shaped("Text", SHAPES["peek"], worker=str, text=str)

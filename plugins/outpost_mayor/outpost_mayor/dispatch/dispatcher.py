@@ -150,6 +150,7 @@ class Dispatcher:
                     on=place,
                     avoid={entry.worker: entry.avoid for entry, _ in pairs if entry.avoid},
                     entries={entry.worker: entry.digest for entry, _ in pairs},
+                    accounts=await self._own_accounts([entry for entry, _ in pairs]),
                 )
             except LedgerError:
                 raise
@@ -163,6 +164,18 @@ class Dispatcher:
                 else:
                     placed += 1
         return placed
+
+    async def _own_accounts(self, entries: Sequence[Entry]) -> dict[str, str]:
+        """Return which of those that ran into a usage limit wait for their own account."""
+        found: dict[str, str] = {}
+        if self._manager.config.retries.other_accounts:
+            return found
+        for entry in entries:
+            if entry.tries:
+                for one in await self._manager.ledger.queue.decisions(entry.issue, entry.added_at):
+                    if one.text("next") == entry.worker:
+                        found[entry.worker] = one.text("account")
+        return found
 
     def _equipped(self, entry: Entry, order: Order | None) -> Order:
         """Return the order of an entry with its secrets."""

@@ -66,7 +66,8 @@ async def drain(
             soon = await queue.next_moment(time.time()) if place else None
             if not waiting or not place:
                 return waiting
-            if soon is None and dispatcher.next_moment is None and stuck:
+            moments = (soon, dispatcher.next_moment, settler.next_moment)
+            if stuck and all(moment is None for moment in moments):
                 return waiting
         await asyncio.sleep(looks.pause())
         await manager.watch.refresh_of([w for w in workers if not w.state.terminal])

@@ -24,12 +24,14 @@ class Retry:
         at: when, in seconds since the epoch.
         avoid: the outpost that it must not go to; "" for none.
         strict: without another outpost it is not tried again.
+        anew: its agent could not go on with its session, so that this is the same try.
         why: in words.
     """
 
     at: float
     avoid: str = ""
     strict: bool = False
+    anew: bool = False
     why: str = ""
 
 
@@ -72,6 +74,7 @@ class History:
         attempts: how many attempts at the issue there were.
         others: another outpost is configured.
         parked_until: until when the account is parked; None when it is not.
+        resumed: the attempt was to go on with the session of the one before.
     """
 
     retries: int = 0
@@ -79,6 +82,7 @@ class History:
     attempts: int = 1
     others: bool = True
     parked_until: float | None = None
+    resumed: bool = False
 
 
 def decide(
@@ -112,6 +116,9 @@ def decide(
 
     if history.attempts >= config.per_issue:
         return end(f"{history.attempts} attempts at one issue are enough (per_issue)")
+    if history.resumed and reason == "agent_failed" and not result.usage.output_tokens:
+        why = "its session could not be resumed, so it begins anew from its work"
+        return Retry(at=now, anew=True, why=f"{reason}: {why}")
     seen = history.by_reason.get(reason, 0)
     parks = rule.park and config.park is Parking.ON
     times = _times(config, entry, reason, rule)

@@ -21,6 +21,7 @@ from outpost_core.types import Json, State, Worker
 from outpost_manager.ledger.endings import Ending
 from outpost_manager.ledger.parking import end_of
 from outpost_mayor.retries.decide import Decision, End, History, Pause, Retry, decide
+from outpost_mayor.retries.moving import Mover
 from outpost_shared import faults
 from outpost_shared.log import Logger
 
@@ -36,6 +37,8 @@ _AT_ONCE: Final = 1000
 _VISIT: Final = 100
 #: Seconds between looks where nothing is heard.
 _PACE: Final = 30.0
+#: Seconds between two looks at what waits for an outpost, at least.
+_SOON: Final = 1.0
 #: What an agent is told whose provider takes requests again.
 GO_ON: Final = "The limit of your provider is over. Continue with the task where you stopped."
 
@@ -59,6 +62,13 @@ class Settler:
         self._manager = manager
         self._clock = clock
         self._chance = chance
+        self._mover = Mover(manager)
+        self._look_at = 0.0  # by the monotonic clock, when what waits for an outpost is due a look
+
+    @property
+    def next_moment(self) -> float | None:
+        """When what waits for its outpost may go elsewhere; None where that is not foreseen."""
+        return self._mover.next_moment
 
     async def run(self) -> None:
         """Decide as soon as attempts end, until this is cancelled."""
@@ -69,7 +79,8 @@ class Settler:
                 news.clear()
                 await self.step()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(news.wait(), _PACE)
+                    pause = max(0.0, self._look_at - time.monotonic())
+                    await asyncio.wait_for(news.wait(), min(_PACE, pause))
         finally:
             listening.cancel()
             with suppress(asyncio.CancelledError):
@@ -81,8 +92,11 @@ class Settler:
                 news.set()
 
     async def step(self) -> int:
-        """Decide of every entry whose attempt has ended; return of how many."""
-        settled = 0
+        """Decide of every entry whose attempt has ended; return of how many.
+
+        Once in a while, also of those that their outpost does not take.
+        """
+        settled = await self._elsewhere()
         endings: list[Ending] = []
         entries = await self._manager.ledger.queue.settling(_AT_ONCE)
         tried = [
@@ -104,6 +118,16 @@ class Settler:
             faults.point("retries.settled")
         return settled
 
+    async def _elsewhere(self) -> int:
+        """Let go elsewhere what its outpost does not take, when it is time for a look."""
+        if time.monotonic() < self._look_at:
+            return 0
+        now = self._clock()
+        moved = await self._mover.step(now)
+        pause = _PACE if self.next_moment is None else self.next_moment - now
+        self._look_at = time.monotonic() + max(_SOON, min(_PACE, pause))
+        return moved
+
     # --- one entry ----------------------------------------------------------------------------
 
     async def _settle(self, entry: Entry, attempts: Sequence[Worker]) -> bool | Ending:
@@ -123,10 +147,11 @@ class Settler:
         if not worker.state.terminal:  # its row is about to be replaced
             return False
         before = await self._manager.ledger.queue.decisions(entry.issue, entry.added_at)
-        resumed = _resumed(worker, before)
+        resumed = await self._resumed(worker, before)
         if resumed is not None:  # it was to go where its session is, and need not any more
             entry = replace(entry, place=resumed.text("asked") or None)
         history = await self._history(worker, len(attempts), before)
+        history = replace(history, resumed=resumed is not None)
         now = self._clock()
         config = self._manager.config.retries
         found = decide(config, entry, worker, history, now, self._chance())
@@ -134,9 +159,19 @@ class Settler:
         if isinstance(found, End):
             return _ending(entry, worker, found)
         try:
-            return await self._again(entry, worker, found, resumed)
+            return await self._again(entry, worker, found, resumed, before)
         except OutpostError as error:
             return _ending(entry, worker, End(outcome=worker.state.value, why=error.message))
+
+    async def _resumed(self, worker: Worker, before: Sequence[Decided]) -> Decided | None:
+        """Return the decision that let an attempt go on with a session; None where it began anew.
+
+        Its own order is asked: it may have been placed in the moment in which that was changed.
+        """
+        mine = [one for one in before if one.text("next") == worker.id and one.text("session")]
+        order = await self._manager.ledger.order(worker.id) if mine else None
+        argv = order.agent.argv if order is not None else ()
+        return next((one for one in reversed(mine) if one.text("session") in argv), None)
 
     async def _history(self, worker: Worker, attempts: int, before: list[Decided]) -> History:
         reasons = Counter(
@@ -162,13 +197,20 @@ class Settler:
         return max((one.until for one in parked if one.account == account), default=None)
 
     async def _again(
-        self, entry: Entry, worker: Worker, found: Retry | Pause, resumed: Decided | None
+        self,
+        entry: Entry,
+        worker: Worker,
+        found: Retry | Pause,
+        resumed: Decided | None,
+        before: Sequence[Decided],
     ) -> bool | Ending:
         """Have an entry wait for another attempt, from the work that was rescued."""
         pauses = isinstance(found, Pause)
         base = resumed.text("of") if resumed is not None else ""
+        # where a session could not be resumed once, as in a container, none can
+        resumes = pauses and not any(_anew_at(worker.outpost, one) for one in before)
         following = await self._manager.further.by_itself(
-            worker.id, of=base, resume=GO_ON if pauses else ""
+            worker.id, of=base, resume=GO_ON if resumes else ""
         )
         order = following.order
         place, avoid, not_before = entry.place, "", 0.0
@@ -189,7 +231,10 @@ class Settler:
             "at": not_before or self._clock(),
         }
         if isinstance(found, Pause):
+            self._look_at = 0.0
             told |= {"until": found.until, "account": await self._manager.ledger.account(worker.id)}
+        elif found.anew:
+            told["outpost"] = worker.outpost
         if avoid:
             told["avoid"] = avoid
         if following.session:
@@ -204,7 +249,7 @@ class Settler:
             place=place,
             avoid=avoid,
             told=("decided", told),
-            most_a_day=None if pauses else self._manager.config.retries.per_day,
+            most_a_day=None if told["what"] != "retry" else self._manager.config.retries.per_day,
         )
         faults.point("retries.settled")
         return changed
@@ -221,24 +266,23 @@ def _ending(entry: Entry, worker: Worker | None, found: End) -> Ending:
     return Ending(entry=entry, outcome=found.outcome, why=found.why, told=told)
 
 
-def _resumed(worker: Worker, before: Sequence[Decided]) -> Decided | None:
-    """Return the decision that let an attempt go on with a session; None where it began anew."""
-    return next(
-        (one for one in reversed(before) if one.text("next") == worker.id and one.text("session")),
-        None,
-    )
+def _anew_at(outpost: str, one: Decided) -> bool:
+    """Whether a session could not be resumed at an outpost."""
+    return one.text("what") == "anew" and one.text("outpost") == outpost
 
 
 def _told(found: Decision, worker: Worker | None) -> dict[str, Json]:
     """Return what the event of a decision says in every case."""
     result = worker.result if worker is not None else None
     data: dict[str, Json] = {
-        "what": "retry" if isinstance(found, Retry) else "park",
+        "what": "park",
         "why": found.why,
         "reason": result.reason if result is not None else "lost_process",
     }
     if worker is not None:
         data["attempt"] = worker.attempt
+    if isinstance(found, Retry):
+        data["what"] = "anew" if found.anew else "retry"
     if isinstance(found, End):
         data |= {"what": "end", "outcome": found.outcome}
     return data

@@ -101,14 +101,22 @@ class NearSide:
         on: str | None = None,
         avoid: Mapping[str, str] = MappingProxyType({}),
         entries: Mapping[str, str] = MappingProxyType({}),
+        accounts: Mapping[str, str] = MappingProxyType({}),
     ) -> list[Spawned | OutpostError]:
         """Place orders, as `Manager.spawn_many` does."""
         del entries  # nobody takes any out meanwhile
-        return [await self._place(order, on, avoid.get(order.worker, "")) for order in orders]
+        return [
+            await self._place(
+                order, on, avoid.get(order.worker, ""), accounts.get(order.worker, "")
+            )
+            for order in orders
+        ]
 
     # --- one order --------------------------------------------------------------------------------
 
-    async def _place(self, order: Order, on: str | None, avoid: str) -> Spawned | OutpostError:
+    async def _place(
+        self, order: Order, on: str | None, avoid: str, own: str
+    ) -> Spawned | OutpostError:
         sheets = self.fleet.sheets(order)
         ranking = (
             policy.assign(self.config.policy, order, sheets)
@@ -136,7 +144,8 @@ class NearSide:
                     cost_cap_hourly=self.fleet.by_name[name].cost_cap_hourly,
                     standing=self.fleet.by_name[name].standing,
                     owner=_OWNER,
-                )
+                ),
+                own,
             )
             ledger = self.ledger.direct
             answer = ledger.move(order.worker, item) if asked else ledger.reserve([item])[0]
