@@ -56,8 +56,12 @@ def test_hints_name_what_the_agent_needs() -> None:
     )
     assert "install the agent's command" in next_step(worker("command_not_found"), {})
     kept = next_step(worker("timeout", checkpoint="refs/outpost/x.1"), PRESETS)
-    assert kept.endswith("--again continues from what is kept")
+    assert kept.endswith("; outpost retry x continues from what is kept")
+    again = next_step(worker("terminated", checkpoint="refs/outpost/x.1"), PRESETS)
+    assert again.endswith("; outpost retry x continues from what is kept")
+    said = next_step(worker("rate_limited", checkpoint="refs/outpost/x.1"), PRESETS)
+    assert said.endswith("outpost retry x; it continues from what is kept")
     archive = next_step(worker("filter_missing", checkpoint="/r/x.1.unfiltered.tar"), PRESETS)
     assert archive.endswith("tar -tf /r/x.1.unfiltered.tar")
-    assert "--again" not in archive, "what is in an archive alone is not taken up"
+    assert "retry" not in archive, "what is in an archive alone is not taken up"
     assert next_step(worker("acme_evicted"), PRESETS) == "outpost logs x.1"

@@ -77,8 +77,8 @@ def _packages(manager: Manager) -> Found:
 def _config(manager: Manager) -> tuple[str, Finding]:
     path = manager.config.path
     count = len(manager.config.outposts)
-    where = str(path) if path else "no file: the local outpost alone"
-    return "config", Finding(check="outposts", ok=True, detail=f"{count} in {where}")
+    said = f"{count} in {path}" if path else "this machine alone, since there is no outposts.yaml"
+    return "config", Finding(check="outposts", ok=True, detail=said)
 
 
 async def _ledger(manager: Manager) -> tuple[str, Finding]:

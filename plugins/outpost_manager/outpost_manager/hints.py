@@ -128,7 +128,8 @@ def next_step(worker: Worker, presets: Mapping[str, AgentPreset]) -> str:
     if result.checkpoint and result.checkpoint.endswith(".tar"):
         text += f"; what the archive has: tar -tf {result.checkpoint}"
     elif result.checkpoint:
-        text += "; the same command with --again continues from what is kept"
+        what = "it" if "retry" in text or "--again" in text else f"outpost retry {worker.issue}"
+        text += f"; {what} continues from what is kept"
     return text
 
 

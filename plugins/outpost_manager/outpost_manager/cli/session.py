@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 #: Set by the shell when it asks for completions: nothing is said then.
 _COMPLETING = "_OUTPOST_COMPLETE"
+#: Characters of a command's first sentence in the help of its group: as many as it has.
+_WHOLE = 500
 
 
 class Session:
@@ -441,6 +443,31 @@ class Group(click.Group):
         kwargs |= {"callback": _show_help, "invoke_without_command": True}
         super().__init__(*args, **kwargs)
         self.params.extend(global_options(hidden=hidden_options))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands with the whole of their first sentences: none is cut."""
+        made = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        shown = [(name, one.get_short_help_str(_WHOLE)) for name, one in made if one is not None]
+        with formatter.section("Commands"):
+            formatter.write_dl(shown)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that `args` begin with.
+
+        Raises:
+            click.UsageError: there is none; the nearest name is said.
+        """
+        known, name = self.list_commands(ctx), args[0]
+        if name in known or ctx.resilient_parsing or name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        from outpost_core.nearest import nearest
+        from outpost_manager.cli.render import clean
+
+        near = nearest(name, known)
+        hint = f"; did you mean {near!r}?" if near else f"; there are: {', '.join(known)}"
+        raise click.UsageError(f"{ctx.info_name} has no command {clean(name)!r}{hint}", ctx)
 
 
 @click.pass_context

@@ -378,6 +378,10 @@ def explain_requests(session: Session, requests: Sequence[OrderRequest], on: str
             where = render.clean(first) if first else output.style("nowhere", fg="red")
             yield f"{output.style(render.clean(worker), bold=True)} → {where}"
             yield from explanation_lines(explanation)
+        if nowhere := [e for *_, e in found if not any(v.eligible for v in e.verdicts)]:
+            reasons = " ".join(verdict.reason for e in nowhere for verdict in e.verdicts)
+            wait = "" if "not installed" in reasons else "outpost queue add has it wait; "
+            yield f"  → {wait}outpost doctor looks at all that workers need, and says what to do"
 
     session.answer(data, lines)
     placed = all(any(verdict.eligible for verdict in e.verdicts) for *_, e in found)

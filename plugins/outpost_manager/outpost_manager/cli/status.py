@@ -161,10 +161,10 @@ def _lines(look: _Look, rows: int | None) -> list[str]:
         head.append(f"ended since yesterday: {counts(look.ended)}")
     top = [*head, "", *outpost_lines(look.views), ""]
     if rows is None:
-        lines = [*top, *worker_lines(look.workers)]
+        parts = [[*worker_lines(look.workers)]] if look.workers else []
         if look.ended:
-            lines += ["", *_table("ended since yesterday", look.ended, _MOST_ENDED + 3)]
-        return lines
+            parts.append(_table("ended since yesterday", look.ended, _MOST_ENDED + 3))
+        return [*top[:-1], *(line for part in parts for line in ("", *part))]
     rows -= 1  # the last line says how to leave
     room = max(rows - len(top), _LEAST)
     workers, ended = [*worker_lines(look.workers)], len(look.ended) + 2 if look.ended else 0

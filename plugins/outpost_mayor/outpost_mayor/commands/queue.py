@@ -264,6 +264,8 @@ def run(session: Session) -> None:
     ended, waiting = session.run(work)
 
     def lines() -> Iterator[str]:
+        if not ended and not waiting:
+            yield "nothing waits in the queue"
         for one in ended:
             yield f"{render.clean(one.worker)} {render.tint(one.outcome)}"
         for one in waiting:
