@@ -177,6 +177,34 @@ def test_a_warning_is_told_once_for_each_crossing(ledger):
     assert len(told()) == 2
 
 
+def test_a_warning_is_told_when_spend_is_settled_or_seen(ledger):
+    some = (
+        Budget(name="all", window="day", usd=10.0),
+        Budget(name="x", window="day", usd=1.0, label=("x",)),
+        Budget(name="other", window="day", usd=1.0, rig=("other",)),
+    )
+    ledger.watched = lambda: some
+
+    def told():
+        return [
+            (event.data["budget"], event.worker)
+            for event in ledger.events()
+            if event.kind == "budget"
+        ]
+
+    for name, labels in (("a", ()), ("b", ("x",)), ("c", ())):
+        reserve(ledger, name, labels=labels, budgets=some[:1])
+    end(ledger, "a", 0.5)
+    assert told() == []
+    end(ledger, "b", 0.85)  # what ended cost more than was ever reserved within this budget
+    assert told() == [("x", "b.1")]
+    seen = WorkerStatus(id="c.1", state=State.WORKING, usage=Usage(cost_usd=7.0))
+    ledger.record("local", [seen])
+    assert told() == [("x", "b.1"), ("all", "c.1")]
+    end(ledger, "c", 7.5)
+    assert len(told()) == 2, "once for each crossing"
+
+
 def test_labels_of_a_released_worker_are_forgotten(ledger):
     one = item("a", labels=["x"], owner="me")
     ledger.reserve([one])

@@ -237,6 +237,7 @@ class Manager:
 
     def _open_ledger(self) -> Ledger:
         ledger = Ledger(self.state)
+        ledger.watched = lambda: self.purse.budgets() if self.config.budgets else ()
         if self._observers is None and self.plugins.pm.hook.outpost_event.get_hookimpls():
             from outpost_manager.events.observers import Observers
 

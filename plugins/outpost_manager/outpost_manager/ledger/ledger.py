@@ -8,7 +8,7 @@ copy of what the outposts say, and can be learnt again from them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
@@ -18,6 +18,8 @@ from outpost_manager.ledger import clock, money, values
 from outpost_manager.ledger.store import Store
 
 if TYPE_CHECKING:  # what describes outposts needs none of it, and is waited for by a person
+    import sqlite3
+
     from outpost_core.errors import LedgerError
     from outpost_core.types import Event, Explanation, Order, Worker, WorkerStatus
     from outpost_manager.ledger.accounts import Account, Taken
@@ -78,6 +80,8 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self._store = Store(folder)
         self._id = ""
+        #: the budgets that are configured now, of which is told when they are nearly used up
+        self.watched: Callable[[], Sequence[Budget]] = tuple
 
     @property
     def outbox(self) -> Outbox:
@@ -224,8 +228,16 @@ class Ledger:
         with self._store.write(durable=durable) as db:
             for outpost, status in items:
                 record.take(db, outpost, status)
+            self._warn(db, [status for _, status in items])
         found = {worker.id: worker for worker in self.workers(ids=[s.id for _, s in items])}
         return [found.get(status.id) for _, status in items]
+
+    def _warn(self, db: sqlite3.Connection, statuses: Sequence[WorkerStatus]) -> None:
+        """Tell of budgets that are nearly used up by what was just taken over."""
+        if some := self.watched():
+            from outpost_manager.ledger import overspend
+
+            overspend.told(db, some, statuses, clock.now())
 
     def release(self, worker: str, owner: str) -> bool:
         """Give slot and cost back: no outpost took the worker. Its order stays in the events.
@@ -333,6 +345,7 @@ class Ledger:
         durable = any(status.state.terminal for status in news)
         with self._store.write(durable=durable) as db:
             changed = [s.id for s in news if record.take(db, outpost, s, asked_at)]
+            self._warn(db, news)
         return self.workers(ids=changed) if changed else []
 
     def _without_strangers(
