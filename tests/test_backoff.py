@@ -126,7 +126,7 @@ def test_nobody_writes_a_loop_of_pauses_of_his_own() -> None:
         "outpost_cloudrun/server/work.py",  # signs of life
         "outpost_cloudrun/keeper/overdue.py",  # waits for a moment, by a clock that may be late
         "outpost_k8s/api/process.py",  # signs of life
-        "outpost_mayor/dispatch/dispatcher.py",  # looks at the log in two paces
+        "outpost_mayor/dispatch/dispatcher.py",  # waits for news, and a moment between two steps
         "outpost_k8s/near/hearing.py",  # tells changes that come together as one
         "outpost_k8s/far/keeping.py",  # keeps a log as it grows
     }

@@ -522,8 +522,9 @@ class Manager:
         entries: Mapping[str, str],
         accounts: Mapping[str, str],
     ) -> list[Spawned | OutpostError]:
-        if orders and (tight := await self.overview.tight(orders, time.time())):
-            await self.watch.refresh(tight)
+        tight = await self.overview.tight(orders, time.time()) if orders else []
+        if asked := [name for name in tight if on in (None, name)]:
+            await self.watch.refresh(asked)
 
         await self.presence.consult(orders, lambda some: self._chosen(some, on))
         answers = await self.placement.spawn_many(

@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 from mayorkit import PATIENCE, Clock, Fleet, order, until
 
+from outpost_core import hookimpl
 from outpost_core.errors import ConflictError, OutpostError, UsageError
-from outpost_core.types import Order, State
+from outpost_core.types import Order, State, WorkerStatus
 from outpost_manager.ledger.asyncparts import AsyncQueue
 from outpost_manager.ledger.turns import SWITCH
 from outpost_manager.manager import Manager
 from outpost_manager.placing.pending import Spawned
 from outpost_mayor.dispatch.dispatcher import Dispatcher
 from outpost_mayor.retries.settler import Settler
+from outpost_testing import FakeOutpost
 
 
 def each(work: Callable[[Manager], Awaitable[None]], fleet: Fleet, **environ: str) -> None:
@@ -35,6 +37,11 @@ def each(work: Callable[[Manager], Awaitable[None]], fleet: Fleet, **environ: st
 
 async def issues(manager: Manager, state: str) -> list[str]:
     return [entry.issue for entry in await manager.ledger.queue.entries(states=(state,))]
+
+
+async def _is(manager: Manager, issue: str, state: str) -> bool:
+    entry = await manager.ledger.queue.entry(issue)
+    return entry is not None and entry.state == state
 
 
 async def why(manager: Manager, issue: str) -> str:
@@ -333,6 +340,38 @@ def test_two_dispatchers_place_each_once(tmp_path: Path) -> None:
             for status in await outpost.outpost_list()
         ]
         assert sorted(begun) == sorted(f"w-{n}.1" for n in range(60))
+
+    each(work, fleet)
+
+
+def test_an_outpost_that_takes_long_to_start_a_worker_keeps_no_slot_of_another_empty(
+    tmp_path: Path,
+) -> None:
+    class Slow(FakeOutpost):
+        @hookimpl
+        async def outpost_spawn(self, order: Order) -> WorkerStatus:
+            self.calls.append(("outpost_spawn", order.worker))
+            await asyncio.sleep(3600)
+            return await super().outpost_spawn(order)
+
+    fleet = Fleet(tmp_path, {"slow": 2, "quick": 1})
+    fleet.outposts["slow"] = Slow("slow")
+
+    async def work(manager: Manager) -> None:
+        async with running(manager):
+            await manager.enqueue([order("s-1", priority=0), order("s-2", priority=0)], on="slow")
+            await manager.enqueue([order(f"q-{n}") for n in range(3)], on="quick")
+            for n in range(3):  # each takes the slot that the one before left
+
+                async def begun(n: int = n) -> bool:
+                    return len([w for w in fleet.spawned() if w.startswith("q-")]) > n
+
+                await until(begun, "the slow one held it up")
+                worker = [w for w in fleet.spawned() if w.startswith("q-")][-1]
+                await until(lambda w=worker: _is(manager, w.partition(".")[0], "running"))
+                await fleet.end(manager, worker)
+            tried = [worker for worker in fleet.spawned() if worker.startswith("s-")]
+            assert sorted(tried) == ["s-1.1", "s-2.1"]  # each once, however often one looks
 
     each(work, fleet)
 

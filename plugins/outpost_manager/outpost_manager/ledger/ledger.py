@@ -84,6 +84,11 @@ class Ledger:
         self.watched: Callable[[], Sequence[Budget]] = tuple
 
     @property
+    def path(self) -> Path:
+        """Its file."""
+        return self._store.path
+
+    @property
     def outbox(self) -> Outbox:
         """The mail that was written here."""
         from outpost_manager.ledger.outbox import Outbox

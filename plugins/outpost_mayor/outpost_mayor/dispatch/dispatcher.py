@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from outpost_core.errors import (
     ConflictError,
@@ -29,14 +29,18 @@ if TYPE_CHECKING:
     from outpost_manager.manager import Manager
 
 _log = Logger("dispatch")
+#: Entries for the same outpost, or for any, with their orders.
+_Group: TypeAlias = "Sequence[tuple[Entry, Order]]"
 #: Most that are placed at once, so that what comes meanwhile is seen.
 BUNCH: Final = 32
 #: Kinds of orders that find no room are tried again after so many seconds, whatever happens.
 AGAIN: Final = 5.0
-#: Seconds between two looks at what has happened: while something waits, so that a freed slot is
-#: filled within a tenth of a second, and while nothing does.
-LOOK: Final = 0.05
-LOOK_IDLE: Final = 0.25
+#: Seconds between two steps, at least, however much happens.
+GAP: Final = 0.05
+#: Seconds that a bunch is waited for before the next one is chosen: one outpost that takes long to
+#: start a worker keeps no slot of another one empty. So many orders may be on their way at once.
+PATIENCE: Final = 0.1
+IN_HAND: Final = 128
 #: Events after which there may be room, or something to place.
 _NEWS: Final = frozenset(
     {
@@ -61,6 +65,7 @@ class Dispatcher:
         self._until: dict[str, float] = {}  # kind → when it may, where that is known
         self._crowded = ""  # why nothing of any kind finds room, where that is so
         self._said: tuple[object, ...] = ()  # what was written down of why, and up to which entry
+        self._hand: dict[asyncio.Task[int], set[str]] = {}  # being placed → their issues
 
     @property
     def next_moment(self) -> float | None:
@@ -72,8 +77,12 @@ class Dispatcher:
         """Whether something found no room, and nobody knows when it may."""
         return any(kind not in self._until for kind in self._full)
 
-    async def step(self) -> int:
+    async def step(self, *, wait: bool = True) -> int:
         """Place as much as there is room for; return how many were placed.
+
+        Args:
+            wait: until each is placed; else what takes long goes on beside, and is seen to in
+                the next step.
 
         Raises:
             LedgerError: the ledger cannot be used.
@@ -84,6 +93,7 @@ class Dispatcher:
         self._crowded = ""
         placed = 0
         while True:
+            placed += self._reap()
             if await queue.switch(SWITCH) in PAUSED:
                 return placed
             room = await self._manager.overview.room()
@@ -92,48 +102,94 @@ class Dispatcher:
                 return placed
             # no more than find a slot; where none is free, one shows whether that is so still
             most = BUNCH if room is None else max(1, min(BUNCH, room))
-            entries = await queue.next(
-                self._manager.config.queue.rules(), self._clock(), most, skip=[*self._full]
-            )
+            entries = await self._next(most)
             if not entries:
                 await self._explain()
                 return placed
             faults.point("dispatch.chosen")
-            placed += await self._place(entries)
+            groups = await self._grouped(entries)
+            if not wait:
+                await self._begin(groups)
+            for group in groups if wait else ():
+                placed += await self._place(group)
             faults.point("dispatch.placed")
 
     async def run(self) -> None:
         """Place what waits, for ever: when something happens, and when a moment has come."""
-        manager = self._manager
-        seen = -1
-        due = 0.0
-        look = LOOK
-        while True:
-            last = await manager.ledger.last_event()
-            if last != seen:
-                news = await manager.ledger.events_after(max(seen, 0)) if seen >= 0 else []
-                if seen < 0 or any(event.kind in _NEWS for event in news):
-                    due = 0.0
-                seen = news[-1].id if news else last
-            if time.monotonic() >= due:
+        news = asyncio.Event()
+        listening = asyncio.create_task(
+            self._listen(news, await self._manager.ledger.last_event()), name="dispatch listens"
+        )
+        try:
+            while True:
+                news.clear()
                 try:
-                    await self.step()
+                    await self.step(wait=False)
                 except LedgerError as error:
                     _log.warning("the queue waits: %s", error)
-                due = time.monotonic() + await self._pause()
-                look = LOOK if await manager.ledger.queue.ready() else LOOK_IDLE
-            await asyncio.sleep(look)
+                await asyncio.sleep(GAP)
+                calling = asyncio.ensure_future(news.wait())
+                pause = await self._pause()
+                await asyncio.wait(
+                    {calling, listening}, timeout=pause, return_when=asyncio.FIRST_COMPLETED
+                )
+                calling.cancel()
+                if listening.done():
+                    listening.result()  # it never ends but by failing
+        finally:
+            tasks = [listening, *self._hand]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _listen(self, news: asyncio.Event, after: int) -> None:
+        async for event in self._manager.events(after):
+            if event.kind in _NEWS:
+                news.set()
+
+    async def _next(self, most: int) -> Sequence[Entry]:
+        """Return the entries that are to be placed next, without those that are on their way."""
+        mine = {issue for issues in self._hand.values() for issue in issues}
+        entries = await self._manager.ledger.queue.next(
+            self._manager.config.queue.rules(), self._clock(), most + len(mine), skip=[*self._full]
+        )
+        return [entry for entry in entries if entry.issue not in mine][:most]
+
+    async def _begin(self, groups: Sequence[_Group]) -> None:
+        """Place groups of entries, and wait for that until it takes long."""
+        mine = [asyncio.create_task(self._place(group), name="dispatch") for group in groups]
+        for task, group in zip(mine, groups, strict=True):
+            self._hand[task] = {entry.issue for entry, _ in group}
+        if mine:
+            await asyncio.wait(mine, timeout=PATIENCE)
+        while True:
+            going = {task for task in self._hand if not task.done()}
+            if sum(len(self._hand[task]) for task in going) <= IN_HAND:
+                return
+            await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
+
+    def _reap(self) -> int:
+        """Let go of what has been placed; return how many of it were.
+
+        Raises:
+            LedgerError: the ledger could not be used.
+        """
+        placed = 0
+        for task in [task for task in self._hand if task.done()]:
+            del self._hand[task]
+            placed += task.result()
+        return placed
 
     async def _pause(self) -> float:
         """Return the seconds until there is something to do without news."""
         now = self._clock()
         moments = [await self._manager.ledger.queue.next_moment(now), self.next_moment]
         # what waits for a moment needs no look before it
-        pause = AGAIN if self.unforeseen else 60.0
+        pause = AGAIN if self.unforeseen or self._hand else 60.0
         return min([pause, *(max(0.0, one - now) for one in moments if one is not None)])
 
-    async def _place(self, entries: Sequence[Entry]) -> int:
-        """Place entries, those for the same outpost together; return how many were placed."""
+    async def _grouped(self, entries: Sequence[Entry]) -> list[_Group]:
+        """Return entries with their orders, those for the same outpost together."""
         ready: dict[str | None, list[tuple[Entry, Order]]] = {}
         orders = await self._manager.ledger.queue.orders([entry.issue for entry in entries])
         for entry in entries:
@@ -142,27 +198,30 @@ class Dispatcher:
                 ready.setdefault(entry.place, []).append((entry, order))
             except OutpostError as error:
                 await self._waits(entry, error)
+        return [*ready.values()]
+
+    async def _place(self, group: _Group) -> int:
+        """Place entries for the same outpost; return how many were placed."""
         placed = 0
-        for place, pairs in ready.items():
-            try:
-                answers = await self._manager.spawn_many(
-                    [order for _, order in pairs],
-                    on=place,
-                    avoid={entry.worker: entry.avoid for entry, _ in pairs if entry.avoid},
-                    entries={entry.worker: entry.digest for entry, _ in pairs},
-                    accounts=await self._own_accounts([entry for entry, _ in pairs]),
-                )
-            except LedgerError:
-                raise
-            except OutpostError as error:  # there is no such outpost
-                answers = [error] * len(pairs)
-            for (entry, _), answer in zip(pairs, answers, strict=True):
-                if isinstance(answer, WithdrawnError):
-                    _log.info("%s is not placed: it was taken out, paused or moved", entry.issue)
-                elif isinstance(answer, OutpostError):
-                    await self._waits(entry, answer)
-                else:
-                    placed += 1
+        try:
+            answers = await self._manager.spawn_many(
+                [order for _, order in group],
+                on=group[0][0].place,
+                avoid={entry.worker: entry.avoid for entry, _ in group if entry.avoid},
+                entries={entry.worker: entry.digest for entry, _ in group},
+                accounts=await self._own_accounts([entry for entry, _ in group]),
+            )
+        except LedgerError:
+            raise
+        except OutpostError as error:  # there is no such outpost
+            answers = [error] * len(group)
+        for (entry, _), answer in zip(group, answers, strict=True):
+            if isinstance(answer, WithdrawnError):
+                _log.info("%s is not placed: it was taken out, paused or moved", entry.issue)
+            elif isinstance(answer, OutpostError):
+                await self._waits(entry, answer)
+            else:
+                placed += 1
         return placed
 
     async def _own_accounts(self, entries: Sequence[Entry]) -> dict[str, str]:
