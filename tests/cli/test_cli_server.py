@@ -165,8 +165,8 @@ def test_the_token_is_sent_to_the_server_and_nowhere_else(
 
 @pytest.mark.parametrize(
     "words",
-    [("attach", "x"), ("doctor",), ("config", "show"), ("add", "local", "x"),
-     ("mail", "outbox"), ("continue", "x", "y"), ("demo",), ("plugins",), ("queue", "run")],
+    [("diff", "x"), ("doctor",), ("config", "show"), ("add", "local", "x"),
+     ("mail", "outbox"), ("demo",), ("plugins",), ("scale",), ("token", "list")],
 )  # fmt: skip
 def test_what_works_on_the_machine_alone_is_refused_before_anything(
     server: Server, words: tuple[str, ...], tmp_path: Path
@@ -179,13 +179,26 @@ def test_what_works_on_the_machine_alone_is_refused_before_anything(
     assert {*tmp_path.rglob("*")} == before
 
 
+def test_a_terminal_does_not_go_through_a_server_and_it_says_where_to_go(server: Server) -> None:
+    server.answers["/v1/workers/t-1"] = says(shown(RUNS))
+    server.answers["/v1/mayor"] = says({"running": True, "host": "big.example.com"})
+    found = run("attach", "t-1", at=server, code=2)
+    assert f"ssh -t big.example.com 'outpost attach {RUNS.id}'" in found.stderr
+    server.answers["/v1/mayor"] = says({"running": True, "host": "-oProxyCommand=evil"})
+    found = run("attach", "t-1", at=server, code=2)
+    assert "ProxyCommand" not in found.stderr
+    assert "log in where the mayor runs, as the user who runs the mayor: outpost attach" in (
+        found.stderr
+    )
+
+
 def test_the_environment_names_a_server_until_something_says_otherwise(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("OUTPOST_SERVER", server.url)
     server.answers["/v1/outposts"] = says({"outposts": [{"name": "far"}]})
     assert "far" in run("list").stdout
-    assert "OUTPOST_SERVER names a server" in run("attach", "x", code=2).stderr
+    assert "OUTPOST_SERVER names a server" in run("doctor", code=2).stderr
     asked = len(server.asked)
     assert "local" in run("list", at="").stdout
     assert "local" in run("list", "--state", str(tmp_path / "s")).stdout

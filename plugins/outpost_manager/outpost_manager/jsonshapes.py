@@ -133,7 +133,11 @@ TOTAL: Final[Shape] = {
     "cached_tokens": "the part of it that came from a cache",
     "output_tokens": "everything that came out",
 }
-_REFUSED: Final[Shape] = {"issue": "the issue's id", "error": ERROR}
+_REFUSED: Final[Shape] = {
+    "issue": "the issue's id",
+    "error": ERROR,
+    "crowded": "whether an outpost would take it once less runs or is spent there, or it is up",
+}
 #: command → its answer.
 SHAPES: Final[Mapping[str, Shape]] = {
     "list": {"outposts": [OUTPOST]},

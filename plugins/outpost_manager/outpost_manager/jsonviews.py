@@ -356,7 +356,8 @@ def spawned(spawned: Spawned) -> Shape:
 
 def refused(issue: str, error: OutpostError) -> Shape:
     """Return the shape of an order that was not taken."""
-    return {"issue": issue, "error": error_shape(error)}
+    crowded = bool(getattr(error, "crowded", False))
+    return {"issue": issue, "error": error_shape(error), "crowded": crowded}
 
 
 def cleaned(worker: str, answer: Cleaned | OutpostError) -> Shape:

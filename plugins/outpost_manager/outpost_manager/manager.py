@@ -129,6 +129,8 @@ class Manager:
         self._recovery: Recovery | None = None
         self._local: LocalGit | None = None
         self._presence: Presence | None = None
+        #: orders that somebody here waits with for a slot, each with the one outpost for it or None
+        self.wanting: dict[object, Sequence[tuple[Order, str | None]]] = {}
         self.failures = KeptFailures(state)
         plugins.listeners.append(self.failures.keep)
         self._own: list[PluginReport] = []

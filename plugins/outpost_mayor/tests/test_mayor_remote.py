@@ -54,9 +54,12 @@ class Far:
         assert process.returncode == code, (words, process.returncode, out, err)
         return out.decode() + err.decode()
 
-    def json(self, *words: str) -> Any:
+    def json(self, *words: str, code: int = 0) -> Any:
         """Run a command with `--json`; return its answer."""
-        return json.loads(self.run("--json", *words))
+        process = self.begin("--json", *words)
+        out, err = process.communicate(timeout=PATIENCE * 2)
+        assert process.returncode == code, (words, process.returncode, out, err)
+        return json.loads(out)
 
 
 @pytest.fixture
@@ -149,6 +152,73 @@ def test_a_team_shares_one_queue_and_one_account_of_what_was_spent(
         assert "cleaned" in work.run("clean", "t-1.1")
         assert "role admin" in work.run("clean", "t-1.2", "--purge", code=2)
         assert view.run("logs", "t-1.1") == "out\n"
+
+
+def test_everything_of_a_queue_and_further_attempts_can_be_done_from_anywhere(
+    town: Town, tmp_path: Path
+) -> None:
+    town.config.write_text(LOCAL.replace("max_workers: 50", "max_workers: 1"))
+    go = tmp_path / "go"
+    holds = (
+        "--no-rig",
+        "--env",
+        f"GO={go}",
+        "--",
+        "sh",
+        "-c",
+        "until [ -e $GO ]; do sleep .1; done",
+    )
+    with town.mayor("--listen", "127.0.0.1:0") as mayor:
+        mayor.ready()
+        far = person(town, tmp_path, "admin", address_of(mayor))
+        # the one slot is taken: spawn --wait waits for it, and queue run for all of the queue
+        far.run("queue", "add", "q-1", *holds)
+        until(lambda: far.json("queue", "list")["counts"].get("running") == 1)
+        full = far.json("spawn", "s-0", "--on", "local", "--no-rig", "--", "true", code=3)[
+            "refused"
+        ]
+        assert full[0]["crowded"] is True
+        waits = far.begin("spawn", "s-1", "--wait", "--no-rig", "--", "true")
+        told = _Read(waits.stderr)
+        until(lambda: b"everything is full: s-1 waits" in told.text, "it waits")
+        far.run("queue", "add", "q-2", "--no-rig", "--", "sh", "-c", "exit 3")
+        runs = far.begin("queue", "run")
+        seen, printed = _Read(runs.stderr), _Read(runs.stdout)
+        until(lambda: b"q-1.1: working" in seen.text, "it shows what runs")
+        go.touch()
+        said = _Read(waits.stdout)
+        assert waits.wait(PATIENCE * 2) == 0, told.text
+        said.join()
+        told.join()
+        assert b"s-1.1 done" in said.text
+        assert runs.wait(PATIENCE * 2) == 1
+        seen.join()
+        printed.join()
+        assert printed.text == b"q-1.1 done\nq-2.1 failed\n"
+
+        # what failed is tried again, what is done goes on
+        again = far.json("retry", "--failed", "--since", "1h", "--wait", code=1)
+        assert [one["worker"]["id"] for one in again["spawned"]] == ["q-2.2"]
+        assert "--failed" in far.run("retry", code=2)
+        more = far.json("continue", "s-1", "also a test", "--wait")["spawned"]
+        assert [one["worker"]["id"] for one in more] == ["s-1.2"]
+        prompt = far.json("show", "s-1")["order"]["prompt"]
+        assert prompt.startswith("also a test")
+
+        # draining waits for what runs, and a paused queue ends the waiting
+        go.unlink()
+        far.run("queue", "add", "q-3", *holds)
+        until(lambda: far.json("queue", "list")["counts"].get("running") == 1)
+        far.run("queue", "add", "q-4", "--no-rig", "--", "true")
+        drains = far.begin("--json", "queue", "drain")
+        until(lambda: far.json("queue", "list")["switch"] == "draining")
+        assert drains.poll() is None
+        go.touch()
+        left = json.loads(drains.communicate(timeout=PATIENCE * 2)[0])["waiting"]
+        assert [one["issue"] for one in left] == ["q-4"]
+        waiting = far.json("queue", "run", code=3)["waiting"]
+        assert [one["issue"] for one in waiting] == ["q-4"]
+        assert mayor.end() == 0
 
 
 def without_since(shape: Any) -> Any:

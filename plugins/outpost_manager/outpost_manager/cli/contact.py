@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import shlex
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from outpost_core.errors import NotFoundError, OutpostError
+from outpost_core.errors import NotFoundError, OutpostError, UnsupportedError
 from outpost_manager.cli import complete, output, render
 from outpost_manager.cli.follow import Write, follow, is_known, writer
 from outpost_manager.cli.progress import Progress
 from outpost_manager.cli.session import Session, command, print_json
 from outpost_manager.cli.workers import end_line, keeps_running
 from outpost_manager.placing import references
+from outpost_manager.remote.address import login
 from outpost_shared.viewer import check_terminal
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from outpost_core.types import Order, Worker
     from outpost_manager.manager import Manager
     from outpost_manager.managing import Managing
+    from outpost_manager.remote.manager import RemoteManager
 
 
 @command("logs", anywhere=True)
@@ -99,7 +102,7 @@ class _JsonWriter:
         self._offset += len(chunk)
 
 
-@command("attach")
+@command("attach", anywhere=True)
 @click.argument("worker", shell_complete=complete.active_workers)
 def attach(session: Session, worker: str) -> None:
     """Give this terminal to a worker; detach any time.
@@ -111,6 +114,8 @@ def attach(session: Session, worker: str) -> None:
     Example:
       outpost attach gt-abc123.1
     """
+    if session.far:
+        session.at_server(lambda manager: _refuse_far(session, manager, worker))
 
     async def work(manager: Manager) -> tuple[Worker, int]:
         found = await manager.worker(worker)
@@ -133,6 +138,24 @@ def attach(session: Session, worker: str) -> None:
         ],
     )
     click.get_current_context().exit(code)
+
+
+async def _refuse_far(session: Session, manager: RemoteManager, ref: str) -> NoReturn:
+    """Say how to come to a worker of a server, since a terminal does not go over HTTP.
+
+    Raises:
+        UnsupportedError: always.
+    """
+    found = await manager.find(ref)
+    way = login(session.far, await manager.mayor_host())
+    say = f"outpost attach {shlex.quote(found.id)}"
+    if way.startswith("ssh "):
+        way, say = "there", f"{way.replace('ssh', 'ssh -t', 1)} {shlex.quote(say)}"
+    raise UnsupportedError(
+        f"{found.id} is at {found.outpost}, and a terminal does not go through a server",
+        hint=f"{way}, as the user who runs the mayor: {say}; from here, outpost peek, logs -f and"
+        " nudge work",
+    )
 
 
 def _prints_records(order: Order) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from outpost_core.errors import OutpostError
 from outpost_manager import jsonviews
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from outpost_manager.cli.session import Session
     from outpost_manager.managing import Managing
     from outpost_manager.placing.pending import Spawned
-
-#: what a server answers: workers, issues that were refused and why, hints.
-Started: TypeAlias = "tuple[list[Spawned], list[tuple[str, OutpostError]], list[str]]"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 
 import click
 
@@ -15,11 +15,11 @@ from outpost_manager.cli.spawn import start, start_far
 from outpost_manager.cli.values import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     from outpost_manager.manager import Manager
     from outpost_manager.placing.attempts import Further, Next
-    from outpost_manager.remote.manager import RemoteManager
+    from outpost_manager.remote.manager import RemoteManager, Started
 
 _Decorator: TypeAlias = "Callable[[Callable[..., None]], Callable[..., None]]"
 _OPTIONS: Final[tuple[_Decorator, ...]] = (
@@ -69,28 +69,27 @@ def retry(
         raise click.UsageError("name issues, or say --failed")
     if since is not None and not failed:
         raise click.UsageError("--since goes with --failed")
-    seconds = duration(since, "--since")
+    seconds_ago = duration(since, "--since")
     if session.far:
-        if failed or rig:
-            raise click.UsageError("a server is told of issues alone: no --failed, no --rig")
 
-        async def there(manager: RemoteManager) -> int:
-            wanted = [*dict.fromkeys(issues)]
-            return await start_far(
-                session, manager, lambda: manager.retry(wanted, on), follow_=follow_, wait=wait
-            )
+        async def ask(
+            manager: RemoteManager, only: Collection[str] | None, seconds: float
+        ) -> Started:
+            wanted = [*dict.fromkeys(issues if only is None else sorted(only))]
+            every = failed and only is None
+            return await manager.retry(wanted, on, seconds, failed=every, since=seconds_ago)
 
-        click.get_current_context().exit(session.at_server(there))
+        _start_far(session, ask, rig, follow_, wait)
 
     async def find(further: Further) -> list[str]:
-        return [*dict.fromkeys(issues)] if issues else await further.failed(seconds)
+        return [*dict.fromkeys(issues)] if issues else await further.failed(seconds_ago)
 
     _start_all(
         session, find, lambda further, issue: further.retry(issue, on=on, rig=rig), follow_, wait
     )
 
 
-@command("continue")
+@command("continue", anywhere=True)
 @click.argument("issue", shell_complete=complete.issues)
 @click.argument("text", nargs=-1, required=True, metavar="TEXT...")
 @click.option("--fresh", is_flag=True,
@@ -117,6 +116,12 @@ def continue_(
       outpost continue gt-1 "also add a test"
     """
     said = sys.stdin.read() if text == ("-",) else " ".join(text)
+    if session.far:
+
+        async def ask(manager: RemoteManager, _: Collection[str] | None, seconds: float) -> Started:
+            return await manager.go_on(issue, said, on=on, fresh=fresh, wait=seconds)
+
+        _start_far(session, ask, rig, follow_, wait)
 
     async def find(_: Further) -> list[str]:
         return [issue]
@@ -128,6 +133,32 @@ def continue_(
         follow_,
         wait,
     )
+
+
+def _start_far(
+    session: Session,
+    ask: Callable[[RemoteManager, Collection[str] | None, float], Awaitable[Started]],
+    rig: str | None,
+    follow_: bool,
+    wait: bool,
+) -> NoReturn:
+    """Have a server start further attempts, and exit; see `start_far`."""
+    if rig:
+        raise click.UsageError(
+            "--rig is for a URL with a password, which is not sent to a server: give the server a"
+            " login of its own"
+        )
+
+    async def there(manager: RemoteManager) -> int:
+        return await start_far(
+            session,
+            manager,
+            lambda only, seconds: ask(manager, only, seconds),
+            follow_=follow_,
+            wait=wait,
+        )
+
+    click.get_current_context().exit(session.at_server(there))
 
 
 def _start_all(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -16,6 +16,11 @@ from outpost_manager.offloop import at_once
 if TYPE_CHECKING:
     from outpost_manager.manager import Manager
     from outpost_manager.review import Work
+
+#: What to do where a server is asked: its work is on the rig, or lies there.
+_FETCH: Final = (
+    "outpost show says from here which branch of the rig it is: git fetch it; or say it there"
+)
 
 
 def _work(session: Session, ref: str) -> tuple[Manager, Work]:
@@ -29,7 +34,7 @@ def _work(session: Session, ref: str) -> tuple[Manager, Work]:
     return session.run(work)
 
 
-@command("diff")
+@command("diff", instead=_FETCH)
 @click.argument("issue", shell_complete=complete.issues)
 @click.option("--stat", is_flag=True, help="Only which files, and how much.")
 @click.option("--name-only", is_flag=True, help="Only the names of the files.")
@@ -87,7 +92,7 @@ def _check(code: int, said: bytes) -> None:
         raise OutpostError(f"git diff ended with {code}" + (f": {words}" if words else ""))
 
 
-@command("checkout")
+@command("checkout", instead=_FETCH)
 @click.argument("issue", shell_complete=complete.issues)
 def checkout(session: Session, issue: str) -> None:
     """Switch this clone to a delivered branch.

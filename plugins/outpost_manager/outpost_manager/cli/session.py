@@ -114,11 +114,12 @@ class Session:
             raise click.UsageError(f"{here} is about this machine: it does not go with --server")
         return self.server
 
-    def stay_here(self, what: str) -> None:
+    def stay_here(self, what: str, instead: str = "") -> None:
         """Refuse what works on the machine itself alone, where a server is asked.
 
         Args:
             what: the command.
+            instead: what to do from here; "" where one has to log in there.
 
         Raises:
             UsageError: it does.
@@ -126,11 +127,13 @@ class Session:
         if not self.far:
             return
         from outpost_core.errors import UsageError
+        from outpost_manager.remote.address import login
 
         said = "--server" if self.server else "OUTPOST_SERVER"
+        there = instead or f"say it there ({login(self.far)})"
         raise UsageError(
             f"{what} works only on the machine itself, and {said} names a server",
-            hint="log in there and say it, or say --server '' to mean this machine",
+            hint=f"{there}, or say --server '' to mean this machine",
         )
 
     def anywhere(self, work: Callable[[Managing], Awaitable[T]], *, at_once: bool = False) -> T:
@@ -420,9 +423,11 @@ class Command(click.Command):
 
     Attributes:
         works_anywhere: it works with `--server`, too.
+        instead: what to do from here where it does not; "" for logging in there.
     """
 
     works_anywhere = False
+    instead = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -432,7 +437,7 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run it, where it can be asked of a server or none is to be asked."""
         if not self.works_anywhere:
-            current(ctx).stay_here(ctx.command_path)
+            current(ctx).stay_here(ctx.command_path, self.instead)
         return super().invoke(ctx)
 
 
@@ -481,7 +486,12 @@ def _show_help(ctx: click.Context) -> None:
 
 
 def command(
-    name: str, *, cls: type[Command] = Command, anywhere: bool = False, **attrs: Any
+    name: str,
+    *,
+    cls: type[Command] = Command,
+    anywhere: bool = False,
+    instead: str = "",
+    **attrs: Any,
 ) -> Callable[[Any], Command]:
     """Declare a command; its function gets the `Session` first.
 
@@ -489,6 +499,7 @@ def command(
         name: how it is called.
         cls: its class.
         anywhere: it works with `--server`, too.
+        instead: what to do from here where it does not; "" for logging in there.
         attrs: for the class.
     """
 
@@ -501,6 +512,7 @@ def command(
 
         made = click.command(name, cls=cls, **attrs)(with_session)
         made.works_anywhere = anywhere
+        made.instead = instead
         return made
 
     return declare

@@ -11,19 +11,27 @@ from outpost_manager import jsonviews
 from outpost_manager.cli import complete, output, render
 from outpost_manager.cli.existing import where_it_is
 from outpost_manager.cli.orderflags import order_options, requests_of
-from outpost_manager.cli.placed import Placed, Started, finish
+from outpost_manager.cli.placed import Placed, finish
 from outpost_manager.cli.progress import Progress
 from outpost_manager.cli.session import Command, Session, command
 from outpost_manager.cli.workers import explanation_lines
+from outpost_manager.placing.room import is_crowded, until_room
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import (
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Collection,
+        Iterator,
+        Sequence,
+    )
 
     from outpost_core.types import Order
     from outpost_manager.manager import Manager
     from outpost_manager.orders.making import OrderRequest
     from outpost_manager.placing.pending import Spawned
-    from outpost_manager.remote.manager import RemoteManager
+    from outpost_manager.remote.manager import RemoteManager, Started
 
 
 class OrderCommand(Command):
@@ -97,13 +105,11 @@ def spawn(
     if session.far:
 
         async def there(manager: RemoteManager) -> int:
-            return await start_far(
-                session,
-                manager,
-                lambda: manager.spawn_requests(requests, on),
-                follow_=follow_,
-                wait=wait,
-            )
+            async def ask(only: Collection[str] | None, seconds: float) -> Started:
+                some = [one for one in requests if only is None or one.issue in only]
+                return await manager.spawn_requests(some, on, seconds)
+
+            return await start_far(session, manager, ask, follow_=follow_, wait=wait)
 
         click.get_current_context().exit(session.at_server(there))
     progress = Progress.of(session)
@@ -146,7 +152,16 @@ async def start(
     session.going_on = _spawning(orders)
     answers = await _place(manager, orders, on, progress)
     if wait or follow_:
-        await _wait_for_room(session, manager, orders, answers, on, progress)
+        where = [on] * len(orders) if on is None or isinstance(on, str) else [*on]
+
+        async def again(some: Sequence[int]) -> Sequence[Spawned | OutpostError]:
+            mine = [orders[number] for number in some]
+            return await _place(manager, mine, [where[number] for number in some], progress)
+
+        await until_room(
+            manager, [*zip(orders, where, strict=True)], answers, again,
+            waits=lambda some: _say_full(session, [orders[number].worker for number in some]),
+        )  # fmt: skip
     progress.close()
     pairs = [*zip(orders, answers, strict=True)]
     for issue, error in refused:
@@ -166,7 +181,7 @@ async def start(
 async def start_far(
     session: Session,
     manager: RemoteManager,
-    ask: Callable[[], Awaitable[Started]],
+    ask: Callable[[Collection[str] | None, float], Awaitable[Started]],
     *,
     follow_: bool,
     wait: bool,
@@ -176,13 +191,22 @@ async def start_far(
     Args:
         session: of this command.
         manager: of the server.
-        ask: asks for them.
+        ask: asks for them, or only for those issues; the server tries again for so many seconds
+            what finds everything full.
         follow_: print the output of the first until it has ended.
         wait: return when all have ended.
     """
     progress = Progress.of(session)
     session.going_on = "Interrupted while starting; what has begun goes on.\n  → outpost workers"
-    spawned, refused, hints = await ask()
+    spawned, refused, hints = await ask(None, 0.0)
+    told = False
+    while (wait or follow_) and (full := [issue for issue, why in refused if is_crowded(why)]):
+        if not told:
+            told = True
+            _say_full(session, full)
+        more, still, _ = await ask({*full}, _AT_SERVER)
+        spawned = [*spawned, *more]
+        refused = [*((i, why) for i, why in refused if not is_crowded(why)), *still]
     progress.close()
     for hint in hints:
         session.hints.append(hint)
@@ -218,39 +242,10 @@ async def _place(
     return [answers[number] for number in range(len(orders))]
 
 
-async def _wait_for_room(
-    session: Session,
-    manager: Manager,
-    orders: Sequence[Order],
-    answers: list[Spawned | OutpostError],
-    on: str | Sequence[str | None] | None,
-    progress: Progress,
-) -> None:
-    """Try those again that found everything full, until they are placed; changes `answers`."""
-    from outpost_manager.placing.pending import NotPlacedError
-    from outpost_shared.backoff import Backoff
-
-    pauses, said = Backoff(_ROOM_FIRST, _ROOM_MOST), False
-    while True:
-        crowded = [
-            number
-            for number, answer in enumerate(answers)
-            if isinstance(answer, NotPlacedError) and answer.crowded
-        ]
-        if not crowded:
-            return
-        if not said:
-            said = True
-            names = " ".join(orders[number].worker for number in crowded[:3])
-            more = " …" if len(crowded) > 3 else ""
-            session.note(f"everything is full: {render.clean(names)}{more} waits for a slot")
-        await pauses.wait()
-        where = on if on is None or isinstance(on, str) else [on[number] for number in crowded]
-        again = await _place(manager, [orders[number] for number in crowded], where, progress)
-        for number, answer in zip(crowded, again, strict=True):
-            answers[number] = answer
-            if not isinstance(answer, OutpostError):
-                pauses.reset()
+def _say_full(session: Session, ids: Sequence[str]) -> None:
+    names = " ".join(ids[:3])
+    more = " …" if len(ids) > 3 else ""
+    session.note(f"everything is full: {render.clean(names)}{more} waits for a slot")
 
 
 async def _orders(
@@ -296,8 +291,8 @@ def _spawning(orders: Sequence[Order]) -> str:
     )
 
 
-#: Seconds between two tries of an order that found everything full: at first, and at most.
-_ROOM_FIRST, _ROOM_MOST = 0.2, 5.0
+#: Seconds for which a server is asked at once to try what found everything full.
+_AT_SERVER = 20.0
 #: fields of an order that are named by their own fields.
 _COMPOUND = ("issue", "agent", "delivery", "limits")
 _Pairs = list[tuple["Order", "Spawned | OutpostError"]]

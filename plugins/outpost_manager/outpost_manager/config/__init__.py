@@ -124,7 +124,9 @@ def settings(config: Config) -> list[Setting]:
 
 
 def _entries(config: Config) -> Iterator[tuple[str, Json]]:
-    """Yield key and value of the sections that are lists of entries with a name."""
+    """Yield key and value of `api`, and of the sections that are lists of named entries."""
+    for each in option_fields(type(config.api)):
+        yield f"api.{each.name}", each.show(getattr(config.api, each.name))
     sections: tuple[tuple[str, Sequence[Any]], ...] = (
         ("budgets", config.budgets), ("accounts", config.accounts),
         ("schedules", config.schedules), ("notify", config.notify),

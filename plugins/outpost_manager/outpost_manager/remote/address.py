@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,27 @@ def _check(parts: SplitResult, host: str, text: str) -> None:
 
 def _wrong(why: str) -> UsageError:
     return UsageError(f"--server: that is no URL of a server: {why}", hint=f"say {_FORMS}")
+
+
+def login(text: str, host: str = "") -> str:
+    """Return how to come to a command line on the machine of a server, for a hint.
+
+    Args:
+        text: its URL.
+        host: what the mayor there says that its machine is called; "" where it was not asked.
+    """
+    try:
+        at = address(text)
+    except UsageError:
+        return "log in on the server"
+    if at.socket:
+        return "that is this machine"
+    named = urlsplit(at.base).hostname or ""
+    # behind loopback there may be ssh -L: only the mayor knows where
+    named = host if at.local else named
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.:-]{0,250}", named, re.ASCII):
+        return "log in where the mayor runs"
+    return f"ssh {named}"
 
 
 def is_loopback(host: str) -> bool:

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
 from outpost_core.errors import NotFoundError, OutpostError, UnreachableError
 from outpost_manager.ledger.entries import Added
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from outpost_manager.placing.pending import Spawned
 
 T = TypeVar("T")
+#: What a server started: workers, issues that were refused and why, hints.
+Started: TypeAlias = "tuple[list[Spawned], list[tuple[str, OutpostError]], list[str]]"
 
 #: Rows that are asked for at once, and pages at the most.
 _PAGE: Final = 1000
@@ -161,27 +163,65 @@ class RemoteManager:
         return {"requests": said} | ({} if on is None else {"on": on})
 
     async def spawn_requests(
-        self, requests: Sequence[OrderRequest], on: str | None
-    ) -> tuple[list[Spawned], list[tuple[str, OutpostError]], list[str]]:
-        """Have workers started at once.
+        self, requests: Sequence[OrderRequest], on: str | None, wait: float = 0.0
+    ) -> Started:
+        """Have workers started.
+
+        Args:
+            requests: what is to be done.
+            on: the one outpost for them; None lets the policy of the server choose.
+            wait: seconds for which the server tries again what finds everything full.
 
         Returns:
             those that are there now, the issues that were refused and why, and hints.
         """
-        return self._spawned(
-            await self.client.post("/v1/workers", await self._orders(requests, on))
-        )
+        return await self._start("/v1/workers", await self._orders(requests, on), wait)
 
     async def retry(
-        self, issues: Sequence[str], on: str | None
-    ) -> tuple[list[Spawned], list[tuple[str, OutpostError]], list[str]]:
-        """Have what failed tried again; answers as `spawn_requests` does."""
-        said: dict[str, Any] = {"issues": [*issues]} | ({} if on is None else {"on": on})
-        return self._spawned(await self.client.post("/v1/retry", said))
+        self,
+        issues: Sequence[str],
+        on: str | None,
+        wait: float = 0.0,
+        *,
+        failed: bool = False,
+        since: float | None = None,
+    ) -> Started:
+        """Have what failed tried again; answers as `spawn_requests` does.
 
-    def _spawned(
-        self, said: dict[str, Any]
-    ) -> tuple[list[Spawned], list[tuple[str, OutpostError]], list[str]]:
+        Args:
+            issues: whose last attempt failed.
+            on: as there.
+            wait: as there.
+            failed: all whose last attempt failed, in place of `issues`.
+            since: of those, only what ended so many seconds ago, or later.
+        """
+        said: dict[str, Any] = {"failed": True, "since": since} if failed else {"issues": [*issues]}
+        return await self._start("/v1/retry", said | ({} if on is None else {"on": on}), wait)
+
+    async def go_on(
+        self, issue: str, text: str, *, on: str | None, fresh: bool, wait: float = 0.0
+    ) -> Started:
+        """Have delivered work continued; answers as `spawn_requests` does.
+
+        Args:
+            issue: whose work.
+            text: what else is to be done.
+            on: as there.
+            fresh: with a new session of the agent.
+            wait: as there.
+        """
+        said: dict[str, Any] = {"issue": issue, "text": text, "fresh": fresh}
+        return await self._start("/v1/continue", said | ({} if on is None else {"on": on}), wait)
+
+    async def _start(self, path: str, said: dict[str, Any], wait: float) -> Started:
+        return self._spawned(await self.client.post(path, said, {"wait": wait or None}))
+
+    async def mayor_host(self) -> str:
+        """Return the name of the machine that the mayor runs on; "" where it does not say."""
+        said = await self.client.get("/v1/mayor")
+        return self.read(lambda data: Fields.of_answer(data).text("host"), said)
+
+    def _spawned(self, said: dict[str, Any]) -> Started:
         refused = self.each(parse.refused, said, "refused")
         hints = self.read(lambda data: Fields.of_answer(data).words("hints"), said)
         return self.each(parse.spawned, said, "spawned"), refused, [*hints]

@@ -28,7 +28,7 @@ from outpost_manager.ledger.entries import Decided, Entry
 from outpost_manager.ledger.parking import Parked
 from outpost_manager.managing import Glimpse, Shown
 from outpost_manager.placing.accountviews import AccountView, Allowance
-from outpost_manager.placing.pending import Spawned
+from outpost_manager.placing.pending import NotPlacedError, Spawned
 from outpost_manager.remote import answers
 from outpost_manager.remote.fields import Fields, NotBelievedError
 
@@ -272,7 +272,10 @@ def spawned(data: object) -> Spawned:
 def refused(data: object) -> tuple[str, OutpostError]:
     """Return an issue whose order was not taken, and why; raises as `worker` does."""
     said = Fields("a refusal", data)
-    return said.text("issue"), error(said.data.get("error"))
+    why = error(said.data.get("error"))
+    if said.flag("crowded"):
+        why = NotPlacedError(why.message, hint=why.hint, crowded=True)
+    return said.text("issue"), why
 
 
 def explained(data: object) -> tuple[str, str, Explanation]:

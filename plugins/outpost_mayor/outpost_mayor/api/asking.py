@@ -13,6 +13,7 @@ from outpost_core.errors import OutpostError, UsageError
 from outpost_manager import jsonviews
 from outpost_manager.config.accounts import secret_names
 from outpost_manager.orders.fields import request_of
+from outpost_manager.placing.room import until_room
 from outpost_mayor.api.guard import demand
 
 if TYPE_CHECKING:
@@ -117,22 +118,53 @@ class Placing:
     on: str | None
 
 
-async def spawned(manager: Manager, placings: Sequence[Placing]) -> dict[str, Any]:
-    """Place orders at once; return the document that says what became of each."""
-    answers: dict[int, Spawned | OutpostError] = {}
-    for on in dict.fromkeys(one.on for one in placings):
-        mine = [number for number, one in enumerate(placings) if one.on == on]
-        found = await manager.spawn_many([placings[number].order for number in mine], on=on)
-        answers |= dict(zip(mine, found, strict=True))
-    pairs = [(one.order, answers[number]) for number, one in enumerate(placings)]
+async def spawned(
+    request: Request,
+    manager: Manager,
+    placings: Sequence[Placing],
+    wait: float,
+    *,
+    refused: Sequence[tuple[str, OutpostError]] = (),
+    hints: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Place orders; return the document that says what became of each.
+
+    Args:
+        request: who asks; what has to wait does not outlast him.
+        manager: an open one.
+        placings: what is to be placed.
+        wait: seconds for which what finds everything full is tried again.
+        refused: issues for which no order could be made, and why.
+        hints: what is worth knowing besides.
+    """
+
+    async def place(some: Sequence[int]) -> list[Spawned | OutpostError]:
+        answers: dict[int, Spawned | OutpostError] = {}
+        for on in dict.fromkeys(placings[number].on for number in some):
+            mine = [number for number in some if placings[number].on == on]
+            found = await manager.spawn_many([placings[number].order for number in mine], on=on)
+            answers |= dict(zip(mine, found, strict=True))
+        return [answers[number] for number in some]
+
+    async def gone() -> bool:
+        return request.app.state.ended.is_set() or await request.is_disconnected()
+
+    answers = await place(range(len(placings)))
+    if wait:
+        wanted = [(one.order, one.on) for one in placings]
+        await until_room(manager, wanted, answers, place, within=wait, gone=gone)
+    pairs = [(one.order, answer) for one, answer in zip(placings, answers, strict=True)]
     return {
         "spawned": [
             jsonviews.spawned(each) for _, each in pairs if not isinstance(each, OutpostError)
         ],
         "refused": [
-            jsonviews.refused(order.issue.id, each)
-            for order, each in pairs
-            if isinstance(each, OutpostError)
+            *(jsonviews.refused(issue, error) for issue, error in refused),
+            *(
+                jsonviews.refused(order.issue.id, each)
+                for order, each in pairs
+                if isinstance(each, OutpostError)
+            ),
         ],
-        "hints": [],
+        "hints": [*hints],
     }

@@ -143,7 +143,7 @@ _started: Final = SHAPES["spawn"]
 Started: Final = shaped(
     "Started", _started["spawned"][0], worker=Worker, adopted=bool, explanation=Explanation
 )
-Refused: Final = shaped("Refused", _started["refused"][0], issue=str, error=Error)
+Refused: Final = shaped("Refused", _started["refused"][0], issue=str, error=Error, crowded=bool)
 Spawned: Final = shaped(
     "Spawned", _started, spawned=many(Started), refused=many(Refused), hints=list[str]
 )

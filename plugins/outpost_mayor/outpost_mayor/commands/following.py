@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from outpost_manager.cli.session import Session
     from outpost_manager.ledger import Entry
     from outpost_manager.manager import Manager
+    from outpost_manager.remote.manager import RemoteManager
 
 
 async def follow(
@@ -26,5 +27,18 @@ async def follow(
     progress = Progress.of(session)
     try:
         return await drain(manager, place=place, wanted=wanted, on_change=progress.worker)
+    finally:
+        progress.close()
+
+
+async def follow_there(
+    session: Session, manager: RemoteManager, *, placed: bool = True
+) -> tuple[list[Entry], list[Entry]]:
+    """Show what the mayor of a server does with its queue; see `farqueue.until_done`."""
+    from outpost_mayor.farqueue import until_done
+
+    progress = Progress.of(session)
+    try:
+        return await until_done(manager, placed=placed, on_change=progress.worker)
     finally:
         progress.close()

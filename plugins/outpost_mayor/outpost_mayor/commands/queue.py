@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from outpost_manager.ledger import Entry
     from outpost_manager.manager import Manager
     from outpost_manager.managing import Managing
+    from outpost_manager.remote.manager import RemoteManager
     from outpost_mayor.waiting import Listed
 
 queue = Group(
@@ -221,7 +222,7 @@ def _switch(session: Session, issues: tuple[str, ...], word: str) -> None:
     session.answer(lambda: {"held": held, "switch": switch}, lines)
 
 
-@command("drain")
+@command("drain", anywhere=True)
 def drain(session: Session) -> None:
     """Place nothing more, and wait until what runs has ended.
 
@@ -229,39 +230,49 @@ def drain(session: Session) -> None:
     Example:
       outpost queue drain
     """
-    from outpost_mayor.commands.following import follow
+    from outpost_mayor.commands.following import follow, follow_there
 
-    async def work(manager: Manager) -> list[Entry]:
+    async def here(manager: Manager) -> list[Entry]:
         await manager.ledger.queue.set_switch(SWITCH, "draining")
         return await follow(session, manager, place=False)
 
-    waiting = session.run(work)
+    async def there(manager: RemoteManager) -> list[Entry]:
+        await queue_of(manager).switch("draining")
+        _, waiting = await follow_there(session, manager, placed=False)
+        return waiting
+
+    waiting = session.at_server(there) if session.far else session.run(here)
     session.answer(
         lambda: {"waiting": [*map(as_json, waiting)]},
         lambda: [f"nothing of the queue runs; {len(waiting)} wait for outpost queue resume"],
     )
 
 
-@command("run")
+@command("run", anywhere=True)
 def run(session: Session) -> None:
     """Work on the queue until nothing is left that can go, without a mayor.
 
-    Exit code 3 when something still waits, 1 when an order failed.
+    With --server, whose mayor works on it already, wait for that and show what happens. Exit code 3
+    when something still waits, 1 when an order failed.
 
     \b
     Example:
       outpost queue run
     """
-    from outpost_mayor.commands.following import follow
+    from outpost_mayor.commands.following import follow, follow_there
 
-    async def work(manager: Manager) -> tuple[list[Entry], list[Entry]]:
+    session.going_on = "Interrupted; workers keep running, and what waits stays in the queue"
+
+    async def here(manager: Manager) -> tuple[list[Entry], list[Entry]]:
         began = time.time()
-        session.going_on = "Interrupted; workers keep running, and what waits stays in the queue"
         waiting = await follow(session, manager)
         ended = await manager.ledger.queue.entries(states=("ended",))
         return [one for one in ended if one.moved_at >= began], waiting
 
-    ended, waiting = session.run(work)
+    if session.far:
+        ended, waiting = session.at_server(lambda manager: follow_there(session, manager))
+    else:
+        ended, waiting = session.run(here)
 
     def lines() -> Iterator[str]:
         if not ended and not waiting:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from outpost_mayor.scaling.decide import Decision, Place
 
 
-@command("scale")
+@command("scale", instead="outpost list says from here what is up; say the rest there")
 @click.argument("name", required=False, shell_complete=complete.outposts)
 @click.option("--to", type=click.IntRange(0, 1000), metavar="N",
               help="Have so many units (machines, warm containers) up: 0: down.")  # fmt: skip

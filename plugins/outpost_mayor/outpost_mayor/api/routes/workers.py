@@ -10,6 +10,7 @@ from fastapi import Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 
+from outpost_core.errors import OutpostError, UsageError
 from outpost_core.types import State
 from outpost_manager import jsonviews
 from outpost_manager.placing import references
@@ -24,6 +25,9 @@ routes = router("workers")
 _Ref = Annotated[str, Path(description="Id of a worker, or an issue for its newest attempt.")]
 #: Seconds that a client may wait with one request.
 _WAIT = 60.0
+_Room = Annotated[
+    float, Query(ge=0, le=_WAIT, description="Seconds to try again what finds everything full.")
+]
 _OFFSET = "Outpost-Log-Offset"
 _BYTES = "application/octet-stream"
 
@@ -54,9 +58,20 @@ class Clean(_Said):
 class Retry(_Said):
     """What is tried again."""
 
-    issues: list[str] = Field(
-        min_length=1, max_length=1000, description="Whose last attempt failed."
+    issues: list[str] = Field([], max_length=1000, description="Whose last attempt failed.")
+    failed: bool = Field(False, description="All whose last attempt failed, in place of issues.")
+    since: float | None = Field(
+        None, ge=0, le=1e9, description="Of those, only what ended so many seconds ago, or later."
     )
+    on: str | None = Field(None, description="At this outpost and no other.")
+
+
+class Continue(_Said):
+    """What else is to be done about delivered work."""
+
+    issue: str = Field(description="Whose work.", max_length=200)
+    text: str = Field(description="What else is to be done.", min_length=1, max_length=1_000_000)
+    fresh: bool = Field(False, description="With a new session of the agent.")
     on: str | None = Field(None, description="At this outpost and no other.")
 
 
@@ -87,24 +102,50 @@ async def list_(
 
 
 @routes.post("/v1/workers", **needs("work", models.Spawned))
-async def spawn(request: Request, manager: Open, said: Orders) -> Response:
+async def spawn(request: Request, manager: Open, said: Orders, wait: _Room = 0.0) -> Response:
     """Start workers at once, or find those that are there, as `outpost spawn`.
 
     Where there is no room, an order is refused; `POST /v1/queue` has it wait.
     """
     orders = await orders_of(request, manager, said.requests)
-    return answer(await spawned(manager, [Placing(order=one, on=said.on) for one in orders]))
+    placings = [Placing(order=one, on=said.on) for one in orders]
+    return answer(await spawned(request, manager, placings, wait))
 
 
 @routes.post("/v1/retry", **needs("work", models.Spawned))
-async def retry(manager: Open, said: Retry) -> Response:
+async def retry(request: Request, manager: Open, said: Retry, wait: _Room = 0.0) -> Response:
     """Try again what failed, with the same orders, as `outpost retry`."""
-    await manager.look_at([*said.issues, *(one.rpartition(".")[0] for one in said.issues)])
-    placings = []
-    for issue in dict.fromkeys(said.issues):
-        following = await manager.further.retry(issue, on=said.on)
-        placings.append(Placing(order=following.order, on=following.on))
-    return answer(await spawned(manager, placings))
+    if said.failed == bool(said.issues):
+        raise UsageError("name issues, or say failed", hint="one of the two")
+    if said.since is not None and not said.failed:
+        raise UsageError("since goes with failed")
+    further = manager.further
+    issues = await further.failed(said.since) if said.failed else [*dict.fromkeys(said.issues)]
+    await manager.look_at([*issues, *(one.rpartition(".")[0] for one in issues)])
+    placings, refused = list[Placing](), list[tuple[str, OutpostError]]()
+    for issue in issues:
+        try:
+            following = await further.retry(issue, on=said.on)
+        except OutpostError as error:
+            if len(issues) == 1:
+                raise
+            refused.append((issue, error))
+        else:
+            placings.append(Placing(order=following.order, on=following.on))
+    return answer(await spawned(request, manager, placings, wait, refused=refused))
+
+
+@routes.post("/v1/continue", **needs("work", models.Spawned))
+async def continue_(request: Request, manager: Open, said: Continue, wait: _Room = 0.0) -> Response:
+    """Continue with delivered work, as `outpost continue`."""
+    await manager.look_at([said.issue, said.issue.rpartition(".")[0]])
+    following = await manager.further.go_on(said.issue, said.text, on=said.on, fresh=said.fresh)
+    hints = []
+    if following.session is not None:
+        agent = f"the session {following.session} at {following.on}"
+        hints = [f"{following.order.worker}: continues with {agent}"]
+    placings = [Placing(order=following.order, on=following.on)]
+    return answer(await spawned(request, manager, placings, wait, hints=hints))
 
 
 @routes.post("/v1/explain", **needs("view", models.Explained))
