@@ -159,7 +159,7 @@ async def start(
             return await _place(manager, mine, [where[number] for number in some], progress)
 
         await until_room(
-            manager, [*zip(orders, where, strict=True)], answers, again,
+            manager.wanting, [*zip(orders, where, strict=True)], answers, again,
             waits=lambda some: _say_full(session, [orders[number].worker for number in some]),
         )  # fmt: skip
     progress.close()

@@ -11,7 +11,6 @@ from outpost_shared.backoff import Backoff
 
 if TYPE_CHECKING:
     from outpost_core.types import Order
-    from outpost_manager.manager import Manager
     from outpost_manager.placing.pending import Spawned
 
 #: Seconds between two tries: at first, and at most.
@@ -27,7 +26,7 @@ def is_crowded(answer: object) -> bool:
 
 
 async def until_room(
-    manager: Manager,
+    wanting: dict[object, Sequence[tuple[Order, str | None]]],
     wanted: Sequence[tuple[Order, str | None]],
     answers: list[Answer],
     place: Callable[[Sequence[int]], Awaitable[Sequence[Answer]]],
@@ -39,7 +38,7 @@ async def until_room(
     """Try those again that found everything full, until they are placed.
 
     Args:
-        manager: an open one.
+        wanting: `Manager.wanting`, which says meanwhile what waits.
         wanted: orders, each with the one outpost for it or None.
         answers: what became of each at first; changed.
         place: places those of these numbers.
@@ -55,11 +54,11 @@ async def until_room(
             if not told:
                 told = True
                 waits(crowded)
-            manager.wanting[mine] = [wanted[number] for number in crowded]
+            wanting[mine] = [wanted[number] for number in crowded]
             await pauses.wait()
             for number, one in zip(crowded, await place(crowded), strict=True):
                 answers[number] = one
                 if not isinstance(one, OutpostError):
                     pauses.reset()
     finally:
-        manager.wanting.pop(mine, None)
+        wanting.pop(mine, None)

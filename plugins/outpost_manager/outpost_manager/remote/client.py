@@ -204,14 +204,51 @@ class Client:
 
     def _silent(self, why: str, *, sent: bool) -> UnreachableError:
         maybe = "; what was asked may have been done all the same" if sent else ""
-        hint = "does outpost serve run there, and listen? outpost serve --status says so"
-        if "CERTIFICATE" in why.upper():
-            hint = "SSL_CERT_FILE=FILE names the certificate of an authority of your own"
-        elif self.at.socket:
-            hint = "does outpost serve run for that state folder, as your user?"
         return UnreachableError(
-            f"the server {self.at.shown} cannot be reached: {why}{maybe}", hint=hint, sent=sent
+            f"the server {self.at.shown} cannot be reached: {why}{maybe}",
+            hint=next_step(self.at, why),
+            sent=sent,
         )
+
+
+def next_step(at: Address, why: str) -> str:
+    """Return what to do about a server that cannot be reached.
+
+    Args:
+        at: where it is.
+        why: in the words of whoever tried.
+    """
+    if at.socket:
+        return "does outpost serve run for that state folder, as your user?"
+    secure = at.base.startswith("https:")
+    said = why.lower()
+    if "certificate" in said:
+        if "hostname mismatch" in said or "ip address mismatch" in said:
+            return "say the name that is in it, as --server https://NAME, or have it made anew"
+        if "expired" in said or "not yet valid" in said:
+            return "the server needs a new certificate, or a clock is wrong: here, or there"
+        return "SSL_CERT_FILE=FILE names the certificate of an authority of your own"
+    if secure and any(
+        word in said for word in ("wrong version", "record layer", "unknown protocol")
+    ):
+        if at.local:
+            return f"it does not speak TLS there: say http://{at.base.partition('://')[2]}"
+        return "it does not speak TLS there: outpost serve needs --tls-cert and --tls-key for that"
+    if not secure and "connection broke" in said:
+        return f"where it speaks TLS, say https://{at.base.partition('://')[2]}"
+    if secure and not at.local and _proxy():
+        return (
+            "it is asked through the proxy that HTTPS_PROXY or ALL_PROXY names; NO_PROXY=HOST goes"
+            " straight"
+        )
+    return "does outpost serve run there, and listen? outpost serve --status says so"
+
+
+def _proxy() -> str:
+    from urllib.request import getproxies
+
+    found = getproxies()
+    return found.get("https") or found.get("all") or ""
 
 
 def _cause(error: BaseException) -> str:

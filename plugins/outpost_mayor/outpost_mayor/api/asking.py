@@ -152,7 +152,7 @@ async def spawned(
     answers = await place(range(len(placings)))
     if wait:
         wanted = [(one.order, one.on) for one in placings]
-        await until_room(manager, wanted, answers, place, within=wait, gone=gone)
+        await until_room(manager.wanting, wanted, answers, place, within=wait, gone=gone)
     pairs = [(one.order, answer) for one, answer in zip(placings, answers, strict=True)]
     return {
         "spawned": [
