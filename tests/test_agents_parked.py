@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from peers.stubmodel import API_KEY, Mode, Request, StubModel
-from servekit import Town, until
+from servekit import LOCAL, Town, until
 
 KEY = "CLAUDE_CODE_OAUTH_TOKEN"  # of a subscription: those have such limits
 #: Seconds for which the limit holds once it is reached.
@@ -34,6 +34,24 @@ class LimitedModel(StubModel):
             self.resets_at = int(self.limited_at) + LIMIT
             self.command = "echo third >>notes.txt"
         limited = self.limited_at and time.time() < self.resets_at
+        self.mode = Mode.USAGE_LIMIT if limited else Mode.WORK
+        return super().take(request)
+
+
+class OneLimited(StubModel):
+    """Lets an agent run its command, then says that the limit of the first key is reached."""
+
+    def __init__(self) -> None:
+        super().__init__(command="echo second >>notes.txt", answer="I added it.")
+        self.resets_at = int(time.time()) + 3 * 3600
+        self.keys: list[str] = []
+
+    def take(self, request: Request) -> tuple[int, Any]:
+        key = request.headers.get("authorization", "").removeprefix("Bearer ")
+        self.keys.append(key)
+        if key == "key-two":
+            self.command = "echo third >>notes.txt"
+        limited = key == "key-one" and "tool_result" in json.dumps(request.body)
         self.mode = Mode.USAGE_LIMIT if limited else Mode.WORK
         return super().take(request)
 
@@ -82,6 +100,47 @@ def test_the_same_session_goes_on_with_its_work_once_the_limit_is_over(
     assert (before["reason"], after["reason"]) == ("rate_limited", "ok"), story
     assert before["session"]
     assert after["started_at"] > before["retry_at"], "nothing was sent into the wall"
+    asked = json.dumps(model.requests[-1].body)
+    assert "echo second" in asked, "it knows what it did before the limit"
+    branch = git(rig, "show", f"{after['branch']}:notes.txt")
+    assert branch == "first\nsecond\nthird\n", story
+
+
+@pytest.mark.agents
+def test_the_same_session_goes_on_at_once_with_another_account(
+    tmp_path: Path, agents_path: str
+) -> None:
+    town, rig = Town(tmp_path), rig_in(tmp_path)
+    town.env["PATH"] = agents_path
+    keys = {"KEY_ONE": "key-one", "KEY_TWO": "key-two"}
+    accounts = "".join(
+        f"  - {{name: {name}, agent: claude, secrets: {{{KEY}: 'env:KEY_{name.upper()}'}}}}\n"
+        for name in ("one", "two")
+    )
+    town.config.write_text(f"{LOCAL}accounts:\n{accounts}")
+    with OneLimited() as model:
+        said = model.claude_env(tmp_path / "home-of-agents")
+        del said["ANTHROPIC_API_KEY"], said["HOME"]
+        words = (
+            "gt-1", "--title", "Add lines", "--agent", "claude", "--rig", str(rig),
+            *(w for k, v in said.items() for w in ("--env", f"{k}={v}")),
+        )  # fmt: skip
+        assert "would use the account one" in town.run("explain", *words)
+        town.run("queue", "add", *words)
+        town.run("queue", "run", env=keys)
+        why = town.run("explain", "gt-2", *words[1:])
+    story = town.run("show", "gt-1")
+    shown = town.json("show", "gt-1")
+    assert shown["accounts"] == {"gt-1.1": "one", "gt-1.2": "two"}
+    after, before = shown["attempts"]
+    assert (before["reason"], after["reason"]) == ("rate_limited", "ok"), story
+    assert after["started_at"] < before["retry_at"], "it did not wait for the reset"
+    assert after["session"], story
+    assert "gt-1.1 at local with account one: failed (rate_limited)" in story
+    assert "account one is parked until " in story
+    assert "gt-1.2 at local with account two: done" in story
+    assert "would use the account two" in why
+    assert model.keys[-1] == "key-two"
     asked = json.dumps(model.requests[-1].body)
     assert "echo second" in asked, "it knows what it did before the limit"
     branch = git(rig, "show", f"{after['branch']}:notes.txt")

@@ -131,7 +131,7 @@ class Mayor(RuleBasedStateMachine):
             assert wanted is not None
             assert wanted.worker == entry.worker == self.known[entry.issue].worker
             for outpost in OUTPOSTS:
-                if outpost == entry.avoid:
+                if outpost == entry.avoid or outpost != (entry.place or outpost):
                     continue
                 answer = self._reserve(wanted, outpost)
                 if answer is Outcome.RESERVED:
@@ -231,6 +231,7 @@ class Mayor(RuleBasedStateMachine):
             following,
             not_before=found.at if isinstance(found, Retry) else 0.0,
             why=found.why,
+            place=worker.outpost if pauses else None,
             avoid=found.avoid if isinstance(found, Retry) else "",
             told=("decided", {**told, "what": "park" if pauses else "retry"}),
             most_a_day=None if pauses else CONFIG.per_day,
@@ -241,6 +242,22 @@ class Mayor(RuleBasedStateMachine):
                 known.retries += 1
                 self.decided.append(self.now)
         return moved
+
+    @rule(twice=st.booleans())
+    def go_elsewhere(self, twice: bool) -> None:
+        """What waits for its outpost begins anew; a second one has seen the same."""
+        for entry in self.ledger.queue.tied():
+            assert entry.place in OUTPOSTS
+            anew = replace(self._order(entry), prompt="Begin anew.")
+            told: dict[str, Json] = {"what": "elsewhere", "reason": "", "next": entry.worker}
+            moved = [
+                self.ledger.queue.again(entry, anew, told=("decided", told))
+                for _ in range(1 + twice)
+            ]
+            assert moved == [True, False][: 1 + twice], "it was moved twice"
+            now = self.ledger.queue.entry(entry.issue)
+            assert now is not None
+            assert (now.place, now.worker, now.tries) == (None, entry.worker, entry.tries)
 
     def _order(self, entry: Entry) -> Order:
         found = self.ledger.queue.order(entry.issue)

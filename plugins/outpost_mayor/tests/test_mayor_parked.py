@@ -17,6 +17,7 @@ from outpost_manager.ledger import Entry
 from outpost_manager.manager import Manager
 from outpost_manager.placing.pending import WithdrawnError
 from outpost_mayor.dispatch.dispatcher import Dispatcher
+from outpost_mayor.dispatch.draining import drain
 from outpost_mayor.retries.moving import Mover
 from outpost_shared import faults
 from outpost_testing import FakeOutpost
@@ -246,6 +247,25 @@ def test_what_a_dispatcher_had_in_hand_meanwhile_is_not_placed_as_it_was(tmp_pat
         assert await order_of(at) == ("Do it.", False)
 
     run(manager(tmp_path, a, b, config=ACCOUNTS), body)
+
+
+def test_working_on_the_queue_waits_for_its_patience_and_no_longer(tmp_path: Path) -> None:
+    a, b = FakeOutpost("a"), FakeOutpost("b")
+
+    async def body(at: Manager) -> None:
+        course, _ = await parked(at, a, b)
+        a.refuse("its disk is full")
+        work = asyncio.create_task(drain(at))
+        async with asyncio.timeout(60):
+            while (await course.entry()).place or (await course.entry()).state != "running":
+                assert not work.done(), "it is not stuck"
+                await asyncio.sleep(0.05)
+            b.finish("gt-1.2", Result(state=State.DONE))
+            assert await work == []
+        assert (await course.entry()).outcome == "done"
+        assert [one["what"] for one in await course.decided()] == ["park", "elsewhere", "end"]
+
+    run(manager(tmp_path, a, b, config=ACCOUNTS + "retries: {patience: 3s}\n"), body)
 
 
 # --- a session that cannot be resumed ----------------------------------------------------------

@@ -465,7 +465,10 @@ def test_show_tells_the_attempts_as_a_story(tmp_path: Path) -> None:
         assert "gt-1.1 at a with account team: failed (rate_limited)" in text
         assert "the limit is reached" in text
         assert "→ account claude is parked until " in text
-        assert " UTC as gt-1.2, with its session: rate_limited: the limit is reached" in text
+        assert (
+            " UTC; it goes on as gt-1.2, with its session: rate_limited: the limit is reached"
+            in text
+        )
         assert "next: gt-1.2 waits for a: " in text
         await at.ledger.parking.unpark("claude")
         await course.place()

@@ -93,6 +93,7 @@ def _decision(one: Decided) -> str:
     elif what == "retry":
         said += f" from {_clock(one.data.get('at'))}"
     if following := one.text("next"):
+        said += "; it goes on" if what == "park" else ""
         said += f" as {render.clean(following)}"
     if avoided := one.text("avoid"):
         said += f", not at {render.clean(avoided)}"

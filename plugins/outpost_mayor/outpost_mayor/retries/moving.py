@@ -10,7 +10,7 @@ or a dispatcher that places it in that moment, it is placed once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import LedgerError, OutpostError
 from outpost_manager.config.accounts import model_of
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from outpost_manager.manager import Manager
 
 _log = Logger("retries")
+#: Seconds within which an outpost that seems to have room has refused it: a dispatcher tries more
+#: often.
+_LATELY: Final = 15.0
 
 
 class Mover:
@@ -54,7 +57,7 @@ class Mover:
                 if due > now:
                     moments.append(due)
                 else:
-                    moved += await self._move(entry, parked, due, now)
+                    moved += await self._move(entry, parked, now)
             except LedgerError:
                 raise
             except OutpostError as error:
@@ -82,9 +85,9 @@ class Mover:
             accounts = [own]
         model = model_of(order) if order is not None else ""
         free = await manager.ledger.parking.free_at(accounts, model, now)
-        return max(entry.moved_at, free) + manager.config.retries.patience
+        return max(parked.at, free) + manager.config.retries.patience
 
-    async def _move(self, entry: Entry, parked: Decided, due: float, now: float) -> bool:
+    async def _move(self, entry: Entry, parked: Decided, now: float) -> bool:
         """Let an entry go elsewhere, if it can and its outpost does not take it."""
         manager = self._manager
         place = parked.text("asked") or None
@@ -92,7 +95,7 @@ class Mover:
         if following.order.worker != entry.worker or following.order.resume_at == entry.place:
             return False
         gone = entry.place not in manager.fleet.names
-        if not gone and not await self._better(entry, following.order, place, due, now):
+        if not gone and not await self._better(entry, following.order, place, now):
             return False
         there = "is not configured any more" if gone else "does not take it"
         why = f"{entry.place}, which has its session, {there}: it begins anew from its work"
@@ -113,9 +116,7 @@ class Mover:
         faults.point("retries.settled")
         return changed
 
-    async def _better(
-        self, entry: Entry, anew: Order, place: str | None, due: float, now: float
-    ) -> bool:
+    async def _better(self, entry: Entry, anew: Order, place: str | None, now: float) -> bool:
         """Whether another outpost would take the work now, and its own would not."""
         manager = self._manager
         waiting = await manager.ledger.queue.order(entry.issue)
@@ -125,7 +126,7 @@ class Mover:
         if entry.place in await self._takers(waiting, mine, entry.place):
             events = await manager.ledger.events(entry.worker)
             if not any(
-                one.kind == "refused" and one.outpost == entry.place and one.at >= due
+                one.kind == "refused" and one.outpost == entry.place and one.at >= now - _LATELY
                 for one in events
             ):
                 return False  # it is about to be placed there, or others are before it

@@ -186,7 +186,9 @@ how often it is tried again; see [leave it running](../guides/unattended.md).
 *any*: wherever the policy says; *other*: to another outpost where there is one; *elsewhere*: to
 another outpost, or not at all. *asked*: only where `queue add --retry` or the configuration asks
 for it. *parks*: its account is left alone until the limit is over, and then the same session goes
-on. Back-offs double, and are shortened by up to a half at random.
+on; at once where another account has room, see
+[usage limits](../guides/unattended.md#usage-limits). Back-offs double, and are shortened by up to a
+half at random.
 """
     yield "| reason | tried again | where | first back-off | why |\n| --- | --- | --- | --- | --- |"
     for reason, rule in TABLE.items():
