@@ -84,6 +84,8 @@ COMMANDS: dict[tuple[str, ...], list[tuple[str, ...]]] = {
     ("queue", "list"): [("queue", "add", "q-9", *ORDER, "--", "true"), ("queue", "list"),
                         ("queue", "list", "--all", "--batch", EVIL)],
     ("queue", "show"): [("queue", "show", "q-1"), ("queue", "show", EVIL)],
+    ("queue", "batches"): [("queue", "add", "q-8", *ORDER, "--batch", "b", "--", "true"),
+                           ("queue", "batches")],
     ("queue", "move"): [("queue", "move", "q-1", "P0"), ("queue", "move", EVIL, EVIL)],
     ("queue", "pause"): [("queue", "pause", "q-1"), ("queue", "pause", EVIL)],
     ("queue", "resume"): [("queue", "resume"), ("queue", "resume", EVIL)],

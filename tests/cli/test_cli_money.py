@@ -95,6 +95,14 @@ def test_a_forecast_says_what_waits_will_cost_and_what_fits(outpost, ledger):
     assert outpost.json("cost")["forecast"] is None
 
 
+def test_a_forecast_makes_up_no_usual_cost(outpost, ledger):
+    outpost.config.write_text(HEAD + BUDGETS)
+    ledger.queue.add([queued("a", 0.5)])
+    shown = outpost.ok("cost", "--forecast")
+    assert "1 order waits: $0.5000 at worst\n" in shown
+    assert "?" in shown
+
+
 def test_a_forecast_of_nothing(outpost):
     assert "nothing waits in the queue" in outpost.ok("cost", "--forecast")
 

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.errors import NotFoundError, OutpostError
+from outpost_core.nearest import nearest
 from outpost_manager.jsonqueue import as_json
 from outpost_manager.jsonviews import moment
 from outpost_manager.placing import references
@@ -29,16 +30,20 @@ async def entries(manager: Manager, name: str) -> list[Entry]:
     """
     found = await manager.ledger.queue.entries(states=_ALL, batch=name) if name else []
     if not found:
-        raise NotFoundError(f"there is no batch {name[:80]!a}", hint="outpost queue list --all")
+        near = nearest(name, [one for one, *_ in await manager.ledger.queue.batches()])
+        hint = f"did you mean {near!a}?" if near else "outpost queue batches lists them"
+        raise NotFoundError(f"there is no batch {name[:80]!a}", hint=hint)
     return found
 
 
 async def overview(manager: Manager) -> list[dict[str, Any]]:
     """Return the document of each batch in short, the newest first."""
-    return [
-        {"batch": name, "counts": told, "added_at": moment(at)}
-        for name, told, at in await manager.ledger.queue.batches()
-    ]
+    return [brief(*row) for row in await manager.ledger.queue.batches()]
+
+
+def brief(name: str, told: Mapping[str, int], added_at: float) -> dict[str, Any]:
+    """Return the document of a batch in short."""
+    return {"batch": name, "counts": {**told}, "added_at": moment(added_at)}
 
 
 def counts(found: Sequence[Entry]) -> dict[str, int]:

@@ -17,6 +17,16 @@ _DECISION: Final = {
     "outpost": "its name", "to": "units (machines, warm containers) that are to be up",
     "more": True, "why": "in one line", "price": "USD an hour of them; null where nobody knows",
 }  # fmt: skip
+#: The batches in short.
+BATCHES: Final[Mapping[str, Any]] = {
+    "batches": [
+        {
+            "batch": "its name",
+            "counts": {"done": "how many, by state or outcome"},
+            "added_at": "when the last of it was added",
+        }
+    ]
+}
 #: Command → its answer.
 SHAPES: Final[Mapping[str, Any]] = {
     "queue add": {"queued": [ENTRY], "there": ["issues that were in the queue before"]},
@@ -32,6 +42,7 @@ SHAPES: Final[Mapping[str, Any]] = {
     "queue resume": {"held": ["issues that are paused still"], "switch": "as before"},
     "queue drain": {"waiting": [ENTRY]},
     "queue run": {"ended": [ENTRY], "waiting": [ENTRY]},
+    "queue batches": BATCHES,
     "batch": {
         "batch": "its name",
         "entries": [ENTRY],
@@ -89,13 +100,5 @@ SHAPES: Final[Mapping[str, Any]] = {
 
 #: What the API answers that no command does.
 API: Final[Mapping[str, Any]] = {
-    "batches": {
-        "batches": [
-            {
-                "batch": "its name",
-                "counts": {"done": "how many, by state or outcome"},
-                "added_at": "when the last of it was added",
-            }
-        ]
-    },
+    "batches": BATCHES,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from outpost_core.errors import NotFoundError
 from outpost_manager.ledger.turns import SWITCH
@@ -39,6 +39,14 @@ class Listed:
     more: int = 0
 
 
+class Batch(NamedTuple):
+    """A batch in short: its name, how many are in each state or ended how, and when it grew."""
+
+    name: str
+    counts: dict[str, int]
+    added_at: float
+
+
 class Waiting(Protocol):
     """The queue, here or at a server."""
 
@@ -47,6 +55,9 @@ class Waiting(Protocol):
 
     async def entry(self, issue: str) -> tuple[Entry, list[str]]:
         """Return an entry, and the issues that have to be done first."""
+
+    async def batches(self) -> list[Batch]:
+        """Return the batches, the newest first."""
 
     async def remove(self, issues: Sequence[str]) -> list[Entry]:
         """Take waiting orders out."""
@@ -94,6 +105,9 @@ class _Here:
                 f"{issue[:96]!a} is not in the queue", hint="outpost queue list --all"
             )
         return found, await self._queue.needs(issue)
+
+    async def batches(self) -> list[Batch]:
+        return [Batch(*row) for row in await self._queue.batches()]
 
     async def remove(self, issues: Sequence[str]) -> list[Entry]:
         return await self._queue.remove(issues)
@@ -150,6 +164,15 @@ class _There:
 
     async def entry(self, issue: str) -> tuple[Entry, list[str]]:
         return await self._manager.entry(issue)
+
+    async def batches(self) -> list[Batch]:
+        def made(data: object) -> Batch:
+            said = Fields("a batch", data)
+            counts = said.within("counts")
+            told = {word: counts.whole(word) for word in counts.data}
+            return Batch(said.text("batch"), told, said.moment("added_at"))
+
+        return self._manager.each(made, await self._client.get("/v1/batches"), "batches")
 
     async def remove(self, issues: Sequence[str]) -> list[Entry]:
         for issue in issues:  # one is taken out at a time there: first see that all can be

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import plistlib
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from servekit import Town
+from servekit import PATIENCE, Town
 
 from outpost_core.errors import OutpostError, UsageError
 from outpost_mayor.serving import install
@@ -29,6 +30,20 @@ def test_a_dry_run_shows_everything_and_writes_nothing(town: Town) -> None:
     assert "KillMode=process" in said
     assert "would run: systemctl --user restart outpost-mayor.service" in said
     assert "hunter2" not in said
+    assert sorted(town.home.rglob("*")) == before
+    there = {"OUTPOST_CONFIG": str(town.config), "XDG_STATE_HOME": str(town.home / "states")}
+    words = [sys.executable, "-m", "outpost_manager", "serve", "--install", "--dry-run", "--json"]
+    done = subprocess.run(
+        words,
+        env={**town.env, **there},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE,
+    )  # fmt: skip
+    unit = json.loads(done.stdout)["text"]
+    assert "--config" in unit, "the system's programs do not hear what the shell says"
+    assert f'"--state" "{town.home}/states/outpost"'.replace("%", "%%") in unit.replace("$$", "$")
     assert sorted(town.home.rglob("*")) == before
 
 

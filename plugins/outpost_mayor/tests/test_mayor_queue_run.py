@@ -50,6 +50,16 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
+def test_who_looks_at_the_queue_hears_that_nobody_works_on_it(place: Place) -> None:
+    assert "nothing waits" in place.run("queue", "run")
+    place.add("w-1")
+    assert "no mayor runs" in place.run("queue", "list")
+    place.run("queue", "pause")
+    with place.mayor() as mayor:
+        mayor.ready()
+        assert "no mayor runs" not in place.run("queue", "list")
+
+
 def test_two_programs_at_once_run_each_order_once(place: Place) -> None:
     wanted = [f"w-{n}" for n in range(12)]
     place.add(*wanted)
@@ -129,7 +139,7 @@ def test_pause_move_remove_and_resume(place: Place) -> None:
     place.add("h-1", "h-2", "h-3")
     place.run("queue", "pause")
     assert "paused" in place.run("queue", "list")
-    place.run("queue", "run", code=3)
+    assert "the queue is paused: outpost queue resume" in place.run("queue", "run", code=3)
     assert not place.lines()
     place.run("queue", "move", "h-3", "P0")
     place.run("queue", "remove", "h-1")
@@ -188,7 +198,12 @@ def test_a_batch_is_summed_up_stopped_and_tried_again(place: Place, tmp_path: Pa
     place.add("l-1", "l-2", more=("--batch", "late", "--not-before", "2h"))
     place.run("batch", "late", "--stop")
     assert place.listed("--batch", "late") == {"l-1": "removed", "l-2": "removed"}
-    place.run("batch", "nobody", code=4)
+    assert "did you mean 'night'" in place.run("batch", "nigth", code=4)
+    assert "outpost queue batches" in place.run("batch", "zzz", code=4)
+    told = place.json("queue", "batches")["batches"]
+    assert [(one["batch"], one["counts"]) for one in told] == [
+        ("late", {"removed": 2}), ("night", {"done": 3}),
+    ]  # fmt: skip
 
 
 def test_after_and_not_before(place: Place) -> None:

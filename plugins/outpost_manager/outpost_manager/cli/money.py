@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from outpost_manager.ledger import Budget
     from outpost_manager.ledger.budgets import Use
-    from outpost_manager.placing.forecast import Forecast
+    from outpost_manager.placing.forecast import Forecast, Sum
 
 #: Cells of a bar.
 _BAR: Final = 20
@@ -69,14 +69,14 @@ def _left(use: Use) -> str:
 def forecast_lines(found: Forecast) -> Iterator[str]:
     """Yield what the waiting orders will cost, and what becomes of each budget."""
     whole = found.sum
+    usually = f", {render.money(dollars(whole.usual))} as such work has usually cost"
     yield ""
     if not whole.waiting:
         yield "nothing waits in the queue"
         return
     yield (
         f"{render.count(whole.waiting, 'order')} {'waits' if whole.waiting == 1 else 'wait'}:"
-        f" {render.money(dollars(whole.worst))} at worst, {render.money(dollars(whole.usual))} as"
-        " such work has usually cost"
+        f" {render.money(dollars(whole.worst))} at worst" + (usually if _known(whole) else "")
     )
     if whole.unlimited:
         yield f"  {whole.unlimited:,} of them have no limit: set one with --max-agent-cost"
@@ -91,16 +91,21 @@ def forecast_lines(found: Forecast) -> Iterator[str]:
                 one.budget.name,
                 f"{one.sum.waiting:,}",
                 render.money(dollars(one.sum.worst)),
-                render.money(dollars(one.sum.usual)),
+                render.money(dollars(one.sum.usual)) if _known(one.sum) else "?",
                 render.money(dollars(one.use.left)),
                 f"{one.fit_at_worst:,}",
-                f"{one.fit_usually:,}",
+                f"{one.fit_usually:,}" if _known(one.sum) else "?",
                 _when(one.used_up_at),
             )
             for one in found.outlooks
         ],
         keep=("budget", "used up"),
     )
+
+
+def _known(found: Sum) -> bool:
+    """Whether anything is known of what such work has cost; of no work it is."""
+    return not found.waiting or found.unknown < found.waiting
 
 
 def _when(moment: float | None) -> str:

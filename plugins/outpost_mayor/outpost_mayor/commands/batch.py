@@ -37,7 +37,7 @@ _LOOK: Final = 2.0
 def batch(session: Session, name: str, wait: bool, stop: bool, retry: bool) -> None:
     """Sum up a batch, wait for it, stop it, or try again what failed of it.
 
-    Exit code 1 when something of it has failed.
+    `outpost queue batches` lists them. Exit code 1 when something of it has failed.
 
     \b
     Examples:

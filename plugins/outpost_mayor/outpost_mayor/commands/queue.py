@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import click
 
 from outpost_manager.cli import complete, output, render
 from outpost_manager.cli.orderflags import order_options, requests_of
-from outpost_manager.cli.queued import entry_lines, queue_requests, table
+from outpost_manager.cli.queued import entry_lines, queue_requests, table, waits
 from outpost_manager.cli.session import Group, Session, command
 from outpost_manager.cli.spawn import OrderCommand, after_dashes
 from outpost_manager.cli.values import priority
@@ -18,6 +19,7 @@ from outpost_manager.jsonqueue import as_json
 from outpost_manager.ledger.entries import ENDED, LIVE
 from outpost_manager.ledger.turns import SWITCH
 from outpost_manager.orders.words import moment
+from outpost_mayor import batches
 from outpost_mayor.waiting import queue_of
 
 if TYPE_CHECKING:
@@ -109,6 +111,7 @@ def list_(session: Session, all_: bool, batch: str, limit: int) -> None:
 
     found = session.anywhere(work)
     entries, counts, more, switch = found.entries, found.counts, found.more, found.switch
+    nobody = not switch and counts.get("waiting") and not session.far and _no_mayor(session)
 
     def lines() -> Iterator[str]:
         if switch:
@@ -120,6 +123,8 @@ def list_(session: Session, all_: bool, batch: str, limit: int) -> None:
             yield " · ".join(
                 f"{counts[state]} {state}" for state in ("waiting", "running") if counts.get(state)
             )
+        if nobody:
+            yield "no mayor runs, which would place them: outpost serve, or outpost queue run once"
 
     session.answer(
         lambda: {
@@ -127,6 +132,16 @@ def list_(session: Session, all_: bool, batch: str, limit: int) -> None:
         },
         lines,
     )  # fmt: skip
+
+
+def _no_mayor(session: Session) -> bool:
+    from outpost_mayor.serving import lease
+    from outpost_shared.paths import state_dir
+
+    try:
+        return lease.holder(session.state or state_dir(os.environ)) is None
+    except OSError:
+        return False
 
 
 @command("show", anywhere=True)
@@ -143,6 +158,37 @@ def show(session: Session, issue: str) -> None:
     session.answer(
         lambda: {"entry": as_json(entry), "needs": needs}, lambda: entry_lines(entry, needs)
     )
+
+
+@command("batches", anywhere=True)
+def batches_(session: Session) -> None:
+    """List the batches, the newest first, and what became of them.
+
+    \b
+    Example:
+      outpost queue batches
+    """
+    found = session.anywhere(lambda manager: queue_of(manager).batches())
+
+    def lines() -> Iterator[str]:
+        if not found:
+            yield "no batches: outpost queue add --batch NAME makes one"
+            return
+        now = time.time()
+        yield from render.table(
+            ("batch", "added", "what became of it"),
+            [
+                (
+                    one.name,
+                    render.ago(one.added_at, now),
+                    " · ".join(f"{number} {word}" for word, number in one.counts.items()),
+                )
+                for one in found
+            ],
+            keep=("batch",),
+        )
+
+    session.answer(lambda: {"batches": [batches.brief(*one) for one in found]}, lines)
 
 
 @command("remove", anywhere=True)
@@ -263,10 +309,14 @@ def run(session: Session) -> None:
 
     session.going_on = "Interrupted; workers keep running, and what waits stays in the queue"
 
+    switch = ""
+
     async def here(manager: Manager) -> tuple[list[Entry], list[Entry]]:
+        nonlocal switch
         began = time.time()
         waiting = await follow(session, manager)
         ended = await manager.ledger.queue.entries(states=("ended",))
+        switch = await manager.ledger.queue.switch(SWITCH)
         return [one for one in ended if one.moved_at >= began], waiting
 
     if session.far:
@@ -279,8 +329,11 @@ def run(session: Session) -> None:
             yield "nothing waits in the queue"
         for one in ended:
             yield f"{render.clean(one.worker)} {render.tint(one.outcome)}"
+        if switch:
+            yield output.style(f"the queue is {switch}", fg="yellow") + ": outpost queue resume"
         for one in waiting:
-            yield f"{render.clean(one.issue)} waits: {render.clean(one.why or 'for its turn')}"
+            why = render.clean(waits(one, time.time()) or "for its turn")
+            yield f"{render.clean(one.issue)} waits: {why}"
 
     session.answer(
         lambda: {"ended": [*map(as_json, ended)], "waiting": [*map(as_json, waiting)]}, lines
@@ -289,5 +342,5 @@ def run(session: Session) -> None:
     click.get_current_context().exit(3 if waiting else 1 if bad else 0)
 
 
-for each in (add, list_, show, remove, move, pause, resume, drain, run):
+for each in (add, list_, show, batches_, remove, move, pause, resume, drain, run):
     queue.add_command(each)

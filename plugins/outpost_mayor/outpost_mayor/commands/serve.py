@@ -106,15 +106,23 @@ def _install(session: Session, names: tuple[str, ...], *, away: bool, dry_run: b
     import sys
 
     from outpost_mayor.serving import install
+    from outpost_shared.paths import state_dir
 
     program = [os.path.abspath(sys.executable), "-m", "outpost_manager"]  # noqa: PTH100 - a venv's own
-    for flag, path in (("--config", session.config), ("--state", session.state)):
+    # what the shell says by its variables, the programs of the system do not hear
+    config, state = session.config, session.state
+    if config is None and (named := os.environ.get("OUTPOST_CONFIG")):
+        config = Path(named)
+    unsaid = {k: v for k, v in os.environ.items() if k not in {"OUTPOST_STATE", "XDG_STATE_HOME"}}
+    if state is None and (folder := state_dir(os.environ)) != state_dir(unsaid):
+        state = folder
+    for flag, path in (("--config", config), ("--state", state)):
         if path is not None:
             program += [flag, str(path.absolute())]
     macos = sys.platform == "darwin"
     made = install.plan([*program, "serve"], os.environ, names=names, macos=macos)
     done = "would be written" if dry_run else "is written"
-    said, state = [f"{made.unit} {done}"], None
+    said, told = [f"{made.unit} {done}"], None
     if away:
         removed = [str(made.unit)] if dry_run else install.uninstall(made)
         said = [f"{path} {'would be' if dry_run else 'is'} removed" for path in removed]
@@ -125,15 +133,15 @@ def _install(session: Session, names: tuple[str, ...], *, away: bool, dry_run: b
             said += ["", *made.text.splitlines(), ""]
             said += [f"would run: {' '.join(words)}" for words in made.commands]
         else:
-            state = install.install(made, os.environ)
-            said += [f"the system says: {state}"]
+            told = install.install(made, os.environ)
+            said += [f"the system says: {told}"]
         if not macos and (hint := install.linger_hint()):
             said += [f"  → {hint}"]
     session.answer(
         lambda: {
             "unit": str(made.unit), "secrets": str(made.secrets), "names": [*names],
             "text": made.text, "commands": [[*words] for words in made.commands],
-            "dry_run": dry_run, "state": state,
+            "dry_run": dry_run, "state": told,
         },
         lambda: said,
     )  # fmt: skip

@@ -106,7 +106,7 @@ async def _run(argv: list[str], data: bytes, timeout: float) -> None:
         why = getattr(error, "strerror", None) or str(error)
         raise NotToldError(f"{argv[0]} cannot be started: {why}") from None
     try:
-        _, text = await asyncio.wait_for(process.communicate(data), timeout)
+        _, text = await asyncio.wait_for(process.communicate(data + b"\n"), timeout)
     finally:
         await children.end(process)
     if process.returncode:
