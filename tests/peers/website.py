@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -86,6 +86,15 @@ FAINT = """() => {
   }
   return faint;
 }"""
+#: What is asked of each page on a phone, at a desk, and of the first page at a desk.
+STILL = """document.head.append(Object.assign(document.createElement('style'),
+  {textContent: '*, *::before, *::after { transition: none !important; }'}));
+const dressed = (scheme) => document.body.setAttribute('data-md-color-scheme', scheme);"""
+DARK = f"(dressed('slate'), ({FAINT})())"
+PHONE_VIEW = f"() => {{ {STILL} return [({SIZES})(), ({NAMES})(), ({FAINT})(), {DARK}]; }}"
+DESK_VIEW = f"() => [({SIZES})()]"
+WHOLE_VIEW = f"() => {{ {STILL} return [({SIZES})(), {DARK}, (dressed('default'), ({FAINT})())]; }}"
+NO_SEARCH = {"config": {"lang": ["en"], "separator": " ", "pipeline": [], "fields": {}}, "docs": []}
 
 
 @dataclass
@@ -159,55 +168,62 @@ def pages(folder: Path) -> list[str]:
 def look(browser: Any, address: str, paths: list[str]) -> dict[str, Seen]:
     """Look at pages: on a phone, light and dark, and at a desk; colours there of the first only.
 
-    What a desk shows besides (tabs and lists of pages) is the same on each.
+    What a desk shows besides (tabs and lists of pages) is the same on each. So is what the search
+    looks through, which would be read and sorted on each page: it is by the first alone.
     """
-    found = {}
+    found: dict[str, Seen] = {}
     context = browser.new_context(viewport=PHONE, color_scheme="light", reduced_motion="reduce")
     try:
+        page = context.new_page()
+        _hear(page, address, lambda: found[path].said)
         for path in paths:
-            found[path] = _look(context, address, path, path in paths[:1])
+            found[path] = Seen(path)
+            _look(page, address, found[path], path == paths[0])
+            if path == paths[0]:
+                page.route("**/search_index.json", lambda route: route.fulfill(json=NO_SEARCH))
     finally:
         context.close()
     return found
 
 
-def _look(context: Any, address: str, path: str, whole: bool) -> Seen:
-    seen = Seen(path)
-    page = context.new_page()
-    page.on("pageerror", lambda error: seen.said.append(str(error)))
+def _hear(page: Any, address: str, said: Callable[[], list[str]]) -> None:
+    page.on("pageerror", lambda error: said().append(str(error)))
     page.on(
         "console",
-        lambda said: seen.said.append(said.text) if said.type in ("error", "warning") else None,
+        lambda word: said().append(word.text) if word.type in ("error", "warning") else None,
     )
-    page.on("requestfailed", lambda request: seen.said.append(f"no answer: {request.url}"))
+    page.on(
+        "requestfailed",  # what is given up as the next page is opened has not failed
+        lambda request: (
+            None
+            if request.failure == "net::ERR_ABORTED"
+            else said().append(f"no answer: {request.url}")
+        ),
+    )
     page.on(
         "request",
         lambda request: (
             None
             if request.url.startswith((address, "data:", "blob:"))
-            else seen.said.append(f"asks a stranger: {request.url}")
+            else said().append(f"asks a stranger: {request.url}")
         ),
     )
     page.on(
         "response",
         lambda answer: (
-            seen.said.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None
+            said().append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None
         ),
     )
-    page.goto(address + path, wait_until="load")
-    page.add_style_tag(content="*, *::before, *::after { transition: none !important; }")
-    seen.phone, seen.names = page.evaluate(SIZES), page.evaluate(NAMES)
-    seen.faint |= page.evaluate(FAINT)
-    page.evaluate("document.body.setAttribute('data-md-color-scheme', 'slate')")
-    seen.faint |= page.evaluate(FAINT)
+
+
+def _look(page: Any, address: str, seen: Seen, whole: bool) -> None:
+    page.set_viewport_size(PHONE)
+    page.goto(address + seen.path, wait_until="load")
+    seen.phone, seen.names, *faint = page.evaluate(PHONE_VIEW)
     page.set_viewport_size(DESK)
-    seen.desk = page.evaluate(SIZES)
-    if whole:
-        seen.faint |= page.evaluate(FAINT)
-        page.evaluate("document.body.setAttribute('data-md-color-scheme', 'default')")
-        seen.faint |= page.evaluate(FAINT)
-    page.close()
-    return seen
+    seen.desk, *more = page.evaluate(WHOLE_VIEW if whole else DESK_VIEW)
+    for pairs in [*faint, *more]:
+        seen.faint |= pairs
 
 
 def dead_links(seen: dict[str, Seen], folder: Path, address: str) -> list[str]:

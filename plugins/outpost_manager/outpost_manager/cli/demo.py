@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +16,7 @@ from outpost_manager.cli import output, render
 from outpost_manager.cli.demoplaces import DemoCommand
 from outpost_manager.cli.session import Session, command
 from outpost_manager.cli.workers import end_line
+from outpost_manager.scratch import scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,12 +43,10 @@ def demo(session: Session, keep: bool, place: str | None = None) -> None:
     if shutil.which("git") is None:
         raise UsageError("git is not installed", hint="sudo apt-get install git")
     # what clears up behind a demo that was killed goes by the name
-    folder = Path(tempfile.mkdtemp(prefix="outpost-demo-kept-" if keep else "outpost-demo-"))
-    try:
+    made = nullcontext(mkdtemp(prefix="outpost-demo-kept-")) if keep else scratch("outpost-demo-")
+    with made as name:
+        folder = Path(name)
         outcome = _run(session, folder, place)
-    finally:
-        if not keep:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def data() -> object:
         return {

@@ -140,15 +140,13 @@ async def _setup(manager: Manager, said: WorkloadFile | None) -> Setup:
 
 def _other(session: Session, file: Path, said: WorkloadFile | None) -> Setup:
     import asyncio
-    import tempfile
 
     from outpost_manager.manager import Manager
+    from outpost_manager.scratch import scratch
 
     async def work() -> Setup:
-        with tempfile.TemporaryDirectory(prefix="outpost-simulation-") as state:
-            async with Manager.open(
-                config=file, state=Path(state), plugins=session.plugins()
-            ) as manager:
+        with scratch("outpost-simulation-") as state:
+            async with Manager.open(config=file, state=state, plugins=session.plugins()) as manager:
                 return await _setup(manager, said)
 
     return asyncio.run(work())

@@ -5,11 +5,8 @@ from __future__ import annotations
 import heapq
 import os
 import random
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
@@ -20,6 +17,7 @@ from outpost_manager.ledger import AsyncLedger, Ledger, Reservation
 from outpost_manager.ledger.clock import moved
 from outpost_manager.offloop import at_once
 from outpost_manager.placing.queueing import queue_items
+from outpost_manager.scratch import scratch
 from outpost_mayor.dispatch.dispatcher import Dispatcher
 from outpost_mayor.retries.settler import Settler
 from outpost_mayor.simulate.figures import BudgetWatch, Figures, Log, Use, Waits
@@ -84,7 +82,8 @@ class Simulation:
         self._coming = next(self._jobs, None)
         self._known: dict[str, Job] = {}
         self._holds: dict[str, _Held] = {}
-        with _folder() as folder, moved(lambda: self.now):
+        memory = _MEMORY if os.access(_MEMORY, os.W_OK) else None
+        with scratch("outpost-simulation-", memory) as folder, moved(lambda: self.now):
             ledger = AsyncLedger(lambda: Ledger(folder))
             self._near = NearSide(
                 ledger=ledger, config=self._config, fleet=self._fleet, clock=lambda: self.now,
@@ -299,14 +298,3 @@ def _over(config: Config, outposts: Sequence[Simulated]) -> Config:
             OutpostConfig(name=one.name, type=one.type, options=None) for one in outposts
         ),
     )
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """Make a folder for a ledger that is thrown away."""
-    memory = _MEMORY if os.access(_MEMORY, os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="outpost-simulation-", dir=memory))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
