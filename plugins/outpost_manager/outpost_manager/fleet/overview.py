@@ -317,6 +317,8 @@ def _known(
 
 def _as_scaled(view: OutpostView, row: Scaled | None) -> OutpostView:
     """Return an outpost as it is seen where it may be meant not to answer."""
+    if row is not None and row.phase != "down" and (more := (row.price or 0.0) - view.standing) > 0:
+        view = replace(view, spent=view.spent + more, standing=view.standing + more)
     if row is None or row.phase == "up" or view.state in ("missing", "broken"):
         return replace(view, scaled=row)
     detail = row.error or "starts when needed" if row.phase == "down" else row.reason

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.types import Explanation, Json, Order, State, Worker
-from outpost_manager.ledger import admission, breakers, budgets, clock, money, rows, turns, values
+from outpost_manager.ledger import (
+    admission,
+    breakers,
+    budgets,
+    clock,
+    money,
+    rows,
+    scaling,
+    turns,
+    values,
+)
 from outpost_manager.ledger.accounts import Account
 from outpost_manager.ledger.admission import Outcome
 from outpost_manager.ledger.budgets import Budget
@@ -20,14 +30,15 @@ _STARTING: Final = State.STARTING.value
 #: Seconds after which it is told again that an outpost refused a worker for the same reason.
 REFUSED_EVERY: Final = 600.0
 #: What a reservation has to know: the row that is there, what the outpost's workers hold, what was
-#: spent there in this hour, and whether any account is parked, any breaker not closed or any
-#: outpost not up. One statement, since all other processes wait for it.
+#: spent there in this hour, whether any account is parked, any breaker not closed or any outpost
+#: not up, and what is up of this one costs. One statement, since all other processes wait for it.
 _LOOK: Final = (
     "SELECT w.owner, w.ended_at, w.id IS NOT NULL, coalesce(h.slots, 0), coalesce(h.cost, 0),"  # noqa: S608
     f" iif(?, (SELECT {rows.SETTLED} FROM workers WHERE outpost = ?"
     " AND (cost_settled > 0 OR agent_settled > 0) AND ended_at > ?), 0),"
     " EXISTS (SELECT 1 FROM parked) OR EXISTS (SELECT 1 FROM breakers WHERE state <> 'closed')"
-    " OR EXISTS (SELECT 1 FROM scaling WHERE phase <> 'up')"
+    " OR EXISTS (SELECT 1 FROM scaling WHERE phase <> 'up'),"
+    f" iif(?, {scaling.COSTS}, 0)"
     " FROM (SELECT 1) LEFT JOIN workers w ON w.id = ? LEFT JOIN held h ON h.outpost = ?"
 )
 _INSERT: Final = (
@@ -140,7 +151,10 @@ class Draft:
         #: what the event says, as JSON
         self.told = wire.dumps({"cost": money.dollars(self.worst)})
         #: for `_LOOK`
-        self.question = (self.cap is not None, outpost, now - money.HOUR, self.worker, outpost)
+        capped = self.cap is not None
+        self.question = (
+            capped, outpost, now - money.HOUR, capped, outpost, self.worker, outpost
+        )  # fmt: skip
         #: the account where there is no choice, and whether nothing has to be counted then
         self.account = item.accounts[0].name if item.accounts else rows.text(order.agent.name)
         limited = len(item.accounts) > 1 or any(one.limited for one in item.accounts)
@@ -202,13 +216,13 @@ def reserve(db: sqlite3.Connection, draft: Draft) -> Answer:
     """Reserve, inside a write transaction."""
     item = draft.item
     found = db.execute(_LOOK, draft.question).fetchone()
-    owner, ended_at, known, slots, held, settled, blocked = found
+    owner, ended_at, known, slots, held, settled, blocked, machine = found
     renewing = ended_at is not None and owner == item.owner != ""
     if known and not renewing:
         return _existing(db, draft, "")
     if item.entry and not turns.still_waits(db, draft.worker, item.entry):
         return Answer(outcome=Outcome.WITHDRAWN, detail=f"{draft.worker} waits no longer")
-    refusal = _refusal(draft, slots, held, settled)
+    refusal = _refusal(draft, slots, held, settled, machine)
     if refusal:
         return _refused(db, draft, refusal)
     account = draft.account
@@ -317,7 +331,7 @@ def _existing(db: sqlite3.Connection, draft: Draft, detail: str) -> Answer:
     )
 
 
-def _refusal(draft: Draft, taken: int, held: int, settled: int) -> Answer | None:
+def _refusal(draft: Draft, taken: int, held: int, settled: int, machine: int) -> Answer | None:
     """Say why there is no room; None when there is.
 
     Args:
@@ -325,6 +339,7 @@ def _refusal(draft: Draft, taken: int, held: int, settled: int) -> Answer | None
         taken: slots of the outpost that others hold.
         held: nano-dollars that others hold there.
         settled: nano-dollars that were spent there in this hour.
+        machine: nano-dollars an hour of what is up there; what costs by itself may be part of it.
     """
     item = draft.item
     if item.max_workers is not None and taken >= item.max_workers:
@@ -332,7 +347,7 @@ def _refusal(draft: Draft, taken: int, held: int, settled: int) -> Answer | None
             outcome=Outcome.FULL,
             detail=f"{taken} of {item.max_workers} slots of {item.outpost} are taken",
         )
-    used = held + settled + draft.standing
+    used = held + settled + max(draft.standing, machine)
     if draft.cap is None or used + draft.worst <= draft.cap:
         return None
     return Answer(
@@ -358,10 +373,10 @@ def move(db: sqlite3.Connection, draft: Draft) -> Answer:
         return _existing(db, draft, f"{draft.worker} is already at {outpost}")
     if owner != to.owner:
         return _existing(db, draft, f"{draft.worker} is being placed by another process")
-    _, _, _, taken, held, settled, blocked = db.execute(_LOOK, draft.question).fetchone()
+    *_, taken, held, settled, blocked, machine = db.execute(_LOOK, draft.question).fetchone()
     if outpost == to.outpost:  # what it holds there itself is in no one's way
         taken, held = taken - 1, held - reserved
-    refusal = _refusal(draft, taken, held, settled)
+    refusal = _refusal(draft, taken, held, settled, machine)
     if refusal:
         return _refused(db, draft, refusal)
     account = draft.account

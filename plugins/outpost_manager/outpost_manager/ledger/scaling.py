@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+from outpost_core.errors import PlacementError
 from outpost_manager.ledger import money, rows, values
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from outpost_core.types import Json
     from outpost_manager.ledger.budgets import Ask
     from outpost_manager.ledger.store import Store
@@ -52,7 +55,7 @@ class Scaled:
         since: since when it is in that phase.
         decision: who decided: `mayor` or `hand`.
         reason: why, in one line.
-        price: USD an hour of the units that are wanted; None when nobody knows.
+        price: USD an hour of the units that are up or on their way; None when nobody knows.
         failures: how often in a row it could not be brought there.
         retry_at: when that may be tried again; 0 while nothing has failed.
         error: what failed last, or what keeps it up.
@@ -85,6 +88,8 @@ class Scaled:
 
 #: What is said of a place that is down and well.
 _WHEN: Final = " (starts when needed)"
+#: Nano-dollars an hour that what is up of an outpost costs.
+COSTS: Final = "coalesce((SELECT price FROM scaling WHERE outpost = ? AND phase <> 'down'), 0)"
 _COLUMNS: Final = (
     "outpost, phase, desired, running, since, decision, reason, price, failures, retry_at, error,"
     " busy_at"
@@ -111,7 +116,9 @@ class Scaling:
         found = self._store.read(f"SELECT {_COLUMNS} FROM scaling")  # noqa: S608
         return {one.outpost: one for one in map(_scaled, found)}
 
-    def seen(self, outpost: str, running: int, now: float, *, always: bool) -> bool:
+    def seen(
+        self, outpost: str, running: int, now: float, *, always: bool, price: float | None = None
+    ) -> bool:
         """Take over what an outpost says of itself; return whether that is news.
 
         What is under way is left to whoever is at it.
@@ -121,8 +128,10 @@ class Scaling:
             running: units that are up.
             now: seconds since the epoch.
             always: it takes work at 0, too, so it is never down.
+            price: USD an hour of them; None when nobody knows.
         """
         phase = Phase.UP if running or always else Phase.DOWN
+        cost = _nano(outpost, price)
         known = self.all().get(outpost)
         if phase is Phase.DOWN and self._store.read(
             "SELECT 1 FROM workers WHERE outpost = ? AND ended_at IS NULL LIMIT 1", (outpost,)
@@ -131,19 +140,25 @@ class Scaling:
         if known is not None and known.phase not in (Phase.UP, Phase.DOWN):
             return False
         if known is not None and (known.phase, known.running) == (phase, running):
+            if _nano(outpost, known.price) != cost:
+                with self._store.write(durable=False) as db:
+                    db.execute(
+                        "UPDATE scaling SET price = ? WHERE outpost = ? AND phase = ?",
+                        (cost, outpost, phase),
+                    )
             return False
         with self._store.write(durable=False) as db:
             fresh = db.execute(
-                "INSERT OR IGNORE INTO scaling (outpost, phase, desired, running, since, busy_at)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                (outpost, phase, running, running, now, now),
+                "INSERT OR IGNORE INTO scaling (outpost, phase, desired, running, since, busy_at,"
+                " price) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (outpost, phase, running, running, now, now, cost),
             ).rowcount
             if not fresh:
                 fresh = db.execute(
                     "UPDATE scaling SET running = ?, desired = ?, since = iif(phase = ?, since, ?),"
                     " busy_at = iif(phase = ?, busy_at, ?), phase = ?, failures = 0, retry_at = 0,"
-                    " error = '' WHERE outpost = ? AND phase IN ('up', 'down')",
-                    (running, running, phase, now, phase, now, phase, outpost),
+                    " error = '', price = ? WHERE outpost = ? AND phase IN ('up', 'down')",
+                    (running, running, phase, now, phase, now, phase, cost, outpost),
                 ).rowcount
             if fresh and (known is None or known.phase is not phase):
                 word = "scaled_up" if phase is Phase.UP else "scaled_down"
@@ -168,8 +183,12 @@ class Scaling:
         decision: str,
         more: bool,
         always: bool = False,
+        cap: float | None = None,
     ) -> bool:
         """Write down what was decided, before anything is done; False when somebody was faster.
+
+        From here on its price counts within the cap of its outpost, in each reservation's own
+        transaction, and until it is down.
 
         Args:
             outpost: its name.
@@ -181,14 +200,22 @@ class Scaling:
             decision: `mayor` or `hand`.
             more: it is to have more than before, else less.
             always: it takes work while it changes.
+            cap: USD that the outpost, its workers included, may cost in any hour; None for any.
+
+        Raises:
+            PlacementError: with what its workers hold, or have spent in this hour, it would cost
+                more than the cap.
         """
         phase = Phase.UP if always else Phase.STARTING if more else Phase.DRAINING
-        cost = None if price is None else money.nano(price, f"what {outpost} costs an hour")
+        cost = _nano(outpost, price)
         with self._store.write(only_here=True) as db:
+            if more and cap is not None and cost is not None:
+                _within(db, outpost, cost, money.nano(cap, f"cost_cap_hourly of {outpost}"), now)
+            # what goes down costs as before until it is down
             done = db.execute(
                 "UPDATE scaling SET phase = ?, desired = ?, since = ?, decision = ?, reason = ?,"
-                " price = ?, error = '' WHERE outpost = ? AND phase = ?",
-                (phase, to, now, decision, rows.text(reason), cost, outpost, before),
+                " price = iif(?, ?, price), error = '' WHERE outpost = ? AND phase = ?",
+                (phase, to, now, decision, rows.text(reason), more, cost, outpost, before),
             ).rowcount
             if done:
                 data: dict[str, Json] = {"to": to, "reason": reason, "decision": decision}
@@ -207,8 +234,24 @@ class Scaling:
                 ).rowcount
             )
 
-    def done(self, outpost: str, running: int, now: float, *, always: bool = False) -> bool:
-        """Write down that an outpost is where it was to be; False when it was not on its way."""
+    def done(
+        self,
+        outpost: str,
+        running: int,
+        now: float,
+        *,
+        always: bool = False,
+        price: float | None = None,
+    ) -> bool:
+        """Write down that an outpost is where it was to be; False when it was not on its way.
+
+        Args:
+            outpost: its name.
+            running: units that are up now.
+            now: seconds since the epoch.
+            always: it takes work at 0, too.
+            price: USD an hour of them; None when nobody knows.
+        """
         phase = Phase.UP if running or always else Phase.DOWN
         with self._store.write(only_here=True) as db:
             found = db.execute(
@@ -220,8 +263,8 @@ class Scaling:
             before = _scaled(found)
             db.execute(
                 "UPDATE scaling SET phase = ?, running = ?, since = ?, busy_at = ?, failures = 0,"
-                " retry_at = 0, error = '' WHERE outpost = ?",
-                (phase, running, now, now, outpost),
+                " retry_at = 0, error = '', price = ? WHERE outpost = ?",
+                (phase, running, now, now, _nano(outpost, price), outpost),
             )
             word = "scaled_up" if running > before.running or phase is Phase.UP else "scaled_down"
             if always and running < before.running:
@@ -262,6 +305,26 @@ class Scaling:
                     "DELETE FROM scaling WHERE outpost = ? AND phase IN ('up', 'down')", (outpost,)
                 ).rowcount
             )
+
+
+def _nano(outpost: str, price: float | None) -> int | None:
+    return None if price is None else money.nano(price, f"what {outpost} costs an hour")
+
+
+def _within(db: sqlite3.Connection, outpost: str, cost: int, cap: int, now: float) -> None:
+    """See to it that a machine fits into the cap beside what workers hold and have spent."""
+    ((used,),) = db.execute(
+        "SELECT coalesce((SELECT cost FROM held WHERE outpost = ?), 0) + (SELECT"  # noqa: S608
+        f" {rows.SETTLED} FROM workers WHERE outpost = ? AND (cost_settled > 0 OR"
+        " agent_settled > 0) AND ended_at > ?)",
+        (outpost, outpost, now - money.HOUR),
+    ).fetchall()
+    if used + cost > cap:
+        raise PlacementError(
+            f"{outpost} would cost {money.show(cost)} an hour; {money.show(used)} of the"
+            f" {money.show(cap)} of its cost_cap_hourly are reserved or spent",
+            hint="raise cost_cap_hourly, or wait until its workers have ended",
+        )
 
 
 def obstacle(ask: Ask, outpost: str) -> str:

@@ -96,7 +96,8 @@ class Actor:
             await scaling.refused(name, Phase.DOWN, error.message, self._clock())
             return
         faults.point("scale.asked")
-        await scaling.done(name, told.running, self._clock(), always=told.always)
+        price = price_of(self._manager, name, told, told.running)
+        await scaling.done(name, told.running, self._clock(), always=told.always, price=price)
         _log.info("%s is up", name)
         await self._manager.watch.refresh([name])
 
@@ -111,7 +112,8 @@ class Actor:
             await scaling.refused(name, Phase.UP, error.message, self._clock())
             return
         faults.point("scale.asked")
-        await scaling.done(name, told.target, self._clock(), always=True)
+        price = price_of(self._manager, name, told, told.target)
+        await scaling.done(name, told.target, self._clock(), always=True, price=price)
 
     async def _drain(self, row: Scaled) -> bool:
         """Make sure that nothing is lost when the outpost stops; return whether it is to stop."""
@@ -147,7 +149,8 @@ class Actor:
         except OutpostError as error:
             await self._stays(name, error.message)
             return
-        await scaling.done(name, row.desired, self._clock())
+        price = price_of(self._manager, name, told, row.desired)
+        await scaling.done(name, row.desired, self._clock(), price=price)
         _log.info("%s is %s", name, "down" if not row.desired else f"at {row.desired}")
 
     async def _stays(self, name: str, why: str) -> None:
@@ -232,6 +235,26 @@ class Actor:
         finally:
             with suppress(OSError):
                 os.close(fd)
+
+
+def price_of(manager: Manager, name: str, told: Scale, units: int) -> float | None:
+    """Return the USD an hour of so many units of an outpost; None when nobody knows.
+
+    Args:
+        manager: an open one.
+        name: of the outpost.
+        told: what it said of itself.
+        units: how many.
+    """
+    own = rule_of(manager, name).price
+    price = told.price if own is None else own
+    return None if price is None else price * units
+
+
+def cap_of(manager: Manager, name: str) -> float | None:
+    """Return the USD that an outpost may cost in any hour; None for any."""
+    options = manager.fleet.known(name).options
+    return None if options is None else options.cost_cap_hourly
 
 
 def rule_of(manager: Manager, name: str) -> ScalingConfig:

@@ -61,11 +61,16 @@ def places(
 
 
 async def demands(
-    manager: Manager, rows: Mapping[str, Scaled]
+    manager: Manager, rows: Mapping[str, Scaled], prices: Mapping[str, float | None]
 ) -> tuple[list[Demand], dict[str, int | None]]:
     """Return what waits and where it could go, and the free slots at each outpost.
 
     Orders that no money, no account or a breaker lets go are no demand: a machine would not help.
+
+    Args:
+        manager: an open one.
+        rows: what the ledger knows of outposts that are scaled.
+        prices: USD an hour of one unit of each, where that is known.
     """
     queue, now = manager.ledger.queue, time.time()
     if await queue.switch("queue") in ("paused", "draining"):
@@ -80,7 +85,7 @@ async def demands(
         order = await _order(manager, some[0])
         if order is None:
             continue
-        sheets = await _sheets(manager, order, rows, avoid)
+        sheets = await _sheets(manager, order, rows, avoid, prices)
         for sheet in sheets:
             if sheet.available:
                 slots = sheet.max_workers
@@ -107,7 +112,11 @@ async def _order(manager: Manager, entry: Entry) -> Order | None:
 
 
 async def _sheets(
-    manager: Manager, order: Order, rows: Mapping[str, Scaled], avoid: str
+    manager: Manager,
+    order: Order,
+    rows: Mapping[str, Scaled],
+    avoid: str,
+    prices: Mapping[str, float | None],
 ) -> Sequence[Candidate]:
     """Return the fact sheets as they would be if all outposts were up that can be."""
     (sheets,) = await manager.overview.sheets([order], time.time())
@@ -117,7 +126,10 @@ async def _sheets(
         if sheet.name == avoid:
             continue
         if row is not None and row.phase in _TO_COME:
-            found.append(replace(sheet, available=True, unavailable_reason=""))
+            # what is down costs nothing yet: a worker has to fit in beside its machine
+            more = (prices.get(sheet.name) or 0.0) if row.phase is Phase.DOWN else 0.0
+            spent = sheet.spent + more
+            found.append(replace(sheet, available=True, unavailable_reason="", spent=spent))
         else:
             found.append(sheet)
     return found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import NotFoundError, PlacementError, UsageError
 from outpost_manager.ledger.scaling import Phase, Scaled
-from outpost_mayor.scaling.actor import Actor
+from outpost_mayor.scaling.actor import Actor, cap_of, price_of
 from outpost_mayor.scaling.decide import Decision, Place
 from outpost_mayor.scaling.facts import places
 from outpost_shared import faults
@@ -65,6 +65,7 @@ class Hand:
 
         Raises:
             UsageError: something else is under way there.
+            PlacementError: it would cost more than `cost_cap_hourly`.
         """
         row = await self.row()
         if row.phase in (Phase.STARTING, Phase.STOPPING):
@@ -75,6 +76,7 @@ class Hand:
         begun = await self._manager.ledger.scaling.begin(
             self._name, row.phase, decision.to, now=time.time(), reason=decision.why,
             price=decision.price, decision="hand", more=decision.more, always=always,
+            cap=cap_of(self._manager, self._name),
         )  # fmt: skip
         if not begun:
             raise UsageError(f"somebody else was faster with {self._name}", hint="outpost scale")
@@ -123,4 +125,5 @@ class Hand:
         manager.fleet.require(name, "scale")
         self._told = told = await self._actor.look(name)
         units = told.target if told.always else told.running
-        await manager.ledger.scaling.seen(name, units, time.time(), always=told.always)
+        price = price_of(manager, name, told, units)
+        await manager.ledger.scaling.seen(name, units, time.time(), always=told.always, price=price)

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from outpost_core.errors import LedgerError, NotFoundError, OutpostError
+from outpost_core.errors import LedgerError, NotFoundError, OutpostError, PlacementError
 from outpost_manager.ledger.scaling import Phase
-from outpost_mayor.scaling.actor import Actor, rule_of
+from outpost_mayor.scaling.actor import Actor, cap_of, price_of, rule_of
 from outpost_mayor.scaling.decide import Found, Place, decide
 from outpost_mayor.scaling.facts import demands, places
 from outpost_shared import faults
@@ -88,10 +88,16 @@ class Scaler:
             if one.outpost in self._acting or one.outpost not in names:
                 continue
             always = one.outpost in self._told and self._told[one.outpost].always
-            begun = await scaling.begin(
-                one.outpost, rows[one.outpost].phase, one.to, now=now, reason=one.why,
-                price=one.price, decision="mayor", more=one.more, always=always,
-            )  # fmt: skip
+            phase = rows[one.outpost].phase
+            try:
+                begun = await scaling.begin(
+                    one.outpost, phase, one.to, now=now, reason=one.why, price=one.price,
+                    decision="mayor", more=one.more, always=always,
+                    cap=cap_of(self._manager, one.outpost),
+                )  # fmt: skip
+            except PlacementError as error:
+                await scaling.refused(one.outpost, phase, error.message, now)
+                continue
             if begun:
                 _log.info("%s: %d because %s", one.outpost, one.to, one.why)
         faults.point("scale.begun")
@@ -102,7 +108,7 @@ class Scaler:
         """Return what is to be done now; changes nothing."""
         rows = await self._manager.ledger.scaling.all()
         found = await self.places()
-        waiting, free = await demands(self._manager, rows)
+        waiting, free = await demands(self._manager, rows, {one.name: one.price for one in found})
         return decide(self._clock(), found, waiting, free)
 
     async def places(self) -> list[Place]:
@@ -146,7 +152,8 @@ class Scaler:
         self._told[name] = told
         scaling = self._manager.ledger.scaling
         units = told.target if told.always else told.running
-        if await scaling.seen(name, units, self._clock(), always=told.always):
+        price = price_of(self._manager, name, told, units)
+        if await scaling.seen(name, units, self._clock(), always=told.always, price=price):
             _log.info("%s: %d up", name, told.running)
         return None
 
