@@ -146,7 +146,7 @@ def act(record, number):
 
 
 def race_for_all(make: str, record: Record) -> None:
-    """Let twenty programs race for a claim, for the next leg, and for saying how it ended.
+    """Let eight programs race for a claim, for the next leg, and for saying how it ended.
 
     Args:
         make: as of `program`.
@@ -154,7 +154,7 @@ def race_for_all(make: str, record: Record) -> None:
     """
 
     def each(text: str, *words: str, **environ: str) -> list[dict[str, object]]:
-        numbers = [f"{number:02x}" for number in range(20)]
+        numbers = [f"{number:02x}" for number in range(8)]
         starters = [
             partial(start, text, *words[:1], number, *words[1:], environ=environ)
             for number in numbers

@@ -244,7 +244,7 @@ def ask(place: Place, folder: Path) -> WorkerStatus | None:
 @pytest.mark.apart
 @pytest.mark.slow(30)
 @settings(
-    max_examples=many(50),
+    max_examples=many(20),
     deadline=None,
     database=None,
     phases=[Phase.explicit, Phase.generate],

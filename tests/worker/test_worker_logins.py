@@ -306,7 +306,7 @@ class TestOnHttp(RecordChecks):
 
 
 @pytest.mark.slow
-def test_of_twenty_instances_one_has_the_worker_over_http(
+def test_of_eight_instances_one_has_the_worker_over_http(
     rig: GitRig, server: githttp.GitHttp
 ) -> None:
     url = f"{server.url}/rig.git"

@@ -69,7 +69,7 @@ def _at(store: str, tmp_path: Path, root: Path) -> tuple[str, Record]:
 
 
 @pytest.mark.parametrize("store", ["rig", "volume"])
-def test_of_twenty_instances_one_has_the_worker(store: str, tmp_path: Path, root: Path) -> None:
+def test_of_eight_instances_one_has_the_worker(store: str, tmp_path: Path, root: Path) -> None:
     make, record = _at(store, tmp_path, root)
     race_for_all(make, record)
     assert not (root / "staging").exists() or not list((root / "staging").iterdir())

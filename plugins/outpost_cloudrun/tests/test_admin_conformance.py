@@ -65,14 +65,16 @@ def make_target(google: Emulator, mode: Mode, state: Path, **more: Any) -> Targe
         restore=restore,
         timeout=3600.0,
         within=60.0,
-        spawns=6,  # each is a container with a program of its own
-        listed=10,
-        log_bytes=20_000_000,
+        spawns=3,  # each is a container with a program of its own
+        listed=5,
+        log_bytes=2_000_000,
     )
 
 
-#: What a container that is started for one worker changes.
-CHANGED = ("load", "spawn", "list", "stop", "crash", "faults", "scale")
+#: What a container that is started for one worker changes, be it by Google's Job or an instance.
+STARTED = ("load", "spawn", "faults", "crash", "scale")
+#: What differs between the two: how it is seen, and how it is ended.
+SEEN = ("list", "stop")
 #: What an agent says and does, as it gets here in another way than in mode service.
 HEARD = (
     "security.forged_result_is_not_believed",
@@ -93,7 +95,7 @@ SECRETS = (
 class TestJob(OutpostSuite):
     """All but what the container's program does by itself, which a service's does as well."""
 
-    groups = (*CHANGED, *HEARD, "security.claims_of_an_agent_can_be_true")
+    groups = (*STARTED, *SEEN, *HEARD, "security.claims_of_an_agent_can_be_true")
 
     @pytest.fixture
     def target(self, google: Emulator, kept: str, tmp_path: Path) -> Target:
@@ -101,9 +103,12 @@ class TestJob(OutpostSuite):
 
 
 class TestInstance(OutpostSuite):
-    """What a worker's own container changes; it is followed as a service's is."""
+    """What a worker's own container changes; it is started as a Job's, and followed as a service's.
 
-    groups = (*CHANGED, *HEARD, *SECRETS)
+    How one is started, and killed meanwhile, is in `test_instance_course` as well.
+    """
+
+    groups = ("load", "crash", "scale", *SEEN, *HEARD, *SECRETS)
 
     @pytest.fixture
     def target(self, google: Emulator, kept: str, tmp_path: Path) -> Target:

@@ -74,7 +74,7 @@ record = bucketrecord.records({place!r}, {owner!r}, {environ!r})
 """
 
 
-def test_of_twenty_instances_one_has_the_worker(emulators: dict[str, str]) -> None:
+def test_of_eight_instances_one_has_the_worker(emulators: dict[str, str]) -> None:
     make = _MAKE.format(place=PLACE, owner=OWNER, environ=emulators)
     race_for_all(make, bucketrecord.records(PLACE, OWNER, emulators))
 

@@ -73,7 +73,7 @@ class TestAnotherLanguage(OutpostSuite):
         target = make_target(tmp_path, (node, str(EXAMPLE)), EXAMPLE_CAPABILITIES)
         # each worker's folder is made by a program of its own there: a tenth of a second of work
         options = dataclasses.replace(target.options, env={"OUTPOST_PYTHON": sys.executable})
-        return dataclasses.replace(target, options=options, spawns=6, listed=12)
+        return dataclasses.replace(target, options=options, spawns=3, listed=5, log_bytes=5_000_000)
 
 
 #: Those that can only be seen where the outpost itself can be cut off.

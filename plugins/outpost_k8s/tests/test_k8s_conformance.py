@@ -49,8 +49,9 @@ def make_target(lab: Lab, image: str, namespace: str, state: Path, **more: Any) 
         "restore": lab.restore,
         "fault_points": faults.NEAR,
         "within": 120.0,
-        "spawns": 6,
-        "listed": 12,
+        "spawns": 3,
+        "listed": 5,
+        "log_bytes": 5_000_000,
         **more,
     }
     return Target(**values)
