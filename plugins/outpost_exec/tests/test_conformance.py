@@ -63,7 +63,7 @@ class TestFarSideAlone(OutpostSuite):
 class TestAnotherLanguage(OutpostSuite):
     """What its program does itself; whom it leaves the rest to is `TestFarSideAlone`'s."""
 
-    groups = ("load", "spawn", "list", "logs", "stop", "scale")
+    groups = ("load", "spawn", "list", "logs", "stop")
 
     @pytest.fixture
     def target(self, tmp_path: Path) -> Target:
