@@ -5,7 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -751,11 +759,15 @@ class Manager:
         async for event in follow(self.ledger, after):
             yield event
 
-    def services(self) -> Services:
-        """Return what hosts the services of plugins (`outpost_services`), while it is entered."""
+    def services(self, only: Collection[str] | None = None) -> Services:
+        """Return what hosts the services of plugins (`outpost_services`), while it is entered.
+
+        Args:
+            only: names of those that run; None for all.
+        """
         from outpost_manager.plugins.services import Services
 
-        return Services(self.plugins, self)
+        return Services(self.plugins, self, only=only)
 
     async def config_changed(self) -> bool:
         """Say whether another configuration counts than when this was asked or one was read last.

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from machinekit import Machine
 from servekit import Town, until
+from test_mayor_remote import Far
 
 from outpost_manager.ledger import Ledger
 from outpost_manager.ledger.scaling import Phase, Scaled
@@ -89,6 +90,26 @@ def test_a_mayor_starts_the_machine_for_what_waits_and_stops_it_when_idle(
     explained = town.run("explain", "b-1", "--no-rig", "--", "true", code=3)
     assert "vm is down (starts when needed)" in explained
     assert "starts when needed" in town.run("scale")
+
+
+def test_whoever_waits_with_an_order_has_the_machine_started(
+    town: Town, machine: Machine, tmp_path: Path
+) -> None:
+    said = town.run("spawn", "w-1", "--wait", "--no-rig", "--", "true")
+    assert "w-1.1 done" in said
+    assert "vm was started for this" in said
+    assert machine.commands == ["start"]
+    town.run("scale", "vm", "--to", "0")
+    # without --wait, nothing is started, and an order that it would not take starts nothing either
+    assert "vm is down" in town.run("spawn", "w-2", "--no-rig", "--", "true", code=3)
+    town.run("spawn", "w-2", "--wait", "--on", "here", "--no-rig", "--", "true", code=3)
+    assert machine.commands == ["start", "stop"]
+    # where a mayor answers, it is the one that starts it
+    with town.mayor() as mayor:
+        mayor.ready()
+        far = Far(town, tmp_path / "own", f"unix:{town.state}/mayor/api.sock")
+        assert "w-3.1 done" in far.run("spawn", "w-3", "--wait", "--no-rig", "--", "true")
+        assert alive(machine) >= 3
 
 
 def test_by_hand_without_a_mayor(town: Town, machine: Machine) -> None:

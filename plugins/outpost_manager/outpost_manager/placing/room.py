@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from outpost_core.errors import OutpostError
+from outpost_manager.placing.ifup import comes_up
 from outpost_manager.placing.pending import NotPlacedError
 from outpost_shared.backoff import Backoff
 
 if TYPE_CHECKING:
     from outpost_core.types import Order
     from outpost_manager.placing.pending import Spawned
+    from outpost_manager.placing.placement import Placement
 
 #: Seconds between two tries: at first, and at most.
 FIRST: Final = 0.2
 MOST: Final = 5.0
 #: What became of an order.
 Answer: TypeAlias = "Spawned | OutpostError"
+#: An order, and the one outpost for it or None.
+Wanted: TypeAlias = "tuple[Order, str | None]"
+
+
+#: Seconds that whoever brings outposts up may take to learn which are.
+_LEARNS: Final = 10.0
+
+
+async def mark(
+    placement: Placement, wanted: Sequence[Wanted], answers: Sequence[Answer], *, unknown: bool
+) -> None:
+    """See which of those that were refused an outpost would take that can be brought up.
+
+    Args:
+        placement: of an open manager.
+        wanted: orders, each with the one outpost for it or None.
+        answers: what became of each; those refused for now are `crowded` afterwards.
+        unknown: see `ifup.comes_up`.
+    """
+    for (order, place), answer in zip(wanted, answers, strict=True):
+        if isinstance(answer, NotPlacedError) and not answer.crowded:
+            answer.crowded = await comes_up(placement, order, place, unknown=unknown)
 
 
 def is_crowded(answer: object) -> bool:
@@ -26,8 +51,9 @@ def is_crowded(answer: object) -> bool:
 
 
 async def until_room(
-    wanting: dict[object, Sequence[tuple[Order, str | None]]],
-    wanted: Sequence[tuple[Order, str | None]],
+    placement: Placement,
+    wanting: dict[object, Sequence[Wanted]],
+    wanted: Sequence[Wanted],
     answers: list[Answer],
     place: Callable[[Sequence[int]], Awaitable[Sequence[Answer]]],
     *,
@@ -38,6 +64,7 @@ async def until_room(
     """Try those again that found everything full, until they are placed.
 
     Args:
+        placement: of an open manager.
         wanting: `Manager.wanting`, which says meanwhile what waits.
         wanted: orders, each with the one outpost for it or None.
         answers: what became of each at first; changed.
@@ -47,9 +74,12 @@ async def until_room(
         gone: whether nobody waits for it any more.
     """
     pauses, told, mine = Backoff(FIRST, MOST, within=within), False, object()
+    learnt = time.monotonic() + _LEARNS
     try:
-        while crowded := [number for number, one in enumerate(answers) if is_crowded(one)]:
-            if pauses.over or (gone is not None and await gone()):
+        while True:
+            await mark(placement, wanted, answers, unknown=time.monotonic() < learnt)
+            crowded = [number for number, one in enumerate(answers) if is_crowded(one)]
+            if not crowded or pauses.over or (gone is not None and await gone()):
                 return
             if not told:
                 told = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -66,6 +66,7 @@ class Services:
         pause_first: seconds until one that failed is called again at first.
         pause_most: the same at most, and how long one must run to begin with the first pause again.
         end_timeout: seconds that they may take to end; what takes longer is left behind.
+        only: names of those that run; None for all.
     """
 
     def __init__(
@@ -76,11 +77,13 @@ class Services:
         pause_first: float = PAUSE_FIRST,
         pause_most: float = PAUSE_MOST,
         end_timeout: float = END_TIMEOUT,
+        only: Collection[str] | None = None,
     ) -> None:
         self._plugins = plugins
         self._manager = manager
         self._pauses = (pause_first, pause_most)
         self._end_timeout = end_timeout
+        self._only = only
         self._notes: dict[tuple[str, str], ServiceNote] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -92,6 +95,8 @@ class Services:
     async def __aenter__(self) -> Self:
         for plugin, answer in self._plugins.answers(_HOOK, manager=self._manager):
             for name, run in self._checked(plugin, answer).items():
+                if self._only is not None and name not in self._only:
+                    continue
                 self._note(plugin, name, "running")
                 task = asyncio.create_task(self._keep(plugin, name, run), name=f"service {name}")
                 self._tasks.append(task)

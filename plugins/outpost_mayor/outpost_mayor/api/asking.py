@@ -13,7 +13,7 @@ from outpost_core.errors import OutpostError, UsageError
 from outpost_manager import jsonviews
 from outpost_manager.config.accounts import secret_names
 from outpost_manager.orders.fields import request_of
-from outpost_manager.placing.room import until_room
+from outpost_manager.placing.room import mark, until_room
 from outpost_mayor.api.guard import demand
 
 if TYPE_CHECKING:
@@ -150,9 +150,12 @@ async def spawned(
         return request.app.state.ended.is_set() or await request.is_disconnected()
 
     answers = await place(range(len(placings)))
+    wanted = [(one.order, one.on) for one in placings]
+    await mark(manager.placement, wanted, answers, unknown=False)
     if wait:
-        wanted = [(one.order, one.on) for one in placings]
-        await until_room(manager.wanting, wanted, answers, place, within=wait, gone=gone)
+        await until_room(
+            manager.placement, manager.wanting, wanted, answers, place, within=wait, gone=gone
+        )
     pairs = [(one.order, answer) for one, answer in zip(placings, answers, strict=True)]
     return {
         "spawned": [

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from outpost_core.errors import LedgerError, OutpostError
 from outpost_manager.fleet.overview import slots_of
-from outpost_manager.ledger.scaling import Phase
+from outpost_manager.placing.ifup import ranked_if_up, sheets_if_up
 from outpost_mayor.scaling.actor import rule_of
 from outpost_mayor.scaling.decide import Demand, Place
 
 if TYPE_CHECKING:
-    from outpost_core.types import Candidate, Order, Scale
+    from outpost_core.types import Order, Scale
     from outpost_manager.ledger import Entry
     from outpost_manager.ledger.scaling import Scaled
     from outpost_manager.manager import Manager
 
 #: Waiting orders that are looked at, and kinds of them.
 _MOST, _KINDS = 256, 16
-#: Phases in which an outpost would take work once it is up.
-_TO_COME: Final = (Phase.DOWN, Phase.DRAINING, Phase.STARTING)
 
 
 def places(
@@ -72,35 +69,46 @@ async def demands(
         rows: what the ledger knows of outposts that are scaled.
         prices: USD an hour of one unit of each, where that is known.
     """
-    queue, now = manager.ledger.queue, time.time()
-    if await queue.switch("queue") in ("paused", "draining"):
-        return [], {}
-    entries = await queue.next(manager.config.queue.rules(), now, _MOST)
-    kinds: dict[tuple[str, str | None, str], list[Entry]] = {}
-    for entry in entries:
-        kinds.setdefault((entry.kind, entry.place, entry.avoid), []).append(entry)
     found: list[Demand] = []
     free: dict[str, int | None] = {}
-    for (_, place, avoid), some in [*kinds.items()][:_KINDS]:
-        order = await _order(manager, some[0])
-        if order is None:
-            continue
-        sheets = await _sheets(manager, order, rows, avoid, prices)
+    for order, place, avoid, count in await _waiting(manager):
+        sheets = await sheets_if_up(manager.placement, order, rows, avoid=avoid, prices=prices)
         for sheet in sheets:
             if sheet.available:
                 slots = sheet.max_workers
                 free[sheet.name] = None if slots is None else max(0, slots - sheet.active)
         try:
-            said = manager.placement.assign(order, [*map(_roomy, sheets)], place).explain()
-            said = await manager.placement.foreseen(order, said, sheets, if_up=True)
+            ranked = await ranked_if_up(manager.placement, order, sheets, place)
         except LedgerError:
             raise
         except OutpostError:  # the dispatcher says so
             continue
-        ranked = tuple(one.outpost for one in said.verdicts if one.eligible)
         if ranked:
-            found.append(Demand(count=len(some), ranked=ranked))
+            found.append(Demand(count=count, ranked=ranked))
     return found, free
+
+
+async def _waiting(manager: Manager) -> list[tuple[Order, str | None, str, int]]:
+    """Return one order of each kind that waits, where it may go and may not, and how many wait.
+
+    Those of the queue, and those that somebody waits with in this program.
+    """
+    found: list[tuple[Order, str | None, str, int]] = []
+    queue = manager.ledger.queue
+    if await queue.switch("queue") not in ("paused", "draining"):
+        kinds: dict[tuple[str, str | None, str], list[Entry]] = {}
+        for entry in await queue.next(manager.config.queue.rules(), time.time(), _MOST):
+            kinds.setdefault((entry.kind, entry.place, entry.avoid), []).append(entry)
+        for (_, place, avoid), some in [*kinds.items()][:_KINDS]:
+            if (order := await _order(manager, some[0])) is not None:
+                found.append((order, place, avoid, len(some)))
+    asked: dict[tuple[str | None, str, str | None], list[Order]] = {}
+    for wanted in [*manager.wanting.values()]:
+        for order, place in wanted:
+            asked.setdefault((place, order.agent.name, order.rig), []).append(order)
+    for (place, *_), orders in [*asked.items()][:_KINDS]:
+        found.append((orders[0], place, "", len(orders)))
+    return found
 
 
 async def _order(manager: Manager, entry: Entry) -> Order | None:
@@ -109,32 +117,3 @@ async def _order(manager: Manager, entry: Entry) -> Order | None:
         return None if order is None else manager.with_secrets(order)
     except OutpostError:
         return None
-
-
-async def _sheets(
-    manager: Manager,
-    order: Order,
-    rows: Mapping[str, Scaled],
-    avoid: str,
-    prices: Mapping[str, float | None],
-) -> Sequence[Candidate]:
-    """Return the fact sheets as they would be if all outposts were up that can be."""
-    (sheets,) = await manager.overview.sheets([order], time.time())
-    found = []
-    for sheet in sheets:
-        row = rows.get(sheet.name)
-        if sheet.name == avoid:
-            continue
-        if row is not None and row.phase in _TO_COME:
-            # what is down costs nothing yet: a worker has to fit in beside its machine
-            more = (prices.get(sheet.name) or 0.0) if row.phase is Phase.DOWN else 0.0
-            spent = sheet.spent + more
-            found.append(replace(sheet, available=True, unavailable_reason="", spent=spent))
-        else:
-            found.append(sheet)
-    return found
-
-
-def _roomy(sheet: Candidate) -> Candidate:
-    """Return a sheet of a place where nothing runs: whether there is room is looked at later."""
-    return replace(sheet, active=0)

@@ -1,0 +1,102 @@
+"""Where an order would go if every outpost were up that can be brought up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from outpost_manager.ledger.scaling import Phase
+
+if TYPE_CHECKING:
+    from outpost_core.types import Candidate, Order
+    from outpost_manager.ledger.scaling import Scaled
+    from outpost_manager.placing.placement import Placement
+
+#: Phases in which an outpost would take work once it is up.
+TO_COME: Final = (Phase.DOWN, Phase.DRAINING, Phase.STARTING)
+_NONE: Final[Mapping[str, float | None]] = MappingProxyType({})
+
+
+async def sheets_if_up(
+    placement: Placement,
+    order: Order,
+    rows: Mapping[str, Scaled],
+    *,
+    avoid: str = "",
+    prices: Mapping[str, float | None] = _NONE,
+) -> Sequence[Candidate]:
+    """Return the fact sheets as they would be if all outposts were up that can be.
+
+    Args:
+        placement: of an open manager.
+        order: what is to be done.
+        rows: what the ledger knows of outposts that are scaled.
+        avoid: the outpost that it is not to go to; "" for none.
+        prices: USD an hour of one unit of each, where that is known.
+    """
+    (sheets,) = await placement.overview.sheets([order], time.time())
+    found = []
+    for sheet in sheets:
+        row = rows.get(sheet.name)
+        if sheet.name == avoid:
+            continue
+        if row is not None and row.phase in TO_COME:
+            # what is down costs nothing yet: a worker has to fit in beside its machine
+            more = (prices.get(sheet.name) or 0.0) if row.phase is Phase.DOWN else 0.0
+            spent = sheet.spent + more
+            found.append(replace(sheet, available=True, unavailable_reason="", spent=spent))
+        else:
+            found.append(sheet)
+    return found
+
+
+async def ranked_if_up(
+    placement: Placement, order: Order, sheets: Sequence[Candidate], place: str | None
+) -> tuple[str, ...]:
+    """Return the outposts that would take an order if nothing ran there, the best first.
+
+    Args:
+        placement: of an open manager.
+        order: what is to be done.
+        sheets: see `sheets_if_up`.
+        place: the one outpost for it, or None.
+
+    Raises:
+        OutpostError: nobody can say.
+    """
+    roomy = [replace(sheet, active=0) for sheet in sheets]
+    said = placement.assign(order, roomy, place).explain()
+    said = await placement.foreseen(order, said, sheets, if_up=True)
+    return tuple(one.outpost for one in said.verdicts if one.eligible)
+
+
+async def comes_up(placement: Placement, order: Order, place: str | None, *, unknown: bool) -> bool:
+    """Whether an outpost that is down would be brought up for an order that waits.
+
+    Args:
+        placement: of an open manager.
+        order: what waits.
+        place: the one outpost for it, or None.
+        unknown: whether one counts as down of which nobody knows yet how much of it is up.
+    """
+    rules = {one.name: one.scaling for one in placement.fleet.config.outposts if one.scaling}
+    if place is not None:
+        rules = {name: rule for name, rule in rules.items() if name == place}
+    if not rules:
+        return False
+    rows, now = await placement.ledger.scaling.all(), time.time()
+    if unknown and any(name not in rows for name in rules):
+        return True
+    down = {
+        name
+        for name, rule in rules.items()
+        if name in rows and rows[name].phase in TO_COME and rule.may(now)
+    }
+    if not down:
+        return False
+    prices = {name: rule.price for name, rule in rules.items()}
+    sheets = await sheets_if_up(placement, order, rows, prices=prices)
+    return not down.isdisjoint(await ranked_if_up(placement, order, sheets, place))
