@@ -74,6 +74,16 @@ def test_an_unknown_command_names_the_nearest(outpost):
     assert result.stdout == ""
 
 
+def test_a_command_of_a_group_is_guessed_and_choices_are_one_line(outpost):
+    assert (
+        "config has no command 'chek'; did you mean 'check'?"
+        in outpost.run("config", "chek").stderr
+    )
+    said = outpost.run("plugin", "new", "mine").stderr
+    assert "Choose from: " in said
+    assert "\t" not in said
+
+
 def test_an_unknown_command_is_made_harmless(outpost):
     assert "\x1b" not in outpost.run("a\x1b[2J").stderr
 

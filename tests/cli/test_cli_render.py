@@ -50,6 +50,17 @@ def test_a_table_fits_its_terminal_and_keeps_ids(monkeypatch):
     assert "…" in lines[1]
 
 
+@pytest.mark.parametrize("word", ["installed ", "漢字漢字漢 "])
+def test_the_last_column_of_a_table_goes_on_in_the_next_lines_when_asked(monkeypatch, word):
+    monkeypatch.setenv("COLUMNS", "30")
+    lines = [*render.table(("id", "why"), [("gt-1", word * 9), ("gt-2", "full")], wrap=True)]
+    assert all(render.width(line) <= 30 for line in lines)
+    assert "".join(lines).count(word.strip()) == 9
+    assert "…" not in "".join(lines)
+    assert lines[1].startswith("gt-1")
+    assert lines[-1] == "gt-2  full"
+
+
 def test_a_table_without_a_terminal_cuts_nothing(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setattr(render, "terminal_width", lambda: None)

@@ -82,8 +82,10 @@ def silence() -> int:
 
 
 def _usage(error: click.ClickException) -> dict[str, Any]:
-    ctx = getattr(error, "ctx", None)
+    ctx, message = getattr(error, "ctx", None), error.format_message()
+    if isinstance(error, click.MissingParameter):  # click puts each choice on a line of its own
+        message = " ".join(message.split())
     return {
-        "code": error.exit_code, "type": "UsageError", "message": error.format_message(),
+        "code": error.exit_code, "type": "UsageError", "message": message,
         "hint": f"{ctx.command_path} --help" if ctx is not None else "",
     }  # fmt: skip

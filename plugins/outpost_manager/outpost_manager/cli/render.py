@@ -99,6 +99,7 @@ def table(
     keep: Sequence[str] = (),
     colour: Sequence[str] = (),
     drop: Sequence[str] = (),
+    wrap: bool = False,
 ) -> Iterator[str]:
     """Yield the lines of a table.
 
@@ -108,6 +109,7 @@ def table(
         keep: columns that are never cut (ids); the others are when the terminal is narrow.
         colour: columns whose cells are words of `COLOURS`.
         drop: columns that are left out, first ones first, where all would be too narrow to read.
+        wrap: what the last column has no room for goes on in the next lines, and is not cut.
     """
     cells = [[clean(cell) for cell in row] for row in rows]
     widths = [
@@ -127,7 +129,19 @@ def table(
         for i, name in enumerate(head):
             if name in colour:
                 shown[i] = tint(shown[i], row[i])
-        yield _line(shown, widths)
+        rest = _pieces(row[-1], widths[-1]) if wrap else []
+        yield _line([*shown[:-1], rest[0]] if rest else shown, widths)
+        for piece in rest[1:]:
+            yield _line([*("" for _ in widths[1:]), piece], widths)
+
+
+def _pieces(text: str, cells: int) -> list[str]:
+    """Return plain `text` in lines of at most so many cells; none where it is one line."""
+    from textwrap import wrap
+
+    if not width(text) > cells > 1:
+        return []
+    return wrap(text, cells if width(text) <= len(text) else cells // 2)  # a wide one takes two
 
 
 def _readable(

@@ -349,6 +349,7 @@ def explanation_lines(explanation: Explanation) -> Iterator[str]:
         ],
         keep=("outpost",),
         colour=("eligible",),
+        wrap=True,
     )
     for outpost, error in explanation.attempts:
         yield f"  tried {render.clean(outpost)}: {render.clean(error)}"
