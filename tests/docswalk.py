@@ -19,7 +19,8 @@ from typing import Final
 #: what stands for anything: within a line, or alone for any lines.
 ANYTHING: Final = "…"
 _FENCE: Final = re.compile(
-    r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL
+    r"^(?:<!-- not typed: ([^\n]+) -->\n)?```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
 _CLAUDE: Final = """\
 #!{python}
@@ -86,11 +87,24 @@ def steps(page: Path) -> Iterator[Typed | File]:
     """Yield what a page has a reader do, from top to bottom."""
     text = page.read_text(encoding="utf-8")
     for match in _FENCE.finditer(text):
-        line = text.count("\n", 0, match.start()) + 1
-        if match[2]:
-            yield File(line, match[2], match[3])
-        elif match[1] == "console":
-            yield from _typed(match[3], line)
+        line = text.count("\n", 0, match.start(2)) + 1
+        why, kind, title, block = match.groups()
+        if title:
+            yield File(line, title, block)
+        elif kind == "console" and not why:
+            yield from _typed(block, line)
+
+
+def untyped(page: Path) -> list[str]:
+    """Return why each block of a page that people copy is not typed, where a comment says so."""
+    return [match[1] for match in _FENCE.finditer(page.read_text(encoding="utf-8")) if match[1]]
+
+
+def has_commands(page: Path) -> bool:
+    """Whether a page has a reader type something."""
+    return any(
+        match[2] in ("console", "sh") for match in _FENCE.finditer(page.read_text(encoding="utf-8"))
+    )
 
 
 def _typed(block: str, line: int) -> Iterator[Typed]:
@@ -155,6 +169,7 @@ class Reader:
         for name, text in {
             "claude": _CLAUDE.replace("{python}", sys.executable),
             "gh": _GH,
+            "aider": "#!/bin/sh\nsort -o app.py app.py\necho '# sorted' >> app.py\n",
         }.items():
             (programs / name).write_text(text)
             (programs / name).chmod(0o755)

@@ -45,6 +45,25 @@ def test_claude_never_claims_a_sandbox_nor_skips_all_permissions() -> None:
         assert "IS_SANDBOX" not in agent.env
 
 
+@pytest.mark.parametrize(
+    ("name", "rights"),
+    [
+        ("codex", ["--dangerously-bypass-approvals-and-sandbox"]),
+        ("gemini", ["--approval-mode", "yolo"]),
+        ("opencode", []),
+    ],
+)
+def test_the_rights_that_a_preset_gives_are_those_that_are_told(
+    name: str, rights: list[str]
+) -> None:
+    told = ("dangerous", "bypass", "yolo", "approval", "permission", "sandbox")
+    for interactive in (False, True):
+        agent = resolve(name, PRESETS, interactive=interactive)
+        given = [word for word in agent.argv if word in rights or any(x in word for x in told)]
+        assert given == rights
+        assert not any(x in name.lower() for name in agent.env for x in told)
+
+
 def test_the_servers_address_goes_along_but_no_secret_does() -> None:
     environ = {
         "ANTHROPIC_BASE_URL": "http://gateway",
