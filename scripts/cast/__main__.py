@@ -24,7 +24,8 @@ from outpost_manager.cli.demokit import Project
 from outpost_manager.cli.demothree import AGENT, ISSUES, supervisor
 
 FILE: Final = Path(__file__).resolve().parents[2] / "docs" / "images" / "cast.svg"
-COLUMNS: Final = 88
+#: so few that words are 9 pixels high on a phone of 390.
+COLUMNS: Final = 62
 LINES: Final = 22
 #: seconds of a round.
 MOST: Final = 19.5
@@ -36,7 +37,7 @@ SPAWN: Final = "outpost spawn --from-file issues.jsonl -- sh agent.sh"
 WATCH: Final = "outpost status --watch"
 KILL: Final = "kill -9 {pid}  # the process of tests.1, as by a crash"
 AGAIN: Final = "outpost spawn --from-file tests.jsonl --again -- sh agent.sh"
-BRANCHES: Final = "git ls-remote --heads origin"
+BRANCHES: Final = "git ls-remote --heads origin | cut -f2"
 
 
 def record(folder: Path) -> Terminal:
@@ -61,6 +62,9 @@ def record(folder: Path) -> Terminal:
     }
     with Terminal(COLUMNS, LINES, env, project.tree) as terminal:
         try:
+            terminal.type("cat issues.jsonl")
+            del terminal.frames[:-1]  # a round begins with something to be seen
+            terminal.linger(0.8)
             terminal.type(SPAWN)
             terminal.linger(0.6)
             terminal.begin(WATCH)
