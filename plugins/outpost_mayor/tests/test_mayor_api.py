@@ -7,7 +7,7 @@ import json
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException, IncompleteRead
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,25 @@ def test_events_are_streamed_and_continue_where_one_was_cut(api: Api) -> None:
         found = heard.result(60)
     assert found["id"] > last
     assert (found["kind"], found["worker"]) == ("queued", "s-2.1")
+
+
+def test_a_stream_ends_when_its_token_is_removed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    from outpost_mayor.api import guard
+
+    monkeypatch.setattr(guard, "AGAIN", 0.0)
+    token = tokens.add(api.manager.state, "ada", "view")
+    line = HTTPConnection(api.address, timeout=60)
+    line.request(
+        "GET", "/v1/events",
+        headers={"Accept": "text/event-stream", "Authorization": f"Bearer {token}"},
+    )  # fmt: skip
+    got = line.getresponse()
+    assert got.readline().startswith(b"id: ")
+    tokens.remove(api.manager.state, "ada")
+    api.ask("POST", "/v1/queue", {"requests": [order("s-1")]})
+    with pytest.raises((IncompleteRead, ConnectionError)):
+        got.read()
+    line.close()
 
 
 def test_workers_come_by_pages_and_states(api: Api) -> None:
@@ -285,6 +304,15 @@ def test_who_connects_and_says_nothing_is_given_up(
                 line.connect(str(api.doors.unix))
                 line.sendall(words)
                 assert line.recv(1000) == b""
+        with socket.socket(socket.AF_UNIX) as line:  # a second request that does not come
+            line.settimeout(60)
+            line.connect(str(api.doors.unix))
+            line.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            heard = b""
+            while not heard.endswith(b'{"status":"ok"}'):
+                heard += line.recv(1000)
+            line.sendall(b"GET /heal")
+            assert line.recv(1000) == b""
         with socket.socket(socket.AF_UNIX) as line:  # a body that does not come
             line.settimeout(60)
             line.connect(str(api.doors.unix))

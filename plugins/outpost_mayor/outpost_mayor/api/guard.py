@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +32,8 @@ MOST: Final = 4 << 20
 #: Seconds that a body may take to come, and that a client may take to take what is sent to it.
 PATIENCE: Final = 30.0
 SENDING: Final = 60.0
+#: Seconds after which it is looked at again whether a token counts, while a stream goes on.
+AGAIN: Final = 5.0
 #: What anybody may ask.
 _OPEN: Final = ("/healthz",)
 
@@ -120,6 +123,7 @@ class Guard:
             self._from_here(headers)
             if scope["path"] not in _OPEN:
                 scope["caller"] = await self._caller(scope, headers)
+                send = self._while_known(scope["caller"], headers, send)
             body = await asyncio.wait_for(_body(headers, receive), PATIENCE)
         except TimeoutError:
             error: OutpostError = TooSlowError(f"the request took more than {PATIENCE:g} s")
@@ -172,6 +176,22 @@ class Guard:
                 " one",
             )
         return Caller(name=found.name, role=found.role)
+
+    def _while_known(self, caller: Caller, headers: Headers, send: Send) -> Send:
+        """Return what sends for as long as the token is somebody's, with the role that it had."""
+        token = headers.get("authorization", "").partition(" ")[2].strip()
+        looked = time.monotonic()
+
+        async def say(message: Message) -> None:
+            nonlocal looked
+            if token and time.monotonic() - looked >= AGAIN:
+                found = await off_loop(self._tokens.find, token)
+                if found is None or (found.name, found.role) != (caller.name, caller.role):
+                    raise ConnectionAbortedError("the token was removed meanwhile")
+                looked = time.monotonic()
+            await send(message)
+
+        return say
 
 
 def _is_loopback(host: str) -> bool:

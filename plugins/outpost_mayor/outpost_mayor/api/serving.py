@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Connections at once, and seconds that one may be idle.
 _CONNECTIONS: Final = 512
 _IDLE: Final = 60
-#: Seconds that a connection may take to send its first request.
+#: Seconds that a request may take to be sent, but for its body.
 _FIRST: Final = 30.0
 #: Seconds that requests may take to end when the mayor does.
 _ENDING: Final = 3
@@ -42,13 +42,30 @@ class _Protocol(H11Protocol):
         self.app_state = {**self.app_state, "peer": _peer(transport)}
         self._late = self.loop.call_later(_FIRST, self._give_up)
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # each request has its time, not only the first: a part of one ends what keeps idle
+        # connections from staying
+        if self._answering():
+            self._in_time()
+        elif self._late is None:
+            self._late = self.loop.call_later(_FIRST, self._give_up)
+
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._late is not None:
-            self._late.cancel()
+        self._in_time()
         super().connection_lost(exc)
 
+    def _answering(self) -> bool:
+        return bool(self.cycle) and not self.cycle.response_complete
+
+    def _in_time(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
     def _give_up(self) -> None:
-        if not self.cycle:  # no request was whole by now
+        self._late = None
+        if not self._answering():  # no request was whole by now
             self.transport.close()
 
 
