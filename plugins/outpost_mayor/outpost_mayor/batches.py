@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-from outpost_core.errors import NotFoundError, OutpostError
+from outpost_core.errors import ConflictError, NotFoundError, OutpostError
 from outpost_core.nearest import nearest
 from outpost_manager.jsonqueue import as_json
 from outpost_manager.jsonviews import moment
+from outpost_manager.ledger.endings import Ending
 from outpost_manager.placing import references
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from outpost_core.types import Json
     from outpost_manager.ledger import Entry
     from outpost_manager.manager import Manager
 
@@ -65,25 +67,46 @@ async def cost(manager: Manager, found: Sequence[Entry]) -> float | None:
 async def stop(
     manager: Manager, found: Sequence[Entry]
 ) -> tuple[list[str], dict[str, OutpostError]]:
-    """Take out what waits of a batch, and stop what runs.
+    """Take out what waits of a batch, stop what runs, and have nothing of it be tried again.
+
+    It is looked at again until nothing is left: what was about to begin or to be tried again while
+    one looked is stopped too.
 
     Returns:
         the workers that were told to stop, and why others were not.
     """
-    for entry in found:
-        if entry.state == "waiting":
-            try:
-                await manager.ledger.queue.remove([entry.issue])
-            except OutpostError:  # it has just begun
-                continue
     told, refused = list[str](), dict[str, OutpostError]()
-    for entry in await manager.ledger.queue.entries(states=("running",), batch=found[0].batch):
-        try:
-            await manager.stop(references.exact(entry.worker))
-            told.append(entry.worker)
-        except OutpostError as error:
-            refused[entry.worker] = error
+    queue, batch = manager.ledger.queue, found[0].batch
+    while left := [
+        entry
+        for entry in await queue.entries(states=("waiting", "running", "settling"), batch=batch)
+        if entry.state != "running" or entry.worker not in (*told, *refused)
+    ]:
+        for entry in left:
+            try:
+                if entry.state == "waiting":
+                    await queue.remove([entry.issue])
+                elif entry.state == "running":
+                    await manager.stop(references.exact(entry.worker))
+                    told.append(entry.worker)
+                else:
+                    await _end(manager, entry)
+            except OutpostError as error:
+                if entry.state == "running":
+                    refused[entry.worker] = error
+                elif not isinstance(error, ConflictError):  # else it has just begun
+                    raise
     return told, refused
+
+
+async def _end(manager: Manager, entry: Entry) -> None:
+    """End an entry whose attempt has ended, so that no other one is made of it."""
+    (worker,) = await manager.ledger.workers(ids=[entry.worker]) or [None]
+    outcome = "lost" if worker is None else worker.state.value
+    why = "" if outcome == "done" else "its batch was stopped"
+    told: dict[str, Json] = {"what": "end", "outcome": outcome, "why": why}
+    ending = Ending(entry=entry, outcome=outcome, why=why, told=("decided", told))
+    await manager.ledger.queue.end_all([ending])
 
 
 async def retry(

@@ -15,11 +15,13 @@ from mayorkit import PATIENCE, Clock, Fleet, order, until
 
 from outpost_core import hookimpl
 from outpost_core.errors import ConflictError, OutpostError, UsageError
-from outpost_core.types import Order, State, WorkerStatus
+from outpost_core.types import Order, Result, State, WorkerStatus
+from outpost_manager.ledger import Entry
 from outpost_manager.ledger.asyncparts import AsyncQueue
 from outpost_manager.ledger.turns import SWITCH
 from outpost_manager.manager import Manager
 from outpost_manager.placing.pending import Spawned
+from outpost_mayor import batches
 from outpost_mayor.dispatch.dispatcher import Dispatcher
 from outpost_mayor.retries.settler import Settler
 from outpost_testing import FakeOutpost
@@ -228,6 +230,39 @@ def test_what_is_changed_while_a_dispatcher_has_it_in_hand_is_not_placed_as_it_w
     each(work, fleet)
 
 
+def test_a_batch_that_is_stopped_has_nothing_left_that_comes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Fleet(tmp_path, {"a": 3})
+
+    async def work(manager: Manager) -> None:
+        await manager.enqueue([order(f"b-{n}") for n in range(5)], batch="night")
+        await Dispatcher(manager).step()
+        # one has failed for a reason after which it is tried again, and nobody has decided yet
+        lost = Result(state=State.LOST, reason="lost_process")
+        fleet.outposts["a"].finish("b-0.1", lost)
+        await manager.watch.refresh(["a"])
+        remove = AsyncQueue.remove
+        placed = []
+
+        async def late(queue: AsyncQueue, wanted: list[str]) -> list[Entry]:
+            if not placed:  # it begins while one is about to take it out
+                placed.append(await manager.spawn_many([order(wanted[0].strip())], on="a"))
+            return await remove(queue, wanted)
+
+        monkeypatch.setattr(AsyncQueue, "remove", late)
+        told, refused = await batches.stop(manager, await batches.entries(manager, "night"))
+        assert (len(told), refused) == (3, {})
+        for _ in range(3):
+            await Settler(manager).step()
+            await Dispatcher(manager).step()
+        found = {one.issue: one.outcome for one in await batches.entries(manager, "night")}
+        assert found.pop("b-0") == "lost"
+        assert sorted(found.values()) == ["removed", "stopped", "stopped", "stopped"]
+
+    each(work, fleet)
+
+
 def test_limits_and_weights_of_the_configuration(tmp_path: Path) -> None:
     fleet = Fleet(
         tmp_path, {"a": 12},
@@ -416,14 +451,15 @@ def test_a_moment_that_comes_wakes_the_service(tmp_path: Path) -> None:
 
     async def work(manager: Manager) -> None:
         async with running(manager):
-            await manager.enqueue([order("soon")], not_before=time.time() + 0.5)
+            moment = time.time() + 0.5
+            await manager.enqueue([order("soon")], not_before=moment)
 
             async def placed() -> bool:
                 return bool(await issues(manager, "running"))
 
-            begun = time.time()
             await until(placed)
-            assert time.time() - begun >= 0.4
+            (entry,) = await manager.ledger.queue.entries(states=("running",))
+            assert entry.moved_at >= moment
 
     each(work, fleet)
 

@@ -1,4 +1,4 @@
-"""The queue, worked on by real programs: in order, once each, and after any death."""
+"""What the commands of the queue do and say; `test_mayor_queue_run` kills them."""
 
 from __future__ import annotations
 
@@ -94,47 +94,6 @@ def test_what_waits_for_others(town: Town) -> None:
     assert states(town)["never"] == "waiting"
 
 
-def test_a_moment_before_which_nothing_goes(town: Town) -> None:
-    add(town, "soon", flags=("--not-before", "20s"))
-    assert "not before" in town.run("queue", "list")
-    assert "no moment" in town.run(
-        "queue", "add", "x", "--no-rig", "--not-before", "soon", "--", "true", code=2
-    )
-    (entry,) = town.json("queue", "list")["entries"]
-    town.run("queue", "run")
-    assert states(town) == {"soon": "done"}
-    (event,) = town.events("reserved")
-    assert event["at"] >= entry["not_before"]
-
-
-def test_a_pause_holds_the_queue_or_an_order(town: Town) -> None:
-    add(town, "a", "b")
-    town.run("queue", "pause", "a")
-    town.run("queue", "run", code=3)
-    assert states(town) == {"a": "waiting", "b": "done"}
-    town.run("queue", "resume", "a")
-    town.run("queue", "pause")
-    assert "paused" in town.run("queue", "list")
-    town.run("queue", "run", code=3)
-    assert states(town)["a"] == "waiting"
-    town.run("queue", "resume")
-    town.run("queue", "run")
-    assert states(town)["a"] == "done"
-
-
-def test_a_drain_waits_for_what_runs_and_places_nothing(town: Town) -> None:
-    add(town, "a", script="sleep 1")
-    with town.mayor() as mayor:
-        mayor.ready()
-        until(lambda: states(town)["a"] == "running")
-        town.run("queue", "drain")
-        add(town, "b")
-        assert states(town) == {"a": "done", "b": "waiting"}
-        town.run("queue", "resume")
-        until(lambda: states(town)["b"] == "done")
-        assert mayor.end() == 0
-
-
 def test_orders_that_cannot_go_hold_up_nobody_and_say_why(town: Town) -> None:
     add(town, *(f"stuck-{n}" for n in range(40)), flags=("--cpu", "4000", "--priority", "P0"))
     add(town, "free")
@@ -181,6 +140,12 @@ def test_a_batch_sums_up_is_waited_for_stopped_and_tried_again(town: Town) -> No
         until(lambda: states(town)["long"] == "stopped")
     assert {states(town)[f"w-{n}"] for n in range(3)} == {"removed"}
     assert "no batch" in town.run("batch", "nothing", code=4)
+    assert "did you mean 'night'" in town.run("batch", "nigth", code=4)
+    assert "outpost queue batches" in town.run("batch", "zzz", code=4)
+    told = town.json("queue", "batches")["batches"]
+    assert [(one["batch"], one["counts"]) for one in told] == [
+        ("day", {"removed": 3, "stopped": 1}), ("night", {"done": 2}),
+    ]  # fmt: skip
 
 
 def test_limits_of_a_rig_and_fairness_come_from_the_configuration(town: Town) -> None:
@@ -200,39 +165,3 @@ def test_limits_of_a_rig_and_fairness_come_from_the_configuration(town: Town) ->
     for wrong in ("share: moon", "weights: {a: 0}", "per_rig: 3", "aging: -1", "pace: 2"):
         town.config.write_text(f"{TWO}queue: {{{wrong}}}\n")
         assert "outposts.yaml:" in town.run("config", "check", code=2), wrong
-
-
-@pytest.mark.slow
-def test_two_at_once_place_each_order_once(town: Town) -> None:
-    town.config.write_text(TWO.replace("max_workers: 2", "max_workers: 6"))
-    mark = town.state.parent / "ran"
-    add(town, *(f"q-{n}" for n in range(30)), script=f'echo "$OUTPOST_WORKER" >>{mark}')
-    both = [
-        subprocess.Popen(town.argv("queue", "run"), env=town.env, stdout=subprocess.DEVNULL,
-                         stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
-        for _ in range(2)
-    ]  # fmt: skip
-    said = [process.communicate(timeout=PATIENCE * 3) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert sorted(mark.read_text().split()) == sorted(f"q-{n}.1" for n in range(30))
-    assert set(states(town).values()) == {"done"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "where",
-    ["dispatch.chosen", "manager.reserved", "local.published", "manager.spawned",
-     "manager.recorded", "dispatch.placed"],
-)  # fmt: skip
-def test_killed_anywhere_nothing_is_lost_or_runs_twice(town: Town, where: str) -> None:
-    mark = town.state.parent / "ran"
-    add(town, "a", "b", "c", script=f'echo "$OUTPOST_WORKER" >>{mark}')
-    killed = subprocess.run(
-        town.argv("queue", "run"), env={**town.env, "OUTPOST_FAULT": where}, capture_output=True,
-        check=False, timeout=PATIENCE, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert killed.returncode < 0, (where, killed)
-    town.run("queue", "run")
-    assert sorted(mark.read_text().split()) == ["a.1", "b.1", "c.1"]
-    assert set(states(town).values()) == {"done"}
-    assert town.json("list")["outposts"][0]["active"] == 0

@@ -78,15 +78,6 @@ def test_two_programs_at_once_run_each_order_once(place: Place) -> None:
     assert place.listed() == dict.fromkeys(wanted, "done")
 
 
-def test_the_same_command_again_is_the_same_entry(place: Place) -> None:
-    place.add("s-1", "s-2")
-    assert "in the queue already" in place.add("s-1")
-    told = place.add("s-1", more=("--timeout", "7m"), code=2)
-    assert "another order" in told
-    assert "outpost queue" in told
-    assert place.listed() == {"s-1": "waiting", "s-2": "waiting"}
-
-
 @pytest.mark.parametrize("point", faults.QUEUE)
 def test_a_crash_at_any_point_loses_nothing_and_runs_nothing_twice(
     place: Place, point: str
@@ -108,7 +99,7 @@ def test_a_crash_at_any_point_loses_nothing_and_runs_nothing_twice(
     assert {issue: place.listed()[issue] for issue in wanted} == dict.fromkeys(wanted, "done")
 
 
-@pytest.mark.parametrize("point", faults.NEAR)
+@pytest.mark.parametrize("point", [*faults.NEAR, "local.published"])
 def test_a_crash_while_an_order_is_placed_is_finished_by_whoever_comes_next(
     place: Place, point: str
 ) -> None:
@@ -117,22 +108,6 @@ def test_a_crash_while_an_order_is_placed_is_finished_by_whoever_comes_next(
     place.run("queue", "run")
     assert place.lines() == Counter(["n-1.1", "n-2.1"])
     assert place.listed() == {"n-1": "done", "n-2": "done"}
-
-
-def test_a_missing_secret_waits_and_says_which(place: Place) -> None:
-    place.run(
-        "queue", "add", "x-1", "--no-rig", "--secret", "MY_TOKEN", "--", "sh", "-c",
-        'test ${#MY_TOKEN} = 15', env={"MY_TOKEN": "hunter2-hunter2"},
-    )  # fmt: skip
-    place.add("x-2", more=("--priority", "P4"))
-    told = place.run("queue", "run", code=3)
-    assert "MY_TOKEN" in told
-    assert place.listed() == {"x-1": "waiting", "x-2": "done"}
-    assert "MY_TOKEN" in place.run("queue", "show", "x-1")
-    place.run("queue", "run", env={"MY_TOKEN": "hunter2-hunter2"})
-    assert place.listed()["x-1"] == "done"
-    found = [file for file in (place.state).glob("ledger*") if b"hunter2" in file.read_bytes()]
-    assert not found
 
 
 def test_pause_move_remove_and_resume(place: Place) -> None:
@@ -178,32 +153,6 @@ def test_drain_ends_when_what_runs_has_ended(place: Place, tmp_path: Path) -> No
     assert "1 wait" in said
     assert not place.lines()
     assert place.listed() == {"d-0": "done", "d-1": "waiting"}
-
-
-def test_a_batch_is_summed_up_stopped_and_tried_again(place: Place, tmp_path: Path) -> None:
-    place.add("b-1", "b-2", more=("--batch", "night"))
-    fix = tmp_path / "fixed"
-    place.run(
-        "queue", "add", "b-3", "--no-rig", "--batch", "night", "--", "sh", "-c", f"test -e {fix}"
-    )
-    place.add("other")
-    assert "waiting" in place.run("batch", "night")
-    place.run("batch", "night", "--wait", code=1)
-    assert place.listed("--batch", "night") == {"b-1": "done", "b-2": "done", "b-3": "failed"}
-    fix.touch()
-    place.run("batch", "night", "--retry", "--wait")
-    answer = place.json("batch", "night")
-    assert answer["counts"] == {"done": 3}
-    assert {one["worker"] for one in answer["entries"]} == {"b-1.1", "b-2.1", "b-3.2"}
-    place.add("l-1", "l-2", more=("--batch", "late", "--not-before", "2h"))
-    place.run("batch", "late", "--stop")
-    assert place.listed("--batch", "late") == {"l-1": "removed", "l-2": "removed"}
-    assert "did you mean 'night'" in place.run("batch", "nigth", code=4)
-    assert "outpost queue batches" in place.run("batch", "zzz", code=4)
-    told = place.json("queue", "batches")["batches"]
-    assert [(one["batch"], one["counts"]) for one in told] == [
-        ("late", {"removed": 2}), ("night", {"done": 3}),
-    ]  # fmt: skip
 
 
 def test_after_and_not_before(place: Place) -> None:
