@@ -101,7 +101,7 @@ async def stop(
 
 async def _end(manager: Manager, entry: Entry) -> None:
     """End an entry whose attempt has ended, so that no other one is made of it."""
-    (worker,) = await manager.ledger.workers(ids=[entry.worker]) or [None]
+    worker = await manager.ledger.worker(entry.worker)
     outcome = "lost" if worker is None else worker.state.value
     why = "" if outcome == "done" else "its batch was stopped"
     told: dict[str, Json] = {"what": "end", "outcome": outcome, "why": why}

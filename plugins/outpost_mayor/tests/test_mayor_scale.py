@@ -270,6 +270,21 @@ def test_it_comes_up_when_work_waits_takes_it_and_goes_down_when_there_is_none(
     scaled(tmp_path, body)
 
 
+def test_what_cannot_go_hides_nothing_that_waits_behind_it(tmp_path: Path) -> None:
+    async def body(fleet: Fleet, manager: Manager, scaler: Scaler, clock: Clock) -> None:
+        del fleet, clock
+        await scaler.step()
+        # more than are looked at together, the first in turn, and none has its secret
+        stuck = [order(f"s-{n}", priority=0, secrets={"NOWHERE": ""}) for n in range(300)]
+        await manager.enqueue(stuck)
+        await manager.enqueue([order(f"a-{n}", priority=4) for n in range(3)])
+        await scaler.step()
+        await scaler.finish()
+        assert await phase(manager) is Phase.UP
+
+    scaled(tmp_path, body)
+
+
 def test_what_cannot_be_started_is_told_of_and_tried_again_later(tmp_path: Path) -> None:
     async def body(fleet: Fleet, manager: Manager, scaler: Scaler, clock: Clock) -> None:
         fleet.outposts["far"].refuse_to_scale("no quota is left")

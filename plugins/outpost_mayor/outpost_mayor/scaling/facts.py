@@ -97,8 +97,15 @@ async def _waiting(manager: Manager) -> list[tuple[Order, str | None, str, int]]
     queue = manager.ledger.queue
     if await queue.switch("queue") not in ("paused", "draining"):
         kinds: dict[tuple[str, str | None, str], list[Entry]] = {}
-        for entry in await queue.next(manager.config.queue.rules(), time.time(), _MOST):
-            kinds.setdefault((entry.kind, entry.place, entry.avoid), []).append(entry)
+        while len(kinds) < _KINDS:
+            # one kind, however much of it waits and cannot go, hides none that waits behind it
+            seen = [kind for kind, _, _ in kinds]
+            rules = manager.config.queue.rules()
+            entries = await queue.next(rules, time.time(), _MOST, skip=seen)
+            for entry in entries:
+                kinds.setdefault((entry.kind, entry.place, entry.avoid), []).append(entry)
+            if len(entries) < _MOST:
+                break
         for (_, place, avoid), some in [*kinds.items()][:_KINDS]:
             if (order := await _order(manager, some[0])) is not None:
                 found.append((order, place, avoid, len(some)))
