@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from hostilekit import EVIL
 
+from outpost_core import errors
 from outpost_core.types import Event, Order, State, Worker
 from outpost_core.types import Result as End
 from outpost_manager import jsonviews
@@ -177,6 +179,22 @@ def test_what_works_on_the_machine_alone_is_refused_before_anything(
     assert "--server ''" in found.stderr
     assert not server.asked
     assert {*tmp_path.rglob("*")} == before
+
+
+def test_a_server_that_does_not_wait_as_it_was_asked_is_not_asked_all_the_time(
+    server: Server,
+) -> None:
+    full = errors.PlacementError(EVIL, hint=EVIL)
+    row = jsonviews.refused("t-1", full) | {"crowded": True}
+    refused = {"spawned": [], "refused": [row], "hints": [EVIL]}
+    last = {"spawned": [], "refused": [row | {"crowded": False}], "hints": []}
+    server.answers["/v1/workers"] = in_turn(says(refused), says(refused), says(last))
+    began = time.monotonic()
+    found = run("spawn", "t-1", "--no-rig", "--wait", "--", "true", at=server, code=3)
+    assert time.monotonic() - began > 0.5  # two pauses
+    assert "everything is full: t-1 waits" in found.stderr
+    assert "\x1b" not in found.output
+    assert len(server.asked) == 3
 
 
 def test_a_terminal_does_not_go_through_a_server_and_it_says_where_to_go(server: Server) -> None:

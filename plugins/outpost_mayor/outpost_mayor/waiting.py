@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Entries that a server is asked for at once.
 _PAGE: Final = 1000
+#: Pages at the most, however many a server says that there are.
+_PAGES: Final = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +140,7 @@ class _There:
     async def listed(self, states: Collection[str], batch: str, limit: int) -> Listed:
         entries = dict[str, "Entry"]()
         after: str | None = None
-        while True:
+        for _ in range(_PAGES):
             most = _PAGE if limit < 0 else min(_PAGE, limit - len(entries))
             query: Query = {"state": [*states], "batch": batch, "limit": most, "after": after}
             answer = self._manager.read(

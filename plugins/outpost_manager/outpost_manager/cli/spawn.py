@@ -17,7 +17,8 @@ from outpost_manager.cli.progress import Progress
 from outpost_manager.cli.session import Command, Session, command
 from outpost_manager.cli.workers import explanation_lines
 from outpost_manager.placing.pending import NotPlacedError
-from outpost_manager.placing.room import is_crowded, until_room
+from outpost_manager.placing.room import FIRST, MOST, is_crowded, until_room
+from outpost_shared.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -203,11 +204,12 @@ async def start_far(
     progress = Progress.of(session)
     session.going_on = "Interrupted while starting; what has begun goes on.\n  → outpost workers"
     spawned, refused, hints = await ask(None, 0.0)
-    told = False
+    told, pauses = False, Backoff(FIRST, MOST)  # should the server not wait as it was asked
     while (wait or follow_) and (full := [issue for issue, why in refused if is_crowded(why)]):
         if not told:
             told = True
             _say_full(session, full)
+        await pauses.wait()
         more, still, _ = await ask({*full}, _AT_SERVER)
         spawned = [*spawned, *more]
         refused = [*((i, why) for i, why in refused if not is_crowded(why)), *still]
