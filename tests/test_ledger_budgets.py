@@ -16,6 +16,7 @@ from outpost_core import wire
 from outpost_core.types import Agent, Issue, Order, Result, State, Usage, WorkerStatus
 from outpost_manager.ledger import Account, Budget, Ledger, Outcome, Reservation, breakers
 from outpost_manager.ledger import budgets as budgets_module
+from outpost_manager.ledger import reserve as reserve_module
 
 RIG = "https://example.com/acme/app.git"
 
@@ -523,6 +524,17 @@ def test_many_processes_send_one_probe(tmp_path):
         child.stdin.flush()
     outcomes = [json.loads(child.communicate(timeout=60)[0]) for child in crowd]
     assert sorted(outcomes) == ["breaker"] * 7 + ["reserved"]
+
+
+def test_who_waited_for_the_ledger_sends_no_second_probe(ledger):
+    """It was drafted before the probe went, and asks after that."""
+    opened(ledger)
+    age(ledger, 31)
+    late = reserve_module.Draft(item("late"))
+    time.sleep(0.01)
+    assert reserve(ledger, "probe").outcome is Outcome.RESERVED
+    with ledger._store.write() as db:
+        assert reserve_module.reserve(db, late).outcome is Outcome.BREAKER
 
 
 def test_what_would_refuse_is_said_without_changing_anything(ledger):

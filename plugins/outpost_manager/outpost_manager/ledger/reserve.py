@@ -206,7 +206,8 @@ class Draft:
             parking=item.parking,
             accounts=item.accounts or (Account(name=self.account),),
             budgets=item.budgets,
-            now=self.now,
+            # not when this was drafted: others may have written since, while it waited for its turn
+            now=clock.now(),
             besides=besides,
             if_up=item.if_up,
         )
@@ -256,14 +257,13 @@ def _answer(refusal: admission.Refusal) -> Answer:
 
 def _admitted(db: sqlite3.Connection, draft: Draft, besides: str = "") -> admission.Admission:
     """Ask whether it is admitted, and keep what follows from that."""
-    found = admission.admit(
-        lambda sql, args: db.execute(sql, args).fetchall(), draft.wanted(besides)
-    )
+    wanted = draft.wanted(besides)
+    found = admission.admit(lambda sql, args: db.execute(sql, args).fetchall(), wanted)
     for meter, used in found.meters:
-        budgets.warn(db, meter, used, draft.now, draft.worker)
+        budgets.warn(db, meter, used, wanted.now, draft.worker)
     if found.refusal is None:
         for breaker in found.probes:
-            breakers.probe(db, breaker, draft.worker, draft.now)
+            breakers.probe(db, breaker, draft.worker, wanted.now)
     return found
 
 
