@@ -32,7 +32,7 @@ class QueueRules:
         aging: seconds that a step of priority weighs.
         weights: share → its weight; 1 where it is not named.
         per_rig: rig → the most workers that run on it at once; "" for every other rig.
-        per_account: account → the same; "" for every other account.
+        per_account: agent → the same; "" for every other agent. An account has `max_workers`.
     """
 
     aging: float = AGING
@@ -62,7 +62,7 @@ class QueueConfig:
         "rig to the most workers of the queue on it at once; * for every other", default={}
     )
     per_account: object = option(
-        "agent or account to the most workers of the queue at once; * for every other", default={}
+        "agent to the most workers of the queue at once; * for every other", default={}
     )
 
     @property
