@@ -239,6 +239,15 @@ def test_a_target_that_is_away_is_tried_again_and_hears_each_thing_once(
     assert len(set(ids[2:])) == 3
 
 
+def test_a_target_that_hears_nothing_hides_no_other(tmp_path: Path) -> None:
+    notices = Ledger(tmp_path).notices
+    begun = notices.begin()
+    dead = [("dead", number, {"id": str(number)}) for number in range(200)]
+    assert notices.write(begun, 200, [*dead, ("well", 200, {"id": "200"})])
+    found = notices.due(time.time(), ["dead", "well"])
+    assert [one.target for one in found].count("well") == 1
+
+
 def test_who_is_configured_later_hears_nothing_old(tmp_path: Path, ear: Ear) -> None:
     town = Town(tmp_path)
 

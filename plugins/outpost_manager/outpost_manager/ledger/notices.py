@@ -106,16 +106,25 @@ class Notices:
         return True
 
     def due(self, now: float, targets: Collection[str], limit: int = 50) -> list[Notice]:
-        """Return what is to be tried now, oldest first."""
-        marks = ",".join("?" * len(targets))
-        found = self._store.read(
-            f"SELECT id, target, body, tries FROM notices WHERE {_WAITS}"  # noqa: S608
-            # what lies further ahead than any pause was written by a clock that went back since
-            " AND (next_try <= ? OR next_try > ?)"
-            f" AND target IN ({marks}) ORDER BY written_at, id LIMIT ?",
-            (now, now + RETRY_MOST, *targets, limit),
-        )
-        return [_notice(row) for row in found]
+        """Return what is to be tried now, oldest first.
+
+        Args:
+            now: seconds since the epoch.
+            targets: for these.
+            limit: at most so many for each, so that one that hears nothing hides no other.
+        """
+        found = [
+            row
+            for target in targets
+            for row in self._store.read(
+                f"SELECT id, target, body, tries FROM notices WHERE {_WAITS}"  # noqa: S608
+                # what lies further ahead than any pause was written by a clock that went back since
+                " AND (next_try <= ? OR next_try > ?)"
+                " AND target = ? ORDER BY written_at, id LIMIT ?",
+                (now, now + RETRY_MOST, target, limit),
+            )
+        ]
+        return [*map(_notice, found)]
 
     def delivered(self, id: str) -> None:  # noqa: A002
         """Write down that the target has it."""
