@@ -78,13 +78,18 @@ def test_what_is_copied_of_a_console_are_its_commands(site: Site) -> None:
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = context.new_page()
     page.goto(f"{site.address}/guides/trust/")
-    block = page.locator(".highlight", has=page.locator(".gp")).first
-    block.hover()
-    block.locator("button[data-md-type=copy]").click()
-    page.wait_for_function("navigator.clipboard.readText().then((text) => text.length > 0)")
-    copied = page.evaluate("navigator.clipboard.readText()")
+    copied = []
+    for block in page.locator(".highlight", has=page.locator(".gp")).all():
+        page.evaluate("navigator.clipboard.writeText('')")
+        block.hover()
+        block.locator("button[data-md-type=copy]").click()
+        page.wait_for_function("navigator.clipboard.readText().then((text) => text.length > 0)")
+        copied.append(page.evaluate("navigator.clipboard.readText()"))
     context.close()
-    assert copied == "outpost trust ~/gt\noutpost trust --list\noutpost trust --revoke ~/gt"
+    assert copied == [
+        "cd ~/gt && outpost status",  # and nothing of what it answers
+        "outpost trust ~/gt\noutpost trust --list\noutpost trust --revoke ~/gt",
+    ]
 
 
 def test_every_page_leads_to_the_next_and_back(site: Site) -> None:
