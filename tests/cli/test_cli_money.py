@@ -53,7 +53,7 @@ def test_cost_shows_each_budget_and_a_spawn_beyond_it_is_refused(outpost):
     assert "budget daily" in explained
     finish(outpost, "gt-1.1", 0.1)
     outpost.ok(*words)
-    (warned,) = [e for e in outpost.json("events")["events"] if e["kind"] == "budget"]
+    warned, *_again = [e for e in outpost.json("events")["events"] if e["kind"] == "budget"]
     assert (warned["data"]["budget"], warned["data"]["share"]) == ("daily", 0.8)
 
 
