@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 
 import click
@@ -150,13 +151,7 @@ def _start_far(
         )
 
     async def there(manager: RemoteManager) -> int:
-        return await start_far(
-            session,
-            manager,
-            lambda only, seconds: ask(manager, only, seconds),
-            follow_=follow_,
-            wait=wait,
-        )
+        return await start_far(session, manager, partial(ask, manager), follow_=follow_, wait=wait)
 
     click.get_current_context().exit(session.at_server(there))
 

@@ -34,8 +34,7 @@ REFUSED_EVERY: Final = 600.0
 #: not up, and what is up of this one costs. One statement, since all other processes wait for it.
 _LOOK: Final = (
     "SELECT w.owner, w.ended_at, w.id IS NOT NULL, coalesce(h.slots, 0), coalesce(h.cost, 0),"  # noqa: S608
-    f" iif(?, (SELECT {rows.SETTLED} FROM workers WHERE outpost = ?"
-    " AND (cost_settled > 0 OR agent_settled > 0) AND ended_at > ?), 0),"
+    f" iif(?, {rows.SETTLED_AT}, 0),"
     " EXISTS (SELECT 1 FROM parked) OR EXISTS (SELECT 1 FROM breakers WHERE state <> 'closed')"
     " OR EXISTS (SELECT 1 FROM scaling WHERE phase <> 'up'),"
     f" iif(?, {scaling.COSTS}, 0)"

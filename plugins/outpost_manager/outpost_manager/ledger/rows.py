@@ -29,6 +29,12 @@ TABLES: Final = "workers w LEFT JOIN results r ON r.worker = w.id"
 SETTLED: Final = (
     f"coalesce(sum({values.counted('cost_settled')} + {values.counted('agent_settled')}), 0)"
 )
+#: That sum for those of an outpost (first) that have ended since a moment (second), by the index of
+#: what ended with a cost.
+SETTLED_AT: Final = (
+    f"(SELECT {SETTLED} FROM workers WHERE outpost = ?"  # noqa: S608
+    " AND (cost_settled > 0 OR agent_settled > 0) AND ended_at > ?)"
+)
 #: The order of listings in SQL, and the key that gives it (reversed) for rows of `COLUMNS`.
 NEWEST_FIRST: Final = "w.created_at DESC, w.id DESC"
 age: Final = itemgetter(11, 0)

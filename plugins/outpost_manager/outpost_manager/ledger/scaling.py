@@ -314,9 +314,7 @@ def _nano(outpost: str, price: float | None) -> int | None:
 def _within(db: sqlite3.Connection, outpost: str, cost: int, cap: int, now: float) -> None:
     """See to it that a machine fits into the cap beside what workers hold and have spent."""
     ((used,),) = db.execute(
-        "SELECT coalesce((SELECT cost FROM held WHERE outpost = ?), 0) + (SELECT"  # noqa: S608
-        f" {rows.SETTLED} FROM workers WHERE outpost = ? AND (cost_settled > 0 OR"
-        " agent_settled > 0) AND ended_at > ?)",
+        f"SELECT coalesce((SELECT cost FROM held WHERE outpost = ?), 0) + {rows.SETTLED_AT}",  # noqa: S608
         (outpost, outpost, now - money.HOUR),
     ).fetchall()
     if used + cost > cap:

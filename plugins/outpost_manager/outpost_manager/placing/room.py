@@ -19,14 +19,12 @@ if TYPE_CHECKING:
 #: Seconds between two tries: at first, and at most.
 FIRST: Final = 0.2
 MOST: Final = 5.0
+#: Seconds that whoever brings outposts up may take to learn which are.
+_LEARNS: Final = 10.0
 #: What became of an order.
 Answer: TypeAlias = "Spawned | OutpostError"
 #: An order, and the one outpost for it or None.
 Wanted: TypeAlias = "tuple[Order, str | None]"
-
-
-#: Seconds that whoever brings outposts up may take to learn which are.
-_LEARNS: Final = 10.0
 
 
 async def mark(
