@@ -61,6 +61,11 @@ class Server:
 
             do_GET = do_POST = do_DELETE = answer  # noqa: N815 - names of the library
 
+            def end_headers(self) -> None:
+                """Say that the connection is closed, or another request may come on it."""
+                self.send_header("Connection", "close")
+                super().end_headers()
+
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
 
@@ -323,6 +328,18 @@ def test_a_log_goes_on_at_its_byte_when_the_line_was_cut(server: Server) -> None
     offsets = [path for _, path, *_ in server.asked if "/logs" in path]
     assert "offset=0" in offsets[0]
     assert f"offset={len(one)}" in offsets[1]
+
+
+def test_what_was_asked_on_a_connection_that_was_just_closed_is_asked_again(server: Server) -> None:
+    def closes(_: BaseHTTPRequestHandler) -> None:
+        """Say nothing: the connection is closed."""
+
+    server.answers["/v1/outposts"] = in_turn(closes, says({"outposts": [{"name": "far"}]}))
+    assert "far" in run("list", at=server).stdout
+    assert len(server.asked) == 2
+    server.answers["/v1/workers"] = closes  # what changes something is not repeated
+    run("spawn", "t-1", "--no-rig", "--", "true", at=server, code=5)
+    assert len(server.asked) == 3
 
 
 def test_a_stream_of_events_goes_on_behind_the_last_one(server: Server) -> None:

@@ -159,7 +159,7 @@ class Client:
                 method, path, params=said, headers=headers, content=content,
                 timeout=httpx.Timeout(silence, connect=_CONNECT, write=_SEND, pool=None),
             )  # fmt: skip
-            answer = await http.send(request, stream=True)
+            answer = await _send(http, request)
             try:
                 if answer.status_code != 200:
                     body = await self._body(answer, _LARGEST_ERROR)
@@ -209,6 +209,22 @@ class Client:
             hint=next_step(self.at, why),
             sent=sent,
         )
+
+
+async def _send(http: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+    """Send a request; a reading one twice, where the connection was closed before any answer.
+
+    A server may close a connection that was kept in the moment in which it is used again; RFC 9112,
+    9.3.1, lets a client repeat what changes nothing.
+    """
+    import httpx
+
+    try:
+        return await http.send(request, stream=True)
+    except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+        if request.method != "GET":
+            raise
+        return await http.send(request, stream=True)
 
 
 def next_step(at: Address, why: str) -> str:
