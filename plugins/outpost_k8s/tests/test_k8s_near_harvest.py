@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -61,24 +61,26 @@ def pod(message: str = "", runtime: str = "containerd", **more: Any) -> dict[str
 
 
 class Printed:
-    """A cluster that has a container's log."""
+    """A cluster that has a container's log: one after the other for each time that it is asked."""
 
-    def __init__(self, log: bytes) -> None:
-        self._log = log
+    def __init__(self, logs: Sequence[bytes]) -> None:
+        self._logs = [*logs]
 
     async def log(self, pod: str, *, limit: int | None = None) -> AsyncIterator[bytes]:
         del pod, limit
-        for at in range(0, len(self._log), 7):
-            yield self._log[at : at + 7]
+        log = self._logs.pop(0) if len(self._logs) > 1 else self._logs[0]
+        for at in range(0, len(log), 7):
+            yield log[at : at + 7]
 
 
 class Near:
     """The near side of an outpost whose cluster is `Printed`."""
 
-    def __init__(self, state: Path, log: bytes = b"", **options: Any) -> None:
+    def __init__(self, state: Path, *logs: bytes, **options: Any) -> None:
         said = K8sOptions(image="localhost/none:1", **options)
         self.desk = Desk("kube", said, BuildContext(state_dir=state))
-        self.desk.cluster = lambda: Printed(log)  # type: ignore[method-assign,assignment,return-value]
+        printed = Printed(logs or [b""])
+        self.desk.cluster = lambda: printed  # type: ignore[method-assign,assignment,return-value]
         self.harvest = Harvest(self.desk)
         kept = self.kept()
         kept.accept(
@@ -168,6 +170,28 @@ def test_after_a_rotation_offsets_are_exact_and_the_gap_is_told(tmp_path: Path, 
     assert rest == log[start:]
     assert near.read(start) == log[start:]
     assert near.read(start + 100) == log[start + 100 :]
+
+
+def test_what_the_runtime_writes_down_late_is_waited_for(tmp_path: Path) -> None:
+    """A container has ended before its runtime has kept the last that it printed."""
+    log = b"".join(b"line %d\n" % number for number in range(1000))
+    near = Near(tmp_path, b"", log[:4096], log[:8192], log)
+    near.bring(Seen("x.1", None, pod(ended(log))))
+    assert near.read() == log
+
+
+def test_a_copy_has_ended_once_somebody_took_all_of_it(tmp_path: Path) -> None:
+    """What is in the pipe yet when the program of a container ends, no runtime keeps."""
+    (tmp_path / "log").write_bytes(b"one\ntwo\n")
+    reader, writer = os.pipe()
+    copy = Copy(tmp_path / "log", writer)
+    copy.start()
+    assert not copy.finish(0.5), "nobody has taken it"
+    assert copy.copied == 8
+    assert os.read(reader, 100) == b"one\ntwo\n"
+    assert copy.finish(30.0)
+    os.close(reader)
+    os.close(writer)
 
 
 def test_what_was_not_printed_is_told_of(tmp_path: Path) -> None:

@@ -11,7 +11,11 @@ that has one; whoever reads a log whose runtime keeps it takes it out (`near.pri
 
 from __future__ import annotations
 
+import fcntl
 import os
+import stat
+import sys
+import termios
 import threading
 import time
 from pathlib import Path
@@ -26,6 +30,13 @@ _SOON: Final = 0.01
 _LATE: Final = 0.25
 #: Seconds without a reader after which the end of the log is not waited for any more.
 STALL: Final = 15.0
+
+
+def _untaken(fd: int) -> int:
+    """Return how many bytes in a pipe nobody has read; 0 of what is no pipe."""
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        return 0
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4), sys.byteorder)
 
 
 class Copy:
@@ -70,6 +81,11 @@ class Copy:
             if now > min(end, self._moved + STALL):
                 return False
             self._thread.join(0.05)
+        # what is in the pipe yet when this program ends, no runtime keeps
+        while not self.trouble and _untaken(self._out):
+            if time.monotonic() > min(end, self._moved + STALL):
+                return False
+            time.sleep(_SOON)
         return not self.trouble
 
     # --- in the thread --------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from outpost_k8s.near import ended, said, seen
 from outpost_k8s.near.desk import who_asks
 from outpost_k8s.objects import names, told
 from outpost_shared import plain
+from outpost_shared.backoff import Backoff
 from outpost_worker.record.kinds import LEASE, RecordRefusedError
 from outpost_worker.record.places import pushed_to
 from outpost_worker.repository import bundles
@@ -49,6 +50,8 @@ _PIECE: Final = 1 << 20
 _TERMINATED: Final = "terminated"
 _MEMORY: Final = "k8s_oom_killed"
 _EATEN: Final = "its agent used more than its `memory`, and was killed"
+#: Seconds that a runtime may take to write down the last that a container printed.
+_FLUSHED: Final = 3.0
 #: What a kubelet answers in place of a log that it has no more.
 _NO_LOG: Final = b"unable to retrieve container logs for "
 
@@ -206,15 +209,36 @@ class Harvest:
         with kept.staged_log() as staged:
             got = 0
             if one.pod is not None:
-                got = await self._printed(staged.fd, one.pod, most)
+                got = await self._all_printed(staged.fd, one.pod, most, word)
             size = word.log_bytes if word is not None else kept.result.log_bytes
             runtime = seen.text(seen.container(one.pod), "containerID").partition(":")[0]
             missing = await self._mend(staged.fd, got, word, size, one.worker, runtime)
             staged.keep(missing)
 
-    async def _printed(self, fd: int, pod: Object, most: int) -> int:
-        """Write what the container printed; return how many bytes that are."""
+    async def _all_printed(self, fd: int, pod: Object, most: int, word: Said | None) -> int:
+        """Write what the container printed, once its runtime has kept all of it; see `_printed`.
+
+        A container has ended before its runtime has written down the last that it printed. What
+        has less than that for longer was rotated away.
+        """
+        want = min(word.printed + word.newline, most) if word and word.printed is not None else 0
+        pauses = Backoff(0.1, 1.0, within=_FLUSHED)
+        while True:
+            over = pauses.over
+            got = await self._printed(fd, pod, most)
+            if got is None or got >= want or over:
+                return got or 0
+            await pauses.wait()
+
+    async def _printed(self, fd: int, pod: Object, most: int) -> int | None:
+        """Write what the container printed; return how many bytes that are, None where it has none.
+
+        Raises:
+            UnreachableError: the cluster cannot be asked for it.
+        """
         got = 0
+        os.ftruncate(fd, 0)
+        os.lseek(fd, 0, os.SEEK_SET)
         pieces = self._desk.cluster().log(seen.name(pod), limit=most + 1)
         try:
             async with contextlib.aclosing(pieces):
@@ -223,15 +247,15 @@ class Harvest:
                     got += len(piece)
         except NotFoundError:
             os.ftruncate(fd, 0)
-            return 0
+            return None
         except UnreachableError:
             raise
         except OutpostError:  # it has none: its container never began, or is gone
             os.ftruncate(fd, 0)
-            return 0
+            return None
         if os.pread(fd, len(_NO_LOG), 0) == _NO_LOG:
             os.ftruncate(fd, 0)
-            return 0
+            return None
         return min(got, most)
 
     async def _mend(
