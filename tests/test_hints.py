@@ -55,10 +55,12 @@ def test_hints_name_what_the_agent_needs() -> None:
         worker("command_not_found"), PRESETS
     )
     assert "install the agent's command" in next_step(worker("command_not_found"), {})
-    kept = next_step(worker("timeout", checkpoint="refs/outpost/x.1"), PRESETS)
+    kept = next_step(worker("agent_failed", checkpoint="refs/outpost/x.1"), PRESETS)
     assert kept.endswith("; outpost retry x continues from what is kept")
     again = next_step(worker("terminated", checkpoint="refs/outpost/x.1"), PRESETS)
     assert again.endswith("; outpost retry x continues from what is kept")
+    longer = next_step(worker("timeout", checkpoint="refs/outpost/x.1"), PRESETS)
+    assert longer.endswith("with --again and a longer --timeout; it continues from what is kept")
     said = next_step(worker("rate_limited", checkpoint="refs/outpost/x.1"), PRESETS)
     assert said.endswith("outpost retry x; it continues from what is kept")
     archive = next_step(worker("filter_missing", checkpoint="/r/x.1.unfiltered.tar"), PRESETS)

@@ -88,10 +88,14 @@ def test_show_tells_everything(ended):
     text = ended.ok("show", "bad.1")
     assert "refs/outpost/bad.1" in text
     assert "it took too long" in text
+    assert "\n  → outpost logs bad.1; " in text
+    assert "it continues from what is kept" in text
+    assert "→" not in ended.ok("show", "done").partition("rule: ")[0]
 
 
 def test_show_names_other_attempts(ended):
     ended.spawn("bad", "--again")
+    assert "→ outpost logs" not in ended.ok("show", "bad.1"), "a later attempt is what comes next"
     text = ended.ok("show", "bad")
     assert text.split()[1] == "bad.2"
     assert "other attempts" in text

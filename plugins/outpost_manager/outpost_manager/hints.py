@@ -17,20 +17,21 @@ HINTS: Final[Mapping[str, str]] = {
     "agent_failed": "outpost logs {worker}",
     "agent_signal": "outpost logs {worker}; when memory ran out, the system ended it:"
     " outpost doctor {outpost}",
-    "budget_reached": "spawn it with --again and a higher --max-agent-cost",
+    "budget_reached": "give the same command with --again and a higher --max-agent-cost",
     "rate_limited": "when the limit is reset: outpost retry {issue}",
     "overloaded": "in a few minutes: outpost retry {issue}",
     "not_logged_in": "log in at {outpost}{login}, or set its key where you type the order, from"
     " where it travels along as a secret; then outpost retry {issue}",
     "permission_denied": "allow the tool that is named above, in the agent's own settings or with"
-    " --agent-arg; then spawn it with --again",
+    " --agent-arg; then outpost retry {issue}, or with --agent-arg the same command with --again",
     "command_not_found": "{install}; a worker sees the PATH of its outpost:"
     " outpost doctor {outpost}",
     "wrapper_not_found": "install it where {outpost} runs workers, or change its options",
     "no_fence": "outpost doctor {outpost} says what is missing; `fence: auto` continues without",
-    "timeout": "outpost logs {worker}; --timeout gives it more time",
-    "idle_timeout": "see what it waited for: outpost logs {worker}; --idle-timeout gives it more"
-    " time",
+    "timeout": "outpost logs {worker}; for more time, give the same command with --again and a"
+    " longer --timeout",
+    "idle_timeout": "see what it waited for: outpost logs {worker}; for more time, give the same"
+    " command with --again and a longer --idle-timeout",
     "workspace_failed": "outpost doctor {outpost} --rig RIG says whether the repository can be used"
     " from there",
     "branch_blocked": "deliver to another branch with --branch, or rename the one in the way",
@@ -88,7 +89,8 @@ BACKENDS: Final[Mapping[str, str]] = {
     "k8s_node_lost": "outpost retry {issue}",
     "k8s_node_shutdown": "outpost retry {issue}",
     "k8s_node_refused": "outpost retry {issue}",
-    "k8s_deadline": "--timeout gives a worker more time; then outpost retry {issue}",
+    "k8s_deadline": "outpost logs {worker}; for more time, give the same command with --again and a"
+    " longer --timeout",
     "k8s_deleted": "outpost retry {issue}",
     "k8s_namespace_terminating": "give {outpost} another `namespace`, or make it again: outpost"
     " bootstrap {outpost}",

@@ -97,7 +97,8 @@ REASONS: Final[dict[str, Reason]] = {
     ),
     "k8s_deadline": Reason(
         "its Job was over its `activeDeadlineSeconds`",
-        "--timeout gives a worker more time; then outpost retry {issue}",
+        "outpost logs {worker}; for more time, give the same command with --again and a"
+        " longer --timeout",
     ),
     "k8s_deleted": Reason(
         "somebody deleted its pod or its Job",

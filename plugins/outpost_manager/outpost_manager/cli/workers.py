@@ -159,7 +159,7 @@ def show(session: Session, worker: str) -> None:
     """
 
     found = session.anywhere(lambda manager: manager.shown(worker))
-    session.answer(lambda: shown_shape(found), lambda: _show_lines(found))
+    session.answer(lambda: shown_shape(found), lambda: _show_lines(found, session.presets()))
 
 
 def shown_shape(found: Shown) -> dict[str, Any]:
@@ -182,10 +182,12 @@ def shown_shape(found: Shown) -> dict[str, Any]:
     }
 
 
-def _show_lines(found: Shown) -> Iterator[str]:
+def _show_lines(found: Shown, presets: Mapping[str, AgentPreset]) -> Iterator[str]:
     worker = found.worker
     account = found.accounts.get(worker.id, "")
     yield from render.pairs(_rows(worker, found.glimpse, found.order, account))
+    if step := _next_step(found, presets):
+        yield f"  → {render.clean(step)}"
     if found.explanation is not None:
         yield ""
         yield from explanation_lines(found.explanation)
@@ -201,6 +203,16 @@ def _show_lines(found: Shown) -> Iterator[str]:
         yield ""
         yield output.style("events", bold=True)
         yield from map(render.event_line, found.events)
+
+
+def _next_step(found: Shown, presets: Mapping[str, AgentPreset]) -> str:
+    """Return what a person can do about a bad end; "" where a later attempt or the queue does."""
+    last = max((one.attempt for one in found.attempts), default=0) <= found.worker.attempt
+    if not last or (found.entry is not None and found.entry.state != "ended"):
+        return ""
+    from outpost_manager.hints import next_step
+
+    return next_step(found.worker, presets)
 
 
 def _by_hand(worker: Worker, order: Order | None) -> str:

@@ -28,8 +28,8 @@ _GUARDED = {"GIT_PROTOCOL_FROM_USER": "0"}
 _HOSTED = "hosted"
 _HEADS = "refs/heads/"
 _MEND = (
-    "let the outpost push there, or push the commits from the archive by hand; then spawn the"
-    " issue with --again"
+    "let the outpost push there, or push the commits from the archive by hand; then outpost retry"
+    " ISSUE"
 )
 _MEND_FILE = "to allow submodules with such URLs: git config --global protocol.file.allow always"
 
