@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -375,6 +375,34 @@ def test_two_dispatchers_place_each_once(tmp_path: Path) -> None:
             for status in await outpost.outpost_list()
         ]
         assert sorted(begun) == sorted(f"w-{n}.1" for n in range(60))
+
+    each(work, fleet)
+
+
+@pytest.mark.parametrize("limit", ["per_rig", "per_account"])
+def test_two_dispatchers_at_once_pass_no_limit(
+    limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Fleet(tmp_path, {"a": 40}, f"queue: {{{limit}: {{'*': 2}}}}\n")
+
+    async def work(manager: Manager) -> None:
+        spawn_many, faster = manager.spawn_many, [True]
+
+        async def late(orders: Sequence[Order], **more: Any) -> list[Spawned | OutpostError]:
+            """Place what was chosen once another dispatcher has placed what came meanwhile."""
+            if faster and faster.pop():
+                await manager.enqueue([order(f"v-{n}", agent="it", priority=0) for n in range(2)])
+                async with fleet.manager({}) as other:
+                    assert await Dispatcher(other).step() == 2
+            return await spawn_many(orders, **more)
+
+        monkeypatch.setattr(manager, "spawn_many", late)
+        await manager.enqueue([order(f"w-{n}", agent="it") for n in range(2)])
+        assert await Dispatcher(manager).step() == 0
+        assert await issues(manager, "running") == ["v-0", "v-1"]
+        assert await issues(manager, "waiting") == ["w-0", "w-1"]
+        await fleet.end(manager, "v-0.1")
+        assert await Dispatcher(manager).step() == 1
 
     each(work, fleet)
 

@@ -33,7 +33,7 @@ class Outcome(StrEnum):
     PARKED = "parked"  # the provider takes no more of its account for a while
     BREAKER = "breaker"  # too much has failed there, or with its account
     DOWN = "down"  # it is not up, or about to be stopped
-    WITHDRAWN = "withdrawn"  # the queue's entry that it is placed for waits no longer
+    WITHDRAWN = "withdrawn"  # the queue's entry that it is placed for may not be placed any more
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,6 +25,7 @@ from outpost_manager.ledger.budgets import Budget
 if TYPE_CHECKING:
     import sqlite3
 
+    from outpost_manager.config.queue import QueueRules
 
 _STARTING: Final = State.STARTING.value
 #: Seconds after which it is told again that an outpost refused a worker for the same reason.
@@ -73,6 +74,7 @@ class Reservation:
         if_up: whether an outpost that is down counts as up.
         entry: digest of the queue's entry that it is placed for, as that was seen: one that does
             not wait any more is not placed; "" when it is placed by hand.
+        rules: those of the queue, where it is placed for an entry: how many may run at once.
     """
 
     order: Order
@@ -93,6 +95,7 @@ class Reservation:
     parking: bool = True
     if_up: bool = False
     entry: str = ""
+    rules: QueueRules | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,8 +223,8 @@ def reserve(db: sqlite3.Connection, draft: Draft) -> Answer:
     renewing = ended_at is not None and owner == item.owner != ""
     if known and not renewing:
         return _existing(db, draft, "")
-    if item.entry and not turns.still_waits(db, draft.worker, item.entry):
-        return Answer(outcome=Outcome.WITHDRAWN, detail=f"{draft.worker} waits no longer")
+    if item.entry and (why := turns.over(db, draft.worker, item.entry, item.rules)):
+        return Answer(outcome=Outcome.WITHDRAWN, detail=why)
     refusal = _refusal(draft, slots, held, settled, machine)
     if refusal:
         return _refused(db, draft, refusal)

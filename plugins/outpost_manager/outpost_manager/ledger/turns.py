@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_manager.config.queue import QueueRules
+from outpost_manager.ledger import values
 from outpost_manager.ledger.entries import COLUMNS, Entry, from_row
 
 if TYPE_CHECKING:
     import sqlite3
 
+    from outpost_manager.ledger.budgets import Ask
     from outpost_manager.ledger.store import Store
 
 #: The switch of the whole queue, and the words at which nothing of it is placed.
@@ -50,24 +52,62 @@ def whose_turn(
     return found
 
 
-def still_waits(db: sqlite3.Connection, worker: str, digest: str) -> bool:
-    """Whether the entry of an attempt may be placed still, inside a write transaction.
+def over(db: sqlite3.Connection, worker: str, digest: str, rules: QueueRules | None) -> str:
+    """Return why the entry of an attempt may not be placed any more; "" when it may.
 
-    It was taken out of the queue, paused or moved since it was seen, or the queue itself was.
+    Since it was seen it was taken out of the queue, paused or moved, or the queue itself was, or
+    others have placed as many as the rules allow. Asked inside a write transaction.
 
     Args:
         db: the connection.
         worker: the attempt.
         digest: of its order, as the entry had it when it was seen.
+        rules: see there; None for no limits.
     """
+
+    def ask(sql: str, args: Sequence[object]) -> list[tuple[Any, ...]]:
+        return db.execute(sql, args).fetchall()
+
     words = ",".join("?" * len(PAUSED))
-    ((found,),) = db.execute(
-        "SELECT EXISTS (SELECT 1 FROM queue"  # noqa: S608
-        f" WHERE worker = ? AND digest = ? AND {READY}) AND NOT EXISTS"
-        f" (SELECT 1 FROM switches WHERE name = ? AND value IN ({words}))",
+    found = ask(
+        f"SELECT rig, account FROM queue WHERE worker = ? AND digest = ? AND {READY}"  # noqa: S608
+        f" AND NOT EXISTS (SELECT 1 FROM switches WHERE name = ? AND value IN ({words}))",
         (worker, digest, SWITCH, *PAUSED),
-    ).fetchall()
-    return bool(found)
+    )
+    if not found:
+        return f"{worker} waits no longer"
+    if rules is None or not (rules.per_rig or rules.per_account):
+        return ""
+    ((rig, account),) = found
+    why = crowded(ask, values.text(rig), values.text(account), rules)
+    return f"{worker} waits: {why}" if why else ""
+
+
+def crowded(ask: Ask, rig: str, account: str, rules: QueueRules) -> str:
+    """Return why the rules allow no more to run beside what does; "" when they do.
+
+    Args:
+        ask: asks the ledger, inside a write transaction where something depends on it.
+        rig: of the entry.
+        account: of the entry.
+        rules: see there.
+    """
+    for column, key, limit in _limits(rig, account, rules):
+        ((number,),) = ask(
+            f"SELECT count(*) FROM queue WHERE state = 'running' AND {column} = ?",  # noqa: S608
+            (key,),
+        )
+        if number >= limit:
+            return f"{number} of {limit} workers of the queue run for {column} {key} (per_{column})"
+    return ""
+
+
+def _limits(rig: str, account: str, rules: QueueRules) -> Iterator[tuple[str, str, int]]:
+    """Yield the limits that an entry counts in: the column of its row, what that says, how many."""
+    for column, key, most in ("rig", rig, rules.per_rig), ("account", account, rules.per_account):
+        limit = most.get(key, most.get("")) if key else None
+        if limit is not None:
+            yield column, key, limit
 
 
 def _shares(store: Store) -> list[str]:
@@ -109,14 +149,11 @@ class _Running:
 
     def has_room(self, entry: Entry, rules: QueueRules) -> bool:
         """Whether the rules allow one more on its rig and its account."""
-        for counts, key, most in (
-            (self.rig, entry.rig, rules.per_rig),
-            (self.account, entry.account, rules.per_account),
-        ):
-            limit = most.get(key, most.get("")) if key else None
-            if limit is not None and counts.get(key, 0) >= limit:
-                return False
-        return True
+        counts = {"rig": self.rig, "account": self.account}
+        return all(
+            counts[column].get(key, 0) < limit
+            for column, key, limit in _limits(entry.rig, entry.account, rules)
+        )
 
 
 class _Head:

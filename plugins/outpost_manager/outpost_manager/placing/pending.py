@@ -61,7 +61,10 @@ class NotPlacedError(PlacementError):
 
 
 class WithdrawnError(PlacementError):
-    """An order was taken out of the queue, paused or moved there before its slot was reserved."""
+    """Before the slot of an order of the queue was reserved, its turn was over.
+
+    It was taken out, paused or moved there, or others have placed as many as the rules allow.
+    """
 
     #: its name in JSON
     shown_as: Final = "PlacementError"

@@ -103,6 +103,7 @@ class Purse:
             model=model_of(order),
             uncounted=spending.uncounted(order) if reservation.agent_cost is None else "",
             parking=self.fleet.config.retries.park is Park.ON,
+            rules=self.fleet.config.queue.rules() if reservation.entry else None,
         )
 
     def lacks(self, order: Order) -> str:

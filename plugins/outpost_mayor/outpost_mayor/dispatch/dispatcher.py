@@ -217,7 +217,8 @@ class Dispatcher:
             answers = [error] * len(group)
         for (entry, _), answer in zip(group, answers, strict=True):
             if isinstance(answer, WithdrawnError):
-                _log.info("%s is not placed: it was taken out, paused or moved", entry.issue)
+                # others were faster: it was taken out, paused or moved, or its limit is reached
+                _log.info("%s is not placed: %s", entry.issue, answer.message)
             elif isinstance(answer, OutpostError):
                 await self._waits(entry, answer)
             else:
