@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -22,6 +22,7 @@ from servekit import LOCAL, Town, until
 from outpost_core.types import Event
 from outpost_manager.config.notify import About, NotifyConfig, Way
 from outpost_manager.ledger import Ledger
+from outpost_manager.ledger.notices import PATIENCE, RETRY_FIRST, Notice
 from outpost_manager.manager import Manager
 from outpost_mayor.notify import notifier, telling
 from outpost_mayor.notify.notifier import Notifier
@@ -148,6 +149,13 @@ def test_a_command_gets_json_and_no_secret_of_the_mayor(
     ):
         with pytest.raises(NotToldError, match=why):
             told(NotifyConfig(name="c", to=Way.COMMAND, command=command), {"id": "1"})
+    left = f"sleep 600 & echo $! > {tmp_path}/child; exit $0"  # a child keeps its pipes
+    told(NotifyConfig(name="c", to=Way.COMMAND, command=("sh", "-c", left, "0")), {"id": "1"})
+    os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
+    argv = ("sh", "-c", f"echo no >&2; {left}", "3")
+    with pytest.raises(NotToldError, match=r"ended with 3: no"):
+        told(NotifyConfig(name="c", to=Way.COMMAND, command=argv), {"id": "1"})
+    os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
     slow = (sys.executable, "-c", "import time; time.sleep(600)")
     with pytest.raises(NotToldError, match=r"did not answer within 0\.2"):
         told(NotifyConfig(name="c", to=Way.COMMAND, command=slow, timeout=0.2), {"id": "1"})
@@ -228,7 +236,7 @@ def test_a_target_that_is_away_is_tried_again_and_hears_each_thing_once(
                 await one.step()
                 await asyncio.sleep(0.02)
                 assert time.monotonic() < end
-            await one.step()
+            await one.quiet()
             await two.step()  # all is written down: a mayor after this one has nothing to tell
             assert await manager.ledger.notices.waiting() == []
 
@@ -236,7 +244,63 @@ def test_a_target_that_is_away_is_tried_again_and_hears_each_thing_once(
     ids = [body["id"] for body in ear.bodies()]
     assert len(set(ids)) == 3
     assert len(ids) == 5  # two tries that failed, and one each
-    assert len(set(ids[2:])) == 3
+    assert ids[0] == ids[1] == ids[2]  # what came later is not told before
+    assert ids[2:] == sorted(ids[2:], key=lambda id_: int(id_.rpartition("-")[2]))
+
+
+def test_a_slow_target_keeps_no_other_waiting_and_hears_each_thing_once(
+    tmp_path: Path, ear: Ear
+) -> None:
+    town = Town(tmp_path)
+    go, heard = tmp_path / "go", tmp_path / "heard"
+    code = f"cat >> {heard}; until [ -e {go} ]; do sleep 0.05; done"
+    targets = (
+        f"notify:\n  - {{name: slow, to: command, command: [sh, -c, '{code}'],"
+        " timeout: 60, on: [done]}\n"
+        f"  - {{name: ops, to: webhook, url: '{ear.url}', on: [done]}}\n"
+    )
+
+    async def work() -> None:
+        async with _manager(town, targets) as manager:
+            one = Notifier(manager, {})
+            await one.step()
+            running = asyncio.create_task(one.run())
+            for count in (12, 24):  # what happens later is told, too, while the other is slow
+                _happens(town, 12)
+                await _until(lambda count=count: len(ear.heard) == count)
+            await _until(heard.exists)
+            assert len(heard.read_text().splitlines()) == 1
+            go.touch()
+            await _until(lambda: len(heard.read_text().splitlines()) == 24)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(work())
+    for bodies in (ear.bodies(), [*map(json.loads, heard.read_text().splitlines())]):
+        events = [int(body["id"].rpartition("-")[2]) for body in bodies]
+        assert events == sorted(set(events))
+
+
+async def _until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.02)
+
+
+def test_what_is_tried_again_holds_up_what_came_later_for_a_while(tmp_path: Path) -> None:
+    notices = Ledger(tmp_path).notices
+    begun = notices.begin()
+    assert notices.write(begun, 11, [("ops", number, {}) for number in (9, 10, 11)])
+
+    def due(later: float) -> list[str]:
+        return [one.id for one in notices.due(time.time() + later, ["ops"])]
+
+    assert due(0) == ["ops-9", "ops-10", "ops-11"]
+    for tries in range(PATIENCE):
+        notices.failed(Notice(id="ops-9", target="ops", body={}, tries=tries), "no")
+        assert due(0) == ([] if tries + 1 < PATIENCE else ["ops-10", "ops-11"])
+    assert due(RETRY_FIRST * 2**PATIENCE) == ["ops-9", "ops-10", "ops-11"]
 
 
 def test_a_target_that_hears_nothing_hides_no_other(tmp_path: Path) -> None:
@@ -253,7 +317,9 @@ def test_who_is_configured_later_hears_nothing_old(tmp_path: Path, ear: Ear) -> 
 
     async def step(more: str) -> None:
         async with _manager(town, more) as manager:
-            await Notifier(manager, {}).step()
+            notifier = Notifier(manager, {})
+            await notifier.step()
+            await notifier.quiet()
 
     asyncio.run(step(""))
     _happens(town)

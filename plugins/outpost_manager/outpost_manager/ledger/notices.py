@@ -7,6 +7,7 @@ that dies in between delivers it again, with the same id, by which whoever gets 
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -28,6 +29,8 @@ KEEP: Final = 30 * 86400.0
 #: Seconds until the next try after the first that failed, and at most.
 RETRY_FIRST: Final = 5.0
 RETRY_MOST: Final = 900.0
+#: Tries that fail until what came later is told first: after some three minutes.
+PATIENCE: Final = 5
 #: Target, event and body of a notice that is to be written down.
 Made: TypeAlias = "tuple[str, int, Mapping[str, Json]]"
 _WAITS: Final = "delivered_at IS NULL AND failed_at IS NULL"
@@ -106,25 +109,26 @@ class Notices:
         return True
 
     def due(self, now: float, targets: Collection[str], limit: int = 50) -> list[Notice]:
-        """Return what is to be tried now, oldest first.
+        """Return what is to be tried now, for each target in the order in which it happened.
+
+        What is tried again later holds up what came after it, until it has failed `PATIENCE` times:
+        a thing that a target never takes does not keep it from all others.
 
         Args:
             now: seconds since the epoch.
             targets: for these.
             limit: at most so many for each, so that one that hears nothing hides no other.
         """
-        found = [
-            row
-            for target in targets
-            for row in self._store.read(
-                f"SELECT id, target, body, tries FROM notices WHERE {_WAITS}"  # noqa: S608
+        found: list[Notice] = []
+        for target in targets:
+            waiting = self._store.read(
                 # what lies further ahead than any pause was written by a clock that went back since
-                " AND (next_try <= ? OR next_try > ?)"
-                " AND target = ? ORDER BY written_at, id LIMIT ?",
-                (now, now + RETRY_MOST, target, limit),
+                "SELECT id, target, body, tries, next_try <= ? OR next_try > ? AS due FROM notices"
+                f" WHERE {_WAITS} AND target = ? AND (due OR tries < ?) ORDER BY event LIMIT ?",
+                (now, now + RETRY_MOST, target, PATIENCE, limit),
             )
-        ]
-        return [*map(_notice, found)]
+            found += [_notice(row[:4]) for row in itertools.takewhile(lambda row: row[4], waiting)]
+        return found
 
     def delivered(self, id: str) -> None:  # noqa: A002
         """Write down that the target has it."""

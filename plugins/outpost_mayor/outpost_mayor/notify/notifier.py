@@ -28,8 +28,6 @@ _PAGE: Final = 500
 #: Seconds between two looks at the log: after something happened, and at most.
 _FIRST: Final = 0.1
 _MOST: Final = 2.0
-#: Notices for one target that are delivered one after the other before others are looked at.
-_AT_ONCE: Final = 20
 
 
 class Notifier:
@@ -44,23 +42,55 @@ class Notifier:
         self._manager = manager
         self._environ = os.environ if environ is None else environ
         self._told: dict[str, float] = {}  # delivered here, where that could not be written down
+        self._telling: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Tell for ever."""
         pauses = Backoff(_FIRST, _MOST)
-        while True:
-            try:
-                if await self.step():
-                    pauses.reset()
-            except LedgerError as error:
-                _log.warning("nothing can be told just now: %s", error.message)
-            await pauses.wait()
+        try:
+            while True:
+                try:
+                    if await self.step():
+                        pauses.reset()
+                except LedgerError as error:
+                    _log.warning("nothing can be told just now: %s", error.message)
+                await pauses.wait()
+        finally:
+            for task in self._telling.values():
+                task.cancel()
+            await asyncio.gather(*self._telling.values(), return_exceptions=True)
 
     async def step(self) -> int:
-        """Read on in the log, and try what is due; return how much of either there was."""
-        targets = {target.name: target for target in self._manager.config.notify}
-        read = await self._read([*targets.values()])
-        return read + await self._deliver(targets)
+        """Read on in the log, and begin to tell what is due; return how much of either there was.
+
+        Each target is told beside the others, so that one that is slow keeps none of them waiting.
+
+        Raises:
+            LedgerError: the ledger cannot be read or written, by this or by who told somebody.
+        """
+        targets = self._targets()
+        begun = await self._read([*targets.values()])
+        for name, task in [*self._telling.items()]:
+            if task.done():
+                del self._telling[name]
+                if not task.cancelled():
+                    task.result()
+            elif name not in targets:
+                task.cancel()
+        free = [name for name in targets if name not in self._telling]
+        due = await self._due(free) if free else []
+        for name in dict.fromkeys(notice.target for notice in due):
+            self._telling[name] = asyncio.create_task(self._tell(name))
+            begun += 1
+        return begun
+
+    async def quiet(self) -> None:
+        """Wait until nobody is being told anything."""
+        while any(not task.done() for task in self._telling.values()):
+            await asyncio.wait(self._telling.values())
+
+    def _targets(self) -> dict[str, NotifyConfig]:
+        return {target.name: target for target in self._manager.config.notify}
 
     async def _read(self, targets: list[NotifyConfig]) -> int:
         notices = self._manager.ledger.notices
@@ -99,29 +129,27 @@ class Notifier:
             if wants(target, what, event, worker)
         ]
 
-    async def _deliver(self, targets: Mapping[str, NotifyConfig]) -> int:
-        if not targets:
-            return 0
-        due: dict[str, list[Notice]] = {}
-        for notice in await self._manager.ledger.notices.due(time.time(), [*targets]):
-            due.setdefault(notice.target, []).append(notice)
-        tries = (self._tell(targets[name], some[:_AT_ONCE]) for name, some in due.items())
-        return sum(await asyncio.gather(*tries))
+    async def _due(self, names: list[str]) -> list[Notice]:
+        return await self._manager.ledger.notices.due(time.time(), names)
 
-    async def _tell(self, target: NotifyConfig, notices: list[Notice]) -> int:
-        """Tell one target, one after the other; what fails holds up what follows."""
-        for notice in notices:
-            if notice.id not in self._told:
-                try:
-                    await send(target, notice.body, self._environ)
-                except NotToldError as error:
-                    _log.warning("%s is not told: %s", target.name, error.message)
-                    await self._manager.ledger.notices.failed(
-                        notice, error.message, final=error.final
-                    )
-                    return 0
-                self._told[notice.id] = time.monotonic()
-                faults.point("mayor.told")
-            await self._manager.ledger.notices.delivered(notice.id)
-            self._told.pop(notice.id, None)
-        return len(notices)
+    async def _tell(self, name: str) -> None:
+        """Tell one target what is due, one after the other; what fails holds up what follows."""
+        while due := await self._due([name]):
+            for notice in due:
+                target = self._targets().get(name)  # as the configuration is by now
+                if target is None or not await self._told_now(target, notice):
+                    return
+
+    async def _told_now(self, target: NotifyConfig, notice: Notice) -> bool:
+        if notice.id not in self._told:
+            try:
+                await send(target, notice.body, self._environ)
+            except NotToldError as error:
+                _log.warning("%s is not told: %s", target.name, error.message)
+                await self._manager.ledger.notices.failed(notice, error.message, final=error.final)
+                return False
+            self._told[notice.id] = time.monotonic()
+            faults.point("mayor.told")
+        await self._manager.ledger.notices.delivered(notice.id)
+        self._told.pop(notice.id, None)
+        return True

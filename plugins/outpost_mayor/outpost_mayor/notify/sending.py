@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 #: Bytes of an answer that are read, and characters of it that are shown.
 _ANSWER: Final = 4096
 _SHOWN: Final = 200
+#: Seconds for what a program that failed has written to be read.
+_LAST_WORDS: Final = 1.0
 #: What a server says of what is gone for good.
 _GONE: Final = 410
 #: What a program needs to reach the desktop; secrets of the mayor's environment reach none.
@@ -105,13 +107,41 @@ async def _run(argv: list[str], data: bytes, timeout: float) -> None:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise NotToldError(f"{argv[0]} cannot be started: {why}") from None
+    said = bytearray()
+    talking = [
+        asyncio.create_task(_give(process.stdin, data + b"\n")),
+        asyncio.create_task(_take(process.stderr, said)),
+    ]
     try:
-        _, text = await asyncio.wait_for(process.communicate(data + b"\n"), timeout)
+        # how it ended is what counts: a child that it leaves behind may keep its pipes open
+        if not await children.gone(process, timeout):
+            raise TimeoutError
+        if process.returncode:
+            await asyncio.wait(talking, timeout=_LAST_WORDS)
     finally:
+        for task in talking:
+            task.cancel()
+        await asyncio.gather(*talking, return_exceptions=True)
         await children.end(process)
     if process.returncode:
-        told = clean(text[-_ANSWER:].decode("utf-8", "replace").strip())[-_SHOWN:]
+        told = clean(said.decode("utf-8", "replace").strip())[-_SHOWN:]
         raise NotToldError(f"{argv[0]} ended with {process.returncode}: {told}".rstrip(": "))
+
+
+async def _give(to: asyncio.StreamWriter | None, data: bytes) -> None:
+    assert to is not None
+    with suppress(ConnectionError):  # it does not read what it is told
+        to.write(data)
+        await to.drain()
+        to.close()
+
+
+async def _take(from_: asyncio.StreamReader | None, said: bytearray) -> None:
+    """Keep the end of what comes."""
+    assert from_ is not None
+    while part := await from_.read(_ANSWER):
+        said += part
+        del said[:-_ANSWER]
 
 
 def _desktop(said: Mapping[str, Json]) -> list[str]:
