@@ -413,6 +413,42 @@ def test_whoever_comes_next_goes_on_with_what_was_under_way(
     scaled(tmp_path, body, units=0 if at is Phase.STARTING else 1)
 
 
+@pytest.mark.parametrize("there", ["off", "works", "unpushed", "silent"])
+def test_whoever_goes_on_with_a_stop_asks_again_before_it(tmp_path: Path, there: str) -> None:
+    """Since it was drained, another machine has sent a worker, or the line was cut."""
+
+    async def body(fleet: Fleet, manager: Manager, scaler: Scaler, clock: Clock) -> None:
+        far = fleet.outposts["far"]
+        await scaler.step()
+        scaling = manager.ledger.scaling
+        await scaling.begin("far", Phase.UP, 0, now=clock(), reason="r", price=0.5,
+                            decision="mayor", more=False)  # fmt: skip
+        assert await scaling.empty("far", clock())
+        state = State.WORKING if there in ("works", "off") else State.FAILED
+        result = Result(state=state, agent_began=True) if state.terminal else None
+        far.put(WorkerStatus(id="x.1", state=state, result=result))
+        if there == "off":
+            far._world.units = 0
+        if there in ("off", "silent"):
+            far.cut("the line is cut")
+        await scaler.step()
+        await scaler.finish()
+        assert ("outpost_scale", "0") not in far.calls
+        row = (await scaling.all())["far"]
+        if there == "off":  # what it says when the line is there again counts
+            assert (row.phase, row.running) == (Phase.DOWN, 0)
+            assert "not told to stop" in row.reason
+            far._world.units = 1
+            await scaler.learn(["far"])
+            assert await phase(manager) is Phase.UP
+        else:
+            assert row.phase is Phase.UP
+            assert {"works": "x.1 runs there", "unpushed": "that no remote took",
+                    "silent": "the line is cut"}[there] in row.error  # fmt: skip
+
+    scaled(tmp_path, body, units=1)
+
+
 def test_a_clock_that_jumps_ends_nothing_early_and_keeps_nothing_for_ever(tmp_path: Path) -> None:
     async def body(fleet: Fleet, manager: Manager, scaler: Scaler, clock: Clock) -> None:
         await scaler.step()

@@ -242,6 +242,7 @@ class Scaling:
         *,
         always: bool = False,
         price: float | None = None,
+        why: str = "",
     ) -> bool:
         """Write down that an outpost is where it was to be; False when it was not on its way.
 
@@ -251,6 +252,7 @@ class Scaling:
             now: seconds since the epoch.
             always: it takes work at 0, too.
             price: USD an hour of them; None when nobody knows.
+            why: how that came, in one line; "" for the reason of the decision.
         """
         phase = Phase.UP if running or always else Phase.DOWN
         with self._store.write(only_here=True) as db:
@@ -261,15 +263,16 @@ class Scaling:
             if found is None:
                 return False
             before = _scaled(found)
+            reason = rows.text(why) or before.reason
             db.execute(
                 "UPDATE scaling SET phase = ?, running = ?, since = ?, busy_at = ?, failures = 0,"
-                " retry_at = 0, error = '', price = ? WHERE outpost = ?",
-                (phase, running, now, now, _nano(outpost, price), outpost),
+                " retry_at = 0, error = '', price = ?, reason = ? WHERE outpost = ?",
+                (phase, running, now, now, _nano(outpost, price), reason, outpost),
             )
             word = "scaled_up" if running > before.running or phase is Phase.UP else "scaled_down"
             if always and running < before.running:
                 word = "scaled_down"
-            rows.tell(db, word, now, "", outpost, {"running": running, "reason": before.reason})
+            rows.tell(db, word, now, "", outpost, {"running": running, "reason": reason})
             return True
 
     def refused(self, outpost: str, back: Phase, error: str, now: float) -> None:

@@ -6,7 +6,9 @@ lock of the outpost.
 
 An outpost is stopped only while nobody works there: it gets no more workers once it drains, the
 ledger knows of none that has not ended, its own list shows none (of others neither), and work that
-no remote has is rescued before. Where any of that cannot be seen, it stays up, and says why.
+no remote has is rescued before. All of that is asked again right before the stop, by whoever goes on
+with it. Where any of it cannot be seen, it stays up, and says why; one that seems to be off is not
+told to stop: a line that is cut looks like that.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 _log = Logger("scale")
 #: Where rescued work is when the rig has it.
 _ON_RIG: Final = "refs/"
+_SEEMS_OFF: Final = "it seems to be off, so it was not told to stop"
 
 
 class Actor:
@@ -134,14 +137,23 @@ class Actor:
         return True
 
     async def _stop(self, row: Scaled) -> None:
+        """Stop an outpost, once the ledger and the outpost itself say again that it may be.
+
+        It was drained by whoever was here before, which may be long ago.
+        """
         name, scaling = row.outpost, self._manager.ledger.scaling
+        if not await scaling.empty(name, self._clock()):
+            await self._stays(name, "a worker there has not ended")
+            return
         try:
-            if (await self.look(name)).running > row.desired and (
-                running := _running(await self._listed(name))
-            ):
-                await self._stays(name, f"{running[0].id} runs there")
+            told = await self.look(name)
+            if told.running <= row.desired:
+                # or its line is cut, and somebody works there: whoever sees it up again stops it
+                await self._stopped(row, told, _SEEMS_OFF)
                 return
-            # also where it seems to be off: a line that is cut looks like that
+            if why := await self._rescued(await self._listed(name)):
+                await self._stays(name, why)
+                return
             told = await self._ask(name, row.desired, self._patience(name))
             faults.point("scale.asked")
             if told.running > row.desired:
@@ -149,9 +161,13 @@ class Actor:
         except OutpostError as error:
             await self._stays(name, error.message)
             return
-        price = price_of(self._manager, name, told, row.desired)
-        await scaling.done(name, row.desired, self._clock(), price=price)
-        _log.info("%s is %s", name, "down" if not row.desired else f"at {row.desired}")
+        await self._stopped(row, told)
+
+    async def _stopped(self, row: Scaled, told: Scale, why: str = "") -> None:
+        price = price_of(self._manager, row.outpost, told, row.desired)
+        scaling = self._manager.ledger.scaling
+        await scaling.done(row.outpost, row.desired, self._clock(), price=price, why=why)
+        _log.info("%s is %s", row.outpost, "down" if not row.desired else f"at {row.desired}")
 
     async def _stays(self, name: str, why: str) -> None:
         _log.warning("%s stays up: %s", name, why)
