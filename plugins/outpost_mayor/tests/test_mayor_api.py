@@ -260,12 +260,15 @@ def test_a_broken_file_of_tokens_lets_nobody_in(tmp_path: Path, text: str) -> No
         tokens.Tokens(tmp_path).find("x")
 
 
-def test_beyond_this_machine_it_speaks_tls(tmp_path: Path) -> None:
+def test_beyond_this_machine_it_speaks_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
     import ssl
     import subprocess
     from http.client import HTTPSConnection
 
+    from outpost_mayor.api import accepting
+
+    monkeypatch.setattr(accepting, "MOST", 4)
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("openssl, which makes a certificate, is not installed")
@@ -280,11 +283,15 @@ def test_beyond_this_machine_it_speaks_tls(tmp_path: Path) -> None:
     with answering(tmp_path, listening="", config=LOCAL + more) as api:
         token = tokens.add(api.manager.state, "ada", "view")
         port = int(api.address.rpartition(":")[2])
+        # those who connect and begin no TLS leave room for others
+        silent = [socket.create_connection(("localhost", port)) for _ in range(6)]
         trusted = ssl.create_default_context(cafile=str(cert))
         line = HTTPSConnection("localhost", port, timeout=60, context=trusted)
         line.request("GET", "/v1/outposts", headers={"Authorization": f"Bearer {token}"})
         assert line.getresponse().status == 200
         line.close()
+        for one in silent:
+            one.close()
         with pytest.raises((OSError, HTTPException)):
             ask(f"127.0.0.1:{port}", "GET", "/healthz")
 
@@ -292,9 +299,9 @@ def test_beyond_this_machine_it_speaks_tls(tmp_path: Path) -> None:
 def test_who_connects_and_says_nothing_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from outpost_mayor.api import guard, serving
+    from outpost_mayor.api import accepting, guard
 
-    monkeypatch.setattr(serving, "_FIRST", 0.2)
+    monkeypatch.setattr(accepting, "FIRST", 0.2)
     monkeypatch.setattr(guard, "PATIENCE", 0.2)
     with answering(tmp_path) as api:
         said = (b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: b\r\n")

@@ -123,7 +123,7 @@ class Notices:
         for target in targets:
             waiting = self._store.read(
                 # what lies further ahead than any pause was written by a clock that went back since
-                "SELECT id, target, body, tries, next_try <= ? OR next_try > ? AS due FROM notices"
+                "SELECT id, target, body, tries, next_try <= ? OR next_try > ? AS due FROM notices"  # noqa: S608
                 f" WHERE {_WAITS} AND target = ? AND (due OR tries < ?) ORDER BY event LIMIT ?",
                 (now, now + RETRY_MOST, target, PATIENCE, limit),
             )

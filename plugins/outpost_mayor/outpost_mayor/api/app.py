@@ -65,6 +65,7 @@ def create(manager: Manager, ended: asyncio.Event | None = None) -> FastAPI:
     app = _routed()
     app.state.manager = manager
     app.state.metrics = Metrics()
+    app.state.streams = 0
     app.state.ended = ended or asyncio.Event()
     app.add_exception_handler(OutpostError, _said)
     app.add_exception_handler(RequestValidationError, _not_valid)

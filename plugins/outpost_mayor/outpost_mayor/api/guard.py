@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,9 +20,12 @@ from starlette.responses import JSONResponse
 from outpost_core.errors import OutpostError
 from outpost_manager.errorview import error_shape
 from outpost_manager.offloop import off_loop
+from outpost_mayor.api.holding import Holding, TooManyError
 from outpost_mayor.api.tokens import ROLES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -60,6 +64,15 @@ class TooSlowError(OutpostError):
     """A body did not come within its time."""
 
     exit_code = 5
+
+
+#: Error → the status that says it.
+_STATUS: Final[tuple[tuple[type[OutpostError], int], ...]] = (
+    (UnauthorizedError, 401),
+    (ForbiddenError, 403),
+    (TooLargeError, 413),
+    (TooManyError, 429),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,31 +126,30 @@ class Guard:
         self._tokens = tokens
         self._scheme = scheme
         self._loopback = loopback
+        self._holding = Holding()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or answer why not."""
         if scope["type"] != "http":
             return  # a websocket is closed with 403 by whoever called
-        try:
-            headers = Headers(scope=scope)
-            self._from_here(headers)
-            if scope["path"] not in _OPEN:
-                scope["caller"] = await self._caller(scope, headers)
-                send = self._while_known(scope["caller"], headers, send)
-            body = await asyncio.wait_for(_body(headers, receive), PATIENCE)
-        except TimeoutError:
-            error: OutpostError = TooSlowError(f"the request took more than {PATIENCE:g} s")
-            await _refuse(error, 408, scope, receive, send)
-        except UnauthorizedError as refused:
-            await _refuse(refused, 401, scope, receive, send)
-        except ForbiddenError as refused:
-            await _refuse(refused, 403, scope, receive, send)
-        except TooLargeError as refused:
-            await _refuse(refused, 413, scope, receive, send)
-        except (OutpostError, OSError) as failed:  # the file of tokens
-            await _refuse(failed, 500, scope, receive, send)
-        else:
-            await self._app(scope, _again(body, receive), _bounded(send))
+        with ExitStack() as held:
+            try:
+                headers = Headers(scope=scope)
+                self._from_here(headers)
+                body = b""
+                if scope["path"] not in _OPEN:  # nothing is read of who needs not say who he is
+                    caller = scope["caller"] = await self._caller(scope, headers)
+                    send = self._while_known(caller, headers, send)
+                    take = held.enter_context(self._holding.request(caller.name))
+                    body = await asyncio.wait_for(_body(headers, receive, take), PATIENCE)
+            except TimeoutError:
+                error: OutpostError = TooSlowError(f"the request took more than {PATIENCE:g} s")
+                await _refuse(error, 408, scope, receive, send)
+            except (OutpostError, OSError) as refused:  # an OSError: the file of tokens
+                status = next((code for kind, code in _STATUS if isinstance(refused, kind)), 500)
+                await _refuse(refused, status, scope, receive, send)
+            else:
+                await self._app(scope, _again(body, receive), _bounded(send))
 
     def _from_here(self, headers: Headers) -> None:
         """Refuse what a page of somebody else had a browser send.
@@ -205,10 +217,16 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-async def _body(headers: Headers, receive: Receive) -> bytes:
+async def _body(headers: Headers, receive: Receive, take: Callable[[int], None]) -> bytes:
     """Return the whole body.
 
+    Args:
+        headers: of the request.
+        receive: gives its parts.
+        take: counts their bytes.
+
     Raises:
+        TooManyError: whoever asks has the mayor keep too much.
         TooLargeError: it is larger than `MOST`, or says so.
         ConnectionError: whoever sends it is gone.
     """
@@ -222,6 +240,7 @@ async def _body(headers: Headers, receive: Receive) -> bytes:
             raise ConnectionError("the request was not sent to its end")
         parts.append(message.get("body", b""))
         size += len(parts[-1])
+        take(len(parts[-1]))
         if size > MOST:
             raise TooLargeError(f"a request has at most {MOST >> 20} MiB")
         more = message.get("more_body", False)
@@ -262,4 +281,6 @@ def failure(error: BaseException, status: int) -> JSONResponse:
     headers: dict[str, Any] = {"Cache-Control": "no-store"}
     if status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="outpost"'
+    if status in (429, 503):
+        headers["Retry-After"] = "5"
     return JSONResponse({"error": error_shape(error)}, status, headers)

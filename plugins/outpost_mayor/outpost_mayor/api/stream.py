@@ -6,15 +6,19 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from starlette.responses import StreamingResponse
 
 from outpost_core.errors import OutpostError
 from outpost_manager import jsonviews
+from outpost_mayor.api.guard import failure
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from fastapi import Request
+    from starlette.types import Receive, Scope, Send
 
     from outpost_core.types import Event
     from outpost_manager.manager import Manager
@@ -33,7 +37,49 @@ class CrowdedError(OutpostError):
     """So many listen that one more would slow the others down."""
 
     exit_code = 3
-    status = 503
+
+
+class Streaming(StreamingResponse):
+    """A stream that lets go of what it comes from, however little of it was sent.
+
+    Args:
+        pieces: what is sent.
+        over: lets go.
+        more: of the answer.
+    """
+
+    def __init__(
+        self,
+        pieces: AsyncIterator[str] | AsyncIterator[bytes],
+        over: Callable[[], Awaitable[object]],
+        **more: Any,
+    ) -> None:
+        super().__init__(pieces, **more)
+        self._over = over
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._over()
+
+
+class _Listening(StreamingResponse):
+    """A stream of events: one of so many that there may be at once, from its first byte on."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, or say that too many listen."""
+        state = scope["app"].state
+        if state.streams >= _MOST:
+            error = CrowdedError(f"{_MOST} listen already", hint="try again later, or ask by pages")
+            await failure(error, 503)(scope, receive, send)
+            return
+        state.streams += 1
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            state.streams -= 1
 
 
 async def stream(
@@ -46,28 +92,18 @@ async def stream(
         manager: an open one.
         after: id of the last event that he knows; None for what happens from now on.
         of: only those of this worker.
-
-    Raises:
-        CrowdedError: too many listen.
     """
-    state = request.app.state
-    state.streams = getattr(state, "streams", 0)
-    if state.streams >= _MOST:
-        raise CrowdedError(f"{_MOST} listen already", hint="try again later, or ask for pages")
+    ended = request.app.state.ended
     begin = await manager.ledger.last_event() if after is None else after
 
     async def lines() -> AsyncIterator[str]:
-        state.streams += 1
-        try:
-            # whoever is cut before the first event knows where to go on
-            yield f"id: {begin}\nretry: 2000\n: the log\n\n"
-            async with aclosing(_until(state.ended, manager, begin, of)) as found:
-                async for event in found:
-                    yield ": alive\n\n" if event is None else _line(event)
-        finally:
-            state.streams -= 1
+        # whoever is cut before the first event knows where to go on
+        yield f"id: {begin}\nretry: 2000\n: the log\n\n"
+        async with aclosing(_until(ended, manager, begin, of)) as found:
+            async for event in found:
+                yield ": alive\n\n" if event is None else _line(event)
 
-    return StreamingResponse(
+    return _Listening(
         lines(), media_type=EVENT_STREAM,
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )  # fmt: skip

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import StreamingResponse
 
 from outpost_core.errors import OutpostError, UsageError
 from outpost_core.types import State
@@ -19,7 +18,7 @@ from outpost_mayor.api import models
 from outpost_mayor.api.asking import Orders, Placing, orders_of, spawned
 from outpost_mayor.api.guard import demand
 from outpost_mayor.api.routing import LAST, PAGE, Limit, Open, answer, needs, router
-from outpost_mayor.api.stream import until_ended
+from outpost_mayor.api.stream import Streaming, until_ended
 
 routes = router("workers")
 _Ref = Annotated[str, Path(description="Id of a worker, or an issue for its newest attempt.")]
@@ -28,6 +27,8 @@ _WAIT = 60.0
 _Room = Annotated[
     float, Query(ge=0, le=_WAIT, description="Seconds to try again what finds everything full.")
 ]
+#: Seconds within which a log that is followed begins or fails, where its outpost is quick.
+_EARLY = 0.25
 _OFFSET = "Outpost-Log-Offset"
 _BYTES = "application/octet-stream"
 
@@ -189,19 +190,36 @@ async def logs(
     """A worker's output, as `outpost logs --raw`; whoever is cut asks again from where he is."""
     worker = references.exact((await manager.worker(ref)).id)
     chunks = manager.logs(worker, offset, follow)
-    # what is wrong with it is said by the status, so the first piece comes before that
-    first = await anext(chunks, None)
+    # what is wrong with it is said by the status; but who follows a silent worker learns at once
+    # that he was let in
+    first = asyncio.ensure_future(anext(chunks, None))
 
-    async def pieces() -> AsyncIterator[bytes]:
-        async with aclosing(chunks):
-            if first is not None:
-                yield first
-                async for chunk in until_ended(request.app.state.ended, chunks):
-                    yield chunk
+    async def coming() -> AsyncGenerator[bytes]:
+        if (chunk := await first) is not None:
+            yield chunk
+            async for chunk in chunks:
+                yield chunk
 
-    return StreamingResponse(
-        pieces(), media_type=_BYTES, headers={_OFFSET: str(offset), "Cache-Control": "no-store"}
-    )
+    sent = coming()
+    whole = until_ended(request.app.state.ended, sent)
+
+    async def over() -> None:
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        for each in (whole, sent, chunks):
+            await each.aclose()
+
+    try:
+        await asyncio.wait({first}, timeout=_EARLY if follow else None)
+        if first.done():
+            first.result()
+    except BaseException:
+        await over()
+        raise
+    return Streaming(
+        whole, over, media_type=_BYTES,
+        headers={_OFFSET: str(offset), "Cache-Control": "no-store"},
+    )  # fmt: skip
 
 
 @routes.get("/v1/workers/{ref}/peek", **needs("view", models.Text))
