@@ -43,7 +43,8 @@ main()
 
 
 def test_the_demo_shows_three_workers_one_killed_and_taken_up_again(own_tmp):
-    done = run("demo", "--keep")
+    # whatever server other commands ask
+    done = run("demo", "--keep", env={**os.environ, "OUTPOST_SERVER": "http://127.0.0.1:9"})
     assert done.returncode == 0, done.stdout + done.stderr
     story = [
         "$ outpost queue add --from-file issues.jsonl",

@@ -11,11 +11,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from hostilekit import EVIL
 
-from outpost_core import errors
+from outpost_core import errors, hookimpl
+from outpost_core.discovery import PluginReport, Plugins
 from outpost_core.types import Event, Order, State, Worker
 from outpost_core.types import Result as End
 from outpost_manager import jsonviews
@@ -215,6 +217,15 @@ def test_a_terminal_does_not_go_through_a_server_and_it_says_where_to_go(server:
     )
 
 
+class Greets:
+    """A package with a command of its own."""
+
+    @hookimpl
+    def outpost_commands(self) -> list[click.Command]:
+        """Bring it."""
+        return [click.Command("greet")]
+
+
 def test_the_environment_names_a_server_until_something_says_otherwise(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -223,7 +234,15 @@ def test_the_environment_names_a_server_until_something_says_otherwise(
     assert "far" in run("list").stdout
     assert "OUTPOST_SERVER names a server" in run("doctor", code=2).stderr
     asked = len(server.asked)
+    for words in (("completion", "bash"), ("plugins",), ("backends",), ("plugin", "new", "--help"),
+                  ("demo", "--help")):  # fmt: skip
+        assert run(*words).stdout  # these are about this machine, whatever is asked otherwise
     assert "local" in run("list", at="").stdout
+    for words, code in ((("greet", "--help"), 0), (("greet",), 2)):  # a command of a plugin
+        plugins = Plugins.load([])
+        plugins.add(Greets(), PluginReport(entry_point="greets"))
+        found = CliRunner().invoke(cli, words, obj=Session(plugins), prog_name="outpost")
+        assert found.exit_code == code, found.output
     assert "local" in run("list", "--state", str(tmp_path / "s")).stdout
     assert len(server.asked) == asked
     refused = run("list", "--state", str(tmp_path / "s"), at=server, code=2)

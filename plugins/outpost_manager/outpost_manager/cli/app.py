@@ -86,7 +86,8 @@ class LazyGroup(Group):
             return super().resolve_command(ctx, args)
         if name not in COMMANDS:
             current(ctx).running = current(ctx).plugin_commands().get(name)
-            if not isinstance(found, Command | Group):  # those of ours know it themselves
+            ours = isinstance(found, Command | Group)  # they know it themselves
+            if not ours and not ctx.resilient_parsing and not _asks_help(args[1:]):
                 current(ctx).stay_here(f"outpost {name}")
         return name, found, args[1:]
 
@@ -184,3 +185,9 @@ cli = LazyGroup(
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+
+
+def _asks_help(words: Sequence[str]) -> bool:
+    """Whether a command is only to say what it does."""
+    own = words[: words.index("--")] if "--" in words else words
+    return bool({"-h", "--help"}.intersection(own))

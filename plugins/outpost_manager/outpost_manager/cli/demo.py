@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from outpost_manager.cli.demokit import Outcome
 
 
-@command("demo", cls=DemoCommand)
+@command("demo", cls=DemoCommand, of_here=True)
 @click.option("--keep", is_flag=True, help="Keep the folder with everything in it.")
 def demo(session: Session, keep: bool, place: str | None = None) -> None:
     """Watch three workers in a throw-away folder: no key, no account.

@@ -114,7 +114,7 @@ class _Show:
         self._hold = folder / "hold"
         self._queue = queue
         self._env = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != "OUTPOST_SERVER"},
             "OUTPOST_CONFIG": str(folder / "outposts.yaml"),
             "OUTPOST_STATE": str(folder / "state"),
         }

@@ -182,7 +182,7 @@ def _ping_lines(answers: Mapping[str, Health | OutpostError]) -> Iterator[str]:
     yield from mends
 
 
-@command("backends")
+@command("backends", of_here=True)
 @click.argument("type_", required=False, metavar="[TYPE]", shell_complete=complete.types)
 def backends(session: Session, type_: str | None) -> None:
     """List the installed types, and unusable packages.

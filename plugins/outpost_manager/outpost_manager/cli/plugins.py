@@ -31,7 +31,7 @@ class Row(NamedTuple):
     kept: list[KeptFailure]
 
 
-@command("plugins")
+@command("plugins", of_here=True)
 @click.argument("name", required=False, metavar="[NAME]", shell_complete=complete.plugins)
 @click.option("--forget", is_flag=True, help="Forget the errors of before.")
 def plugins(session: Session, name: str | None, forget: bool) -> None:
@@ -169,7 +169,7 @@ plugin = Group(
 )
 
 
-@command("new")
+@command("new", of_here=True)
 @click.argument("name")
 @click.option("--kind", type=click.Choice(KINDS), required=True, help="What the plugin is.")
 @click.option(

@@ -114,6 +114,11 @@ class Session:
             raise click.UsageError(f"{here} is about this machine: it does not go with --server")
         return self.server
 
+    def mean_here(self) -> None:
+        """Take no notice of `OUTPOST_SERVER`, for a command that is about this machine alone."""
+        if self.server is None:
+            self.server = ""
+
     def stay_here(self, what: str, instead: str = "") -> None:
         """Refuse what works on the machine itself alone, where a server is asked.
 
@@ -423,10 +428,12 @@ class Command(click.Command):
 
     Attributes:
         works_anywhere: it works with `--server`, too.
+        of_here: it is about this machine alone, so that `OUTPOST_SERVER` does not concern it.
         instead: what to do from here where it does not; "" for logging in there.
     """
 
     works_anywhere = False
+    of_here = False
     instead = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -436,6 +443,8 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it, where it can be asked of a server or none is to be asked."""
+        if self.of_here:
+            current(ctx).mean_here()
         if not self.works_anywhere:
             current(ctx).stay_here(ctx.command_path, self.instead)
         return super().invoke(ctx)
@@ -490,6 +499,7 @@ def command(
     *,
     cls: type[Command] = Command,
     anywhere: bool = False,
+    of_here: bool = False,
     instead: str = "",
     **attrs: Any,
 ) -> Callable[[Any], Command]:
@@ -499,6 +509,7 @@ def command(
         name: how it is called.
         cls: its class.
         anywhere: it works with `--server`, too.
+        of_here: it is about this machine alone, so that `OUTPOST_SERVER` does not concern it.
         instead: what to do from here where it does not; "" for logging in there.
         attrs: for the class.
     """
@@ -512,6 +523,7 @@ def command(
 
         made = click.command(name, cls=cls, **attrs)(with_session)
         made.works_anywhere = anywhere
+        made.of_here = of_here
         made.instead = instead
         return made
 

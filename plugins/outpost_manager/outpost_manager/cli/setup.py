@@ -88,7 +88,7 @@ def _doctor_lines(findings: list[tuple[str, Finding]]) -> Iterator[str]:
             yield f"    → {render.clean(finding.hint)}"
 
 
-@command("completion")
+@command("completion", of_here=True)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(session: Session, shell: str) -> None:
     """Print the completion script for a shell.
