@@ -13,6 +13,7 @@ from outpost_manager.config import (
     load_config,
     new_config,
     option_fields,
+    read,
     settings,
     trusted,
 )
@@ -444,6 +445,42 @@ def test_settings_say_where_each_value_came_from(file: Path) -> None:
     assert shown["policy.default_preference"] == ([], built_in)
     assert "canary" not in str(shown)
     assert all(s.origin == built_in for s in settings(load_config(None, BACKENDS)))
+
+
+WHOLE = """\
+outposts:
+  - {name: vm, type: toy, password: hunter2, deep: {api_key: hunter2, size: 3}, town: /t,
+     scaling: {max: 3, cooldown: 5m}}
+policy: {default_preference: vm}
+defaults: {grace: 5s, pr_command: [open, "https://bot:hunter2@git.example/"]}
+agents: {mine: {headless: [mine]}}
+prices: {big: {input: 1, cached: 1, output: 2}}
+budgets: [{name: day, window: day, usd: 5}]
+accounts: [{name: a, agent: claude, secrets: {ANTHROPIC_API_KEY: "env:KEY"}}]
+queue: {aging: 2h, per_rig: {"*": 2}}
+retries: {per_order: 4, reasons: {timeout: 2}}
+schedules: [{name: n, cron: "0 3 * * *", order: {title: x, rig: "https://bot:hunter2@h/r.git"}}]
+notify: [{name: ops, to: slack, url: "https://hooks.slack.com/services/T/B/hunter2"}]
+api: {listen: "127.0.0.1:8080"}
+"""
+
+
+def test_config_show_has_all_that_holds_and_no_secret(tmp_path: Path) -> None:
+    file = tmp_path / "outposts.yaml"
+    file.write_text(WHOLE)
+    found = settings(load_config(file, {}))
+    shown = {s.key: s.value for s in found}
+    assert "hunter2" not in repr(found)
+    assert {key.partition(".")[0] for key in shown} == {*read._SECTIONS}
+    assert shown["outposts.vm.deep"] == {"api_key": "***", "size": 3}
+    assert shown["outposts.vm.scaling.max"] == 3
+    assert shown["outposts.vm.scaling.idle"]  # built in
+    assert shown["queue.per_rig"] == {"*": 2}
+    assert (shown["retries.per_order"], shown["retries.reasons.timeout"]) == (4, 2)
+    assert shown["schedules.n.order"]["rig"] == "https://***@h/r.git"
+    assert {s.key for s in found if s.origin.line == 3} == {
+        "outposts.vm.scaling.max", "outposts.vm.scaling.cooldown"
+    }  # fmt: skip
 
 
 def test_settings_of_a_type_that_nobody_provides() -> None:

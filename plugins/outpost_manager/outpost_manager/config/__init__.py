@@ -7,14 +7,14 @@ imported when there is a file, not before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from outpost_core.backend import Backend
 from outpost_core.options import OptionField, option_fields
-from outpost_manager.config.model import PRICE_KEYS, AgentOptions, Config, Defaults, built_in_local
+from outpost_manager.config.effective import Setting, settings
+from outpost_manager.config.model import AgentOptions, Config, Defaults, built_in_local
 from outpost_manager.config.origin import BUILT_IN, Origin
 from outpost_manager.config.places import Choice, choose, find_config, new_config
 from outpost_manager.config.policy import Override, PolicyConfig
@@ -47,21 +47,6 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """One line of `outpost config show`.
-
-    Args:
-        key: dotted.
-        value: as it would be written in the file; a secret is `***`.
-        origin: where it was written, or built in.
-    """
-
-    key: str
-    value: Json
-    origin: Origin
-
-
 def load_config(
     path: Path | None,
     backends: Mapping[str, Backend],
@@ -89,60 +74,6 @@ def load_config(
 
     text = decode(read_bytes(path) if data is None else data, str(path))
     return parse_config(Document(str(path), text), backends, path, presets)
-
-
-def settings(config: Config) -> list[Setting]:
-    """Return every value that holds, the built-in ones too, in the order of the file's sections."""
-    found: list[Setting] = []
-
-    def add(key: str, value: Json) -> None:
-        found.append(Setting(key=key, value=value, origin=config.origins.get(key, BUILT_IN)))
-
-    for outpost in config.outposts:
-        prefix = f"outposts.{outpost.name}"
-        add(f"{prefix}.name", outpost.name)
-        add(f"{prefix}.type", outpost.type)
-        if outpost.options is None:
-            for key, value in outpost.raw.items():
-                if key not in ("name", "type"):
-                    add(f"{prefix}.{key}", value)
-            continue
-        for each in option_fields(type(outpost.options)):
-            add(f"{prefix}.{each.name}", each.show(getattr(outpost.options, each.name)))
-    add("policy.default_preference", [*config.policy.default_preference])
-    for number, override in enumerate(config.policy.overrides):
-        add(f"policy.overrides.{number}.condition", override.text)
-        add(f"policy.overrides.{number}.prefer", [*override.prefer])
-    for each in option_fields(Defaults):
-        add(f"defaults.{each.name}", each.show(getattr(config.defaults, each.name)))
-    for key, shown in (*_agent_settings(config.agents), *_entries(config)):
-        add(key, shown)
-    for model, price in config.prices.items():
-        for word, usd in zip(PRICE_KEYS, price, strict=True):
-            add(f"prices.{model}.{word}", usd)
-    return found
-
-
-def _entries(config: Config) -> Iterator[tuple[str, Json]]:
-    """Yield key and value of `api`, and of the sections that are lists of named entries."""
-    for each in option_fields(type(config.api)):
-        yield f"api.{each.name}", each.show(getattr(config.api, each.name))
-    sections: tuple[tuple[str, Sequence[Any]], ...] = (
-        ("budgets", config.budgets), ("accounts", config.accounts),
-        ("schedules", config.schedules), ("notify", config.notify),
-    )  # fmt: skip
-    for section, entries in sections:
-        for entry in entries:
-            for each in option_fields(type(entry)):
-                yield f"{section}.{entry.name}.{each.name}", each.show(getattr(entry, each.name))
-
-
-def _agent_settings(agents: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Json]]:
-    """Yield key and value of all that the section `agents` says."""
-    known = {each.name: each for each in option_fields(AgentOptions)} if agents else {}
-    for name, said in agents.items():
-        for key, value in said.items():
-            yield f"agents.{name}.{key}", known[key].show(value)
 
 
 def warnings(config: Config) -> list[str]:

@@ -19,9 +19,15 @@ from outpost_manager.config.town import RIGS
 if TYPE_CHECKING:
     from outpost_core.backend import Backend
 
-_HIDDEN: Final = "***"
+#: What stands in the place of a secret.
+HIDDEN: Final = "***"
 #: A password in an address; what a shell would obey is none, and is shown.
 _PASSWORD: Final = re.compile(r"(?<=://)((?<!ssh://)[\w.~%+-]+|[\w.~%+-]*:[\w.~%+:-]+)(?=@)")
+
+
+def without_password(text: str) -> str:
+    """Return a text without the passwords of URLs in it."""
+    return _PASSWORD.sub(HIDDEN, text)
 
 
 def effects(path: Path, data: bytes, backends: Mapping[str, Backend]) -> dict[str, str]:
@@ -80,7 +86,7 @@ def _sections(
             hidden = {option.name for option in options if option.secret}
             for word, said in entry.items():
                 if word in hidden:
-                    yield f"{key}.{word}", _HIDDEN
+                    yield f"{key}.{word}", HIDDEN
                 elif word != "name":
                     yield from _flat(f"{key}.{word}", said)
 
@@ -95,7 +101,7 @@ def _flat(key: str, value: Any) -> Iterator[tuple[str, str]]:
     else:
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         # whole: what is cut off is what a stranger would hide, and no change there would be seen
-        yield key, _PASSWORD.sub("***", shown)
+        yield key, without_password(shown)
 
 
 def _rigs(path: Path, data: bytes) -> Iterator[tuple[str, str]]:

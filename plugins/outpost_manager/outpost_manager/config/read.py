@@ -172,6 +172,8 @@ class _Reader:
         prefix = f"outposts.{name}"
         for key, (_, value) in node.entries.items():
             self.origins[f"{prefix}.{key}"] = self.origin(value)
+            if key == "scaling":
+                self.keep_origins(f"{prefix}.{key}", value)
         raw = plain(node)
         assert isinstance(raw, dict)
         origin = self.origins[prefix] = self.origin(node)

@@ -112,4 +112,5 @@ def read_retries(reading: Reading, node: Node | None) -> RetriesConfig:
                 )
         fields = [OptionField(name=name, type=int, min=0, max=1000) for name in reasons.entries]
         times = reading.values(reasons, "reasons", fields)
+        reading.keep_origins("retries.reasons", reasons)
     return RetriesConfig(**values, reasons=times)
