@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from farkit import Far, end_workers
 from keeperkit import options, runtime
+from peers import sizes
 
 from outpost_testing import OutpostSuite, Target
 from outpost_testing.registry import all_checks
@@ -58,6 +59,7 @@ def make_target(program: Program, state: Path) -> Target:
         state=state,
         cut=program.cut,
         restore=program.restore,
+        **sizes.few(),
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peers import MissingError
+from peers import MissingError, sizes
 
 from outpost_exec.options import CAPABILITIES, ExecOptions
 from outpost_shared import faults
@@ -57,7 +57,8 @@ class TestFarSideAlone(OutpostSuite):
 
     @pytest.fixture
     def target(self, tmp_path: Path) -> Target:
-        return make_target(tmp_path, (sys.executable, "-m", "outpost_worker", "serve"), FAR_SIDE)
+        program = (sys.executable, "-m", "outpost_worker", "serve")
+        return make_target(tmp_path, program, FAR_SIDE, **sizes.few())
 
 
 class TestAnotherLanguage(OutpostSuite):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import sshmutants
+from peers import sizes
 from peers.sshd import Sshd, sshd
 
 from outpost_local.options import Mode
@@ -50,6 +51,7 @@ def make_target(server: Sshd, mode: Mode, state: Path, **more: object) -> Target
         "restore": restore,
         # points of the far server's spawn kill that, not the controller: the near side repeats
         "fault_points": faults.NEAR + faults.FAR,
+        **sizes.few(),
         **more,
     }
     return Target(**values)  # type: ignore[arg-type]
