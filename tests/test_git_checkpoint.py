@@ -241,6 +241,18 @@ class TestResume:
         done = again.deliver()
         assert (done["reason"], done["commit"]) == ("ok", tip)
 
+    def test_from_what_is_delivered_there_is_nothing_to_rescue(
+        self, rig: GitRig, worker: GitWorker
+    ) -> None:
+        worker.commit("committed", "1")
+        again = self.again(rig, str(worker.deliver()["commit"]))
+        assert again.deliver()["reason"] == "nothing_to_commit"
+        saved = again.save(ended=True)
+        assert (saved["ref"], saved["kept"], saved["nothing"]) == (None, None, True)
+        assert rig.tip("refs/outpost/gt-1.2") is None
+        more = again.commit("more", "1")
+        assert again.save(ended=True)["commit"] == more
+
     def test_from_a_bundle(self, rig: GitRig, worker: GitWorker) -> None:
         refuse(rig)
         worker.write("open", "1")

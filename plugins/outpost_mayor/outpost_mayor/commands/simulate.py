@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from outpost_core.errors import UsageError
+from outpost_core.errors import NotFoundError, UsageError
 from outpost_manager.cli import output, render
 from outpost_manager.cli.session import Session, command
 from outpost_manager.cli.values import duration
@@ -92,7 +92,7 @@ def simulate(
 
     WORKLOAD is a file that says what work comes. The clock leaps; policy, queue, budgets, retries
     and breakers are those of outposts.yaml, and nothing is started. Exit code 1 when something was
-    found that may never be.
+    found that may never be, 4 when there was no work in the past that is asked for.
 
     \b
     Examples:
@@ -116,6 +116,12 @@ def simulate(
         return setup, None if said is not None else await read_past(manager, since)
 
     first, before = session.run(work)
+    if before is not None and not before.orders:
+        raise NotFoundError(
+            f"nothing that was ordered in the last {past} has ended: there is no past to simulate",
+            hint="say a longer time, such as --past 90d, or describe work in a WORKLOAD file;"
+            " outpost workers --all shows what there was",
+        )
     setups = [first, *(_other(session, file, said) for file in compare)]
     found = [_run(setup, said, before, seed) for setup in setups]
     names = [setup.file for setup in setups]

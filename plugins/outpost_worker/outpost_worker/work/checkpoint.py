@@ -261,7 +261,9 @@ def _find(
     linked = linked_work(git, folder, final=final)
     if taken.tree and taken.tree != last_tree:
         return _Found(taken, linked, True)
-    known = [known for known in (workspace["base_commit"], last_commit) if known]
+    # the branch that it delivers to was seen on the rig, under whichever name it is here
+    there = (workspace["base_commit"], workspace["remote_tip"], last_commit)
+    known = [known for known in there if known]
     tips = ["--branches", *(["HEAD"] if taken.head else []), *stashes(git), *linked]
     # the last checkpoint is missing from a repository that was made anew
     commits = git.must(
