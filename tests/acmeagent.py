@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "docs" / "guides" / "add-an-agent.md"
-_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(\w+)(?: title=[^\n]+)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NAME = re.compile(r'"""(\w+\.py): ')
 
 #: The agent itself: prints lines as its reader knows them, and works.

@@ -2,17 +2,22 @@
 
 The reader has a home of his own, a clone of a repository without beads, and an agent: a program
 that is called `claude`, takes Claude Code's arguments, prints its records, and changes a file.
-`gh` is a program that asks no network: it prints the two issues of a list, or the address of the
-pull request that it was told to open.
+`gh` is a program that asks no network: it prints the two issues of a list, a token, or the address
+of the pull request that it was told to open, where it would be told as GitHub's own wants it: flags
+that it knows, both branches at the remote of the repository around it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +26,10 @@ ANYTHING: Final = "…"
 _FENCE: Final = re.compile(
     r"^(?:<!-- not typed: ([^\n]+) -->\n)?```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$",
     re.MULTILINE | re.DOTALL,
+)
+#: What a line begins with that is typed.
+_COMMAND: Final = re.compile(
+    r"\$ |(sudo |python3? |pip |git |gcloud |kubectl |podman |docker |curl |outpost |export |tar )"
 )
 _CLAUDE: Final = """\
 #!{python}
@@ -31,6 +40,10 @@ if sys.argv[1:] == ["--version"]:
 session = str(uuid.uuid4())
 def say(**record):
     print(json.dumps(record), flush=True)
+if os.environ.get("ANTHROPIC_API_KEY") == "used-up":
+    say(type="result", subtype="success", is_error=True, num_turns=1, session_id=session,
+        result="Claude AI usage limit reached|{later}", total_cost_usd=0, usage={})
+    sys.exit(1)
 say(type="system", subtype="init", session_id=session, model="claude-sonnet-4-5", tools=["Edit"])
 says = [{"type": "text", "text": "I have changed app.py."}]
 say(type="assistant", session_id=session, message={"role": "assistant", "content": says})
@@ -45,7 +58,24 @@ _GH: Final = """\
 case $1 in
 issue) printf '%s\\n' '{"issue":"gh-7","title":"Login fails","body":"With an empty password."}' \
   '{"issue":"gh-9","title":"The start is slow","body":""}' ;;
-pr) [ "$2" = create ] && echo "https://github.com/me/app/pull/8" ;;
+pr)
+  [ "$2" = create ] || exit 1
+  shift 2
+  while [ $# -gt 0 ]; do
+    case $1 in
+    --head) head=$2 ;; --base) base=$2 ;; --title) title=$2 ;; --body) body=$2 ;;
+    *) echo "unknown flag: $1" >&2; exit 1 ;;
+    esac
+    shift 2
+  done
+  [ -n "$title" ] && [ -n "${body+said}" ] || { echo "--title and --body" >&2; exit 1; }
+  git remote get-url origin >/dev/null || { echo "no git remotes found" >&2; exit 1; }
+  for branch in "$head" ${base:+"$base"}; do
+    git ls-remote --exit-code origin "refs/heads/$branch" >/dev/null ||
+      { echo "pull request create failed: $branch is not there" >&2; exit 1; }
+  done
+  echo "https://github.com/me/app/pull/8" ;;
+auth) [ "$2" = token ] && echo gho_word ;;
 esac
 """
 _IDENTITY: Final = (
@@ -67,6 +97,10 @@ class Typed:
     command: str
     shown: tuple[str, ...]
 
+    def meaning(self, called: Mapping[str, str]) -> Typed:
+        """Return it with things of the page's own names called as they are here."""
+        return replace(self, command=_renamed(self.command, called))
+
 
 @dataclass(frozen=True)
 class File:
@@ -82,6 +116,16 @@ class File:
     name: str
     text: str
 
+    def meaning(self, called: Mapping[str, str]) -> File:
+        """Return it with things of the page's own names called as they are here."""
+        return replace(self, text=_renamed(self.text, called))
+
+
+def _renamed(text: str, called: Mapping[str, str]) -> str:
+    for own, ours in called.items():
+        text = text.replace(own, ours)
+    return text
+
 
 def steps(page: Path) -> Iterator[Typed | File]:
     """Yield what a page has a reader do, from top to bottom."""
@@ -93,6 +137,8 @@ def steps(page: Path) -> Iterator[Typed | File]:
             yield File(line, title, block)
         elif kind == "console" and not why:
             yield from _typed(block, line)
+        elif kind in ("sh", "bash") and not why:
+            yield Typed(line, block.rstrip(), ())
 
 
 def untyped(page: Path) -> list[str]:
@@ -103,8 +149,18 @@ def untyped(page: Path) -> list[str]:
 def has_commands(page: Path) -> bool:
     """Whether a page has a reader type something."""
     return any(
-        match[2] in ("console", "sh") for match in _FENCE.finditer(page.read_text(encoding="utf-8"))
+        match[2] in ("console", "sh", "bash")
+        for match in _FENCE.finditer(page.read_text(encoding="utf-8"))
     )
+
+
+def escaped(page: Path) -> list[str]:
+    """Return the lines that somebody would copy as commands out of blocks that are no commands."""
+    found = []
+    for match in _FENCE.finditer(page.read_text(encoding="utf-8")):
+        if match[2] == "text" and not match[3]:
+            found += [line for line in match[4].splitlines() if _COMMAND.match(line)]
+    return found
 
 
 def _typed(block: str, line: int) -> Iterator[Typed]:
@@ -147,6 +203,7 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self.home = folder
         self.clone = folder / "app"
+        self.homes: list[Path] = []
         programs = self.settle(folder)
         self.env = {
             "HOME": str(folder),
@@ -164,10 +221,13 @@ class Reader:
 
     def settle(self, home: Path) -> Path:
         """Put what the reader has into a home, his own or that at a host; return its programs."""
+        self.homes.append(home)
         programs = home / ".local" / "bin"
         programs.mkdir(parents=True)
         for name, text in {
-            "claude": _CLAUDE.replace("{python}", sys.executable),
+            "claude": _CLAUDE.replace("{python}", sys.executable).replace(
+                "{later}", str(int(time.time()) + 7200)
+            ),
             "gh": _GH,
             "aider": "#!/bin/sh\nsort -o app.py app.py\necho '# sorted' >> app.py\n",
         }.items():
@@ -185,12 +245,28 @@ class Reader:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
         )  # fmt: skip
 
-    def do(self, step: Typed | File) -> None:
-        """Do a step; it has to do what the page shows."""
+    def typed(self, command: str) -> str:
+        """Type a command in the clone that has to work, and return what it answered."""
+        done = self.shell(command)
+        assert done.returncode == 0, f"{command}\n{done.stdout}"
+        return done.stdout
+
+    def do(self, step: Typed | File, called: Mapping[str, str]) -> None:
+        """Do a step; it has to do what the page shows. What is exported counts from then on.
+
+        Args:
+            step: of a page.
+            called: what the page calls by a name of its own → what it is here.
+        """
+        step = step.meaning(called)
         if isinstance(step, File):
             target = self.home / step.name[2:] if step.name[:2] == "~/" else self.clone / step.name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(step.text)
+            return
+        if step.command.startswith("export "):
+            told = self.shell(f"set -e\n{step.command}\nenv -0").stdout
+            self.env = dict(each.split("=", 1) for each in told.split("\0") if each)
             return
         done = self.shell(step.command)
         where = f"line {step.line}: {step.command}\n{done.stdout}"
@@ -198,7 +274,24 @@ class Reader:
         assert not step.shown or matches(step.shown, done.stdout), where
 
     def leave(self) -> None:
-        """End what still works."""
-        self.shell(
-            "outpost workers --json | jq -r '.workers[].id' | xargs -r outpost stop --grace 1s"
-        )
+        """End what still works: every process whose home is one of the reader's."""
+        homes = {f"HOME={home}".encode() for home in self.homes}
+        deadline = time.monotonic() + 30
+        while found := [pid for pid in _processes() if homes & _environment(pid)]:
+            assert time.monotonic() < deadline, found
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
+
+
+def _processes() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def _environment(pid: int) -> set[bytes]:
+    """Return the variables that a process began with; none of one that has ended, or is hidden."""
+    try:
+        return {*Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")}
+    except OSError:
+        return set()
