@@ -19,6 +19,8 @@ from outpost_core.types import Result, State, WorkerStatus
 from outpost_manager.config.scaling import ScalingConfig, inside, span
 from outpost_manager.ledger.scaling import AGAIN, AGAIN_MOST, Phase, Scaled, pause
 from outpost_manager.manager import Manager
+from outpost_manager.placing import ifup
+from outpost_manager.placing.ifup import comes_up
 from outpost_mayor.dispatch.dispatcher import Dispatcher
 from outpost_mayor.scaling.decide import Demand, Place, decide, outlook
 from outpost_mayor.scaling.scaler import Scaler
@@ -266,6 +268,21 @@ def test_it_comes_up_when_work_waits_takes_it_and_goes_down_when_there_is_none(
         notes = await manager.ledger.outposts()
         assert not await manager.watch.refresh(["far"])
         assert notes["far"].reachable  # what is meant to be off is not unreachable
+
+    scaled(tmp_path, body)
+
+
+def test_one_that_has_just_come_up_is_waited_for_though_it_was_silent_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(_: Fleet, manager: Manager, __: Scaler, clock: Clock) -> None:
+        await manager.refresh(["far"])
+        await manager.ledger.scaling.seen("far", 1, clock(), always=False)
+        (view,) = [one for one in await manager.outposts() if one.name == "far"]
+        assert view.state == "unreachable"
+        assert await comes_up(manager.placement, order("a"), "far", unknown=False)
+        monkeypatch.setattr(ifup, "_FRESH", 0.0)
+        assert not await comes_up(manager.placement, order("a"), "far", unknown=False)
 
     scaled(tmp_path, body)
 

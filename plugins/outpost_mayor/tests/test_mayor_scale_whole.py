@@ -112,6 +112,23 @@ def test_whoever_waits_with_an_order_has_the_machine_started(
         assert alive(machine) >= 3
 
 
+def test_whoever_waits_is_told_why_the_machine_cannot_be_started(tmp_path: Path) -> None:
+    town = Town(tmp_path)
+    refuses = "[sh, -c, 'echo \"no quota\" >&2; exit 3']"
+    town.config.write_text(
+        "outposts:\n  - {name: vm, type: ssh, host: 127.0.0.1, port: 9, stop_command: ['true'],"
+        f" start_command: {refuses}, scaling: {{max: 1}}}}\n"
+    )
+    argv = town.argv("spawn", "w-1", "--wait", "--no-rig", "--", "true")
+    log = tmp_path / "said"
+    with log.open("wb") as said, subprocess.Popen(argv, env=town.env, stderr=said) as process:
+        why = "vm could not be brought up: the start_command of vm failed (exit code 3): no quota"
+        until(lambda: "looks at it" in log.read_text() or process.poll() is not None)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert log.read_text().count(why) == 1, log.read_text()
+
+
 def test_by_hand_without_a_mayor(town: Town, machine: Machine) -> None:
     town.run("scale", "vm", "--to", "1", "--dry-run")
     assert machine.commands == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,13 +9,13 @@ import click
 from outpost_core.errors import ConflictError, OutpostError
 from outpost_manager import jsonviews
 from outpost_manager.cli import complete, output, render
+from outpost_manager.cli.bringing import bringing_up
 from outpost_manager.cli.existing import where_it_is
 from outpost_manager.cli.orderflags import order_options, requests_of
 from outpost_manager.cli.placed import Placed, finish
 from outpost_manager.cli.progress import Progress
 from outpost_manager.cli.session import Command, Session, command
 from outpost_manager.cli.workers import explanation_lines
-from outpost_manager.placing.pending import NotPlacedError
 from outpost_manager.placing.room import FIRST, MOST, is_crowded, until_room
 from outpost_shared.backoff import Backoff
 
@@ -161,7 +160,7 @@ async def start(
             mine = [orders[number] for number in some]
             return await _place(manager, mine, [where[number] for number in some], progress)
 
-        async with _bringing_up(session, manager, answers):
+        async with bringing_up(session, manager, answers):
             await until_room(
                 manager.placement, manager.wanting, [*zip(orders, where, strict=True)], answers,
                 again,
@@ -246,28 +245,6 @@ async def _place(
         )
         answers |= dict(zip(mine, found, strict=True))
     return [answers[number] for number in range(len(orders))]
-
-
-@asynccontextmanager
-async def _bringing_up(
-    session: Session, manager: Manager, answers: Sequence[Spawned | OutpostError]
-) -> AsyncIterator[None]:
-    """Have outposts with `scaling` be brought up for what waits here, as a mayor does it."""
-    scaled = [entry.name for entry in manager.config.outposts if entry.scaling]
-    if not scaled or not any(isinstance(one, NotPlacedError) for one in answers):
-        yield
-        return
-    before = await manager.ledger.scaling.all()
-    async with manager.services(only=("scale",)):
-        yield
-    after = await manager.ledger.scaling.all()
-    for name in scaled:
-        was, now = before.get(name), after.get(name)
-        if now is not None and now.running and now.decision and not (was and was.running):
-            session.note(
-                f"{render.clean(name)} was started for this; outpost serve brings it down when it"
-                f" is idle, or outpost scale {render.clean(name)} --to 0"
-            )
 
 
 def _say_full(session: Session, ids: Sequence[str]) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Phases in which an outpost would take work once it is up.
 TO_COME: Final = (Phase.DOWN, Phase.DRAINING, Phase.STARTING)
+#: Seconds after which what was known of an outpost before it came up is no longer told of it.
+_FRESH: Final = 30.0
 _NONE: Final[Mapping[str, float | None]] = MappingProxyType({})
 
 
@@ -93,10 +95,22 @@ async def comes_up(placement: Placement, order: Order, place: str | None, *, unk
     down = {
         name
         for name, rule in rules.items()
-        if name in rows and rows[name].phase in TO_COME and rule.may(now)
-    }
+        if name in rows and (_just_up(rows[name], now) or (rows[name].phase in TO_COME
+                                                           and rule.may(now)))
+    }  # fmt: skip
     if not down:
         return False
     prices = {name: rule.price for name, rule in rules.items()}
     sheets = await sheets_if_up(placement, order, rows, prices=prices)
+    # one that is up since a moment may be known as silent still
+    sheets = [
+        replace(sheet, available=True, unavailable_reason="")
+        if sheet.name in down and not sheet.available
+        else sheet
+        for sheet in sheets
+    ]
     return not down.isdisjoint(await ranked_if_up(placement, order, sheets, place))
+
+
+def _just_up(row: Scaled, now: float) -> bool:
+    return row.phase is Phase.UP and row.running > 0 and abs(now - row.since) < _FRESH
