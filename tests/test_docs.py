@@ -153,6 +153,8 @@ def test_every_command_and_flag_that_is_shown_exists(block: Block) -> None:
         words = words[: min(ends, default=None)]
         context = click.Context(cli, info_name="outpost")
         command: click.Command = cli
+        while words[0] in ("-v", "-vv", "--json"):  # before the command
+            words.pop(0)
         while isinstance(command, click.Group) and words and not words[0].startswith("-"):
             found = command.get_command(context, words.pop(0))
             assert found is not None, line
