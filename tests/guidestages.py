@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Final
 
 from acmeagent import ACME
@@ -18,6 +19,8 @@ from docswalk import Reader
 from peers.githttp import serving
 from peers.sshd import Sshd, sshd
 
+#: What the page about uninstalling names at a host.
+HOST: Final = (".local/state/outpost/far", ".cache/outpost/far")
 Names = Mapping[str, str]
 Stage = Callable[[Reader], AbstractContextManager[Names]]
 
@@ -59,10 +62,45 @@ def nothing(_: Reader) -> Iterator[Names]:
 
 @contextmanager
 def host(reader: Reader) -> Iterator[Names]:
-    """A machine to log in to, which the reader's SSH calls `vm1` and `gce-worker-1`."""
+    """A machine to log in to, which the reader's SSH calls `vm1` and `gce-worker-1`.
+
+    Outpost leaves there what the page about uninstalling says, and nothing else.
+    """
     with sshd(reader.home / "sshd") as server:
         _known(reader, server)
+        before = _files(server.home)
         yield {"--host 10.0.0.5 --user steve": "--host vm1 --trust-on-first-use"}
+        reader.leave()
+        assert not (left := _left(server.home, before, HOST)), left
+
+
+def _files(folder: Path) -> set[str]:
+    """Return what is below a folder and no folder itself."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+
+
+def _left(home: Path, before: set[str], known: tuple[str, ...]) -> set[str]:
+    """Return the files that came to a home, without known ones, and settings that say nothing."""
+    came = {path for path in _files(home) - before if not path.startswith(known)}
+    inert = {
+        path
+        for path in came
+        if path.startswith(".claude/") and (home / path).read_bytes() in (b"", b"{}\n")
+    }
+    return came - inert
+
+
+@contextmanager
+def used(reader: Reader) -> Iterator[Names]:
+    """An Outpost that has delivered and failed; at the end, what is left of it is what is said."""
+    before = _files(reader.home)
+    reader.typed("outpost spawn done --title It --wait")
+    reader.typed("! outpost spawn broken --title It --wait -- sh -c 'echo half > half; exit 1'")
+    assert "refs/outpost/" in reader.typed("git ls-remote origin")
+    yield {}
+    assert not (left := _left(reader.home, before, ("app/", "app.git/"))), left
+    refs = {line.split()[1] for line in reader.typed("git ls-remote origin").splitlines()}
+    assert refs == {"HEAD", "refs/heads/main", "refs/heads/outpost/done"}
 
 
 def _known(reader: Reader, server: Sshd) -> None:
@@ -171,6 +209,7 @@ STAGES: Final[Mapping[str, Stage]] = {
     "README": host,
     "add-an-agent": package,
     "cost": money,
+    "install": used,
     "review": github,
     "scaling": machine,
     "second-machine": host,

@@ -288,6 +288,12 @@ def test_explain_asks_everyone_and_changes_nothing(make: Make) -> None:
         told = await manager.explain(order())
         assert [(v.outpost, v.eligible) for v in told.verdicts] == [("b", True), ("a", False)]
         assert "no route" in told.verdicts[1].reason
+        assert told.rule
+        assert told.verdicts[0].reason
         assert (await manager.ledger.workers()) == []
+        assert not any(event.worker for event in await manager.ledger.events())
 
     run(make(a, b), body)
+    asked = {hook for outpost in (a, b) for hook, _ in outpost.calls}
+    assert "outpost_ping" in asked
+    assert asked <= {"outpost_ping", "outpost_price", "outpost_list"}, "it starts nothing"
