@@ -276,8 +276,8 @@ def test_one_that_has_just_come_up_is_waited_for_though_it_was_silent_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def body(_: Fleet, manager: Manager, __: Scaler, clock: Clock) -> None:
-        await manager.refresh(["far"])
         await manager.ledger.scaling.seen("far", 1, clock(), always=False)
+        await manager.look()
         (view,) = [one for one in await manager.outposts() if one.name == "far"]
         assert view.state == "unreachable"
         assert await comes_up(manager.placement, order("a"), "far", unknown=False)
