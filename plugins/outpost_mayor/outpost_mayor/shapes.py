@@ -82,6 +82,7 @@ SHAPES: Final[Mapping[str, Any]] = {
             {
                 "outpost": "its name", "phase": "down, starting, up, draining or stopping",
                 "running": "units that are up", "desired": "units that are wanted",
+                "most": "units that may be up",
                 "active": "workers there that have not ended", "since": "moment of the phase",
                 "decision": "who decided: mayor or hand; empty where nobody has",
                 "reason": "why", "error": "what failed last; empty for nothing",

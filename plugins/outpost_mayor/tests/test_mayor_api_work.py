@@ -113,6 +113,9 @@ def test_money_accounts_schedules_and_the_mayor(api: Api) -> None:
     fine(api.ask("GET", "/v1/outposts/local/ping"), SHAPES["ping"])
     fine(api.ask("POST", "/v1/outposts/local/breaker/reset"))
     assert api.ask("POST", "/v1/outposts/nowhere/breaker/reset").status == 404
+    assert fine(api.ask("GET", "/v1/scaling?foresee=true"), MAYOR["scale"])["outposts"] == []
+    assert api.ask("POST", "/v1/outposts/nowhere/scale", {"to": 1}).status == 404
+    assert api.ask("POST", "/v1/outposts/local/scale", {"to": 1}).status == 409
     assert fine(api.ask("GET", "/v1/mayor"), MAYOR["serve"])["running"] is False
     fine(api.ask("POST", "/v1/mayor/reload"))
     (api.manager.state.parent / "outposts.yaml").write_text("outpost: []\n")

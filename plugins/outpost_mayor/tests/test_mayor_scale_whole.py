@@ -14,6 +14,7 @@ from test_mayor_remote import Far
 
 from outpost_manager.ledger import Ledger
 from outpost_manager.ledger.scaling import Phase, Scaled
+from outpost_mayor.shapes import SHAPES
 from outpost_shared import faults
 
 #: Nothing is placed here, so that all work has to go to the machine.
@@ -110,6 +111,14 @@ def test_whoever_waits_with_an_order_has_the_machine_started(
         far = Far(town, tmp_path / "own", f"unix:{town.state}/mayor/api.sock")
         assert "w-3.1 done" in far.run("spawn", "w-3", "--wait", "--no-rig", "--", "true")
         assert alive(machine) >= 3
+        # and by hand, from anywhere: the same document, and the same words
+        (there,) = far.json("scale")["outposts"]
+        assert there.keys() == SHAPES["scale"]["outposts"][0].keys()
+        assert "vm is down" in far.run("scale", "vm", "--to", "0") or phase(town) is Phase.DOWN
+        assert "vm up to 1" in far.run("scale", "vm", "--to", "1", "--dry-run")
+        assert "vm is up; $0.3800 an hour" in far.run("scale", "vm", "--to", "1")
+        assert "at most" in far.run("scale", "vm", "--to", "2", code=2)
+        assert "no outpost" in far.run("scale", "vn", "--to", "1", code=4)
 
 
 def test_whoever_waits_is_told_why_the_machine_cannot_be_started(tmp_path: Path) -> None:

@@ -19,12 +19,13 @@ from outpost_core.errors import (
     PluginError,
     SpawnRefusedError,
     UnreachableError,
+    UnsupportedError,
     UsageError,
     WorkerError,
 )
 from outpost_mayor.api.guard import ForbiddenError, failure
 from outpost_mayor.api.metrics import Metrics
-from outpost_mayor.api.routes import events, mayor, money, outposts, queue, workers
+from outpost_mayor.api.routes import events, mayor, money, outposts, queue, scaling, workers
 from outpost_shared.log import Logger
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ STATUS: Final[tuple[tuple[type[OutpostError], int], ...]] = (
     (ForbiddenError, 403),
     (NotFoundError, 404),
     (ConflictError, 409),
+    (UnsupportedError, 409),
     (PlacementError, 503),
     (SpawnRefusedError, 503),
     (UnreachableError, 502),
@@ -89,7 +91,7 @@ def _routed() -> FastAPI:
     return app
 
 
-_ROUTES: Final = (mayor, outposts, workers, queue, money, events)
+_ROUTES: Final = (mayor, outposts, scaling, workers, queue, money, events)
 
 
 def _tags() -> list[dict[str, Any]]:

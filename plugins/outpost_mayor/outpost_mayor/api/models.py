@@ -204,6 +204,19 @@ Schedules: Final = shaped(
     ),
 )  # fmt: skip
 Fired: Final = shaped("Fired", MAYOR["schedule run"], issue=str)
+_scale: Final = MAYOR["scale"]
+Scaling: Final = shaped(
+    "Scaling", _scale, errors=dict[str, str],
+    outposts=many(
+        shaped("Scaled", _scale["outposts"][0], outpost=str, phase=str, running=int, desired=int,
+               most=int, active=int, since=Moment, decision=str, reason=str, error=str, price=Usd,
+               retry_at=Moment, next=str)
+    ),
+    decisions=many(
+        shaped("Scaling1", _scale["decisions"][0], outpost=str, to=int, more=bool, why=str,
+               price=Usd)
+    ),
+)  # fmt: skip
 Mayor: Final = shaped(
     "Mayor", MAYOR["serve"], running=bool, pid=Count, host=str | None, since=Moment,
     services=many(

@@ -27,7 +27,8 @@ exit code that the command would have. Its status:
 | 403 | another role is needed, or a page of another site asks |
 | 404 | no such worker, issue, outpost, or path |
 | 408, 413 | the request came too slowly, or has more than 4 MiB |
-| 409 | the same id is there with another order, or it is not in a state for that |
+| 409 | the same id is there with another order, or it is not in a state for that, or cannot do it |
+| 429 | this token has as many requests, or as much in their bodies, as it may at once |
 | 502 | an outpost could not be asked, or a step there failed |
 | 503 | no outpost has room, or so many ask at once |
 """

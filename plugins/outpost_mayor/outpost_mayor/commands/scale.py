@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
-from outpost_core.errors import OutpostError, UsageError
+from outpost_core.errors import UsageError
 from outpost_manager.cli import complete
 from outpost_manager.cli.session import Session, command
-from outpost_manager.jsonviews import moment
+from outpost_mayor.scaling import farscaling
+from outpost_mayor.scaling.view import by_hand, document, overview
 
 if TYPE_CHECKING:
-    from outpost_manager.manager import Manager
-    from outpost_mayor.scaling.decide import Decision, Place
+    from outpost_mayor.scaling.decide import Decision
+    from outpost_mayor.scaling.view import Scaling
 
 
-@command("scale", instead="outpost list says from here what is up; say the rest there")
+@command("scale", anywhere=True)
 @click.argument("name", required=False, shell_complete=complete.outposts)
 @click.option("--to", type=click.IntRange(0, 1000), metavar="N",
               help="Have so many units (machines, warm containers) up: 0: down.")  # fmt: skip
@@ -41,126 +41,71 @@ def scale(session: Session, name: str | None, to: int | None, no_wait: bool, dry
     if name is None:
         if to is not None or no_wait:
             raise UsageError("--to needs the name of an outpost", hint="outpost scale NAME --to N")
-        _show(session, dry_run=dry_run)
+        found = _overview(session, foresee=dry_run)
+        session.answer(lambda: document(found), lambda: _lines(found, dry_run=dry_run))
         return
     if to is None:
         raise UsageError("say how many are to be up", hint=f"outpost scale {name} --to N")
-    plan, place = session.run(lambda manager: _bring(manager, name, to, no_wait, dry_run))
-    session.answer(
-        lambda: {
-            "outposts": [_shape(place)],
-            "decisions": [_decision(plan)] if plan else [],
-            "errors": {},
-        },
-        lambda: _told(place, to, plan, dry_run),
-    )
+    done = _bring(session, name, to, dry_run=dry_run, wait=not no_wait)
+    session.answer(lambda: document(done), lambda: _told(done, to, dry_run=dry_run))
 
 
-async def _bring(
-    manager: Manager, name: str, to: int, no_wait: bool, dry_run: bool
-) -> tuple[Decision | None, Place]:
-    from outpost_mayor.scaling.hand import Hand
-
-    hand = Hand(manager, name)
-    plan = await hand.plan(to)
-    if plan is not None and not dry_run:
-        await hand.begin(plan)
-        if not no_wait:
-            await hand.finish()
-    return plan, await hand.place()
+def _overview(session: Session, *, foresee: bool) -> Scaling:
+    if session.far:
+        return session.at_server(lambda manager: farscaling.overview(manager, foresee=foresee))
+    return session.run(lambda manager: overview(manager, foresee=foresee))
 
 
-def _told(place: Place, to: int, plan: Decision | None, dry_run: bool) -> Iterator[str]:
+def _bring(session: Session, name: str, to: int, *, dry_run: bool, wait: bool) -> Scaling:
+    if session.far:
+        return session.at_server(
+            lambda manager: farscaling.by_hand(manager, name, to, dry_run=dry_run, wait=wait)
+        )
+    return session.run(lambda manager: by_hand(manager, name, to, dry_run=dry_run, wait=wait))
+
+
+def _told(done: Scaling, to: int, *, dry_run: bool) -> Iterator[str]:
     from outpost_manager.cli import render
 
-    if plan is None:
-        yield f"{render.clean(place.name)}: {to} up, as it was"
-    elif dry_run:
-        yield f"would bring {_line(plan)}"
-    else:
-        yield f"{render.clean(place.name)} is {place.row.phase.value}{_cost(plan.price)}"
+    for one in done.decisions if dry_run else ():
+        yield f"would bring {_line(one)}"
+    for place in () if dry_run and done.decisions else done.outposts:
+        name = render.clean(place.outpost)
+        if done.decisions:
+            yield f"{name} is {render.clean(place.phase)}{_cost(done.decisions[0].price)}"
+        else:
+            yield f"{name}: {to} up, as it was"
 
 
-def _show(session: Session, *, dry_run: bool) -> None:
-    async def work(
-        manager: Manager,
-    ) -> tuple[list[Place], Sequence[Decision], dict[str, OutpostError]]:
-        from outpost_mayor.scaling.scaler import Scaler
-
-        scaler = Scaler(manager)
-        rows = await manager.ledger.scaling.all()
-        configured = [one.name for one in manager.config.outposts if one.scaling]
-        known = [one.name for one in manager.config.outposts if one.name in rows]
-        errors = await scaler.learn([*dict.fromkeys([*configured, *known])])
-        decisions = (await scaler.decisions()).decisions if dry_run else ()
-        return await scaler.places(), decisions, errors
-
-    found, decisions, errors = session.run(work)
-    session.answer(
-        lambda: {
-            "outposts": [_shape(one) for one in found],
-            "decisions": [_decision(one) for one in decisions],
-            "errors": {name: error.message for name, error in errors.items()},
-        },
-        lambda: _lines(found, decisions, errors, dry_run=dry_run),
-    )
-
-
-def _shape(place: Place) -> dict[str, Any]:
-    from outpost_mayor.scaling.decide import outlook
-
-    row = place.row
-    return {
-        "outpost": row.outpost, "phase": row.phase.value, "running": row.running,
-        "desired": row.desired, "active": place.active, "since": moment(row.since),
-        "decision": row.decision, "reason": row.reason, "error": row.error,
-        "price": place.cost(row.running), "retry_at": moment(row.retry_at or None),
-        "next": outlook(place, time.time()),
-    }  # fmt: skip
-
-
-def _decision(one: Decision) -> dict[str, Any]:
-    return {"outpost": one.outpost, "to": one.to, "more": one.more, "why": one.why,
-            "price": one.price}  # fmt: skip
-
-
-def _lines(
-    found: Sequence[Place],
-    decisions: Sequence[Decision],
-    errors: dict[str, OutpostError],
-    *,
-    dry_run: bool,
-) -> Iterator[str]:
+def _lines(found: Scaling, *, dry_run: bool) -> Iterator[str]:
     from outpost_manager.cli import render
-    from outpost_mayor.scaling.decide import outlook
 
-    if not found and not errors:
+    if not found.outposts and not found.errors:
         yield "nothing is brought up and down; write `scaling` at an outpost in outposts.yaml"
         return
-    now = time.time()
     yield from render.table(
         ("outpost", "phase", "up", "workers", "an hour", "why", "next"),
         [
             (
-                one.name,
-                one.row.phase.value,
-                f"{one.row.running}/{one.most}",
+                one.outpost,
+                one.phase,
+                f"{one.running}/{one.most}",
                 str(one.active),
-                "?" if one.price is None else render.money(one.price * one.row.running),
-                one.row.error or one.row.reason or "it was found so",
-                outlook(one, now),
+                "?" if one.price is None else render.money(one.price),
+                one.error or one.reason or "it was found so",
+                one.next,
             )
-            for one in found
+            for one in found.outposts
         ],
         keep=("outpost", "phase"),
     )
-    for name, error in errors.items():
-        yield render.clean(f"  · {name}: {error.message}")
-        if error.hint:
-            yield render.clean(f"    → {error.hint}")
+    for name, said in found.errors.items():
+        first, *more = render.clean_lines(f"{name}: {said}").split("\n")
+        yield f"  · {first}"
+        yield from (f"  {line}" for line in more)
     if dry_run:
-        yield from (f"would bring {_line(one)}" for one in decisions)
-        if not decisions:
+        yield from (f"would bring {_line(one)}" for one in found.decisions)
+        if not found.decisions:
             yield "nothing would be changed now"
 
 
