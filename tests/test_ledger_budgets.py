@@ -127,7 +127,7 @@ def test_a_budget_counts_what_it_names(ledger, budget, counts):
 
 
 def test_what_stands_counts_for_the_length_of_the_window(ledger):
-    some = (Budget(name="b", window="day", usd=3.0, standing=0.1),)
+    some = (Budget(name="b", window="day", usd=3.0, standing=(("local", 0.1),)),)
     refused = reserve(ledger, "a", budgets=some, agent_cost=0.7)
     assert refused.outcome is Outcome.BUDGET
     assert "2.40 USD of 3.00 USD" in refused.detail

@@ -48,7 +48,7 @@ def budget_lines(budgets: Sequence[tuple[Budget, Use]]) -> Iterator[str]:
         if use.standing:
             yield (
                 f"  · {render.clean(one.name)}: {render.money(dollars(use.standing))} of it for"
-                " outposts that cost something without a worker"
+                " outposts that cost something without a worker, and for machines"
             )
         if use.used >= WARN_AT * use.cap:
             yield f"  → {render.clean(one.name)}: {_left(use)}"

@@ -70,6 +70,7 @@ class Wanted:
         besides: its own id, when what it holds already does not count.
         parking: whether parked accounts are left alone.
         if_up: whether an outpost that is down counts as up.
+        machine: nano-dollars an hour of the machine that would have to be started for it.
     """
 
     worker: str
@@ -86,6 +87,7 @@ class Wanted:
     besides: str = ""
     parking: bool = True
     if_up: bool = False
+    machine: int = 0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -177,7 +179,8 @@ def _over(
             return Refusal(outcome=Outcome.BUDGET, detail=detail)
         meter = budgets.meter(budget)
         use = meter.use(ask, wanted.now, wanted.besides)
-        detail, until = budgets.refusal(meter, use, wanted.worst, ask, wanted.now)
+        worst = wanted.worst + (wanted.machine if budget.counts_places(wanted.outpost) else 0)
+        detail, until = budgets.refusal(meter, use, worst, ask, wanted.now)
         answer.meters.append((meter, use.used if detail else use.used + wanted.worst))
         if detail:
             return Refusal(outcome=Outcome.BUDGET, detail=detail, until=until)

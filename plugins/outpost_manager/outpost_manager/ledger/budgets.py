@@ -2,7 +2,8 @@
 
 A window ends now and has a fixed length (3,600 s, 24 h, 7 d, 30 d). It holds what open workers have
 reserved (or spent, where that is more), what ended workers cost whose end was heard of within it,
-and what outposts cost in so long a time without a worker. A reservation is checked in its own
+and what outposts cost in so long a time without a worker, or their machines in the time in which
+they are up. A reservation is checked in its own
 transaction, so that no window ever holds more than its budget, however many processes reserve.
 """
 
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from outpost_core.types import Json
 from outpost_manager.config import patterns
-from outpost_manager.ledger import money, rows, values
+from outpost_manager.ledger import machines, money, rows, values
 
 if TYPE_CHECKING:
     import sqlite3
@@ -55,7 +56,8 @@ class Budget:
         rig: of repositories (see `patterns.of_rig`).
         label: of labels of issues.
         account: of accounts.
-        standing: USD an hour that those outposts cost without a worker.
+        standing: USD an hour that each of those outposts costs without a worker, whatever is up of
+            it.
     """
 
     name: str
@@ -65,7 +67,7 @@ class Budget:
     rig: tuple[str, ...] = ()
     label: tuple[str, ...] = ()
     account: tuple[str, ...] = ()
-    standing: float = 0.0
+    standing: tuple[tuple[str, float], ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -81,6 +83,12 @@ class Budget:
             and (not self.rig or patterns.fits(rig or "", _rigs(self.rig)))
         )
 
+    def counts_places(self, outpost: str) -> bool:
+        """Whether what an outpost costs without a worker counts; that is of no rig, say."""
+        if self.rig or self.label or self.account:
+            return False
+        return not self.outpost or patterns.fits(outpost, self.outpost)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Use:
@@ -90,7 +98,8 @@ class Use:
         cap: what it may hold.
         reserved: what open workers hold.
         spent: what ended workers cost.
-        standing: what outposts cost in so long a time without a worker.
+        standing: what outposts cost in so long a time without a worker, and what machines that are
+            brought up and down have cost and may cost in the next hour.
     """
 
     cap: int
@@ -115,9 +124,8 @@ class Meter:
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
         self.cap = money.nano(budget.usd, f"the budget {budget.name}")
-        self.standing = money.nano(
-            budget.standing * budget.seconds / money.HOUR, f"what stands in {budget.name}"
-        )
+        usd = sum(usd for _, usd in budget.standing) * budget.seconds / money.HOUR
+        self.standing = money.nano(usd, f"what stands in {budget.name}")
         where, args = _conditions(budget)
         self._args = args
         self._rows = f"SELECT {_OPEN_ROWS} FROM {OPEN} AND w.id <> ?{where}"  # noqa: S608
@@ -143,7 +151,11 @@ class Meter:
         else:
             ((reserved,),) = ask(self._rows, [besides, *self._args])
         spent = self.spent(ask, now - self.budget.seconds)
-        return Use(cap=self.cap, reserved=reserved, spent=spent, standing=self.standing)
+        budget = self.budget
+        up = machines.cost(
+            ask, budget.counts_places, budget.seconds, now, lambda name: standing_of(budget, name)
+        )
+        return Use(cap=self.cap, reserved=reserved, spent=spent, standing=self.standing + up)
 
     def spent(self, ask: Ask, since: float) -> int:
         """Return what ended workers cost of whose end was heard since a moment."""
@@ -169,6 +181,12 @@ def meter(budget: Budget) -> Meter:
     return Meter(budget)
 
 
+def standing_of(budget: Budget, outpost: str) -> int:
+    """Return the nano-dollars an hour that an outpost costs in a budget, whatever is up of it."""
+    usd = next((usd for name, usd in budget.standing if name == outpost), 0.0)
+    return money.nano(usd, f"what {outpost} costs by itself")
+
+
 def refusal(meter: Meter, use: Use, worst: int, ask: Ask, now: float) -> tuple[str, float | None]:
     """Say why a worst case does not fit, and when it may; "" when it fits.
 
@@ -184,9 +202,11 @@ def refusal(meter: Meter, use: Use, worst: int, ask: Ask, now: float) -> tuple[s
     budget, show = meter.budget, money.show
     said = (
         f"budget {budget.name}: {show(use.used)} of {show(use.cap)} are reserved or spent in the"
-        f" last {_SAID[budget.window]}, and this may cost {show(worst)}"
+        f" last {SAID[budget.window]}, and this may cost {show(worst)}"
     )
-    if use.standing + worst > use.cap:
+    if up := use.standing - meter.standing:
+        said += f" ({show(up)} for machines that are or were up)"
+    if meter.standing + worst > use.cap:
         return f"{said}, which is more than it ever holds", None
     until = meter.until(ask, now, use.used + worst - use.cap)
     if until is None:
@@ -221,7 +241,7 @@ def warn(db: sqlite3.Connection, meter: Meter, used: int, now: float, worker: st
 
 
 #: A window in words.
-_SAID: Final = {"hour": "hour", "day": "24 hours", "week": "7 days", "month": "30 days"}
+SAID: Final = {"hour": "hour", "day": "24 hours", "week": "7 days", "month": "30 days"}
 
 
 @lru_cache(maxsize=256)

@@ -12,9 +12,9 @@ from outpost_manager.ledger import (
     breakers,
     budgets,
     clock,
+    machines,
     money,
     rows,
-    scaling,
     turns,
     values,
 )
@@ -38,7 +38,7 @@ _LOOK: Final = (
     f" iif(?, {rows.SETTLED_AT}, 0),"
     " EXISTS (SELECT 1 FROM parked) OR EXISTS (SELECT 1 FROM breakers WHERE state <> 'closed')"
     " OR EXISTS (SELECT 1 FROM scaling WHERE phase <> 'up'),"
-    f" iif(?, {scaling.COSTS}, 0)"
+    f" iif(?, {machines.COSTS}, 0)"
     " FROM (SELECT 1) LEFT JOIN workers w ON w.id = ? LEFT JOIN held h ON h.outpost = ?"
 )
 _INSERT: Final = (
@@ -74,6 +74,7 @@ class Reservation:
         if_up: whether an outpost that is down counts as up.
         entry: digest of the queue's entry that it is placed for, as that was seen: one that does
             not wait any more is not placed; "" when it is placed by hand.
+        machine: USD an hour of the machine that would have to be started for it.
         rules: those of the queue, where it is placed for an entry: how many may run at once.
     """
 
@@ -96,6 +97,7 @@ class Reservation:
     if_up: bool = False
     entry: str = ""
     rules: QueueRules | None = None
+    machine: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,6 +214,7 @@ class Draft:
             now=clock.now(),
             besides=besides,
             if_up=item.if_up,
+            machine=money.nano(item.machine, f"what {item.outpost} costs an hour"),
         )
 
 

@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from outpost_core.errors import PlacementError
-from outpost_manager.ledger import money, rows, values
+from outpost_manager.ledger import affording, clock, machines, money, rows, values
 
 if TYPE_CHECKING:
-    import sqlite3
+    from collections.abc import Sequence
 
     from outpost_core.types import Json
-    from outpost_manager.ledger.budgets import Ask
+    from outpost_manager.ledger.budgets import Ask, Budget
     from outpost_manager.ledger.store import Store
 
 #: Seconds until what could not be brought up is tried again: at first, and at most.
@@ -88,8 +87,6 @@ class Scaled:
 
 #: What is said of a place that is down and well.
 _WHEN: Final = " (starts when needed)"
-#: Nano-dollars an hour that what is up of an outpost costs.
-COSTS: Final = "coalesce((SELECT price FROM scaling WHERE outpost = ? AND phase <> 'down'), 0)"
 _COLUMNS: Final = (
     "outpost, phase, desired, running, since, decision, reason, price, failures, retry_at, error,"
     " busy_at"
@@ -142,12 +139,15 @@ class Scaling:
         if known is not None and (known.phase, known.running) == (phase, running):
             if _nano(outpost, known.price) != cost:
                 with self._store.write(durable=False) as db:
+                    before = machines.hourly(db, outpost)
                     db.execute(
                         "UPDATE scaling SET price = ? WHERE outpost = ? AND phase = ?",
                         (cost, outpost, phase),
                     )
+                    machines.tell(db, "", now, outpost, {}, before)
             return False
         with self._store.write(durable=False) as db:
+            before = machines.hourly(db, outpost)
             fresh = db.execute(
                 "INSERT OR IGNORE INTO scaling (outpost, phase, desired, running, since, busy_at,"
                 " price) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -160,10 +160,11 @@ class Scaling:
                     " error = '', price = ? WHERE outpost = ? AND phase IN ('up', 'down')",
                     (running, running, phase, now, phase, now, phase, cost, outpost),
                 ).rowcount
-            if fresh and (known is None or known.phase is not phase):
-                word = "scaled_up" if phase is Phase.UP else "scaled_down"
-                rows.tell(db, word, now, "", outpost,
-                          {"running": running, "reason": "it was found so"})  # fmt: skip
+            word = "scaled_up" if phase is Phase.UP else "scaled_down"
+            if not fresh or (known is not None and known.phase is phase):
+                word = ""
+            data: dict[str, Json] = {"running": running, "reason": "it was found so"}
+            machines.tell(db, word, now, outpost, data, before)
             return bool(fresh)
 
     def busy(self, outpost: str, now: float) -> None:
@@ -184,11 +185,12 @@ class Scaling:
         more: bool,
         always: bool = False,
         cap: float | None = None,
+        budgets: Sequence[Budget] = (),
     ) -> bool:
         """Write down what was decided, before anything is done; False when somebody was faster.
 
-        From here on its price counts within the cap of its outpost, in each reservation's own
-        transaction, and until it is down.
+        From here on its price counts within the cap of its outpost and within budgets, in each
+        reservation's own transaction, and until it is down.
 
         Args:
             outpost: its name.
@@ -201,16 +203,19 @@ class Scaling:
             more: it is to have more than before, else less.
             always: it takes work while it changes.
             cap: USD that the outpost, its workers included, may cost in any hour; None for any.
+            budgets: all that are configured.
 
         Raises:
             PlacementError: with what its workers hold, or have spent in this hour, it would cost
-                more than the cap.
+                more than the cap, or a budget would be passed.
         """
         phase = Phase.UP if always else Phase.STARTING if more else Phase.DRAINING
         cost = _nano(outpost, price)
         with self._store.write(only_here=True) as db:
-            if more and cap is not None and cost is not None:
-                _within(db, outpost, cost, money.nano(cap, f"cost_cap_hourly of {outpost}"), now)
+            before_cost = machines.hourly(db, outpost)
+            if more and cost:
+                affording.within_cap(db, outpost, cost, cap, now)
+                affording.within_budgets(db, outpost, cost, budgets, now)
             # what goes down costs as before until it is down
             done = db.execute(
                 "UPDATE scaling SET phase = ?, desired = ?, since = ?, decision = ?, reason = ?,"
@@ -219,7 +224,7 @@ class Scaling:
             ).rowcount
             if done:
                 data: dict[str, Json] = {"to": to, "reason": reason, "decision": decision}
-                rows.tell(db, "scaling", now, "", outpost, data | {"price": price})
+                machines.tell(db, "scaling", now, outpost, data | {"price": price}, before_cost)
             return bool(done)
 
     def empty(self, outpost: str, now: float) -> bool:
@@ -262,7 +267,7 @@ class Scaling:
             ).fetchone()
             if found is None:
                 return False
-            before = _scaled(found)
+            before, cost = _scaled(found), machines.hourly(db, outpost)
             reason = rows.text(why) or before.reason
             db.execute(
                 "UPDATE scaling SET phase = ?, running = ?, since = ?, busy_at = ?, failures = 0,"
@@ -272,7 +277,7 @@ class Scaling:
             word = "scaled_up" if running > before.running or phase is Phase.UP else "scaled_down"
             if always and running < before.running:
                 word = "scaled_down"
-            rows.tell(db, word, now, "", outpost, {"running": running, "reason": reason})
+            machines.tell(db, word, now, outpost, {"running": running, "reason": reason}, cost)
             return True
 
     def refused(self, outpost: str, back: Phase, error: str, now: float) -> None:
@@ -292,40 +297,28 @@ class Scaling:
             if found is None:
                 return
             failures = (found[0] if isinstance(found[0], int) else 0) + 1
+            cost = machines.hourly(db, outpost)
             db.execute(
                 "UPDATE scaling SET phase = ?, since = ?, failures = ?, retry_at = ?, error = ?"
                 " WHERE outpost = ?",
                 (back, now, failures, now + pause(failures), error, outpost),
             )
             data: dict[str, Json] = {"reason": error, "failures": failures, "phase": back.value}
-            rows.tell(db, "scale_refused", now, "", outpost, data)
+            machines.tell(db, "scale_refused", now, outpost, data, cost)
 
     def forget(self, outpost: str) -> bool:
         """Have an outpost be used as any other again; not while something is under way there."""
         with self._store.write(durable=False) as db:
-            return bool(
-                db.execute(
-                    "DELETE FROM scaling WHERE outpost = ? AND phase IN ('up', 'down')", (outpost,)
-                ).rowcount
-            )
+            cost = machines.hourly(db, outpost)
+            gone = db.execute(
+                "DELETE FROM scaling WHERE outpost = ? AND phase IN ('up', 'down')", (outpost,)
+            ).rowcount
+            machines.tell(db, "", clock.now(), outpost, {}, cost)
+            return bool(gone)
 
 
 def _nano(outpost: str, price: float | None) -> int | None:
     return None if price is None else money.nano(price, f"what {outpost} costs an hour")
-
-
-def _within(db: sqlite3.Connection, outpost: str, cost: int, cap: int, now: float) -> None:
-    """See to it that a machine fits into the cap beside what workers hold and have spent."""
-    ((used,),) = db.execute(
-        f"SELECT coalesce((SELECT cost FROM held WHERE outpost = ?), 0) + {rows.SETTLED_AT}",  # noqa: S608
-        (outpost, outpost, now - money.HOUR),
-    ).fetchall()
-    if used + cost > cap:
-        raise PlacementError(
-            f"{outpost} would cost {money.show(cost)} an hour; {money.show(used)} of the"
-            f" {money.show(cap)} of its cost_cap_hourly are reserved or spent",
-            hint="raise cost_cap_hourly, or wait until its workers have ended",
-        )
 
 
 def obstacle(ask: Ask, outpost: str) -> str:

@@ -22,6 +22,17 @@ _FRESH: Final = 30.0
 _NONE: Final[Mapping[str, float | None]] = MappingProxyType({})
 
 
+def to_start(rows: Mapping[str, Scaled], prices: Mapping[str, float | None]) -> dict[str, float]:
+    """Return what machines that are down will cost an hour: a worker has to fit in beside its own.
+
+    Args:
+        rows: what the ledger knows of outposts that are scaled.
+        prices: USD an hour of one unit of each, where that is known.
+    """
+    down = {name for name, row in rows.items() if row.phase is Phase.DOWN}
+    return {name: price for name, price in prices.items() if price and name in down}
+
+
 async def sheets_if_up(
     placement: Placement,
     order: Order,
@@ -39,6 +50,7 @@ async def sheets_if_up(
         avoid: the outpost that it is not to go to; "" for none.
         prices: USD an hour of one unit of each, where that is known.
     """
+    machines = to_start(rows, prices)
     (sheets,) = await placement.overview.sheets([order], time.time())
     found = []
     for sheet in sheets:
@@ -46,9 +58,7 @@ async def sheets_if_up(
         if sheet.name == avoid:
             continue
         if row is not None and row.phase in TO_COME:
-            # what is down costs nothing yet: a worker has to fit in beside its machine
-            more = (prices.get(sheet.name) or 0.0) if row.phase is Phase.DOWN else 0.0
-            spent = sheet.spent + more
+            spent = sheet.spent + machines.get(sheet.name, 0.0)
             found.append(replace(sheet, available=True, unavailable_reason="", spent=spent))
         else:
             found.append(sheet)
@@ -56,7 +66,11 @@ async def sheets_if_up(
 
 
 async def ranked_if_up(
-    placement: Placement, order: Order, sheets: Sequence[Candidate], place: str | None
+    placement: Placement,
+    order: Order,
+    sheets: Sequence[Candidate],
+    place: str | None,
+    machines: Mapping[str, float],
 ) -> tuple[str, ...]:
     """Return the outposts that would take an order if nothing ran there, the best first.
 
@@ -65,13 +79,14 @@ async def ranked_if_up(
         order: what is to be done.
         sheets: see `sheets_if_up`.
         place: the one outpost for it, or None.
+        machines: see `to_start`.
 
     Raises:
         OutpostError: nobody can say.
     """
     roomy = [replace(sheet, active=0) for sheet in sheets]
     said = placement.assign(order, roomy, place).explain()
-    said = await placement.foreseen(order, said, sheets, if_up=True)
+    said = await placement.foreseen(order, said, sheets, if_up=True, machines=machines)
     return tuple(one.outpost for one in said.verdicts if one.eligible)
 
 
@@ -109,7 +124,8 @@ async def comes_up(placement: Placement, order: Order, place: str | None, *, unk
         else sheet
         for sheet in sheets
     ]
-    return not down.isdisjoint(await ranked_if_up(placement, order, sheets, place))
+    machines = to_start(rows, prices)
+    return not down.isdisjoint(await ranked_if_up(placement, order, sheets, place, machines))
 
 
 def _just_up(row: Scaled, now: float) -> bool:

@@ -133,6 +133,7 @@ class Placement:
         sheets: Sequence[Candidate],
         *,
         if_up: bool = False,
+        machines: Mapping[str, float] = MappingProxyType({}),
     ) -> Explanation:
         """Return an explanation that also says where money, accounts or breakers are in the way.
 
@@ -141,13 +142,15 @@ class Placement:
             said: what the policy says of it.
             sheets: what it saw.
             if_up: whether outposts that are down count as up.
+            machines: USD an hour of those that would have to be started, by outpost.
         """
         pending = PendingOrder(order=order, digest=wire.digest(order))
         pending.candidates = {sheet.name: sheet for sheet in sheets}
         pending.queue = [one.outpost for one in said.verdicts if one.eligible]
         asked: list[Reservation] = []
         while (found := self._next(pending)) is not None:
-            asked.append(replace(found, if_up=if_up))
+            machine = machines.get(found.outpost, 0.0)
+            asked.append(replace(found, if_up=if_up, machine=machine))
         answers = await self.ledger.foresee(asked)
         why = {
             one.outpost: answer.detail

@@ -64,7 +64,7 @@ class Purse:
                     label=one.label,
                     account=one.account,
                     # what stands belongs to no repository, label or account
-                    standing=0.0
+                    standing=()
                     if one.rig or one.label or one.account
                     else self._standing(one.outpost),
                 )
@@ -73,15 +73,17 @@ class Purse:
             self._of = config
         return self._budgets
 
-    def _standing(self, patterns: tuple[str, ...]) -> float:
-        usd = 0.0
+    def _standing(self, patterns: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
+        found = []
         for outpost in self.fleet.config.outposts:
             if not patterns or fits(outpost.name, patterns):
                 try:
-                    usd += self.overview.standing(outpost.name)
+                    usd = self.overview.standing(outpost.name)
                 except OutpostError:  # whoever lists outposts says so; it takes no order
                     continue
-        return usd
+                if usd:
+                    found.append((outpost.name, usd))
+        return tuple(found)
 
     def accounts(self, agent: str) -> tuple[Account, ...]:
         """Return the accounts of an agent, in the order of preference; none: it has none."""

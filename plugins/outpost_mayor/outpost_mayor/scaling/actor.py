@@ -6,9 +6,9 @@ lock of the outpost.
 
 An outpost is stopped only while nobody works there: it gets no more workers once it drains, the
 ledger knows of none that has not ended, its own list shows none (of others neither), and work that
-no remote has is rescued before. All of that is asked again right before the stop, by whoever goes on
-with it. Where any of it cannot be seen, it stays up, and says why; one that seems to be off is not
-told to stop: a line that is cut looks like that.
+no remote has is rescued before. All of that is asked again right before the stop, by whoever goes
+on with it. Where any of it cannot be seen, it stays up, and says why; one that seems to be off is
+not told to stop: a line that is cut looks like that.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from outpost_core.errors import LedgerError, OutpostError
 from outpost_manager.fleet.overview import slots_of
-from outpost_manager.placing.ifup import ranked_if_up, sheets_if_up
+from outpost_manager.placing.ifup import ranked_if_up, sheets_if_up, to_start
 from outpost_mayor.scaling.actor import rule_of
 from outpost_mayor.scaling.decide import Demand, Place
 
@@ -71,6 +71,7 @@ async def demands(
     """
     found: list[Demand] = []
     free: dict[str, int | None] = {}
+    machines = to_start(rows, prices)
     for order, place, avoid, count in await _waiting(manager):
         sheets = await sheets_if_up(manager.placement, order, rows, avoid=avoid, prices=prices)
         for sheet in sheets:
@@ -78,7 +79,7 @@ async def demands(
                 slots = sheet.max_workers
                 free[sheet.name] = None if slots is None else max(0, slots - sheet.active)
         try:
-            ranked = await ranked_if_up(manager.placement, order, sheets, place)
+            ranked = await ranked_if_up(manager.placement, order, sheets, place, machines)
         except LedgerError:
             raise
         except OutpostError:  # the dispatcher says so

@@ -65,7 +65,7 @@ class Hand:
 
         Raises:
             UsageError: something else is under way there.
-            PlacementError: it would cost more than `cost_cap_hourly`.
+            PlacementError: it would cost more than `cost_cap_hourly`, or pass a budget.
         """
         row = await self.row()
         if row.phase in (Phase.STARTING, Phase.STOPPING):
@@ -76,7 +76,7 @@ class Hand:
         begun = await self._manager.ledger.scaling.begin(
             self._name, row.phase, decision.to, now=time.time(), reason=decision.why,
             price=decision.price, decision="hand", more=decision.more, always=always,
-            cap=cap_of(self._manager, self._name),
+            cap=cap_of(self._manager, self._name), budgets=self._manager.purse.budgets(),
         )  # fmt: skip
         if not begun:
             raise UsageError(f"somebody else was faster with {self._name}", hint="outpost scale")

@@ -94,6 +94,7 @@ class Scaler:
                     one.outpost, phase, one.to, now=now, reason=one.why, price=one.price,
                     decision="mayor", more=one.more, always=always,
                     cap=cap_of(self._manager, one.outpost),
+                    budgets=self._manager.purse.budgets(),
                 )  # fmt: skip
             except PlacementError as error:
                 await scaling.refused(one.outpost, phase, error.message, now)

@@ -122,7 +122,8 @@ class BudgetWatch:
         self._held += worst
         while self._ended and self._ended[0][0] <= now - self.budget.seconds:
             self._spent -= self._ended.popleft()[1]
-        standing = self.budget.standing * self.budget.seconds / 3600.0
+        hourly = sum(usd for _, usd in self.budget.standing)
+        standing = hourly * self.budget.seconds / 3600.0
         holds = self._held + self._spent + standing
         self.most = max(self.most, holds)
         if holds <= self.budget.usd + _EPSILON * max(1.0, self.budget.usd):
