@@ -288,8 +288,8 @@ SHAPES: Final[Mapping[str, Shape]] = {
                 "used_usd": "what the window that ends now holds: the next three",
                 "reserved_usd": "what running workers may cost, or have cost where that is more",
                 "spent_usd": "what workers cost that have ended",
-                "standing_usd": "what outposts cost in so long a time without a worker, and machines"
-                " that were up in it, with the hour to come",
+                "standing_usd": "what outposts cost in so long a time without a worker; machines"
+                " that are started when needed as long as they were up, and an hour to come",
                 "left_usd": "what may be reserved still",
                 "counts": {
                     "outpost": ["patterns; empty for all"],

@@ -14,7 +14,7 @@ from outpost_manager.ledger import money, values
 from outpost_manager.ledger.budgets import ENDED, OPEN, WINDOWS
 
 if TYPE_CHECKING:
-    from outpost_manager.ledger.budgets import Ask
+    from outpost_manager.ledger.values import Ask
 
 #: Seconds by which a parking may have been written in the future; more was another clock's.
 _SLACK: Final = 5.0

@@ -17,7 +17,8 @@ from outpost_manager.ledger import accounts, breakers, budgets, scaling
 if TYPE_CHECKING:
     from outpost_manager.ledger.accounts import Account
     from outpost_manager.ledger.breakers import Breaker
-    from outpost_manager.ledger.budgets import Ask, Budget, Meter
+    from outpost_manager.ledger.budgets import Budget, Meter
+    from outpost_manager.ledger.values import Ask
 
 
 class Outcome(StrEnum):

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import sqlite3
 
     from outpost_core.types import Result
-    from outpost_manager.ledger.budgets import Ask
     from outpost_manager.ledger.store import Store
+    from outpost_manager.ledger.values import Ask
 
 OUTPOST, ACCOUNT = "outpost", "account"
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"

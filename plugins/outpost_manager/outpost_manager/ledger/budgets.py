@@ -9,10 +9,10 @@ transaction, so that no window ever holds more than its budget, however many pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from outpost_core.types import Json
 from outpost_manager.config import patterns
@@ -21,8 +21,7 @@ from outpost_manager.ledger import machines, money, rows, values
 if TYPE_CHECKING:
     import sqlite3
 
-#: Asks the ledger: a statement and its arguments, answered by all rows.
-Ask: TypeAlias = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
+    from outpost_manager.ledger.values import Ask
 
 #: The lengths of windows, in seconds.
 WINDOWS: Final = {"hour": money.HOUR, "day": 86_400.0, "week": 7 * 86_400.0, "month": 30 * 86_400.0}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import sqlite3
 
     from outpost_core.types import Json
-    from outpost_manager.ledger.budgets import Ask
+    from outpost_manager.ledger.values import Ask
 
 #: Nano-dollars an hour that what is up of an outpost costs.
 COSTS: Final = "coalesce((SELECT price FROM scaling WHERE outpost = ? AND phase <> 'down'), 0)"

@@ -245,7 +245,7 @@ def reserve(db: sqlite3.Connection, draft: Draft) -> Answer:
     return Answer(outcome=Outcome.RESERVED, worker=draft.reserved(), account=account)
 
 
-def foresee(ask: budgets.Ask, draft: Draft) -> Answer:
+def foresee(ask: values.Ask, draft: Draft) -> Answer:
     """Say what would come of a reservation, slots and the outpost's cap left aside.
 
     Nothing is changed.

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from outpost_core.types import Json
-    from outpost_manager.ledger.budgets import Ask, Budget
+    from outpost_manager.ledger.budgets import Budget
     from outpost_manager.ledger.store import Store
+    from outpost_manager.ledger.values import Ask
 
 #: Seconds until what could not be brought up is tried again: at first, and at most.
 AGAIN, AGAIN_MOST = 30.0, 1800.0

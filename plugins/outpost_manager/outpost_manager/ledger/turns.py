@@ -13,8 +13,8 @@ from outpost_manager.ledger.entries import COLUMNS, Entry, from_row
 if TYPE_CHECKING:
     import sqlite3
 
-    from outpost_manager.ledger.budgets import Ask
     from outpost_manager.ledger.store import Store
+    from outpost_manager.ledger.values import Ask
 
 #: The switch of the whole queue, and the words at which nothing of it is placed.
 SWITCH: Final = "queue"

@@ -7,12 +7,17 @@ An Outpost of before believed what outposts said, so that a ledger may hold a mo
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from outpost_shared import plausible
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from outpost_core.types import Result, Usage
+
+#: Asks the ledger: a statement and its arguments, answered by all rows.
+Ask: TypeAlias = "Callable[[str, Sequence[object]], list[tuple[Any, ...]]]"
 
 #: No clock is that wrong (2100).
 LATEST: Final = 4_102_444_800.0
