@@ -146,6 +146,22 @@ def untyped(page: Path) -> list[str]:
     return [match[1] for match in _FENCE.finditer(page.read_text(encoding="utf-8")) if match[1]]
 
 
+def elsewhere(page: Path, root: Path) -> list[str]:
+    """Return commands that are not typed since another page has them, which it has not.
+
+    Args:
+        page: one whose comments name other pages.
+        root: what their paths begin at.
+    """
+    lost = []
+    for match in _FENCE.finditer(page.read_text(encoding="utf-8")):
+        other = (match[1] or "").rpartition(": ")[2]
+        if other.endswith(".md"):
+            there = {step.command for step in steps(root / other) if isinstance(step, Typed)}
+            lost += [step.command for step in _typed(match[4], 0) if step.command not in there]
+    return lost
+
+
 def has_commands(page: Path) -> bool:
     """Whether a page has a reader type something."""
     return any(

@@ -19,6 +19,9 @@ from docswalk import Reader
 from peers.githttp import serving
 from peers.sshd import Sshd, sshd
 
+from outpost_cloudrun.testing.emulator import emulating
+from outpost_cloudrun.testing.keepers import end_keeper
+
 #: What the page about uninstalling names at a host.
 HOST: Final = (".local/state/outpost/far", ".cache/outpost/far")
 Names = Mapping[str, str]
@@ -168,6 +171,26 @@ def mayor(reader: Reader) -> Iterator[Names]:
         yield {"https://mayor.example.com:8765": f"http://{at}"}
 
 
+@contextmanager
+def google(reader: Reader) -> Iterator[Names]:
+    """A Cloud Run of this machine, and a repository that its containers reach."""
+    with emulating(reader.home / "google") as region:
+        (region.folder / "rigs").mkdir(exist_ok=True)
+        (region.folder / "rigs" / "app.git").symlink_to(reader.home / "app.git")
+        reader.typed("git -C ~/app.git config http.receivepack true")
+        reader.typed(f"git remote set-url origin {region.rigs.url('app')}")
+        reader.env.update(region.environment)
+        region.cloud.secrets["projects/my-gcp-project/secrets/anthropic-key"] = ["a key"]
+        region.cloud.surroundings["PATH"] = reader.env["PATH"]
+        yield {
+            "--service gastown-worker": "--service gastown-worker --auth metadata --endpoint "
+            + region.admin,
+            "service: gastown-worker": "service: gastown-worker\n    auth: metadata\n    endpoint: "
+            + region.admin,
+        }
+        end_keeper(reader.home / ".local" / "state" / "outpost" / "outposts" / "burst")
+
+
 _SPENT: Final = """\
 outposts: [{name: local, type: local}]
 budgets: [{name: daily, window: day, usd: 40}]
@@ -206,8 +229,8 @@ def money(reader: Reader) -> Iterator[Names]:
 
 #: page → what its reader has.
 STAGES: Final[Mapping[str, Stage]] = {
-    "README": host,
     "add-an-agent": package,
+    "cloudrun": google,
     "cost": money,
     "install": used,
     "review": github,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from docswalk import File, Reader, Typed, escaped, has_commands, matches, steps, untyped
+from docswalk import File, Reader, Typed, elsewhere, escaped, has_commands, matches, steps, untyped
 from guidestages import STAGES, nothing
 
 from outpost_core.discovery import Plugins
@@ -43,6 +43,7 @@ BEFORE = {
 CALLED = {"mail": {"vm1": "local"}}
 #: Why blocks of these pages are not typed, what shows the same, and how many they are.
 UNTYPED = {
+    "another page has it: docs/start/second-machine.md": 2,
     "an account has to be parked: tests/test_agents_parked.py": 1,
     "it builds an image: plugins/outpost_container/tests/test_image_command.py": 3,
     "it installs packages: scripts/wheels": 4,
@@ -83,8 +84,9 @@ def test_what_a_page_says_can_be_typed(page: Path, reader: Reader) -> None:
 
 def test_what_is_not_typed_is_named_with_the_reason() -> None:
     assert Counter(why for page in PAGES for why in untyped(page)) == UNTYPED
-    shown = [why.partition(": ")[2] for why in UNTYPED]
+    shown = [why.partition(": ")[2] for why in UNTYPED]  # "" is the root
     assert [path for path in shown if not (ROOT / path).exists()] == []
+    assert [line for page in PAGES for line in elsewhere(page, ROOT)] == []
     assert [line for page in PAGES for line in escaped(page)] == []
     assert {*STAGES} <= {page.stem for page in PAGES}
 

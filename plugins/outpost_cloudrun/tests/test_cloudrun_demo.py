@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -36,29 +35,14 @@ def left(own: Path) -> list[str]:
 
 def test_the_demo_does_the_main_job_and_leaves_nothing(own_tmp: Path) -> None:
     done = subprocess.run(
-        [*OUTPOST, "demo", "--cloudrun", "--json"], capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    said = json.loads(done.stdout)
-    assert said["ok"]
-    assert said["workers"][0]["outpost"] == "cloudrun"
-    assert said["workers"][0]["status"] == "done"
-    assert '+print("Hello, world")' in said["diff"]
-    assert left(own_tmp) == []
-    assert list(own_tmp.glob("outpost-demo-*")) == []
-
-
-def test_the_demo_shows_how_it_is_typed_and_where_it_runs(own_tmp: Path) -> None:
-    done = subprocess.run(
-        [*OUTPOST, "demo", "--cloudrun", "--keep"], capture_output=True, text=True, timeout=200
+        [*OUTPOST, "demo", "--cloudrun"], capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "without an account" in done.stderr
     assert "demo-1.1 done at cloudrun" in done.stdout
-    (kept,) = own_tmp.glob("outpost-demo-*")
-    happened = (kept / "google" / "journal.ndjson").read_text()
-    assert '"what": "instance.started"' in happened
+    assert '+print("Hello, world")' in done.stdout
     assert left(own_tmp) == []
+    assert list(own_tmp.glob("outpost-demo-*")) == []
 
 
 def test_a_demo_that_is_broken_off_leaves_nothing(own_tmp: Path) -> None:
