@@ -175,7 +175,7 @@ def test_the_token_is_sent_to_the_server_and_nowhere_else(
 @pytest.mark.parametrize(
     "words",
     [("diff", "x"), ("doctor",), ("config", "show"), ("add", "local", "x"),
-     ("mail", "outbox"), ("demo",), ("plugins",), ("token", "list")],
+     ("demo",), ("plugins",), ("token", "list")],
 )  # fmt: skip
 def test_what_works_on_the_machine_alone_is_refused_before_anything(
     server: Server, words: tuple[str, ...], tmp_path: Path

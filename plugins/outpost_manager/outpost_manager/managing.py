@@ -12,9 +12,18 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from outpost_core.errors import OutpostError
-    from outpost_core.types import Cleaned, Event, Explanation, Health, Order, Usage, Worker
+    from outpost_core.types import (
+        Cleaned,
+        Event,
+        Explanation,
+        Health,
+        Message,
+        Order,
+        Usage,
+        Worker,
+    )
     from outpost_manager.fleet.overview import OutpostView
-    from outpost_manager.ledger import Added, Budget, Entry
+    from outpost_manager.ledger import Added, Budget, Entry, Letter
     from outpost_manager.ledger.budgets import Use
     from outpost_manager.ledger.entries import Decided
     from outpost_manager.ledger.spend import Total
@@ -227,3 +236,22 @@ class Managing(Protocol):
 
     def events(self, after: int | None = None) -> AsyncGenerator[Event, None]:
         """Yield what happens; never ends."""
+
+    # --- mail ---------------------------------------------------------------------------------
+
+    async def send_mail(self, outpost: str, message: Message) -> Letter:
+        """Keep a message in the outbox and try to deliver it to someone at an outpost."""
+
+    async def inbox(
+        self, names: Iterable[str] | None = None, identity: str = ""
+    ) -> dict[str, Sequence[Message] | OutpostError]:
+        """Ask outposts for the mail that waits there."""
+
+    async def outbox(self, *, all: bool = False) -> list[Letter]:  # noqa: A002
+        """Return the mail that is not delivered, oldest first; `all`: also what lately was."""
+
+    async def flush_mail(self, names: Iterable[str] | None = None) -> list[Letter]:
+        """Try all mail that waits, now; return what was tried, as it is afterwards."""
+
+    async def drop_mail(self, ref: str) -> Letter:
+        """Forget mail by its id or the beginning of it."""

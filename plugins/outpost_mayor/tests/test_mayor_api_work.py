@@ -102,6 +102,21 @@ def test_the_queue_by_hand(api: Api) -> None:
     assert api.ask("GET", "/v1/batches/day").status == 404
 
 
+def test_mail_is_sent_read_and_dropped(api: Api) -> None:
+    said = {"outpost": "local", "to": "mayor/", "subject": "Tests fail", "body": "See CI."}
+    sent = fine(api.ask("POST", "/v1/mail", said), SHAPES["mail send"])["letter"]
+    assert (sent["state"], sent["from"]) == ("delivered", "overseer")
+    (box,) = fine(api.ask("GET", "/v1/mail/inbox?outpost=local"), SHAPES["mail inbox"])["outposts"]
+    assert [one["subject"] for one in box["messages"]] == ["Tests fail"]
+    for wrong, status in ({"outpost": "nowhere"}, 404), ({"to": "a\r\nb"}, 400), ({"x": 1}, 422):
+        assert api.ask("POST", "/v1/mail", said | wrong).status == status, wrong
+    assert fine(api.ask("GET", "/v1/mail"), SHAPES["mail outbox"]) == {"letters": []}
+    assert fine(api.ask("POST", "/v1/mail/flush", {}), SHAPES["mail flush"]) == {"letters": []}
+    (kept,) = fine(api.ask("GET", "/v1/mail?all=true"))["letters"]
+    assert fine(api.ask("DELETE", f"/v1/mail/{kept['id']}"), SHAPES["mail drop"])
+    assert api.ask("DELETE", f"/v1/mail/{kept['id']}").status == 404
+
+
 def test_money_accounts_schedules_and_the_mayor(api: Api) -> None:
     fine(api.ask("GET", "/v1/cost?by=agent&since=7d&forecast=true"), SHAPES["cost"])
     fine(api.ask("GET", "/v1/cost/forecast"))
@@ -134,7 +149,7 @@ def test_every_route_says_its_role_and_keeps_to_it(api: Api) -> None:
             assert (method == "get" or path == "/v1/explain") == (role in ("view", "")), path
             for mine, token in given.items():
                 if role and ranks[mine] < ranks[role]:
-                    asked = path.format(name="x", issue="x", ref="x")
+                    asked = path.format(name="x", issue="x", ref="x", id="x")
                     got = api.ask(method.upper(), asked, {}, remote=True, token=token)
                     assert got.status == 403, (method, path, mine)
             if role:

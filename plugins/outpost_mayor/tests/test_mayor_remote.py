@@ -133,6 +133,11 @@ def test_a_team_shares_one_queue_and_one_account_of_what_was_spent(
         until(lambda: view.json("queue", "show", fired)["entry"]["outcome"] == "done")
         assert "nightly" in work.run("schedule", "run", "nighty", code=4)
         work.run("queue", "pause", code=2)  # that is for admins
+        letter = ("mail", "send", "local:mayor/", "-s", "Tests fail", "-m", "See CI.")
+        assert "role work" in view.run(*letter, code=2)
+        assert "delivered to local:mayor/" in work.run(*letter)
+        assert "Tests fail" in view.run("mail", "inbox")
+        assert town.json("mail", "outbox", "--all") == view.json("mail", "outbox", "--all")
         Far(town, tmp_path / "own", f"unix:{town.state}/mayor/api.sock").run("queue", "pause")
         work.run("queue", "add", "q-1", "q-2", "--no-rig", "--batch", "b", "--", "true")
         assert [one["issue"] for one in view.json("queue", "list")["entries"]] == ["q-1", "q-2"]

@@ -10,14 +10,12 @@ import click
 from outpost_core.errors import OutpostError, UsageError
 from outpost_manager.cli import complete, output, render
 from outpost_manager.cli.session import Group, Session, command
-from outpost_manager.offloop import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from outpost_core.types import Message
     from outpost_manager.ledger import Letter
-    from outpost_manager.manager import Manager
 
 #: Gas Town's words for priorities.
 _WORDS: Final = {"urgent": "0", "high": "1", "normal": "2", "low": "3", "backlog": "4"}
@@ -34,7 +32,7 @@ mail = Group(
 )
 
 
-@command("send")
+@command("send", anywhere=True)
 @click.argument("address", metavar="OUTPOST:ADDRESS", shell_complete=complete.addresses)
 @click.option("-s", "--subject", required=True, metavar="TEXT", help="One line.")
 @click.option("-m", "--message", "body", metavar="TEXT", help="The text; - reads standard input.")
@@ -79,10 +77,7 @@ def send(
     )
     check(message)
 
-    async def work(manager: Manager) -> Letter:
-        return await manager.send_mail(outpost, message)
-
-    letter = session.run(work)
+    letter = session.anywhere(lambda manager: manager.send_mail(outpost, message))
     _answer(session, letter)
     click.get_current_context().exit(_code([letter]))
 
@@ -97,13 +92,18 @@ def _split(session: Session, address: str) -> tuple[str, str]:
     from outpost_core.nearest import suggest
 
     outpost, colon, to = address.partition(":")
-    names = [entry.name for entry in session.load_config()[0].outposts]
+    if session.far and colon:
+        return outpost, to  # the server knows its outposts
+    names = []
+    if not session.far:
+        names = [entry.name for entry in session.load_config()[0].outposts]
     if not colon:
         first = f"{names[0]}:{address}" if names else "OUTPOST:ADDRESS"
         shown = ", ".join(names[:30]) or "none"
+        there = "outpost list names them" if session.far else f"there are: {shown}"
         raise UsageError(
             f"{address[:80]!a} does not say at which outpost",
-            hint=f"such as {first[:120]}; there are: {shown}",
+            hint=f"such as {first[:120]}; {there}",
         )
     if outpost not in names:
         from outpost_core.errors import NotFoundError
@@ -137,7 +137,7 @@ def _read() -> str:
         ) from None
 
 
-@command("inbox")
+@command("inbox", anywhere=True)
 @click.argument("outpost", required=False, shell_complete=complete.outposts)
 @click.option("--identity", metavar="WHO", default="", help="Whose: gastown/polecat, mayor/.")
 @click.option("--unread", is_flag=True, help="Only what was not read.")
@@ -154,10 +154,8 @@ def inbox(session: Session, outpost: str | None, identity: str, unread: bool, fu
       outpost mail inbox vm1 --identity mayor/
     """
 
-    async def work(manager: Manager) -> dict[str, Sequence[Message] | OutpostError]:
-        return await manager.inbox([outpost] if outpost else None, identity)
-
-    answers = session.run(work)
+    names = [outpost] if outpost else None
+    answers = session.anywhere(lambda manager: manager.inbox(names, identity))
     if unread:
         answers = {
             name: a if isinstance(a, OutpostError) else [one for one in a if not one.read]
@@ -232,7 +230,7 @@ def _mark(message: Message) -> str:
     return ("" if message.read else "new") + ("!" if message.priority < 2 else "")
 
 
-@command("outbox")
+@command("outbox", anywhere=True)
 @click.option("--all", "all_", is_flag=True, help="Also what was delivered in the last 30 days.")
 def outbox(session: Session, all_: bool) -> None:
     """List the mail that is not delivered, and why.
@@ -243,12 +241,11 @@ def outbox(session: Session, all_: bool) -> None:
     Example:
       outpost mail outbox
     """
-    with session.manager() as manager:
-        letters = at_once(manager.outbox(all=all_))
+    letters = session.anywhere(lambda manager: manager.outbox(all=all_), at_once=True)
     session.answer(lambda: _shapes(letters), lambda: _outbox_lines(letters))
 
 
-@command("flush")
+@command("flush", anywhere=True)
 @click.argument("outposts", nargs=-1, metavar="[OUTPOST]...", shell_complete=complete.outposts)
 def flush(session: Session, outposts: tuple[str, ...]) -> None:
     """Try to deliver the mail that waits, now.
@@ -258,10 +255,7 @@ def flush(session: Session, outposts: tuple[str, ...]) -> None:
       outpost mail flush vm1
     """
 
-    async def work(manager: Manager) -> list[Letter]:
-        return await manager.flush_mail(outposts or None)
-
-    letters = session.run(work)
+    letters = session.anywhere(lambda manager: manager.flush_mail(outposts or None))
     session.answer(
         lambda: _shapes(letters),
         lambda: _outbox_lines(letters) if letters else ["no mail waits"],
@@ -269,7 +263,7 @@ def flush(session: Session, outposts: tuple[str, ...]) -> None:
     click.get_current_context().exit(_code(letters))
 
 
-@command("drop")
+@command("drop", anywhere=True)
 @click.argument("letter", metavar="ID", shell_complete=complete.undelivered)
 def drop(session: Session, letter: str) -> None:
     """Forget mail that was not delivered.
@@ -280,8 +274,7 @@ def drop(session: Session, letter: str) -> None:
     Example:
       outpost mail drop 3f2a
     """
-    with session.manager() as manager:
-        dropped = at_once(manager.drop_mail(letter))
+    dropped = session.anywhere(lambda manager: manager.drop_mail(letter), at_once=True)
 
     def data() -> object:
         from outpost_manager import jsonviews

@@ -17,6 +17,7 @@ from outpost_manager.placing import references
 from outpost_manager.remote import answers, parse, sse
 from outpost_manager.remote.client import Client, Query, segment
 from outpost_manager.remote.fields import Fields, NotBelievedError
+from outpost_manager.remote.mailing import Mailing
 from outpost_shared.backoff import reaching_again
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ _SILENCE: Final = 60.0
 _QUIET: Final = 300.0
 
 
-class RemoteManager:
+class RemoteManager(Mailing):
     """What commands ask of a server; see `managing.Managing`. Use it as an async context manager.
 
     Every method raises `UnreachableError` when the server cannot be asked.

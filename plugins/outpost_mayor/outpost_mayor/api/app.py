@@ -25,7 +25,7 @@ from outpost_core.errors import (
 )
 from outpost_mayor.api.guard import ForbiddenError, failure
 from outpost_mayor.api.metrics import Metrics
-from outpost_mayor.api.routes import events, mayor, money, outposts, queue, scaling, workers
+from outpost_mayor.api.routes import events, mail, mayor, money, outposts, queue, scaling, workers
 from outpost_shared.log import Logger
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _routed() -> FastAPI:
     return app
 
 
-_ROUTES: Final = (mayor, outposts, scaling, workers, queue, money, events)
+_ROUTES: Final = (mayor, outposts, scaling, workers, queue, mail, money, events)
 
 
 def _tags() -> list[dict[str, Any]]:

@@ -204,6 +204,23 @@ Schedules: Final = shaped(
     ),
 )  # fmt: skip
 Fired: Final = shaped("Fired", MAYOR["schedule run"], issue=str)
+_letter: Final = shaped(
+    "Letter", jsonshapes.LETTER, id=str, outpost=str, to=str, subject=str, body=str, priority=int,
+    state=str, tries=int, error=str, written_at=Moment, tried_at=Moment, next_try_at=Moment,
+    delivered_at=Moment, failed_at=Moment, **{"from": str},
+)  # fmt: skip
+Sent: Final = shaped("Sent", SHAPES["mail send"], letter=_letter)
+Letters: Final = shaped("Letters", SHAPES["mail outbox"], letters=many(_letter))
+_inbox: Final = SHAPES["mail inbox"]["outposts"][0]
+Inboxes: Final = shaped(
+    "Inboxes", SHAPES["mail inbox"],
+    outposts=many(
+        shaped("Inbox", _inbox, outpost=str, error=Error | None, messages=many(
+            shaped("Message", _inbox["messages"][0], id=str, to=str, via=str | None, subject=str,
+                   body=str, priority=int, sent_at=Moment, read=bool, **{"from": str})
+        ))
+    ),
+)  # fmt: skip
 _scale: Final = MAYOR["scale"]
 Scaling: Final = shaped(
     "Scaling", _scale, errors=dict[str, str],
