@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from ourplugins import ours
+from peers import forked
 
 from outpost_core.discovery import PluginReport
 from outpost_core.hookspecs import hookimpl
@@ -136,12 +137,9 @@ def rig(outpost: Cli, monkeypatch: pytest.MonkeyPatch) -> Any:
     git("commit", "-q", "-m", "one", cwd=clone)
     git("push", "-q", "origin", "main", cwd=clone)
 
-    def run(*words: str, cwd: object = outpost.folder) -> subprocess.CompletedProcess[str]:
+    def run(*words: str, cwd: Path = outpost.folder) -> subprocess.CompletedProcess[str]:
         options = ["--config", str(outpost.config), "--state", str(outpost.state)]
-        return subprocess.run(
-            [sys.executable, "-c", MAIN, *options, *words],
-            env={**os.environ}, capture_output=True, text=True, timeout=120, check=False, cwd=cwd,
-        )  # fmt: skip
+        return forked.run([*options, *words], env={**os.environ}, cwd=cwd, timeout=120)
 
     run.bare, run.clone = bare, clone
     return run

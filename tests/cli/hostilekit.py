@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from peers import forked
+
 from outpost_core import wire
 from outpost_core.types import Agent, Delivery, Explanation, Issue, Order, Result, State, Verdict
 from outpost_manager.ledger import Ledger
-
-MAIN = "from outpost_manager.cli import main; main()"
 
 #: What a terminal would obey (clipboard, title, screen, colours that hide, a sixel, C1, DEL, BS),
 #: a line that looks like our own, text that runs backwards, and what nobody sees.
@@ -243,28 +243,27 @@ class World:
             "LINES": "100", "PAGER": "cat", "GIT_PAGER": "cat", "GIT_CONFIG_GLOBAL": "/dev/null",
         }  # fmt: skip
         argv = ["--config", str(self.config), "--state", str(self.state), *words]
-        process = subprocess.Popen(
-            [sys.executable, "-c", MAIN, *argv],
-            stdin=side, stdout=side, stderr=side, env=env, cwd=cwd or self.folder,
-            start_new_session=True,
+        process = forked.start(
+            argv, env=env, cwd=cwd or self.folder, stdin=side, stdout=side, stderr=side,
+            session=True,
         )  # fmt: skip
         os.close(side)
         seen, until = b"", time.monotonic() + seconds
-        with process:
-            while time.monotonic() < until:
-                if not select.select([main], [], [], 0.1)[0]:
-                    continue
-                try:
-                    chunk = os.read(main, 65536)
-                except OSError:  # everybody has closed the other side
-                    break
-                if not chunk:
-                    break
-                seen += chunk
-                if seen.endswith(b"[y/N]: "):
-                    os.write(main, b"n\n")
-            else:
-                process.terminate()
+        while time.monotonic() < until:
+            if not select.select([main], [], [], 0.1)[0]:
+                continue
+            try:
+                chunk = os.read(main, 65536)
+            except OSError:  # everybody has closed the other side
+                break
+            if not chunk:
+                break
+            seen += chunk
+            if seen.endswith(b"[y/N]: "):
+                os.write(main, b"n\n")
+        else:
+            process.terminate()
+        process.wait(30)
         os.close(main)
         return seen.decode("utf-8", "surrogateescape")
 

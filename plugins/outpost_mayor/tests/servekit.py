@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+from peers import forked
 
 #: Seconds that a condition may take to come true, on a machine that is busy.
 PATIENCE = 60.0
@@ -44,17 +47,26 @@ class Town:
             "HOME": str(self.home),
         }
 
+    @property
+    def chosen(self) -> list[str]:
+        """The options that say which configuration and state folder are meant."""
+        return ["--config", str(self.config), "--state", str(self.state)]
+
     def argv(self, *words: str) -> list[str]:
         """Return the command line of a command here."""
-        program = [sys.executable, "-m", "outpost_manager"]
-        return [*program, "--config", str(self.config), "--state", str(self.state), *words]
+        return [sys.executable, "-m", "outpost_manager", *self.chosen, *words]
 
-    def run(self, *words: str, code: int = 0, env: dict[str, str] | None = None) -> str:
+    def ended(
+        self, *words: str, env: Mapping[str, str] = MappingProxyType({})
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return forked.run(
+            [*self.chosen, *words], env={**self.env, **env}, cwd=Path.cwd(), timeout=PATIENCE * 2
+        )
+
+    def run(self, *words: str, code: int = 0, env: Mapping[str, str] = MappingProxyType({})) -> str:
         """Run a command to its end; return what it printed."""
-        done = subprocess.run(
-            self.argv(*words), env={**self.env, **(env or {})}, capture_output=True, text=True,
-            check=False, timeout=PATIENCE * 2, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        done = self.ended(*words, env=env)
         assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
         return done.stdout + done.stderr
 
@@ -69,10 +81,7 @@ class Town:
 
     def runs(self) -> bool:
         """Whether a mayor runs here, and its services do."""
-        done = subprocess.run(
-            self.argv("serve", "--status", "--json"), env=self.env, capture_output=True, text=True,
-            check=False, timeout=PATIENCE,
-        )  # fmt: skip
+        done = self.ended("serve", "--status", "--json")
         return bool(json.loads(done.stdout)["services"])
 
     @contextmanager

@@ -32,7 +32,7 @@ class Place(Town):
         """Queue orders for these issues."""
         return self.run(
             "queue", "add", *issues, "--no-rig", "--env", f"RAN={self.ran}", *more,
-            "--", "sh", "-c", AGENT, code=code, env={"OUTPOST_FAULT": fault} if fault else None,
+            "--", "sh", "-c", AGENT, code=code, env={"OUTPOST_FAULT": fault} if fault else {},
         )  # fmt: skip
 
     def lines(self) -> Counter[str]:

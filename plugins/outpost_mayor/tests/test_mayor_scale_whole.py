@@ -230,6 +230,7 @@ def test_a_machine_that_does_not_come_up_leaves_the_work_to_the_next(
     with town.mayor() as mayor:
         mayor.ready()
         until(lambda: ended(town, "n-1"), mayor.log)
+    until(lambda: town.events("scale_refused"), "nobody said that it does not come up")
     (refused, *_) = town.events("scale_refused")
     assert refused["outpost"] == "broken"
     assert "failed (exit code 1)" in refused["data"]["reason"]
