@@ -137,7 +137,8 @@ def steps(page: Path) -> Iterator[Typed | File]:
             yield File(line, title, block)
         elif kind == "console" and not why:
             yield from _typed(block, line)
-        elif kind in ("sh", "bash") and not why:
+        elif not why and (kind == "sh" or (kind == "bash" and block.startswith("export "))):
+            # other scripts are run alone: tests/test_docs.py
             yield Typed(line, block.rstrip(), ())
 
 
