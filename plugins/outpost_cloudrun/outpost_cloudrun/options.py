@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from outpost_cloudrun import price
 from outpost_cloudrun.settings import Auth, Billing, KeepWarm, Mode, Settings
+from outpost_shared.values import dataclass
 
 __all__ = ["Auth", "Billing", "CloudRunOptions", "KeepWarm", "Mode"]
 

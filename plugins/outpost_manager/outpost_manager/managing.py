@@ -7,8 +7,10 @@ the machine itself alone.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Protocol
+
+from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.errors import OutpostError

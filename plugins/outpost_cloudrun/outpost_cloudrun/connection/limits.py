@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import httpx
+
+from outpost_shared.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

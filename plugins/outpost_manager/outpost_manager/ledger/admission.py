@@ -8,11 +8,12 @@ transaction of the reservation; asked without one, it says what would be.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from outpost_manager.ledger import accounts, breakers, budgets, scaling
+from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_manager.ledger.accounts import Account

@@ -12,7 +12,6 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +19,7 @@ from outpost_core.errors import OutpostError
 from outpost_shared import faults, jsonfiles, private
 from outpost_shared.backoff import every
 from outpost_shared.harmless import clean
+from outpost_shared.values import dataclass
 
 #: The file that is locked, in the state folder.
 FILE: Final = "mayor.lock"
