@@ -21,6 +21,7 @@ from outpost_manager.ledger.asyncparts import AsyncQueue
 from outpost_manager.ledger.turns import SWITCH
 from outpost_manager.manager import Manager
 from outpost_manager.placing.pending import Spawned
+from outpost_manager.placing.placement import UNDER_WAY
 from outpost_mayor import batches
 from outpost_mayor.dispatch.dispatcher import Dispatcher
 from outpost_mayor.retries.settler import Settler
@@ -435,6 +436,41 @@ def test_an_outpost_that_takes_long_to_start_a_worker_keeps_no_slot_of_another_e
                 await fleet.end(manager, worker)
             tried = [worker for worker in fleet.spawned() if worker.startswith("s-")]
             assert sorted(tried) == ["s-1.1", "s-2.1"]  # each once, however often one looks
+
+    each(work, fleet)
+
+
+def test_what_gathers_at_an_outpost_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
+    class Hangs(FakeOutpost):
+        @hookimpl
+        async def outpost_spawn(self, order: Order) -> WorkerStatus:
+            self.calls.append(("outpost_spawn", order.worker))
+            await asyncio.sleep(3600)
+            return await super().outpost_spawn(order)
+
+    fleet = Fleet(tmp_path, {"hangs": 400, "quick": 9})
+    fleet.outposts["hangs"] = Hangs("hangs")
+
+    async def work(manager: Manager) -> None:
+        await manager.enqueue([order(f"h-{n}", priority=0) for n in range(UNDER_WAY)], on="hangs")
+        await manager.enqueue([order(f"i-{n}", priority=0) for n in range(32)], on="hangs")
+        await manager.enqueue([order(f"q-{n}") for n in range(3)], on="quick")
+        await manager.enqueue([order(f"a-{n}", priority=4) for n in range(3)])  # any of them
+        async with running(manager):
+
+            async def begun() -> bool:
+                there = {status.id for status in await fleet.outposts["quick"].outpost_list()}
+                return there == {f"{issue}-{n}.1" for issue in "qa" for n in range(3)}
+
+            await until(begun, "the one that hangs held them up")
+            assert fleet.spawned().count("h-0.1") == 1
+            there = [w for hook, w in fleet.outposts["hangs"].calls if hook == "outpost_spawn"]
+            assert len(there) == UNDER_WAY
+
+            async def told() -> bool:
+                return "128 orders are on their way there" in await why(manager, "i-31")
+
+            await until(told)
 
     each(work, fleet)
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from retrykit import Course, claude, command, failed, manager, run
 
-from outpost_core.errors import PlacementError
-from outpost_core.types import REASONS, Result, Secrets, State, Worker
+from outpost_core.discovery import PluginReport
+from outpost_core.errors import LedgerError, PlacementError
+from outpost_core.types import REASONS, Event, Result, Secrets, State, Worker
 from outpost_k8s.near.codes import REASONS as KUBERNETES
 from outpost_manager.config.retries import Park, RetriesConfig
 from outpost_manager.hints import BACKENDS
 from outpost_manager.ledger import Entry
 from outpost_manager.manager import Manager
+from outpost_manager.plugins.services import Services
+from outpost_mayor import plugin
 from outpost_mayor.retries import table
 from outpost_mayor.retries.decide import Decision, End, History, Pause, Retry, decide
 from outpost_mayor.retries.settler import Settler
@@ -490,6 +495,35 @@ def test_show_tells_the_attempts_as_a_story(tmp_path: Path) -> None:
         ]  # fmt: skip
 
     run(manager(tmp_path, a, b), body)
+
+
+def test_who_listens_no_longer_is_told_of_and_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log of events could not be read once: a failed service, and not silence."""
+
+    async def body(at: Manager) -> None:
+        events, failing = at.events, [True]
+
+        async def broken(after: int | None = None) -> AsyncIterator[Event]:
+            if failing and failing.pop():
+                raise LedgerError("the disk is full")
+            async for event in events(after):
+                yield event
+
+        monkeypatch.setattr(at, "events", broken)
+        report = PluginReport(entry_point="mayor", package="outpost-mayor", version="1")
+        at.plugins.add(plugin, report)
+        services = Services(at.plugins, at, pause_first=0.01, only={"settle"})
+        async with services:
+            async with asyncio.timeout(60):
+                while not (services.notes[0].failures and services.notes[0].state == "running"):
+                    await asyncio.sleep(0.01)
+        assert services.notes[0].failures == 1
+        assert "the disk is full" in services.notes[0].error
+
+    a = FakeOutpost("a")
+    run(manager(tmp_path, a), body)
 
 
 def test_an_order_says_how_often_what_its_agent_judged_is_repeated(tmp_path: Path) -> None:

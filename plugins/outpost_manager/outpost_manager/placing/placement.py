@@ -12,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from outpost_core import wire
 from outpost_core.errors import (
@@ -70,6 +71,8 @@ _log = Logger("placing")
 
 #: How often the row of an order that another process is spawning is looked at, in seconds.
 WATCH_EVERY = 0.05
+#: Orders of the queue that may be on their way to one outpost at once.
+UNDER_WAY: Final = 128
 
 
 @dataclass(kw_only=True, eq=False)
@@ -93,6 +96,8 @@ class Placement:
     answer_timeout: float
     #: (worker, owner) of rows that could not be left to whoever comes when it was time
     _owed: list[tuple[str, str]] = field(default_factory=list)
+    #: orders of the queue that have a slot, and are being handed to its outpost
+    _going: set[PendingOrder] = field(default_factory=set)
 
     # --- choosing -----------------------------------------------------------------------------
 
@@ -211,8 +216,9 @@ class Placement:
         left = pendings
         while left:
             asked: list[tuple[PendingOrder, Reservation]] = []
+            going = Counter(one.outpost for one in self._going)
             for pending in left:
-                reservation = self._next(pending)
+                reservation = self._next(pending, going if pending.entry else None)
                 if reservation is None:
                     pending.error = pending.nobody()
                 else:
@@ -230,6 +236,8 @@ class Placement:
                 )
                 if answer.outcome is Outcome.RESERVED:
                     pending.reserved(reservation, answer.account)
+                    if pending.entry:
+                        self._going.add(pending)
                 elif answer.outcome is Outcome.EXISTS:
                     pending.adopted = answer.worker
                 elif answer.outcome is Outcome.CONFLICT:
@@ -241,14 +249,29 @@ class Placement:
                     pending.crowded = True
                     left.append(pending)
 
-    def _next(self, pending: PendingOrder) -> Reservation | None:
-        """Return the reservation at a pending's next outpost; None when there is no more."""
+    def _next(self, pending: PendingOrder, going: Counter[str] | None = None) -> Reservation | None:
+        """Return the reservation at a pending's next outpost; None when there is no more.
+
+        Args:
+            pending: the order.
+            going: how many of the queue are on their way to each outpost, with those that this
+                was asked for; None where nobody counts.
+        """
         while (found := pending.next_reservation()) is not None:
+            if going is not None and going[found.outpost] >= UNDER_WAY:
+                # one that takes long to start workers gathers no more, and holds up nobody
+                pending.refused(found.outpost, f"{UNDER_WAY} orders are on their way there")
+                pending.crowded = True
+                continue
             try:
                 found = replace(found, standing=self.overview.standing(found.outpost))
-                return self.purse.held_to(found, pending.own)
+                reservation = self.purse.held_to(found, pending.own)
             except OutpostError as error:  # it is gone, or cannot say what it costs
                 pending.refused(found.outpost, error.message)
+            else:
+                if going is not None:
+                    going[found.outpost] += 1
+                return reservation
         return None
 
     # --- the whole way --------------------------------------------------------------------------
@@ -343,6 +366,7 @@ class Placement:
 
     def _let_go(self, pending: PendingOrder) -> None:
         """Leave an unfinished row to whoever comes."""
+        self._going.discard(pending)
         if pending.held:
             pending.held = False
             self._disown(pending.id, pending.owner)

@@ -38,9 +38,9 @@ AGAIN: Final = 5.0
 #: Seconds between two steps, at least, however much happens.
 GAP: Final = 0.05
 #: Seconds that a bunch is waited for before the next one is chosen: one outpost that takes long to
-#: start a worker keeps no slot of another one empty. So many orders may be on their way at once.
+#: start a worker keeps no slot of another one empty. How many are on their way to one outpost at
+#: once is bounded where they are placed.
 PATIENCE: Final = 0.1
-IN_HAND: Final = 128
 #: Events after which there may be room, or something to place.
 _NEWS: Final = frozenset(
     {
@@ -65,7 +65,7 @@ class Dispatcher:
         self._until: dict[str, float] = {}  # kind → when it may, where that is known
         self._crowded = ""  # why nothing of any kind finds room, where that is so
         self._said: tuple[object, ...] = ()  # what was written down of why, and up to which entry
-        self._hand: dict[asyncio.Task[int], set[str]] = {}  # being placed → their issues
+        self._hand: dict[asyncio.Task[int], set[str]] = {}  # being placed → their workers
 
     @property
     def next_moment(self) -> float | None:
@@ -149,24 +149,19 @@ class Dispatcher:
 
     async def _next(self, most: int) -> Sequence[Entry]:
         """Return the entries that are to be placed next, without those that are on their way."""
-        mine = {issue for issues in self._hand.values() for issue in issues}
+        mine = {worker for workers in self._hand.values() for worker in workers}
         entries = await self._manager.ledger.queue.next(
             self._manager.config.queue.rules(), self._clock(), most + len(mine), skip=[*self._full]
         )
-        return [entry for entry in entries if entry.issue not in mine][:most]
+        return [entry for entry in entries if entry.worker not in mine][:most]
 
     async def _begin(self, groups: Sequence[_Group]) -> None:
         """Place groups of entries, and wait for that until it takes long."""
         mine = [asyncio.create_task(self._place(group), name="dispatch") for group in groups]
         for task, group in zip(mine, groups, strict=True):
-            self._hand[task] = {entry.issue for entry, _ in group}
+            self._hand[task] = {entry.worker for entry, _ in group}
         if mine:
             await asyncio.wait(mine, timeout=PATIENCE)
-        while True:
-            going = {task for task in self._hand if not task.done()}
-            if sum(len(self._hand[task]) for task in going) <= IN_HAND:
-                return
-            await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
 
     def _reap(self) -> int:
         """Let go of what has been placed; return how many of it were.

@@ -12,7 +12,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -71,20 +70,30 @@ class Settler:
         return self._mover.next_moment
 
     async def run(self) -> None:
-        """Decide as soon as attempts end, until this is cancelled."""
+        """Decide as soon as attempts end, until this is cancelled.
+
+        Raises:
+            LedgerError: the ledger cannot be used; whoever runs this begins again later.
+        """
         news = asyncio.Event()
-        listening = asyncio.create_task(self._listen(news))
+        listening = asyncio.create_task(self._listen(news), name="retries listens")
         try:
             while True:
                 news.clear()
                 await self.step()
-                with suppress(TimeoutError):
-                    pause = max(0.0, self._look_at - time.monotonic())
-                    await asyncio.wait_for(news.wait(), min(_PACE, pause))
+                pause = max(0.0, self._look_at - time.monotonic())
+                calling = asyncio.ensure_future(news.wait())
+                await asyncio.wait(
+                    {calling, listening},
+                    timeout=min(_PACE, pause),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                calling.cancel()
+                if listening.done():
+                    listening.result()  # it never ends but by failing: whoever runs this is told
         finally:
             listening.cancel()
-            with suppress(asyncio.CancelledError):
-                await listening
+            await asyncio.gather(listening, return_exceptions=True)
 
     async def _listen(self, news: asyncio.Event) -> None:
         async for event in self._manager.events():
