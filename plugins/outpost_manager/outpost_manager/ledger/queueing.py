@@ -100,6 +100,13 @@ def _labels(labels: Sequence[str]) -> str:
     return rows.text(json.dumps([*labels], ensure_ascii=False))
 
 
+def _never(issue: str, needed: str) -> UsageError:
+    return UsageError(
+        f"{issue} is to wait for {needed[:96]!a}, which was never ordered or queued",
+        hint="put it into the queue first, or with the same command",
+    )
+
+
 def need(
     db: sqlite3.Connection, issue: str, after: Sequence[str], together: Collection[str]
 ) -> None:
@@ -108,6 +115,8 @@ def need(
     for needed in dict.fromkeys(after):
         if needed == issue:
             raise UsageError(f"{issue} cannot wait for itself")
+        if not needed.isascii():  # an id is, and SQLite takes no lone surrogates
+            raise _never(issue, needed)
         known = db.execute(
             "SELECT state = 'done', ended_at IS NULL, state FROM workers WHERE issue = ?"
             " AND id > ? AND id < ? ORDER BY attempt DESC LIMIT 1",
@@ -117,10 +126,7 @@ def need(
             "SELECT state, outcome FROM queue WHERE issue = ?", (needed,)
         ).fetchone()
         if known is None and queued is None and needed not in together:
-            raise UsageError(
-                f"{issue} is to wait for {needed[:96]!a}, which was never ordered or queued",
-                hint="put it into the queue first, or with the same command",
-            )
+            raise _never(issue, needed)
         waits = queued is not None and queued[0] in (WAITING, RUNNING)
         if not waits and known is not None and known[0]:
             continue

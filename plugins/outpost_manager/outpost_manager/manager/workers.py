@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import NotFoundError, OutpostError
 from outpost_manager.manager.outposts import Outposts
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 #: So many lines are asked for to find one that says something.
 _LAST_LINES = 20
+
+#: The byte of a log behind which there is nothing: systems refuse to look much further.
+_FARTHEST: Final = 1 << 40
 
 
 class Workers(Outposts):
@@ -164,6 +167,7 @@ class Workers(Outposts):
     async def logs(self, ref: str, offset: int = 0, follow: bool = False) -> AsyncIterator[bytes]:
         """Yield a worker's output from byte `offset` on; `follow` until it has ended."""
         worker = await self._known(ref)
+        offset = min(offset, _FARTHEST)
         try:
             async for chunk in self._logs(worker, offset, follow):
                 offset += len(chunk)

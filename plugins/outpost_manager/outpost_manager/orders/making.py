@@ -378,12 +378,12 @@ def _secrets(request: OrderRequest, around: Surroundings, password: str, agent: 
     """
     values = {}
     for name in request.secrets:
-        if name not in around.environ:
+        if check_env_name(name) not in around.environ:
             raise UsageError(
-                f"the secret {check_env_name(name)} is not set in your environment",
+                f"the secret {name} is not set in your environment",
                 hint=f"export {name}=… first; its value never continues a command line",
             )
-        values[check_env_name(name)] = around.environ[name]
+        values[name] = around.environ[name]
     preset = around.presets.get(request.agent or around.defaults.agent)
     own = preset.secrets if request.command is None and preset is not None else ()
     for name in (*around.defaults.pass_env, *own):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import os
 import time
 from contextlib import ExitStack
@@ -276,6 +277,14 @@ async def _refuse(
     await failure(error, status)(scope, receive, send)
 
 
+class Document(JSONResponse):
+    """A JSON document in ASCII: any text can be in it, and none of it controls a terminal."""
+
+    def render(self, content: Any) -> bytes:
+        """Return its bytes."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
 def failure(error: BaseException, status: int) -> JSONResponse:
     """Return the answer that says an error: the same document as `--json` prints."""
     headers: dict[str, Any] = {"Cache-Control": "no-store"}
@@ -283,4 +292,4 @@ def failure(error: BaseException, status: int) -> JSONResponse:
         headers["WWW-Authenticate"] = 'Bearer realm="outpost"'
     if status in (429, 503):
         headers["Retry-After"] = "5"
-    return JSONResponse({"error": error_shape(error)}, status, headers)
+    return Document({"error": error_shape(error)}, status, headers)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.routing import APIRoute
-from starlette.responses import JSONResponse
 
-from outpost_mayor.api.guard import demand
+from outpost_mayor.api.guard import Document, demand
 from outpost_mayor.api.models import Failure
 
 if TYPE_CHECKING:
@@ -71,9 +70,9 @@ def needs(role: str, model: type[BaseModel] | None = None, **more: Any) -> dict[
     }  # fmt: skip
 
 
-def answer(document: dict[str, Any]) -> JSONResponse:
+def answer(document: dict[str, Any]) -> Response:
     """Return a document; nothing on the way keeps it."""
-    return JSONResponse(document, headers={"Cache-Control": "no-store"})
+    return Document(document, headers={"Cache-Control": "no-store"})
 
 
 def _manager(request: Request) -> Manager:
