@@ -106,7 +106,8 @@ def test_wait_is_0_only_when_all_is_done(ended):
     ended.here.finish("busy.1")
     assert ended.ok("wait", "done", "busy.1").splitlines()[1] == "busy.1 done at here"
     text = ended.ok("wait", "done.1", "bad.1", code=1)
-    assert "unpushed work is kept: refs/outpost/bad.1\n  → outpost logs bad.1; for more time, give" in text
+    kept = "unpushed work is kept: refs/outpost/bad.1\n  → outpost logs bad.1; for more time, give"
+    assert kept in text
     assert ended.json("wait", "nobody", code=4)["error"]
 
 
