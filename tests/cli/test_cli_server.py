@@ -196,12 +196,15 @@ def test_a_server_that_does_not_wait_as_it_was_asked_is_not_asked_all_the_time(
     refused = {"spawned": [], "refused": [row], "hints": [EVIL]}
     last = {"spawned": [], "refused": [row | {"crowded": False}], "hints": []}
     server.answers["/v1/workers"] = in_turn(says(refused), says(refused), says(last))
+    down = {"name": "vm", "state": "down", "detail": f"no quota{EVIL}"}
+    server.answers["/v1/outposts"] = says({"outposts": [down]})
     began = time.monotonic()
     found = run("spawn", "t-1", "--no-rig", "--wait", "--", "true", at=server, code=3)
     assert time.monotonic() - began > 0.5  # two pauses
     assert "everything is full: t-1 waits" in found.stderr
     assert "\x1b" not in found.output
-    assert len(server.asked) == 3
+    assert found.stderr.count("vm could not be brought up: no quota") == 1
+    assert len([path for _, path, *_ in server.asked if "/v1/workers" in path]) == 3
 
 
 def test_a_terminal_does_not_go_through_a_server_and_it_says_where_to_go(server: Server) -> None:

@@ -132,7 +132,7 @@ def test_whoever_waits_is_told_why_the_machine_cannot_be_started(tmp_path: Path)
     log = tmp_path / "said"
     with log.open("wb") as said, subprocess.Popen(argv, env=town.env, stderr=said) as process:
         why = "vm could not be brought up: the start_command of vm failed (exit code 3): no quota"
-        until(lambda: "looks at it" in log.read_text() or process.poll() is not None)
+        until(lambda: "is tried again" in log.read_text() or process.poll() is not None)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
     assert log.read_text().count(why) == 1, log.read_text()

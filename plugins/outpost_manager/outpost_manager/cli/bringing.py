@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import LedgerError, OutpostError
 from outpost_manager.cli import render
+from outpost_manager.fleet.overview import WHEN_NEEDED
 from outpost_manager.ledger.scaling import Phase
 from outpost_manager.placing.pending import NotPlacedError
 from outpost_shared.backoff import Backoff
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from outpost_manager.ledger.scaling import Scaled
     from outpost_manager.manager import Manager
     from outpost_manager.placing.pending import Spawned
+    from outpost_manager.remote.manager import RemoteManager
 
 #: Seconds between two looks at what became of them.
 _FIRST: Final = 0.2
@@ -57,22 +59,40 @@ async def bringing_up(
             )
 
 
+class Failures:
+    """Says of outposts why they could not be brought up, whenever that is another reason.
+
+    Args:
+        session: of this command.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._told = dict[str, str]()
+
+    async def look_there(self, manager: RemoteManager) -> None:
+        """Say what a server knows, as far as it answers."""
+        with suppress(OutpostError):
+            for view in await manager.outposts():
+                if view.state == Phase.DOWN and view.detail != WHEN_NEEDED:
+                    self.tell(view.name, view.detail)
+
+    def tell(self, name: str, why: str) -> None:
+        """Say why one could not be brought up; "" for no reason."""
+        if not why or self._told.get(name) == why:
+            return
+        self._told[name] = why
+        self._session.note(render.clean(f"{name} could not be brought up: {why}"))
+        self._session.note("  → it is tried again; outpost scale says when")
+
+
 async def _tell(session: Session, manager: Manager, names: Sequence[str]) -> None:
-    """Say of each of them why it could not be brought up, whenever that is another reason."""
-    told = dict[str, str]()
-    pauses = Backoff(_FIRST, _MOST)
+    failures, pauses = Failures(session), Backoff(_FIRST, _MOST)
     while True:
         with suppress(LedgerError):
             rows = await manager.ledger.scaling.all()
             for name in names:
-                why = _failed(rows.get(name))
-                if why and told.get(name) != why:
-                    told[name] = why
-                    session.note(render.clean(f"{name} could not be brought up: {why}"))
-                    session.note(render.clean(
-                        f"  → it is tried again; outpost scale says when, outpost doctor {name}"
-                        " looks at it"
-                    ))  # fmt: skip
+                failures.tell(name, _failed(rows.get(name)))
         await pauses.wait()
 
 

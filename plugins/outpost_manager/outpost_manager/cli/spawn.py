@@ -9,7 +9,7 @@ import click
 from outpost_core.errors import ConflictError, OutpostError
 from outpost_manager import jsonviews
 from outpost_manager.cli import complete, output, render
-from outpost_manager.cli.bringing import bringing_up
+from outpost_manager.cli.bringing import Failures, bringing_up
 from outpost_manager.cli.existing import where_it_is
 from outpost_manager.cli.orderflags import order_options, requests_of
 from outpost_manager.cli.placed import Placed, finish
@@ -203,11 +203,13 @@ async def start_far(
     progress = Progress.of(session)
     session.going_on = "Interrupted while starting; what has begun goes on.\n  → outpost workers"
     spawned, refused, hints = await ask(None, 0.0)
-    told, pauses = False, Backoff(FIRST, MOST)  # should the server not wait as it was asked
+    told, failures = False, Failures(session)
+    pauses = Backoff(FIRST, MOST)  # should the server not wait as it was asked
     while (wait or follow_) and (full := [issue for issue, why in refused if is_crowded(why)]):
         if not told:
             told = True
             _say_full(session, full)
+        await failures.look_there(manager)
         await pauses.wait()
         more, still, _ = await ask({*full}, _AT_SERVER)
         spawned = [*spawned, *more]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import OutpostError, PluginError, SpawnRefusedError
 from outpost_core.isolation import contained, describe
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 #: After an outpost did not answer, placement passes it over for this long (seconds), so that one
 #: dead host does not cost its whole timeout at every spawn.
 AVOID_AFTER_FAILURE = 30.0
+
+
+#: What is said of one that is down because nothing needs it.
+WHEN_NEEDED: Final = "starts when needed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,7 +326,7 @@ def _as_scaled(view: OutpostView, row: Scaled | None) -> OutpostView:
         view = replace(view, spent=view.spent + more, standing=view.standing + more)
     if row is None or row.phase == "up" or view.state in ("missing", "broken"):
         return replace(view, scaled=row)
-    detail = row.error or "starts when needed" if row.phase == "down" else row.reason
+    detail = row.error or WHEN_NEEDED if row.phase == "down" else row.reason
     return replace(view, scaled=row, state=row.phase.value, detail=detail, hint="")
 
 
