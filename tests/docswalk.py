@@ -127,17 +127,24 @@ def _renamed(text: str, called: Mapping[str, str]) -> str:
     return text
 
 
-def steps(page: Path) -> Iterator[Typed | File]:
-    """Yield what a page has a reader do, from top to bottom."""
+def steps(page: Path, reason: str | None = None) -> Iterator[Typed | File]:
+    """Yield what a page has a reader do, from top to bottom.
+
+    Args:
+        page: the page.
+        reason: yield the blocks that are not typed for this reason, and no others.
+    """
     text = page.read_text(encoding="utf-8")
     for match in _FENCE.finditer(text):
         line = text.count("\n", 0, match.start(2)) + 1
         why, kind, title, block = match.groups()
+        if (why or None) != reason:
+            continue
         if title:
             yield File(line, title, block)
-        elif kind == "console" and not why:
+        elif kind == "console":
             yield from _typed(block, line)
-        elif not why and (kind == "sh" or (kind == "bash" and block.startswith("export "))):
+        elif kind == "sh" or (kind == "bash" and block.startswith("export ")):
             # other scripts are run alone: tests/test_docs.py
             yield Typed(line, block.rstrip(), ())
 

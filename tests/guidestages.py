@@ -51,7 +51,8 @@ def free_port() -> int:
         return int(tried.getsockname()[1])
 
 
-def _program(reader: Reader, name: str, text: str) -> None:
+def program(reader: Reader, name: str, text: str) -> None:
+    """Put a program of a name on the reader's PATH."""
     path = reader.home / ".local" / "bin" / name
     path.write_text(text)
     path.chmod(0o755)
@@ -123,7 +124,7 @@ def _known(reader: Reader, server: Sshd) -> None:
 @contextmanager
 def machine(reader: Reader) -> Iterator[Names]:
     """A machine at Google that is off, and the program that starts it."""
-    _program(reader, "gcloud", _GCLOUD)
+    program(reader, "gcloud", _GCLOUD)
     with host(reader) as names:
         yield names
 
@@ -131,8 +132,8 @@ def machine(reader: Reader) -> Iterator[Names]:
 @contextmanager
 def package(reader: Reader) -> Iterator[Names]:
     """An agent called `acme`, and a `pip` that needs no network."""
-    _program(reader, "acme", ACME)
-    _program(reader, "pip", _PIP.format(python=sys.executable))
+    program(reader, "acme", ACME)
+    program(reader, "pip", _PIP.format(python=sys.executable))
     reader.env["PYTHONPATH"] = str(reader.home / "site")
     yield {}
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import TypeVar
 
 import k8snearkit as kit
 import pytest
+from docswalk import Reader, Typed, steps
+from guidestages import program
 from nearkit import AGENT, Near
 from peers.githttp import GitHttp
 from peers.kubelab import Lab, Options, own_lab
@@ -114,6 +117,54 @@ def test_a_worker_in_a_pod_is_seen_typed_to_and_left(desk: Desk) -> None:
     desk.peek_until("676f206f6e")  # as the agent tells of keys
     assert "ready" in desk.run("peek", "gt-1")
     assert desk.state() in (State.WORKING, State.IDLE)
+
+
+def test_what_the_guide_has_a_reader_type(lab: Lab, image: str, namespace: str) -> None:
+    """Step by step, from adding the cluster to a branch on the repository."""
+    page = Path(__file__).parents[3] / "docs" / "guides" / "kubernetes.md"
+    called = {
+        "--context my-cluster": f"--kubeconfig {lab.kubeconfig} --image-pull-policy Never"
+        " --cpu 0.3 --memory 128MiB --ephemeral-storage 64MiB",
+        "registry.example/team/outpost-worker:1": image,
+        "--namespace outpost": f"--namespace {namespace}",
+        "create namespace outpost": f"get namespace {namespace}",
+        "label namespace outpost": f"label namespace {namespace}",
+        "-n outpost": f"-n {namespace}",
+    }
+    with tempfile.TemporaryDirectory(prefix="op") as folder:
+        reader = Reader(Path(folder))
+        rigs = GitHttp(reader.home, address=lab.host_address)
+        rigs.start()
+        try:
+            program(
+                reader,
+                "kubectl",
+                f'#!/bin/sh\nexec {lab.plan.program} kubectl --kubeconfig {lab.kubeconfig} "$@"\n',
+            )
+            reader.env["ANTHROPIC_API_KEY"] = "a key"
+            config = reader.home / ".config" / "outpost" / "outposts.yaml"
+            config.parent.mkdir(parents=True)
+            config.write_text(  # the image has no claude
+                "defaults: {agent: fixer}\nagents:\n"
+                "  fixer: {headless: [sh, -c, 'echo fixed >> app.py']}\n"
+            )
+            reader.typed("git -C ~/app.git config http.receivepack true")
+            reader.typed(f"git remote set-url origin {rigs.url}/app.git")
+            here = "it needs a cluster: plugins/outpost_k8s/tests/test_k8s_person.py"
+            found = [step for step in steps(page, here) if isinstance(step, Typed)]
+            assert len(found) == 9
+            for step in found:
+                if step.command != "outpost bootstrap cluster":
+                    reader.do(step, called)
+                    continue
+                said = reader.shell(step.command).stdout
+                wrong = [line for line in said.splitlines() if line.strip().startswith("✗")]
+                assert len(wrong) == 1, said
+                assert "fixer" in wrong[0], "the image has no agents, and it is said"
+            assert "fixed" in reader.typed("git -C ~/app.git show outpost/fix-login:app.py")
+        finally:
+            reader.leave()
+            rigs.stop()
 
 
 def test_after_a_frozen_api_server_the_next_attach_shows_the_worker(desk: Desk, lab: Lab) -> None:
