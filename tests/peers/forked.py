@@ -23,7 +23,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import IO, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from outpost_shared import faults
 
@@ -172,14 +172,14 @@ def run(
         )
     said: list[str] = ["", ""]
 
-    def read(number: int, stream: IO[str]) -> None:
-        with stream:
+    def read(number: int, fd: int) -> None:
+        with open(fd, encoding="utf-8", errors="replace") as stream:
             said[number] = stream.read()
 
     threads = []
     for number, (out, into) in enumerate(pipes):
         os.close(into)
-        threads.append(threading.Thread(target=read, args=(number, open(out, encoding="utf-8"))))  # noqa: SIM115
+        threads.append(threading.Thread(target=read, args=(number, out)))
         threads[-1].start()
     try:
         code = command.wait(timeout)

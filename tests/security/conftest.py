@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peers import forked
 
 from outpost_testing.processes import outliving
 
@@ -109,9 +110,15 @@ class Desk:
     def run(
         self, *words: str, at: Path | None = None, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run `outpost`; one that does not come to its end fails the test."""
+        """Run `outpost`; one that does not come to its end fails the test.
+
+        In a folder of others it is started from nothing: they may have something for that, too.
+        """
+        env = self.env | (env or {})
+        if at is None:
+            return forked.run([*words], cwd=self.home, env=env, timeout=PATIENCE)
         return subprocess.run(
-            [sys.executable, "-c", MAIN, *words], cwd=at or self.home, env=self.env | (env or {}),
+            [sys.executable, "-c", MAIN, *words], cwd=at, env=env,
             stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
             timeout=PATIENCE, check=False,
         )  # fmt: skip
