@@ -95,6 +95,21 @@ def _left(home: Path, before: set[str], known: tuple[str, ...]) -> set[str]:
 
 
 @contextmanager
+def clone(reader: Reader) -> Iterator[Names]:
+    """A clone with something that is not committed, which stays as it is, as its branches do."""
+    reader.typed("echo 'not committed' > notes; git add notes; git stash -q; echo mine > mine")
+    before = reader.typed("git rev-parse main stash@{0}; git ls-remote origin main")
+    yield {}
+    assert reader.typed("git rev-parse main stash@{0}; git ls-remote origin main") == before
+    assert reader.typed("cat mine; git diff HEAD --name-only; git branch --show-current") == (
+        "mine\nmain\n"
+    )
+    refs = {line.split()[1] for line in reader.typed("git ls-remote origin").splitlines()}
+    ours = ("refs/heads/outpost/", "refs/outpost/")
+    assert {ref for ref in refs if not ref.startswith(ours)} == {"HEAD", "refs/heads/main"}
+
+
+@contextmanager
 def used(reader: Reader) -> Iterator[Names]:
     """An Outpost that has delivered and failed; at the end, what is left of it is what is said."""
     before = _files(reader.home)
@@ -230,6 +245,7 @@ def money(reader: Reader) -> Iterator[Names]:
 
 #: page → what its reader has.
 STAGES: Final[Mapping[str, Stage]] = {
+    "README": clone,
     "add-an-agent": package,
     "cloudrun": google,
     "cost": money,
