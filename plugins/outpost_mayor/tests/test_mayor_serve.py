@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,30 @@ def test_a_damaged_file_of_a_lease_changes_nothing(tmp_path: Path) -> None:
             pass
     with lease.hold(tmp_path):
         pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
+def test_a_disk_that_is_full_for_a_minute_keeps_no_mayor_from_starting(town: Town) -> None:
+    folder, fills = town.state, town.state / "fills"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=20m,mode=700", "none", str(folder)]
+    subprocess.run(mount, check=True, timeout=20)
+    town.config.write_text(LOCAL.replace("50}", "50, disk_floor: 0}"))
+    try:
+        town.run("queue", "add", "a-1", "--no-rig", "--", "true")
+        with suppress(OSError), fills.open("wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+        with town.mayor() as mayor:
+            mayor.hears("could not be written down yet: No space left on device")
+            mayor.hears("the mayor waits: ")
+            assert "held by another mayor" in town.run("serve", code=lease.HELD)
+            fills.unlink()
+            until(lambda: "done" in town.run("workers", "--all", "--json"), mayor.log)
+            until(lambda: f"process id {mayor.process.pid}" in town.run("serve", "--status"))
+            assert mayor.end() == 0
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True, timeout=20)
 
 
 def test_sigterm_hands_over_without_ending_a_worker(town: Town) -> None:

@@ -98,8 +98,8 @@ def serve(
     if env_file is not None:
         os.environ.update(read_secrets(env_file))
     logsetup.steadily(as_json=log_json)
-    with lease.hold(folder):
-        session.run(lambda manager: run(manager, at=at))
+    with lease.hold(folder) as mine:
+        session.run(lambda manager: run(manager, at=at, holder=mine))
 
 
 def _install(session: Session, names: tuple[str, ...], *, away: bool, dry_run: bool) -> None:

@@ -1,17 +1,18 @@
 """One mayor a state folder: a lock that the kernel lets go of, and a file that says whose it is.
 
 The lock (`flock`) is what counts: it ends with its process, however that ends, so a lease of a dead
-mayor is free at once. What the file says is for people.
+mayor is free at once. What the file says is for people; on a disk that is full it is written later.
 """
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ from outpost_core.errors import OutpostError
 from outpost_shared import faults, jsonfiles, private
 from outpost_shared.backoff import every
 from outpost_shared.harmless import clean
+from outpost_shared.log import Logger
 from outpost_shared.values import dataclass
 
 #: The file that is locked, in the state folder.
@@ -30,6 +32,9 @@ HELD: Final = 6
 #: Seconds that a lock is tried for: whoever only looks holds it for a moment.
 _PATIENCE: Final = 0.5
 _NAP: Final = 0.02
+#: Seconds until it is tried again to write down who holds it.
+_AGAIN: Final = 1.0
+_log = Logger("serve")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +96,33 @@ def hold(folder: Path) -> Iterator[Holder]:
         if not _lock(at):
             raise HeldError(folder, _read(folder))
         mine = Holder(pid=os.getpid(), host=platform.node(), since=time.time())
-        _write(folder, mine)
+        try:
+            _write(folder, mine)
+        except OSError as error:  # a disk that is full for a minute keeps nobody from starting
+            why = error.strerror
+            _log.warning("%s starts, and who it is could not be written down yet: %s", mine, why)
+            with suppress(OSError):  # better nobody than one who has ended
+                (folder / WHO).unlink()
         faults.point("mayor.leased")
         yield mine
     finally:
         os.close(at)  # and with it the lock; what the file says counts for nothing then
+
+
+async def tell(folder: Path, mine: Holder) -> None:
+    """Write down who holds the lease as soon as there is room; whoever calls it does.
+
+    Args:
+        folder: the state folder.
+        mine: who that is.
+    """
+    async for _ in every(_AGAIN).rounds():
+        try:
+            if _read(folder) != mine:
+                await asyncio.to_thread(_write, folder, mine)
+        except OSError:
+            continue
+        return
 
 
 def holder(folder: Path) -> Holder | None:

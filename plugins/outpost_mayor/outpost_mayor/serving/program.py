@@ -11,8 +11,9 @@ from outpost_core.errors import UsageError
 from outpost_manager.host import stay
 from outpost_mayor.api import listen
 from outpost_mayor.api.answering import answer
-from outpost_mayor.serving import status
+from outpost_mayor.serving import lease, status
 from outpost_mayor.serving.systemd import ServiceManager
+from outpost_shared.backoff import every
 from outpost_shared.log import Logger
 
 if TYPE_CHECKING:
@@ -23,10 +24,16 @@ if TYPE_CHECKING:
 _log = Logger("serve")
 #: Bytes of a file of secrets, at most.
 _MOST = 1 << 20
+#: Seconds between two looks at whether a full disk has room again.
+_LOOK = 1.0
 
 
 async def serve(
-    manager: Manager, end: asyncio.Event | None = None, *, at: Address | None = None
+    manager: Manager,
+    end: asyncio.Event | None = None,
+    *,
+    at: Address | None = None,
+    holder: lease.Holder | None = None,
 ) -> None:
     """Host the services of plugins until this program is told to end; workers keep running.
 
@@ -37,18 +44,24 @@ async def serve(
         end: ends it too, once it is set.
         at: where its API listens besides its private socket; None for where the configuration
             says.
+        holder: who holds the lease, to be written down where that was not possible yet.
 
     Raises:
         OutpostError: its API cannot listen there; nothing has begun.
     """
     async with listen.opened(manager.state, at or manager.config.api.address) as doors:
-        await _serve(manager, end, doors)
+        await _serve(manager, end, doors, holder)
 
 
-async def _serve(manager: Manager, end: asyncio.Event | None, doors: listen.Doors) -> None:
-    live = await manager.ledger.active()  # whoever cannot open the ledger is not READY
+async def _serve(
+    manager: Manager, end: asyncio.Event | None, doors: listen.Doors, holder: lease.Holder | None
+) -> None:
     above = ServiceManager(os.environ)
+    await _room(manager, above, end)
+    live = await manager.ledger.active()  # whoever cannot open the ledger is not READY
     tasks = [asyncio.create_task(above.beat())]
+    if holder is not None:
+        tasks.append(asyncio.create_task(lease.tell(manager.state, holder)))
 
     def begun(services: Services) -> None:
         tasks.append(asyncio.create_task(status.keep(manager.state, services)))
@@ -69,6 +82,19 @@ async def _serve(manager: Manager, end: asyncio.Event | None, doors: listen.Door
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         _log.info("the mayor ends; workers keep running")
+
+
+async def _room(manager: Manager, above: ServiceManager, end: asyncio.Event | None) -> None:
+    """Wait until the ledger can be written: on a full disk, nothing that is done would be kept."""
+    said = False
+    async for _ in every(_LOOK).rounds():
+        if await manager.ledger.is_kept() or (end is not None and end.is_set()):
+            return
+        if not said:
+            said = True
+            why = str(await manager.ledger.read(lambda ledger: ledger.aside))
+            _log.warning("the mayor waits: %s", why)
+            above.tell("READY=1", f"STATUS=waiting: {why}")
 
 
 def read_secrets(path: Path) -> dict[str, str]:
