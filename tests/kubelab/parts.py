@@ -30,6 +30,8 @@ def environ(plan: Plan) -> dict[str, str]:
         "PATH": f"{debian}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": str(plan.folder),
         "TMPDIR": str(plan.folder),
+        # a quarter of what they compute would be to look for memory; an API server has 0.7 GB so
+        "GOGC": "400",
     }
 
 

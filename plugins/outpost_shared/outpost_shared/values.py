@@ -1,8 +1,8 @@
 """`dataclass`, for frozen classes of values whose methods are made when they are first needed.
 
 The one of the standard library writes six functions for each class and compiles them while a module
-is imported, a millisecond a class: a third of the time of a command that only shows something. Here
-all classes share what they can, and an `__init__` is compiled with the first object.
+is imported, a millisecond a class and more. Here all classes share what they can, and an `__init__`
+is compiled with the first object.
 
 Type checkers see the standard one, and to programs there is no difference either: fields, defaults,
 `replace`, signatures and subclasses are those of `dataclasses`.
