@@ -262,7 +262,7 @@ def _find(
     if taken.tree and taken.tree != last_tree:
         return _Found(taken, linked, True)
     # the branch that it delivers to was seen on the rig, under whichever name it is here
-    there = (workspace["base_commit"], workspace["remote_tip"], last_commit)
+    there = (workspace["base_commit"], workspace.get("remote_tip"), last_commit)
     known = [known for known in there if known]
     tips = ["--branches", *(["HEAD"] if taken.head else []), *stashes(git), *linked]
     # the last checkpoint is missing from a repository that was made anew
