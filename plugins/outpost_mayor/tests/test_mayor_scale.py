@@ -524,6 +524,16 @@ def test_a_rule_that_is_taken_away_leaves_nothing(tmp_path: Path) -> None:
         manager.config = replace(manager.config, outposts=entries)
         await scaler.step()
         assert await manager.ledger.scaling.all() == {}
+        # what was done by hand stays, until there is no such outpost any more
+        scaling = manager.ledger.scaling
+        for name, number in ("far", 1), ("gone", 1), ("going", 1):
+            await scaling.seen(name, number, clock(), always=False)
+            await scaling.begin(name, Phase.UP, 0, now=clock(), reason="by hand", price=None,
+                                decision="hand", more=False)  # fmt: skip
+            if name != "going":
+                await scaling.refused(name, Phase.UP, "it stays up", clock())
+        await scaler.step()
+        assert {*await scaling.all()} == {"far"}
 
     scaled(tmp_path, body, units=1)
 

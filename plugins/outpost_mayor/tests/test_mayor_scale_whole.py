@@ -105,6 +105,13 @@ def test_whoever_waits_with_an_order_has_the_machine_started(
     assert "vm is down" in town.run("spawn", "w-2", "--no-rig", "--", "true", code=3)
     town.run("spawn", "w-2", "--wait", "--on", "here", "--no-rig", "--", "true", code=3)
     assert machine.commands == ["start", "stop"]
+    # whoever works on the queue without a mayor has it started, too
+    queue(town, "q-1")
+    said = town.run("queue", "run")
+    assert "vm was started for this" in said
+    assert ended(town, "q-1")
+    assert machine.commands == ["start", "stop", "start"]
+    town.run("scale", "vm", "--to", "0")
     # where a mayor answers, it is the one that starts it
     with town.mayor() as mayor:
         mayor.ready()

@@ -11,14 +11,12 @@ from outpost_core.errors import LedgerError, OutpostError
 from outpost_manager.cli import render
 from outpost_manager.fleet.overview import WHEN_NEEDED
 from outpost_manager.ledger.scaling import Phase
-from outpost_manager.placing.pending import NotPlacedError
 from outpost_shared.backoff import Backoff
 
 if TYPE_CHECKING:
     from outpost_manager.cli.session import Session
     from outpost_manager.ledger.scaling import Scaled
     from outpost_manager.manager import Manager
-    from outpost_manager.placing.pending import Spawned
     from outpost_manager.remote.manager import RemoteManager
 
 #: Seconds between two looks at what became of them.
@@ -27,18 +25,16 @@ _MOST: Final = 2.0
 
 
 @asynccontextmanager
-async def bringing_up(
-    session: Session, manager: Manager, answers: Sequence[Spawned | OutpostError]
-) -> AsyncIterator[None]:
+async def bringing_up(session: Session, manager: Manager, *, waits: bool) -> AsyncIterator[None]:
     """Have outposts with `scaling` be brought up for what waits here, as a mayor does it.
 
     Args:
         session: of this command.
         manager: an open one.
-        answers: what became of the orders at first.
+        waits: whether anything may have to wait for one.
     """
     scaled = [entry.name for entry in manager.config.outposts if entry.scaling]
-    if not scaled or not any(isinstance(one, NotPlacedError) for one in answers):
+    if not scaled or not waits:
         yield
         return
     before = await manager.ledger.scaling.all()

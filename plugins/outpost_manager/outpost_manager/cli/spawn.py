@@ -16,6 +16,7 @@ from outpost_manager.cli.placed import Placed, finish
 from outpost_manager.cli.progress import Progress
 from outpost_manager.cli.session import Command, Session, command
 from outpost_manager.cli.workers import explanation_lines
+from outpost_manager.placing.pending import NotPlacedError
 from outpost_manager.placing.room import FIRST, MOST, is_crowded, until_room
 from outpost_shared.backoff import Backoff
 
@@ -160,7 +161,8 @@ async def start(
             mine = [orders[number] for number in some]
             return await _place(manager, mine, [where[number] for number in some], progress)
 
-        async with bringing_up(session, manager, answers):
+        waits = any(isinstance(one, NotPlacedError) for one in answers)
+        async with bringing_up(session, manager, waits=waits):
             await until_room(
                 manager.placement, manager.wanting, [*zip(orders, where, strict=True)], answers,
                 again,

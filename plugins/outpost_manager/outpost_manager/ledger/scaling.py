@@ -307,15 +307,21 @@ class Scaling:
             data: dict[str, Json] = {"reason": error, "failures": failures, "phase": back.value}
             machines.tell(db, "scale_refused", now, outpost, data, cost)
 
-    def forget(self, outpost: str) -> bool:
-        """Have an outpost be used as any other again; not while something is under way there."""
+    def forget(self, outpost: str, *, gone: bool = False) -> bool:
+        """Have an outpost be used as any other again; not while something is under way there.
+
+        Args:
+            outpost: its name.
+            gone: there is none of that name any more, so nothing is under way.
+        """
         with self._store.write(durable=False) as db:
             cost = machines.hourly(db, outpost)
-            gone = db.execute(
-                "DELETE FROM scaling WHERE outpost = ? AND phase IN ('up', 'down')", (outpost,)
+            done = db.execute(
+                "DELETE FROM scaling WHERE outpost = ? AND (? OR phase IN ('up', 'down'))",
+                (outpost, gone),
             ).rowcount
             machines.tell(db, "", clock.now(), outpost, {}, cost)
-            return bool(gone)
+            return bool(done)
 
 
 def _nano(outpost: str, price: float | None) -> int | None:

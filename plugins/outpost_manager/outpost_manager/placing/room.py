@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FIRST: Final = 0.2
 MOST: Final = 5.0
 #: Seconds that whoever brings outposts up may take to learn which are.
-_LEARNS: Final = 10.0
+LEARNS: Final = 10.0
 #: What became of an order.
 Answer: TypeAlias = "Spawned | OutpostError"
 #: An order, and the one outpost for it or None.
@@ -72,7 +72,7 @@ async def until_room(
         gone: whether nobody waits for it any more.
     """
     pauses, told, mine = Backoff(FIRST, MOST, within=within), False, object()
-    learnt = time.monotonic() + _LEARNS
+    learnt = time.monotonic() + LEARNS
     try:
         while True:
             await mark(placement, wanted, answers, unknown=time.monotonic() < learnt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from outpost_manager.cli.bringing import bringing_up
 from outpost_manager.cli.progress import Progress
 from outpost_mayor.dispatch.draining import drain
 
@@ -23,10 +24,14 @@ async def follow(
     place: bool = True,
     wanted: Callable[[Entry], bool] = lambda _: True,
 ) -> list[Entry]:
-    """Work on the queue and show what happens; see `draining.drain`."""
+    """Work on the queue and show what happens; see `draining.drain`.
+
+    Outposts with `scaling` are brought up for what waits, as a mayor does it.
+    """
     progress = Progress.of(session)
     try:
-        return await drain(manager, place=place, wanted=wanted, on_change=progress.worker)
+        async with bringing_up(session, manager, waits=place):
+            return await drain(manager, place=place, wanted=wanted, on_change=progress.worker)
     finally:
         progress.close()
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from outpost_core.errors import OutpostError
+from outpost_manager.placing.ifup import comes_up
+from outpost_manager.placing.room import LEARNS
 from outpost_mayor.dispatch.dispatcher import Dispatcher
 from outpost_mayor.retries.settler import Settler
 from outpost_shared.backoff import Backoff
@@ -31,6 +34,8 @@ async def drain(
 ) -> list[Entry]:
     """Place what waits and follow what runs, until nothing runs and nothing can be placed.
 
+    What waits for an outpost that can be brought up is waited for; whoever calls this has it be.
+
     Args:
         manager: an open one.
         wanted: which entries are waited for.
@@ -42,6 +47,7 @@ async def drain(
     """
     dispatcher, settler, queue = Dispatcher(manager), Settler(manager), manager.ledger.queue
     looks, quiet = Backoff(_LOOK_FIRST, _LOOK_MOST), time.monotonic()
+    learnt = quiet + LEARNS
     seen: dict[str, Worker] = {}
     while True:
         moved = await settler.step()
@@ -68,6 +74,24 @@ async def drain(
                 return waiting
             moments = (soon, dispatcher.next_moment, settler.next_moment)
             if stuck and all(moment is None for moment in moments):
-                return waiting
+                learns = time.monotonic() < learnt
+                if not await _comes_up(manager, waiting, unknown=learns):
+                    return waiting
         await asyncio.sleep(looks.pause())
         await manager.watch.refresh_of([w for w in workers if not w.state.terminal])
+
+
+async def _comes_up(manager: Manager, waiting: Sequence[Entry], *, unknown: bool) -> bool:
+    """Whether an outpost that is down will be brought up for any of the entries that wait."""
+    kinds = {entry.kind: entry for entry in reversed(waiting) if not entry.held}
+    orders = await manager.ledger.queue.orders([one.issue for one in kinds.values()])
+    for entry in kinds.values():
+        order = orders.get(entry.issue)
+        try:
+            if order is not None and await comes_up(
+                manager.placement, manager.with_secrets(order), entry.place, unknown=unknown
+            ):
+                return True
+        except OutpostError:  # it cannot be placed anywhere, which the queue says
+            continue
+    return False

@@ -68,9 +68,12 @@ class Scaler:
         scaling = self._manager.ledger.scaling
         rows = await scaling.all()
         names = [entry.name for entry in self._manager.config.outposts if entry.scaling]
+        there = {entry.name for entry in self._manager.config.outposts}
         for name in rows.keys() - {*names}:
-            if rows[name].decision != "hand" and await scaling.forget(name):
+            gone = name not in there  # nobody can do anything with it any more
+            if (gone or rows[name].decision != "hand") and await scaling.forget(name, gone=gone):
                 _log.info("%s is not scaled any more", name)
+                del rows[name]
         if not names and not rows:
             return Found(decisions=(), busy=frozenset())
         await self._look(names, rows)
