@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -294,3 +295,52 @@ def test_why_others_wait_is_said_of_those_alone_whose_turn_could_be(ledger: Ledg
     ledger.queue.explain({"one": "no room"}, "every slot is taken", time.time())
     said = {entry.issue: entry.why for entry in ledger.queue.entries()}
     assert said == {"a": "no room", "b": "every slot is taken", "c": "", "d": ""}
+    newest = ledger.queue.newest()
+    put(ledger, "e", kind="one")
+    ledger.queue.explain({"one": "still none"}, "all are", time.time(), newest)
+    said = {entry.issue: entry.why for entry in ledger.queue.entries()}
+    assert said == {
+        "a": "no room", "b": "every slot is taken", "c": "", "d": "", "e": "still none"
+    }  # fmt: skip
+
+
+def steps(ledger: Ledger, do: Callable[[], object]) -> int:
+    """Return how many hundred steps SQLite goes for something."""
+    counted = 0
+
+    def count() -> int:
+        nonlocal counted
+        counted += 1
+        return 0
+
+    ledger._store._db.set_progress_handler(count, 100)
+    do()
+    ledger._store._db.set_progress_handler(None, 100)
+    return counted
+
+
+def test_what_moves_an_entry_costs_no_more_when_thousands_wait(ledger: Ledger) -> None:
+    costs = []
+    for more in (0, 3000):
+        items = [QueueItem(order=order(f"m{number}"), share="x") for number in range(more)]
+        ledger.queue.add(items)
+        issue = f"first{more}"
+        put(ledger, issue, 0)
+        what = order(issue, 0)
+        item = Reservation(
+            order=what, outpost="local", digest=wire.digest(what), entry=wire.digest(what),
+            rules=QueueRules(per_rig={"": 5}, per_account={"": 5}),
+        )  # fmt: skip
+        costs.append([
+            steps(ledger, lambda: order_of(ledger, 1)),
+            steps(ledger, lambda item=item: ledger.reserve([item])),  # type: ignore[misc]
+            steps(ledger, lambda what=what: ended(ledger, what, State.DONE)),  # type: ignore[misc]
+            steps(ledger, lambda: ledger.queue.settling(9)),
+            steps(ledger, lambda: ledger.queue.entries(limit=5)),
+            steps(ledger, ledger.queue.ready),
+            steps(ledger, lambda: ledger.queue.next_moment(time.time())),
+            steps(ledger, lambda: ledger.queue.explain({"k": "x"}, "y", 0, ledger.queue.newest())),
+        ])  # fmt: skip
+        assert ledger.queue.entry(issue).state == "settling"  # type: ignore[union-attr]
+    few, many = costs
+    assert all(late <= early + 10 for early, late in zip(few, many, strict=True)), (few, many)

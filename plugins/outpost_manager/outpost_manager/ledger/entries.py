@@ -19,6 +19,9 @@ STATES: Final = (WAITING, RUNNING, SETTLING, ENDED)
 LIVE: Final = (WAITING, RUNNING, SETTLING)
 #: How an entry can end.
 OUTCOMES: Final = ("done", "failed", "stopped", "lost", "removed")
+#: The state of an entry, for who lists the queue: the index of that name is found by these very
+#: words, and by no statement that looks for a few entries and has a better one.
+LISTED: Final = "state || ''"
 #: What `from_row()` reads, in its order.
 COLUMNS: Final = (
     "issue, seq, state, worker, digest, kind, place, avoid, title, priority, turn, rig, agent,"

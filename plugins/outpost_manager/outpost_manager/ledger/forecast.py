@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from outpost_manager.ledger import values
 from outpost_manager.ledger.budgets import meter
+from outpost_manager.ledger.entries import LISTED
 from outpost_manager.ledger.money import counted
 from outpost_shared.values import dataclass
 
@@ -83,9 +84,9 @@ def waiting(store: Store) -> list[Waiting]:
             worst=counted(limit) if isinstance(limit, int | float) else None,
         )
         for issue, kind, place, rig, agent, account, labels, limit in store.read(
-            "SELECT issue, kind, place, rig, agent, account, labels,"
+            "SELECT issue, kind, place, rig, agent, account, labels,"  # noqa: S608
             " iif(json_valid(body), json_extract(body, '$.limits.max_agent_cost_usd'), NULL)"
-            " FROM queue WHERE state = 'waiting' ORDER BY turn, seq"
+            f" FROM queue WHERE {LISTED} = 'waiting' ORDER BY turn, seq"
         )
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from outpost_manager.ledger.entries import COLUMNS, STATES, Entry, from_row
+from outpost_manager.ledger.entries import COLUMNS, LISTED, STATES, Entry, from_row
 from outpost_manager.ledger.turns import READY
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ def entries(
     """Return entries; see `Queue.entries`.
 
     Each state is asked for itself, with its own limit: an index has the order within a state, so
-    that a page costs no more when ten thousand wait. The states are words in the statement, since
-    partial indexes are found by them alone.
+    that a page costs no more when ten thousand wait.
     """
     where, args = "", list[object]()
     if batch:
@@ -35,7 +34,7 @@ def entries(
     order = "ORDER BY turn, seq LIMIT ?"
     asked = [state for state in STATES if state in states]
     parts = [
-        f"SELECT * FROM (SELECT {COLUMNS} FROM queue WHERE state = '{state}'{where} {order})"  # noqa: S608
+        f"SELECT * FROM (SELECT {COLUMNS} FROM queue WHERE {LISTED} = '{state}'{where} {order})"  # noqa: S608
         for state in asked
     ]
     if not parts:
@@ -61,7 +60,7 @@ def behind(store: Store, states: Collection[str], batch: str, last: Entry) -> in
     for state in STATES:
         if state in states:
             ((found,),) = store.read(
-                f"SELECT count(*) FROM queue WHERE state = '{state}' AND (turn, seq) > (?, ?)"  # noqa: S608
+                f"SELECT count(*) FROM queue WHERE {LISTED} = '{state}' AND (turn, seq) > (?, ?)"  # noqa: S608
                 f"{' AND batch = ?' if batch else ''}",
                 (last.turn, last.seq, *([batch] if batch else [])),
             )

@@ -19,6 +19,7 @@ from outpost_manager.ledger import clock, endings, listing, queueing, rows, turn
 from outpost_manager.ledger.endings import Ending, Told
 from outpost_manager.ledger.entries import (
     COLUMNS,
+    LISTED,
     LIVE,
     RUNNING,
     SETTLING,
@@ -122,8 +123,8 @@ class Queue:
             batch: only of this batch; "" for all.
         """
         found = self._store.read(
-            f"SELECT state, count(*) FROM queue {'WHERE batch = ?' if batch else ''}"  # noqa: S608
-            " GROUP BY state",
+            f"SELECT {LISTED}, count(*) FROM queue {'WHERE batch = ?' if batch else ''}"  # noqa: S608
+            " GROUP BY 1",
             (batch,) if batch else (),
         )
         return {values.text(state): number for state, number in found}
@@ -186,7 +187,8 @@ class Queue:
     def next_moment(self, now: float) -> float | None:
         """Return the first moment after `now` at which a deferred entry may start; None: none."""
         ((found,),) = self._store.read(
-            f"SELECT min(not_before) FROM queue WHERE {turns.READY} AND not_before > ?",  # noqa: S608
+            "SELECT min(not_before) FROM queue INDEXED BY queue_deferred"  # noqa: S608
+            f" WHERE not_before > 0 AND {turns.READY} AND not_before > ?",
             (now,),
         )
         return values.number(found)
@@ -296,25 +298,30 @@ class Queue:
         with self._store.write(only_here=True) as db:
             return sum(endings.end(db, one, now) for one in items)
 
-    def explain(self, why: Mapping[str, str], others: str = "", now: float = math.inf) -> None:
+    def explain(
+        self, why: Mapping[str, str], others: str = "", now: float = math.inf, behind: int = 0
+    ) -> None:
         """Write down why entries wait.
 
         Args:
             why: by kind.
             others: why those of all other kinds do whose turn could be; "" leaves them as they are.
             now: seconds since the epoch.
+            behind: only those that came behind this place, as `newest` said it; 0 for all.
         """
+        some = f"queue INDEXED BY queue_seq SET why = ? WHERE seq > {behind:d} AND"
+        those = some if behind else "queue SET why = ? WHERE"
         with self._store.write(durable=False) as db:
             for kind, said in why.items():
                 text = rows.text(said)
                 db.execute(
-                    "UPDATE queue SET why = ? WHERE state = 'waiting' AND kind = ? AND why <> ?",
+                    f"UPDATE {those} {LISTED} = 'waiting' AND kind = ? AND why <> ?",
                     (text, kind, text),
                 )
             if others:
                 text, marks = rows.text(others), ",".join("?" * len(why))
                 db.execute(
-                    f"UPDATE queue SET why = ? WHERE {turns.READY} AND not_before <= ?"  # noqa: S608
+                    f"UPDATE {those} {turns.READY} AND not_before <= ?"
                     f" AND why <> ? AND kind NOT IN ({marks})",
                     (text, now, text, *why),
                 )

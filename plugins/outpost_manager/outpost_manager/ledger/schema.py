@@ -371,8 +371,18 @@ _V7: Final = (
     "CREATE INDEX queue_listed ON queue (state, turn, seq)",
 )
 
+_V8: Final = (
+    # For who lists the queue alone: the planner took the index of before for all that asks for a
+    # state, so that each reservation looked at every entry that waits. See `entries.LISTED`.
+    "DROP INDEX queue_listed",
+    "CREATE INDEX queue_listed ON queue (state || '', turn, seq)",
+    # When the next one that is deferred may start, however many wait.
+    """CREATE INDEX queue_deferred ON queue (not_before)
+        WHERE not_before > 0 AND state = 'waiting' AND held = 0 AND waits_for = 0""",
+)
+
 #: `MIGRATIONS[v]` brings a ledger from version `v` to `v + 1`; the last one makes it current.
-MIGRATIONS: Final[Sequence[Sequence[str]]] = (_V1, _V2, _V3, _V4, _V5, _V6, _V7)
+MIGRATIONS: Final[Sequence[Sequence[str]]] = (_V1, _V2, _V3, _V4, _V5, _V6, _V7, _V8)
 
 
 class NewerSchemaError(Exception):

@@ -64,7 +64,8 @@ class Dispatcher:
         self._full: dict[str, str] = {}  # kind → why it finds no room
         self._until: dict[str, float] = {}  # kind → when it may, where that is known
         self._crowded = ""  # why nothing of any kind finds room, where that is so
-        self._said: tuple[object, ...] = ()  # what was written down of why, and up to which entry
+        #: what was written down of why, and up to which entry
+        self._said: tuple[object, int] = (None, 0)
         self._hand: dict[asyncio.Task[int], set[str]] = {}  # being placed → their workers
 
     @property
@@ -257,10 +258,12 @@ class Dispatcher:
         queue = self._manager.ledger.queue
         if not self._full:
             return
-        said = ({**self._full}, self._crowded, await queue.newest())
-        if said != self._said:
-            await queue.explain(self._full, self._crowded, self._clock())
-            self._said = said
+        said, newest = ({**self._full}, self._crowded), await queue.newest()
+        before, told = self._said
+        if (said, newest) != (before, told):
+            behind = told if said == before else 0
+            await queue.explain(self._full, self._crowded, self._clock(), behind)
+            self._said = said, newest
 
 
 def _clock(moment: float) -> str:
