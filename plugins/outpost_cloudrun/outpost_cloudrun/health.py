@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
@@ -12,7 +12,6 @@ import httpx
 from outpost_cloudrun.connection.client import front_error, open_client
 from outpost_core.errors import UnreachableError
 from outpost_shared.protocol import clean
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from outpost_cloudrun import price
 from outpost_cloudrun.settings import Auth, Billing, KeepWarm, Mode, Settings
-from outpost_shared.values import dataclass
 
 __all__ = ["Auth", "Billing", "CloudRunOptions", "KeepWarm", "Mode"]
 

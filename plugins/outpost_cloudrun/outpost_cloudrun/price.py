@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from outpost_cloudrun.addresses import is_loopback
 from outpost_cloudrun.prices import CHECKED, ROUNDED_TO, SHORTEST_LIFE, Rates, rates, tier
 from outpost_core.errors import SpawnRefusedError
 from outpost_core.units import format_duration
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_cloudrun.settings import Settings

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Final
 
 from outpost_core.errors import UsageError
 from outpost_core.nearest import suggest
-from outpost_shared.values import dataclass
 
 #: Where the prices are published, and the day on which this table was last compared with that.
 SOURCE: Final = "https://cloud.google.com/run/pricing"

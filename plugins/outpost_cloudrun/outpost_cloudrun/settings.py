@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from outpost_core.backend import OutpostOptions, option
-from outpost_shared.values import dataclass
 
 
 class Mode(StrEnum):

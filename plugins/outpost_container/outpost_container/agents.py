@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import UsageError
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,10 +7,10 @@ import re
 import shutil
 import subprocess
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import OutpostError, UsageError
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

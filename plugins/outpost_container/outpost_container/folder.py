@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
 from outpost_container import wheels
 from outpost_core.errors import UsageError
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from pathlib import Path

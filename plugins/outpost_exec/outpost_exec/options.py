@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +12,6 @@ from outpost_core.hookspecs import CAPABILITIES as ALL
 from outpost_core.hookspecs import TRAITS
 from outpost_core.nearest import suggest
 from outpost_core.types import check_env_name
-from outpost_shared.values import dataclass
 
 #: What an exec outpost can at most do: what the protocol has a method for, and all traits.
 CAPABILITIES: Final = frozenset(ALL.keys() | TRAITS.keys()) - {"price", "bootstrap"}

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from outpost_k8s.settings import Settings
-from outpost_shared.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

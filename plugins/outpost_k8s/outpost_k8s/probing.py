@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import OutpostError, UnreachableError
@@ -12,7 +12,6 @@ from outpost_k8s.api.paths import path
 from outpost_k8s.near import reasons, seen
 from outpost_k8s.objects import trial
 from outpost_shared.backoff import every
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

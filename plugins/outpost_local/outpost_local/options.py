@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Protocol
 
 from outpost_core.backend import OutpostOptions, option
 from outpost_core.errors import UsageError
-from outpost_shared.values import dataclass
 
 #: What a local outpost can at most do; without tmux, `attach` is missing.
 CAPABILITIES: Final = frozenset(

@@ -7,10 +7,8 @@ the machine itself alone.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
-
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.errors import OutpostError

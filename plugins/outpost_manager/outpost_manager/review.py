@@ -12,6 +12,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +20,6 @@ from outpost_core.errors import NotFoundError, OutpostError, UsageError
 from outpost_core.names import owner_of, redact
 from outpost_manager.orders.localgit import Around, Done, git
 from outpost_shared import plausible
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.types import Worker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from outpost_core.errors import NotFoundError
@@ -11,7 +12,6 @@ from outpost_manager.remote import parse
 from outpost_manager.remote.client import Query, segment
 from outpost_manager.remote.fields import Fields
 from outpost_manager.remote.manager import RemoteManager
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_manager.ledger import Entry

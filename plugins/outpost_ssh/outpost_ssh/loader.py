@@ -15,12 +15,12 @@ import os
 import re
 import secrets
 import zlib
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import OutpostError, UnreachableError, UsageError
-from outpost_shared.values import dataclass
 from outpost_ssh import package
 
 if TYPE_CHECKING:

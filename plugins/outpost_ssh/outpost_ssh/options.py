@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +14,6 @@ from outpost_core.backend import OutpostOptions, option
 from outpost_core.errors import UsageError
 from outpost_core.units import format_duration
 from outpost_local.options import Fence, Mode, check_fence
-from outpost_shared.values import dataclass
 
 #: What an SSH outpost can at most do.
 CAPABILITIES: Final = frozenset(

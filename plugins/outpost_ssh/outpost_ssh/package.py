@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from outpost_agents import registry
 from outpost_core.errors import PluginError
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

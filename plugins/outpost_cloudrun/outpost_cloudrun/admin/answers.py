@@ -8,12 +8,11 @@ value's default, never an exception.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from outpost_shared.protocol import clean
-from outpost_shared.values import dataclass
 
 #: Characters of a text that are kept.
 _TEXT: Final = 2000

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
-
-from outpost_shared.values import dataclass
 
 #: Lists and objects that are ours as a whole: what is not said of them any more goes.
 _OURS: Final = frozenset(("env", "volumes", "volumeMounts", "vpcAccess", "customAudiences"))

@@ -8,7 +8,7 @@ Google says that it did nothing; one that was answered by 5xx may have happened.
 from __future__ import annotations
 
 import json
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
@@ -22,7 +22,6 @@ from outpost_core.errors import (
     UsageError,
 )
 from outpost_shared.protocol import clean
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

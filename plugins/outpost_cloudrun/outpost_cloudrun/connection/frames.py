@@ -7,9 +7,8 @@ is taken out here and handled by us. So are floods of frames that carry nothing.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Final
-
-from outpost_shared.values import dataclass
 
 _HEADER: Final = 9
 _DATA: Final = 0x0

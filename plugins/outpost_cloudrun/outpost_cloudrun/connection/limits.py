@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import httpx
+from dataclasses import dataclass
 
-from outpost_shared.values import dataclass
+import httpx
 
 
 @dataclass(frozen=True, kw_only=True)

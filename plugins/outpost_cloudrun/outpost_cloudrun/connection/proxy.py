@@ -13,11 +13,10 @@ import re
 import ssl
 import urllib.parse
 import urllib.request
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Final
 
 from outpost_cloudrun.connection.faults import NotSentError
-from outpost_shared.values import dataclass
 
 #: Bytes of a proxy's answer.
 _LARGEST: Final = 1 << 14

@@ -7,11 +7,10 @@ import binascii
 import json
 import re
 import time
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Final
 
 from outpost_core.errors import UnreachableError
-from outpost_shared.values import dataclass
 
 #: Seconds before its end from which on a token is renewed: what google-auth takes
 #: (`google.auth._helpers.REFRESH_THRESHOLD`), and the longest that Google's clocks and ours differ.

@@ -7,10 +7,10 @@ memory is ended by signal 9 (exit code 137 of a shell); a task over its time say
 from __future__ import annotations
 
 import signal
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.types import Result, State
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,13 +10,13 @@ import binascii
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from outpost_core import wire
 from outpost_core.errors import UsageError
 from outpost_core.types import Result, State, Usage
 from outpost_shared import border, plausible
-from outpost_shared.values import dataclass
 
 #: Longest line, in bytes: what a far side puts into one is far less.
 LONGEST: Final = 4 << 20

@@ -8,10 +8,10 @@ it would be paid for on and on.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from outpost_cloudrun.options import CloudRunOptions, Mode
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.types import Json

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from outpost_cloudrun.keeper.far import Far
 from outpost_cloudrun.keeper.runs import Runs
 from outpost_cloudrun.keeper.workerrecord import WorkerRecord
 from outpost_core.types import Result
-from outpost_shared.values import dataclass
 from outpost_worker.record.kinds import LEASE
 
 

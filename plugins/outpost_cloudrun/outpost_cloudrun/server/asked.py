@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from outpost_cloudrun.server.seedorder import seed_order
@@ -14,7 +14,6 @@ from outpost_core.errors import SpawnRefusedError, UnsupportedError, UsageError
 from outpost_core.names import check_branch, check_rig
 from outpost_core.types import Json, Order, Secrets, check_env_name
 from outpost_shared.protocol import FrameError, decode
-from outpost_shared.values import dataclass
 from outpost_worker.serving.request import Params, flag, number, secrets_of, word
 
 #: How deep lists and objects may be in each other.

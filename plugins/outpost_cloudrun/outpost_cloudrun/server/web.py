@@ -14,7 +14,7 @@ import re
 import sys
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl
 
@@ -30,7 +30,6 @@ from outpost_core.errors import (
 )
 from outpost_core.types import Json
 from outpost_shared.protocol import clean, error_to_json, text
-from outpost_shared.values import dataclass
 
 #: Bytes of a body, of all headers, and of a path with its query.
 MOST_BODY: Final = 8 << 20

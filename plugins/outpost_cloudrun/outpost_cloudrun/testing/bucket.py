@@ -13,6 +13,7 @@ import json
 import re
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +24,6 @@ import google_crc32c
 from outpost_cloudrun.testing.cloud import Cloud
 from outpost_cloudrun.testing.exchanges import Headers, Reply, Request, answer
 from outpost_cloudrun.testing.httpd import Server
-from outpost_shared.values import dataclass
 
 _OBJECT: Final = re.compile(r"/(?:download/)?storage/v1/b/([^/]+)/o/(.+)")
 _OBJECTS: Final = re.compile(r"/storage/v1/b/([^/]+)/o")

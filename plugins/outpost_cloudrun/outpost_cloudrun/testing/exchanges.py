@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Protocol
-
-from outpost_shared.values import dataclass
 
 #: More than any request of ours; a limit against mistakes, not one of Google's.
 MOST_BODY = 256 << 20

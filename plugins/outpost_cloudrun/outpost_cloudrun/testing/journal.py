@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
-
-from outpost_shared.values import dataclass
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Final
-
-from outpost_shared.values import dataclass
 
 #: How the image's program is started where instances are processes.
 SERVER: Final = (sys.executable, "-m", "outpost_cloudrun.server")

@@ -10,12 +10,11 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from outpost_cloudrun.testing.containers import Container, Ended, Spec
-from outpost_shared.values import dataclass
 
 #: How often it is looked whether the kernel has killed for want of memory, in seconds.
 _LOOK: Final = 0.1

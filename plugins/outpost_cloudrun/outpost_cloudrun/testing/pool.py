@@ -6,6 +6,7 @@ import asyncio
 import random
 import secrets
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from outpost_cloudrun.testing import ports
@@ -14,7 +15,6 @@ from outpost_cloudrun.testing.containers import Container
 from outpost_cloudrun.testing.environment import spec
 from outpost_cloudrun.testing.errors import GoogleError
 from outpost_cloudrun.testing.forward import Line
-from outpost_shared.values import dataclass
 
 #: How often it is looked who has been idle for too long, in seconds.
 _LOOK = 0.1

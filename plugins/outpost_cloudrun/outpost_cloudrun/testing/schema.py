@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -22,7 +22,6 @@ from google.longrunning import operations_pb2
 from google.protobuf import json_format
 
 from outpost_cloudrun.testing.errors import GoogleError
-from outpost_shared.values import dataclass
 
 #: The services of Google's package whose routes are answered.
 _SERVICES: Final = ("services", "jobs", "executions", "tasks", "instances")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from outpost_cloudrun.testing.cloud import Cloud
 from outpost_cloudrun.testing.exchanges import Headers, Request
-from outpost_shared.values import dataclass
 
 
 @dataclass(frozen=True)

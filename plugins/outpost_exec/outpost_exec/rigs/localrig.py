@@ -16,6 +16,7 @@ import os
 import resource
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
@@ -23,7 +24,6 @@ from outpost_core.errors import OutpostError
 from outpost_core.names import redact
 from outpost_shared import children, private
 from outpost_shared.programs import git_env
-from outpost_shared.values import dataclass
 from outpost_worker.hosting.sentrefs import OWN, SentRefs
 from outpost_worker.repository.git import read
 

@@ -10,6 +10,7 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,6 @@ from outpost_core.errors import OutpostError, UsageError
 from outpost_core.names import check_branch, checkpoint_ref, owner_of
 from outpost_core.types import Order, WorkerStatus
 from outpost_shared import private
-from outpost_shared.values import dataclass
 from outpost_worker.folder import files
 from outpost_worker.hosting.sentrefs import check_oid
 

@@ -7,6 +7,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from outpost_core.errors import OutpostError, UnreachableError
@@ -32,7 +33,6 @@ from outpost_shared.protocol import (
     read_data,
 )
 from outpost_shared.silence import SIGNS
-from outpost_shared.values import dataclass
 
 #: How a server's hello begins, wherever in a line: a login shell may print before it.
 _HELLO: Final = b'{"outpost":'

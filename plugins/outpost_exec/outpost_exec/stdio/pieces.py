@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from outpost_core.errors import UnreachableError
 from outpost_shared.backoff import Backoff, reaching_again
 from outpost_shared.protocol import MAX_RAW
-from outpost_shared.values import dataclass
 
 #: Bytes of a piece: the first, the longest, and the shortest, for a line that breaks all the time.
 FIRST: Final = 256 * 1024

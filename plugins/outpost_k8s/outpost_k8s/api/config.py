@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from outpost_core.errors import UsageError
 from outpost_core.nearest import suggest
 from outpost_shared import border
-from outpost_shared.values import dataclass
 
 #: Where a pod finds the account that it runs as.
 ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")

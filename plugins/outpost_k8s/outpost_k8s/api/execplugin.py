@@ -12,13 +12,12 @@ import datetime as dt
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from outpost_core.errors import UnreachableError, UsageError
 from outpost_shared import border, children
-from outpost_shared.values import dataclass
 
 #: Seconds that a plug-in may take: some ask a web service, none is there to be talked to.
 _PATIENCE: Final = 60.0

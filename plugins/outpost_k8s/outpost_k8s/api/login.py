@@ -11,7 +11,7 @@ import binascii
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from outpost_k8s.api import certificates, execplugin
 from outpost_k8s.api.config import IN_CLUSTER, Place
 from outpost_k8s.api.official import official
 from outpost_shared import border
-from outpost_shared.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import contextlib
 import random
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Final, Self
 
 from outpost_core.errors import OutpostError
@@ -19,7 +20,6 @@ from outpost_k8s.api.asking import Object
 from outpost_k8s.api.client import Cluster
 from outpost_k8s.api.errors import ExpiredError, UnavailableError
 from outpost_shared.backoff import Backoff
-from outpost_shared.values import dataclass
 
 #: Seconds after which the server ends a watch, at least; up to twice as many, so that not all
 #: clients come back together. The same as of client-go's reflector.

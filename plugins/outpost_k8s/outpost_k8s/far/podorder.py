@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +13,6 @@ from outpost_core.names import RIG_CREDENTIAL
 from outpost_core.types import Order, Secrets
 from outpost_k8s.far.settings import Settings
 from outpost_shared.protocol import FrameError, decode
-from outpost_shared.values import dataclass
 from outpost_worker.serving.request import secrets_of
 
 #: Files of the Secret.

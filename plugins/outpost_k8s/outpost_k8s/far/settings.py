@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, MutableMapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +12,6 @@ from outpost_core.errors import UsageError
 from outpost_core.types import Secrets, check_env_name
 from outpost_shared import private
 from outpost_shared.access import NotPrivateError
-from outpost_shared.values import dataclass
 from outpost_worker.container.hiding import hide
 
 #: Where the Job mounts what it mounts; each can be elsewhere in tests.

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from outpost_core.types import Result, State
-from outpost_shared.values import dataclass
 
 
 class Reason(NamedTuple):

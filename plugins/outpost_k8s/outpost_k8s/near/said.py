@@ -6,6 +6,7 @@ Whoever controls the container could write there too: nothing of it is believed 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any, Final
 
 from outpost_core import wire
@@ -14,7 +15,6 @@ from outpost_core.types import Result, State
 from outpost_k8s.near import seen
 from outpost_k8s.near.seen import Object
 from outpost_shared import border, plausible
-from outpost_shared.values import dataclass
 
 #: Bytes that the kubelet keeps of one container's message.
 _MOST: Final = 4096

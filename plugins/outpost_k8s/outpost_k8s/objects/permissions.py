@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
-
-from outpost_shared.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

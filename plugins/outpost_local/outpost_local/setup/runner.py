@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
 from typing import Final, Protocol
@@ -11,7 +11,6 @@ from typing import Final, Protocol
 from outpost_core.errors import OutpostError
 from outpost_core.names import redact
 from outpost_core.types import Step
-from outpost_shared.values import dataclass
 
 #: Seconds for a script that looks, and for one that may install.
 LOOK: Final = 60.0

@@ -7,6 +7,7 @@ import base64
 import os
 import re
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,6 @@ from outpost_core.errors import OutpostError
 from outpost_core.names import check_rig, split_rig
 from outpost_local.setup.runner import LOOK, WORK, SetupRun, StepResult, ask
 from outpost_shared.programs import git_env
-from outpost_shared.values import dataclass
 
 #: The most bytes of a town without a remote that are sent as a bundle.
 MOST: Final = 64 << 20

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import OutpostError
 from outpost_manager.cli import output
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from outpost_core.errors import OutpostError
@@ -14,7 +15,6 @@ from outpost_manager.cli.existing import found_lines, renewed_lines
 from outpost_manager.cli.follow import follow, writer
 from outpost_manager.cli.workers import end_line, exit_code, keeps_running
 from outpost_manager.placing import references
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.types import Worker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -10,7 +11,6 @@ import click
 from outpost_core.discovery import Problem
 from outpost_core.errors import PluginError
 from outpost_core.isolation import contained, describe
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.discovery import PluginReport, Plugins

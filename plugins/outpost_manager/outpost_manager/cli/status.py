@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -13,7 +14,6 @@ from outpost_manager.cli import complete, output, render
 from outpost_manager.cli.outposts import outpost_lines, view_shapes
 from outpost_manager.cli.session import Session, command, print_json
 from outpost_manager.cli.table import counts, worker_lines
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     import asyncio

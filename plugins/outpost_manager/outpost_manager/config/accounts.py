@@ -7,6 +7,7 @@ Outpost, and are read when an order is handed to its outpost.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +16,6 @@ from outpost_core.errors import OutpostError
 from outpost_core.options import option_fields
 from outpost_core.types import check_env_name
 from outpost_manager.config.budgets import Window
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.types import Order

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from outpost_core.backend import option
 from outpost_core.errors import UsageError
 from outpost_core.options import option_fields
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_manager.config.reading import Reading

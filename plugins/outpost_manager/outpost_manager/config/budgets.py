@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.backend import option
 from outpost_core.options import option_fields
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_manager.config.reading import Reading

@@ -18,13 +18,12 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from outpost_core.nearest import nearest, suggest
 from outpost_core.types import Order
 from outpost_core.units import parse_bytes, parse_duration
-from outpost_shared.values import dataclass
 
 Test: TypeAlias = Callable[[Order], bool]
 Kind: TypeAlias = Literal["priority", "duration", "bytes", "number", "text", "labels", "context"]

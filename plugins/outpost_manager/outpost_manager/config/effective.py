@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.options import option_fields
@@ -11,7 +12,6 @@ from outpost_manager.config.effects import HIDDEN, without_password
 from outpost_manager.config.model import PRICE_KEYS, AgentOptions, Config
 from outpost_manager.config.origin import BUILT_IN, Origin
 from outpost_manager.config.retries import RetryOptions
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.types import Json

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +19,6 @@ from outpost_manager.config.queue import QueueConfig
 from outpost_manager.config.retries import RetriesConfig
 from outpost_manager.config.scaling import ScalingConfig
 from outpost_manager.config.schedules import ScheduleConfig
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.types import Json, Price

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -10,7 +11,6 @@ from urllib.parse import urlsplit
 from outpost_core.backend import option
 from outpost_core.options import option_fields
 from outpost_manager.config.accounts import is_reference
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.errors import ConfigError

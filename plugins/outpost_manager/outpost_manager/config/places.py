@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from shlex import quote
@@ -17,7 +18,6 @@ from outpost_core.errors import ConfigError
 from outpost_manager.config.town import FILE_NAME, towns
 from outpost_shared import access, private
 from outpost_shared.paths import config_dir
-from outpost_shared.values import dataclass
 
 #: What chose a file: see `Choice`.
 TOWN, USER, BUILT_IN = "town", "user", "built in"

@@ -9,7 +9,7 @@ and is explained only when somebody asks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -18,7 +18,6 @@ from outpost_core.hookspecs import TRAITS, hookimpl
 from outpost_core.nearest import suggest
 from outpost_core.types import Assignment
 from outpost_manager.config.origin import BUILT_IN, Origin
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.types import Candidate, Explanation, Order, Verdict

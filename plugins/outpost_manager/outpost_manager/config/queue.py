@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.backend import option
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.types import Order

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.backend import option
 from outpost_core.options import OptionField, option_fields
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_manager.config.reading import Reading

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -10,7 +11,6 @@ from outpost_core.backend import option
 from outpost_core.errors import UsageError
 from outpost_core.options import option_fields
 from outpost_manager.config.schedules import zone_mistake
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

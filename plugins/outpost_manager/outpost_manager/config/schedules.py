@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +13,6 @@ from outpost_core.errors import OutpostError
 from outpost_core.nearest import suggest
 from outpost_core.options import option_fields
 from outpost_core.types import check_issue_id
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.types import Json

@@ -15,6 +15,7 @@ import os
 import stat
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +23,6 @@ from typing import Any, Final
 from outpost_core.errors import ConfigError, UsageError
 from outpost_shared import access, faults, jsonfiles, private
 from outpost_shared.paths import config_dir
-from outpost_shared.values import dataclass
 
 FOLDER: Final = "trusted"
 #: Bytes of the largest file that is trusted.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import OutpostError, PluginError, SpawnRefusedError
@@ -15,7 +15,6 @@ from outpost_manager.fleet.fleet import mask
 from outpost_manager.ledger import money
 from outpost_manager.offloop import Breather
 from outpost_manager.plugins.advice import missing_hint
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.types import Candidate, Facts, Health, Order

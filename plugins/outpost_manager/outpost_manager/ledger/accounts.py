@@ -7,11 +7,11 @@ so with these an account takes nothing more once its limit is reached, and what 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from outpost_manager.ledger import money, values
 from outpost_manager.ledger.budgets import ENDED, OPEN, WINDOWS
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_manager.ledger.values import Ask

@@ -8,12 +8,11 @@ transaction of the reservation; asked without one, it says what would be.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from outpost_manager.ledger import accounts, breakers, budgets, scaling
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_manager.ledger.accounts import Account

@@ -12,11 +12,11 @@ heard for `PROBE_PATIENCE` seconds, in either direction, makes room for another 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.types import State
 from outpost_manager.ledger import clock, rows, values
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     import sqlite3

@@ -10,13 +10,13 @@ transaction, so that no window ever holds more than its budget, however many pro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.types import Json
 from outpost_manager.config import patterns
 from outpost_manager.ledger import machines, money, rows, values
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     import sqlite3

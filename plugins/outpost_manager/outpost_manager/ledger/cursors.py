@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from outpost_manager.ledger import events, values
 from outpost_shared import identity
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.types import Event

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from outpost_manager.ledger import rows
 from outpost_manager.ledger.entries import Entry
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     import sqlite3

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_manager.config.queue import AGING
 from outpost_manager.ledger import values
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.types import Json, Order

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_manager.ledger import values
 from outpost_manager.ledger.budgets import meter
 from outpost_manager.ledger.entries import LISTED
 from outpost_manager.ledger.money import counted
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_manager.ledger.budgets import Budget

@@ -9,13 +9,13 @@ copy of what the outposts say, and can be learnt again from them.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from outpost_core.errors import UsageError
 from outpost_manager.ledger import clock, money, values
 from outpost_manager.ledger.store import Store
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:  # what describes outposts needs none of it, and is waited for by a person
     import sqlite3

@@ -11,11 +11,11 @@ import itertools
 import json
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from outpost_manager.ledger import rows, values
 from outpost_shared import faults
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.types import Json

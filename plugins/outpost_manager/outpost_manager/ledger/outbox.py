@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.types import Message
 from outpost_manager.ledger import rows, values
 from outpost_shared import identity
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     import sqlite3

@@ -10,11 +10,11 @@ ends it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_core.types import Json, Order, State
 from outpost_manager.ledger import clock, doubtful, rows, values
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     import sqlite3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.types import Explanation, Json, Order, State, Worker
@@ -20,7 +21,6 @@ from outpost_manager.ledger import (
 from outpost_manager.ledger.accounts import Account
 from outpost_manager.ledger.admission import Outcome
 from outpost_manager.ledger.budgets import Budget
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     import sqlite3

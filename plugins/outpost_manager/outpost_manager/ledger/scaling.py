@@ -11,11 +11,11 @@ Clocks jump: a pause that seems longer than it was made is over.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_manager.ledger import affording, clock, machines, money, rows, values
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

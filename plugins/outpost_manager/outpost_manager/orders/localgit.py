@@ -10,13 +10,13 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from outpost_core.errors import UsageError
 from outpost_core.names import check_rig, redact
 from outpost_shared.programs import git_env
-from outpost_shared.values import dataclass
 
 #: Seconds for one question to git, all of which read this machine's disk alone.
 PATIENCE: Final = 10.0

@@ -6,7 +6,7 @@ Everything is checked here, before anything changes anywhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +31,6 @@ from outpost_manager.config.town import rig_of_town, town_of
 from outpost_manager.orders import presets
 from outpost_manager.orders.localgit import LocalGit, find_rig
 from outpost_manager.orders.pullrequest import command_for
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.agents import AgentPreset

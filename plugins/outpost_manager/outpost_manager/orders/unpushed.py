@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from outpost_core.errors import UsageError
 from outpost_core.names import redact, split_rig
 from outpost_manager.orders.localgit import LocalGit, git, unreadable
-from outpost_shared.values import dataclass
 
 #: Seconds that looking at a working tree may take: it is worth a hint, and no waiting.
 PATIENCE: Final = 1.5

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from outpost_manager.ledger import money
 from outpost_manager.ledger.breakers import ACCOUNT
 from outpost_manager.placing.purse import limits_of
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_manager.config.accounts import AccountConfig

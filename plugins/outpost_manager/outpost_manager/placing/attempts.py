@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import ConflictError, NotFoundError, UsageError
@@ -20,7 +20,6 @@ from outpost_manager.config.accounts import secret_names
 from outpost_manager.orders.making import PROMPT
 from outpost_manager.orders.requests import Kept, kept_work
 from outpost_manager.placing.pending import ASKED_FOR
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.agents import AgentPreset

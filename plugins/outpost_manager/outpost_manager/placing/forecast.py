@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import OutpostError
 from outpost_manager.ledger import money
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.types import Order

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from outpost_core.errors import OutpostError, PlacementError
@@ -13,7 +13,6 @@ from outpost_core.types import Candidate, Event, Explanation, Json, Order, Worke
 from outpost_manager.config.spending import worst_case
 from outpost_manager.ledger import Reservation
 from outpost_shared.identity import me
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_manager.config.policy import Ranking

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +24,6 @@ from outpost_manager.plugins.masking import masked
 from outpost_shared import faults, jsonfiles, private
 from outpost_shared.border import line
 from outpost_shared.log import Logger
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.discovery import Failure, PluginReport

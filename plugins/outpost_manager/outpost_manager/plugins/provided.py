@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.discovery import PluginReport, Plugins

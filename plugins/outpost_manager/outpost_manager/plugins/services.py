@@ -10,14 +10,13 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from outpost_core.errors import PluginError
 from outpost_core.isolation import by_user, describe
 from outpost_shared.backoff import Backoff
 from outpost_shared.log import Logger
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -6,13 +6,13 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from outpost_core.errors import UsageError
 from outpost_shared.harmless import clean
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult

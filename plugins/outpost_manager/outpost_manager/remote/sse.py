@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator
+from dataclasses import dataclass
 from typing import Final
 
 from outpost_manager.remote.fields import NotBelievedError
-from outpost_shared.values import dataclass
 
 #: Characters of one event, at most.
 _LARGEST: Final = 4 << 20

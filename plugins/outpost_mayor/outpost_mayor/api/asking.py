@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,7 +15,6 @@ from outpost_manager.config.accounts import secret_names
 from outpost_manager.orders.fields import request_of
 from outpost_manager.placing.room import mark, until_room
 from outpost_mayor.api.guard import demand
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from fastapi import Request

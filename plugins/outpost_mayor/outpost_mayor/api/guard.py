@@ -12,6 +12,7 @@ import json
 import os
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.datastructures import Headers
@@ -22,7 +23,6 @@ from outpost_manager.errorview import error_shape
 from outpost_manager.offloop import off_loop
 from outpost_mayor.api.holding import Holding, TooManyError
 from outpost_mayor.api.tokens import ROLES
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

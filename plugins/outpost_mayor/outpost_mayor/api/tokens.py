@@ -11,13 +11,13 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from outpost_core.errors import ConflictError, NotFoundError, OutpostError, UsageError
 from outpost_core.nearest import suggest
 from outpost_shared import faults, jsonfiles, plain, private
-from outpost_shared.values import dataclass
 
 #: What a token may do, each what those before it may.
 ROLES: Final = ("view", "work", "admin")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,6 @@ from outpost_core.errors import NotFoundError, UsageError
 from outpost_manager.cli import output, render
 from outpost_manager.cli.session import Session, command
 from outpost_manager.cli.values import duration
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_manager.config.model import Config

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from outpost_core.types import Result, State
 from outpost_manager.config.retries import Park as Parking
 from outpost_mayor.retries.table import Rule, Where, rule_of
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.types import Worker

@@ -7,11 +7,11 @@ by their names alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from outpost_core.types import State
-from outpost_shared.values import dataclass
 
 MINUTE: Final = 60.0
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.units import format_duration
 from outpost_manager.ledger.scaling import Phase, Scaled
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_manager.config.scaling import ScalingConfig

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from outpost_core.errors import NotFoundError, OutpostError
 from outpost_core.nearest import suggest
 from outpost_manager.jsonviews import moment
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_manager.config.schedules import ScheduleConfig

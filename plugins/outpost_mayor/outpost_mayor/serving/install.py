@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,6 @@ from outpost_core.errors import OutpostError, UsageError
 from outpost_core.types import check_env_name
 from outpost_shared import jsonfiles, plain, programs
 from outpost_shared.paths import config_dir, home
-from outpost_shared.values import dataclass
 
 #: Names of the unit and of the agent.
 UNIT: Final = "outpost-mayor.service"

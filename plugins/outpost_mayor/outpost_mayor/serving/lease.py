@@ -13,6 +13,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,6 @@ from outpost_shared import faults, jsonfiles, private
 from outpost_shared.backoff import every
 from outpost_shared.harmless import clean
 from outpost_shared.log import Logger
-from outpost_shared.values import dataclass
 
 #: The file that is locked, in the state folder.
 FILE: Final = "mayor.lock"

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
-
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_manager.ledger import Budget, Outcome

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.backend import option
@@ -12,7 +12,6 @@ from outpost_core.hookspecs import TRAITS
 from outpost_core.types import Agent, Candidate, Issue, Limits, Order
 from outpost_manager.config import spending
 from outpost_mayor.simulate.workload import HOUR, Outage
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_manager.manager import Manager

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from outpost_mayor.simulate.workload import Job, Stream, Try
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_core.types import Order, Worker

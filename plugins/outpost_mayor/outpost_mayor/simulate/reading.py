@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +15,6 @@ from outpost_manager.config.yamlnodes import Document, read_text
 from outpost_mayor.retries.table import TABLE
 from outpost_mayor.simulate.outposts import Simulated
 from outpost_mayor.simulate.workload import Described, Mix, Outage, Spread, Stream
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_manager.config.yamlnodes import Node

@@ -10,12 +10,11 @@ import heapq
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from outpost_core.backend import option
 from outpost_core.types import State
-from outpost_shared.values import dataclass
 
 #: The moment at which a described workload begins: 2026-01-01, UTC.
 EPOCH: Final = 1_767_225_600.0

@@ -7,7 +7,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -24,7 +24,6 @@ from outpost_mayor.simulate.figures import BudgetWatch, Figures, Log, Use, Waits
 from outpost_mayor.simulate.nearside import NearSide
 from outpost_mayor.simulate.outposts import Fleet, Simulated, expanded
 from outpost_mayor.simulate.workload import HOUR, Job, Outage, Workload, state_of
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from outpost_manager.manager import Manager

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +17,6 @@ import asyncssh
 from asyncssh.config import ConfigParseError
 
 from outpost_core.errors import UsageError
-from outpost_shared.values import dataclass
 from outpost_ssh.connection.failures import plain
 from outpost_ssh.options import CONNECT_TIMEOUT, Hop, SshOptions, check_host, check_user, hops
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shlex
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import UnreachableError, UsageError
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,11 +6,10 @@ import base64
 import binascii
 import hashlib
 import hmac
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import asyncssh
-
-from outpost_shared.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

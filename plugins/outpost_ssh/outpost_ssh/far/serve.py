@@ -11,6 +11,7 @@ import dataclasses
 import os
 import platform
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +22,6 @@ from outpost_core.hookspecs import hookimpl
 from outpost_local.options import Fence, LocalOptions, Mode
 from outpost_local.outpost import LocalOutpost
 from outpost_shared import faults, programs
-from outpost_shared.values import dataclass
 from outpost_ssh.far import login
 from outpost_worker.hosting import methods
 from outpost_worker.hosting.outpost import Hosting

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from outpost_shared import keeping
-from outpost_shared.values import dataclass
 from outpost_ssh.keeper import place
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,6 @@ from outpost_core import wire
 from outpost_core.errors import UsageError
 from outpost_core.types import Result, split_worker_id
 from outpost_shared import faults, jsonfiles, private
-from outpost_shared.values import dataclass
 from outpost_worker.folder import files
 from outpost_worker.record.kinds import Claim
 

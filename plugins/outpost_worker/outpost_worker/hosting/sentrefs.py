@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from outpost_core.errors import UsageError
 from outpost_core.types import Json
 from outpost_shared.leanjson import loads
-from outpost_shared.values import dataclass
 
 #: Refs that follow the other machine's, also when they go away there.
 OWN = ("refs/heads/", "refs/tags/", "refs/outpost/")

@@ -7,9 +7,8 @@ are in cells. An *object* is made once and never changes; logs are in objects.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
-
-from outpost_shared.values import dataclass
 
 #: Bytes that a value may have; what is larger is not ours.
 MOST: Final = 1 << 20

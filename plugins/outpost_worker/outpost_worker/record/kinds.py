@@ -19,12 +19,11 @@ clocks are ever compared.
 from __future__ import annotations
 
 import os
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from outpost_core.errors import OutpostError, SpawnRefusedError, UsageError
 from outpost_core.types import Result, split_worker_id
-from outpost_shared.values import dataclass
 
 #: Seconds of silence after which an owner counts as dead.
 LEASE: Final = 150.0

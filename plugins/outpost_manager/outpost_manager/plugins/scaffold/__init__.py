@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from outpost_core.errors import UsageError
-from outpost_shared.values import dataclass
 
 KINDS: Final = ("outpost", "agent", "policy", "command")
 _NAME: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", re.ASCII)
