@@ -14,6 +14,7 @@ from outpost_core.discovery import PluginReport
 from outpost_core.types import Agent, Issue, Order, Result, State
 from outpost_manager.ledger import Entry, QueueItem
 from outpost_manager.manager import Manager
+from outpost_mayor.dispatch.dispatcher import Dispatcher
 from outpost_mayor.retries.settler import Settler
 from outpost_testing import FakeOutpost, fake_backend
 
@@ -81,8 +82,8 @@ class Course:
         assert entry.state == "waiting", entry
         order = await self.at.ledger.queue.order(issue)
         assert order is not None
-        avoid = {entry.worker: entry.avoid} if entry.avoid else {}
-        (answer,) = await self.at.spawn_many([order], on=entry.place, avoid=avoid)
+        turns = {entry.worker: await Dispatcher(self.at)._turn(entry)}
+        (answer,) = await self.at.spawn_many([order], on=entry.place, turns=turns)
         if isinstance(answer, Exception):
             raise answer
         return answer.worker.outpost

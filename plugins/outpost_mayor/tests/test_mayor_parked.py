@@ -15,7 +15,7 @@ from outpost_core.errors import PlacementError
 from outpost_core.types import Order, Result, State, Usage
 from outpost_manager.ledger import Entry
 from outpost_manager.manager import Manager
-from outpost_manager.placing.pending import WithdrawnError
+from outpost_manager.placing.pending import Turn, WithdrawnError
 from outpost_mayor.dispatch.dispatcher import Dispatcher
 from outpost_mayor.dispatch.draining import drain
 from outpost_mayor.retries.moving import Mover
@@ -240,7 +240,9 @@ def test_what_a_dispatcher_had_in_hand_meanwhile_is_not_placed_as_it_was(tmp_pat
         await at.ledger.set_reachable("a", False, "no way", time.time() + PATIENCE)
         assert await Mover(at).step(time.time() + PATIENCE + 5) == 1
         await at.ledger.set_reachable("a", True, "", time.time())
-        (answer,) = await at.spawn_many([order], on="a", entries={order.worker: entry.digest})
+        (answer,) = await at.spawn_many(
+            [order], on="a", turns={order.worker: Turn(entry=entry.digest)}
+        )
         assert isinstance(answer, WithdrawnError)
         await at.spawn(order, on="a")  # nor does it confuse anybody, if a person does so
         await course.finish(Result(state=State.LOST, reason="lost_process"))

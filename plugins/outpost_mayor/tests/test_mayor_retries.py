@@ -19,6 +19,7 @@ from outpost_manager.config.retries import Park, RetriesConfig
 from outpost_manager.hints import BACKENDS
 from outpost_manager.ledger import Entry
 from outpost_manager.manager import Manager
+from outpost_manager.placing.pending import Turn
 from outpost_manager.plugins.services import Services
 from outpost_mayor import plugin
 from outpost_mayor.retries import table
@@ -181,7 +182,7 @@ def test_an_avoided_outpost_is_no_candidate(tmp_path: Path) -> None:
 
     async def body(at: Manager) -> None:
         b.refuse("no")
-        (answer,) = await at.spawn_many([command()], avoid={"gt-1.1": "a"})
+        (answer,) = await at.spawn_many([command()], turns={"gt-1.1": Turn(avoid="a")})
         assert isinstance(answer, PlacementError)
         assert "is to go elsewhere" in answer.message
         (answer,) = await at.spawn_many([command()])
@@ -363,6 +364,12 @@ def test_a_usage_limit_parks_its_account_and_the_session_goes_on(tmp_path: Path)
             await at.spawn(claude("gt-9"))
         assert await at.ledger.parking.unpark("claude") == 1
         assert await course.place() == "a"
+        why = await at.ledger.explanation("gt-1.2")
+        assert why is not None
+        assert why.rule == "its agent goes on with its session at a"
+        a.finish("gt-1.2", failed("agent_failed"))
+        await at.refresh()
+        assert (await at.further.retry("gt-1")).on is None  # nobody has asked for it
         kinds = [event.kind for event in await at.ledger.read(lambda ledger: ledger.events())]
         assert kinds.count("parked") == kinds.count("unparked") == 1
 

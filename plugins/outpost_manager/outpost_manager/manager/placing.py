@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from outpost_manager.config.policy import Ranking
     from outpost_manager.ledger import Added
     from outpost_manager.orders.making import OrderRequest
-    from outpost_manager.placing.pending import Spawned
+    from outpost_manager.placing.pending import Spawned, Turn
 
 
 class Placing(Orders):
@@ -53,9 +53,7 @@ class Placing(Orders):
         *,
         on: str | None = None,
         progress: Callable[[Event], None] | None = None,
-        avoid: Mapping[str, str] = MappingProxyType({}),
-        entries: Mapping[str, str] = MappingProxyType({}),
-        accounts: Mapping[str, str] = MappingProxyType({}),
+        turns: Mapping[str, Turn] = MappingProxyType({}),
     ) -> list[Spawned | OutpostError]:
         """Place several orders at once; each answer is a worker or its own error.
 
@@ -65,16 +63,13 @@ class Placing(Orders):
             orders: what is to be done.
             on: the outpost to use; None lets the policy choose.
             progress: as for `spawn`.
-            avoid: worker → the outpost that it is not to go to.
-            entries: worker → digest of the queue's entry that it is placed for. One that was taken
-                out, paused or moved since is not placed, and its answer is a `WithdrawnError`.
-            accounts: worker → the one account of its agent that it is to use.
+            turns: worker → what the queue says of it; of others nothing.
         """
         if on is not None:
             self.fleet.configured(on)
         amended = await self._amended(orders)
         sound = [order for order in amended if not isinstance(order, OutpostError)]
-        placed = iter(await self._place(sound, on, progress, avoid, entries, accounts))
+        placed = iter(await self._place(sound, on, progress, turns))
         return [each if isinstance(each, OutpostError) else next(placed) for each in amended]
 
     async def _amended(self, orders: Sequence[Order]) -> list[Order | OutpostError]:
@@ -101,18 +96,14 @@ class Placing(Orders):
         orders: Sequence[Order],
         on: str | None,
         progress: Callable[[Event], None] | None,
-        avoid: Mapping[str, str],
-        entries: Mapping[str, str],
-        accounts: Mapping[str, str],
+        turns: Mapping[str, Turn],
     ) -> list[Spawned | OutpostError]:
         tight = await self.overview.tight(orders, time.time()) if orders else []
         if asked := [name for name in tight if on in (None, name)]:
             await self.watch.refresh(asked)
 
         await self.presence.consult(orders, lambda some: self._chosen(some, on))
-        answers = await self.placement.spawn_many(
-            orders, on=on, progress=progress, avoid=avoid, entries=entries, accounts=accounts
-        )
+        answers = await self.placement.spawn_many(orders, on=on, progress=progress, turns=turns)
         for order, answer in zip(orders, answers, strict=True):
             if isinstance(answer, PlacementError):
                 self._advise(order, answer)

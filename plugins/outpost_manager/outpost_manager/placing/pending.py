@@ -22,6 +22,8 @@ Progress: TypeAlias = Callable[[Event], None]
 
 #: How the rule of an explanation begins when the user named the outpost; its name follows.
 ASKED_FOR: Final = "asked for: --on "
+#: The same for an attempt whose agent goes on with its session, which is nowhere else.
+SESSION_AT: Final = "its agent goes on with its session at "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,24 @@ class WithdrawnError(PlacementError):
     shown_as: Final = "PlacementError"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """What the queue says of an order whose turn it is; empty when it is placed by hand.
+
+    Args:
+        entry: digest of the queue's entry that it is placed for. One that was taken out, paused
+            or moved since is not placed, and its answer is a `WithdrawnError`.
+        avoid: the outpost that it is not to go to; "" for none.
+        account: the one account of its agent that it is to use; "" for any of them.
+        rule: why there is one outpost for it, where the user has not named that; or "".
+    """
+
+    entry: str = ""
+    avoid: str = ""
+    account: str = ""
+    rule: str = ""
+
+
 @dataclass(kw_only=True, eq=False)
 class PendingOrder:
     """One order on its way.
@@ -80,9 +100,7 @@ class PendingOrder:
         progress: is told each step: `placed`, `reserved`, `starting`, `sending`, `refused`,
             `renewed`, `spawned`.
         on: the one outpost to use, or None.
-        avoid: the one that is not to be used; "" for none.
-        entry: digest of the queue's entry that it is placed for; "" when it is placed by hand.
-        own: the one account of its agent that is to be used; "" for any of them.
+        turn: what the queue says of it.
         owner: the word under which the ledger's row is held.
         candidates: the fact sheets that the policy saw, by name.
         explanation: why, and what was tried.
@@ -104,9 +122,7 @@ class PendingOrder:
     digest: str
     progress: Progress | None = None
     on: str | None = None
-    avoid: str = ""
-    entry: str = ""
-    own: str = ""
+    turn: Turn = field(default_factory=Turn)
     owner: str = field(default_factory=lambda: f"{me()}/{uuid.uuid4().hex[:12]}")
     candidates: Mapping[str, Candidate] = field(default_factory=dict)
     explanation: Explanation = field(default_factory=lambda: Explanation(rule="", verdicts=()))
@@ -170,7 +186,7 @@ class PendingOrder:
             cost_cap_hourly=sheet.cost_cap_hourly,
             explanation=self.explanation,
             owner=self.owner,
-            entry=self.entry,
+            entry=self.turn.entry,
         )
 
     def nobody(self) -> NotPlacedError:

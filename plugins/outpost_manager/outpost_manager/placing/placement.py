@@ -49,6 +49,7 @@ from outpost_manager.placing.pending import (
     PendingOrder,
     Progress,
     Spawned,
+    Turn,
     WithdrawnError,
 )
 from outpost_manager.plugins.masking import masked
@@ -101,13 +102,21 @@ class Placement:
 
     # --- choosing -----------------------------------------------------------------------------
 
-    def assign(self, order: Order, candidates: Sequence[Candidate], on: str | None) -> Ranking:
-        """Ask the policies, or take the one outpost that the user named; hard limits hold always.
+    def assign(
+        self, order: Order, candidates: Sequence[Candidate], on: str | None, rule: str = ""
+    ) -> Ranking:
+        """Ask the policies, or take the one outpost there is for it; hard limits hold always.
 
         A policy that fails is passed over, and the assignment says so. The default one comes last.
+
+        Args:
+            order: what is to be done.
+            candidates: the fact sheets of the outposts.
+            on: the one outpost, or None.
+            rule: why there is one; "" when the user has named it.
         """
         if on is not None:
-            return policy.normalise([on], order, candidates, rule=ASKED_FOR + on)
+            return policy.normalise([on], order, candidates, rule=rule or ASKED_FOR + on)
         plugins, notes = self.fleet.plugins, unloaded(self.fleet.plugins)
 
         def failed(plugin: str, error: Exception) -> None:
@@ -198,8 +207,9 @@ class Placement:
                 sheets = tuple(_after(sheet, last) for sheet in sheets)
             last = {}
             try:
-                seen = _without(sheets, pending.avoid) if pending.avoid else sheets
-                pending.chosen(self.assign(pending.order, seen, pending.on), seen)
+                turn = pending.turn
+                seen = _without(sheets, turn.avoid) if turn.avoid else sheets
+                pending.chosen(self.assign(pending.order, seen, pending.on, turn.rule), seen)
             except OutpostError as error:
                 pending.error = error
                 continue
@@ -218,7 +228,7 @@ class Placement:
             asked: list[tuple[PendingOrder, Reservation]] = []
             going = Counter(one.outpost for one in self._going)
             for pending in left:
-                reservation = self._next(pending, going if pending.entry else None)
+                reservation = self._next(pending, going if pending.turn.entry else None)
                 if reservation is None:
                     pending.error = pending.nobody()
                 else:
@@ -236,7 +246,7 @@ class Placement:
                 )
                 if answer.outcome is Outcome.RESERVED:
                     pending.reserved(reservation, answer.account)
-                    if pending.entry:
+                    if pending.turn.entry:
                         self._going.add(pending)
                 elif answer.outcome is Outcome.EXISTS:
                     pending.adopted = answer.worker
@@ -265,7 +275,7 @@ class Placement:
                 continue
             try:
                 found = replace(found, standing=self.overview.standing(found.outpost))
-                reservation = self.purse.held_to(found, pending.own)
+                reservation = self.purse.held_to(found, pending.turn.account)
             except OutpostError as error:  # it is gone, or cannot say what it costs
                 pending.refused(found.outpost, error.message)
             else:
@@ -282,9 +292,7 @@ class Placement:
         *,
         on: str | None,
         progress: Progress | None = None,
-        avoid: Mapping[str, str] = MappingProxyType({}),
-        entries: Mapping[str, str] = MappingProxyType({}),
-        accounts: Mapping[str, str] = MappingProxyType({}),
+        turns: Mapping[str, Turn] = MappingProxyType({}),
     ) -> list[Spawned | OutpostError]:
         """Place several orders; each gets its own answer, in the same order.
 
@@ -292,9 +300,7 @@ class Placement:
             orders: what is to be done.
             on: the one outpost to use, or None to let the policy choose.
             progress: is told each step of these orders.
-            avoid: worker → the outpost that it is not to go to.
-            entries: worker → digest of the queue's entry that it is placed for.
-            accounts: worker → the one account of its agent that it is to use.
+            turns: worker → what the queue says of it; of others nothing.
 
         Raises:
             LedgerError: the ledger cannot be used; nothing was started that is not recorded.
@@ -305,9 +311,7 @@ class Placement:
                 digest=wire.digest(order),
                 progress=progress,
                 on=on,
-                avoid=avoid.get(order.worker, ""),
-                entry=entries.get(order.worker, ""),
-                own=accounts.get(order.worker, ""),
+                turn=turns.get(order.worker, Turn()),
             )
             for order in orders
         ]

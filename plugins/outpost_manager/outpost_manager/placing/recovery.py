@@ -15,7 +15,7 @@ from outpost_core.errors import OutpostError
 from outpost_core.types import Event, Secrets, Worker, WorkerStatus
 from outpost_manager.config.accounts import secret_names
 from outpost_manager.placing.latestarts import LateStarts
-from outpost_manager.placing.pending import ASKED_FOR, PendingOrder
+from outpost_manager.placing.pending import ASKED_FOR, SESSION_AT, PendingOrder, Turn
 from outpost_shared.backoff import Retries
 from outpost_shared.log import Logger
 
@@ -117,12 +117,14 @@ class Recovery:
                 f"it needs secrets that this environment lacks: {', '.join(sorted(lacking))}"
             )
         why = await self.ledger.explanation(worker.id)
+        alone = why is not None and why.rule.startswith((ASKED_FOR, SESSION_AT))
         pending = PendingOrder(
             order=replace(
                 order, secrets=Secrets({name: self.environ.get(name, "") for name in order.secrets})
             ),
             digest=worker.digest,
-            on=worker.outpost if why is not None and why.rule.startswith(ASKED_FOR) else None,
+            on=worker.outpost if alone else None,
+            turn=Turn(rule=why.rule if why is not None and alone else ""),
             recovered=True,
         )
         await self.placement.finish_orphan(pending)

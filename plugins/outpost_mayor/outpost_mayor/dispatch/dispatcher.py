@@ -19,13 +19,14 @@ from outpost_core.errors import (
     UsageError,
 )
 from outpost_manager.ledger.turns import PAUSED, SWITCH
-from outpost_manager.placing.pending import NotPlacedError, WithdrawnError
+from outpost_manager.placing.pending import SESSION_AT, NotPlacedError, Turn, WithdrawnError
 from outpost_shared import faults
 from outpost_shared.log import Logger
 
 if TYPE_CHECKING:
     from outpost_core.types import Order
     from outpost_manager.ledger import Entry
+    from outpost_manager.ledger.entries import Decided
     from outpost_manager.manager import Manager
 
 _log = Logger("dispatch")
@@ -203,9 +204,7 @@ class Dispatcher:
             answers = await self._manager.spawn_many(
                 [order for _, order in group],
                 on=group[0][0].place,
-                avoid={entry.worker: entry.avoid for entry, _ in group if entry.avoid},
-                entries={entry.worker: entry.digest for entry, _ in group},
-                accounts=await self._own_accounts([entry for entry, _ in group]),
+                turns={entry.worker: await self._turn(entry) for entry, _ in group},
             )
         except LedgerError:
             raise
@@ -221,17 +220,23 @@ class Dispatcher:
                 placed += 1
         return placed
 
-    async def _own_accounts(self, entries: Sequence[Entry]) -> dict[str, str]:
-        """Return which of those that ran into a usage limit wait for their own account."""
-        found: dict[str, str] = {}
-        if self._manager.config.retries.other_accounts:
-            return found
-        for entry in entries:
-            if entry.tries:
-                for one in await self._manager.ledger.queue.decisions(entry.issue, entry.added_at):
-                    if one.text("next") == entry.worker:
-                        found[entry.worker] = one.text("account")
-        return found
+    async def _turn(self, entry: Entry) -> Turn:
+        """Return what there is to say of an entry: of a further attempt also its decision's words.
+
+        One that ran into a usage limit waits for its own account, unless others may be used.
+        """
+        account = rule = ""
+        for one in await self._decisions(entry) if entry.tries else ():
+            if not self._manager.config.retries.other_accounts:
+                account = one.text("account")
+            if one.text("session") and entry.place and one.text("asked") != entry.place:
+                rule = SESSION_AT + entry.place
+        return Turn(entry=entry.digest, avoid=entry.avoid, account=account, rule=rule)
+
+    async def _decisions(self, entry: Entry) -> list[Decided]:
+        """Return the decisions that made the attempt which an entry waits for."""
+        found = await self._manager.ledger.queue.decisions(entry.issue, entry.added_at)
+        return [one for one in found if one.text("next") == entry.worker]
 
     def _equipped(self, entry: Entry, order: Order | None) -> Order:
         """Return the order of an entry with its secrets."""

@@ -20,7 +20,7 @@ from outpost_manager.config.spending import worst_case
 from outpost_manager.ledger import AsyncLedger, Ledger, Outcome, Reservation
 from outpost_manager.ledger.breakers import OUTPOST
 from outpost_manager.placing.attempts import Next
-from outpost_manager.placing.pending import NotPlacedError, Spawned
+from outpost_manager.placing.pending import NotPlacedError, Spawned, Turn
 from outpost_manager.placing.purse import Purse
 
 if TYPE_CHECKING:
@@ -99,24 +99,14 @@ class NearSide:
         orders: Sequence[Order],
         *,
         on: str | None = None,
-        avoid: Mapping[str, str] = MappingProxyType({}),
-        entries: Mapping[str, str] = MappingProxyType({}),
-        accounts: Mapping[str, str] = MappingProxyType({}),
+        turns: Mapping[str, Turn] = MappingProxyType({}),
     ) -> list[Spawned | OutpostError]:
         """Place orders, as `Manager.spawn_many` does."""
-        del entries  # nobody takes any out meanwhile
-        return [
-            await self._place(
-                order, on, avoid.get(order.worker, ""), accounts.get(order.worker, "")
-            )
-            for order in orders
-        ]
+        return [await self._place(order, on, turns.get(order.worker, Turn())) for order in orders]
 
     # --- one order --------------------------------------------------------------------------------
 
-    async def _place(
-        self, order: Order, on: str | None, avoid: str, own: str
-    ) -> Spawned | OutpostError:
+    async def _place(self, order: Order, on: str | None, turn: Turn) -> Spawned | OutpostError:
         sheets = self.fleet.sheets(order)
         ranking = (
             policy.assign(self.config.policy, order, sheets)
@@ -130,7 +120,7 @@ class NearSide:
         dear: float | None = None  # what costs so much there passes a budget
         anywhere = not any(budget.outpost for budget in self.purse.budgets())
         for name in ranking.ranked:
-            if name == avoid or (dear is not None and self.fleet.worst(name, order) >= dear):
+            if name == turn.avoid or (dear is not None and self.fleet.worst(name, order) >= dear):
                 continue
             item = self.purse.held_to(
                 Reservation(
@@ -145,7 +135,7 @@ class NearSide:
                     standing=self.fleet.by_name[name].standing,
                     owner=_OWNER,
                 ),
-                own,
+                turn.account,
             )
             ledger = self.ledger.direct
             answer = ledger.move(order.worker, item) if asked else ledger.reserve([item])[0]
