@@ -83,6 +83,9 @@ def test_what_waits_for_others(town: Town) -> None:
     add(town, "first", "second", script="sleep 0.5")
     add(town, "last", flags=("--after", "first", "--after", "second", "--priority", "P0"))
     assert "after 2 others" in town.run("queue", "show", "last")
+    said = town.run("explain", "last")
+    assert "note: it waits in the queue: after 2 others" in said
+    assert said.startswith("last.1 → ")
     assert "never ordered" in town.run(
         "queue", "add", "x", "--no-rig", "--after", "nobody", "--", "true", code=2
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from outpost_manager.cli import render
 from outpost_manager.jsonqueue import as_json
+from outpost_manager.ledger.entries import waits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -14,26 +15,6 @@ if TYPE_CHECKING:
     from outpost_manager.cli.session import Session
     from outpost_manager.ledger import Added, Entry
     from outpost_manager.orders.making import OrderRequest
-
-
-def waits(entry: Entry, now: float) -> str:
-    """Return why an entry waits, in a few words."""
-    if entry.state != "waiting":
-        return entry.why
-    if entry.held:
-        return f"paused; {entry.why}" if entry.why else "paused: outpost queue resume"
-    if entry.waits_for:
-        return entry.why or f"after {entry.waits_for} other{'s' if entry.waits_for > 1 else ''}"
-    if entry.not_before > now:
-        soon = f"not before {clock(entry.not_before, now)}"
-        return f"{soon}; {entry.why}" if entry.why else soon
-    return entry.why
-
-
-def clock(moment: float, now: float) -> str:
-    """Return a moment of this day or of another one."""
-    form = "%H:%M" if abs(moment - now) < 20 * 3600 else "%Y-%m-%d %H:%M"
-    return time.strftime(form, time.localtime(moment))
 
 
 def table(entries: Sequence[Entry]) -> Iterator[str]:

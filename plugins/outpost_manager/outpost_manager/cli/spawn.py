@@ -354,7 +354,8 @@ def _differences(one: Order, other: Order) -> Iterator[str]:
 def explain(session: Session, on: str | None, **said: Any) -> None:
     """Show where an order would go, and why; starts nothing.
 
-    Takes what spawn takes. Exit code 3 when no outpost would take it.
+    Takes what spawn takes; of an issue alone that waits in the queue, its order there is meant.
+    Exit code 3 when no outpost would take it.
 
     \b
     Example:

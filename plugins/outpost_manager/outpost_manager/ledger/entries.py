@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -123,6 +124,26 @@ class Entry:
     moved_at: float
     outcome: str
     retries: int = 0
+
+
+def waits(entry: Entry, now: float) -> str:
+    """Return why an entry waits, in a few words."""
+    if entry.state != "waiting":
+        return entry.why
+    if entry.held:
+        return f"paused; {entry.why}" if entry.why else "paused: outpost queue resume"
+    if entry.waits_for:
+        return entry.why or f"after {entry.waits_for} other{'s' if entry.waits_for > 1 else ''}"
+    if entry.not_before > now:
+        soon = f"not before {_moment(entry.not_before, now)}"
+        return f"{soon}; {entry.why}" if entry.why else soon
+    return entry.why
+
+
+def _moment(moment: float, now: float) -> str:
+    """Return a moment of this day or of another one."""
+    form = "%H:%M" if abs(moment - now) < 20 * 3600 else "%Y-%m-%d %H:%M"
+    return time.strftime(form, time.localtime(moment))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from outpost_core.errors import OutpostError, PlacementError
+from outpost_manager.ledger.entries import WAITING, waits
 from outpost_manager.manager.orders import Orders
 from outpost_manager.workthread import WorkThread
 
@@ -222,8 +224,31 @@ class Placing(Orders):
     async def explain_requests(
         self, requests: Sequence[OrderRequest], on: str | None
     ) -> list[tuple[str, str, Explanation]]:
-        """Say where the orders of requests would go: issue, worker, and why; see `explain`."""
-        orders = [await self.order(request) for request in requests]
-        return [
-            (order.issue.id, order.worker, await self.explain(order, on=on)) for order in orders
+        """Say where the orders of requests would go: issue, worker, and why; see `explain`.
+
+        Of an issue of which nothing else is said, and whose order waits in the queue, that order
+        is meant.
+        """
+        asked = [
+            await self._waiting(request) or (await self.order(request), on, ())
+            for request in requests
         ]
+        found = []
+        for order, place, notes in asked:
+            said = await self.explain(order, on=on or place)
+            said = replace(said, notes=(*notes, *said.notes))
+            found.append((order.issue.id, order.worker, said))
+        return found
+
+    async def _waiting(
+        self, request: OrderRequest
+    ) -> tuple[Order, str | None, tuple[str, ...]] | None:
+        """Return the order of an issue that waits, the one outpost for it, and why it waits."""
+        if replace(request, rig=None) != type(request)(issue=request.issue):
+            return None
+        entry = await self.ledger.queue.entry(request.issue)
+        order = None if entry is None else await self.ledger.queue.order(request.issue)
+        if entry is None or order is None or entry.state != WAITING:
+            return None
+        why = waits(entry, time.time()) or "for its turn"
+        return order, entry.place, (f"it waits in the queue: {why}",)

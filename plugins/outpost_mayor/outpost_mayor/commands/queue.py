@@ -11,12 +11,12 @@ import click
 
 from outpost_manager.cli import complete, output, render
 from outpost_manager.cli.orderflags import order_options, requests_of
-from outpost_manager.cli.queued import entry_lines, queue_requests, table, waits
+from outpost_manager.cli.queued import entry_lines, queue_requests, table
 from outpost_manager.cli.session import Group, Session, command
 from outpost_manager.cli.spawn import OrderCommand, after_dashes
 from outpost_manager.cli.values import priority
 from outpost_manager.jsonqueue import as_json
-from outpost_manager.ledger.entries import ENDED, LIVE
+from outpost_manager.ledger.entries import ENDED, LIVE, waits
 from outpost_manager.ledger.turns import SWITCH
 from outpost_manager.orders.words import moment
 from outpost_mayor import batches
