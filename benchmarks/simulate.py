@@ -13,6 +13,7 @@ from typing import Final
 from benchmarks.harness import Row
 from outpost_manager.config.budgets import BudgetConfig, Window
 from outpost_manager.config.model import Config
+from outpost_manager.config.retries import RetriesConfig
 from outpost_mayor.simulate.figures import Figures
 from outpost_mayor.simulate.outposts import Simulated
 from outpost_mayor.simulate.workload import Described, Mix, Outage, Spread, Stream
@@ -51,6 +52,7 @@ def fleet() -> Figures:
         config=Config(
             outposts=(),
             budgets=(BudgetConfig(name="hour", window=Window.HOUR, usd=ORDERS * 0.6),),
+            retries=RetriesConfig(per_day=ORDERS),
         ),
         outages=[
             Outage(outpost=f"o-{number}", start=3600.0, end=5400.0, kills=number % 2 == 0)

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from retrykit import Course, claude, command, failed, manager, run
@@ -17,7 +18,7 @@ from outpost_core.types import REASONS, Event, Result, Secrets, State, Worker
 from outpost_k8s.near.codes import REASONS as KUBERNETES
 from outpost_manager.config.retries import Park, RetriesConfig
 from outpost_manager.hints import BACKENDS
-from outpost_manager.ledger import Entry
+from outpost_manager.ledger import Entry, Ledger
 from outpost_manager.manager import Manager
 from outpost_manager.placing.pending import Turn
 from outpost_manager.plugins.services import Services
@@ -226,7 +227,15 @@ def test_secrets_are_names_while_it_waits(tmp_path: Path) -> None:
         assert not file.is_file() or b"value-1" not in file.read_bytes()
 
 
-def test_the_ceiling_of_a_day_holds_over_all_and_nothing_is_lost(tmp_path: Path) -> None:
+def yesterday(ledger: Ledger) -> None:
+    """Have all that was decided be of the day before."""
+    with ledger._store.write() as db:
+        db.execute("UPDATE events SET at = at - 86400 WHERE kind = 'decided'")
+
+
+def test_the_ceiling_of_a_day_holds_over_all_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a = FakeOutpost("a")
 
     async def body(at: Manager) -> None:
@@ -240,6 +249,26 @@ def test_the_ceiling_of_a_day_holds_over_all_and_nothing_is_lost(tmp_path: Path)
         assert await course.settler.step() == 0
         counts = await at.ledger.queue.counts()
         assert counts == {"waiting": 2, "settling": 1}
+        entry = await course.entry("gt-3")
+        assert entry.why == "2 retries in 24 hours are all that per_day of retries allows"
+        # what is beyond it is not decided anew with each event, and holds up nothing else
+        settle, seen = course.settler._settle, list[str]()
+
+        async def look(entry: Entry, attempts: Any) -> Any:
+            seen.append(entry.issue)
+            return await settle(entry, attempts)
+
+        monkeypatch.setattr(course.settler, "_settle", look)
+        await course.add(command("gt-4"))
+        await course.place("gt-4")
+        assert (await course.finish(Result(state=State.DONE), "gt-4")).outcome == "done"
+        assert seen == ["gt-4"]
+        assert course.settler.next_moment == pytest.approx(time.time() + 86_400, abs=600)
+        later = time.time() + 86_400 + 600
+        course.settler._clock = lambda: later
+        await at.ledger.run(yesterday)
+        assert await course.settler.step() == 1
+        assert (await course.entry("gt-3")).state == "waiting"
 
     run(manager(tmp_path, a, config="retries: {per_day: 2}\n"), body)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from outpost_core.errors import PlacementError
-from outpost_manager.ledger import budgets, machines, money, rows
+from outpost_manager.ledger import budgets, machines, money, rows, values
 
 if TYPE_CHECKING:
     import sqlite3
@@ -65,7 +65,7 @@ def within_budgets(
             continue
         meter = budgets.meter(budget)
         more = cost - max(before, budgets.standing_of(budget, outpost))
-        used = meter.use(lambda sql, args: db.execute(sql, args).fetchall(), now).used
+        used = meter.use(values.asking(db), now).used
         if more > 0 and used + more > meter.cap:
             raise PlacementError(
                 f"{outpost} would cost {money.show(cost)} an hour; budget {budget.name}:"

@@ -116,6 +116,7 @@ class AsyncQueue(AsyncPart):
     next = read(_queue, Queue.next)
     next_moment = read(_queue, Queue.next_moment)
     settling = read(_queue, Queue.settling)
+    next_retry = read(_queue, Queue.next_retry)
     tied = read(_queue, Queue.tied)
     decisions = read(_queue, Queue.decisions)
     again = awaited(_queue, Queue.again)

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from outpost_manager.ledger import rows
+from outpost_manager.ledger import rows, values
 from outpost_manager.ledger.entries import Entry
 
 if TYPE_CHECKING:
     import sqlite3
 
     from outpost_core.types import Json
+    from outpost_manager.ledger.values import Ask
 
 #: Seconds of the window in which retries are counted over all issues.
 DAY: Final = 86_400.0
@@ -57,11 +58,19 @@ def end(db: sqlite3.Connection, ending: Ending, now: float) -> bool:
     return changed == 1
 
 
-def retried(db: sqlite3.Connection, now: float) -> int:
-    """Return how many retries were decided in the last 24 hours."""
-    ((number,),) = db.execute(
-        "SELECT count(*) FROM events WHERE kind = 'decided' AND at > ? AND at <= ?"
-        " AND json_extract(data, '$.what') = 'retry'",
-        (now - DAY, now),
-    ).fetchall()
-    return int(number)
+def next_retry(ask: Ask, now: float, most: int) -> float | None:
+    """Return when one more retry may be decided; None when it may now.
+
+    Args:
+        ask: asks the ledger, inside a write transaction where something depends on it.
+        now: seconds since the epoch.
+        most: so many may be in 24 hours.
+    """
+    if not most:
+        return now + DAY
+    found = ask(
+        "SELECT at FROM events WHERE kind = 'decided' AND at > ? AND at <= ?"
+        " AND json_extract(data, '$.what') = 'retry' ORDER BY at DESC LIMIT 1 OFFSET ?",
+        (now - DAY, now, most - 1),
+    )
+    return (values.number(found[0][0]) or now) + DAY if found else None

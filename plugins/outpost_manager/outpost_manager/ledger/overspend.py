@@ -52,5 +52,5 @@ def told(
                 meters[budget] = status.id
     for budget, worker in meters.items():
         meter = budgets.meter(budget)
-        use = meter.use(lambda sql, args: db.execute(sql, args).fetchall(), now)
+        use = meter.use(values.asking(db), now)
         budgets.warn(db, meter, use.used, now, worker)

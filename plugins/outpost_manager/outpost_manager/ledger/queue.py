@@ -239,7 +239,9 @@ class Queue:
         of: str = "",
         most_a_day: int | None = None,
     ) -> bool:
-        """Have an entry wait for another attempt; False when it is not as it was seen any more.
+        """Have an entry wait for another attempt; False when that was not written down.
+
+        It is not as it was seen any more, or it is too much for a day.
 
         Args:
             entry: as it was seen: it settles, or waits for an attempt that is to be another one.
@@ -251,7 +253,7 @@ class Queue:
             told: the event that says so, written in the same transaction.
             of: the attempt that the event is about; "" for the entry's.
             most_a_day: so many retries may be decided in 24 hours, of all entries; where that is
-                reached, the entry stays as it is. None for no limit.
+                reached, the entry stays as it is, and says so. None for no limit.
         """
         from outpost_core import wire
 
@@ -261,7 +263,12 @@ class Queue:
         if (place, avoid, order.resume_at) != (None, "", ""):
             kind = f"{kind}/{order.issue.id}"
         with self._store.write(only_here=True) as db:
-            if most_a_day is not None and endings.retried(db, now) >= most_a_day:
+            if most_a_day is not None and endings.next_retry(values.asking(db), now, most_a_day):
+                db.execute(
+                    "UPDATE queue SET why = ? WHERE issue = ? AND state = ? AND worker = ?",
+                    (f"{most_a_day} retries in 24 hours are all that per_day of retries allows",
+                     entry.issue, entry.state, entry.worker),
+                )  # fmt: skip
                 return False
             changed = db.execute(
                 "UPDATE queue SET state = 'waiting', worker = ?, digest = ?, body = ?, kind = ?,"
@@ -274,6 +281,14 @@ class Queue:
             if changed and told is not None:
                 rows.tell(db, told[0], now, of or entry.worker, "", told[1])
             return changed == 1
+
+    def next_retry(self, most_a_day: int) -> float | None:
+        """Return when one more retry may be decided; None when it may now.
+
+        Args:
+            most_a_day: so many may be in 24 hours, of all entries.
+        """
+        return endings.next_retry(self._store.read, clock.now(), most_a_day)
 
     def end(self, entry: Entry, outcome: str, why: str = "", told: Told | None = None) -> bool:
         """End an entry that settles; False when it was decided already.

@@ -263,7 +263,7 @@ def _answer(refusal: admission.Refusal) -> Answer:
 def _admitted(db: sqlite3.Connection, draft: Draft, besides: str = "") -> admission.Admission:
     """Ask whether it is admitted, and keep what follows from that."""
     wanted = draft.wanted(besides)
-    found = admission.admit(lambda sql, args: db.execute(sql, args).fetchall(), wanted)
+    found = admission.admit(values.asking(db), wanted)
     for meter, used in found.meters:
         budgets.warn(db, meter, used, wanted.now, draft.worker)
     if found.refusal is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from outpost_manager.config.queue import QueueRules
@@ -64,10 +64,7 @@ def over(db: sqlite3.Connection, worker: str, digest: str, rules: QueueRules | N
         digest: of its order, as the entry had it when it was seen.
         rules: see there; None for no limits.
     """
-
-    def ask(sql: str, args: Sequence[object]) -> list[tuple[Any, ...]]:
-        return db.execute(sql, args).fetchall()
-
+    ask = values.asking(db)
     words = ",".join("?" * len(PAUSED))
     found = ask(
         f"SELECT rig, account FROM queue WHERE worker = ? AND digest = ? AND {READY}"  # noqa: S608

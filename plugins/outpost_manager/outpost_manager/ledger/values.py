@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from outpost_shared import plausible
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Sequence
 
     from outpost_core.types import Result, Usage
 
 #: Asks the ledger: a statement and its arguments, answered by all rows.
 Ask: TypeAlias = "Callable[[str, Sequence[object]], list[tuple[Any, ...]]]"
+
+
+def asking(db: sqlite3.Connection) -> Ask:
+    """Return what asks the ledger inside the write transaction of a connection."""
+    return lambda sql, args: db.execute(sql, args).fetchall()
+
 
 #: No clock is that wrong (2100).
 LATEST: Final = 4_102_444_800.0

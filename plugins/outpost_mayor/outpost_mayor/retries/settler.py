@@ -12,7 +12,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from outpost_core.errors import OutpostError
@@ -25,6 +25,7 @@ from outpost_shared import faults
 from outpost_shared.log import Logger
 
 if TYPE_CHECKING:
+    from outpost_manager.config.retries import RetriesConfig
     from outpost_manager.ledger import Entry, Ledger
     from outpost_manager.ledger.entries import Decided
     from outpost_manager.manager import Manager
@@ -62,12 +63,14 @@ class Settler:
         self._clock = clock
         self._chance = chance
         self._mover = Mover(manager)
+        self._full = _Full()
         self._look_at = 0.0  # by the monotonic clock, when what waits for an outpost is due a look
 
     @property
     def next_moment(self) -> float | None:
-        """When what waits for its outpost may go elsewhere; None where that is not foreseen."""
-        return self._mover.next_moment
+        """When something may be decided that waits for a moment; None where none is foreseen."""
+        known = (self._mover.next_moment, self._full.until if self._full.beyond else None)
+        return min((one for one in known if one is not None), default=None)
 
     async def run(self) -> None:
         """Decide as soon as attempts end, until this is cancelled.
@@ -107,7 +110,14 @@ class Settler:
         """
         settled = await self._elsewhere()
         endings: list[Ending] = []
-        entries = await self._manager.ledger.queue.settling(_AT_ONCE)
+        if not self._full.holds(self._manager.config.retries, self._clock()):
+            self._full = _Full()
+        beyond = self._full.beyond
+        entries = [
+            entry
+            for entry in await self._manager.ledger.queue.settling(_AT_ONCE + len(beyond))
+            if (entry.worker, entry.moved_at) not in beyond
+        ]
         tried = [
             attempts
             for first in range(0, len(entries), _VISIT)
@@ -133,7 +143,8 @@ class Settler:
             return 0
         now = self._clock()
         moved = await self._mover.step(now)
-        pause = _PACE if self.next_moment is None else self.next_moment - now
+        moment = self._mover.next_moment
+        pause = _PACE if moment is None else moment - now
         self._look_at = time.monotonic() + max(_SOON, min(_PACE, pause))
         return moved
 
@@ -250,6 +261,7 @@ class Settler:
             told |= {"session": following.session, "of": base or worker.id}
             told["asked"] = entry.place or ""
         faults.point("retries.decided")
+        limited = told["what"] == "retry"
         changed = await self._manager.ledger.queue.again(
             entry,
             order,
@@ -258,10 +270,41 @@ class Settler:
             place=place,
             avoid=avoid,
             told=("decided", told),
-            most_a_day=None if told["what"] != "retry" else self._manager.config.retries.per_day,
+            most_a_day=self._manager.config.retries.per_day if limited else None,
         )
         faults.point("retries.settled")
+        if limited and not changed:
+            await self._beyond(entry)
         return changed
+
+    async def _beyond(self, entry: Entry) -> None:
+        """Leave an entry alone until one more retry may be decided, if it waits for that."""
+        rules = self._manager.config.retries
+        until = await self._manager.ledger.queue.next_retry(rules.per_day)
+        if until is not None:
+            beyond = self._full.beyond | {(entry.worker, entry.moved_at)}
+            self._full = _Full(rules=rules, since=self._clock(), until=until, beyond=beyond)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Full:
+    """What is beyond the retries of a day, and not looked at before that has moved on.
+
+    Args:
+        rules: what the configuration said then.
+        since: when that was seen.
+        until: when another one is.
+        beyond: worker and `moved_at` of entries that wait for it.
+    """
+
+    rules: RetriesConfig | None = None
+    since: float = 0.0
+    until: float = 0.0
+    beyond: frozenset[tuple[str, float]] = frozenset()
+
+    def holds(self, rules: RetriesConfig, now: float) -> bool:
+        """Whether it is still so, by the configuration and the clock of now."""
+        return self.rules == rules and self.since <= now < self.until
 
 
 def _attempts(ledger: Ledger, entries: Sequence[Entry]) -> list[list[Worker]]:

@@ -108,7 +108,7 @@ class Simulation:
         dispatcher = Dispatcher(manager, clock=lambda: self.now)
         settler = Settler(manager, clock=lambda: self.now, chance=chance.random)
         last = self.now
-        while (moment := self._next(ledger.direct, dispatcher)) is not None:
+        while (moment := self._next(ledger.direct, dispatcher, settler)) is not None:
             self.now = max(self.now, moment)
             if self._coming is not None:
                 last = self.now
@@ -121,14 +121,14 @@ class Simulation:
             at_once(settler.step())
             at_once(dispatcher.step())
 
-    def _next(self, ledger: Ledger, dispatcher: Dispatcher) -> float | None:
+    def _next(self, ledger: Ledger, dispatcher: Dispatcher, settler: Settler) -> float | None:
         """Return the next moment at which something happens; None when nothing will."""
         moments = [self._ends[0][0]] if self._ends else []
         if self._coming is not None:
             moments.append(self._begins + self._coming.at)
         if moments and min(moments) <= self.now:
             return self.now
-        waits = (ledger.queue.next_moment(self.now), dispatcher.next_moment)
+        waits = (ledger.queue.next_moment(self.now), dispatcher.next_moment, settler.next_moment)
         moments += [one for one in (*waits, self._fleet.next_moment()) if one is not None]
         if dispatcher.unforeseen and self.now - self._busy < _QUIET:
             moments.append(self.now + _AGAIN)
