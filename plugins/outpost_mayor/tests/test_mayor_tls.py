@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from mayorapikit import LOCAL, answering
-from servekit import Town
+from servekit import Town, until
 from test_mayor_remote import person
 from tlskit import Authority
 
@@ -99,6 +99,7 @@ def test_a_team_asks_a_mayor_over_tls_with_an_authority_of_its_own(
         "--listen", "localhost:0", "--tls-cert", str(cert), "--tls-key", str(key)
     ) as mayor:
         mayor.ready()
+        until(lambda: "https://" in mayor.log, "it listens nowhere")
         found = re.search(r"https://localhost:\d+", mayor.log)
         assert found is not None, mayor.log
         far = person(town, tmp_path, "work", found.group())
