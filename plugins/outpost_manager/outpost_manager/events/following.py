@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LOOK: Final = 0.05
 #: Seconds between two looks at the log itself, at most: a moment of the file is as coarse as the
 #: kernel's ticks, and not every file system tells one.
-LOOK_MOST: Final = 0.5
+LOOK_MOST: Final = 1.0
 #: Seconds within which two writes may leave the same moment.
 _TICK: Final = 0.02
 #: Events that are read at once.
