@@ -23,14 +23,7 @@ class Talking(Workers):
         """Return what the worker's terminal shows."""
         worker = await self.worker(ref)
         self.fleet.require(worker.outpost, "peek")
-        return await self.fleet.ask_for(
-            str,
-            worker.outpost,
-            "outpost_peek",
-            timeout=self.config.defaults.answer_timeout,
-            worker=worker.id,
-            lines=lines,
-        )
+        return await self._screen(worker, lines)
 
     async def attach(self, ref: str) -> int:
         """Give this terminal to the worker until the user detaches; the viewer's exit code."""

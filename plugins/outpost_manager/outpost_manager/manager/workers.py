@@ -195,12 +195,15 @@ class Workers(Outposts):
                 if status.id == worker.id and status.digest in ("", worker.digest):
                     tree, usage, fence = status.tree or "", status.usage, status.fence
             if self.fleet.supports(worker.outpost, "peek"):
-                text = await self.fleet.ask_for(
-                    str,
-                    worker.outpost,
-                    "outpost_peek",
-                    timeout=patience,
-                    worker=worker.id,
-                    lines=_LAST_LINES,
-                )
+                text = await self._screen(worker, _LAST_LINES)
         return Glimpse(tree=tree, fence=fence, usage=usage, text=text)
+
+    async def _screen(self, worker: Worker, lines: int) -> str:
+        return await self.fleet.ask_for(
+            str,
+            worker.outpost,
+            "outpost_peek",
+            timeout=self.config.defaults.answer_timeout,
+            worker=worker.id,
+            lines=lines,
+        )
